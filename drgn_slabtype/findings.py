@@ -1,0 +1,284 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Findings and the report
+-----------------------
+
+A check yields :class:`Finding` records and goes on. The same record serves for
+what is wrong, what was caught mid-operation and what could not be judged; the
+list of the :class:`Report` it stands in tells which.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field, replace
+from typing import Dict, List, Mapping, NamedTuple, Optional, Tuple, Union
+
+Value = Union[int, str, None]
+"""What a finding expected or found: a count, an address or a short description."""
+
+
+class Code(NamedTuple):
+    """One kind of finding; codes are added, never renamed."""
+
+    rule: str
+    """Family of the rule that produces it."""
+    meaning: str
+    """What the finding says, in one sentence."""
+
+
+CATALOGUE: Mapping[str, Code] = {
+    # Rule "word": page type against membership (design rule 6).
+    "slab-mark-lost": Code("word", "A slab that lists or claims lead to has lost its slab mark."),
+    "slab-mark-stray": Code("word", "A page is marked as slab but belongs to no slab cache."),
+    "type-conflict": Code(
+        "word", "The page_type word holds more than one type or an impossible value."
+    ),
+    "active-overflow": Code("word", "The active count has overflowed into the page type bits."),
+    "active-underflow": Code(
+        "word", "The active count has fallen below zero and wiped the page type."
+    ),
+    # Rule "geometry": what a slab is made of.
+    "slab-cache-wrong": Code(
+        "geometry", "The slab's cache pointer disagrees with what leads to the slab."
+    ),
+    "slab-order-wrong": Code(
+        "geometry", "The slab's compound order fits neither of its cache's orders."
+    ),
+    "slab-objects-wrong": Code(
+        "geometry", "The slab's object count does not follow from its order."
+    ),
+    "slab-base-wrong": Code(
+        "geometry", "The address of the first object is not where this cache puts it."
+    ),
+    "slab-node-wrong": Code(
+        "geometry", "The slab stands on a list of another NUMA node than its page."
+    ),
+    # Rule "count": kernel counts against freelists (design rules 3 and 5).
+    "count-range": Code("count", "The slab counts more objects in use than it has."),
+    "count-mismatch": Code("count", "The slab's count disagrees with the length of its freelist."),
+    "node-free-objects": Code(
+        "count", "The node's free_objects differs from the sum over its slabs."
+    ),
+    "node-slabs": Code("count", "The node's number of slabs differs from the slabs found."),
+    "node-objects": Code(
+        "count", "The node's number of objects differs from the sum over its slabs."
+    ),
+    "node-list-length": Code(
+        "count", "A node list's length differs from the counter the kernel keeps."
+    ),
+    # Rule "claim": free objects and the places that record them (design rules 1 and 2).
+    "freelist-pointer": Code("claim", "A freelist entry is not an object of its slab."),
+    "freelist-cycle": Code("claim", "A freelist comes back to an object it already holds."),
+    "freelist-index": Code("claim", "A freelist index is not below the number of objects."),
+    "freelist-duplicate": Code("claim", "A freelist array holds the same index twice."),
+    "freelist-array": Code("claim", "The freelist array is not where this cache keeps it."),
+    "claim-foreign": Code("claim", "A place holds an address that is no object of this cache."),
+    "claim-node": Code("claim", "A place holds an object of a node it must not hold."),
+    "claim-twice": Code("claim", "An object is recorded as free in two places, or twice in one."),
+    "claim-live": Code("claim", "An object the allocator itself lives in is recorded as free."),
+    # Rule "container": places keep their own promises (design rule 8).
+    "container-limit": Code("container", "A place counts more objects than it can hold."),
+    "container-count": Code("container", "A place's count differs from what is in it."),
+    "container-state": Code("container", "A place is in a state its kind cannot have."),
+    # Rule "list": lists and the state that puts a slab on them (design rule 4).
+    "list-broken": Code("list", "A list's links do not lead from its head back to its head."),
+    "list-links": Code("list", "A list entry's links disagree with its neighbours'."),
+    "list-wrong": Code("list", "A slab stands on a list its state does not allow."),
+    "list-missing": Code("list", "A slab is on no list though its state asks for one."),
+    "list-twice": Code("list", "A slab stands on two lists, or twice on one."),
+    "slab-frozen": Code("list", "A slab's frozen or partial mark disagrees with where it is."),
+    # Rule "content": red zones, poison, padding and tracks (design rule 7).
+    "redzone": Code("content", "A red zone around an object has been overwritten."),
+    "poison": Code("content", "A free object's poison has been overwritten."),
+    "padding": Code("content", "Padding of a slab or an object has been overwritten."),
+    "track": Code("content", "An allocated object has no record of who allocated it."),
+    # Notes: advice, never inconsistencies.
+    "dump-tools-misread": Code(
+        "note", "A tool that compares the whole page_type word misreads this kernel."
+    ),
+    "vmcoreinfo-differs": Code("note", "A number exported in VMCOREINFO is not the one in use."),
+    "slab-failed": Code("note", "The kernel's own checks have taken this slab out of service."),
+    "slab-detached": Code("note", "A slab waits outside all lists: RCU, shrinking or destruction."),
+    # Unavailable: what a rule needed and could not have.
+    "unreadable": Code("unavailable", "Memory a rule needed could not be read."),
+    "not-captured": Code("unavailable", "The capture left out what a rule needed."),
+    "not-judged": Code("unavailable", "What hangs on damage found elsewhere was not judged."),
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """
+    One statement about the kernel, with everything known about its place.
+
+    Addresses are integers here and ``"0x…"`` strings in JSON; unknown is ``None``.
+    """
+
+    code: str
+    """Key into :data:`CATALOGUE`."""
+    message: str
+    """One sentence without a full stop, naming the object and its address."""
+    cache: Optional[str] = None
+    """Name of the ``struct kmem_cache``."""
+    node: Optional[int] = None
+    """NUMA node."""
+    cpu: Optional[int] = None
+    """CPU whose place is concerned."""
+    slab: Optional[int] = None
+    """``struct slab *`` (the head ``struct page *``)."""
+    page: Optional[int] = None
+    """``struct page *`` when it is not a slab's head."""
+    object: Optional[int] = None
+    """Address of the object as its users see it."""
+    index: Optional[int] = None
+    """Index of the object in its slab, or of the entry in its place."""
+    place: Optional[str] = None
+    """Where a free object is recorded: ``freelist``, ``cpu array``, ``sheaf`` …"""
+    expected: Value = None
+    """What the rest of the structures ask for."""
+    found: Value = None
+    """What memory holds."""
+    because: Optional[int] = None
+    """:attr:`id` of the finding this one follows from; ``None`` for a root."""
+    attempts: int = 1
+    """How often a moving target was read before this was stated."""
+    id: int = 0
+    """Position in the report; what :attr:`because` refers to."""
+
+    @property
+    def rule(self) -> str:
+        """Family of rules this finding comes from."""
+        return CATALOGUE[self.code].rule
+
+    def key(self) -> Tuple[object, ...]:
+        """What identifies the same damage when it is read again."""
+        return (self.code, self.cache, self.node, self.cpu, self.slab, self.object, self.place)
+
+
+class Outcome(enum.Enum):
+    """How a cache, or the whole check, came out."""
+
+    CONSISTENT = "consistent"
+    INCONSISTENT = "inconsistent"
+    CHANGING = "changing"
+    UNAVAILABLE = "unavailable"
+    INCOMPLETE = "incomplete"
+
+
+@dataclass
+class CacheResult:
+    """What was counted in one slab cache."""
+
+    name: str
+    """Name of the ``struct kmem_cache``, escaped."""
+    address: int
+    """``struct kmem_cache *``."""
+    object_size: int = 0
+    """Bytes users asked for per object."""
+    size: int = 0
+    """Bytes from one object to the next."""
+    objects_per_slab: int = 0
+    """Objects of a slab of the usual order."""
+    slabs: int = 0
+    """Slabs found."""
+    pages: int = 0
+    """Pages of those slabs."""
+    objects: int = 0
+    """Objects of those slabs."""
+    counted: int = 0
+    """Objects in use by the kernel's own count: Σ active, Σ inuse."""
+    in_use: int = 0
+    """Objects users hold."""
+    free: Dict[str, int] = field(default_factory=dict)
+    """Free objects by the place that records them."""
+    waiting: int = 0
+    """Objects freed by their users that wait for a grace period."""
+    outcome: Outcome = Outcome.CONSISTENT
+
+
+@dataclass
+class Target:
+    """What was read."""
+
+    kind: str
+    """``core``, ``live``, ``qemu`` or ``capture``."""
+    path: Optional[str] = None
+    release: Optional[str] = None
+    architecture: Optional[str] = None
+
+
+@dataclass
+class LayoutSummary:
+    """How the kernel lays out its slab bookkeeping, and how that is known."""
+
+    page_type: str
+    allocator: str
+    evidence: Tuple[str, ...] = ()
+
+
+@dataclass
+class Totals:
+    """Sums over the whole target; pages and objects, not bytes."""
+
+    pages: int = 0
+    slab_pages: int = 0
+    slabs: int = 0
+    objects: int = 0
+    counted: int = 0
+    in_use: int = 0
+    free: int = 0
+    waiting: int = 0
+    caches: int = 0
+    unreadable_pages: int = 0
+    zero_filled_pages: int = 0
+
+
+@dataclass
+class Report:
+    """Everything one run of :func:`drgn_slabtype.check` has to say."""
+
+    target: Target
+    layout: LayoutSummary
+    totals: Totals = field(default_factory=Totals)
+    caches: List[CacheResult] = field(default_factory=list)
+    findings: List[Finding] = field(default_factory=list)
+    """Proven inconsistencies and nothing else, roots before their consequences."""
+    notes: List[Finding] = field(default_factory=list)
+    """Advice; a clean kernel may have some."""
+    changing: List[Finding] = field(default_factory=list)
+    """What moved while being read or was caught mid-operation."""
+    unavailable: List[Finding] = field(default_factory=list)
+    """What could not be judged, and why."""
+    interrupted: bool = False
+    """The run was stopped before it had seen everything."""
+
+    @property
+    def outcome(self) -> Outcome:
+        """``inconsistent`` if anything was found, else ``incomplete`` if anything is missing."""
+        if self.findings:
+            return Outcome.INCONSISTENT
+        if self.interrupted or self.unavailable:
+            return Outcome.INCOMPLETE
+        return Outcome.CONSISTENT
+
+    @property
+    def exit_status(self) -> int:
+        """0 consistent, 1 findings, 3 incomplete; 1 wins over 3."""
+        return {Outcome.INCONSISTENT: 1, Outcome.INCOMPLETE: 3}.get(self.outcome, 0)
+
+
+def number(findings: List[Finding]) -> List[Finding]:
+    """
+    Return *findings* numbered by position, roots first.
+
+    :param findings: Records whose :attr:`Finding.because` refers to the
+        :attr:`Finding.id` of another of them.
+    """
+    ordered = [f for f in findings if f.because is None]
+    ordered += [f for f in findings if f.because is not None]
+    position = {f.id: i for i, f in enumerate(ordered, 1)}
+    return [
+        replace(f, id=i, because=None if f.because is None else position[f.because])
+        for i, f in enumerate(ordered, 1)
+    ]
