@@ -31,42 +31,22 @@ CATALOGUE: Mapping[str, Code] = {
     # Rule "word": page type against membership (design rule 6).
     "slab-mark-lost": Code("word", "A slab that lists or claims lead to has lost its slab mark."),
     "slab-mark-stray": Code("word", "A page is marked as slab but belongs to no slab cache."),
-    "type-conflict": Code(
-        "word", "The page_type word holds more than one type or an impossible value."
-    ),
+    "type-conflict": Code("word", "The page_type word holds two types or an impossible value."),
     "active-overflow": Code("word", "The active count has overflowed into the page type bits."),
-    "active-underflow": Code(
-        "word", "The active count has fallen below zero and wiped the page type."
-    ),
+    "active-underflow": Code("word", "The active count fell below zero and wiped the page type."),
     # Rule "geometry": what a slab is made of.
-    "slab-cache-wrong": Code(
-        "geometry", "The slab's cache pointer disagrees with what leads to the slab."
-    ),
-    "slab-order-wrong": Code(
-        "geometry", "The slab's compound order fits neither of its cache's orders."
-    ),
-    "slab-objects-wrong": Code(
-        "geometry", "The slab's object count does not follow from its order."
-    ),
-    "slab-base-wrong": Code(
-        "geometry", "The address of the first object is not where this cache puts it."
-    ),
-    "slab-node-wrong": Code(
-        "geometry", "The slab stands on a list of another NUMA node than its page."
-    ),
+    "slab-cache-wrong": Code("geometry", "The slab's cache pointer is not what leads to the slab."),
+    "slab-order-wrong": Code("geometry", "The slab's order is neither of its cache's orders."),
+    "slab-objects-wrong": Code("geometry", "The slab's object count does not fit its order."),
+    "slab-base-wrong": Code("geometry", "The first object is not where this cache puts it."),
+    "slab-node-wrong": Code("geometry", "The slab stands on another NUMA node's list."),
     # Rule "count": kernel counts against freelists (design rules 3 and 5).
     "count-range": Code("count", "The slab counts more objects in use than it has."),
-    "count-mismatch": Code("count", "The slab's count disagrees with the length of its freelist."),
-    "node-free-objects": Code(
-        "count", "The node's free_objects differs from the sum over its slabs."
-    ),
+    "count-mismatch": Code("count", "The slab's count disagrees with its freelist."),
+    "node-free-objects": Code("count", "The node's free_objects is not the sum over its slabs."),
     "node-slabs": Code("count", "The node's number of slabs differs from the slabs found."),
-    "node-objects": Code(
-        "count", "The node's number of objects differs from the sum over its slabs."
-    ),
-    "node-list-length": Code(
-        "count", "A node list's length differs from the counter the kernel keeps."
-    ),
+    "node-objects": Code("count", "The node's number of objects is not the sum over its slabs."),
+    "node-list-length": Code("count", "A node list's length is not what the kernel counts."),
     # Rule "claim": free objects and the places that record them (design rules 1 and 2).
     "freelist-pointer": Code("claim", "A freelist entry is not an object of its slab."),
     "freelist-cycle": Code("claim", "A freelist comes back to an object it already holds."),
@@ -95,7 +75,7 @@ CATALOGUE: Mapping[str, Code] = {
     "track": Code("content", "An allocated object has no record of who allocated it."),
     # Notes: advice, never inconsistencies.
     "dump-tools-misread": Code(
-        "note", "A tool that compares the whole page_type word misreads this kernel."
+        "note", "A tool that compares the whole type word misreads this kernel."
     ),
     "vmcoreinfo-differs": Code("note", "A number exported in VMCOREINFO is not the one in use."),
     "slab-failed": Code("note", "The kernel's own checks have taken this slab out of service."),
@@ -151,7 +131,7 @@ class Finding:
         """Family of rules this finding comes from."""
         return CATALOGUE[self.code].rule
 
-    def key(self) -> Tuple[object, ...]:
+    def key(self) -> Tuple[Value, ...]:
         """What identifies the same damage when it is read again."""
         return (self.code, self.cache, self.node, self.cpu, self.slab, self.object, self.place)
 
