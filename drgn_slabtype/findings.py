@@ -11,7 +11,7 @@ list of the :class:`Report` it stands in tells which.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Dict, List, Mapping, NamedTuple, Optional, Tuple, Union
 
 Value = Union[int, str, None]
@@ -246,19 +246,3 @@ class Report:
     def exit_status(self) -> int:
         """0 consistent, 1 findings, 3 incomplete; 1 wins over 3."""
         return {Outcome.INCONSISTENT: 1, Outcome.INCOMPLETE: 3}.get(self.outcome, 0)
-
-
-def number(findings: List[Finding]) -> List[Finding]:
-    """
-    Return *findings* numbered by position, roots first.
-
-    :param findings: Records whose :attr:`Finding.because` refers to the
-        :attr:`Finding.id` of another of them.
-    """
-    ordered = [f for f in findings if f.because is None]
-    ordered += [f for f in findings if f.because is not None]
-    position = {f.id: i for i, f in enumerate(ordered, 1)}
-    return [
-        replace(f, id=i, because=None if f.because is None else position[f.because])
-        for i, f in enumerate(ordered, 1)
-    ]

@@ -1,1 +1,35 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Rules
+-----
+
+Each module judges one family of statements about a
+:class:`~drgn_slabtype.ledger.Ledger` and yields findings. No rule knows which
+allocator filled the ledger, and none reads memory.
+"""
+
+from __future__ import annotations
+
+from typing import Iterator, List
+
+from ..findings import Finding
+from ..ledger import Ledger
+from ..pagetype.encoding import Encoding
+from . import blame, claims, counts, geometry, lists, words
+
+
+def judge(ledger: Ledger, encoding: Encoding) -> List[Finding]:
+    """
+    Return what is wrong with one cache, consequences bound to their roots.
+
+    :param encoding: How the kernel encodes page types.
+    """
+    return blame.settle(_judge(ledger, encoding))
+
+
+def _judge(ledger: Ledger, encoding: Encoding) -> Iterator[Finding]:
+    yield from words.judge_words(ledger, encoding)
+    yield from geometry.judge_geometry(ledger)
+    yield from claims.judge_claims(ledger)
+    yield from counts.judge_counts(ledger)
+    yield from lists.judge_lists(ledger)

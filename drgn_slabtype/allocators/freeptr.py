@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+SLUB's free pointers
+--------------------
+
+Each free object of a slab holds the address of the next, in the clear or, with
+CONFIG_SLAB_FREELIST_HARDENED, XORed with a secret of the cache and the byte
+swapped address of the word itself. Chains of many slabs are followed side by
+side, one step of all of them at a time.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..ledger import I64, U8, U64, Bools, Walk
+
+
+class Encoding(enum.Enum):
+    """How a free pointer is stored."""
+
+    PLAIN = "plain"
+    """The address itself."""
+    XOR = "xor"
+    """XOR with ``random`` and the address of the word."""
+    SWAPPED = "swapped"
+    """XOR with ``random`` and the byte-swapped address of the word."""
+
+
+# Since Linux kernel commit 1ad53d9fa3f6 ("slub: improve bit diffusion for
+# freelist ptr obfuscation") (in v5.7), the address is byte swapped. Nothing in
+# the debug info tells, so the pointers themselves have to.
+
+
+def decode(encoding: Encoding, stored: U64, where: U64, random: int) -> U64:
+    """
+    Return the addresses that stored free pointers stand for.
+
+    :param where: Addresses of the words.
+    :param random: ``kmem_cache.random``; 0 without hardening.
+    """
+    if encoding is Encoding.PLAIN:
+        return stored
+    address = where.byteswap() if encoding is Encoding.SWAPPED else where
+    return stored ^ np.uint64(random) ^ address
+
+
+@dataclass
+class Geometry:
+    """How the objects of some slabs lie."""
+
+    base: U64
+    """Address of object 0 of each slab."""
+    objects: I64
+    """Objects of each slab."""
+    stride: int
+    """Bytes from one object to the next."""
+    offset: int
+    """Offset of the free pointer in an object, in bytes."""
+    encoding: Encoding
+    random: int
+
+    def index_of(self, slabs: I64, addresses: U64) -> I64:
+        """Return the index of the object at each address of the slab beside it; else -1."""
+        offset = addresses - self.base[slabs]
+        index = (offset // np.uint64(self.stride)).astype(np.int64)
+        whole = offset % np.uint64(self.stride) == 0
+        return np.where(whole & (index >= 0) & (index < self.objects[slabs]), index, -1)
+
+
+@dataclass
+class Chains:
+    """What following many chains found."""
+
+    slab: I64
+    """Chain of each entry."""
+    index: I64
+    """Object of each entry."""
+    position: I64
+    """Position in its chain."""
+    address: U64
+    length: I64
+    """Entries of each chain."""
+    state: U8
+    """:class:`~drgn_slabtype.ledger.Walk` of each chain."""
+    culprit: I64
+    """Object that holds the pointer at which a chain ended wrongly; -1 for the head."""
+    value: U64
+    """That pointer, decoded."""
+
+
+def follow(geometry: Geometry, heads: U64, words: U64, readable: Bools) -> Chains:
+    """
+    Follow the chain of each slab to its end, a repeat or a bad pointer.
+
+    :param heads: First free object of each slab; 0 for none.
+    :param words: Shape (slabs, most objects): the stored free pointer of every object.
+    :param readable: Which slabs could be read.
+    """
+    count = len(heads)
+    state = np.full(count, Walk.WHOLE, np.uint8)
+    culprit = np.full(count, -1, np.int64)
+    value = np.zeros(count, np.uint64)
+    length = np.zeros(count, np.int64)
+    seen = np.zeros(words.shape, np.bool_)
+    parts = []
+    slabs = np.flatnonzero(heads != 0)
+    pointers = heads[slabs]
+    before = np.full(len(slabs), -1, np.int64)
+    step = 0
+    while len(slabs):
+        index = geometry.index_of(slabs, pointers)
+        bad = index < 0
+        again = ~bad & seen[slabs, index]
+        blind = ~bad & ~again & ~readable[slabs]
+        for which, kind in ((bad, Walk.POINTER), (again, Walk.CYCLE)):
+            state[slabs[which]] = kind
+            culprit[slabs[which]] = before[which]
+            value[slabs[which]] = pointers[which]
+        state[slabs[blind]] = Walk.UNREADABLE
+        good = ~bad & ~again
+        slabs, index, pointers = slabs[good], index[good], pointers[good]
+        seen[slabs, index] = True
+        length[slabs] += 1
+        parts.append((slabs, index, np.full(len(slabs), step, np.int64), pointers))
+        on = readable[slabs]
+        slabs, index, pointers = slabs[on], index[on], pointers[on]
+        where = pointers + np.uint64(geometry.offset)
+        pointers = decode(geometry.encoding, words[slabs, index], where, geometry.random)
+        before = index
+        more = pointers != 0
+        slabs, pointers, before = slabs[more], pointers[more], before[more]
+        step += 1
+    columns = [np.concatenate(c) for c in zip(*parts)] if parts else [np.zeros(0, np.int64)] * 4
+    return Chains(
+        columns[0].astype(np.int64),
+        columns[1].astype(np.int64),
+        columns[2].astype(np.int64),
+        columns[3].astype(np.uint64),
+        length,
+        state,
+        culprit,
+        value,
+    )

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Walking lists of slabs
+----------------------
+
+Lists are walked over the link columns of the index, from their head forward
+and, where a link is wrong, from their head backward, so that one damaged link
+costs nothing but itself. Nothing here trusts a list to end.
+"""
+
+from __future__ import annotations
+
+from typing import Dict, List, NamedTuple, Optional, Set
+
+import numpy as np
+
+from ..index import KnownBy, SlabIndex
+from ..ledger import I64, Break, ListKind
+
+
+class ListHead(NamedTuple):
+    """A ``struct list_head`` that heads a list of slabs."""
+
+    cache: int
+    """Position of the cache in the list of caches."""
+    kind: ListKind
+    owner: int
+    """Node whose list it is."""
+    address: int
+    next: int
+    prev: int
+
+
+class Walked(NamedTuple):
+    """The slabs of one list, as far as its links lead."""
+
+    head: ListHead
+    rows: I64
+    """Rows of the index, in list order."""
+    broken: Optional[Break]
+
+
+class SlabLists:
+    """The link columns of an index, ready for walking."""
+
+    def __init__(self, index: SlabIndex) -> None:
+        self.index = index
+        self._offset = index.structure.offset("slab_list")
+        self._load()
+
+    def _load(self) -> None:
+        # Plain lists: stepping through numpy scalars costs ten times as much.
+        self._next: List[int] = self.index["slab_list.next"].tolist()
+        self._prev: List[int] = self.index["slab_list.prev"].tolist()
+        self._row: Dict[int, int] = {
+            page + self._offset: row for row, page in enumerate(self.index.pages.tolist())
+        }
+
+    def _find(self, link: int, member: str, neighbour: int) -> int:
+        # Row of the slab whose slab_list is at this address; -1 if it is none.
+        # A page that is not in the index counts only if it links back.
+        row = self._row.get(link)
+        if row is not None:
+            return row
+        page = np.array([(link - self._offset) & 0xFFFFFFFFFFFFFFFF], np.uint64)
+        if not self.index.is_memory_map(page)[0]:
+            return -1
+        copy = self.index.peek(page)
+        if (
+            not len(copy)
+            or self.index.structure.column(copy, f"slab_list.{member}")[0] != neighbour
+        ):
+            return -1
+        self.index.add(page, KnownBy.LIST)
+        self._load()
+        return self._row.get(link, -1)
+
+    def walk(self, head: ListHead) -> Walked:
+        """
+        Walk one list; slabs that were unknown are added to the index.
+
+        Forward as long as every ``next`` leads to a slab whose ``prev`` leads
+        back; then backward from the head to pick up the rest.
+        """
+        rows: List[int] = []
+        seen: Set[int] = set()
+        at, link, broken = head.address, head.next, None
+        while link != head.address:
+            row = self._find(link, "prev", at)
+            if row < 0 or row in seen or self._prev[row] != at:
+                tail = self._backward(head, seen)
+                broken = self._blame(head, at, link, tail)
+                rows += tail
+                break
+            seen.add(row)
+            rows.append(row)
+            at, link = link, self._next[row]
+        if broken is None and head.prev != at:
+            broken = Break(head.kind, head.owner, head.address, "prev", at, head.prev)
+        known = np.array(rows, np.int64)
+        self.index.known_by[known] |= np.uint8(KnownBy.LIST)
+        return Walked(head, known, broken)
+
+    def _backward(self, head: ListHead, seen: Set[int]) -> List[int]:
+        rows: List[int] = []
+        at, link = head.address, head.prev
+        taken = set(seen)
+        while link != head.address:
+            row = self._find(link, "next", at)
+            if row < 0 or row in taken or self._next[row] != at:
+                break
+            taken.add(row)
+            rows.append(row)
+            at, link = link, self._prev[row]
+        return rows[::-1]
+
+    def _blame(self, head: ListHead, at: int, link: int, tail: List[int]) -> Break:
+        # The walk forward stopped at a next that leads nowhere or to a slab
+        # that does not lead back; what follows is known from behind.
+        first, back = head.address, head.prev
+        if tail:
+            first, back = int(self.index.pages[tail[0]]) + self._offset, self._prev[tail[0]]
+        if link == first and back != at:
+            page = first - self._offset if tail else first
+            return Break(head.kind, head.owner, page, "prev", at, back)
+        page = at if at == head.address else at - self._offset
+        return Break(head.kind, head.owner, page, "next", first if back == at else None, link)

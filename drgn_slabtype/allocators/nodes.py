@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+The nodes of all slab caches
+----------------------------
+
+Both allocators keep a ``struct kmem_cache_node`` per cache and NUMA node, with
+lists of slabs and counters over them.
+"""
+
+from __future__ import annotations
+
+from typing import Callable, Dict, Iterable, List, Mapping, NamedTuple, Tuple
+
+import numpy as np
+from drgn import Program
+
+from ..columns import Rows, read_rows, structure
+from ..index import SlabIndex
+from ..ledger import I64, Bools, Break, Counter, Ledger, ListKind, Memberships
+from ..memory import memory
+from .base import Caches, lock_is_held, node_ids
+from .lists import ListHead, SlabLists, Walked
+
+Sum = Callable[[int], int]
+"""What the slabs of a node add up to."""
+
+
+class Nodes(NamedTuple):
+    """Every ``struct kmem_cache_node`` of the machine."""
+
+    cache: I64
+    """Position of the cache it belongs to."""
+    nid: I64
+    rows: Rows
+    held: Bools
+    """Whether the ``list_lock`` was held."""
+
+    def walk(self, index: SlabIndex, kinds: Mapping[str, ListKind]) -> List[Walked]:
+        """
+        Walk the lists of all nodes.
+
+        :param kinds: Members of ``struct kmem_cache_node`` that head a list.
+        """
+        lists = SlabLists(index)
+        walks = []
+        rows = self.rows
+        for member, kind in kinds.items():
+            heads = rows.addresses + np.uint64(rows.structure.offset(member))
+            columns: Iterable[Tuple[int, int, int, int, int, bool]] = zip(
+                self.cache.tolist(),
+                self.nid.tolist(),
+                heads.tolist(),
+                rows[f"{member}.next"].tolist(),
+                rows[f"{member}.prev"].tolist(),
+                rows.ok.tolist(),
+            )
+            for cache, nid, head, first, last, ok in columns:
+                if ok:
+                    walks.append(lists.walk(ListHead(cache, kind, nid, head, first, last)))
+        return walks
+
+    def counters(self, cache: int, sums: Mapping[str, Tuple[str, Sum]]) -> List[Counter]:
+        """
+        Return the counters of one cache's nodes beside what they must be.
+
+        :param sums: For each member the finding code of a difference, and the sum.
+        """
+        found = []
+        for row in np.flatnonzero((self.cache == cache) & self.rows.ok).tolist():
+            nid = int(self.nid[row])
+            for member, (code, total) in sums.items():
+                path = f"{member}.counter"
+                if not self.rows.structure.has(path):
+                    path = member
+                if self.rows.structure.has(path):
+                    kept = int(self.rows[path][row])
+                    busy = bool(self.held[row])
+                    found.append(Counter(code, member, nid, kept, total(nid), busy=busy))
+        return found
+
+
+def read_nodes(prog: Program, caches: Caches) -> Nodes:
+    """Read every ``struct kmem_cache_node`` that the caches point to."""
+    layout = structure(prog, "struct kmem_cache")
+    word = memory(prog).word_size
+    # Since Linux kernel commit 5ba6bc27b1f9 (in v7.1), per_node[] holds a pair
+    # of pointers (barn, node) in place of node[].
+    if layout.has("per_node"):
+        pair = structure(prog, "struct kmem_cache_per_node_ptrs")
+        first, step = layout.offset("per_node") + pair.offset("node"), pair.size
+    else:
+        first, step = layout.offset("node"), word
+    starts = [first + nid * step for nid in range(node_ids(prog))]
+    columns = [
+        np.ascontiguousarray(caches.rows.raw[:, start : start + word]).view(memory(prog).word)[:, 0]
+        for start in starts
+    ]
+    pointers = np.stack(columns, axis=1).astype(np.uint64)
+    cache, nid = np.nonzero(pointers)
+    rows = read_rows(prog, "struct kmem_cache_node", pointers[cache, nid])
+    lock = rows.structure.offset("list_lock")
+    cut = np.ascontiguousarray(rows.raw[:, lock : lock + 4]).view(f"{memory(prog).byteorder}u4")
+    return Nodes(
+        cache.astype(np.int64),
+        nid.astype(np.int64),
+        rows,
+        lock_is_held(cut[:, 0].astype(np.uint64)),
+    )
+
+
+def memberships(
+    walks: Iterable[Walked], cache: int, rows: I64, index: SlabIndex, ledger: Ledger
+) -> None:
+    """
+    Enter the lists of one cache into its ledger.
+
+    :param rows: Rows of the index that are the rows of ``ledger.slabs``.
+    """
+    local: Dict[int, int] = {row: i for i, row in enumerate(rows.tolist())}
+    parts = []
+    breaks: List[Break] = []
+    for head, members, broken in walks:
+        if head.cache != cache:
+            continue
+        if broken is not None:
+            breaks.append(broken)
+        parts.append(
+            Memberships(
+                slab=np.array([local.get(row, -1) for row in members.tolist()], np.int64),
+                page=index.pages[members],
+                kind=np.full(len(members), head.kind, np.int64),
+                owner=np.full(len(members), head.owner, np.int64),
+                position=np.arange(len(members), dtype=np.int64),
+            )
+        )
+    ledger.memberships = Memberships.join(parts)
+    ledger.breaks += breaks

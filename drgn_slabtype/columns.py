@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Columns of C structures
+-----------------------
+
+Many copies of one structure, read as bytes, seen member by member as numpy
+arrays. Offsets, widths and bit fields come from the debug info.
+"""
+
+from __future__ import annotations
+
+from typing import Dict, Optional
+
+import numpy as np
+import numpy.typing as npt
+from drgn import Program, Type, TypeKind, sizeof
+
+from .memory import U8, U64, Gathered, memory
+
+_INTEGER_SIZES = (1, 2, 4, 8)
+_COMPOUND = (TypeKind.STRUCT, TypeKind.UNION)
+
+
+class Structure:
+    """
+    Where the members of one type lie.
+
+    :param type: A complete structure, union or typedef of one.
+    """
+
+    def __init__(self, prog: Program, type: Type) -> None:
+        self.type = type
+        self.size = sizeof(type)
+        """Bytes of one copy."""
+        self._byteorder = memory(prog).byteorder
+
+    def has(self, path: str) -> bool:
+        """Return whether a member exists; dots lead into nested structures."""
+        try:
+            self.offset(path)
+        except LookupError:
+            return False
+        return True
+
+    def offset(self, path: str) -> int:
+        """
+        Return the offset of a member in bytes.
+
+        :raises LookupError: if there is no such member.
+        """
+        return self._find(path)[0] // 8
+
+    def _find(self, path: str) -> tuple[int, Optional[int], Type]:
+        type, bits, width = self.type, 0, None
+        for name in path.split("."):
+            while type.kind == TypeKind.TYPEDEF:
+                type = type.type
+            if type.kind not in _COMPOUND:
+                raise LookupError(f"{path}: {type.type_name()} has no member {name}")
+            member = type.member(name)
+            bits += member.bit_offset
+            width = member.bit_field_size
+            type = member.type
+        return bits, width, type
+
+    def column(self, raw: U8, path: str) -> npt.NDArray[np.uint64]:
+        """
+        Return one integer or pointer member of every row, zero-extended.
+
+        :param raw: Shape (n, :attr:`size`).
+        :return: Shape (n,), uint64 in host byte order.
+        """
+        bits, width, type = self._find(path)
+        if width is None:
+            size = sizeof(type)
+            if size not in _INTEGER_SIZES:
+                raise TypeError(f"{path} is no integer")
+            dtype = np.dtype(f"{self._byteorder}u{size}")
+            cut = np.ascontiguousarray(raw[:, bits // 8 : bits // 8 + size])
+            return cut.view(dtype)[:, 0].astype(np.uint64)
+        # A bit field lies inside one naturally aligned unit of its own type.
+        unit = sizeof(type)
+        start = bits // (8 * unit) * unit
+        dtype = np.dtype(f"{self._byteorder}u{unit}")
+        cut = np.ascontiguousarray(raw[:, start : start + unit])
+        words = cut.view(dtype)[:, 0].astype(np.uint64)
+        shift = bits - 8 * start
+        if self._byteorder == ">":
+            shift = 8 * unit - shift - width
+        return (words >> np.uint64(shift)) & np.uint64((1 << width) - 1)
+
+
+class Rows:
+    """
+    Copies of one structure read from the target.
+
+    ``rows["member"]`` is the column of that member.
+    """
+
+    def __init__(self, structure: Structure, addresses: U64, gathered: Gathered) -> None:
+        self.structure = structure
+        self.addresses = addresses
+        """Shape (n,): where each row was read."""
+        self.raw = gathered.bytes
+        """Shape (n, size)."""
+        self.ok = gathered.ok
+        """Shape (n,): which rows could be read; the others are zero."""
+        self._columns: Dict[str, npt.NDArray[np.uint64]] = {}
+
+    def __len__(self) -> int:
+        return len(self.addresses)
+
+    def __getitem__(self, path: str) -> npt.NDArray[np.uint64]:
+        column = self._columns.get(path)
+        if column is None:
+            column = self._columns[path] = self.structure.column(self.raw, path)
+        return column
+
+
+def structure(prog: Program, name: str) -> Structure:
+    """
+    Return the layout of a type, found once per program.
+
+    :param name: As in C, ``struct kmem_cache_node``.
+    :raises LookupError: if the kernel has no such type.
+    """
+    key = "slabtype_structure " + name
+    found = prog.cache.get(key)
+    if found is None:
+        found = prog.cache[key] = Structure(prog, prog.type(name))
+    assert isinstance(found, Structure)
+    return found
+
+
+def read_rows(prog: Program, name: str, addresses: U64, size: Optional[int] = None) -> Rows:
+    """
+    Read the same structure at many virtual addresses.
+
+    :param size: Bytes of each that exist, where that is less than the whole type.
+    """
+    layout = structure(prog, name)
+    addresses = np.asarray(addresses, np.uint64)
+    gathered = memory(prog).gather(addresses, layout.size if size is None else size)
+    return Rows(layout, addresses, gathered)

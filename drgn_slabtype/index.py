@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+The slab index
+--------------
+
+One row per slab of the machine: the union of the slabs known by their page
+mark, by a list, by a CPU or by a place that holds one of their objects. A slab
+that lost its mark is still here, and what points at it is judged with it.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Dict, List, Optional
+
+import numpy as np
+import numpy.typing as npt
+from drgn import Program
+
+from .columns import structure
+from .memory import U8, U64, Bools, memory
+from .pages.scan import SlabHeads, compound_orders, page_fields
+from .pagetype.detect import page_type_layout
+
+I64 = npt.NDArray[np.int64]
+
+
+class KnownBy(enum.IntFlag):
+    """How a slab came to be known."""
+
+    MARK = 1
+    """Its page says so."""
+    LIST = 2
+    """It stands on a list of a node."""
+    CPU = 4
+    """A CPU allocates from it, or keeps it for later."""
+    PLACE = 8
+    """A place holds one of its objects."""
+    KFENCE = 16
+    """It is an object page of KFENCE's pool."""
+
+
+class SlabIndex:
+    """
+    Every slab of the machine, as columns.
+
+    ``index["member"]`` is the column of a member of ``struct slab`` (before
+    Linux 5.17 ``struct page``), uint64. Rows keep their number when others are
+    added.
+
+    :param heads: What :func:`~drgn_slabtype.pages.scan.scan` found.
+    """
+
+    def __init__(self, prog: Program, heads: SlabHeads) -> None:
+        self.prog = prog
+        self.layout = page_type_layout(prog)
+        self.structure = structure(prog, f"struct {self.layout.slab_struct}")
+        self.pfns: U64 = heads.pfns
+        """Page frame number of each head page."""
+        self.raw: U8 = heads.raw
+        """Shape (n, 2 × sizeof(struct page)): head and next page."""
+        self.orders: U8 = heads.orders
+        """Compound orders."""
+        self.known_by: U8 = np.full(len(heads.pfns), KnownBy.MARK, np.uint8)
+        """:class:`KnownBy` bits."""
+        self._memory = memory(prog)
+        self.page_bytes = page_fields(prog).size
+        """sizeof(struct page)."""
+        self.vmemmap = prog["vmemmap"].value_()
+        """``struct page *`` of page frame 0."""
+        self._columns: Dict[str, U64] = {}
+        self._sorted: Optional[I64] = None
+
+    def __len__(self) -> int:
+        return len(self.pfns)
+
+    def __getitem__(self, member: str) -> U64:
+        column = self._columns.get(member)
+        if column is None:
+            column = self._columns[member] = self.structure.column(self.raw, member)
+        return column
+
+    @property
+    def pages(self) -> U64:
+        """``struct slab *`` of each row."""
+        return self.pfns * np.uint64(self.page_bytes) + np.uint64(self.vmemmap)
+
+    @property
+    def addresses(self) -> U64:
+        """``slab_address()`` of each row, in the direct map."""
+        return self._memory.phys_to_virt(self.pfns << np.uint64(self._memory.page_shift))
+
+    @property
+    def words(self) -> npt.NDArray[np.uint32]:
+        """The page_type word of each head page."""
+        offset = page_fields(self.prog).word
+        cut = np.ascontiguousarray(self.raw[:, offset : offset + 4])
+        return cut.view(f"{self._memory.byteorder}u4")[:, 0].astype(np.uint32)
+
+    @property
+    def flags(self) -> U64:
+        """``page->flags`` of each head page."""
+        offset, size = page_fields(self.prog).flags, self._memory.word_size
+        cut = np.ascontiguousarray(self.raw[:, offset : offset + size])
+        return cut.view(self._memory.word)[:, 0].astype(np.uint64)
+
+    @property
+    def marked(self) -> Bools:
+        """Which head pages carry the slab mark."""
+        return self.layout.is_slab(self.flags, self.words)
+
+    @property
+    def nids(self) -> I64:
+        """NUMA node of each head page, from the top bits of its flags."""
+        shift = nodes_shift(self.prog)
+        if not shift:
+            return np.zeros(len(self), np.int64)
+        return (self.flags >> np.uint64(8 * self._memory.word_size - shift)).astype(np.int64)
+
+    def rows_of_pages(self, pages: U64) -> I64:
+        """Return the row of each ``struct slab *``; -1 where there is none."""
+        offset = np.asarray(pages, np.uint64) - np.uint64(self.vmemmap)
+        rows = self._rows_of_pfns(offset // np.uint64(self.page_bytes), exact=True)
+        rows[offset % np.uint64(self.page_bytes) != 0] = -1
+        return rows
+
+    def rows_of_addresses(self, addresses: U64) -> I64:
+        """Return the row of the slab that each direct-map address lies in; else -1."""
+        physical = np.asarray(addresses, np.uint64) - np.uint64(self._memory.linear_base)
+        return self._rows_of_pfns(physical >> np.uint64(self._memory.page_shift), exact=False)
+
+    def _rows_of_pfns(self, pfns: U64, exact: bool) -> I64:
+        if not len(self):
+            return np.full(len(pfns), -1, np.int64)
+        if self._sorted is None:
+            self._sorted = np.argsort(self.pfns, kind="stable").astype(np.int64)
+        at = np.searchsorted(self.pfns, pfns, "right", sorter=self._sorted) - 1
+        rows: I64 = self._sorted[np.maximum(at, 0)]
+        first = self.pfns[rows]
+        last = first if exact else first + (np.uint64(1) << self.orders[rows].astype(np.uint64)) - 1
+        return np.where((at >= 0) & (pfns >= first) & (pfns <= last), rows, -1)
+
+    def is_memory_map(self, pages: U64) -> Bools:
+        """Return which addresses can be a ``struct page *`` of a valid range."""
+        offset = np.asarray(pages, np.uint64) - np.uint64(self.vmemmap)
+        limit = np.uint64(1 << 52 >> self._memory.page_shift)
+        return (offset % np.uint64(self.page_bytes) == 0) & (
+            offset // np.uint64(self.page_bytes) < limit
+        )
+
+    def peek(self, pages: U64) -> U8:
+        """Return copies of struct pages that need not be in the index, if they can be read."""
+        gathered = self._memory.gather(pages, 2 * self.page_bytes)
+        return gathered.bytes[gathered.ok]
+
+    def add(self, pages: U64, known_by: KnownBy) -> None:
+        """
+        Make sure that slabs have a row, and remember how they are known.
+
+        :param pages: ``struct slab *``; what is no readable ``struct page`` is ignored.
+        """
+        pages = np.unique(np.asarray(pages, np.uint64))
+        pages = pages[self.is_memory_map(pages)]
+        rows = self.rows_of_pages(pages)
+        self.known_by[rows[rows >= 0]] |= np.uint8(known_by)
+        new = pages[rows < 0]
+        gathered = self._memory.gather(new, 2 * self.page_bytes)
+        new, raw = new[gathered.ok], gathered.bytes[gathered.ok]
+        if not len(new):
+            return
+        pfns = (new - np.uint64(self.vmemmap)) // np.uint64(self.page_bytes)
+        self.pfns = np.concatenate([self.pfns, pfns])
+        self.raw = np.concatenate([self.raw, raw])
+        self.orders = np.concatenate([self.orders, compound_orders(self.prog, self.layout, raw)])
+        self.known_by = np.concatenate([self.known_by, np.full(len(new), known_by, np.uint8)])
+        self._forget()
+
+    def refresh(self, rows: I64) -> None:
+        """Read the struct pages of some rows again."""
+        gathered = self._memory.gather(self.pages[rows], 2 * self.page_bytes)
+        self.raw = self.raw.copy()
+        self.raw[rows[gathered.ok]] = gathered.bytes[gathered.ok]
+        self.orders[rows] = compound_orders(self.prog, self.layout, self.raw[rows])
+        self._forget()
+
+    def _forget(self) -> None:
+        self._columns.clear()
+        self._sorted = None
+
+
+def nodes_shift(prog: Program) -> int:
+    """
+    Return NODES_SHIFT, the bits of ``page->flags`` that hold the node.
+
+    ``struct kmem_cache`` ends in an array of MAX_NUMNODES entries.
+    """
+    members: List[str] = ["per_node", "node"]
+    cache = structure(prog, "struct kmem_cache")
+    for name in members:
+        if cache.has(name):
+            length = cache.type.member(name).type.length
+            return int(length).bit_length() - 1 if length else 0
+    return 0

@@ -1,0 +1,312 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+The ledger of one slab cache
+----------------------------
+
+Plain tables of columns, filled by an allocator module and judged by rules that
+know neither the allocator nor the program. One row each:
+
+* :class:`Slabs`: a slab of the cache, with the count the kernel keeps;
+* :class:`Claims`: a place says that an object is free, waiting or its own;
+* :class:`Containers`: a place and what it promises about its contents;
+* :class:`Memberships`: a slab stands on a list;
+* :class:`Counter`: a number a node keeps, beside what the slabs add up to.
+
+Counts are objects or slabs, never bytes; addresses are as users of the objects
+see them; ``-1`` is "none" or "unknown" in signed columns.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field, fields
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Type, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+I64 = npt.NDArray[np.int64]
+U64 = npt.NDArray[np.uint64]
+U8 = npt.NDArray[np.uint8]
+Bools = npt.NDArray[np.bool_]
+
+_T = TypeVar("_T", bound="_Table")
+
+
+class State(enum.IntEnum):
+    """What a place says of an object."""
+
+    FREE = 0
+    """It can be handed out."""
+    WAITING = 1
+    """Its user has freed it; a grace period has to pass."""
+    LIVE = 2
+    """The allocator itself lives in it."""
+
+
+class Walk(enum.IntEnum):
+    """How the walk through a container ended."""
+
+    WHOLE = 0
+    """At its end, with every entry read."""
+    POINTER = 1
+    """At an entry that is no object of the slab or cache it must belong to."""
+    CYCLE = 2
+    """At an entry that had been seen before."""
+    UNREADABLE = 3
+    """At memory that is not in the target."""
+    MISPLACED = 4
+    """Not begun: the container itself is not where it has to be."""
+
+
+class Place(NamedTuple):
+    """A kind of place where objects are recorded."""
+
+    name: str
+    """As findings and reports spell it."""
+    counted: bool
+    """Whether its objects count as in use in their slab's own counter."""
+    bad: str = "claim-foreign"
+    """Finding code for an entry that is no object."""
+    repeat: str = "claim-twice"
+    """Finding code for an entry that stands there twice."""
+
+
+class ListKind(enum.IntFlag):
+    """The lists a slab can stand on; bits, so that a state can allow several."""
+
+    NOWHERE = 1
+    PARTIAL = 2
+    FULL = 4
+    FREE = 8
+    CPU_SLAB = 16
+    CPU_PARTIAL = 32
+    DEFERRED = 64
+
+
+@dataclass
+class _Table:
+    # Columns of equal length, in declaration order.
+
+    def __len__(self) -> int:
+        return len(getattr(self, fields(self)[0].name))
+
+    @classmethod
+    def empty(cls: Type[_T]) -> _T:
+        """Return the table without rows."""
+        return cls(*(np.zeros(0, dtype) for dtype in cls._dtypes()))
+
+    @classmethod
+    def _dtypes(cls) -> Tuple[Any, ...]:
+        return tuple(_DTYPES[str(f.type)] for f in fields(cls))
+
+    @classmethod
+    def join(cls: Type[_T], parts: Sequence[_T]) -> _T:
+        """Return one table with the rows of all *parts*."""
+        if not parts:
+            return cls.empty()
+        if len(parts) == 1:
+            return parts[0]
+        return cls(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(cls)))
+
+    def take(self: _T, which: Any) -> _T:
+        """Return the table of the rows selected by a mask or by positions."""
+        return type(self)(*(getattr(self, f.name)[which] for f in fields(self)))
+
+
+_DTYPES: Dict[str, Any] = {"I64": np.int64, "U64": np.uint64, "U8": np.uint8, "Bools": np.bool_}
+
+
+@dataclass
+class Slabs(_Table):
+    """The slabs of one cache."""
+
+    page: U64
+    """``struct slab *``, before Linux 5.17 ``struct page *`` (head)."""
+    base: U64
+    """Address of object 0."""
+    objects: I64
+    """Objects a slab of this order holds in this cache."""
+    counted: I64
+    """Objects in use by the slab's own count (``active``, ``inuse``)."""
+    nid: I64
+    """NUMA node of the page."""
+    order: I64
+    """Compound order: the slab has ``1 << order`` pages."""
+    word: I64
+    """The page_type word of the head page."""
+    marked: Bools
+    """Whether the head page carries the slab mark."""
+    cache_pointer: U64
+    """The slab's own ``slab_cache``."""
+    told: Bools
+    """Whether that pointer names this cache."""
+    allowed: I64
+    """:class:`ListKind` bits: where a slab in this state may stand."""
+    excused: Bools
+    """Outside the accounting (KFENCE, out of service); counted, not judged."""
+
+
+@dataclass
+class Claims(_Table):
+    """What places say about objects."""
+
+    place: I64
+    """Index into :attr:`Ledger.places`."""
+    owner: I64
+    """CPU or node; -1 for a slab's own freelist."""
+    container: I64
+    """Row of :class:`Containers`."""
+    position: I64
+    """Position in the container, in the order the kernel would take objects."""
+    address: U64
+    """The address as it is recorded."""
+    slab: I64
+    """Row of :class:`Slabs`; -1 if the address is in no slab of the cache."""
+    index: I64
+    """Index of the object in its slab; -1 if the address is no object."""
+    state: U8
+    """:class:`State`."""
+
+
+@dataclass
+class Containers(_Table):
+    """Places and what they promise."""
+
+    place: I64
+    """Index into :attr:`Ledger.places`."""
+    owner: I64
+    """CPU or node; -1 for a slab's own freelist."""
+    address: U64
+    """Address of the structure, or of the freelist array."""
+    slab: I64
+    """Row of :class:`Slabs` for a slab's own freelist, else -1."""
+    counted: I64
+    """Entries by the container's own count; -1 if it keeps none."""
+    limit: I64
+    """Most entries it may have; -1 if there is no limit."""
+    walked: I64
+    """Entries found."""
+    state: U8
+    """:class:`Walk`."""
+    culprit: I64
+    """Index of the object (or position) at which the walk ended; -1 before the first."""
+    value: U64
+    """What was found there: the bad pointer or index."""
+
+
+@dataclass
+class Memberships(_Table):
+    """Slabs on lists."""
+
+    slab: I64
+    """Row of :class:`Slabs`; -1 for a slab of another cache."""
+    page: U64
+    """``struct slab *`` of the member."""
+    kind: I64
+    """One :class:`ListKind`."""
+    owner: I64
+    """Node or CPU that has the list."""
+    position: I64
+    """Position from the list's head."""
+
+
+class Counter(NamedTuple):
+    """A number kept per node (or per cache), and what it must be."""
+
+    code: str
+    """Finding code if the two differ."""
+    name: str
+    """Member of ``struct kmem_cache_node``."""
+    node: int
+    kept: int
+    """The kernel's number."""
+    summed: int
+    """The same, added up from the slabs."""
+    slack: int = 0
+    """Largest difference that is no contradiction."""
+    busy: bool = False
+    """The node's lock was held: a difference is work in progress."""
+
+
+class Break(NamedTuple):
+    """A list whose links do not close."""
+
+    kind: ListKind
+    owner: int
+    at: int
+    """``struct slab *`` whose link is wrong, or the address of the list head."""
+    member: str
+    """``next`` or ``prev``."""
+    expected: Optional[int]
+    """Address the link should hold, where its neighbour tells."""
+    found: int
+    """Address it holds."""
+
+
+class Suspect(NamedTuple):
+    """Damage an allocator met while reading, in the words of a finding."""
+
+    code: str
+    message: str
+    slab: int = -1
+    """Row of :class:`Slabs`."""
+    node: Optional[int] = None
+    cpu: Optional[int] = None
+    place: Optional[str] = None
+    expected: Optional[int] = None
+    found: Optional[int] = None
+
+
+@dataclass
+class Facts:
+    """What is the same for every slab of the cache."""
+
+    name: str
+    address: int
+    """``struct kmem_cache *``."""
+    object_size: int
+    """Bytes users asked for."""
+    stride: int
+    """Bytes from one object to the next."""
+    objects_per_slab: int
+    """Of a slab of the usual order."""
+
+
+@dataclass
+class Ledger:
+    """Everything that was read of one cache."""
+
+    facts: Facts
+    places: Tuple[Place, ...]
+    slabs: Slabs
+    claims: Claims = field(default_factory=Claims.empty)
+    containers: Containers = field(default_factory=Containers.empty)
+    memberships: Memberships = field(default_factory=Memberships.empty)
+    counters: List[Counter] = field(default_factory=list)
+    breaks: List[Break] = field(default_factory=list)
+    suspects: List[Suspect] = field(default_factory=list)
+    lists_known: bool = True
+    """Whether every list of the cache could be read, so that absence means something."""
+
+    def claims_of(self, name: str) -> Claims:
+        """Return the claims of one kind of place."""
+        wanted = [i for i, place in enumerate(self.places) if place.name == name]
+        return self.claims.take(np.isin(self.claims.place, wanted))
+
+
+__all__ = [
+    "Break",
+    "Claims",
+    "Containers",
+    "Counter",
+    "Facts",
+    "Ledger",
+    "ListKind",
+    "Memberships",
+    "Place",
+    "Slabs",
+    "State",
+    "Suspect",
+    "Walk",
+]

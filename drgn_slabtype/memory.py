@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Bulk reads
+----------
+
+Large blocks of target memory as numpy arrays, each with a mask of what could
+not be read. Addresses in the direct map are read by physical address where the
+target allows it, which saves drgn the page-table walk.
+"""
+
+from __future__ import annotations
+
+from typing import Iterator, List, NamedTuple, Tuple
+
+import numpy as np
+import numpy.typing as npt
+from drgn import FaultError, PlatformFlags, Program, ProgramFlags
+from drgn.helpers.linux.mm import phys_to_virt
+
+U8 = npt.NDArray[np.uint8]
+U64 = npt.NDArray[np.uint64]
+Bools = npt.NDArray[np.bool_]
+
+_RUN_BYTES = 1 << 20  # longest single read; larger ones only cost page faults of our own
+_GAP_BYTES = 4096  # cheaper to read over a gap of this size than to start a new read
+
+
+class Gathered(NamedTuple):
+    """Fixed-width pieces of memory."""
+
+    bytes: U8
+    """Shape (n, width); rows that could not be read are zero."""
+    ok: Bools
+    """Shape (n,): which rows were read."""
+
+
+class Memory:
+    """
+    Bulk access to the memory of one program.
+
+    :param prog: A Linux kernel program, 32 or 64 bit, either byte order.
+    """
+
+    def __init__(self, prog: Program) -> None:
+        platform = prog.platform
+        assert platform is not None
+        self.prog = prog
+        self.byteorder = "<" if platform.flags & PlatformFlags.IS_LITTLE_ENDIAN else ">"
+        """``<`` or ``>``, as numpy spells it."""
+        self.word_size = 8 if platform.flags & PlatformFlags.IS_64_BIT else 4
+        """Bytes of an ``unsigned long``."""
+        self.word = np.dtype(f"{self.byteorder}u{self.word_size}")
+        """dtype of an ``unsigned long`` in the target."""
+        self.page_size = int(prog["PAGE_SIZE"])
+        self.page_shift = self.page_size.bit_length() - 1
+        self.linear_base = phys_to_virt(prog, 0).value_()
+        """Virtual address of physical address 0 in the direct map."""
+        self.is_live = bool(prog.flags & ProgramFlags.IS_LIVE)
+        self._address_mask = (1 << 8 * self.word_size) - 1
+        # The kernel's half begins no lower than the 128 TiB (of 64-bit address
+        # space) that hold the direct map; vmemmap may lie below it, as on RISC-V.
+        self._lowest = max(self.page_size, self.linear_base >> 47 << 47)
+        self._physical = self._reads_physical()
+
+    def _reads_physical(self) -> bool:
+        # Any object in the direct map will do; the first slab cache is one.
+        try:
+            address = self.prog["slab_caches"].next.value_()
+            physical = (address - self.linear_base) & self._address_mask
+            return self.prog.read(physical, 64, True) == self.prog.read(address, 64)
+        except (FaultError, LookupError, OverflowError, ValueError):
+            return False
+
+    def is_kernel_address(self, addresses: U64) -> Bools:
+        """
+        Return which addresses can be pointers into the kernel's own half.
+
+        QEMU's dumps map small virtual addresses onto physical memory, so that
+        following NULL does not fault; ask here first.
+
+        :param addresses: Virtual addresses.
+        """
+        return addresses >= np.uint64(self._lowest)
+
+    def phys_to_virt(self, physical: U64) -> U64:
+        """Return the direct-map addresses of physical addresses."""
+        return physical + np.uint64(self.linear_base)
+
+    def read(self, address: int, size: int) -> bytes:
+        """
+        Read *size* bytes at a virtual address.
+
+        :raises FaultError: if they are not in the target.
+        """
+        return self.prog.read(address, size)
+
+    def blocks(self, start: int, end: int, step: int) -> Iterator[Tuple[int, U8]]:
+        """
+        Read [*start*, *end*) piece by piece.
+
+        Pieces are at most *step* bytes; what cannot be read is left out, by page.
+
+        :return: Iterator of (virtual address, bytes).
+        """
+        for address in range(start, end, step):
+            size = min(step, end - address)
+            try:
+                yield address, np.frombuffer(self.prog.read(address, size), np.uint8)
+            except FaultError:
+                if size > self.page_size:
+                    yield from self.blocks(address, address + size, self.page_size)
+
+    def gather(self, addresses: U64, width: int) -> Gathered:
+        """
+        Read *width* bytes at each of many virtual addresses.
+
+        Neighbours are read together. NULL and user addresses are not followed.
+
+        :param addresses: Shape (n,).
+        """
+        addresses = np.asarray(addresses, np.uint64)
+        out = np.zeros((len(addresses), width), np.uint8)
+        ok = np.zeros(len(addresses), np.bool_)
+        wanted = np.flatnonzero(self.is_kernel_address(addresses))
+        if not len(wanted) or not width:
+            return Gathered(out, ok)
+        wanted = wanted[np.argsort(addresses[wanted], kind="stable")]
+        ordered = addresses[wanted]
+        for first, last in _runs(ordered, width):
+            self._gather_run(ordered[first:last], wanted[first:last], out, ok)
+        return Gathered(out, ok)
+
+    def _gather_run(self, ordered: U64, rows: npt.NDArray[np.intp], out: U8, ok: Bools) -> None:
+        width = out.shape[1]
+        start = int(ordered[0])
+        try:
+            data = self._read_linear(start, int(ordered[-1]) + width - start)
+        except (FaultError, OverflowError):
+            if len(ordered) > 1:
+                middle = len(ordered) // 2
+                self._gather_run(ordered[:middle], rows[:middle], out, ok)
+                self._gather_run(ordered[middle:], rows[middle:], out, ok)
+            return
+        flat = np.frombuffer(data, np.uint8)
+        offsets = (ordered - np.uint64(start)).astype(np.intp)
+        out[rows] = np.lib.stride_tricks.sliding_window_view(flat, width)[offsets]
+        ok[rows] = True
+
+    def _read_linear(self, address: int, size: int) -> bytes:
+        if self._physical:
+            physical = (address - self.linear_base) & self._address_mask
+            # Above the direct map lie vmalloc, vmemmap and the kernel image.
+            if physical < 1 << 46:
+                try:
+                    return self.prog.read(physical, size, True)
+                except FaultError:
+                    pass
+        return self.prog.read(address, size)
+
+
+def _runs(ordered: U64, width: int) -> List[Tuple[int, int]]:
+    # Split sorted addresses where a gap is too wide or a run too long.
+    gaps = np.diff(ordered) > np.uint64(width + _GAP_BYTES)
+    edges = [0, *(np.flatnonzero(gaps) + 1).tolist(), len(ordered)]
+    per_run = np.uint64(max(_RUN_BYTES, width))
+    runs: List[Tuple[int, int]] = []
+    for first, last in zip(edges, edges[1:]):
+        chunk = (ordered[first:last] - ordered[first]) // per_run
+        cuts = (np.flatnonzero(np.diff(chunk)) + 1 + first).tolist()
+        bounds = [first, *cuts, last]
+        runs += zip(bounds, bounds[1:])
+    return runs
+
+
+def memory(prog: Program) -> Memory:
+    """Return the :class:`Memory` of *prog*, made once."""
+    found = prog.cache.get("slabtype_memory")
+    if found is None:
+        found = prog.cache["slabtype_memory"] = Memory(prog)
+    assert isinstance(found, Memory)
+    return found

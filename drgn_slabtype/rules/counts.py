@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The counts of slabs and nodes against what is there to be counted."""
+
+from __future__ import annotations
+
+from typing import Iterator
+
+import numpy as np
+
+from ..findings import Finding
+from ..ledger import Ledger, Walk
+
+
+def judge_counts(ledger: Ledger) -> Iterator[Finding]:
+    """Yield slabs, then nodes, whose counters are wrong."""
+    yield from _judge_slabs(ledger)
+    yield from _judge_nodes(ledger)
+
+
+def _judge_slabs(ledger: Ledger) -> Iterator[Finding]:
+    slabs, boxes, name = ledger.slabs, ledger.containers, ledger.facts.name
+    out_of_range = ~slabs.excused & ((slabs.counted < 0) | (slabs.counted > slabs.objects))
+    for slab in np.flatnonzero(out_of_range).tolist():
+        yield Finding(
+            "count-range",
+            f"{name} slab 0x{slabs.page[slab]:x}: {slabs.counted[slab]} objects in use "
+            f"of {slabs.objects[slab]}",
+            cache=name,
+            node=int(slabs.nid[slab]),
+            slab=int(slabs.page[slab]),
+            expected=int(slabs.objects[slab]),
+            found=int(slabs.counted[slab]),
+        )
+    own = np.flatnonzero((boxes.slab >= 0) & (boxes.state == Walk.WHOLE) & (boxes.counted >= 0))
+    slab = boxes.slab[own]
+    judged = ~slabs.excused[slab] & ~out_of_range[slab]
+    wrong = judged & (boxes.walked[own] != boxes.counted[own])
+    for box in own[wrong].tolist():
+        row = int(boxes.slab[box])
+        walked, counted = int(boxes.walked[box]), int(slabs.counted[row])
+        yield Finding(
+            "count-mismatch",
+            f"{name} slab 0x{slabs.page[row]:x}: counts {counted} of {slabs.objects[row]} objects "
+            f"in use, but {walked} are on its {ledger.places[boxes.place[box]].name}",
+            cache=name,
+            node=int(slabs.nid[row]),
+            slab=int(slabs.page[row]),
+            place=ledger.places[boxes.place[box]].name,
+            expected=int(slabs.objects[row]) - walked,
+            found=counted,
+        )
+
+
+def _judge_nodes(ledger: Ledger) -> Iterator[Finding]:
+    name = ledger.facts.name
+    for counter in ledger.counters:
+        if abs(counter.kept - counter.summed) > counter.slack:
+            yield Finding(
+                counter.code,
+                f"{name} node {counter.node}: {counter.name} is {counter.kept}, "
+                f"its slabs add up to {counter.summed}",
+                cache=name,
+                node=counter.node,
+                place=counter.name,
+                expected=counter.summed,
+                found=counter.kept,
+            )

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Lists close, and a slab stands where its state asks it to stand."""
+
+from __future__ import annotations
+
+from typing import Iterator
+
+import numpy as np
+
+from ..findings import Finding
+from ..ledger import Ledger, ListKind
+
+
+def judge_lists(ledger: Ledger) -> Iterator[Finding]:
+    """Yield damaged lists, then slabs that stand on the wrong one, on none or on two."""
+    yield from _judge_breaks(ledger)
+    yield from _judge_members(ledger)
+
+
+def _judge_breaks(ledger: Ledger) -> Iterator[Finding]:
+    name = ledger.facts.name
+    pages = set(ledger.slabs.page.tolist())
+    for broken in ledger.breaks:
+        slab = broken.at if broken.at in pages else None
+        what = f"slab 0x{broken.at:x}" if slab is not None else f"list head 0x{broken.at:x}"
+        should = "" if broken.expected is None else f", not 0x{broken.expected:x}"
+        yield Finding(
+            "list-links" if slab is not None else "list-broken",
+            f"{name} node {broken.owner} {_spell(broken.kind)} list: {broken.member} of {what} "
+            f"is 0x{broken.found:x}{should}",
+            cache=name,
+            node=broken.owner,
+            slab=slab,
+            place=_spell(broken.kind),
+            expected=broken.expected,
+            found=broken.found,
+        )
+
+
+def _judge_members(ledger: Ledger) -> Iterator[Finding]:
+    slabs, members, name = ledger.slabs, ledger.memberships, ledger.facts.name
+    mine = members.take(members.slab >= 0)
+    times = np.bincount(mine.slab, minlength=len(slabs))
+    stands = np.zeros(len(slabs), np.int64)
+    np.bitwise_or.at(stands, mine.slab, mine.kind)
+    owner = np.full(len(slabs), -1, np.int64)
+    owner[mine.slab] = mine.owner
+    judged = ~slabs.excused
+    nowhere = times == 0
+    misses = judged & nowhere & ((slabs.allowed & ListKind.NOWHERE) == 0)
+    wrong = judged & (times == 1) & ((stands & slabs.allowed) == 0)
+    foreign = judged & (times == 1) & (owner != slabs.nid)
+    for code, hits in (
+        ("list-twice", judged & (times > 1)),
+        ("list-wrong", wrong),
+        ("list-missing", misses & ledger.lists_known),
+        ("slab-node-wrong", foreign & ~wrong),
+    ):
+        for slab in np.flatnonzero(hits).tolist():
+            page, on = int(slabs.page[slab]), _spell(int(stands[slab]) or ListKind.NOWHERE)
+            should = _spell(int(slabs.allowed[slab]))
+            expected, found = should, on
+            if code == "slab-node-wrong":
+                expected, found = f"node {slabs.nid[slab]}", f"node {owner[slab]}"
+            elif code == "list-twice":
+                found = f"{times[slab]} times on {on}"
+            yield Finding(
+                code,
+                f"{name} slab 0x{page:x}: with {slabs.counted[slab]} of {slabs.objects[slab]} "
+                f"objects in use it belongs on {expected}, not on {found}",
+                cache=name,
+                node=int(slabs.nid[slab]),
+                slab=page,
+                place=on,
+                expected=expected,
+                found=found,
+            )
+
+
+def _spell(kinds: int) -> str:
+    names = [(kind.name or "").lower().replace("_", " ") for kind in ListKind if kinds & kind]
+    return " or ".join(names).replace("nowhere", "no list") or "no list"
