@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+All declarations together
+-------------------------
+
+What cannot be declared, because the kernel lacks it or is damaged there, is
+named and left out; the rest is captured all the same.
+"""
+
+from __future__ import annotations
+
+from typing import Callable, Iterable, Iterator, List, Set, Tuple, Union
+
+import numpy as np
+from drgn import FaultError, Program
+
+from ..allocators.base import Caches
+from ..allocators.slab import SlabAllocator
+from ..allocators.slub import SlubAllocator
+from ..columns import structure
+from ..index import SlabIndex
+from ..memory import memory
+from ..pages.scan import scan
+from ..regions import Region, region
+from . import machine
+from .slab import SlabRegions
+from .slabs import MAX_ORDER
+from .slub import SlubRegions
+
+
+def declared_regions(prog: Program) -> Tuple[List[Region], Set[str]]:
+    """
+    Return every region of a program, and the names of what could not be declared.
+
+    :raises SlabTypeError: if the kernel is not one this package understands.
+    """
+    regions: List[Region] = []
+    missing: Set[str] = set()
+
+    def take(name: str, declare: Callable[[], Iterable[Region]]) -> None:
+        try:
+            regions.extend(declare())
+        except (FaultError, LookupError):
+            missing.add(name)
+
+    take("variables", lambda: machine.variables(prog))
+    take("memory map", lambda: machine.memory_map(prog))
+    take("sections", lambda: machine.sections(prog))
+    take("nodes", lambda: machine.nodes(prog))
+    take("KFENCE", lambda: machine.kfence(prog))
+    take("page tables", lambda: machine.translation(prog))
+    index = SlabIndex(prog, scan(prog).heads)
+    is_slab = structure(prog, "struct kmem_cache").has("cpu_cache")
+    allocator: Union[SlabAllocator, SlubAllocator]
+    allocator = SlabAllocator(prog) if is_slab else SlubAllocator(prog)
+    allocator.discover(index)
+    caches = allocator.caches
+    take("slab caches", lambda: _caches(prog, caches))
+    take("slab pages", lambda: _slab_pages(prog, index))
+    if isinstance(allocator, SlabAllocator):
+        slab = SlabRegions(allocator, index)
+        take("per-CPU caches", slab.cpus)
+        take("cache nodes", slab.nodes)
+        take("objects", slab.objects)
+    else:
+        slub = SlubRegions(allocator, index)
+        take("per-CPU caches", slub.cpus)
+        take("cache nodes", slub.nodes)
+        take("deferred frees", slub.deferred)
+        take("objects", slub.objects)
+    return regions, missing
+
+
+def _caches(prog: Program, caches: Caches) -> Iterator[Region]:
+    yield region("slab caches", caches.addresses, caches.rows.raw.shape[1])
+    for pointer in caches.rows["name"].tolist():
+        try:
+            name = prog.read_c_string(pointer, max_size=256)
+        except FaultError:
+            continue
+        yield region("slab caches", pointer, len(name) + 1)
+
+
+def _slab_pages(prog: Program, index: SlabIndex) -> Iterator[Region]:
+    orders = np.minimum(index.orders, MAX_ORDER).astype(np.uint64)
+    sizes = np.uint64(memory(prog).page_size) << orders
+    yield region("slab pages", index.addresses, sizes, masked=True)

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+What a capture takes from the debug info
+----------------------------------------
+
+Everything of :mod:`.roots` that the kernel has, as plain JSON.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Dict, Iterator, List, Tuple
+
+from drgn import Object, Program, Type, sizeof
+
+from . import roots
+from .types import TypeWriter
+
+
+def find_variables(prog: Program, names: List[str]) -> Iterator[Tuple[str, Object]]:
+    """Yield those of some variables that this kernel has in memory."""
+    for name in names:
+        try:
+            variable = prog.variable(name)
+        except LookupError:
+            continue
+        if variable.address_ is not None and variable.type_.is_complete():
+            yield name, variable
+
+
+def describe(prog: Program) -> Dict[str, Any]:
+    """Return the types, objects, constants and symbols that a capture needs."""
+    types = TypeWriter(_find_types(prog))
+    variables, functions, symbols = {}, {}, {}
+    for name, variable in find_variables(prog, roots.VARIABLES + roots.PER_CPU_VARIABLES):
+        variables[name] = types.add(variable.type_), variable.address_
+        if name not in roots.PER_CPU_VARIABLES:
+            symbols[name] = variable.address_, sizeof(variable)
+    for name in roots.FUNCTIONS:
+        try:
+            function = prog.function(name)
+        except LookupError:
+            continue
+        functions[name] = types.add(function.type_), function.address_
+        symbols[name] = function.address_, 0
+    for name in roots.SYMBOLS:
+        try:
+            symbol = prog.symbol(name)
+        except LookupError:
+            continue
+        symbols[name] = symbol.address, symbol.size
+    constants = _find_constants(prog, types)
+    return {
+        "types": types.nodes,
+        "variables": variables,
+        "functions": functions,
+        "constants": constants,
+        "symbols": symbols,
+    }
+
+
+def _find_types(prog: Program) -> List[Type]:
+    found = []
+    for name in roots.TYPES:
+        try:
+            found.append(prog.type(name))
+        except LookupError:
+            continue
+    for name in roots.ENUMERATORS:
+        try:
+            found.append(prog.constant(name).type_)
+        except LookupError:
+            continue
+    return found
+
+
+def _find_constants(prog: Program, types: TypeWriter) -> Dict[str, int]:
+    # An enumerator may be in two enumerations (PG_slab, over the years, in
+    # several). By default the first one counts; here is where that differs
+    # from what this kernel's debug info answers.
+    first: Dict[str, int] = {}
+    for at, node in enumerate(types.nodes):
+        if node[0] == "enum" and len(node) > 3:
+            for name, _ in node[3]:
+                first.setdefault(name, at)
+    differing = {}
+    for name, at in first.items():
+        try:
+            ref = types.add(prog.constant(name).type_)
+        except LookupError:
+            continue
+        position = ref[0] if isinstance(ref, list) else ref
+        if position != at and types.nodes[position][0] == "enum":
+            differing[name] = position
+    return differing

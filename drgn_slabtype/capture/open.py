@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Opening captures
+----------------
+
+A capture brings its types, objects and symbols along; opening one needs
+neither the dump nor the kernel's debug info. This module is imported into
+every drgn program through the plugin and therefore imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import json
+import lzma
+import os
+from typing import Any, Callable, Dict, FrozenSet, List, Optional, Sequence, Tuple
+
+from drgn import (
+    FindObjectFlags,
+    Object,
+    Program,
+    Symbol,
+    SymbolBinding,
+    SymbolKind,
+    Type,
+    TypeKind,
+    TypeKindSet,
+)
+
+from ..errors import TargetError
+from .elf import START_BYTES, payload_size
+from .types import TypeReader
+
+_XZ_MAGIC = b"\xfd7zXZ\0"
+_PAGE_BYTES = 4096
+_FINDER = "slabtype-capture"
+_CACHE_KEY = "slabtype_capture"
+
+
+class Names:
+    """
+    Finders for the types, objects and symbols of a capture.
+
+    :param payload: What the note of the capture holds.
+    """
+
+    def __init__(self, prog: Program, payload: Dict[str, Any]) -> None:
+        self._prog = prog
+        self._types = TypeReader(prog, payload["types"])
+        self._variables: Dict[str, Tuple[Any, int]] = payload["variables"]
+        self._functions: Dict[str, Tuple[Any, int]] = payload["functions"]
+        self._constants: Dict[str, int] = payload["constants"]
+        self._symbols: Dict[str, Tuple[int, int]] = payload["symbols"]
+        self.manifest: Dict[str, Any] = payload["manifest"]
+
+    def register(self) -> None:
+        """Add the finders to the program, before all others."""
+        self._prog.register_type_finder(_FINDER, self._find_type, enable_index=0)
+        self._prog.register_object_finder(_FINDER, self._find_object, enable_index=0)
+        self._prog.register_symbol_finder(_FINDER, self._find_symbols, enable_index=0)
+        self._prog.cache[_CACHE_KEY] = self
+
+    def _find_type(
+        self, prog: Program, kinds: TypeKindSet, name: str, filename: Optional[str]
+    ) -> Optional[Type]:
+        for kind in TypeKind:
+            if kind in kinds:
+                found = self._types.find(kind, name)
+                if found is not None:
+                    return found
+        return None
+
+    def _find_object(
+        self, prog: Program, name: str, flags: FindObjectFlags, filename: Optional[str]
+    ) -> Optional[Object]:
+        for flag, known in (
+            (FindObjectFlags.VARIABLE, self._variables),
+            (FindObjectFlags.FUNCTION, self._functions),
+        ):
+            if flags & flag and name in known:
+                type, address = known[name]
+                return Object(prog, self._types.type(type), address=address)
+        if flags & FindObjectFlags.CONSTANT:
+            return self._types.constant(name, self._constants.get(name))
+        return None
+
+    def _find_symbols(
+        self, prog: Program, name: Optional[str], address: Optional[int], one: bool
+    ) -> Sequence[Symbol]:
+        names = self._symbols if name is None else [name] if name in self._symbols else []
+        found: List[Symbol] = []
+        for candidate in names:
+            start, size = self._symbols[candidate]
+            if address is None or start <= address < start + max(size, 1):
+                kind = SymbolKind.FUNC if candidate in self._functions else SymbolKind.OBJECT
+                found.append(Symbol(candidate, start, size, SymbolBinding.GLOBAL, kind))
+                if one:
+                    break
+        return found
+
+
+def is_capture(path: str) -> bool:
+    """
+    Return whether a file is a capture, compressed or not.
+
+    Reads some hundred bytes.
+
+    :raises OSError: if the file cannot be read.
+    """
+    with open(path, "rb") as file:
+        start = file.read(START_BYTES)
+        if start[: len(_XZ_MAGIC)] == _XZ_MAGIC:
+            file.seek(0)
+            try:
+                with lzma.open(file) as data:
+                    start = data.read(START_BYTES)
+            except (lzma.LZMAError, EOFError):
+                return False
+    return payload_size(start) is not None
+
+
+def open_capture(path: str) -> Program:
+    """
+    Return a program that reads a capture.
+
+    :param path: A file that :func:`write_capture` wrote, compressed or not.
+    :raises TargetError: if it is not a capture, or a damaged one.
+    :raises OSError: if the file cannot be read.
+    """
+    fd = _decompress(path)
+    try:
+        payload = _read_payload(fd)
+        if payload is None:
+            raise TargetError(f"{path}: not a capture")
+        prog = Program()
+    except BaseException:
+        os.close(fd)
+        raise
+    prog.set_core_dump(fd)  # takes the descriptor over
+    if _CACHE_KEY not in prog.cache:
+        # The plugin's hook has not done it: it cannot open the memory of a compressed one.
+        Names(prog, payload).register()
+    return prog
+
+
+def attach(prog: Program) -> bool:
+    """
+    Add types, objects and symbols to a program that drgn opened on an uncompressed capture.
+
+    Costs one small read on any other core.
+
+    :return: Whether the program is a capture.
+    """
+    if _CACHE_KEY in prog.cache:
+        return True
+    path = prog.core_dump_path
+    if path is None:
+        return False
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        payload = _read_payload(fd)
+    except (OSError, TargetError):
+        return False
+    finally:
+        os.close(fd)
+    if payload is None:
+        return False
+    Names(prog, payload).register()
+    return True
+
+
+def left_out(prog: Program) -> FrozenSet[str]:
+    """
+    Return what a capture left out of the memory it was made from.
+
+    Empty for any program that is not a capture. A rule that needs one of these
+    answers *unavailable*.
+    """
+    return frozenset(manifest(prog).get("left_out", ()))
+
+
+def manifest(prog: Program) -> Dict[str, Any]:
+    """Return what a capture says of itself; empty for any program that is not a capture."""
+    names = prog.cache.get(_CACHE_KEY)
+    return names.manifest if isinstance(names, Names) else {}
+
+
+def _read_payload(fd: int) -> Optional[Dict[str, Any]]:
+    found = payload_size(os.pread(fd, START_BYTES, 0))
+    if found is None:
+        return None
+    offset, size = found
+    try:
+        payload = json.loads(os.pread(fd, size, offset))
+    except ValueError:
+        raise TargetError("the capture is damaged: its description cannot be read") from None
+    assert isinstance(payload, dict)
+    return payload
+
+
+def _decompress(path: str) -> int:
+    # Return a descriptor of the uncompressed capture: the file itself, or
+    # memory that holds it. Pages of zeros take none.
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    if os.pread(fd, len(_XZ_MAGIC), 0) != _XZ_MAGIC:
+        return fd
+    memory = os.memfd_create("slabtype-capture", os.MFD_CLOEXEC)
+    zeros = bytes(_PAGE_BYTES * 16)
+    try:
+        with os.fdopen(fd, "rb") as file, lzma.open(file) as data:
+            at = 0
+            while True:
+                block = data.read(len(zeros))
+                if not block:
+                    break
+                if block != zeros:
+                    os.pwrite(memory, block, at)
+                at += len(block)
+        os.ftruncate(memory, at)
+    except (lzma.LZMAError, EOFError) as error:
+        os.close(memory)
+        raise TargetError(f"{path}: damaged capture: {error}") from error
+    except BaseException:
+        os.close(memory)
+        raise
+    return memory
+
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done, and how much there is."""

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Slots of slabs
+--------------
+
+What both allocators need to say which bytes of a slab are theirs.
+"""
+
+from __future__ import annotations
+
+from typing import Iterator, NamedTuple
+
+import numpy as np
+
+from ..index import SlabIndex
+from ..ledger import I64, U64, Bools
+from ..regions import Region, region
+
+BATCH_BYTES = 32 << 20  # slab memory read at a time
+MAX_ORDER = 10
+
+
+class Slots(NamedTuple):
+    """Some slabs of one cache and order."""
+
+    start: U64
+    """Address of slot 0 of each slab."""
+    span: int
+    """Bytes of each slab from there."""
+    stride: int
+    """Bytes from one slot to the next."""
+    number: int
+    """Slots of each slab."""
+    lead: int
+    """Bytes of a slot before its object."""
+    size: int
+    """Bytes of the object that belong to its user."""
+
+    @property
+    def addresses(self) -> U64:
+        """Shape (slabs, number): where each slot begins."""
+        return self.start[:, None] + each(0, self.stride, self.number)
+
+
+def slots_regions(slots: Slots, free: Bools) -> Iterator[Region]:
+    """
+    Yield what surrounds the objects of a cache under debugging, and all of its free objects.
+
+    :param free: Shape (slabs, number).
+    """
+    taken, tail = slots.addresses[~free], slots.lead + slots.size
+    yield region("debugging", slots.addresses[free], slots.stride)
+    yield region("debugging", taken, slots.lead)
+    yield region("debugging", taken + np.uint64(tail), max(slots.stride - tail, 0))
+    used = slots.number * slots.stride
+    yield region("debugging", slots.start + np.uint64(used), max(slots.span - used, 0))
+
+
+def batches(index: SlabIndex, rows: I64, page_size: int, size: int) -> Iterator[I64]:
+    """Yield rows in ascending order, some at a time, each time of one order only."""
+    orders = index.orders[rows]
+    for order in np.unique(orders[orders <= MAX_ORDER]).tolist():
+        some = np.sort(rows[orders == order])
+        step = max(1, size // (page_size << order))
+        for first in range(0, len(some), step):
+            yield some[first : first + step]
+
+
+def each(start: int, step: int, count: int) -> U64:
+    """Return *count* numbers from *start*, *step* apart."""
+    return np.uint64(start) + np.uint64(step) * np.arange(count, dtype=np.uint64)

@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+SLUB's own regions
+------------------
+
+Pages of slabs are there but masked; free pointers, red zones, tracks, padding
+and poison are kept, and so is every structure that records free objects.
+"""
+
+from __future__ import annotations
+
+from typing import Iterator, List, Set, Tuple
+
+import numpy as np
+from drgn import FaultError, Object, Program
+from drgn.helpers.linux.cpumask import for_each_possible_cpu
+from drgn.helpers.linux.percpu import per_cpu
+
+from ..allocators.base import node_ids
+from ..allocators.freeptr import Encoding, Geometry, decode
+from ..allocators.slub import SlubAllocator
+from ..columns import read_rows, structure
+from ..index import SlabIndex
+from ..ledger import I64, U64, Bools
+from ..memory import memory
+from ..regions import Region, region
+from .machine import per_cpu_addresses
+from .slabs import BATCH_BYTES, Slots, batches, each, slots_regions
+
+_MAX_LIST = 1 << 16  # more sheaves or deferred objects than any list holds
+
+# SLAB_RED_ZONE, SLAB_POISON, SLAB_STORE_USER: bit numbers in an enum since
+# Linux kernel commit cc61eb85b1a7 (in v6.9), macros before.
+_DEBUG_FLAGS = {"_SLAB_RED_ZONE": 0x400, "_SLAB_POISON": 0x800, "_SLAB_STORE_USER": 0x10000}
+
+
+class SlubRegions:
+    """
+    Declares what SLUB keeps.
+
+    :param index: Every slab, after :meth:`SlubAllocator.discover`.
+    """
+
+    def __init__(self, allocator: SlubAllocator, index: SlabIndex) -> None:
+        self.prog: Program = allocator.prog
+        self._allocator = allocator
+        self._caches = allocator.caches.rows
+        self._index = index
+        self._memory = memory(self.prog)
+
+    def cpus(self) -> Iterator[Region]:
+        """Yield per-CPU slabs (to Linux 6.19) and per-CPU sheaves (from 6.18)."""
+        for member, type in (
+            ("cpu_slab", "struct kmem_cache_cpu"),
+            ("cpu_sheaves", "struct slub_percpu_sheaves"),
+        ):
+            if not self._caches.structure.has(member):
+                continue
+            pointers = self._caches[member]
+            owner = np.flatnonzero(pointers)
+            layout = structure(self.prog, type)
+            addresses = per_cpu_addresses(self.prog, pointers[owner])
+            yield region("per-CPU slabs and sheaves", addresses, layout.size)
+            if member == "cpu_sheaves":
+                rows = read_rows(self.prog, type, addresses)
+                cpus = len(addresses) // max(len(owner), 1)
+                cache = np.repeat(owner, cpus)
+                for sheaf in ("main", "spare", "rcu_free"):
+                    if rows.structure.has(sheaf):
+                        yield self._sheaves(rows[sheaf], cache)
+
+    def _sheaves(self, pointers: U64, cache: I64) -> Region:
+        some = self._memory.is_kernel_address(pointers)
+        capacity = self._caches["sheaf_capacity"][cache[some]]
+        head = structure(self.prog, "struct slab_sheaf").size
+        sizes = np.uint64(head) + capacity * np.uint64(self._memory.word_size)
+        return region("per-CPU slabs and sheaves", pointers[some], sizes)
+
+    def nodes(self) -> Iterator[Region]:
+        """Yield nodes, barns and the sheaves in them."""
+        nodes = self._allocator.nodes.rows
+        yield region("cache nodes", nodes.addresses, nodes.structure.size)
+        try:
+            barn = structure(self.prog, "struct node_barn")
+        except LookupError:
+            return
+        cache, pointers = self._barns()
+        yield region("cache nodes", pointers, barn.size)
+        link = structure(self.prog, "struct slab_sheaf").offset("barn_list")
+        for number, address in zip(cache.tolist(), pointers.tolist()):
+            for member in ("sheaves_full", "sheaves_empty"):
+                links = self._list(address + barn.offset(member))
+                sheaves = np.array(links, np.uint64) - np.uint64(link)
+                yield self._sheaves(sheaves, np.full(len(links), number))
+
+    def _barns(self) -> Tuple[I64, U64]:
+        # Since Linux kernel commit 5ba6bc27b1f9 (in v7.1), barns are found
+        # beside the nodes; before, in them.
+        nodes = self._allocator.nodes
+        if nodes.rows.structure.has("barn"):
+            cache, pointers = nodes.cache, nodes.rows["barn"]
+        else:
+            pair = structure(self.prog, "struct kmem_cache_per_node_ptrs")
+            first = self._caches.structure.offset("per_node") + pair.offset("barn")
+            starts = first + pair.size * np.arange(node_ids(self.prog))
+            at = (self._caches.addresses[:, None] + starts.astype(np.uint64)).reshape(-1)
+            cache = np.repeat(np.arange(len(self._caches)), len(starts))
+            gathered = self._memory.gather(at, self._memory.word_size)
+            pointers = gathered.bytes.view(self._memory.word)[:, 0].astype(np.uint64)
+        some = self._memory.is_kernel_address(pointers)
+        return cache[some], pointers[some]
+
+    def _list(self, head: int) -> List[int]:
+        # The entries of a list_head or llist, as far as they can be followed.
+        found: List[int] = []
+        seen: Set[int] = {head}
+        at = head
+        while len(found) < _MAX_LIST:
+            try:
+                at = self.prog.read_word(at)
+            except FaultError:
+                break
+            if at in seen or not self._memory.is_kernel_address(np.array([at], np.uint64))[0]:
+                break
+            seen.add(at)
+            found.append(at)
+        return found
+
+    def deferred(self) -> Iterator[Region]:
+        """Yield the links of objects whose free was put off (Linux 6.18 on)."""
+        word = self._memory.word_size
+        for name in ("defer_free_objects", "deferred_percpu_work"):
+            try:
+                variable = self.prog[name]
+            except LookupError:
+                continue
+            for cpu in for_each_possible_cpu(self.prog):
+                work = per_cpu(variable, cpu)
+                for member, size in (
+                    ("objects", word),
+                    ("objects_by_rcu", 2 * word),
+                    ("rcu_sheaves", word),
+                ):
+                    links = self._list(_first(work, member)) if hasattr(work, member) else []
+                    if links:
+                        yield region("deferred frees", links, size)
+
+    def objects(self) -> Iterator[Region]:
+        """Yield what SLUB keeps in the pages of slabs."""
+        cache_of = self._allocator.ownership.cache
+        for number in range(len(self._caches)):
+            rows = np.flatnonzero(cache_of == number)
+            for batch in batches(self._index, rows, self._memory.page_size, BATCH_BYTES):
+                yield from self._batch(number, batch)
+
+    def _batch(self, number: int, rows: I64) -> Iterator[Region]:
+        cache = {name: int(self._caches[name][number]) for name in ("flags", "size", "offset")}
+        start = self._index.addresses[rows]
+        span = self._memory.page_size << int(self._index.orders[rows[0]])
+        stride = max(cache["size"], 1)
+        slots = Slots(
+            start=start,
+            span=span,
+            stride=stride,
+            number=min(span // stride, 32767),
+            lead=self._red_left_pad(number),
+            size=int(self._caches["object_size"][number]),
+        )
+        words, free = self._free(number, slots, rows, cache["offset"])
+        yield region("free pointers", words, self._memory.word_size)
+        if cache["flags"] & _debug_flags(self.prog):
+            yield from slots_regions(slots, free)
+
+    def _red_left_pad(self, number: int) -> int:
+        if not self._caches.structure.has("red_left_pad"):
+            return 0
+        return int(self._caches["red_left_pad"][number])
+
+    def _free(self, number: int, slots: Slots, rows: I64, offset: int) -> Tuple[U64, Bools]:
+        # Addresses of the free pointers, and which slots are free. A word is a
+        # free pointer if it decodes to an object of its own slab or to NULL, or
+        # if such a word or a head leads to it: damaged ones are kept as well.
+        hardened = self._caches.structure.has("random")
+        random = int(self._caches["random"][number]) if hardened else 0
+        geometry = Geometry(
+            base=slots.start + np.uint64(slots.lead),
+            objects=np.full(len(rows), slots.number),
+            stride=slots.stride,
+            offset=offset,
+            encoding=self._allocator.encoding if hardened else Encoding.PLAIN,
+            random=random,
+        )
+        word = self._memory.word_size
+        where = slots.addresses + np.uint64(slots.lead + offset)
+        gathered = self._memory.gather(slots.start, slots.span)
+        view = gathered.bytes.view(self._memory.word)
+        at = each(slots.lead + offset, slots.stride, slots.number) // np.uint64(word)
+        at = at[at < view.shape[1]].astype(np.int64)
+        stored = view[:, at].astype(np.uint64)
+        where = where[:, : len(at)]
+        decoded = decode(geometry.encoding, stored, where, random)
+        slab = np.broadcast_to(np.arange(len(rows))[:, None], decoded.shape)
+        target = geometry.index_of(slab.reshape(-1), decoded.reshape(-1)).reshape(decoded.shape)
+        valid = gathered.ok[:, None] & (target >= 0)
+        last = gathered.ok[:, None] & (decoded == 0) & (stored != 0)
+        free = np.zeros((len(rows), slots.number), np.bool_)
+        free[slab[valid], target[valid]] = True
+        free[self._heads(number, rows, geometry)] = True
+        return where[free[:, : len(at)] | valid | last], free
+
+    def _heads(self, number: int, rows: I64, geometry: Geometry) -> Tuple[I64, I64]:
+        # (slab, object) that each freelist of these slabs or of a CPU begins with.
+        heads = self._index["freelist"][rows]
+        if self._caches.structure.has("cpu_slab"):
+            pointer = self._caches["cpu_slab"][number : number + 1]
+            addresses = per_cpu_addresses(self.prog, pointer)
+            cpus = read_rows(self.prog, "struct kmem_cache_cpu", addresses)
+            heads = np.concatenate([heads, cpus["freelist"]])
+        known = self._index.rows_of_addresses(heads)
+        slab = np.minimum(np.searchsorted(rows, known), len(rows) - 1)
+        here = rows[slab] == known
+        slab, heads = slab[here], heads[here]
+        target = geometry.index_of(slab, heads)
+        return slab[target >= 0], target[target >= 0]
+
+
+def _first(work: Object, member: str) -> int:
+    address = work.member_(member).address_
+    assert address is not None
+    return address
+
+
+def _debug_flags(prog: Program) -> int:
+    flags = 0
+    for name, value in _DEBUG_FLAGS.items():
+        try:
+            flags |= 1 << int(prog[name])
+        except LookupError:
+            flags |= value
+    return flags
