@@ -1,2 +1,61 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Read and check the Linux slab allocators through drgn."""
+"""
+Read and check the Linux slab allocators through drgn.
+
+The public names are imported when they are first used: this package is loaded
+into every drgn session of its users, most of which never need it.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import Any, List
+
+__version__ = "0.1.0"
+
+# Public name to module.
+_NAMES = {
+    "ENCODINGS": ".pagetype.encoding",
+    "CorruptionError": ".errors",
+    "Finding": ".findings",
+    "LayoutError": ".errors",
+    "MissingDebugInfoError": ".errors",
+    "Report": ".findings",
+    "SlabTypeError": ".errors",
+    "TargetError": ".errors",
+    "TargetOptions": ".target",
+    "UnsupportedError": ".errors",
+    "census": ".pages.census",
+    "check": ".check",
+    "decode": ".answers.decode",
+    "open_target": ".target",
+    "page_type_layout": ".pagetype.detect",
+}
+
+__all__ = ["__version__", *_NAMES]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    try:
+        module = _NAMES[name]
+    except KeyError:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+    found = globals()[name] = getattr(import_module(module, __name__), name)
+    return found
+
+
+class _Package(ModuleType):
+    # Importing the module drgn_slabtype.check would replace the function of the
+    # same name in this package.
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _NAMES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
+
+
+def __dir__() -> List[str]:
+    return sorted(__all__)

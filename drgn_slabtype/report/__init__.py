@@ -1,1 +1,26 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Presentation of records
+-----------------------
+
+One module per format; in each, the function that presents what a command
+returns has the command's name. They return text and write nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_MODULES = {"table": ".text", "json": ".json", "junit": ".junit"}
+
+
+def present(command: str, records: Any, format: str) -> str:
+    """
+    Return the records of a command as text.
+
+    :param command: Name of the command that returned them.
+    :param format: ``table``, ``json`` or ``junit``.
+    """
+    text: str = getattr(import_module(_MODULES[format], __name__), command)(records)
+    return text

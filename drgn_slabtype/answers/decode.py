@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""One page_type word, read without a kernel."""
+
+from __future__ import annotations
+
+from typing import List, NamedTuple, Optional, Tuple
+
+from ..errors import LayoutError, UnsupportedError
+from ..pagetype.encoding import ENCODINGS
+
+
+class Decoded(NamedTuple):
+    """What a page_type word says under one layout."""
+
+    layout: str
+    """Name of the layout, a key of ``ENCODINGS``."""
+    word: int
+    """The word, unsigned."""
+    types: Tuple[str, ...]
+    """Page types whose test is true."""
+    active: Optional[int]
+    """SLAB's active count, for layouts and words that carry one."""
+    conflict: bool
+    """Whether no healthy page has this word."""
+    printed: str
+    """What the kernel prints."""
+    meaning: str
+    """The same for people."""
+
+
+def decode(word: int, layout: Optional[str] = None) -> List[Decoded]:
+    """
+    Return what a page_type word says.
+
+    :param word: 32 bits, signed as VMCOREINFO has them or unsigned.
+    :param layout: Name of a layout; every known one if ``None``.
+    :raises LayoutError: if there is no layout of that name.
+    :raises UnsupportedError: if *word* has more than 32 bits.
+    """
+    if not -(1 << 31) <= word < 1 << 32:
+        raise UnsupportedError(f"{word:#x} is not a 32-bit word")
+    if layout is not None and layout not in ENCODINGS:
+        raise LayoutError(f"unknown layout {layout}; known are {', '.join(ENCODINGS)}")
+    word &= 0xFFFFFFFF
+    decoded = []
+    for name in ENCODINGS if layout is None else [layout]:
+        encoding = ENCODINGS[name]
+        types = encoding.types_of(word)
+        decoded.append(
+            Decoded(
+                layout=name,
+                word=word,
+                types=types,
+                active=encoding.active(word)
+                if encoding.carries_active and "slab" in types
+                else None,
+                conflict=encoding.conflict(word),
+                printed=encoding.text(word),
+                meaning=encoding.explain(word),
+            )
+        )
+    return decoded

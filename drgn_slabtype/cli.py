@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+The command line
+----------------
+
+Options of a target as drgn spells them, the commands of
+:mod:`drgn_slabtype.commands`, and the exit status: 0 consistent, 1 at least one
+finding, 2 usage or target error (one line on standard error), 3 incomplete.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from typing import List, NoReturn, Optional, Sequence
+
+from . import __version__
+from .commands import COMMANDS, Command, answer
+from .errors import SlabTypeError
+
+_USAGE_OR_TARGET, _INCOMPLETE = 2, 3
+_LOG_LEVELS = ("debug", "info", "warning", "error", "critical", "none")
+
+
+class _Parser(argparse.ArgumentParser):
+    # argparse's error, in one line.
+    def error(self, message: str) -> NoReturn:
+        self.exit(_USAGE_OR_TARGET, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """
+    Run the command line.
+
+    :param argv: Arguments without the program's name; those of the process if ``None``.
+    :return: Exit status.
+    """
+    args = _parser().parse_args(argv)
+    _set_up_logging(args.log_level)
+    command: Command = args.command
+    try:
+        found = answer(command, lambda: _open(args), args)
+        _emit(found.text, found.output)
+    except KeyboardInterrupt:
+        return _fail(args, "interrupted before anything was judged", _INCOMPLETE)
+    except SlabTypeError as e:
+        return _fail(args, str(e), _USAGE_OR_TARGET)
+    except Exception as e:
+        if args.log_level == "debug":
+            raise
+        return _fail(args, f"{type(e).__name__}: {e}", _USAGE_OR_TARGET)
+    return 0 if found.records is None else command.status(found.records)
+
+
+def _emit(text: str, path: Optional[str]) -> None:
+    from .report.output import emit
+
+    try:
+        emit(text, path)
+    except BrokenPipeError:
+        # Whoever read the output has seen enough; the exit status still tells
+        # the outcome. Python flushes standard output once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _fail(args: argparse.Namespace, message: str, status: int) -> int:
+    print(f"drgn-slabtype {args.command.name}: {' '.join(message.split())}", file=sys.stderr)
+    return status
+
+
+def _open(args: argparse.Namespace) -> object:
+    from .target import TargetOptions, open_target
+
+    return open_target(
+        TargetOptions(
+            kernel=args.kernel,
+            core=args.core,
+            qemu=args.qemu,
+            symbols=args.symbols,
+            default_symbols=args.default_symbols,
+            debug_directories=args.debug_directories,
+            vmcoreinfo=args.vmcoreinfo,
+            architecture=args.architecture,
+        )
+    )
+
+
+def _set_up_logging(level: str) -> None:
+    logger = logging.getLogger("drgn")
+    logger.setLevel(logging.CRITICAL + 1 if level == "none" else level.upper())
+    logger.addHandler(logging.StreamHandler())
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="drgn-slabtype", description="fsck for the Linux slab allocators")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        sub = commands.add_parser(
+            command.name, help=command.description, description=command.description
+        )
+        _register_types(sub)
+        if command.target:
+            _add_target_options(sub)
+        for option in command.all_options():
+            sub.add_argument(*option.flags, **option.settings)
+        sub.add_argument(
+            "--log-level",
+            choices=_LOG_LEVELS,
+            default="error",
+            help="show drgn's log messages of this level and above (default: error)",
+        )
+        sub.set_defaults(command=command)
+    return parser
+
+
+def _register_types(parser: argparse.ArgumentParser) -> None:
+    # The argument types that drgn's commands know by name.
+    parser.register("type", "hexadecimal", _hexadecimal)
+    parser.register("type", "decimal_or_hexadecimal", _decimal_or_hexadecimal)
+
+
+def _hexadecimal(text: str) -> int:
+    try:
+        return int(text, 16)
+    except ValueError:
+        if os.path.exists(text):
+            raise argparse.ArgumentTypeError(
+                f'{text} is a file: did you mean "-c {text}"?'
+            ) from None
+        raise argparse.ArgumentTypeError(f"{text} is not a hexadecimal number") from None
+
+
+def _decimal_or_hexadecimal(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        return _hexadecimal(text)
+
+
+def _add_target_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("target", "spelled as drgn spells them")
+    which = group.add_mutually_exclusive_group()
+    which.add_argument("-k", "--kernel", action="store_true", help="the running kernel (default)")
+    which.add_argument("-c", "--core", metavar="PATH", help="a core dump or a capture")
+    which.add_argument(
+        "--qemu", metavar="ADDRESS", help="a QEMU guest, by its QMP socket path or host:port"
+    )
+    group.add_argument(
+        "-s",
+        "--symbols",
+        metavar="PATH",
+        action="append",
+        default=[],
+        help="vmlinux with debug info; may be given more than once",
+    )
+    symbols = group.add_mutually_exclusive_group()
+    symbols.add_argument(
+        "--main-symbols",
+        dest="default_symbols",
+        action="store_true",
+        default=True,
+        help="look for the kernel's debug info where drgn does (default)",
+    )
+    symbols.add_argument(
+        "--no-default-symbols",
+        dest="default_symbols",
+        action="store_false",
+        help="use no debug info but that given with -s",
+    )
+    group.add_argument(
+        "--debug-directory",
+        dest="debug_directories",
+        metavar="PATH",
+        action="append",
+        default=[],
+        help="look for debug info here first; may be given more than once",
+    )
+    group.add_argument(
+        "--vmcoreinfo", metavar="PATH", help="file to use instead of the target's own VMCOREINFO"
+    )
+    group.add_argument(
+        "--architecture", metavar="ARCH", help="architecture, where it cannot be detected"
+    )
+
+
+__all__: List[str] = ["main"]

@@ -1,0 +1,277 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+The commands
+------------
+
+One table, from which both the command line (``cli.py``) and the commands at the
+drgn prompt (``plugin.py``) are made, so that both take the same options and give
+the same answers. This module is imported into every drgn program of its users:
+the library is imported inside the functions.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Callable, List, NamedTuple, Optional, Tuple
+
+if TYPE_CHECKING:
+    from drgn import Program
+
+    from .answers.decode import Decoded
+    from .capture import CaptureSummary
+    from .demo import Act
+    from .findings import Report
+    from .pages.census import Census
+    from .pagetype.detect import PageTypeLayout
+
+
+class Option(NamedTuple):
+    """Arguments of :meth:`argparse.ArgumentParser.add_argument`."""
+
+    flags: Tuple[str, ...]
+    settings: Any
+
+
+def option(*flags: str, **settings: Any) -> Option:
+    """Return an :class:`Option`."""
+    return Option(flags, settings)
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command of the shell and of the drgn prompt."""
+
+    name: str
+    """Its name in the shell, and of the functions that present its records."""
+    description: str
+    """One line, lower case, without full stop."""
+    run: Callable[[Any, argparse.Namespace], Any]
+    """Takes the program (``None`` without a target) and the options; returns records."""
+    prompt: Optional[str] = None
+    """Its name at the drgn prompt, if it exists there."""
+    options: Tuple[Option, ...] = ()
+    target: bool = True
+    """Whether it reads a kernel."""
+    formats: Tuple[str, ...] = ("table", "json")
+    output: bool = True
+    """Whether ``-o`` says where its text goes."""
+    drgn: Optional[Callable[[argparse.Namespace], str]] = None
+    """Returns the Python code that does the same."""
+    status: Callable[[Any], int] = lambda records: 0
+    """Exit status that the records ask for."""
+
+    def all_options(self) -> Tuple[Option, ...]:
+        """Return the command's own options and those that follow from what it is."""
+        options = [
+            *self.options,
+            option("--format", choices=self.formats, default="table", help="output format"),
+        ]
+        if self.output:
+            options.append(
+                option(
+                    "-o", "--output", metavar="FILE", help="write to a file, whole or not at all"
+                )
+            )
+        if self.drgn:
+            options.append(
+                option(
+                    "--drgn", action="store_true", help="print the Python code that does the same"
+                )
+            )
+        return tuple(options)
+
+
+class Answer(NamedTuple):
+    """What a command found, and how it says so."""
+
+    records: Any
+    """``None`` if only code was asked for."""
+    text: str
+    output: Optional[str]
+    """File to write the text to."""
+
+
+def answer(command: Command, program: Callable[[], Any], args: argparse.Namespace) -> Answer:
+    """
+    Run a command.
+
+    :param program: Opens the program; called only if the command reads one.
+    """
+    from .report import present
+    from .report.output import check_writable
+
+    path = args.output if command.output else None
+    check_writable(path)
+    if command.drgn and args.drgn:
+        return Answer(None, command.drgn(args), path)
+    records = command.run(program() if command.target else None, args)
+    return Answer(records, present(command.name, records, args.format), path)
+
+
+def _check(prog: Program, args: argparse.Namespace) -> Report:
+    from .check import check
+    from .report.output import progress
+    from .target import describe, shortfall
+
+    with progress() as show:
+        report = check(prog, caches=args.cache, addresses=args.address, progress=show)
+    report.target = describe(prog)
+    missing = shortfall(prog)
+    if missing is not None:
+        report.unavailable.insert(0, missing)
+    return report
+
+
+def _check_code(args: argparse.Namespace) -> str:
+    arguments = ["prog"]
+    if args.cache:
+        arguments.append(f"caches={args.cache!r}")
+    if args.address:
+        arguments.append(f"addresses=[{', '.join(map(hex, args.address))}]")
+    return f"""\
+from drgn_slabtype import check
+
+report = check({", ".join(arguments)})
+for finding in report.findings:
+    print(finding.message)
+"""
+
+
+def _pages(prog: Program, args: argparse.Namespace) -> Census:
+    from .pages.census import census
+    from .report.output import progress
+
+    with progress() as show:
+        return census(prog, progress=show)
+
+
+def _pages_code(args: argparse.Namespace) -> str:
+    return """\
+from drgn_slabtype import census
+
+for row in census(prog).rows:
+    print(row.type, row.pages)
+"""
+
+
+def _layout(prog: Program, args: argparse.Namespace) -> PageTypeLayout:
+    from .pagetype.detect import page_type_layout
+
+    return page_type_layout(prog)
+
+
+def _layout_code(args: argparse.Namespace) -> str:
+    return """\
+from drgn_slabtype import page_type_layout
+
+layout = page_type_layout(prog)
+print(layout.encoding.name, layout.allocator)
+"""
+
+
+def _decode(prog: None, args: argparse.Namespace) -> List[Decoded]:
+    from .answers.decode import decode
+
+    return decode(args.value, args.layout)
+
+
+def _capture(prog: Program, args: argparse.Namespace) -> CaptureSummary:
+    from .capture import write_capture
+    from .report.output import progress
+
+    with progress() as show:
+        return write_capture(
+            prog, args.file, contents=args.contents, compressed=args.compressed, progress=show
+        )
+
+
+def _demo(prog: None, args: argparse.Namespace) -> List[Act]:
+    from .demo import demo
+
+    return demo()
+
+
+COMMANDS = (
+    Command(
+        "check",
+        "check that slab counts, freelists and lists agree with each other",
+        _check,
+        prompt="slabcheck",
+        options=(
+            option(
+                "address",
+                nargs="*",
+                type="hexadecimal",
+                metavar="ADDRESS",
+                help="check only the caches that these slabs or objects belong to",
+            ),
+            option(
+                "--cache",
+                action="append",
+                default=[],
+                metavar="NAME",
+                help="check only this slab cache; may be given more than once",
+            ),
+        ),
+        formats=("table", "json", "junit"),
+        drgn=_check_code,
+        status=lambda report: report.exit_status,
+    ),
+    Command(
+        "pages",
+        "count all pages by what their page type word says",
+        _pages,
+        prompt="pagetypes",
+        drgn=_pages_code,
+        status=lambda census: 3 if census.unreadable_pages else 0,
+    ),
+    Command(
+        "layout",
+        "show how this kernel marks its pages, and how that is known",
+        _layout,
+        prompt="slablayout",
+        drgn=_layout_code,
+    ),
+    Command(
+        "decode",
+        "read a page type word, without a kernel",
+        _decode,
+        options=(
+            option(
+                "value",
+                type="decimal_or_hexadecimal",
+                metavar="VALUE",
+                help="the word, as a decimal or hexadecimal number",
+            ),
+            option("--layout", metavar="NAME", help="read it by this layout only"),
+        ),
+        target=False,
+    ),
+    Command(
+        "capture",
+        "write what a check reads to a small file that can be checked anywhere",
+        _capture,
+        options=(
+            option("-o", dest="file", metavar="FILE", required=True, help="the file to write"),
+            option(
+                "--contents", action="store_true", help="keep what users store in their objects"
+            ),
+            option(
+                "--uncompressed",
+                dest="compressed",
+                action="store_false",
+                help="write a file that drgn itself can open",
+            ),
+        ),
+        output=False,
+    ),
+    Command(
+        "demo",
+        "check a kernel that ships with this program, whole and then damaged",
+        _demo,
+        target=False,
+        status=lambda acts: 0 if all(act.as_expected for act in acts) else 1,
+    ),
+)
+"""Every command; adding a row here adds it to the shell and to the prompt."""

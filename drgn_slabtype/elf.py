@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+What the headers of an ELF file say
+-----------------------------------
+
+Enough to tell what kind of file someone gave, which build it belongs to and
+whether its end is missing, before drgn is asked to open it. Nothing in the file
+is trusted: what does not fit is left out, never followed.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from typing import BinaryIO, Iterator, List, NamedTuple, Optional, Tuple
+
+ET_REL = 1
+ET_CORE = 4
+_PT_LOAD, _PT_NOTE, _SHT_NOTE, _PN_XNUM = 1, 4, 7, 0xFFFF
+_NT_GNU_BUILD_ID = 3
+
+# Notes are a few KiB; VMCOREINFO and NT_FILE of large machines a few hundred.
+_MAX_NOTES_BYTES = 64 << 20
+
+
+class Segment(NamedTuple):
+    """One program header."""
+
+    type: int
+    offset: int
+    file_size: int
+
+
+class Note(NamedTuple):
+    """One entry of a note segment or section."""
+
+    name: bytes
+    type: int
+    data: bytes
+
+
+class Missing(NamedTuple):
+    """How much of a file's memory lies behind its end."""
+
+    bytes: int
+    """Bytes that the program headers promise and the file does not have."""
+    of: int
+    """Bytes that the program headers promise."""
+
+
+class ElfFile:
+    """
+    Headers and notes of an ELF file of any class and byte order.
+
+    :param file: Open for reading, seekable.
+    :raises ValueError: if it is not ELF.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        ident = self._read(0, 16)
+        if ident[:4] != b"\x7fELF" or len(ident) < 16:
+            raise ValueError("not an ELF file")
+        if ident[4] not in (1, 2) or ident[5] not in (1, 2):
+            raise ValueError("not an ELF file of a known class and byte order")
+        self._order = "<" if ident[5] == 1 else ">"
+        self._is_64_bit = ident[4] == 2
+        self.size = file.seek(0, os.SEEK_END)
+        """Bytes of the file."""
+        header = self._unpack("HHIQQQIHHHHHH" if self._is_64_bit else "HHIIIIIHHHHHH", 16)
+        if not header:
+            raise ValueError("ELF header is cut off")
+        self.type = header[0]
+        """``ET_CORE``, ``ET_REL``, …"""
+        self._sections_at, self._section_count = header[5], header[11]
+        self._section_size = header[10]
+        self.segments = self._segments(header[4], header[8], header[9])
+        """Program headers, as far as the file has them."""
+        self.has_notes = any(s.type == _PT_NOTE and s.offset < self.size for s in self.segments)
+        """Whether the file reaches to where its notes are."""
+
+    def _read(self, offset: int, size: int) -> bytes:
+        if offset < 0 or size < 0:
+            return b""
+        self._file.seek(offset)
+        return self._file.read(size)
+
+    def _unpack(self, shape: str, offset: int) -> Tuple[int, ...]:
+        fields = struct.Struct(self._order + shape)
+        data = self._read(offset, fields.size)
+        return fields.unpack(data) if len(data) == fields.size else ()
+
+    def _section(self, number: int) -> Tuple[int, ...]:
+        shape = "IIQQQQIIQQ" if self._is_64_bit else "IIIIIIIIII"
+        return self._unpack(shape, self._sections_at + number * self._section_size)
+
+    def _segments(self, at: int, size: int, count: int) -> List[Segment]:
+        if count == _PN_XNUM and self._sections_at:
+            # More segments than fit in the header; the first section counts them.
+            first = self._section(0)
+            count = first[7] if first else 0
+        table = self._read(at, min(size * count, _MAX_NOTES_BYTES))
+        shape = struct.Struct(self._order + ("IIQQQQQQ" if self._is_64_bit else "IIIIIIII"))
+        if size < shape.size:
+            return []
+        found = []
+        for start in range(0, len(table) - shape.size + 1, size):
+            fields = shape.unpack_from(table, start)
+            offset, file_size = (
+                (fields[2], fields[5]) if self._is_64_bit else (fields[1], fields[4])
+            )
+            found.append(Segment(fields[0], offset, file_size))
+        return found
+
+    def notes(self) -> Iterator[Note]:
+        """
+        Return the notes of all note segments and sections.
+
+        Files that hold only debug info may have no bytes in their segments,
+        which is why sections are looked at as well.
+        """
+        for segment in self.segments:
+            if segment.type == _PT_NOTE:
+                yield from self._notes(segment.offset, segment.file_size)
+        if self._sections_at:
+            for number in range(self._section_count):
+                section = self._section(number)
+                if section and section[1] == _SHT_NOTE:
+                    yield from self._notes(section[4], section[5])
+
+    def _notes(self, offset: int, size: int) -> Iterator[Note]:
+        data = self._read(offset, min(size, _MAX_NOTES_BYTES))
+        header = struct.Struct(self._order + "III")
+        at = 0
+        while at + header.size <= len(data):
+            name_size, data_size, type = header.unpack_from(data, at)
+            name_at = at + header.size
+            data_at = name_at + (name_size + 3 & ~3)
+            at = data_at + (data_size + 3 & ~3)
+            if data_at + data_size > len(data):
+                return
+            name = data[name_at : name_at + name_size].rstrip(b"\0")
+            yield Note(name, type, data[data_at : data_at + data_size])
+
+    def build_id(self) -> Optional[bytes]:
+        """Return the GNU build ID; ``None`` if the file has none."""
+        for note in self.notes():
+            if note.name == b"GNU" and note.type == _NT_GNU_BUILD_ID and note.data:
+                return note.data
+        return None
+
+    def missing(self) -> Missing:
+        """Return how much of the loadable segments lies behind the end of the file."""
+        loads = [s for s in self.segments if s.type == _PT_LOAD]
+        lost = sum(min(s.file_size, max(0, s.offset + s.file_size - self.size)) for s in loads)
+        return Missing(lost, sum(s.file_size for s in loads))

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+drgn plugin
+-----------
+
+Registers the commands of :mod:`drgn_slabtype.commands` at the drgn prompt and
+lets drgn open uncompressed captures. It is imported into every drgn program of
+its users and imports nothing but drgn's command interface.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from .commands import COMMANDS, Command, answer
+
+if TYPE_CHECKING:
+    from drgn import Program
+
+
+def drgn_prog_set(prog: Program) -> None:
+    """Add types and symbols when drgn has opened an uncompressed capture."""
+    if prog.core_dump_path is not None:
+        from .capture import attach
+
+        attach(prog)
+
+
+def _register(spec: Command, name: str) -> None:
+    from drgn.commands import CommandError, argument
+    from drgn.commands.linux import linux_kernel_command
+
+    def run(prog: Program, name: str, args: argparse.Namespace, **kwargs: Any) -> Any:
+        from .errors import SlabTypeError
+        from .report.output import emit
+
+        try:
+            found = answer(spec, lambda: prog, args)
+            emit(found.text, found.output)
+            return found.records
+        except SlabTypeError as e:
+            raise CommandError(str(e)) from e
+
+    linux_kernel_command(
+        name=name,
+        description=spec.description,
+        arguments=tuple(argument(*o.flags, **o.settings) for o in spec.all_options()),
+    )(run)
+
+
+def _register_all() -> None:
+    try:
+        import drgn.commands.linux  # noqa: F401
+    except ImportError:
+        # drgn before 0.0.33 has no commands; the library works without.
+        return
+    for spec in COMMANDS:
+        if spec.prompt is not None:
+            _register(spec, spec.prompt)
+
+
+_register_all()

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+JSON, schema 1
+--------------
+
+Keys are added, never renamed. Addresses are ``"0x…"`` strings, unknown is ``null``.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Dict, Sequence
+
+from .. import __version__
+from ..findings import CacheResult, Finding, Report
+from .values import address, value
+
+if TYPE_CHECKING:
+    from ..answers.decode import Decoded
+    from ..capture import CaptureSummary
+    from ..demo import Act
+    from ..pages.census import Census
+    from ..pagetype.detect import PageTypeLayout
+
+Document = Dict[str, Any]
+
+
+def check(report: Report) -> str:
+    """Present the report of a check."""
+    return _dump(check_document(report))
+
+
+def _dump(document: Document) -> str:
+    return json.dumps(document, indent=1) + "\n"
+
+
+def _document(**parts: Any) -> Document:
+    return {"schema": 1, "tool": {"name": "drgn-slabtype", "version": __version__}, **parts}
+
+
+def check_document(report: Report) -> Document:
+    """Return the report of a check as a document of schema 1."""
+    shelves = ("findings", "notes", "changing", "unavailable")
+    totals = vars(report.totals)
+    return _document(
+        target=vars(report.target),
+        layout={
+            "page_type": report.layout.page_type,
+            "allocator": report.layout.allocator,
+            "evidence": list(report.layout.evidence),
+        },
+        totals={**totals, **{name: len(getattr(report, name)) for name in shelves}},
+        caches=[_cache(cache) for cache in report.caches],
+        **{name: [_finding(f) for f in getattr(report, name)] for name in shelves},
+        interrupted=report.interrupted,
+        outcome=report.outcome.value,
+        exit_status=report.exit_status,
+    )
+
+
+def _cache(cache: CacheResult) -> Document:
+    return {
+        **vars(cache),
+        "address": address(cache.address),
+        "outcome": cache.outcome.value,
+    }
+
+
+def _finding(finding: Finding) -> Document:
+    return {
+        "id": finding.id,
+        "code": finding.code,
+        "rule": finding.rule,
+        "because": finding.because,
+        "cache": finding.cache,
+        "node": finding.node,
+        "cpu": finding.cpu,
+        "slab": address(finding.slab),
+        "page": address(finding.page),
+        "object": address(finding.object),
+        "index": finding.index,
+        "place": finding.place,
+        "expected": value(finding.expected),
+        "found": value(finding.found),
+        "message": finding.message,
+        "attempts": finding.attempts,
+    }
+
+
+def pages(census: Census) -> str:
+    """Present the census of all pages by type."""
+    types = [
+        {"type": row.type, "pages": row.pages, "heads": row.heads, "tails": row.tails}
+        for row in census.rows
+    ]
+    return _dump(
+        _document(types=types, pages=census.pages, unreadable_pages=census.unreadable_pages)
+    )
+
+
+def layout(layout: PageTypeLayout) -> str:
+    """Present what was detected, and from which evidence."""
+    encoding = layout.encoding
+    return _dump(
+        _document(
+            page_type=encoding.name,
+            types={name: f"0x{value:x}" for name, value in encoding.types.items()},
+            slab_flag=layout.slab_flag,
+            allocator=layout.allocator,
+            evidence=list(layout.evidence),
+            notes=list(layout.notes),
+        )
+    )
+
+
+def capture(summary: CaptureSummary) -> str:
+    """Present what was written to a capture; sizes in bytes."""
+    return _dump(_document(**summary._asdict()))
+
+
+def demo(acts: Sequence[Act]) -> str:
+    """Present the checks of the demonstration."""
+    reports = [{"title": act.title, **check_document(act.report)} for act in acts]
+    return _dump(_document(reports=reports))
+
+
+def decode(words: Sequence[Decoded]) -> str:
+    """Present the readings of one page_type word."""
+    readings = [
+        {
+            "layout": word.layout,
+            "types": list(word.types),
+            "active": word.active,
+            "conflict": word.conflict,
+            "printed": word.printed,
+            "meaning": word.meaning,
+        }
+        for word in words
+    ]
+    return _dump(_document(word=f"0x{words[0].word:08x}", readings=readings))

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Where reports go: standard output or, whole or not at all, a file; progress to a terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+from typing import Any, Callable, Dict, Iterator, Optional
+
+from ..errors import TargetError
+
+
+def check_writable(path: Optional[str]) -> None:
+    """
+    Complain about a file that cannot be written, before hours are spent on its contents.
+
+    :raises TargetError: if it cannot be written.
+    """
+    if path is None or path == "-":
+        return
+    where = path if _is_special(path) else os.path.dirname(os.path.realpath(path))
+    if not os.path.isdir(os.path.dirname(os.path.realpath(path))):
+        raise TargetError(f"{path}: no such folder to write it to")
+    if os.path.isdir(path) or not os.access(where, os.W_OK):
+        raise TargetError(f"{path}: cannot be written")
+
+
+def _is_special(path: str) -> bool:
+    # A pipe or /dev/null is written to, not replaced.
+    return os.path.exists(path) and not os.path.isfile(path)
+
+
+def emit(text: str, path: Optional[str]) -> None:
+    """
+    Write a report.
+
+    A regular file appears, or changes, when everything has been written, and
+    not at all after an error.
+
+    :param path: ``None`` or ``-`` for standard output.
+    :raises TargetError: if the file cannot be written.
+    """
+    try:
+        if path is None or path == "-":
+            sys.stdout.write(text)
+            sys.stdout.flush()
+        elif _is_special(path):
+            with open(path, "w", encoding="utf-8") as device:
+                device.write(text)
+        else:
+            _replace(os.path.realpath(path), text)
+    except BrokenPipeError:
+        raise
+    except OSError as e:
+        raise TargetError(f"{path or 'standard output'}: {e.strerror}") from None
+
+
+def _replace(path: str, text: str) -> None:
+    folder, name = os.path.split(path)
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
+    try:
+        with open(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(temporary, _mode(path))
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def _mode(path: str) -> int:
+    # The file's own mode, or the one it would have got.
+    try:
+        return os.stat(path).st_mode & 0o777
+    except OSError:
+        mask = os.umask(0)
+        os.umask(mask)
+        return 0o666 & ~mask
+
+
+Progress = Callable[[str, int, int], None]
+
+
+@contextlib.contextmanager
+def progress() -> Iterator[Optional[Progress]]:
+    """Show progress on standard error while it is a terminal; else return ``None``."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from tqdm import tqdm
+
+    bars: Dict[str, tqdm[Any]] = {}
+
+    def show(label: str, done: int, total: int) -> None:
+        bar = bars.get(label)
+        if bar is None:
+            bar = bars[label] = tqdm(desc=label, leave=False, file=sys.stderr)
+        bar.total = total
+        bar.update(done - bar.n)
+
+    try:
+        yield show
+    finally:
+        for bar in bars.values():
+            bar.close()

@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Text for people
+---------------
+
+One line for a healthy kernel; otherwise the caches concerned, each root with
+what follows from it, and how much was judged.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Sequence, Tuple
+
+from tabulate import tabulate
+
+from ..findings import CacheResult, Finding, Outcome, Report
+from .values import plural, printable, value
+
+if TYPE_CHECKING:
+    from ..answers.decode import Decoded
+    from ..capture import CaptureSummary
+    from ..demo import Act
+    from ..pages.census import Census
+    from ..pagetype.detect import PageTypeLayout
+
+# Notes and the like come in crowds, such as a slab that waits for RCU in every
+# cache; JSON has them all.
+_MOST_OF_A_KIND = 10
+
+
+def check(report: Report) -> str:
+    """Present the report of a check."""
+    lines: List[str] = []
+    concerned = [c for c in report.caches if c.outcome is not Outcome.CONSISTENT]
+    if concerned:
+        lines += [_caches(concerned), ""]
+    if report.findings:
+        lines += [*_findings(report.findings), ""]
+    for title, shelf in (
+        ("unavailable", report.unavailable),
+        ("changing", report.changing),
+        ("note", report.notes),
+    ):
+        lines += _crowd(title, shelf)
+    lines.append(_verdict(report))
+    return _text(lines)
+
+
+def _text(lines: Sequence[str]) -> str:
+    printed = (printable(line) for text in lines for line in text.split("\n"))
+    return "".join(f"{line}\n" for line in printed)
+
+
+def _table(columns: Dict[str, str], rows: Sequence[Sequence[object]]) -> str:
+    # Column headings with their alignment. Numbers are formatted here already.
+    return tabulate(
+        rows,
+        headers=list(columns),
+        tablefmt="plain",
+        colalign=list(columns.values()) if rows else None,
+        disable_numparse=True,
+    )
+
+
+def _caches(caches: Sequence[CacheResult]) -> str:
+    numbers = ["OBJSIZE", "SLABS", "OBJECTS", "COUNTED", "IN USE", "FREE", "WAITING"]
+    columns = {"CACHE": "left", **dict.fromkeys(numbers, "right"), "OUTCOME": "left"}
+    rows = [
+        (
+            cache.name,
+            cache.object_size,
+            cache.slabs,
+            cache.objects,
+            cache.counted,
+            cache.in_use,
+            sum(cache.free.values()),
+            cache.waiting,
+            cache.outcome.value,
+        )
+        for cache in caches
+    ]
+    return _table(columns, rows)
+
+
+def _findings(findings: Sequence[Finding]) -> Iterator[str]:
+    followers: Dict[int, List[Finding]] = defaultdict(list)
+    known = {finding.id for finding in findings}
+    roots = []
+    for finding in findings:
+        if finding.because in known:
+            followers[finding.because or 0].append(finding)
+        else:
+            roots.append(finding)
+    for root in roots:
+        yield from _tree(root, followers, "")
+
+
+def _tree(finding: Finding, followers: Dict[int, List[Finding]], indent: str) -> Iterator[str]:
+    # A chain of causes cannot be circular: each finding is taken from the map once.
+    yield f"{indent}{finding.id}. {_line(finding)}"
+    for follower in followers.pop(finding.id, []):
+        yield from _tree(follower, followers, f"{indent}   follows: ")
+
+
+def _line(finding: Finding) -> str:
+    text = f"{finding.message} [{finding.code}]"
+    details = []
+    if finding.expected is not None:
+        details.append(f"expected {value(finding.expected)}")
+    if finding.found is not None:
+        details.append(f"found {value(finding.found)}")
+    if finding.attempts > 1:
+        details.append(f"read {finding.attempts} times")
+    return f"{text}: {', '.join(details)}" if details else text
+
+
+def _crowd(title: str, shelf: Sequence[Finding]) -> Iterator[str]:
+    kinds: Dict[str, List[Finding]] = defaultdict(list)
+    for finding in shelf:
+        kinds[finding.code].append(finding)
+    for code, members in kinds.items():
+        for finding in members[:_MOST_OF_A_KIND]:
+            yield f"{title}: {_line(finding)}"
+        if len(members) > _MOST_OF_A_KIND:
+            yield f"{title}: {len(members) - _MOST_OF_A_KIND} more [{code}], all in --format json"
+
+
+def _verdict(report: Report) -> str:
+    totals = report.totals
+    judged = sum(c.outcome is not Outcome.UNAVAILABLE for c in report.caches)
+    kernel = " ".join(filter(None, ["Linux", report.target.release, report.target.architecture]))
+    coverage = [
+        f"{judged} of {plural(totals.caches, 'cache')} judged",
+        f"{plural(totals.slabs, 'slab')} in {plural(totals.slab_pages, 'page')}",
+        f"{plural(totals.objects, 'object')}: {totals.in_use} in use, {totals.free} free"
+        + (f", {totals.waiting} waiting" if totals.waiting else ""),
+    ]
+    if totals.unreadable_pages or totals.zero_filled_pages:
+        coverage.append(
+            f"of {plural(totals.pages, 'page')} {totals.unreadable_pages} unreadable, "
+            f"{totals.zero_filled_pages} zero-filled"
+        )
+    else:
+        coverage.append(f"all {plural(totals.pages, 'page')} read")
+    if report.interrupted:
+        coverage.append("interrupted")
+    outcome = report.outcome.value
+    if report.findings:
+        roots = sum(f.because is None for f in report.findings)
+        outcome += f" ({plural(roots, 'finding')}"
+        if len(report.findings) > roots:
+            outcome += f", {plural(len(report.findings) - roots, 'consequence')}"
+        outcome += ")"
+    layout = f"{report.layout.allocator}, {report.layout.page_type}"
+    return f"{outcome}: {kernel}, {layout}: {'; '.join(coverage)}"
+
+
+def pages(census: Census) -> str:
+    """Present the census of all pages by type."""
+    columns = {"TYPE": "left", "PAGES": "right", "HEADS": "right", "TAILS": "right"}
+    rows = [(row.type, row.pages, row.heads, row.tails) for row in census.rows]
+    summary = plural(census.pages, "page")
+    if census.unreadable_pages:
+        summary += f", {census.unreadable_pages} of them unreadable"
+    return _text([_table(columns, rows), summary])
+
+
+def layout(layout: PageTypeLayout) -> str:
+    """Present what was detected, and from which evidence."""
+    encoding = layout.encoding
+    if layout.slab_flag is None:
+        mark = f"page type slab ({encoding.types['slab']:#x})"
+    else:
+        mark = f"PG_slab, bit {layout.slab_flag} of page flags"
+    rows: List[Tuple[str, Any]] = [
+        ("page types", encoding.name),
+        ("allocator", layout.allocator),
+        ("slab mark", mark),
+    ]
+    rows += [("evidence", line) for line in layout.evidence]
+    rows += [("note", line) for line in layout.notes]
+    return _text([tabulate(rows, tablefmt="plain", disable_numparse=True)])
+
+
+def capture(summary: CaptureSummary) -> str:
+    """Present what was written to a capture."""
+    lines = [
+        f"{summary.path}: {_size(summary.size)}, {_size(summary.memory)} of memory, "
+        f"{_size(summary.kept)} of it as it was"
+    ]
+    if summary.left_out:
+        lines.append(f"left out: {', '.join(summary.left_out)}")
+    if summary.unreadable:
+        lines.append(f"not in the target: {_size(summary.unreadable)}")
+    return _text(lines)
+
+
+def _size(size_bytes: int) -> str:
+    for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if size_bytes >= size:
+            return f"{size_bytes / size:.1f} {unit}"
+    return f"{size_bytes} bytes"
+
+
+def demo(acts: Sequence[Act]) -> str:
+    """Present the checks of the demonstration, one after the other."""
+    return "\n".join(f"{_text([act.title])}\n{check(act.report)}" for act in acts)
+
+
+def decode(words: Sequence[Decoded]) -> str:
+    """Present the readings of one page_type word."""
+    columns = dict.fromkeys(["LAYOUT", "TYPES", "PRINTED AS", "MEANING"], "left")
+    rows = [(w.layout, "|".join(w.types) or "-", w.printed or "-", w.meaning) for w in words]
+    return _text([f"0x{words[0].word:08x}", _table(columns, rows)])

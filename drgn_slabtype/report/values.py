@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""How single values are spelled, the same in every format."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+from ..findings import Value
+
+# No count of objects, slabs or pages comes near; every 64-bit kernel address is beyond.
+_FIRST_ADDRESS = 1 << 47
+
+
+def address(value: Optional[int]) -> Optional[str]:
+    """Return an address as ``0x…``."""
+    return None if value is None else f"0x{value:x}"
+
+
+def value(value: Value) -> Value:
+    """Return what was expected or found, with addresses as ``0x…``."""
+    if isinstance(value, int) and value >= _FIRST_ADDRESS:
+        return f"0x{value:x}"
+    return value
+
+
+def printable(text: str) -> str:
+    """
+    Return text that no terminal acts upon.
+
+    Names from the target are escaped where they are read; this is for
+    everything else, such as paths.
+    """
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+
+
+def plural(number: int, noun: str) -> str:
+    """Return a number with its noun: ``1 slab``, ``2 slabs``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,360 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Opening what to look at
+-----------------------
+
+:func:`open_target` turns the options ``-k``, ``-c``, ``--qemu`` and ``-s`` into
+a :class:`drgn.Program` with the kernel's debug info, or raises a
+:class:`~drgn_slabtype.errors.TargetError` of one line that names what is wrong.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Optional, Sequence, Tuple
+
+import drgn
+from drgn import FaultError, Program, ProgramFlags
+from drgn.helpers.common.format import escape_ascii_string
+
+from .elf import ET_CORE, ET_REL, ElfFile
+from .errors import TargetError
+from .findings import Finding, Target
+
+_KDUMP_MAGIC = (b"KDUMP   ", b"makedumpfile\0\0\0\0")
+
+
+@dataclass(frozen=True)
+class TargetOptions:
+    """What to open, as the options of drgn's own command line spell it."""
+
+    kernel: bool = False
+    """``-k``: the running kernel; also meant when nothing else is given."""
+    core: Optional[str] = None
+    """``-c``: path of a core dump or of a capture."""
+    qemu: Optional[str] = None
+    """``--qemu``: socket path or ``host:port`` of a QEMU monitor (QMP)."""
+    symbols: Sequence[str] = ()
+    """``-s``: files with debug info."""
+    default_symbols: bool = True
+    """Whether to look for the kernel's debug info where drgn does."""
+    debug_directories: Sequence[str] = ()
+    """``--debug-directory``: where to look besides."""
+    vmcoreinfo: Optional[str] = None
+    """``--vmcoreinfo``: path of a file that replaces the dump's own."""
+    architecture: Optional[str] = None
+    """``--architecture``: name of a :class:`drgn.Architecture`."""
+
+
+def open_target(options: TargetOptions) -> Program:
+    """
+    Open a kernel and load its debug info.
+
+    :raises TargetError: if that is not possible; its message is one line.
+    """
+    if options.core is not None:
+        from .capture import is_capture, open_capture
+
+        _readable(options.core)
+        if is_capture(options.core):
+            prog = open_capture(options.core)
+            prog.cache["slabtype_target"] = ("capture", options.core)
+            return prog
+    prog = _program(options)
+    if options.core is not None:
+        _open_core(prog, options.core)
+        opened: Tuple[str, Optional[str]] = ("core", options.core)
+    elif options.qemu is not None:
+        _open_qemu(prog, options.qemu)
+        opened = ("qemu", options.qemu)
+    else:
+        _open_kernel(prog)
+        opened = ("live", None)
+    _load_symbols(prog, options)
+    prog.cache["slabtype_target"] = opened
+    return prog
+
+
+def describe(prog: Program) -> Target:
+    """
+    Return what a program reads, for the report.
+
+    Works for any Linux kernel program, whoever opened it.
+    """
+    kind, path = prog.cache.get("slabtype_target") or _kind(prog)
+    platform = prog.platform
+    return Target(
+        kind=kind,
+        path=path,
+        release=_release(prog),
+        architecture=None if platform is None else platform.arch.name.lower(),
+    )
+
+
+def _kind(prog: Program) -> Tuple[str, Optional[str]]:
+    if prog.flags & ProgramFlags.IS_LIVE:
+        return ("live" if prog.flags & ProgramFlags.IS_LOCAL else "qemu"), None
+    # The mark that capture.attach() leaves, whoever opened the file.
+    return ("capture" if "slabtype_capture" in prog.cache else "core"), prog.core_dump_path
+
+
+def _release(prog: Program) -> Optional[str]:
+    try:
+        release: bytes = prog["UTS_RELEASE"].string_()
+    except (FaultError, LookupError):
+        return None
+    return escape_ascii_string(release, escape_backslash=True)
+
+
+def _reason(error: OSError) -> str:
+    text = error.strerror or str(error)
+    return text[:1].lower() + text[1:]
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _readable(path: str) -> None:
+    try:
+        with open(path, "rb"):
+            pass
+    except OSError as e:
+        raise TargetError(f"{path}: {_reason(e)}") from None
+
+
+def _program(options: TargetOptions) -> Program:
+    platform, vmcoreinfo = None, None
+    if options.architecture is not None:
+        try:
+            platform = drgn.Platform(drgn.Architecture[options.architecture.upper()])
+        except KeyError:
+            raise TargetError(f"unknown architecture {options.architecture}") from None
+    if options.vmcoreinfo is not None:
+        try:
+            with open(options.vmcoreinfo, "rb") as file:
+                vmcoreinfo = file.read()
+        except OSError as e:
+            raise TargetError(f"{options.vmcoreinfo}: {_reason(e)}") from None
+    return Program(platform=platform, vmcoreinfo=vmcoreinfo)
+
+
+# Cores.
+
+
+def _open_core(prog: Program, path: str) -> None:
+    try:
+        prog.set_core_dump(path)
+        reason = "drgn does not recognise a Linux kernel in it"
+    except OSError as e:
+        raise TargetError(f"{path}: {_reason(e)}") from None
+    except Exception as e:  # libelf and libkdumpfile errors have no class of their own
+        reason = _one_line(e)
+    else:
+        if prog.flags & ProgramFlags.IS_LINUX_KERNEL:
+            return
+    raise TargetError(f"{path}: {_what_is_wrong(path) or reason}") from None
+
+
+def _what_is_wrong(path: str) -> Optional[str]:
+    # Why a file is no kernel core, from the file alone.
+    with open(path, "rb") as file:
+        start = file.read(16)
+        if not start:
+            return "the file is empty"
+        if start.startswith(_KDUMP_MAGIC):
+            return None
+        try:
+            elf = ElfFile(file)
+        except ValueError as e:
+            return f"not a core dump: {e}"
+        if elf.type != ET_CORE:
+            return "not a core dump but another kind of ELF file; files with debug info go with -s"
+        notes = [note.name for note in elf.notes()]
+        if b"VMCOREINFO" in notes:
+            return None
+        if not elf.has_notes:
+            return "truncated before its notes, or without any; nothing in it can be judged"
+        if b"QEMU" in notes:
+            return (
+                "no VMCOREINFO in this dump: QEMU needs -device vmcoreinfo and the guest "
+                "CONFIG_FW_CFG_SYSFS; give the guest's with --vmcoreinfo"
+            )
+        return (
+            "no VMCOREINFO in this core dump: not of a Linux kernel, "
+            "or give the kernel's with --vmcoreinfo"
+        )
+
+
+def shortfall(prog: Program) -> Optional[Finding]:
+    """Return what a core dump is known to lack before anything has been read."""
+    path = prog.core_dump_path
+    if path is None:
+        return None
+    try:
+        with open(path, "rb") as file:
+            missing = ElfFile(file).missing()
+    except (OSError, ValueError):  # kdump, whose pages are looked up one by one, or gone
+        return None
+    if not missing.bytes:
+        return None
+    return Finding(
+        "unreadable",
+        f"{path}: truncated: {missing.bytes} of {missing.of} bytes of memory are not in the file",
+        expected=missing.of,
+        found=missing.of - missing.bytes,
+    )
+
+
+# Running kernels.
+
+
+def _open_qemu(prog: Program, address: str) -> None:
+    if not hasattr(prog, "set_qemu_qmp"):
+        raise TargetError(f"drgn {drgn.__version__} cannot talk to QEMU; drgn 0.2 can")
+    try:
+        prog.set_qemu_qmp(address)
+    except OSError as e:
+        raise TargetError(f"cannot connect to QEMU at {address}: {_reason(e)}") from None
+    except Exception as e:  # errors of the protocol have no class of their own
+        raise TargetError(f"QEMU at {address}: {_one_line(e)}") from None
+    if not prog.flags & ProgramFlags.IS_LINUX_KERNEL:
+        raise TargetError(
+            f"QEMU at {address}: no VMCOREINFO: QEMU needs -device vmcoreinfo and the guest "
+            "CONFIG_FW_CFG_SYSFS; give the guest's with --vmcoreinfo"
+        )
+
+
+def _open_kernel(prog: Program) -> None:
+    try:
+        prog.set_kernel()
+    except PermissionError as e:
+        raise TargetError(
+            f"cannot read {e.filename or '/proc/kcore'}: {_reason(e)}; "
+            "the running kernel can be read by root only"
+        ) from None
+    except OSError as e:
+        raise TargetError(
+            f"cannot read the running kernel: {e.filename or '/proc/kcore'}: {_reason(e)}; "
+            "give a core dump with -c or a QEMU guest with --qemu"
+        ) from None
+    except Exception as e:
+        raise TargetError(f"cannot read the running kernel: {_one_line(e)}") from None
+
+
+# Debug info.
+
+
+def kernel_build_id(prog: Program) -> Optional[bytes]:
+    """
+    Return the build ID of the kernel that runs or was dumped.
+
+    Since Linux kernel commit 0935288c6e00 ("kdump: append kernel build-id
+    string to VMCOREINFO") (in v5.9), VMCOREINFO has it; ``None`` before.
+    """
+    try:
+        text = prog["VMCOREINFO"].string_()
+    except LookupError:
+        return None
+    for line in text.splitlines():
+        if line.startswith(b"BUILD-ID="):
+            try:
+                return bytes.fromhex(line[9:].decode("ascii").strip()) or None
+            except ValueError:
+                return None
+    return None
+
+
+def _load_symbols(prog: Program, options: TargetOptions) -> None:
+    wanted = kernel_build_id(prog)
+    matching = _matching_symbols(options.symbols, wanted)
+    if options.debug_directories:
+        prog.debug_info_options.directories = (
+            *options.debug_directories,
+            *prog.debug_info_options.directories,
+        )
+    if not options.default_symbols:
+        prog.set_enabled_debug_info_finders([])
+    try:
+        prog.load_debug_info(list(options.symbols), main=True)
+    except drgn.MissingDebugInfoError:
+        if matching:
+            raise TargetError(
+                f"{matching}: build ID {_hex(wanted)} is right, but the file has no debug info"
+            ) from None
+        raise TargetError(_not_found(prog, options, wanted)) from None
+    except OSError as e:
+        raise TargetError(f"{e.filename or 'debug info'}: {_reason(e)}") from None
+    except Exception as e:
+        raise TargetError(f"cannot load debug info: {_one_line(e)}") from None
+    if wanted is None:
+        _confirm_banner(prog)
+
+
+def _hex(build_id: Optional[bytes]) -> str:
+    return "none" if build_id is None else build_id.hex()
+
+
+def _matching_symbols(paths: Sequence[str], wanted: Optional[bytes]) -> Optional[str]:
+    # The file that is this kernel's, by its build ID. A vmlinux of another
+    # build is an error, whatever else is given; modules are left to drgn.
+    others: Sequence[Tuple[str, Optional[bytes]]] = ()
+    for path in paths:
+        try:
+            with open(path, "rb") as file:
+                elf = ElfFile(file)
+                build_id = elf.build_id()
+        except OSError as e:
+            raise TargetError(f"{path}: {_reason(e)}") from None
+        except ValueError as e:
+            raise TargetError(f"{path}: {e}; -s takes a vmlinux with debug info") from None
+        if elf.type == ET_REL or wanted is None:
+            continue
+        if build_id == wanted:
+            return path
+        others = (*others, (path, build_id))
+    for path, build_id in others:
+        if build_id is None:
+            raise TargetError(
+                f"{path}: has no build ID, the kernel has {_hex(wanted)}: "
+                "whether they belong together cannot be told"
+            )
+        raise TargetError(
+            f"{path}: wrong vmlinux: its build ID is {_hex(build_id)}, "
+            f"the kernel's is {_hex(wanted)}"
+        )
+    return None
+
+
+def _not_found(prog: Program, options: TargetOptions, wanted: Optional[bytes]) -> str:
+    release = _release(prog) or "unknown release"
+    text = f"no debug info for Linux {release}"
+    if wanted is not None:
+        text += f", build ID {_hex(wanted)}"
+    if options.default_symbols:
+        directories = list(prog.debug_info_options.directories)
+        looked = [f"{d}/boot/vmlinux-{release}" for d in directories[:1]]
+        looked += [f"{d}/lib/modules/{release}/vmlinux" for d in directories[:1]]
+        if wanted is not None:
+            name = _hex(wanted)
+            looked += [f"{d}/.build-id/{name[:2]}/{name[2:]}.debug" for d in directories]
+        text += f": looked for {', '.join(looked)}"
+    return f"{text}; give its vmlinux with -s"
+
+
+def _confirm_banner(prog: Program) -> None:
+    # Without a build ID to compare, a vmlinux of another build shows in that
+    # the kernel's banner is not where this file says.
+    release = _release(prog)
+    try:
+        banner = prog["linux_banner"]
+        assert banner.address_ is not None
+        text = prog.read_c_string(banner.address_, max_size=256).decode("ascii", "replace")
+    except (FaultError, LookupError):
+        return
+    if release is not None and not text.startswith(f"Linux version {release} "):
+        shown = text[:64] if text.startswith("Linux version ") else "something else"
+        raise TargetError(
+            f"wrong vmlinux: where it has the kernel's banner, the memory of Linux {release} "
+            f"has {shown!r} (this kernel is too old to tell its build ID)"
+        )
