@@ -207,9 +207,12 @@ def _result(ledger: Ledger, findings: Iterable[Finding]) -> CacheResult:
 
 
 def _outcome(findings: Iterable[Finding]) -> Outcome:
-    rules = {finding.rule for finding in findings}
+    findings = list(findings)
+    rules = {finding.rule for finding in findings if not finding.moving}
     if rules - {"note", "unavailable"}:
         return Outcome.INCONSISTENT
+    if any(finding.moving for finding in findings):
+        return Outcome.CHANGING
     return Outcome.UNAVAILABLE if "unavailable" in rules else Outcome.CONSISTENT
 
 
@@ -265,6 +268,9 @@ def _still(
 def _file(report: Report, findings: List[Finding]) -> None:
     shelves = {"note": report.notes, "unavailable": report.unavailable}
     for finding in findings:
+        if finding.moving:
+            report.changing.append(finding)
+            continue
         shelves.get(CATALOGUE[finding.code].rule, report.findings).append(finding)
     totals = report.totals
     totals.caches = len(report.caches)

@@ -68,6 +68,7 @@ CATALOGUE: Mapping[str, Code] = {
     "list-missing": Code("list", "A slab is on no list though its state asks for one."),
     "list-twice": Code("list", "A slab stands on two lists, or twice on one."),
     "slab-frozen": Code("list", "A slab's frozen or partial mark disagrees with where it is."),
+    "slab-in-transit": Code("list", "A slab was caught between two lists."),
     # Rule "content": red zones, poison, padding and tracks (design rule 7).
     "redzone": Code("content", "A red zone around an object has been overwritten."),
     "poison": Code("content", "A free object's poison has been overwritten."),
@@ -123,6 +124,8 @@ class Finding:
     """:attr:`id` of the finding this one follows from; ``None`` for a root."""
     attempts: int = 1
     """How often a moving target was read before this was stated."""
+    moving: bool = False
+    """Work in progress explains it: the kernel was stopped in the middle of a change."""
     id: int = 0
     """Position in the report; what :attr:`because` refers to."""
 

@@ -66,6 +66,8 @@ class Place(NamedTuple):
     """As findings and reports spell it."""
     counted: bool
     """Whether its objects count as in use in their slab's own counter."""
+    per_cpu: bool = False
+    """Whether CPUs own them rather than nodes."""
     bad: str = "claim-foreign"
     """Finding code for an entry that is no object."""
     repeat: str = "claim-twice"
@@ -92,13 +94,29 @@ class _Table:
         return len(getattr(self, fields(self)[0].name))
 
     @classmethod
-    def empty(cls: Type[_T]) -> _T:
-        """Return the table without rows."""
-        return cls(*(np.zeros(0, dtype) for dtype in cls._dtypes()))
+    def build(cls: Type[_T], length: int, **columns: Any) -> _T:
+        """
+        Return a table of *length* rows.
+
+        :param columns: Arrays, or one value for all rows. What is left out is
+            0, or -1 in signed columns.
+        """
+        made = []
+        for f in fields(cls):
+            dtype = _DTYPES[str(f.type)]
+            value = columns.pop(f.name, -1 if dtype is np.int64 else 0)
+            if isinstance(value, np.ndarray):
+                made.append(value.astype(dtype, copy=False))
+            else:
+                made.append(np.full(length, value, dtype))
+        if columns:
+            raise TypeError(f"no such columns: {', '.join(columns)}")
+        return cls(*made)
 
     @classmethod
-    def _dtypes(cls) -> Tuple[Any, ...]:
-        return tuple(_DTYPES[str(f.type)] for f in fields(cls))
+    def empty(cls: Type[_T]) -> _T:
+        """Return the table without rows."""
+        return cls.build(0)
 
     @classmethod
     def join(cls: Type[_T], parts: Sequence[_T]) -> _T:
@@ -143,8 +161,12 @@ class Slabs(_Table):
     """Whether that pointer names this cache."""
     allowed: I64
     """:class:`ListKind` bits: where a slab in this state may stand."""
+    transit: Bools
+    """Whether its own state says that it may be between two lists just now."""
+    busy: Bools
+    """Whether a lock was held under which its count and lists change."""
     excused: Bools
-    """Outside the accounting (KFENCE, out of service); counted, not judged."""
+    """Outside the accounting (detached, out of service); counted, not judged."""
 
 
 @dataclass
@@ -180,7 +202,7 @@ class Containers(_Table):
     address: U64
     """Address of the structure, or of the freelist array."""
     slab: I64
-    """Row of :class:`Slabs` for a slab's own freelist, else -1."""
+    """Row of :class:`Slabs` whose objects alone it holds; -1 if any of the cache will do."""
     counted: I64
     """Entries by the container's own count; -1 if it keeps none."""
     limit: I64
@@ -193,6 +215,10 @@ class Containers(_Table):
     """Index of the object (or position) at which the walk ended; -1 before the first."""
     value: U64
     """What was found there: the bad pointer or index."""
+    nid: I64
+    """NUMA node its objects must be from; -1 if they may be from any."""
+    busy: Bools
+    """Whether it was caught being filled or emptied."""
 
 
 @dataclass
@@ -224,9 +250,9 @@ class Counter(NamedTuple):
     summed: int
     """The same, added up from the slabs."""
     slack: int = 0
-    """Largest difference that is no contradiction."""
+    """Largest difference that work in progress explains."""
     busy: bool = False
-    """The node's lock was held: a difference is work in progress."""
+    """The node's lock was held: any difference may be work in progress."""
 
 
 class Break(NamedTuple):
@@ -242,6 +268,8 @@ class Break(NamedTuple):
     """Address the link should hold, where its neighbour tells."""
     found: int
     """Address it holds."""
+    busy: bool = False
+    """The list's lock was held."""
 
 
 class Suspect(NamedTuple):
@@ -271,6 +299,8 @@ class Facts:
     """Bytes from one object to the next."""
     objects_per_slab: int
     """Of a slab of the usual order."""
+    in_flight: int = 0
+    """Most slabs that can be between two places at once: one per CPU."""
 
 
 @dataclass
@@ -288,6 +318,8 @@ class Ledger:
     suspects: List[Suspect] = field(default_factory=list)
     lists_known: bool = True
     """Whether every list of the cache could be read, so that absence means something."""
+    notes: List[Suspect] = field(default_factory=list)
+    """States that are worth a word and are no damage."""
 
     def claims_of(self, name: str) -> Claims:
         """Return the claims of one kind of place."""

@@ -21,14 +21,16 @@ from ..ledger import I64, Break, ListKind
 class ListHead(NamedTuple):
     """A ``struct list_head`` that heads a list of slabs."""
 
+    kind: ListKind
     cache: int
     """Position of the cache in the list of caches."""
-    kind: ListKind
     owner: int
     """Node whose list it is."""
     address: int
     next: int
     prev: int
+    busy: bool = False
+    """Whether the lock of the list was held."""
 
 
 class Walked(NamedTuple):
@@ -96,7 +98,7 @@ class SlabLists:
             rows.append(row)
             at, link = link, self._next[row]
         if broken is None and head.prev != at:
-            broken = Break(head.kind, head.owner, head.address, "prev", at, head.prev)
+            broken = _broken(head, head.address, "prev", at, head.prev)
         known = np.array(rows, np.int64)
         self.index.known_by[known] |= np.uint8(KnownBy.LIST)
         return Walked(head, known, broken)
@@ -122,6 +124,10 @@ class SlabLists:
             first, back = int(self.index.pages[tail[0]]) + self._offset, self._prev[tail[0]]
         if link == first and back != at:
             page = first - self._offset if tail else first
-            return Break(head.kind, head.owner, page, "prev", at, back)
+            return _broken(head, page, "prev", at, back)
         page = at if at == head.address else at - self._offset
-        return Break(head.kind, head.owner, page, "next", first if back == at else None, link)
+        return _broken(head, page, "next", first if back == at else None, link)
+
+
+def _broken(head: ListHead, at: int, member: str, expected: Optional[int], found: int) -> Break:
+    return Break(head.kind, head.owner, at, member, expected, found, head.busy)

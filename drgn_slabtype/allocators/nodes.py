@@ -9,7 +9,7 @@ lists of slabs and counters over them.
 
 from __future__ import annotations
 
-from typing import Callable, Dict, Iterable, List, Mapping, NamedTuple, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Tuple
 
 import numpy as np
 from drgn import Program
@@ -43,20 +43,21 @@ class Nodes(NamedTuple):
         """
         lists = SlabLists(index)
         walks = []
-        rows = self.rows
+        rows, held = self.rows, self.held.tolist()
         for member, kind in kinds.items():
             heads = rows.addresses + np.uint64(rows.structure.offset(member))
-            columns: Iterable[Tuple[int, int, int, int, int, bool]] = zip(
+            columns: Iterable[Tuple[Any, ...]] = zip(
                 self.cache.tolist(),
                 self.nid.tolist(),
                 heads.tolist(),
                 rows[f"{member}.next"].tolist(),
                 rows[f"{member}.prev"].tolist(),
+                held,
                 rows.ok.tolist(),
             )
-            for cache, nid, head, first, last, ok in columns:
+            for *head, ok in columns:
                 if ok:
-                    walks.append(lists.walk(ListHead(cache, kind, nid, head, first, last)))
+                    walks.append(lists.walk(ListHead(kind, *head)))
         return walks
 
     def counters(self, cache: int, sums: Mapping[str, Tuple[str, Sum]]) -> List[Counter]:
@@ -125,11 +126,12 @@ def memberships(
         if broken is not None:
             breaks.append(broken)
         parts.append(
-            Memberships(
+            Memberships.build(
+                len(members),
                 slab=np.array([local.get(row, -1) for row in members.tolist()], np.int64),
                 page=index.pages[members],
-                kind=np.full(len(members), head.kind, np.int64),
-                owner=np.full(len(members), head.owner, np.int64),
+                kind=int(head.kind),
+                owner=head.owner,
                 position=np.arange(len(members), dtype=np.int64),
             )
         )

@@ -107,7 +107,8 @@ class SlabAllocator:
         allowed[active == 0] = ListKind.FREE
         in_range = (active >= 0) & (active <= cache.num)
         allowed[~in_range] = sum(_LISTS.values())
-        return Slabs(
+        return Slabs.build(
+            len(rows),
             page=index.pages[rows],
             base=self._first_object(rows, index) + np.uint64(cache.obj_offset),
             objects=np.full(len(rows), cache.num, np.int64),
@@ -119,7 +120,6 @@ class SlabAllocator:
             cache_pointer=index["slab_cache"][rows],
             told=self.ownership.told[rows] == cache.number,
             allowed=allowed,
-            excused=np.zeros(len(rows), np.bool_),
         )
 
     def _freelists(self, cache: _Cache, rows: I64, index: SlabIndex, ledger: Ledger) -> None:
@@ -137,15 +137,15 @@ class SlabAllocator:
         claimed = valid & ~repeats
         slab, at = np.nonzero(claimed)
         which = arrays[slab, at].astype(np.int64)
-        ledger.claims = Claims(
-            place=np.zeros(len(slab), np.int64),
-            owner=np.full(len(slab), -1, np.int64),
+        ledger.claims = Claims.build(
+            len(slab),
+            place=0,
             container=slab.astype(np.int64),
             position=at - slabs.counted[slab],
             address=slabs.base[slab] + which.astype(np.uint64) * np.uint64(cache.facts.stride),
             slab=slab.astype(np.int64),
             index=which,
-            state=np.full(len(slab), State.FREE, np.uint8),
+            state=State.FREE,
         )
         state = np.full(len(rows), Walk.WHOLE, np.uint8)
         culprit = np.full(len(rows), -1, np.int64)
@@ -159,13 +159,12 @@ class SlabAllocator:
         state[has_free & ~ok] = Walk.UNREADABLE
         state[has_free & ~placed] = Walk.MISPLACED
         value[has_free & ~placed] = pointer[has_free & ~placed]
-        ledger.containers = Containers(
-            place=np.zeros(len(rows), np.int64),
-            owner=np.full(len(rows), -1, np.int64),
+        ledger.containers = Containers.build(
+            len(rows),
+            place=0,
             address=pointer,
             slab=np.arange(len(rows), dtype=np.int64),
-            counted=np.full(len(rows), -1, np.int64),
-            limit=np.full(len(rows), cache.num, np.int64),
+            limit=cache.num,
             walked=claimed.sum(axis=1).astype(np.int64),
             state=state,
             culprit=culprit,

@@ -27,6 +27,7 @@ from ..ledger import (
     Slabs,
     State,
     Suspect,
+    Walk,
 )
 from ..memory import memory
 from ..pagetype.detect import page_type_layout
@@ -107,7 +108,8 @@ class SlubAllocator:
         span = self.memory.page_size << index.orders[rows].astype(np.int64)
         objects = np.minimum(span // cache.facts.stride, _MAX_OBJECTS)
         inuse = index["inuse"][rows].astype(np.int64)
-        return Slabs(
+        return Slabs.build(
+            len(rows),
             page=index.pages[rows],
             base=index.addresses[rows] + np.uint64(cache.red_left_pad),
             objects=objects,
@@ -121,7 +123,6 @@ class SlubAllocator:
             allowed=np.full(
                 len(rows), ListKind.NOWHERE | ListKind.PARTIAL | ListKind.FULL, np.int64
             ),
-            excused=np.zeros(len(rows), np.bool_),
         )
 
     def _geometry(self, cache: _Cache, rows: I64, index: SlabIndex, ledger: Ledger) -> None:
@@ -151,17 +152,15 @@ class SlubAllocator:
     def _freelists(self, cache: _Cache, rows: I64, index: SlabIndex, ledger: Ledger) -> None:
         slabs = ledger.slabs
         count = len(rows)
-        ledger.containers = boxes = Containers(
-            place=np.zeros(count, np.int64),
-            owner=np.full(count, -1, np.int64),
+        ledger.containers = boxes = Containers.build(
+            count,
+            place=0,
             address=slabs.page,
             slab=np.arange(count, dtype=np.int64),
             counted=slabs.objects - slabs.counted,
             limit=slabs.objects,
-            walked=np.zeros(count, np.int64),
-            state=np.zeros(count, np.uint8),
-            culprit=np.full(count, -1, np.int64),
-            value=np.zeros(count, np.uint64),
+            walked=0,
+            state=Walk.WHOLE,
         )
         parts: List[Claims] = []
         for batch, chains in self._chains(cache, slabs, index["freelist"][rows]):
@@ -171,15 +170,15 @@ class SlubAllocator:
             boxes.value[batch] = chains.value
             owner = batch[chains.slab]
             parts.append(
-                Claims(
-                    place=np.zeros(len(owner), np.int64),
-                    owner=np.full(len(owner), -1, np.int64),
+                Claims.build(
+                    len(owner),
+                    place=0,
                     container=owner,
                     position=chains.position,
                     address=chains.address,
                     slab=owner,
                     index=chains.index,
-                    state=np.full(len(owner), State.FREE, np.uint8),
+                    state=State.FREE,
                 )
             )
         ledger.claims = Claims.join(parts)

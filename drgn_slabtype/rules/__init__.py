@@ -15,7 +15,7 @@ from typing import Iterator, List
 from ..findings import Finding
 from ..ledger import Ledger
 from ..pagetype.encoding import Encoding
-from . import blame, claims, counts, geometry, lists, words
+from . import blame, claims, containers, counts, geometry, lists, words
 
 
 def judge(ledger: Ledger, encoding: Encoding) -> List[Finding]:
@@ -31,5 +31,6 @@ def _judge(ledger: Ledger, encoding: Encoding) -> Iterator[Finding]:
     yield from words.judge_words(ledger, encoding)
     yield from geometry.judge_geometry(ledger)
     yield from claims.judge_claims(ledger)
+    yield from containers.judge_containers(ledger)
     yield from counts.judge_counts(ledger)
     yield from lists.judge_lists(ledger)

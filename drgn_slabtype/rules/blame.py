@@ -45,6 +45,10 @@ _ORDER = (
     "list-wrong",
     "list-missing",
     "slab-frozen",
+    "slab-in-transit",
+    "container-limit",
+    "container-count",
+    "container-state",
     "unreadable",
     "node-list-length",
     "node-slabs",
@@ -68,7 +72,7 @@ def settle(findings: Iterable[Finding]) -> List[Finding]:
     for number, finding in enumerate(ranked, 1):
         because = _cause(finding, by_slab, by_node)
         settled.append(replace(finding, id=number, because=because))
-        if because is None:
+        if because is None and not finding.moving:
             if finding.slab is not None:
                 by_slab.setdefault(finding.slab, number)
             by_node.setdefault(finding.node, number)

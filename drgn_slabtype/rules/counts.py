@@ -31,7 +31,9 @@ def _judge_slabs(ledger: Ledger) -> Iterator[Finding]:
             expected=int(slabs.objects[slab]),
             found=int(slabs.counted[slab]),
         )
-    own = np.flatnonzero((boxes.slab >= 0) & (boxes.state == Walk.WHOLE) & (boxes.counted >= 0))
+    own_place = ~np.array([place.counted for place in ledger.places], np.bool_)
+    own = own_place[boxes.place] & (boxes.state == Walk.WHOLE) & (boxes.counted >= 0)
+    own = np.flatnonzero(own)
     slab = boxes.slab[own]
     judged = ~slabs.excused[slab] & ~out_of_range[slab]
     wrong = judged & (boxes.walked[own] != boxes.counted[own])
@@ -48,13 +50,15 @@ def _judge_slabs(ledger: Ledger) -> Iterator[Finding]:
             place=ledger.places[boxes.place[box]].name,
             expected=int(slabs.objects[row]) - walked,
             found=counted,
+            moving=bool(slabs.busy[row]),
         )
 
 
 def _judge_nodes(ledger: Ledger) -> Iterator[Finding]:
     name = ledger.facts.name
     for counter in ledger.counters:
-        if abs(counter.kept - counter.summed) > counter.slack:
+        difference = abs(counter.kept - counter.summed)
+        if difference:
             yield Finding(
                 counter.code,
                 f"{name} node {counter.node}: {counter.name} is {counter.kept}, "
@@ -64,4 +68,5 @@ def _judge_nodes(ledger: Ledger) -> Iterator[Finding]:
                 place=counter.name,
                 expected=counter.summed,
                 found=counter.kept,
+                moving=counter.busy or difference <= counter.slack,
             )

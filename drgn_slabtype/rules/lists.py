@@ -34,6 +34,7 @@ def _judge_breaks(ledger: Ledger) -> Iterator[Finding]:
             place=_spell(broken.kind),
             expected=broken.expected,
             found=broken.found,
+            moving=broken.busy,
         )
 
 
@@ -50,10 +51,16 @@ def _judge_members(ledger: Ledger) -> Iterator[Finding]:
     misses = judged & nowhere & ((slabs.allowed & ListKind.NOWHERE) == 0)
     wrong = judged & (times == 1) & ((stands & slabs.allowed) == 0)
     foreign = judged & (times == 1) & (owner != slabs.nid)
+    # A slab whose own state is that of one on its way is nobody's for a moment;
+    # more of them than can be on their way at once are lost.
+    on_the_way = misses & slabs.transit
+    if np.count_nonzero(on_the_way) > ledger.facts.in_flight:
+        on_the_way[:] = False
     for code, hits in (
         ("list-twice", judged & (times > 1)),
         ("list-wrong", wrong),
-        ("list-missing", misses & ledger.lists_known),
+        ("slab-in-transit", on_the_way),
+        ("list-missing", misses & ~on_the_way & ledger.lists_known),
         ("slab-node-wrong", foreign & ~wrong),
     ):
         for slab in np.flatnonzero(hits).tolist():
@@ -74,6 +81,7 @@ def _judge_members(ledger: Ledger) -> Iterator[Finding]:
                 place=on,
                 expected=expected,
                 found=found,
+                moving=bool(on_the_way[slab] or slabs.busy[slab]),
             )
 
 

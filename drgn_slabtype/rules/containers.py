@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Places keep their own promises: no more than their limit, as many as they count."""
+
+from __future__ import annotations
+
+from typing import Iterator
+
+import numpy as np
+
+from ..findings import Finding
+from ..ledger import Ledger, Walk
+from .claims import container_cpu, container_name
+
+
+def judge_containers(ledger: Ledger) -> Iterator[Finding]:
+    """Yield the places whose count is beyond their limit or not what is in them."""
+    boxes, name = ledger.containers, ledger.facts.name
+    shared = np.array([place.counted for place in ledger.places], np.bool_)[boxes.place]
+    over = shared & (boxes.limit >= 0) & (boxes.counted > boxes.limit)
+    off = shared & ~over & (boxes.counted >= 0) & (boxes.state == Walk.WHOLE)
+    off &= boxes.counted != boxes.walked
+    for code, hits, expected in (
+        ("container-limit", over, boxes.limit),
+        ("container-count", off, boxes.walked),
+    ):
+        for box in np.flatnonzero(hits).tolist():
+            what = "may hold" if code == "container-limit" else "holds"
+            yield Finding(
+                code,
+                f"{name} {container_name(ledger, box)}: counts {boxes.counted[box]} objects "
+                f"and {what} {expected[box]}",
+                cache=name,
+                cpu=container_cpu(ledger, box),
+                place=container_name(ledger, box),
+                expected=int(expected[box]),
+                found=int(boxes.counted[box]),
+                moving=bool(boxes.busy[box]),
+            )
