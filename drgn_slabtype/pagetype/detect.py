@@ -78,6 +78,8 @@ class PageTypeLayout:
     """Whether the kernel's ``PageSlab()`` is true for the tail pages of a slab."""
     word_offset: int
     """Offset of the page type word in ``struct page``, in bytes."""
+    flags_offset: int
+    """Offset of the flags in ``struct page``, in bytes."""
     flags_mask: int
     """All bits of an ``unsigned long``: the flags of a page never initialised."""
     evidence: Tuple[str, ...]
@@ -160,8 +162,9 @@ class _Detection:
             slab_struct=slab_struct,
             active=active,
             packed=packed,
-            page_slab_follows_head=self._follows_head(slab_type),
+            page_slab_follows_head=self._follows_head(encoding, slab_type),
             word_offset=word.bit_offset // 8,
+            flags_offset=self.page["flags"].bit_offset // 8,
             flags_mask=(1 << self.page["flags"].bit_size) - 1,
             evidence=tuple(self.evidence),
             notes=tuple(self.notes),
@@ -441,7 +444,10 @@ class _Detection:
             raise LayoutError("the word of active in struct slab has no 16-bit s_mem offset")
         return PackedActive(start // 8, self._shift(active, start), self._shift(others[0], start))
 
-    def _follows_head(self, slab_type: Type) -> bool:
+    def _follows_head(self, encoding: Encoding, slab_type: Type) -> bool:
+        # RFC v1 defines PageSlab() like the tests for all other types.
+        if encoding in (RFC_V1, RFC_V1_LOW):
+            return False
         # PageSlab() went to the head page until "slab: Reimplement page_slab()"
         # and the rest of its series (in v6.19). That leaves no trace in the
         # types, but struct freelist_counters is embedded in struct slab since

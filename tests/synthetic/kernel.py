@@ -60,6 +60,13 @@ class Kernel:
         for pfn in range(num_pages):
             self.write_page(pfn, word=0xFFFFFFFF)
 
+    @property
+    def encoding(self) -> str:
+        """The name of the encoding that detection must find on this machine."""
+        if self.spec.halves and self.spec.page_type_first == self.little:
+            return "rfc-v1-low"
+        return self.spec.encoding
+
     def vmcoreinfo(self) -> str:
         """Return the VMCOREINFO of the kernel."""
         page = self.prog.type("struct page")
@@ -101,7 +108,10 @@ class Kernel:
             t.typedef("freelist_idx_t", t.known["unsigned char"])
         self._define_cache(spec.allocator)
         page = self._define_page(spec)
-        second = t.struct(None, ("_flags_1", t.ulong), ("_head_1", t.ulong), ("_folio_order", t.u8))
+        dtor = [("_folio_dtor", t.u8)] if spec.dtor == "folio" else []
+        second = t.struct(
+            None, ("_flags_1", t.ulong), ("_head_1", t.ulong), *dtor, ("_folio_order", t.u8)
+        )
         t.struct("folio", ("page", page), (None, second))
         if spec.slab != "page":
             self._define_slab(spec)
@@ -135,9 +145,10 @@ class Kernel:
             flags = t.typedef("memdesc_flags_t", t.struct(None, ("f", t.ulong)))
         tail = "compound_info" if spec.compound == "mask" else spec.compound
         lru = [("lru", self.list_head), ("mapping", t.pointer)]
+        dtor = [("compound_dtor", t.u8)] if spec.dtor == "page" else []
         uses = [
             t.struct(None, *lru, ("index", t.ulong), ("private", t.ulong)),
-            t.struct(None, (tail, t.ulong), ("compound_dtor", t.u8), ("compound_order", t.u8)),
+            t.struct(None, (tail, t.ulong), *dtor, ("compound_order", t.u8)),
         ]
         word: List[Tuple[Any, ...]] = [("_mapcount", self.atomic)]
         word.append((None, self._halves()) if spec.halves else ("page_type", t.uint))
@@ -261,8 +272,9 @@ class Kernel:
         head = self.page(pfn)
         self.write_page(pfn, flags=1 << self.spec.flags["PG_head"])
         value = head.value_() + 1
-        if self.spec.compound == "mask":
-            size = sizeof(head.type_.type)
+        size = sizeof(head.type_.type)
+        # The mask form needs struct pages of a power-of-two size.
+        if self.spec.compound == "mask" and not size & (size - 1):
             value = -(size << order) & ((1 << 8 * self.word_size) - 1) | 1
         for i in range(1, 1 << order):
             tail = self.page(pfn + i)
@@ -275,7 +287,7 @@ class Kernel:
         """Mark a page or compound page as a slab, with SLAB's active count."""
         if order:
             self.make_compound(pfn, order)
-        encoding, spec = ENCODINGS[self.spec.encoding], self.spec
+        encoding, spec = ENCODINGS[self.encoding], self.spec
         word = encoding.idle
         if "PG_slab" in spec.flags:
             head = 1 << spec.flags["PG_head"] if order else 0

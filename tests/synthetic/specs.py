@@ -75,7 +75,7 @@ class Spec:
     """What tells one layout from another."""
 
     encoding: str
-    """The name of the encoding that detection must find."""
+    """The name of the encoding, on little endian; see ``Kernel.encoding``."""
     allocator: str
     slab: str
     """
@@ -96,6 +96,8 @@ class Spec:
     page_type_first: bool = False
     """RFC v1 with page_type before active in memory."""
     subsections: bool = True
+    dtor: str = "page"
+    """Structure that has the destructor of a compound page: ``page`` or ``folio``."""
     memdesc: bool = False
     """Whether page->flags is a memdesc_flags_t."""
 
@@ -127,7 +129,8 @@ SPECS: Mapping[str, Spec] = {
     "6.1-slab": replace(_C, slab="5.17", allocator="SLAB", active="word"),
     "6.2-slub": _C,
     "6.2-slab": replace(_C, allocator="SLAB", active="word"),
-    "6.8-slub": replace(_C, flags=FLAGS_6_8),
+    "6.3-slub": replace(_C, dtor="folio"),
+    "6.8-slub": replace(_C, flags={**FLAGS_6_8, "PG_hugetlb": 8}),
     "6.9-slub": replace(_C, encoding="page-flag-6.9", flags=FLAGS_6_8, numbers=NUMBERS_6_9),
     "rfc-v1-slab": replace(_V1, allocator="SLAB", active="page_type"),
     "rfc-v1-slub": _V1,

@@ -1,0 +1,446 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+What a page is
+--------------
+
+The kernel's own tests for ``struct page``, ``struct folio`` and ``struct
+slab``, with the names and the answers they have in the kernel that is being
+debugged, whatever its layout:
+
+>>> from drgn_slabtype.pages.predicates import PageSlab, slab_get_active
+>>> page = virt_to_page(0xffff8880042d1a80)
+>>> PageSlab(page)
+True
+>>> slab_get_active(cast("struct slab *", compound_head(page)))
+21
+
+Tests named ``Page*`` take any page. ``PageSlab()`` and ``PageHuge()`` are true
+for the tail pages of a compound page where the kernel's are; all other types
+are marks of the very page that is given. Tests named ``folio_test_*`` take a
+folio, or its head page, and never look for the head.
+
+All of them read the target: what they say may change on a live kernel, and
+they raise :exc:`drgn.FaultError` for a page that is not in a dump. A type that
+the kernel does not have raises :exc:`~drgn_slabtype.errors.LayoutError`, since
+its pages exist all the same, without a mark.
+"""
+
+from __future__ import annotations
+
+from typing import Callable, Tuple
+
+from drgn import Object, Program, cast, sizeof
+from drgn.helpers.linux.mm import compound_head
+
+from ..errors import LayoutError
+from ..pagetype.detect import PageTypeLayout, page_type_layout
+from ..pagetype.encoding import ActiveState
+from ..pagetype.sources import enumerators
+
+__all__ = (
+    "PageBuddy",
+    "PageGuard",
+    "PageHuge",
+    "PageHugetlb",
+    "PageLargeKmalloc",
+    "PageOffline",
+    "PageSlab",
+    "PageTable",
+    "PageUnaccepted",
+    "PageZsmalloc",
+    "compound_head",
+    "folio_test_buddy",
+    "folio_test_guard",
+    "folio_test_hugetlb",
+    "folio_test_large_kmalloc",
+    "folio_test_offline",
+    "folio_test_slab",
+    "folio_test_table",
+    "folio_test_unaccepted",
+    "folio_test_zsmalloc",
+    "page_has_type",
+    "page_type_has_type",
+    "page_type_text",
+    "page_type_word",
+    "page_types",
+    "slab_active_state",
+    "slab_get_active",
+    "slab_get_inuse",
+)
+
+
+def _head(page: Object) -> Object:
+    return compound_head(cast("struct page *", page))
+
+
+def _flags(page: Object, layout: PageTypeLayout) -> int:
+    return int(page.prog_.read_word(page.value_() + layout.flags_offset))
+
+
+def _word(page: Object, layout: PageTypeLayout) -> int:
+    return int(page.prog_.read_u32(page.value_() + layout.word_offset))
+
+
+def _test(page: Object, type: str) -> bool:
+    layout = page_type_layout(page.prog_)
+    if type not in layout.encoding.types:
+        raise LayoutError(f"this kernel has no page type {type} ({layout.encoding.name})")
+    return layout.encoding.is_type(_word(page, layout), type)
+
+
+def _test_slab(page: Object, layout: PageTypeLayout) -> bool:
+    return bool(layout.is_slab(_flags(page, layout), _word(page, layout)))
+
+
+def PageSlab(page: Object) -> bool:
+    """
+    Return whether a page belongs to the slab allocator.
+
+    For the tail pages of a slab this is true, as in the kernel, up to Linux
+    6.18. Since Linux 6.19, and with "[RFC PATCH] mm: move PG_slab flag to
+    page_type", it is false for them: use ``compound_head()`` first.
+
+    :param page: ``struct page *``
+    """
+    # Before Linux kernel commit 46df8e73a4a3 ("mm: free up PG_slab") (in
+    # v6.10), this is a page flag; the layout knows.
+    layout = page_type_layout(page.prog_)
+    if layout.page_slab_follows_head and _flags(page, layout) != layout.flags_mask:
+        page = _head(page)
+    return _test_slab(page, layout)
+
+
+def folio_test_slab(folio: Object) -> bool:
+    """
+    Return whether a folio belongs to the slab allocator.
+
+    :param folio: ``struct folio *``, or its head ``struct page *``
+    """
+    return _test_slab(folio, page_type_layout(folio.prog_))
+
+
+def PageBuddy(page: Object) -> bool:
+    """
+    Return whether a page is free and the first of its block in the buddy allocator.
+
+    :param page: ``struct page *``
+    """
+    return _test(page, "buddy")
+
+
+def folio_test_buddy(folio: Object) -> bool:
+    """
+    Return whether a folio is a free block of the buddy allocator.
+
+    :param folio: ``struct folio *``, or its head ``struct page *``
+    """
+    return _test(folio, "buddy")
+
+
+def PageOffline(page: Object) -> bool:
+    """
+    Return whether a page is logically offline, such as one in a balloon.
+
+    Since "mm: convert PG_balloon to PG_offline" (in v5.1).
+
+    :param page: ``struct page *``
+    """
+    return _test(page, "offline")
+
+
+def folio_test_offline(folio: Object) -> bool:
+    """
+    Return whether a folio is logically offline.
+
+    :param folio: ``struct folio *``, or its head ``struct page *``
+    """
+    return _test(folio, "offline")
+
+
+def PageTable(page: Object) -> bool:
+    """
+    Return whether a page is in use as a page table.
+
+    Since Linux kernel commit 1d40a5ea01d5 ("mm: mark pages in use for page
+    tables") (in v4.18).
+
+    :param page: ``struct page *``
+    """
+    return _test(page, "table")
+
+
+def folio_test_table(folio: Object) -> bool:
+    """
+    Return whether a folio is in use as a page table (``folio_test_pgtable()``).
+
+    :param folio: ``struct folio *``, or its head ``struct page *``
+    """
+    return _test(folio, "table")
+
+
+def PageGuard(page: Object) -> bool:
+    """
+    Return whether a page is a guard page of ``debug_pagealloc``.
+
+    Since "mm, debug_pagealloc: use a page type instead of page_ext flag" (in
+    v5.3).
+
+    :param page: ``struct page *``
+    """
+    return _test(page, "guard")
+
+
+def folio_test_guard(folio: Object) -> bool:
+    """
+    Return whether a folio is a guard page of ``debug_pagealloc``.
+
+    :param folio: ``struct folio *``, or its head ``struct page *``
+    """
+    return _test(folio, "guard")
+
+
+def PageHuge(page: Object) -> bool:
+    """
+    Return whether a page belongs to a HugeTLB folio, as head or as tail.
+
+    :param page: ``struct page *``
+    """
+    layout = page_type_layout(page.prog_)
+    if _flags(page, layout) == layout.flags_mask:
+        return False
+    return folio_test_hugetlb(_head(page))
+
+
+PageHugetlb = PageHuge
+"""The same; the kernel calls the test ``PageHuge()`` and the type ``hugetlb``."""
+
+
+def folio_test_hugetlb(folio: Object) -> bool:
+    """
+    Return whether a folio is a HugeTLB folio.
+
+    :param folio: ``struct folio *``, or its head ``struct page *``
+    """
+    prog = folio.prog_
+    try:
+        test: Callable[[Object], bool] = prog.cache["slabtype_folio_test_hugetlb"]
+    except KeyError:
+        test = prog.cache["slabtype_folio_test_hugetlb"] = _hugetlb_test(prog)
+    return test(folio)
+
+
+def _hugetlb_test(prog: Program) -> Callable[[Object], bool]:
+    layout = page_type_layout(prog)
+    # Since Linux kernel commit d99e3140a4d3 ("mm: turn folio_test_hugetlb into
+    # a PageType") (in v6.9).
+    if "hugetlb" in layout.encoding.types:
+        return lambda folio: _test(folio, "hugetlb")
+    page_size = sizeof(prog.type("struct page"))
+
+    def is_large(folio: Object) -> bool:
+        return bool(_flags(folio, layout) & 1 << layout.head_flag)
+
+    # In Linux 6.6 to 6.8, it is a flag of the second page.
+    flag = enumerators(prog, "pageflags").get("PG_hugetlb")
+    if flag is not None:
+
+        def test_flag(folio: Object) -> bool:
+            second = folio.value_() + page_size + layout.flags_offset
+            return is_large(folio) and bool(prog.read_word(second) & 1 << flag)
+
+        return test_flag
+
+    # Before that, it is a destructor, kept in the second page. The enumerator
+    # depends on CONFIG_HUGETLB_PAGE.
+    dtor = enumerators(prog, "compound_dtor_id").get("HUGETLB_PAGE_DTOR")
+    if dtor is None:
+        return lambda folio: False
+
+    def test_dtor(folio: Object) -> bool:
+        if not is_large(folio):
+            return False
+        try:
+            kept = cast("struct page *", folio)[1].compound_dtor
+        except AttributeError:
+            # Since "mm: remove 'First tail page' members from struct page" (in
+            # v6.3), it is a member of struct folio.
+            kept = cast("struct folio *", folio)._folio_dtor
+        return bool(kept.value_() == dtor)
+
+    return test_dtor
+
+
+def PageZsmalloc(page: Object) -> bool:
+    """
+    Return whether a page belongs to zsmalloc.
+
+    Since Linux kernel commit 43d746dc49bb ("mm/zsmalloc: use a proper page
+    type") (in v6.11).
+
+    :param page: ``struct page *``
+    """
+    return _test(page, "zsmalloc")
+
+
+def folio_test_zsmalloc(folio: Object) -> bool:
+    """
+    Return whether a folio belongs to zsmalloc.
+
+    :param folio: ``struct folio *``, or its head ``struct page *``
+    """
+    return _test(folio, "zsmalloc")
+
+
+def PageUnaccepted(page: Object) -> bool:
+    """
+    Return whether a page is the first of a block that the guest has not accepted yet.
+
+    Since Linux 6.12.
+
+    :param page: ``struct page *``
+    """
+    return _test(page, "unaccepted")
+
+
+def folio_test_unaccepted(folio: Object) -> bool:
+    """
+    Return whether a folio is a block that the guest has not accepted yet.
+
+    :param folio: ``struct folio *``, or its head ``struct page *``
+    """
+    return _test(folio, "unaccepted")
+
+
+def PageLargeKmalloc(page: Object) -> bool:
+    """
+    Return whether a page is the head of a ``kmalloc()`` too large for a slab cache.
+
+    Since "slab: Mark large folios for debugging purposes" (in v6.15).
+
+    :param page: ``struct page *``
+    """
+    return _test(page, "large_kmalloc")
+
+
+def folio_test_large_kmalloc(folio: Object) -> bool:
+    """
+    Return whether a folio is a ``kmalloc()`` too large for a slab cache.
+
+    :param folio: ``struct folio *``, or its head ``struct page *``
+    """
+    return _test(folio, "large_kmalloc")
+
+
+def page_type_word(page: Object) -> int:
+    """
+    Return the 32-bit word that holds the type or the map count of a page.
+
+    :param page: ``struct page *``, ``struct folio *`` or ``struct slab *``
+    :return: The word, from 0 to 0xffffffff.
+    """
+    return _word(page, page_type_layout(page.prog_))
+
+
+def page_types(page: Object) -> Tuple[str, ...]:
+    """
+    Return the names of the types that a page has, in the kernel's spelling.
+
+    A healthy page has one type or none. Slab is among them also where it is a
+    page flag. Only the given page is looked at, never its head.
+
+    :param page: ``struct page *``
+    """
+    layout = page_type_layout(page.prog_)
+    types = layout.encoding.types_of(_word(page, layout))
+    if layout.slab_flag is not None and _test_slab(page, layout):
+        return (*types, "slab")
+    return types
+
+
+def page_type_text(page: Object) -> str:
+    """
+    Return the page type as the kernel prints it in ``dump_page()``.
+
+    See :meth:`~drgn_slabtype.pagetype.encoding.Encoding.text`.
+
+    :param page: ``struct page *``
+    """
+    return page_type_layout(page.prog_).encoding.text(page_type_word(page))
+
+
+def page_has_type(page: Object) -> bool:
+    """
+    Return whether the word of a page is a page type, not a map count.
+
+    The kernel's ``page_has_type()`` differs from this for two words that no
+    page has (Linux 6.12 to 6.14), and is never true with "[RFC PATCH] mm: move
+    PG_slab flag to page_type".
+
+    :param page: ``struct page *``
+    """
+    return page_type_has_type(page.prog_, page_type_word(page))
+
+
+def page_type_has_type(prog: Program, word: int) -> bool:
+    """
+    Return whether a word is a page type, not a map count.
+
+    :param word: The 32-bit word, signed or unsigned.
+    """
+    return page_type_layout(prog).encoding.has_type(word)
+
+
+def slab_get_active(slab: Object) -> int:
+    """
+    Return SLAB's count of objects of a slab that are not on its own freelist.
+
+    Objects parked in array caches are among them. After an overflow or
+    underflow of a count that shares its word with the page type, this is what
+    the kernel reads; :func:`slab_active_state` tells.
+
+    :param slab: ``struct slab *``, or head ``struct page *``
+    :return: Number of objects.
+    :raises LayoutError: if the slabs of this kernel have no such count (SLUB).
+    """
+    prog = slab.prog_
+    layout = page_type_layout(prog)
+    # Since "[RFC v3 2/4] mm: move PG_slab flag to page_type", never merged, the
+    # count is part of the page type word.
+    if layout.active == "page_type":
+        return layout.encoding.active(_word(slab, layout))
+    if layout.packed is not None:
+        return int(layout.packed.active(prog.read_u32(slab.value_() + layout.packed.offset)))
+    if layout.active == "word":
+        return _word(slab, layout)
+    raise LayoutError(f"the slabs of {layout.allocator} have no active count")
+
+
+def slab_active_state(slab: Object) -> ActiveState:
+    """
+    Return whether the active count of a slab overflowed or underflowed.
+
+    Only a count that shares its word with the page type can show it: RFC v3.
+
+    :param slab: ``struct slab *``, or head ``struct page *``
+    :raises LayoutError: if the slabs of this kernel have no such count (SLUB).
+    """
+    layout = page_type_layout(slab.prog_)
+    if layout.active is None:
+        raise LayoutError(f"the slabs of {layout.allocator} have no active count")
+    if layout.active != "page_type":
+        return ActiveState.OK
+    return layout.encoding.active_state(_word(slab, layout))
+
+
+def slab_get_inuse(slab: Object) -> int:
+    """
+    Return SLUB's count of objects of a slab that are not on its own freelist.
+
+    :param slab: ``struct slab *``, or head ``struct page *``
+    :return: Number of objects.
+    :raises LayoutError: if the slabs of this kernel have no such count (SLAB).
+    """
+    layout = page_type_layout(slab.prog_)
+    if layout.allocator != "SLUB":
+        raise LayoutError(f"the slabs of {layout.allocator} have no inuse count")
+    return int(cast(f"struct {layout.slab_struct} *", slab).inuse.value_())
