@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any, Dict, Iterator, List, Tuple
 
-from drgn import Object, Program, Type, sizeof
+from drgn import Object, Program, Type, TypeKind, sizeof
 
 from . import roots
 from .types import TypeWriter
@@ -23,7 +23,19 @@ def find_variables(prog: Program, names: List[str]) -> Iterator[Tuple[str, Objec
             variable = prog.variable(name)
         except LookupError:
             continue
-        if variable.address_ is not None and variable.type_.is_complete():
+        if variable.address_ is None:
+            continue
+        type = variable.type_
+        if type.kind == TypeKind.ARRAY and type.length is None:
+            # linux_banner is declared weak, without a length, beside its
+            # definition; which of the two drgn finds first is left to chance.
+            try:
+                size = prog.symbol(name).size
+            except LookupError:
+                continue
+            whole = prog.array_type(type.type, size // sizeof(type.type))
+            variable = Object(prog, whole, address=variable.address_)
+        if variable.type_.is_complete():
             yield name, variable
 
 

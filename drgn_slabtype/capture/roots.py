@@ -47,6 +47,7 @@ TYPES = [
     "struct callback_head",
     "struct cpumask",
     "struct new_utsname",
+    "struct task_struct",
     "struct trace_print_flags",
     "freelist_idx_t",
     "freeptr_t",
@@ -186,6 +187,8 @@ VARIABLES = [
     "_debug_guardpage_minorder",
     "_debug_pagealloc_enabled",
     "jiffies_64",
+    "task_struct_cachep",
+    "thread_stack_cache",
 ]
 """Variables; their own memory is kept, not what they point to."""
 
