@@ -464,6 +464,7 @@ class _Detection:
     # Confirmation.
 
     def _check_types(self, encoding: Encoding) -> None:
+        agreed = []
         for name, mask in encoding.types.items():
             key = f"PAGE_{name.upper()}_MAPCOUNT_VALUE"
             number = self._number(key)
@@ -476,7 +477,9 @@ class _Detection:
                 word = ~(mask >> 16) & _ALL
             if number & _ALL != word:
                 self._contradiction(f"NUMBER({key})", number, f"{name} pages have {word:#x}")
-            self.evidence.append(f"VMCOREINFO has {key} {number}, as expected")
+            agreed.append(f"{key} {number}")
+        if agreed:
+            self.evidence.append(f"VMCOREINFO agrees: {', '.join(agreed)}")
 
     def _warn(self, encoding: Encoding, slab_flag: Optional[int], active: Optional[str]) -> None:
         if active == "page_type" and encoding is RFC_V3:
