@@ -24,6 +24,8 @@ from .pagetype.detect import page_type_layout
 
 I64 = npt.NDArray[np.int64]
 
+_MAX_ORDER = 24  # no kernel allocates more than 2^24 pages at once
+
 
 class KnownBy(enum.IntFlag):
     """How a slab came to be known."""
@@ -91,6 +93,12 @@ class SlabIndex:
         return self._memory.phys_to_virt(self.pfns << np.uint64(self._memory.page_shift))
 
     @property
+    def spans(self) -> U64:
+        """Bytes of each slab by its compound order, of which damage must not make too much."""
+        order = np.minimum(self.orders, _MAX_ORDER).astype(np.uint64)
+        return np.uint64(self._memory.page_size) << order
+
+    @property
     def words(self) -> npt.NDArray[np.uint32]:
         """The page_type word of each head page."""
         offset = page_fields(self.prog).word
@@ -137,7 +145,8 @@ class SlabIndex:
         at = np.searchsorted(self.pfns, pfns, "right", sorter=self._sorted) - 1
         rows: I64 = self._sorted[np.maximum(at, 0)]
         first = self.pfns[rows]
-        last = first if exact else first + (np.uint64(1) << self.orders[rows].astype(np.uint64)) - 1
+        shift = np.uint64(self._memory.page_shift)
+        last = first if exact else first + (self.spans[rows] >> shift) - np.uint64(1)
         return np.where((at >= 0) & (pfns >= first) & (pfns <= last), rows, -1)
 
     def is_memory_map(self, pages: U64) -> Bools:

@@ -175,8 +175,6 @@ class Claims(_Table):
 
     place: I64
     """Index into :attr:`Ledger.places`."""
-    owner: I64
-    """CPU or node; -1 for a slab's own freelist."""
     container: I64
     """Row of :class:`Containers`."""
     position: I64
@@ -284,6 +282,8 @@ class Suspect(NamedTuple):
     place: Optional[str] = None
     expected: Optional[int] = None
     found: Optional[int] = None
+    moving: bool = False
+    """Work in progress explains it."""
 
 
 @dataclass

@@ -13,10 +13,15 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import Iterator, List, Tuple
 
 import numpy as np
 
-from ..ledger import I64, U8, U64, Bools, Walk
+from ..ledger import I64, U8, U64, Bools, Claims, Containers, Ledger, State, Walk
+from ..memory import Memory
+from .slubcache import SlubCache
+
+_BATCH_BYTES = 32 << 20  # slab memory held at a time
 
 
 class Encoding(enum.Enum):
@@ -145,3 +150,73 @@ def follow(geometry: Geometry, heads: U64, words: U64, readable: Bools) -> Chain
         culprit,
         value,
     )
+
+
+class FreelistReader:
+    """
+    Enters chains of free objects into the ledger of one cache.
+
+    :param encoding: How this kernel stores free pointers.
+    """
+
+    def __init__(self, memory: Memory, cache: SlubCache, encoding: Encoding) -> None:
+        self._memory = memory
+        self._cache = cache
+        self._encoding = encoding if cache.random >= 0 else Encoding.PLAIN
+
+    def enter(self, ledger: Ledger, boxes: Containers, heads: U64) -> None:
+        """
+        Follow one chain per container and append what it holds.
+
+        :param boxes: Containers of one slab each; ``walked``, ``state``,
+            ``culprit`` and ``value`` are filled in.
+        :param heads: First free object of each; 0 for none.
+        """
+        first_box = len(ledger.containers)
+        parts: List[Claims] = [ledger.claims]
+        for batch, chains in self._batches(ledger, boxes.slab, heads):
+            boxes.walked[batch] = chains.length
+            boxes.state[batch] = chains.state
+            boxes.culprit[batch] = chains.culprit
+            boxes.value[batch] = chains.value
+            box = batch[chains.slab]
+            parts.append(
+                Claims.build(
+                    len(box),
+                    place=boxes.place[box],
+                    container=first_box + box,
+                    position=chains.position,
+                    address=chains.address,
+                    slab=boxes.slab[box],
+                    index=chains.index,
+                    state=State.FREE,
+                )
+            )
+        ledger.claims = Claims.join(parts)
+        ledger.containers = Containers.join([ledger.containers, boxes])
+
+    def _batches(self, ledger: Ledger, slabs: I64, heads: U64) -> Iterator[Tuple[I64, Chains]]:
+        # Slabs of the same order together, no more than fit the batch.
+        orders = ledger.slabs.order[slabs]
+        for order in np.unique(orders[heads != 0]).tolist():
+            some = np.flatnonzero((orders == order) & (heads != 0))
+            span = self._memory.page_size << order
+            step = max(1, _BATCH_BYTES // span)
+            for start in range(0, len(some), step):
+                batch = some[start : start + step]
+                yield batch, self._follow(ledger, slabs[batch], heads[batch], span)
+
+    def _follow(self, ledger: Ledger, slabs: I64, heads: U64, span: int) -> Chains:
+        cache = self._cache
+        base, objects = ledger.slabs.base[slabs], ledger.slabs.objects[slabs]
+        gathered = self._memory.gather(base - np.uint64(cache.red_left_pad), span)
+        words = gathered.bytes.view(self._memory.word)
+        most = int(objects.max(initial=0))
+        first = cache.red_left_pad + cache.offset
+        at = (np.arange(most) * cache.size + first) // self._memory.word_size
+        # The last slots of a damaged cache can reach past the slab.
+        stored = words[:, np.minimum(at, words.shape[1] - 1)].astype(np.uint64)
+        geometry = Geometry(
+            base, objects, cache.size, cache.offset, self._encoding, max(cache.random, 0)
+        )
+        return follow(geometry, heads, stored, gathered.ok)

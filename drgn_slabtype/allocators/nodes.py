@@ -9,7 +9,7 @@ lists of slabs and counters over them.
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Optional, Tuple
 
 import numpy as np
 from drgn import Program
@@ -60,11 +60,17 @@ class Nodes(NamedTuple):
                     walks.append(lists.walk(ListHead(kind, *head)))
         return walks
 
-    def counters(self, cache: int, sums: Mapping[str, Tuple[str, Sum]]) -> List[Counter]:
+    def counters(
+        self,
+        cache: int,
+        sums: Mapping[str, Tuple[str, Sum]],
+        slack: Optional[Mapping[str, int]] = None,
+    ) -> List[Counter]:
         """
         Return the counters of one cache's nodes beside what they must be.
 
         :param sums: For each member the finding code of a difference, and the sum.
+        :param slack: Differences that work in progress explains, by member.
         """
         found = []
         for row in np.flatnonzero((self.cache == cache) & self.rows.ok).tolist():
@@ -76,7 +82,8 @@ class Nodes(NamedTuple):
                 if self.rows.structure.has(path):
                     kept = int(self.rows[path][row])
                     busy = bool(self.held[row])
-                    found.append(Counter(code, member, nid, kept, total(nid), busy=busy))
+                    most = (slack or {}).get(member, 0)
+                    found.append(Counter(code, member, nid, kept, total(nid), most, busy))
         return found
 
 

@@ -114,7 +114,7 @@ class SlabAllocator:
             objects=np.full(len(rows), cache.num, np.int64),
             counted=active,
             nid=index.nids[rows],
-            order=index.orders[rows].astype(np.int64),
+            order=cache.order,
             word=index.words[rows].astype(np.int64),
             marked=index.marked[rows],
             cache_pointer=index["slab_cache"][rows],
@@ -176,8 +176,8 @@ class SlabAllocator:
     ) -> Bools:
         start = index.addresses[rows]
         if cache.mode == "on-slab":
-            span = np.uint64(self.memory.page_size) << index.orders[rows].astype(np.uint64)
-            return pointer == start + span - np.uint64(cache.freelist_size)
+            span = self.memory.page_size << cache.order
+            return pointer == start + np.uint64(span - cache.freelist_size)
         if cache.mode == "objfreelist":
             offset = pointer - slabs.base
             stride = np.uint64(cache.facts.stride)

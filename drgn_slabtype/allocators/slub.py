@@ -4,12 +4,12 @@ SLUB (Linux 5.10 on)
 --------------------
 
 A slab's free objects form a chain from ``slab->freelist``; ``inuse`` counts
-the objects that are not on it.
+the objects that are not on it, wherever else they may be.
 """
 
 from __future__ import annotations
 
-from typing import Iterator, List, Tuple
+from typing import Dict, List
 
 import numpy as np
 from drgn import Program
@@ -18,31 +18,40 @@ from ..index import KnownBy, SlabIndex
 from ..ledger import (
     I64,
     U64,
-    Claims,
+    Bools,
     Containers,
-    Facts,
     Ledger,
     ListKind,
     Place,
     Slabs,
-    State,
     Suspect,
     Walk,
 )
 from ..memory import memory
 from ..pagetype.detect import page_type_layout
 from .base import Caches, Ownership, decide_ownership, read_caches
-from .freeptr import Chains, Encoding, Geometry, decode, follow
+from .cpuslabs import read_cpu_slabs
+from .freeptr import Encoding, FreelistReader, decode
 from .kfence import kfence_pool
 from .lists import Walked
 from .nodes import memberships, read_nodes
+from .percpu import possible_cpus
+from .slubcache import SlubCache, slab_flags
+from .slubstate import Era, allowed_lists, detect_era, in_transit, partial_mark
 
 _MAX_OBJECTS = 32767  # the widest that slab->objects, a field of 15 bits, can hold
-_BATCH_BYTES = 32 << 20  # slab memory read at a time
 
-FREELIST = Place("freelist", counted=False, bad="freelist-pointer", repeat="freelist-cycle")
-PLACES = (FREELIST,)
-_ANYWHERE = ListKind.NOWHERE | ListKind.PARTIAL | ListKind.FULL
+FREELIST, CPU_FREELIST = range(2)
+PLACES = (
+    Place("freelist", counted=False, bad="freelist-pointer", repeat="freelist-cycle"),
+    Place(
+        "cpu freelist",
+        counted=True,
+        per_cpu=True,
+        bad="freelist-pointer",
+        repeat="freelist-cycle",
+    ),
+)
 
 
 class SlubAllocator:
@@ -57,19 +66,31 @@ class SlubAllocator:
         self.caches: Caches = read_caches(prog)
         self.pool = kfence_pool(prog)
         self.nodes = read_nodes(prog, self.caches)
+        self.cpu_slabs = read_cpu_slabs(prog, self.caches)
+        self.cpus = len(possible_cpus(prog))
         self.encoding = Encoding.PLAIN
-        self._walks: List[Walked] = []
+        self.era = Era.UNKNOWN
         self.ownership = Ownership(np.zeros(0, np.int64), np.zeros(0, np.int64))
+        self._flags = slab_flags(prog)
+        self._mark = np.uint64(partial_mark(prog))
+        self._locked = np.uint64(1 << int(prog["PG_locked"]))
+        self._walks: List[Walked] = []
 
     def discover(self, index: SlabIndex) -> None:
-        """Walk every node's lists; see :meth:`.base.Allocator.discover`."""
+        """Walk all lists and CPUs; see :meth:`.base.Allocator.discover`."""
         index.known_by[self.pool.contains(index.addresses)] |= np.uint8(KnownBy.KFENCE)
         kinds = {"partial": ListKind.PARTIAL}
         # Without CONFIG_SLUB_DEBUG there is no list of full slabs.
         if self.nodes.rows.structure.has("full"):
             kinds["full"] = ListKind.FULL
         self._walks = self.nodes.walk(index, kinds)
-        self.ownership = decide_ownership(index, self.caches, self._walks, ())
+        held = []
+        if self.cpu_slabs is not None:
+            self.cpu_slabs.locate(index)
+            held = self.cpu_slabs.owners()
+        self.ownership = decide_ownership(index, self.caches, self._walks, held)
+        partial = [w.rows for w in self._walks if w.head.kind is ListKind.PARTIAL]
+        self.era = detect_era(self.prog, index, np.concatenate([*partial, np.zeros(0, np.int64)]))
         self.encoding = self._detect_encoding(index)
 
     def _detect_encoding(self, index: SlabIndex) -> Encoding:
@@ -83,10 +104,9 @@ class SlubAllocator:
         gathered = self.memory.gather(where, self.memory.word_size)
         stored = gathered.bytes.view(self.memory.word)[:, 0].astype(np.uint64)
         start = index.addresses[rows]
-        span = np.uint64(self.memory.page_size) << index.orders[rows].astype(np.uint64)
         for encoding in votes:
             found = decode(encoding, stored, where, 0) ^ self.caches.rows["random"][cache]
-            near = (found == 0) | (found - start < span)
+            near = (found == 0) | (found - start < index.spans[rows])
             votes[encoding] = int((near & gathered.ok).sum())
         return max(votes, key=lambda encoding: votes[encoding])
 
@@ -94,20 +114,29 @@ class SlubAllocator:
 
     def collect(self, number: int, index: SlabIndex) -> Ledger:
         """Read everything about one cache; see :meth:`.base.Allocator.collect`."""
-        cache = _Cache(self.caches, number, self.prog)
+        cache = SlubCache(self.caches, number, self._flags, self.cpus)
         rows = self.ownership.rows_of(number)
-        slabs = self._slabs(cache, rows, index)
-        ledger = Ledger(cache.facts, PLACES, slabs)
+        ledger = Ledger(cache.facts, PLACES, self._slabs(cache, rows, index))
         self._geometry(cache, rows, index, ledger)
-        self._freelists(cache, rows, index, ledger)
         memberships(self._walks, number, rows, index, ledger)
+        local = {row: i for i, row in enumerate(rows.tolist())}
+        if self.cpu_slabs is not None:
+            self.cpu_slabs.enter(number, local, index, ledger)
+        self._excuse(cache, ledger)
+        self._freelists(cache, rows, index, ledger, local)
         self._counters(cache, ledger)
         return ledger
 
-    def _slabs(self, cache: _Cache, rows: I64, index: SlabIndex) -> Slabs:
-        span = self.memory.page_size << index.orders[rows].astype(np.int64)
-        objects = np.minimum(span // cache.facts.stride, _MAX_OBJECTS)
+    def _slabs(self, cache: SlubCache, rows: I64, index: SlabIndex) -> Slabs:
+        # A damaged order must not decide how much memory is read.
+        order = index.orders[rows].astype(np.int64)
+        order = np.where(order == cache.min_order, order, cache.order)
+        span = self.memory.page_size << order
+        objects = np.minimum(span // cache.size, _MAX_OBJECTS)
         inuse = index["inuse"][rows].astype(np.int64)
+        frozen = index["frozen"][rows] != 0
+        marked = (index.flags[rows] & self._mark) != 0
+        freelist = index["freelist"][rows]
         return Slabs.build(
             len(rows),
             page=index.pages[rows],
@@ -115,106 +144,100 @@ class SlubAllocator:
             objects=objects,
             counted=inuse,
             nid=index.nids[rows],
-            order=index.orders[rows].astype(np.int64),
+            order=order,
             word=index.words[rows].astype(np.int64),
             marked=index.marked[rows],
             cache_pointer=index["slab_cache"][rows],
             told=self.ownership.told[rows] == cache.number,
-            allowed=np.full(
-                len(rows), ListKind.NOWHERE | ListKind.PARTIAL | ListKind.FULL, np.int64
-            ),
+            allowed=allowed_lists(self.era, cache, frozen, marked, freelist, inuse == objects),
+            transit=in_transit(self.era, frozen, marked, freelist),
+            busy=self._busy(cache, rows, index),
         )
 
-    def _geometry(self, cache: _Cache, rows: I64, index: SlabIndex, ledger: Ledger) -> None:
-        orders = index.orders[rows]
-        for slab in np.flatnonzero((orders != cache.order) & (orders != cache.min_order)).tolist():
-            ledger.suspects.append(
-                Suspect(
-                    "slab-order-wrong",
-                    "compound order is none of the cache's",
-                    slab=slab,
-                    expected=cache.order,
-                    found=int(orders[slab]),
-                )
-            )
-        kept = index["objects"][rows].astype(np.int64)
-        for slab in np.flatnonzero(kept != ledger.slabs.objects).tolist():
-            ledger.suspects.append(
-                Suspect(
-                    "slab-objects-wrong",
-                    "object count does not follow from the slab's order",
-                    slab=slab,
-                    expected=int(ledger.slabs.objects[slab]),
-                    found=int(kept[slab]),
-                )
-            )
+    def _busy(self, cache: SlubCache, rows: I64, index: SlabIndex) -> Bools:
+        # Without cmpxchg16b, freelist and counters change one after the other
+        # under the page lock; debug caches change all under the list lock.
+        locked = (index.flags[rows] & self._locked) != 0
+        mine = (self.nodes.cache == cache.number) & self.nodes.held
+        return locked | np.isin(index.nids[rows], self.nodes.nid[mine])
 
-    def _freelists(self, cache: _Cache, rows: I64, index: SlabIndex, ledger: Ledger) -> None:
+    def _excuse(self, cache: SlubCache, ledger: Ledger) -> None:
+        # An empty slab of a TYPESAFE_BY_RCU cache leaves its list and the
+        # counters at once, and its pages after a grace period.
         slabs = ledger.slabs
-        count = len(rows)
-        ledger.containers = boxes = Containers.build(
-            count,
-            place=0,
+        if cache.typesafe_by_rcu:
+            listed = np.isin(np.arange(len(slabs)), ledger.memberships.slab)
+            slabs.excused |= slabs.transit & (slabs.counted == 0) & ~listed
+
+    def _geometry(self, cache: SlubCache, rows: I64, index: SlabIndex, ledger: Ledger) -> None:
+        orders, slabs = index.orders[rows], ledger.slabs
+        kept = index["objects"][rows].astype(np.int64)
+        for code, what, wrong, expected, found in (
+            (
+                "slab-order-wrong",
+                "compound order is none of the cache's",
+                (orders != cache.order) & (orders != cache.min_order),
+                np.full(len(rows), cache.order),
+                orders,
+            ),
+            (
+                "slab-objects-wrong",
+                "object count does not follow from the slab's order",
+                kept != slabs.objects,
+                slabs.objects,
+                kept,
+            ),
+        ):
+            ledger.suspects += [
+                Suspect(code, what, slab=slab, expected=int(expected[slab]), found=int(found[slab]))
+                for slab in np.flatnonzero(wrong).tolist()
+            ]
+
+    def _freelists(
+        self,
+        cache: SlubCache,
+        rows: I64,
+        index: SlabIndex,
+        ledger: Ledger,
+        local: Dict[int, int],
+    ) -> None:
+        slabs = ledger.slabs
+        reader = FreelistReader(self.memory, cache, self.encoding)
+        own = Containers.build(
+            len(rows),
+            place=FREELIST,
             address=slabs.page,
-            slab=np.arange(count, dtype=np.int64),
+            slab=np.arange(len(rows), dtype=np.int64),
             counted=slabs.objects - slabs.counted,
             limit=slabs.objects,
             walked=0,
             state=Walk.WHOLE,
+            busy=slabs.busy,
         )
-        parts: List[Claims] = []
-        for batch, chains in self._chains(cache, slabs, index["freelist"][rows]):
-            boxes.walked[batch] = chains.length
-            boxes.state[batch] = chains.state
-            boxes.culprit[batch] = chains.culprit
-            boxes.value[batch] = chains.value
-            owner = batch[chains.slab]
-            parts.append(
-                Claims.build(
-                    len(owner),
-                    place=0,
-                    container=owner,
-                    position=chains.position,
-                    address=chains.address,
-                    slab=owner,
-                    index=chains.index,
-                    state=State.FREE,
-                )
-            )
-        ledger.claims = Claims.join(parts)
-
-    def _chains(self, cache: _Cache, slabs: Slabs, heads: U64) -> Iterator[Tuple[I64, Chains]]:
-        # (rows of the batch, chains) in batches of slabs of the same order.
-        for order in np.unique(slabs.order).tolist():
-            some = np.flatnonzero((slabs.order == order) & (heads != 0))
-            span = self.memory.page_size << order
-            step = max(1, _BATCH_BYTES // span)
-            for start in range(0, len(some), step):
-                batch = some[start : start + step]
-                yield batch, self._follow(cache, slabs, heads, batch, span)
-
-    def _follow(self, cache: _Cache, slabs: Slabs, heads: U64, batch: I64, span: int) -> Chains:
-        first = slabs.base[batch] - np.uint64(cache.red_left_pad)
-        gathered = self.memory.gather(first, span)
-        geometry = Geometry(
-            slabs.base[batch],
-            slabs.objects[batch],
-            cache.facts.stride,
-            cache.offset,
-            self.encoding if cache.random is not None else Encoding.PLAIN,
-            cache.random or 0,
+        reader.enter(ledger, own, index["freelist"][rows])
+        if self.cpu_slabs is None:
+            return
+        cpus = self.cpu_slabs
+        mine = np.flatnonzero((cpus.cache == cache.number) & (cpus.freelist != 0))
+        home = np.array([local.get(row, -1) for row in cpus.slab_row[mine].tolist()], np.int64)
+        theirs = Containers.build(
+            len(mine),
+            place=CPU_FREELIST,
+            owner=cpus.cpu[mine],
+            address=cpus.rows.addresses[mine],
+            slab=home,
+            walked=0,
+            state=Walk.WHOLE,
         )
-        words = gathered.bytes.view(self.memory.word)
-        most = int(geometry.objects.max(initial=0))
-        at = (
-            np.arange(most) * cache.facts.stride + cache.red_left_pad + cache.offset
-        ) // self.memory.word_size
-        # The last slots of a damaged cache can reach past the slab.
-        stored = words[:, np.minimum(at, words.shape[1] - 1)].astype(np.uint64)
-        return follow(geometry, heads[batch], stored, gathered.ok)
+        homeless = home < 0
+        for box in np.flatnonzero(homeless).tolist():
+            ledger.suspects.append(_homeless(cache, theirs, box, cpus.freelist[mine], index))
+        kept = theirs.take(~homeless)
+        reader.enter(ledger, kept, cpus.freelist[mine][~homeless])
 
-    def _counters(self, cache: _Cache, ledger: Ledger) -> None:
+    def _counters(self, cache: SlubCache, ledger: Ledger) -> None:
         members, slabs = ledger.memberships, ledger.slabs
+        there = ~slabs.excused
 
         def partial(nid: int) -> int:
             on_list = (members.owner == nid) & (members.slab >= 0)
@@ -224,50 +247,37 @@ class SlubAllocator:
             cache.number,
             {
                 "nr_partial": ("node-list-length", partial),
-                "nr_slabs": ("node-slabs", lambda nid: int((slabs.nid == nid).sum())),
+                "nr_slabs": ("node-slabs", lambda nid: int((there & (slabs.nid == nid)).sum())),
                 "total_objects": (
                     "node-objects",
-                    lambda nid: int(slabs.objects[slabs.nid == nid].sum()),
+                    lambda nid: int(slabs.objects[there & (slabs.nid == nid)].sum()),
                 ),
             },
+            self._slack(ledger),
         )
 
-
-class _Cache:
-    # The members of one struct kmem_cache that reading its slabs needs.
-
-    def __init__(self, caches: Caches, number: int, prog: Program) -> None:
-        rows = caches.rows
-
-        def value(member: str) -> int:
-            return int(rows[member][number])
-
-        self.number = number
-        self.offset = value("offset")
-        self.red_left_pad = 0
-        if rows.structure.has("red_left_pad") and value("flags") & red_zone_flag(prog):
-            self.red_left_pad = value("red_left_pad")
-        self.random = value("random") if rows.structure.has("random") else None
-        usual, least = value("oo.x"), value("min.x")
-        self.order = usual >> 16
-        self.min_order = least >> 16
-        self.facts = Facts(
-            caches.names[number],
-            int(rows.addresses[number]),
-            value("object_size"),
-            max(value("size"), 1),
-            usual & 0xFFFF,
-        )
+    def _slack(self, ledger: Ledger) -> Dict[str, int]:
+        # A slab is counted a moment before or after it can be found.
+        slabs, members = ledger.slabs, ledger.memberships
+        listed = np.isin(np.arange(len(slabs)), members.slab)
+        adrift = int(np.count_nonzero(slabs.transit & ~listed & ~slabs.excused))
+        adrift = min(adrift, ledger.facts.in_flight)
+        most = int(slabs.objects.max(initial=0))
+        return {"nr_slabs": adrift, "total_objects": adrift * most}
 
 
-def red_zone_flag(prog: Program) -> int:
-    """
-    Return SLAB_RED_ZONE.
-
-    Since Linux kernel commit cc61eb85b1a7 (in v6.9), flags are bit numbers in
-    an enum; before, they were macros whose values had not changed for years.
-    """
-    try:
-        return 1 << int(prog["_SLAB_RED_ZONE"])
-    except LookupError:
-        return 0x400
+def _homeless(
+    cache: SlubCache, boxes: Containers, box: int, heads: U64, index: SlabIndex
+) -> Suspect:
+    # While a CPU slab is given back, slab is cleared just before freelist.
+    head = int(heads[box])
+    row = int(index.rows_of_addresses(np.array([head], np.uint64))[0])
+    ours = row >= 0 and int(index["slab_cache"][row]) == cache.facts.address
+    return Suspect(
+        "container-state",
+        f"freelist of CPU {boxes.owner[box]} begins at 0x{head:x}, but the CPU has no slab",
+        cpu=int(boxes.owner[box]),
+        place=PLACES[CPU_FREELIST].name,
+        found=head,
+        moving=ours and bool(index["frozen"][row]),
+    )

@@ -28,6 +28,7 @@ def judge_geometry(ledger: Ledger) -> Iterator[Finding]:
             place=suspect.place,
             expected=suspect.expected,
             found=suspect.found,
+            moving=suspect.moving,
         )
     for slab in np.flatnonzero(~slabs.told & ~slabs.excused).tolist():
         page = int(slabs.page[slab])

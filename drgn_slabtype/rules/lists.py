@@ -50,7 +50,8 @@ def _judge_members(ledger: Ledger) -> Iterator[Finding]:
     nowhere = times == 0
     misses = judged & nowhere & ((slabs.allowed & ListKind.NOWHERE) == 0)
     wrong = judged & (times == 1) & ((stands & slabs.allowed) == 0)
-    foreign = judged & (times == 1) & (owner != slabs.nid)
+    on_node = (stands & (ListKind.PARTIAL | ListKind.FULL | ListKind.FREE)) != 0
+    foreign = judged & (times == 1) & on_node & (owner != slabs.nid)
     # A slab whose own state is that of one on its way is nobody's for a moment;
     # more of them than can be on their way at once are lost.
     on_the_way = misses & slabs.transit

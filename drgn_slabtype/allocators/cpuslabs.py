@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+CPU slabs (SLUB to Linux 6.19)
+------------------------------
+
+Each CPU allocates from a slab of its own, ``kmem_cache_cpu.slab``, through a
+private freelist whose objects count as in use, and keeps a chain of partial
+slabs for later.
+"""
+
+from __future__ import annotations
+
+from typing import Dict, List, NamedTuple, Optional, Tuple
+
+import numpy as np
+from drgn import Program
+
+from ..columns import Rows, read_rows, structure
+from ..index import KnownBy, SlabIndex
+from ..ledger import I64, U64, Ledger, ListKind, Memberships, Suspect
+from .base import Caches
+from .percpu import per_cpu_addresses, possible_cpus
+
+
+class PartialChain(NamedTuple):
+    """The slabs a CPU keeps for later."""
+
+    cache: int
+    cpu: int
+    rows: I64
+    """Rows of the index, from ``kmem_cache_cpu.partial`` on."""
+    stop: Optional[int]
+    """Pointer at which the chain ended though it was not NULL."""
+
+
+class CpuSlabs:
+    """Every ``struct kmem_cache_cpu`` of the machine."""
+
+    def __init__(self, cache: I64, cpu: I64, rows: Rows) -> None:
+        self.cache = cache
+        """Position of the cache."""
+        self.cpu = cpu
+        self.rows = rows
+        # Since Linux kernel commit bb192ed9aa71 (in v5.17), the member page
+        # is named slab.
+        self.slab: U64 = rows["slab" if rows.structure.has("slab") else "page"]
+        """``struct slab *`` the CPU allocates from."""
+        self.freelist: U64 = rows["freelist"]
+        """First object of the CPU's private freelist."""
+        self.partial: U64 = np.zeros(len(rows), np.uint64)
+        if rows.structure.has("partial"):
+            self.partial = rows["partial"]
+        self.slab_row: I64 = np.full(len(rows), -1, np.int64)
+        """Row of the index of :attr:`slab`."""
+        self.chains: List[PartialChain] = []
+
+    def locate(self, index: SlabIndex) -> None:
+        """Find the slabs in the index, adding those that have lost their mark."""
+        index.add(self.slab[self.slab != 0], KnownBy.CPU)
+        self.slab_row = np.where(self.slab != 0, index.rows_of_pages(self.slab), -1)
+        self.chains = []
+        walker = _ChainWalker(index)
+        for at in np.flatnonzero(self.partial).tolist():
+            rows, stop = walker.walk(int(self.partial[at]))
+            index.known_by[rows] |= np.uint8(KnownBy.CPU)
+            self.chains.append(PartialChain(int(self.cache[at]), int(self.cpu[at]), rows, stop))
+
+    def owners(self) -> List[Tuple[int, int]]:
+        """Return (cache, row of the index) of every slab that a CPU holds."""
+        held = np.flatnonzero(self.slab_row >= 0)
+        pairs = list(zip(self.cache[held].tolist(), self.slab_row[held].tolist()))
+        for chain in self.chains:
+            pairs += [(chain.cache, row) for row in chain.rows.tolist()]
+        return pairs
+
+    def enter(self, cache: int, local: Dict[int, int], index: SlabIndex, ledger: Ledger) -> None:
+        """
+        Enter one cache's CPU slabs and chains into its ledger.
+
+        :param local: Row of ``ledger.slabs`` of each row of the index.
+        """
+        mine = np.flatnonzero((self.cache == cache) & (self.slab_row >= 0))
+        parts = [
+            ledger.memberships,
+            _members(index, self.slab_row[mine], local, ListKind.CPU_SLAB, self.cpu[mine]),
+        ]
+        for chain in self.chains:
+            if chain.cache == cache:
+                kind = ListKind.CPU_PARTIAL
+                cpus = np.full(len(chain.rows), chain.cpu, np.int64)
+                parts.append(_members(index, chain.rows, local, kind, cpus))
+                ledger.suspects += _judge_chain(index, chain, local)
+        ledger.memberships = Memberships.join(parts)
+
+
+class _ChainWalker:
+    def __init__(self, index: SlabIndex) -> None:
+        self.index = index
+
+    def walk(self, page: int) -> Tuple[I64, Optional[int]]:
+        rows: List[int] = []
+        seen = set()
+        while page:
+            one = np.array([page], np.uint64)
+            if not self.index.is_memory_map(one)[0]:
+                return np.array(rows, np.int64), page
+            self.index.add(one, KnownBy.CPU)
+            row = int(self.index.rows_of_pages(one)[0])
+            if row < 0 or row in seen:
+                return np.array(rows, np.int64), page
+            seen.add(row)
+            rows.append(row)
+            page = int(self.index["next"][row])
+        return np.array(rows, np.int64), None
+
+
+def _members(
+    index: SlabIndex, rows: I64, local: Dict[int, int], kind: ListKind, cpus: I64
+) -> Memberships:
+    return Memberships.build(
+        len(rows),
+        slab=np.array([local.get(row, -1) for row in rows.tolist()], np.int64),
+        page=index.pages[rows],
+        kind=int(kind),
+        owner=cpus,
+        position=np.arange(len(rows), dtype=np.int64),
+    )
+
+
+def _judge_chain(index: SlabIndex, chain: PartialChain, local: Dict[int, int]) -> List[Suspect]:
+    # Each slab holds the number of slabs from itself to the end of the chain.
+    last = int(chain.rows[-1]) if len(chain.rows) else -1
+    if chain.stop is not None:
+        return [
+            Suspect(
+                "list-broken",
+                f"partial chain of CPU {chain.cpu} leads to 0x{chain.stop:x}",
+                slab=local.get(last, -1),
+                cpu=chain.cpu,
+                place="cpu partial",
+                found=chain.stop,
+            )
+        ]
+    kept = index["slabs" if index.structure.has("slabs") else "pages"][chain.rows].astype(np.int64)
+    should = np.arange(len(kept), 0, -1)
+    return [
+        Suspect(
+            "container-count",
+            f"partial chain of CPU {chain.cpu} counts {kept[at]} slabs where {should[at]} are left",
+            slab=local.get(int(chain.rows[at]), -1),
+            cpu=chain.cpu,
+            place="cpu partial",
+            expected=int(should[at]),
+            found=int(kept[at]),
+        )
+        for at in np.flatnonzero(kept != should).tolist()[:1]
+    ]
+
+
+def read_cpu_slabs(prog: Program, caches: Caches) -> Optional[CpuSlabs]:
+    """
+    Read every ``struct kmem_cache_cpu``.
+
+    :return: ``None`` where there are none: CONFIG_SLUB_TINY, and since Linux
+        kernel commit 32c894c7274b ("slab: remove struct kmem_cache_cpu") (in v7.0).
+    """
+    if not structure(prog, "struct kmem_cache").has("cpu_slab"):
+        return None
+    addresses = per_cpu_addresses(prog, caches.rows["cpu_slab"])
+    cache, column = np.nonzero(addresses)
+    rows = read_rows(prog, "struct kmem_cache_cpu", addresses[cache, column])
+    return CpuSlabs(cache.astype(np.int64), possible_cpus(prog)[column], rows)

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The members of SLUB's ``struct kmem_cache`` that reading its slabs needs."""
+
+from __future__ import annotations
+
+from typing import Mapping
+
+from drgn import Program
+
+from ..ledger import Facts
+from .base import Caches
+
+# Values of the macros before Linux kernel commit cc61eb85b1a7 ("mm, slab: use
+# an enum to define SLAB_ cache creation flags") (in v6.9); unchanged for years.
+_MACROS = {
+    "CONSISTENCY_CHECKS": 0x100,
+    "RED_ZONE": 0x400,
+    "POISON": 0x800,
+    "KMALLOC": 0x1000,
+    "STORE_USER": 0x10000,
+    "TYPESAFE_BY_RCU": 0x80000,
+    "TRACE": 0x200000,
+    "OBJECT_POISON": 0x80000000,
+}
+
+
+def slab_flags(prog: Program) -> Mapping[str, int]:
+    """
+    Return the values of ``kmem_cache.flags`` bits by name, without ``SLAB_``.
+
+    The enum's bit numbers depend on the configuration, the macros' values do not.
+    """
+    try:
+        prog["_SLAB_RED_ZONE"]
+    except LookupError:
+        return _MACROS
+    return {name: 1 << int(prog["_SLAB_" + name]) for name in _MACROS}
+
+
+class SlubCache:
+    """One slab cache."""
+
+    def __init__(self, caches: Caches, number: int, flags: Mapping[str, int], cpus: int) -> None:
+        rows = caches.rows
+
+        def value(member: str, default: int = 0) -> int:
+            return int(rows[member][number]) if rows.structure.has(member) else default
+
+        def has(flag: str) -> bool:
+            return bool(value("flags") & flags[flag])
+
+        self.number = number
+        self.offset = value("offset")
+        """Offset of the free pointer in an object, in bytes."""
+        self.red_zone = has("RED_ZONE")
+        self.poison = has("OBJECT_POISON")
+        self.store_user = has("STORE_USER")
+        self.kmalloc = has("KMALLOC")
+        self.typesafe_by_rcu = has("TYPESAFE_BY_RCU")
+        self.debug = any(
+            has(name)
+            for name in ("RED_ZONE", "POISON", "STORE_USER", "TRACE", "CONSISTENCY_CHECKS")
+        )
+        """Whether the kernel handles the cache on its slow, checked paths."""
+        self.red_left_pad = value("red_left_pad") if self.red_zone else 0
+        """Bytes before the first object."""
+        self.inuse = value("inuse")
+        """Bytes of an object up to its metadata."""
+        self.object_size = value("object_size")
+        self.size = max(value("size"), 1)
+        self.random = value("random", -1)
+        """Secret of hardened free pointers; -1 without CONFIG_SLAB_FREELIST_HARDENED."""
+        usual, least = value("oo.x"), value("min.x")
+        self.order = min(usual >> 16, 24)
+        self.min_order = min(least >> 16, 24)
+        # What a CPU can have taken off its chain of partial slabs to give back.
+        # Since Linux 5.16 the limit is in slabs; before, in objects.
+        chain = value("cpu_partial_slabs", value("cpu_partial"))
+        self.facts = Facts(
+            caches.names[number],
+            int(rows.addresses[number]),
+            self.object_size,
+            self.size,
+            usual & 0xFFFF,
+            in_flight=cpus * (1 + chain),
+        )
