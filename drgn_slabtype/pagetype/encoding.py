@@ -309,7 +309,7 @@ class TopByte(Encoding):
     def _has_type(self, words: Any) -> Any:
         return (words >= _SIGN) & (words < 0xFF000000)
 
-    def has_type_before_6_15(self, word: int) -> bool:
+    def has_type_of_6_12(self, word: int) -> bool:
         """
         Return what ``page_has_type()`` answers in Linux 6.12 to 6.14.
 

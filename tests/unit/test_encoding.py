@@ -220,7 +220,7 @@ def test_has_type_boundaries(encoding: Encoding, last: int) -> None:
 
 def test_has_type_of_6_12_differs_for_two_words() -> None:
     near = [*range(0x7FFFFFF0, 0x80000010), *range(0xFEFFFFF0, 0xFF000010), 0, IDLE]
-    different = [w for w in near if TOP_BYTE.has_type_before_6_15(w) != TOP_BYTE.has_type(w)]
+    different = [w for w in near if TOP_BYTE.has_type_of_6_12(w) != TOP_BYTE.has_type(w)]
     assert different == [0x80000000, 0xFF000000]
 
 
