@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field, fields
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Type, TypeVar
+from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple, Type, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -286,6 +286,31 @@ class Suspect(NamedTuple):
     """Work in progress explains it."""
 
 
+class Zone(NamedTuple):
+    """
+    Bytes of many objects or slabs whose value the kernel's debugging promises.
+
+    Row *i* of each array belongs to the same object.
+    """
+
+    code: str
+    """Finding code if they differ: ``redzone``, ``poison``, ``padding`` or ``track``."""
+    name: str
+    """What the bytes are, as a finding spells it: ``left red zone``."""
+    slab: I64
+    """Row of :class:`Slabs`."""
+    index: I64
+    """Index of the object in its slab; -1 for bytes of the slab itself."""
+    address: U64
+    """Address of the first byte."""
+    found: U8
+    """Shape (n, width): what memory holds."""
+    expected: U8
+    """Shape (n, width) or broadcastable to it: what it must hold."""
+    passing: Optional[U8] = None
+    """What it holds for a moment while the object changes hands, in the same shape."""
+
+
 @dataclass
 class Facts:
     """What is the same for every slab of the cache."""
@@ -316,6 +341,8 @@ class Ledger:
     counters: List[Counter] = field(default_factory=list)
     breaks: List[Break] = field(default_factory=list)
     suspects: List[Suspect] = field(default_factory=list)
+    zones: Iterable[Zone] = ()
+    """Read while it is iterated, some slabs at a time."""
     lists_known: bool = True
     """Whether every list of the cache could be read, so that absence means something."""
     notes: List[Suspect] = field(default_factory=list)
@@ -341,4 +368,5 @@ __all__ = [
     "State",
     "Suspect",
     "Walk",
+    "Zone",
 ]

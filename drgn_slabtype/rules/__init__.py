@@ -15,7 +15,7 @@ from typing import Iterator, List
 from ..findings import Finding
 from ..ledger import Ledger
 from ..pagetype.encoding import Encoding
-from . import blame, claims, containers, counts, geometry, lists, words
+from . import blame, claims, containers, content, counts, geometry, lists, words
 
 
 def judge(ledger: Ledger, encoding: Encoding) -> List[Finding]:
@@ -34,3 +34,4 @@ def _judge(ledger: Ledger, encoding: Encoding) -> Iterator[Finding]:
     yield from containers.judge_containers(ledger)
     yield from counts.judge_counts(ledger)
     yield from lists.judge_lists(ledger)
+    yield from content.judge_content(ledger)

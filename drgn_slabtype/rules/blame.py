@@ -49,6 +49,10 @@ _ORDER = (
     "container-limit",
     "container-count",
     "container-state",
+    "redzone",
+    "poison",
+    "padding",
+    "track",
     "unreadable",
     "node-list-length",
     "node-slabs",
@@ -68,14 +72,22 @@ def settle(findings: Iterable[Finding]) -> List[Finding]:
     ranked = sorted(findings, key=lambda finding: _RANK.get(finding.code, len(_ORDER)))
     by_slab: Dict[int, int] = {}
     by_node: Dict[Optional[int], int] = {}
+    by_object: Dict[Optional[int], int] = {}
     settled: List[Finding] = []
     for number, finding in enumerate(ranked, 1):
-        because = _cause(finding, by_slab, by_node)
+        if finding.rule == "content":
+            because = by_object.get(finding.object)
+        else:
+            because = _cause(finding, by_slab, by_node)
         settled.append(replace(finding, id=number, because=because))
         if because is None and not finding.moving:
-            if finding.slab is not None:
-                by_slab.setdefault(finding.slab, number)
-            by_node.setdefault(finding.node, number)
+            if finding.object is not None:
+                by_object.setdefault(finding.object, number)
+            # Overwritten contents explain nothing about the slab's bookkeeping.
+            if finding.rule != "content":
+                if finding.slab is not None:
+                    by_slab.setdefault(finding.slab, number)
+                by_node.setdefault(finding.node, number)
     return settled
 
 
