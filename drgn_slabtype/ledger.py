@@ -286,7 +286,8 @@ class Suspect(NamedTuple):
     """Work in progress explains it."""
 
 
-class Zone(NamedTuple):
+@dataclass(frozen=True)
+class Zone:
     """
     Bytes of many objects or slabs whose value the kernel's debugging promises.
 
@@ -305,8 +306,8 @@ class Zone(NamedTuple):
     """Address of the first byte."""
     found: U8
     """Shape (n, width): what memory holds."""
-    expected: U8
-    """Shape (n, width) or broadcastable to it: what it must hold."""
+    expected: Optional[U8]
+    """Shape (n, width) or broadcastable to it: what it must hold; ``None``: anything but zeroes."""
     passing: Optional[U8] = None
     """What it holds for a moment while the object changes hands, in the same shape."""
 

@@ -37,6 +37,7 @@ from .lists import Walked
 from .nodes import memberships, read_nodes
 from .percpu import possible_cpus
 from .slubcache import SlubCache, slab_flags
+from .slubdebug import ContentReader
 from .slubstate import Era, allowed_lists, detect_era, in_transit, partial_mark
 
 _MAX_OBJECTS = 32767  # the widest that slab->objects, a field of 15 bits, can hold
@@ -125,6 +126,9 @@ class SlubAllocator:
         self._excuse(cache, ledger)
         self._freelists(cache, rows, index, ledger, local)
         self._counters(cache, ledger)
+        if cache.debug:
+            untracked = self.nodes.rows.addresses
+            ledger.zones = ContentReader(self.prog, cache, ledger, untracked).zones()
         return ledger
 
     def _slabs(self, cache: SlubCache, rows: I64, index: SlabIndex) -> Slabs:

@@ -9,7 +9,7 @@ from typing import Iterator, List, Tuple
 import numpy as np
 
 from ..findings import Finding
-from ..ledger import Ledger, Zone
+from ..ledger import U8, Bools, Ledger, Zone
 
 _SHOWN = 16  # bytes of damage that a message spells out
 
@@ -23,8 +23,7 @@ def judge_content(ledger: Ledger) -> Iterator[Finding]:
     """
     passing: List[Finding] = []
     for zone in ledger.zones:
-        damaged = (zone.found != zone.expected).any(axis=1) if zone.found.size else []
-        for row in np.flatnonzero(damaged).tolist():
+        for row in np.flatnonzero(_damaged(zone)).tolist():
             finding = _finding(ledger, zone, row)
             if _is_passing(zone, row):
                 passing.append(finding)
@@ -33,6 +32,12 @@ def judge_content(ledger: Ledger) -> Iterator[Finding]:
     moving = len({finding.object for finding in passing}) <= ledger.facts.in_flight
     for finding in passing:
         yield replace(finding, moving=True) if moving else finding
+
+
+def _damaged(zone: Zone) -> Bools:
+    if zone.expected is None:
+        return ~zone.found.any(axis=1)
+    return (zone.found != zone.expected).any(axis=1)
 
 
 def _is_passing(zone: Zone, row: int) -> bool:
@@ -46,33 +51,35 @@ def _finding(ledger: Ledger, zone: Zone, row: int) -> Finding:
     slabs, name = ledger.slabs, ledger.facts.name
     slab, index = int(zone.slab[row]), int(zone.index[row])
     page = int(slabs.page[slab])
-    expected = np.broadcast_to(zone.expected, zone.found.shape)[row]
-    first, last = _span(zone.found[row] != expected)
-    where = int(zone.address[row]) + first
-    bad = zone.found[row, first : last + 1]
-    what = f"slab 0x{page:x}"
+    where, expected, bad = _difference(zone, row)
     address = None
+    what = f"slab 0x{page:x}"
     if index >= 0:
         address = int(slabs.base[slab]) + index * ledger.facts.stride
         what = f"object 0x{address:x}"
     return Finding(
         zone.code,
-        f"{name} {what}: {zone.name}: {last - first + 1} bytes from 0x{where:x} are "
-        f"{_hex(bad)}, not {_hex(expected[first : last + 1])}",
+        f"{name} {what}: {zone.name}: {len(bad)} bytes from 0x{where:x} are "
+        f"{_hex(bad)}, not {expected}",
         cache=name,
         node=int(slabs.nid[slab]),
         slab=page,
         object=address,
         index=index if index >= 0 else None,
         place=zone.name,
-        expected=_hex(expected[first : last + 1]),
+        expected=expected,
         found=_hex(bad),
     )
 
 
-def _span(wrong: np.ndarray[Tuple[int], np.dtype[np.bool_]]) -> Tuple[int, int]:
-    at = np.flatnonzero(wrong)
-    return int(at[0]), int(at[-1])
+def _difference(zone: Zone, row: int) -> Tuple[int, str, U8]:
+    # Where the damage begins, what was expected there, and what is there.
+    if zone.expected is None:
+        return int(zone.address[row]), "set", zone.found[row]
+    expected = np.broadcast_to(zone.expected, zone.found.shape)[row]
+    at = np.flatnonzero(zone.found[row] != expected)
+    first, last = int(at[0]), int(at[-1]) + 1
+    return int(zone.address[row]) + first, _hex(expected[first:last]), zone.found[row, first:last]
 
 
 def _hex(data: np.ndarray[Tuple[int], np.dtype[np.uint8]]) -> str:
