@@ -9,10 +9,10 @@ poison are kept, and so is every array cache.
 
 from __future__ import annotations
 
-from typing import Iterator, List, Optional
+from typing import Iterator, Optional, Tuple
 
 import numpy as np
-from drgn import Program, sizeof
+from drgn import Program
 
 from ..allocators.base import node_ids
 from ..allocators.slab import SlabAllocator
@@ -20,13 +20,12 @@ from ..columns import read_rows, structure
 from ..index import SlabIndex
 from ..ledger import I64, U64, Bools
 from ..memory import memory
-from ..pagetype.detect import page_type_layout
 from ..regions import Region, region
 from .machine import per_cpu_addresses
-from .slabs import BATCH_BYTES, Slots, batches, each, slots_regions
+from .slabs import FreeObjects, Slots, batches, debugging, each
 
 # The same from 5.10 to the removal of SLAB in 6.8.
-_RED_ZONE, _POISON, _STORE_USER = 0x400, 0x800, 0x10000
+_DEBUG_FLAGS = 0x400 | 0x800 | 0x10000  # RED_ZONE, POISON, STORE_USER
 _MAX_ENTRIES = 1 << 12  # no array cache is longer
 
 
@@ -43,7 +42,6 @@ class SlabRegions:
         self._caches = allocator.caches.rows
         self._index = index
         self._memory = memory(self.prog)
-        self._entries: List[U64] = []
 
     def cpus(self) -> Iterator[Region]:
         """Yield the array caches of all CPUs."""
@@ -79,59 +77,39 @@ class SlabRegions:
             limits = rows["limit"]
         limits = np.minimum(limits, _MAX_ENTRIES)
         word, head = self._memory.word_size, rows.structure.offset("entry")
-        # Objects in array caches are free, which matters for poison.
-        for row in np.flatnonzero(rows.ok).tolist():
-            entries = each(int(addresses[row]) + head, word, int(limits[row]))
-            found = self._memory.gather(entries[: int(rows["avail"][row])], word)
-            self._entries.append(found.bytes.view(self._memory.word)[:, 0].astype(np.uint64))
         return region("array caches", addresses, np.uint64(head) + limits * np.uint64(word))
 
     def objects(self) -> Iterator[Region]:
         """Yield what SLAB keeps in the pages of slabs, and index arrays elsewhere."""
-        cache_of = self._allocator.ownership.cache
         for number in range(len(self._caches)):
-            rows = np.flatnonzero(cache_of == number)
+            rows = self._allocator.ownership.rows_of(number)
             size = int(self._caches["freelist_size"][number])
             pointers = self._index["freelist"][rows]
             yield region("index arrays", pointers[self._memory.is_kernel_address(pointers)], size)
             # At the end of a slab, where a damaged pointer no longer leads.
             span = np.uint64(self._memory.page_size) << self._index.orders[rows].astype(np.uint64)
             yield region("index arrays", self._index.addresses[rows] + span - np.uint64(size), size)
-            if int(self._caches["flags"][number]) & (_RED_ZONE | _POISON | _STORE_USER):
-                for batch in batches(self._index, rows, self._memory.page_size, BATCH_BYTES):
-                    yield from self._batch(number, batch)
+            if int(self._caches["flags"][number]) & _DEBUG_FLAGS:
+                free = FreeObjects(self._allocator, number, self._index)
+                for batch in batches(self._index, rows, self._memory.page_size):
+                    slots, here = self._slots(number, batch)
+                    yield from debugging(slots, free.among(batch[here], slots.number))
 
-    def _batch(self, number: int, rows: I64) -> Iterator[Region]:
+    def _slots(self, number: int, rows: I64) -> Tuple[Slots, Bools]:
+        # The slots of those slabs whose first object is where it can be.
         def value(member: str) -> int:
             return int(self._caches[member][number])
 
-        start = self._index["s_mem"][rows]
-        lead = value("obj_offset") if self._caches.structure.has("obj_offset") else 0
+        first = self._index["s_mem"][rows]
         span = self._memory.page_size << value("gfporder")
-        slots = Slots(start, 0, max(value("size"), 1), value("num"), lead, value("object_size"))
-        sane = start - self._index.addresses[rows] < np.uint64(span)
-        slots = slots._replace(start=start[sane])
-        yield from slots_regions(slots, self._free(rows[sane], slots))
-
-    def _free(self, rows: I64, slots: Slots) -> Bools:
-        free = np.zeros((len(rows), slots.number), np.bool_)
-        dtype = np.dtype(f"{self._memory.byteorder}u{sizeof(self.prog.type('freelist_idx_t'))}")
-        gathered = self._memory.gather(self._index["freelist"][rows], slots.number * dtype.itemsize)
-        indexes = gathered.bytes.view(dtype).astype(np.int64)
-        active = np.arange(slots.number) >= self._active(rows)[:, None]
-        slab, at = np.nonzero(active & gathered.ok[:, None] & (indexes < slots.number))
-        free[slab, indexes[slab, at]] = True
-        entries = np.concatenate([np.zeros(0, np.uint64), *self._entries])
-        known = self._index.rows_of_addresses(entries)
-        slab = np.minimum(np.searchsorted(rows, known), max(len(rows) - 1, 0))
-        here = rows[slab] == known if len(rows) else np.zeros(len(known), np.bool_)
-        which = (entries[here] - slots.start[slab[here]]) // np.uint64(slots.stride)
-        inside = which < slots.number
-        free[slab[here][inside], which[inside].astype(np.int64)] = True
-        return free
-
-    def _active(self, rows: I64) -> I64:
-        encoding = page_type_layout(self.prog).encoding
-        if encoding.carries_active:
-            return np.asarray(encoding.active(self._index.words[rows])).astype(np.int64)
-        return self._index["active"][rows].astype(np.int64)
+        here = first - self._index.addresses[rows] < np.uint64(span)
+        lead = value("obj_offset") if self._caches.structure.has("obj_offset") else 0
+        slots = Slots(
+            start=first[here],
+            span=0,
+            stride=max(value("size"), 1),
+            number=value("num"),
+            lead=lead,
+            size=value("object_size"),
+        )
+        return slots, here

@@ -12,12 +12,15 @@ from typing import Iterator, NamedTuple
 
 import numpy as np
 
+from ..allocators.base import Allocator
 from ..index import SlabIndex
 from ..ledger import I64, U64, Bools
 from ..regions import Region, region
 
-BATCH_BYTES = 32 << 20  # slab memory read at a time
 MAX_ORDER = 10
+"""No slab is larger; a greater order is damage."""
+
+_BATCH_BYTES = 32 << 20  # slab memory read at a time
 
 
 class Slots(NamedTuple):
@@ -42,7 +45,34 @@ class Slots(NamedTuple):
         return self.start[:, None] + each(0, self.stride, self.number)
 
 
-def slots_regions(slots: Slots, free: Bools) -> Iterator[Region]:
+class FreeObjects:
+    """
+    The objects of one cache that some place records as free.
+
+    :param number: Position of the cache.
+    """
+
+    def __init__(self, allocator: Allocator, number: int, index: SlabIndex) -> None:
+        claims = allocator.collect(number, index).claims
+        self._index = claims.index[claims.slab >= 0]
+        self._row = allocator.ownership.rows_of(number)[claims.slab[claims.slab >= 0]]
+
+    def among(self, rows: I64, number: int) -> Bools:
+        """
+        Return which objects of some slabs are free: shape (slabs, number).
+
+        :param rows: Rows of the index, ascending.
+        :param number: Objects of each slab.
+        """
+        free = np.zeros((len(rows), number), np.bool_)
+        if len(rows):
+            at = np.minimum(np.searchsorted(rows, self._row), len(rows) - 1)
+            here = (rows[at] == self._row) & (self._index >= 0) & (self._index < number)
+            free[at[here], self._index[here]] = True
+        return free
+
+
+def debugging(slots: Slots, free: Bools) -> Iterator[Region]:
     """
     Yield what surrounds the objects of a cache under debugging, and all of its free objects.
 
@@ -56,12 +86,12 @@ def slots_regions(slots: Slots, free: Bools) -> Iterator[Region]:
     yield region("debugging", slots.start + np.uint64(used), max(slots.span - used, 0))
 
 
-def batches(index: SlabIndex, rows: I64, page_size: int, size: int) -> Iterator[I64]:
+def batches(index: SlabIndex, rows: I64, page_size: int) -> Iterator[I64]:
     """Yield rows in ascending order, some at a time, each time of one order only."""
     orders = index.orders[rows]
     for order in np.unique(orders[orders <= MAX_ORDER]).tolist():
         some = np.sort(rows[orders == order])
-        step = max(1, size // (page_size << order))
+        step = max(1, _BATCH_BYTES // (page_size << order))
         for first in range(0, len(some), step):
             yield some[first : first + step]
 

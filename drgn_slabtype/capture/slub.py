@@ -21,11 +21,11 @@ from ..allocators.freeptr import Encoding, Geometry, decode
 from ..allocators.slub import SlubAllocator
 from ..columns import read_rows, structure
 from ..index import SlabIndex
-from ..ledger import I64, U64, Bools
+from ..ledger import I64, U64
 from ..memory import memory
 from ..regions import Region, region
 from .machine import per_cpu_addresses
-from .slabs import BATCH_BYTES, Slots, batches, each, slots_regions
+from .slabs import FreeObjects, Slots, batches, debugging, each
 
 _MAX_LIST = 1 << 16  # more sheaves or deferred objects than any list holds
 
@@ -147,66 +147,58 @@ class SlubRegions:
 
     def objects(self) -> Iterator[Region]:
         """Yield what SLUB keeps in the pages of slabs."""
-        cache_of = self._allocator.ownership.cache
         for number in range(len(self._caches)):
-            rows = np.flatnonzero(cache_of == number)
-            for batch in batches(self._index, rows, self._memory.page_size, BATCH_BYTES):
-                yield from self._batch(number, batch)
+            rows = self._allocator.ownership.rows_of(number)
+            debug = int(self._caches["flags"][number]) & _debug_flags(self.prog)
+            free = FreeObjects(self._allocator, number, self._index) if debug else None
+            for batch in batches(self._index, rows, self._memory.page_size):
+                slots = self._slots(number, batch)
+                yield self._free_pointers(number, batch, slots)
+                if free is not None:
+                    yield from debugging(slots, free.among(batch, slots.number))
 
-    def _batch(self, number: int, rows: I64) -> Iterator[Region]:
-        cache = {name: int(self._caches[name][number]) for name in ("flags", "size", "offset")}
-        start = self._index.addresses[rows]
+    def _slots(self, number: int, rows: I64) -> Slots:
+        caches = self._caches
         span = self._memory.page_size << int(self._index.orders[rows[0]])
-        stride = max(cache["size"], 1)
-        slots = Slots(
-            start=start,
+        stride = max(int(caches["size"][number]), 1)
+        return Slots(
+            start=self._index.addresses[rows],
             span=span,
             stride=stride,
             number=min(span // stride, 32767),
-            lead=self._red_left_pad(number),
-            size=int(self._caches["object_size"][number]),
+            lead=int(caches["red_left_pad"][number]) if caches.structure.has("red_left_pad") else 0,
+            size=int(caches["object_size"][number]),
         )
-        words, free = self._free(number, slots, rows, cache["offset"])
-        yield region("free pointers", words, self._memory.word_size)
-        if cache["flags"] & _debug_flags(self.prog):
-            yield from slots_regions(slots, free)
 
-    def _red_left_pad(self, number: int) -> int:
-        if not self._caches.structure.has("red_left_pad"):
-            return 0
-        return int(self._caches["red_left_pad"][number])
-
-    def _free(self, number: int, slots: Slots, rows: I64, offset: int) -> Tuple[U64, Bools]:
-        # Addresses of the free pointers, and which slots are free. A word is a
-        # free pointer if it decodes to an object of its own slab or to NULL, or
-        # if such a word or a head leads to it: damaged ones are kept as well.
+    def _free_pointers(self, number: int, rows: I64, slots: Slots) -> Region:
+        # A word is a free pointer if it decodes to an object of its own slab or
+        # to NULL, or if such a word or a head leads to it: damaged ones are
+        # kept as well, and chains that have lost their head.
+        offset = int(self._caches["offset"][number])
         hardened = self._caches.structure.has("random")
-        random = int(self._caches["random"][number]) if hardened else 0
         geometry = Geometry(
             base=slots.start + np.uint64(slots.lead),
             objects=np.full(len(rows), slots.number),
             stride=slots.stride,
             offset=offset,
             encoding=self._allocator.encoding if hardened else Encoding.PLAIN,
-            random=random,
+            random=int(self._caches["random"][number]) if hardened else 0,
         )
         word = self._memory.word_size
-        where = slots.addresses + np.uint64(slots.lead + offset)
         gathered = self._memory.gather(slots.start, slots.span)
-        view = gathered.bytes.view(self._memory.word)
         at = each(slots.lead + offset, slots.stride, slots.number) // np.uint64(word)
-        at = at[at < view.shape[1]].astype(np.int64)
-        stored = view[:, at].astype(np.uint64)
-        where = where[:, : len(at)]
-        decoded = decode(geometry.encoding, stored, where, random)
+        at = at[at < slots.span // word].astype(np.int64)
+        stored = gathered.bytes.view(self._memory.word)[:, at].astype(np.uint64)
+        where = slots.addresses[:, : len(at)] + np.uint64(slots.lead + offset)
+        decoded = decode(geometry.encoding, stored, where, geometry.random)
         slab = np.broadcast_to(np.arange(len(rows))[:, None], decoded.shape)
         target = geometry.index_of(slab.reshape(-1), decoded.reshape(-1)).reshape(decoded.shape)
         valid = gathered.ok[:, None] & (target >= 0)
         last = gathered.ok[:, None] & (decoded == 0) & (stored != 0)
-        free = np.zeros((len(rows), slots.number), np.bool_)
-        free[slab[valid], target[valid]] = True
-        free[self._heads(number, rows, geometry)] = True
-        return where[free[:, : len(at)] | valid | last], free
+        led_to = np.zeros((len(rows), slots.number), np.bool_)
+        led_to[slab[valid], target[valid]] = True
+        led_to[self._heads(number, rows, geometry)] = True
+        return region("free pointers", where[led_to[:, : len(at)] | valid | last], word)
 
     def _heads(self, number: int, rows: I64, geometry: Geometry) -> Tuple[I64, I64]:
         # (slab, object) that each freelist of these slabs or of a CPU begins with.
