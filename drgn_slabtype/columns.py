@@ -32,7 +32,8 @@ class Structure:
         self.type = type
         self.size = sizeof(type)
         """Bytes of one copy."""
-        self._byteorder = memory(prog).byteorder
+        self.byteorder = memory(prog).byteorder
+        """``<`` or ``>``, as numpy spells it."""
 
     def has(self, path: str) -> bool:
         """Return whether a member exists; dots lead into nested structures."""
@@ -75,17 +76,17 @@ class Structure:
             size = sizeof(type)
             if size not in _INTEGER_SIZES:
                 raise TypeError(f"{path} is no integer")
-            dtype = np.dtype(f"{self._byteorder}u{size}")
+            dtype = np.dtype(f"{self.byteorder}u{size}")
             cut = np.ascontiguousarray(raw[:, bits // 8 : bits // 8 + size])
             return cut.view(dtype)[:, 0].astype(np.uint64)
         # A bit field lies inside one naturally aligned unit of its own type.
         unit = sizeof(type)
         start = bits // (8 * unit) * unit
-        dtype = np.dtype(f"{self._byteorder}u{unit}")
+        dtype = np.dtype(f"{self.byteorder}u{unit}")
         cut = np.ascontiguousarray(raw[:, start : start + unit])
         words = cut.view(dtype)[:, 0].astype(np.uint64)
         shift = bits - 8 * start
-        if self._byteorder == ">":
+        if self.byteorder == ">":
             shift = 8 * unit - shift - width
         return (words >> np.uint64(shift)) & np.uint64((1 << width) - 1)
 

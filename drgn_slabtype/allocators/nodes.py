@@ -16,7 +16,7 @@ from drgn import Program
 
 from ..columns import Rows, read_rows, structure
 from ..index import SlabIndex
-from ..ledger import I64, Bools, Break, Counter, Ledger, ListKind, Memberships
+from ..ledger import I64, U64, Bools, Break, Counter, Ledger, ListKind, Memberships
 from ..memory import memory
 from .base import Caches, lock_is_held, node_ids
 from .lists import ListHead, SlabLists, Walked
@@ -87,33 +87,44 @@ class Nodes(NamedTuple):
         return found
 
 
-def read_nodes(prog: Program, caches: Caches) -> Nodes:
-    """Read every ``struct kmem_cache_node`` that the caches point to."""
+def node_pointers(prog: Program, caches: Caches, member: str) -> Tuple[I64, I64, U64]:
+    """
+    Return a pointer that every cache keeps per node, where it is not NULL.
+
+    :param member: ``node`` or ``barn``.
+    :return: Position of the cache, node, and pointer.
+    """
     layout = structure(prog, "struct kmem_cache")
-    word = memory(prog).word_size
+    word = memory(prog).word
     # Since Linux kernel commit 5ba6bc27b1f9 (in v7.1), per_node[] holds a pair
     # of pointers (barn, node) in place of node[].
     if layout.has("per_node"):
         pair = structure(prog, "struct kmem_cache_per_node_ptrs")
-        first, step = layout.offset("per_node") + pair.offset("node"), pair.size
+        first, step = layout.offset("per_node") + pair.offset(member), pair.size
     else:
-        first, step = layout.offset("node"), word
+        first, step = layout.offset(member), word.itemsize
     starts = [first + nid * step for nid in range(node_ids(prog))]
     columns = [
-        np.ascontiguousarray(caches.rows.raw[:, start : start + word]).view(memory(prog).word)[:, 0]
+        np.ascontiguousarray(caches.rows.raw[:, start : start + word.itemsize]).view(word)[:, 0]
         for start in starts
     ]
     pointers = np.stack(columns, axis=1).astype(np.uint64)
     cache, nid = np.nonzero(pointers)
-    rows = read_rows(prog, "struct kmem_cache_node", pointers[cache, nid])
-    lock = rows.structure.offset("list_lock")
-    cut = np.ascontiguousarray(rows.raw[:, lock : lock + 4]).view(f"{memory(prog).byteorder}u4")
-    return Nodes(
-        cache.astype(np.int64),
-        nid.astype(np.int64),
-        rows,
-        lock_is_held(cut[:, 0].astype(np.uint64)),
-    )
+    return cache.astype(np.int64), nid.astype(np.int64), pointers[cache, nid]
+
+
+def lock_words(rows: Rows, member: str) -> U64:
+    """Return the first 32 bits of a lock in every row, for :func:`.base.lock_is_held`."""
+    at = rows.structure.offset(member)
+    cut = np.ascontiguousarray(rows.raw[:, at : at + 4])
+    return cut.view(f"{rows.structure.byteorder}u4")[:, 0].astype(np.uint64)
+
+
+def read_nodes(prog: Program, caches: Caches) -> Nodes:
+    """Read every ``struct kmem_cache_node`` that the caches point to."""
+    cache, nid, pointers = node_pointers(prog, caches, "node")
+    rows = read_rows(prog, "struct kmem_cache_node", pointers)
+    return Nodes(cache, nid, rows, lock_is_held(lock_words(rows, "list_lock")))
 
 
 def memberships(

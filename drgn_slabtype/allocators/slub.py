@@ -31,18 +31,19 @@ from ..memory import memory
 from ..pagetype.detect import page_type_layout
 from .base import Caches, Ownership, decide_ownership, read_caches
 from .cpuslabs import read_cpu_slabs
+from .deferred import read_deferred
 from .freeptr import Encoding, FreelistReader, decode
 from .kfence import kfence_pool
 from .lists import Walked
 from .nodes import memberships, read_nodes
 from .percpu import possible_cpus
+from .sheaves import read_sheaves
 from .slubcache import SlubCache, slab_flags
 from .slubdebug import ContentReader
 from .slubstate import Era, allowed_lists, detect_era, in_transit, partial_mark
 
 _MAX_OBJECTS = 32767  # the widest that slab->objects, a field of 15 bits, can hold
 
-FREELIST, CPU_FREELIST = range(2)
 PLACES = (
     Place("freelist", counted=False, bad="freelist-pointer", repeat="freelist-cycle"),
     Place(
@@ -52,7 +53,15 @@ PLACES = (
         bad="freelist-pointer",
         repeat="freelist-cycle",
     ),
+    Place("main sheaf", counted=True, per_cpu=True),
+    Place("spare sheaf", counted=True, per_cpu=True),
+    Place("rcu_free sheaf", counted=True, per_cpu=True),
+    Place("full barn", counted=True),
+    Place("empty barn", counted=True),
+    Place("deferred", counted=True, per_cpu=True),
+    Place("deferred by rcu", counted=True, per_cpu=True),
 )
+_PLACE = {place.name: number for number, place in enumerate(PLACES)}
 
 
 class SlubAllocator:
@@ -68,6 +77,8 @@ class SlubAllocator:
         self.pool = kfence_pool(prog)
         self.nodes = read_nodes(prog, self.caches)
         self.cpu_slabs = read_cpu_slabs(prog, self.caches)
+        self.sheaves = read_sheaves(prog, self.caches, self.nodes)
+        self.deferred = read_deferred(prog)
         self.cpus = len(possible_cpus(prog))
         self.encoding = Encoding.PLAIN
         self.era = Era.UNKNOWN
@@ -125,6 +136,9 @@ class SlubAllocator:
             self.cpu_slabs.enter(number, local, index, ledger)
         self._excuse(cache, ledger)
         self._freelists(cache, rows, index, ledger, local)
+        if self.sheaves is not None:
+            self.sheaves.enter(number, rows, index, ledger, _PLACE)
+        self.deferred.enter(cache, rows, index, ledger, _PLACE)
         self._counters(cache, ledger)
         if cache.debug:
             untracked = self.nodes.rows.addresses
@@ -209,7 +223,7 @@ class SlubAllocator:
         reader = FreelistReader(self.memory, cache, self.encoding)
         own = Containers.build(
             len(rows),
-            place=FREELIST,
+            place=_PLACE["freelist"],
             address=slabs.page,
             slab=np.arange(len(rows), dtype=np.int64),
             counted=slabs.objects - slabs.counted,
@@ -226,7 +240,7 @@ class SlubAllocator:
         home = np.array([local.get(row, -1) for row in cpus.slab_row[mine].tolist()], np.int64)
         theirs = Containers.build(
             len(mine),
-            place=CPU_FREELIST,
+            place=_PLACE["cpu freelist"],
             owner=cpus.cpu[mine],
             address=cpus.rows.addresses[mine],
             slab=home,
@@ -281,7 +295,7 @@ def _homeless(
         "container-state",
         f"freelist of CPU {boxes.owner[box]} begins at 0x{head:x}, but the CPU has no slab",
         cpu=int(boxes.owner[box]),
-        place=PLACES[CPU_FREELIST].name,
+        place="cpu freelist",
         found=head,
         moving=ours and bool(index["frozen"][row]),
     )

@@ -37,7 +37,8 @@ def judge_content(ledger: Ledger) -> Iterator[Finding]:
 def _damaged(zone: Zone) -> Bools:
     if zone.expected is None:
         return ~zone.found.any(axis=1)
-    return (zone.found != zone.expected).any(axis=1)
+    wrong: Bools = (zone.found != zone.expected).any(axis=1)
+    return wrong
 
 
 def _is_passing(zone: Zone, row: int) -> bool:

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Arrays of object addresses: from raw pointers to claims."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from ..index import SlabIndex
+from ..ledger import I64, U8, U64, Claims, Containers, Ledger
+
+
+def local_rows(rows: I64, wanted: I64) -> I64:
+    """
+    Return the rows of a cache's slabs that rows of the index have; else -1.
+
+    :param rows: Rows of the index, ascending, that are the rows of ``ledger.slabs``.
+    :param wanted: Rows of the index; -1 stays -1.
+    """
+    if not len(rows):
+        return np.full(len(wanted), -1, np.int64)
+    at = np.minimum(np.searchsorted(rows, wanted), len(rows) - 1)
+    return np.where(rows[at] == wanted, at, -1).astype(np.int64)
+
+
+def object_index(ledger: Ledger, slabs: I64, addresses: U64) -> I64:
+    """
+    Return the index of the object that begins at each address; else -1.
+
+    :param slabs: Row of ``ledger.slabs`` that each address lies in, or -1.
+    """
+    table = ledger.slabs
+    if not len(table):
+        return np.full(len(addresses), -1, np.int64)
+    offset = addresses - table.base[slabs]
+    stride = np.uint64(ledger.facts.stride)
+    index = (offset // stride).astype(np.int64)
+    good = (slabs >= 0) & (offset % stride == 0) & (index >= 0) & (index < table.objects[slabs])
+    return np.where(good, index, -1)
+
+
+def enter_arrays(
+    ledger: Ledger,
+    index: SlabIndex,
+    rows: I64,
+    boxes: Containers,
+    entries: U64,
+    count: I64,
+    states: U8,
+) -> None:
+    """
+    Append containers that are arrays of object addresses, and their claims.
+
+    :param rows: Rows of the index, ascending, that are the rows of ``ledger.slabs``.
+    :param entries: Shape (containers, most entries).
+    :param count: How many entries of each are valid.
+    :param states: What each container says of its objects.
+    """
+    first_box = len(ledger.containers)
+    valid: npt.NDArray[np.bool_] = np.arange(entries.shape[1])[None, :] < count[:, None]
+    box, position = np.nonzero(valid)
+    address = entries[box, position]
+    slab = local_rows(rows, index.rows_of_addresses(address))
+    ledger.claims = Claims.join(
+        [
+            ledger.claims,
+            Claims.build(
+                len(box),
+                place=boxes.place[box],
+                container=first_box + box,
+                position=position,
+                address=address,
+                slab=slab,
+                index=object_index(ledger, slab, address),
+                state=states[box],
+            ),
+        ]
+    )
+    ledger.containers = Containers.join([ledger.containers, boxes])

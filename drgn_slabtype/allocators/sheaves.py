@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Sheaves and barns (SLUB since Linux 6.18)
+-----------------------------------------
+
+A sheaf is an array of free objects that count as in use in their slabs. Each
+CPU has a main sheaf, perhaps a spare and one being filled by kfree_rcu(); each
+node has a barn of full and empty ones.
+
+Since Linux kernel commit 2d517aa09bbc ("slab: add opt-in caching layer of
+percpu sheaves") (in v6.18). A sheaf that a caller holds, or that waits for its
+grace period, cannot be reached from the cache: its objects look allocated.
+"""
+
+from __future__ import annotations
+
+from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
+
+import numpy as np
+from drgn import FaultError, Program
+
+from ..columns import Rows, read_rows, structure
+from ..index import SlabIndex
+from ..ledger import I64, U64, Containers, Ledger, State, Suspect, Walk
+from ..memory import memory
+from .arrays import enter_arrays
+from .base import Caches, lock_is_held
+from .nodes import Nodes, lock_words, node_pointers
+from .percpu import per_cpu_addresses, possible_cpus
+
+_MAX_SHEAVES = 4096  # a barn's soft limit is 10 of each kind
+_MAX_CAPACITY = 1 << 16
+
+
+class Found(NamedTuple):
+    """One sheaf and who has it."""
+
+    cache: int
+    """Position of the cache whose CPU or node has it."""
+    place: str
+    owner: int
+    """CPU or node."""
+    address: int
+    """``struct slab_sheaf *``."""
+    busy: bool
+    """Whether the barn's lock was held."""
+
+
+class Sheaves:
+    """Every sheaf that can be reached from a cache."""
+
+    def __init__(self, prog: Program, caches: Caches, nodes: Nodes) -> None:
+        self.prog = prog
+        self._memory = memory(prog)
+        self._capacity = caches.rows["sheaf_capacity"].astype(np.int64)
+        self._addresses = caches.addresses
+        self.found: List[Found] = []
+        self.suspects: Dict[int, List[Suspect]] = {}
+        self.barns: U64 = np.zeros(0, np.uint64)
+        """``struct node_barn *`` of every cache and node."""
+        self._read_cpus(caches)
+        self._read_barns(caches, nodes)
+        self._by_cache: Dict[int, List[Found]] = {}
+        for sheaf in self.found:
+            self._by_cache.setdefault(sheaf.cache, []).append(sheaf)
+
+    def _read_cpus(self, caches: Caches) -> None:
+        addresses = per_cpu_addresses(self.prog, caches.rows["cpu_sheaves"])
+        cache, column = np.nonzero(addresses)
+        rows = read_rows(self.prog, "struct slub_percpu_sheaves", addresses[cache, column])
+        cpus = possible_cpus(self.prog)[column]
+        for place in ("main", "spare", "rcu_free"):
+            pointers = rows[place]
+            for at in np.flatnonzero(pointers).tolist():
+                owner = int(cpus[at])
+                self.found.append(
+                    Found(int(cache[at]), f"{place} sheaf", owner, int(pointers[at]), False)
+                )
+
+    def _read_barns(self, caches: Caches, nodes: Nodes) -> None:
+        cache, nid, addresses = _barn_pointers(self.prog, caches, nodes)
+        self.barns = addresses
+        rows = read_rows(self.prog, "struct node_barn", addresses)
+        held = lock_is_held(lock_words(rows, "lock"))
+        link = structure(self.prog, "struct slab_sheaf").offset("barn_list")
+        for kind in ("full", "empty"):
+            heads = addresses + np.uint64(rows.structure.offset(f"sheaves_{kind}"))
+            kept = rows[f"nr_{kind}"].astype(np.int64)
+            for at in np.flatnonzero(rows.ok).tolist():
+                number, node, busy = int(cache[at]), int(nid[at]), bool(held[at])
+                sheaves, closed = self._walk(int(heads[at]), link)
+                self.found += [
+                    Found(number, f"{kind} barn", node, sheaf, busy) for sheaf in sheaves
+                ]
+                if not closed or len(sheaves) != kept[at]:
+                    what = f"{len(sheaves)} are listed" if closed else "the list does not close"
+                    self._suspect(
+                        number,
+                        Suspect(
+                            "container-count" if closed else "list-broken",
+                            f"barn of node {node} counts {kept[at]} {kind} sheaves, {what}",
+                            node=node,
+                            place=f"{kind} barn",
+                            expected=len(sheaves),
+                            found=int(kept[at]),
+                            moving=busy,
+                        ),
+                    )
+
+    def _suspect(self, cache: int, suspect: Suspect) -> None:
+        self.suspects.setdefault(cache, []).append(suspect)
+
+    def _walk(self, head: int, link: int) -> Tuple[List[int], bool]:
+        found: List[int] = []
+        seen = {head}
+        at = head
+        for _ in range(_MAX_SHEAVES):
+            try:
+                following = self.prog.read_word(at)
+                if following == head:
+                    return found, True
+                kernel = self._memory.is_kernel_address(np.array([following], np.uint64))[0]
+                if following in seen or not kernel:
+                    return found, False
+                if self.prog.read_word(following + self._memory.word_size) != at:
+                    return found, False
+            except FaultError:
+                return found, False
+            seen.add(following)
+            found.append(following - link)
+            at = following
+        return found, False
+
+    def enter(
+        self, cache: int, rows: I64, index: SlabIndex, ledger: Ledger, places: Dict[str, int]
+    ) -> None:
+        """
+        Enter one cache's sheaves into its ledger.
+
+        :param rows: Rows of the index that are the rows of ``ledger.slabs``.
+        :param places: Position in ``ledger.places`` by name.
+        """
+        ledger.suspects += self.suspects.get(cache, [])
+        mine = self._by_cache.get(cache, [])
+        if not mine:
+            return
+        capacity = min(int(self._capacity[cache]), _MAX_CAPACITY)
+        layout = structure(self.prog, "struct slab_sheaf")
+        width = layout.offset("objects") + capacity * self._memory.word_size
+        addresses = np.array([sheaf.address for sheaf in mine], np.uint64)
+        content = read_rows(self.prog, "struct slab_sheaf", addresses, width)
+        size = content["size"].astype(np.int64)
+        ledger.suspects += self._judge(cache, mine, content, size)
+        # The bootstrap sheaf stands in for one where a cache has none.
+        own = content["cache"] == self._addresses[cache]
+        count = np.where(own & content.ok, np.minimum(size, capacity), 0)
+        boxes = Containers.build(
+            len(mine),
+            place=np.array([places[sheaf.place] for sheaf in mine], np.int64),
+            owner=np.array([sheaf.owner for sheaf in mine], np.int64),
+            address=addresses,
+            counted=np.where(own, size, 0),
+            limit=capacity,
+            walked=count,
+            state=np.where(content.ok, Walk.WHOLE, Walk.UNREADABLE),
+            busy=np.array([sheaf.busy for sheaf in mine], np.bool_),
+        )
+        objects = np.ascontiguousarray(content.raw[:, layout.offset("objects") :])
+        entries = objects.view(self._memory.word).astype(np.uint64)
+        waiting = np.array([sheaf.place == "rcu_free sheaf" for sheaf in mine], np.bool_)
+        states = np.where(waiting, State.WAITING, State.FREE).astype(np.uint8)
+        enter_arrays(ledger, index, rows, boxes, entries.reshape(len(mine), -1), count, states)
+
+    def _judge(self, cache: int, mine: List[Found], content: Rows, size: I64) -> Iterator[Suspect]:
+        owners = content["cache"]
+        for at, sheaf in enumerate(mine):
+            if not content.ok[at]:
+                continue
+            wrong: Optional[Tuple[str, int, int]] = None
+            own = int(self._addresses[cache])
+            if owners[at] != own and (owners[at] or size[at]):
+                wrong = "is a sheaf of another cache", own, int(owners[at])
+            elif sheaf.place == "empty barn" and size[at]:
+                wrong = "is not empty", 0, int(size[at])
+            elif sheaf.place == "full barn" and not size[at]:
+                wrong = "is empty", int(self._capacity[cache]), 0
+            if wrong is not None:
+                per = "node" if "barn" in sheaf.place else "CPU"
+                yield Suspect(
+                    "container-state",
+                    f"sheaf 0x{sheaf.address:x} in {sheaf.place} of {per} {sheaf.owner} {wrong[0]}",
+                    node=sheaf.owner if per == "node" else None,
+                    cpu=sheaf.owner if per == "CPU" else None,
+                    place=sheaf.place,
+                    expected=wrong[1],
+                    found=wrong[2],
+                    moving=sheaf.busy,
+                )
+
+
+def read_sheaves(prog: Program, caches: Caches, nodes: Nodes) -> Optional[Sheaves]:
+    """Read the sheaves of all caches; ``None`` before Linux 6.18."""
+    if not structure(prog, "struct kmem_cache").has("cpu_sheaves"):
+        return None
+    return Sheaves(prog, caches, nodes)
+
+
+def _barn_pointers(prog: Program, caches: Caches, nodes: Nodes) -> Tuple[I64, I64, U64]:
+    # Before Linux 7.1, the node points to its barn.
+    if structure(prog, "struct kmem_cache").has("per_node"):
+        return node_pointers(prog, caches, "barn")
+    barn = nodes.rows["barn"]
+    there = barn != 0
+    return nodes.cache[there], nodes.nid[there], barn[there]
