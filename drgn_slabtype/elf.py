@@ -76,8 +76,9 @@ class ElfFile:
         self._section_size = header[10]
         self.segments = self._segments(header[4], header[8], header[9])
         """Program headers, as far as the file has them."""
-        self.has_notes = any(s.type == _PT_NOTE and s.offset < self.size for s in self.segments)
-        """Whether the file reaches to where its notes are."""
+        notes = [s.offset + s.file_size for s in self.segments if s.type == _PT_NOTE]
+        self.notes_are_whole = bool(notes) and max(notes) <= self.size
+        """Whether the file has notes and goes on to their end."""
 
     def _read(self, offset: int, size: int) -> bytes:
         if offset < 0 or size < 0:

@@ -10,6 +10,7 @@ a :class:`drgn.Program` with the kernel's debug info, or raises a
 
 from __future__ import annotations
 
+import socket
 from dataclasses import dataclass
 from typing import Optional, Sequence, Tuple
 
@@ -21,6 +22,7 @@ from .elf import ET_CORE, ET_REL, ElfFile
 from .errors import TargetError
 from .findings import Finding, Target
 
+_QMP_SECONDS = 10
 _KDUMP_MAGIC = (b"KDUMP   ", b"makedumpfile\0\0\0\0")
 
 
@@ -173,8 +175,8 @@ def _what_is_wrong(path: str) -> Optional[str]:
         notes = [note.name for note in elf.notes()]
         if b"VMCOREINFO" in notes:
             return None
-        if not elf.has_notes:
-            return "truncated before its notes, or without any; nothing in it can be judged"
+        if not elf.notes_are_whole:
+            return "truncated before the end of its notes; nothing in it can be judged"
         if b"QEMU" in notes:
             return (
                 "no VMCOREINFO in this dump: QEMU needs -device vmcoreinfo and the guest "
@@ -210,12 +212,16 @@ def shortfall(prog: Program) -> Optional[Finding]:
 
 
 def _open_qemu(prog: Program, address: str) -> None:
-    if not hasattr(prog, "set_qemu_qmp"):
-        raise TargetError(f"drgn {drgn.__version__} cannot talk to QEMU; drgn 0.2 can")
     try:
-        prog.set_qemu_qmp(address)
+        connection = _connect(address)
+        _await_greeting(connection, address)
+        # drgn takes the descriptor over. Given the address it would wait for a
+        # greeting forever, and Ctrl-C would wait with it.
+        prog.set_qemu_qmp(connection.detach())
     except OSError as e:
         raise TargetError(f"cannot connect to QEMU at {address}: {_reason(e)}") from None
+    except TargetError:
+        raise
     except Exception as e:  # errors of the protocol have no class of their own
         raise TargetError(f"QEMU at {address}: {_one_line(e)}") from None
     if not prog.flags & ProgramFlags.IS_LINUX_KERNEL:
@@ -223,6 +229,30 @@ def _open_qemu(prog: Program, address: str) -> None:
             f"QEMU at {address}: no VMCOREINFO: QEMU needs -device vmcoreinfo and the guest "
             "CONFIG_FW_CFG_SYSFS; give the guest's with --vmcoreinfo"
         )
+
+
+def _connect(address: str) -> socket.socket:
+    # host:port or the path of a socket, told apart as drgn does.
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdecimal() and not host.startswith(("/", ".")):
+        return socket.create_connection((host or "localhost", int(port)), _QMP_SECONDS)
+    connection = socket.socket(socket.AF_UNIX)
+    connection.settimeout(_QMP_SECONDS)
+    connection.connect(address)
+    return connection
+
+
+def _await_greeting(connection: socket.socket, address: str) -> None:
+    try:
+        greeting = connection.recv(16, socket.MSG_PEEK)
+    except socket.timeout:
+        raise TargetError(
+            f"QEMU at {address} does not answer: it serves one client at a time, "
+            "or this is no QMP socket"
+        ) from None
+    if not greeting.startswith(b'{"QMP"'):
+        raise TargetError(f"{address} is not a QMP socket of QEMU")
+    connection.settimeout(None)
 
 
 def _open_kernel(prog: Program) -> None:
