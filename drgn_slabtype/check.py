@@ -198,7 +198,8 @@ def _result(ledger: Ledger, findings: Iterable[Finding]) -> CacheResult:
         here = claims.place == number
         free = int((here & (claims.state == State.FREE)).sum())
         waiting = int((here & (claims.state == State.WAITING)).sum())
-        result.free[place.name] = free
+        if free or not place.counted:
+            result.free[place.name] = free
         result.waiting += waiting
         if place.counted:
             result.in_use -= free + waiting

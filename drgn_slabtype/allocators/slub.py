@@ -35,6 +35,7 @@ from .deferred import read_deferred
 from .freeptr import Encoding, FreelistReader, decode
 from .kfence import kfence_pool
 from .lists import Walked
+from .live import LIVE, LiveObjects
 from .nodes import memberships, read_nodes
 from .percpu import possible_cpus
 from .sheaves import read_sheaves
@@ -60,6 +61,7 @@ PLACES = (
     Place("empty barn", counted=True),
     Place("deferred", counted=True, per_cpu=True),
     Place("deferred by rcu", counted=True, per_cpu=True),
+    LIVE,
 )
 _PLACE = {place.name: number for number, place in enumerate(PLACES)}
 
@@ -87,6 +89,7 @@ class SlubAllocator:
         self._mark = np.uint64(partial_mark(prog))
         self._locked = np.uint64(1 << int(prog["PG_locked"]))
         self._walks: List[Walked] = []
+        self._live = LiveObjects([])
 
     def discover(self, index: SlabIndex) -> None:
         """Walk all lists and CPUs; see :meth:`.base.Allocator.discover`."""
@@ -104,6 +107,17 @@ class SlubAllocator:
         partial = [w.rows for w in self._walks if w.head.kind is ListKind.PARTIAL]
         self.era = detect_era(self.prog, index, np.concatenate([*partial, np.zeros(0, np.int64)]))
         self.encoding = self._detect_encoding(index)
+        self._live = self._own_structures()
+        self._live.locate(index, self.ownership.cache)
+
+    def _own_structures(self) -> LiveObjects:
+        own = [self.caches.addresses, self.nodes.rows.addresses]
+        if self.caches.rows.structure.has("random_seq"):
+            own.append(self.caches.rows["random_seq"])
+        if self.sheaves is not None:
+            sheaves = np.array([sheaf.address for sheaf in self.sheaves.found], np.uint64)
+            own += [self.sheaves.barns, sheaves]
+        return LiveObjects(own)
 
     def _detect_encoding(self, index: SlabIndex) -> Encoding:
         # The first stored pointer of many slabs: one bad pointer cannot decide.
@@ -139,6 +153,7 @@ class SlubAllocator:
         if self.sheaves is not None:
             self.sheaves.enter(number, rows, index, ledger, _PLACE)
         self.deferred.enter(cache, rows, index, ledger, _PLACE)
+        self._live.enter(number, rows, index, ledger, _PLACE[LIVE.name])
         self._counters(cache, ledger)
         if cache.debug:
             untracked = self.nodes.rows.addresses
