@@ -383,7 +383,7 @@ class _Detection:
             if word == encoding.set(encoding.idle, "slab"):
                 self.evidence.append(
                     f"VMCOREINFO has {key} {number} ({word:#x}), and there is no enumerator"
-                    f" for slab: the encoding is {encoding.name}"
+                    f" for slab: the bits are those of {encoding.name}"
                 )
                 return encoding
         raise LayoutError(f"VMCOREINFO has {key} {number} ({word:#x}), which is no known layout")
