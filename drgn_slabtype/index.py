@@ -11,7 +11,7 @@ that lost its mark is still here, and what points at it is judged with it.
 from __future__ import annotations
 
 import enum
-from typing import Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional
 
 import numpy as np
 import numpy.typing as npt
@@ -70,56 +70,73 @@ class SlabIndex:
         """sizeof(struct page)."""
         self.vmemmap = prog["vmemmap"].value_()
         """``struct page *`` of page frame 0."""
-        self._columns: Dict[str, U64] = {}
+        self._columns: Dict[str, Any] = {}
         self._sorted: Optional[I64] = None
 
     def __len__(self) -> int:
         return len(self.pfns)
 
     def __getitem__(self, member: str) -> U64:
-        column = self._columns.get(member)
+        return self._cached("." + member, lambda: self.structure.column(self.raw, member))
+
+    def _cached(self, name: str, make: Callable[[], Any]) -> Any:
+        # Columns are asked for once per cache of the machine; make them once.
+        column = self._columns.get(name)
         if column is None:
-            column = self._columns[member] = self.structure.column(self.raw, member)
+            column = self._columns[name] = make()
         return column
 
     @property
     def pages(self) -> U64:
         """``struct slab *`` of each row."""
-        return self.pfns * np.uint64(self.page_bytes) + np.uint64(self.vmemmap)
+        return self._cached(
+            "pages", lambda: self.pfns * np.uint64(self.page_bytes) + np.uint64(self.vmemmap)
+        )
 
     @property
     def addresses(self) -> U64:
         """``slab_address()`` of each row, in the direct map."""
-        return self._memory.phys_to_virt(self.pfns << np.uint64(self._memory.page_shift))
+        shift = np.uint64(self._memory.page_shift)
+        return self._cached("addresses", lambda: self._memory.phys_to_virt(self.pfns << shift))
 
     @property
     def spans(self) -> U64:
         """Bytes of each slab by its compound order, of which damage must not make too much."""
-        order = np.minimum(self.orders, _MAX_ORDER).astype(np.uint64)
-        return np.uint64(self._memory.page_size) << order
+        page = np.uint64(self._memory.page_size)
+        return self._cached(
+            "spans", lambda: page << np.minimum(self.orders, _MAX_ORDER).astype(np.uint64)
+        )
 
     @property
     def words(self) -> npt.NDArray[np.uint32]:
         """The page_type word of each head page."""
-        offset = page_fields(self.prog).word
-        cut = np.ascontiguousarray(self.raw[:, offset : offset + 4])
-        return cut.view(f"{self._memory.byteorder}u4")[:, 0].astype(np.uint32)
+        return self._cached("words", lambda: self._cut(page_fields(self.prog).word, "u4"))
 
     @property
     def flags(self) -> U64:
         """``page->flags`` of each head page."""
-        offset, size = page_fields(self.prog).flags, self._memory.word_size
-        cut = np.ascontiguousarray(self.raw[:, offset : offset + size])
-        return cut.view(self._memory.word)[:, 0].astype(np.uint64)
+        word = f"u{self._memory.word_size}"
+        return self._cached(
+            "flags", lambda: self._cut(page_fields(self.prog).flags, word).astype(np.uint64)
+        )
+
+    def _cut(self, offset: int, type: str) -> Any:
+        # A member of the head page, in host byte order.
+        dtype = np.dtype(self._memory.byteorder + type)
+        cut = np.ascontiguousarray(self.raw[:, offset : offset + dtype.itemsize])
+        return cut.view(dtype)[:, 0].astype(dtype.newbyteorder("="))
 
     @property
     def marked(self) -> Bools:
         """Which head pages carry the slab mark."""
-        return self.layout.is_slab(self.flags, self.words)
+        return self._cached("marked", lambda: self.layout.is_slab(self.flags, self.words))
 
     @property
     def nids(self) -> I64:
         """NUMA node of each head page, from the top bits of its flags."""
+        return self._cached("nids", self._nids)
+
+    def _nids(self) -> I64:
         shift = nodes_shift(self.prog)
         if not shift:
             return np.zeros(len(self), np.int64)

@@ -9,7 +9,7 @@ lists of slabs and counters over them.
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Iterable, List, Mapping, NamedTuple, Optional, Tuple
 
 import numpy as np
 from drgn import Program
@@ -18,6 +18,7 @@ from ..columns import Rows, read_rows, structure
 from ..index import SlabIndex
 from ..ledger import I64, U64, Bools, Break, Counter, Ledger, ListKind, Memberships
 from ..memory import memory
+from .arrays import local_rows
 from .base import Caches, lock_is_held, node_ids
 from .lists import ListHead, SlabLists, Walked
 
@@ -135,7 +136,6 @@ def memberships(
 
     :param rows: Rows of the index that are the rows of ``ledger.slabs``.
     """
-    local: Dict[int, int] = {row: i for i, row in enumerate(rows.tolist())}
     parts = []
     breaks: List[Break] = []
     for head, members, broken in walks:
@@ -146,7 +146,7 @@ def memberships(
         parts.append(
             Memberships.build(
                 len(members),
-                slab=np.array([local.get(row, -1) for row in members.tolist()], np.int64),
+                slab=local_rows(rows, members),
                 page=index.pages[members],
                 kind=int(head.kind),
                 owner=head.owner,

@@ -246,8 +246,9 @@ def scan(prog: Program, progress: Optional[Progress] = None) -> PageScan:
     for block in page_blocks(prog, progress):
         seen += len(block)
         words = block.words
-        # Few pages have a type, and a type never shows on a tail.
-        rows = np.flatnonzero(encoding.has_type(words))
+        # Few pages have a type, and a type never shows on a tail. What is no
+        # map count and not idle is a type or damage.
+        rows = np.flatnonzero(words + np.uint32(1) > np.uint32(0x80000000))
         if len(rows):
             some = words[rows]
             for name in encoding.types:
