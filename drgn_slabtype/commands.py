@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Callable, List, NamedTuple, Optional, Tuple
 
 if TYPE_CHECKING:
-    from drgn import Program
+    from drgn import FaultError, Program
 
     from .answers.decode import Decoded
     from .capture import CaptureSummary
@@ -98,6 +98,9 @@ def answer(command: Command, program: Callable[[], Any], args: argparse.Namespac
 
     :param program: Opens the program; called only if the command reads one.
     """
+    from drgn import FaultError
+
+    from .errors import TargetError
     from .report import present
     from .report.output import check_writable
 
@@ -105,8 +108,21 @@ def answer(command: Command, program: Callable[[], Any], args: argparse.Namespac
     check_writable(path)
     if command.drgn and args.drgn:
         return Answer(None, command.drgn(args), path)
-    records = command.run(program() if command.target else None, args)
+    prog = program() if command.target else None
+    try:
+        records = command.run(prog, args)
+    except FaultError as e:
+        raise TargetError(_nothing_judged(prog, e)) from e
     return Answer(records, present(command.name, records, args.format), path)
+
+
+def _nothing_judged(prog: Any, fault: FaultError) -> str:
+    # What is missing is needed to begin with: the memory map, a list of caches.
+    from .target import shortfall
+
+    missing = shortfall(prog)
+    start = f"{missing.message}; " if missing is not None else ""
+    return f"{start}nothing could be judged: {fault}"
 
 
 def _check(prog: Program, args: argparse.Namespace) -> Report:

@@ -34,7 +34,7 @@ def check(report: Report) -> str:
     lines: List[str] = []
     concerned = [c for c in report.caches if c.outcome is not Outcome.CONSISTENT]
     if concerned:
-        lines += [_caches(concerned), ""]
+        lines += [*_caches(concerned), ""]
     if report.findings:
         lines += [*_findings(report.findings), ""]
     for title, shelf in (
@@ -48,22 +48,21 @@ def check(report: Report) -> str:
 
 
 def _text(lines: Sequence[str]) -> str:
-    printed = (printable(line) for text in lines for line in text.split("\n"))
-    return "".join(f"{line}\n" for line in printed)
+    return "".join(f"{printable(line)}\n" for line in lines)
 
 
-def _table(columns: Dict[str, str], rows: Sequence[Sequence[object]]) -> str:
-    # Column headings with their alignment. Numbers are formatted here already.
+def _table(columns: Dict[str, str], rows: Sequence[Sequence[object]]) -> List[str]:
+    # Column headings with their alignment.
     return tabulate(
         rows,
         headers=list(columns),
         tablefmt="plain",
         colalign=list(columns.values()) if rows else None,
         disable_numparse=True,
-    )
+    ).split("\n")
 
 
-def _caches(caches: Sequence[CacheResult]) -> str:
+def _caches(caches: Sequence[CacheResult]) -> List[str]:
     numbers = ["OBJSIZE", "SLABS", "OBJECTS", "COUNTED", "IN USE", "FREE", "WAITING"]
     columns = {"CACHE": "left", **dict.fromkeys(numbers, "right"), "OUTCOME": "left"}
     rows = [
@@ -93,14 +92,13 @@ def _findings(findings: Sequence[Finding]) -> Iterator[str]:
         else:
             roots.append(finding)
     for root in roots:
-        yield from _tree(root, followers, "")
+        yield from _tree(root, followers, 0)
 
 
-def _tree(finding: Finding, followers: Dict[int, List[Finding]], indent: str) -> Iterator[str]:
-    # A chain of causes cannot be circular: each finding is taken from the map once.
-    yield f"{indent}{finding.id}. {_line(finding)}"
+def _tree(finding: Finding, followers: Dict[int, List[Finding]], depth: int) -> Iterator[str]:
+    yield f"{'   ' * depth}{'follows: ' if depth else ''}{finding.id}. {_line(finding)}"
     for follower in followers.pop(finding.id, []):
-        yield from _tree(follower, followers, f"{indent}   follows: ")
+        yield from _tree(follower, followers, depth + 1)
 
 
 def _line(finding: Finding) -> str:
@@ -129,20 +127,21 @@ def _crowd(title: str, shelf: Sequence[Finding]) -> Iterator[str]:
 def _verdict(report: Report) -> str:
     totals = report.totals
     judged = sum(c.outcome is not Outcome.UNAVAILABLE for c in report.caches)
+    pages = sum(cache.pages for cache in report.caches)
     kernel = " ".join(filter(None, ["Linux", report.target.release, report.target.architecture]))
     coverage = [
         f"{judged} of {plural(totals.caches, 'cache')} judged",
-        f"{plural(totals.slabs, 'slab')} in {plural(totals.slab_pages, 'page')}",
+        f"{plural(totals.slabs, 'slab')} in {plural(pages, 'page')}",
         f"{plural(totals.objects, 'object')}: {totals.in_use} in use, {totals.free} free"
         + (f", {totals.waiting} waiting" if totals.waiting else ""),
     ]
     if totals.unreadable_pages or totals.zero_filled_pages:
         coverage.append(
-            f"of {plural(totals.pages, 'page')} {totals.unreadable_pages} unreadable, "
-            f"{totals.zero_filled_pages} zero-filled"
+            f"of {plural(totals.pages, 'page')} {totals.slab_pages} of slabs, "
+            f"{totals.unreadable_pages} unreadable, {totals.zero_filled_pages} zero-filled"
         )
     else:
-        coverage.append(f"all {plural(totals.pages, 'page')} read")
+        coverage.append(f"all {plural(totals.pages, 'page')} read, {totals.slab_pages} of slabs")
     if report.interrupted:
         coverage.append("interrupted")
     outcome = report.outcome.value
@@ -163,7 +162,7 @@ def pages(census: Census) -> str:
     summary = plural(census.pages, "page")
     if census.unreadable_pages:
         summary += f", {census.unreadable_pages} of them unreadable"
-    return _text([_table(columns, rows), summary])
+    return _text([*_table(columns, rows), summary])
 
 
 def layout(layout: PageTypeLayout) -> str:
@@ -180,7 +179,7 @@ def layout(layout: PageTypeLayout) -> str:
     ]
     rows += [("evidence", line) for line in layout.evidence]
     rows += [("note", line) for line in layout.notes]
-    return _text([tabulate(rows, tablefmt="plain", disable_numparse=True)])
+    return _text(tabulate(rows, tablefmt="plain", disable_numparse=True).split("\n"))
 
 
 def capture(summary: CaptureSummary) -> str:
@@ -212,4 +211,4 @@ def decode(words: Sequence[Decoded]) -> str:
     """Present the readings of one page_type word."""
     columns = dict.fromkeys(["LAYOUT", "TYPES", "PRINTED AS", "MEANING"], "left")
     rows = [(w.layout, "|".join(w.types) or "-", w.printed or "-", w.meaning) for w in words]
-    return _text([f"0x{words[0].word:08x}", _table(columns, rows)])
+    return _text([f"0x{words[0].word:08x}", *_table(columns, rows)])
