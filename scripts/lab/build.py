@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+
+"""
+Build kernels from Debian's source packages.
+
+One work tree for each source package: its sources are switched from variant to
+variant by writing only the files that differ, so that make rebuilds only what
+depends on them. The tree is dropped when nothing else waits to be built.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Dict, List
+
+from . import cache
+from .debian import Archive, Package, unpack
+from .edits import SourceTree
+from .errors import LabError
+from .kernels import Built, Kernel
+from .process import BUILD_PACKAGES, install, output, run, say
+
+__all__ = ("build", "drop_tree", "recipe")
+
+_CONFIGS = Path(__file__).with_name("configs")
+_EDITS = (Path(__file__).with_name("rfc.py"), Path(__file__).with_name("edits.py"))
+
+# Options without which a kernel is of no use here.
+_REQUIRED = ("SMP", "NUMA", "PROC_PAGE_MONITOR", "PROC_KCORE", "FW_CFG_SYSFS", "DEBUG_INFO_DWARF4")
+
+
+def _fragments(origin: Built) -> List[Path]:
+    return [_CONFIGS / f"{name}.config" for name in ("guest", *origin.fragments)]
+
+
+def recipe(origin: Built) -> str:
+    """Return the key of everything in this repository that a built kernel depends on."""
+    if origin.edit is None:
+        return cache.key(1, origin.package, *_fragments(origin))
+    # The edits as Python understands them: comments and layout do not matter.
+    edits = [ast.unparse(ast.parse(file.read_text(encoding="utf-8"))) for file in _EDITS]
+    return cache.key(1, origin.package, origin.edit.__name__, *_fragments(origin), *edits)
+
+
+def _work_folder(package: Package) -> Path:
+    return cache.root() / "trees" / f"{package.name}-{package.version}"
+
+
+def drop_tree(package: Package) -> None:
+    """Delete the sources and objects of a source package."""
+    shutil.rmtree(_work_folder(package), ignore_errors=True)
+
+
+def _sources(archive: Archive, package: Package) -> Path:
+    # Sources as packaged (pristine), and the tree that is built, which starts
+    # as hard links to them.
+    work = _work_folder(package)
+    if not (work / "pristine").exists():
+        log = cache.log_file("sources")
+        with cache.entry(work) as folder:
+            file = archive.download(package, folder)
+            tarball = unpack(file, rf"usr/src/{package.name}\.tar\.xz", folder)[0]
+            file.unlink()
+            say(f"unpacking {package.name}")
+            (folder / "pristine").mkdir()
+            run(
+                [
+                    "tar",
+                    "-xf",
+                    str(tarball),
+                    "--strip-components=1",
+                    "-C",
+                    str(folder / "pristine"),
+                ],
+                log=log,
+            )
+            tarball.unlink()
+            run(["cp", "-al", str(folder / "pristine"), str(folder / "linux")], log=log)
+    return work
+
+
+class _SwitchedTree(SourceTree):
+    """A tree whose edits start from the pristine file, whatever was applied before."""
+
+    def __init__(self, pristine: Path, scratch: Path) -> None:
+        super().__init__(scratch)
+        self._pristine = pristine
+        self.edited: List[str] = []
+
+    def substitute(self, path: str, pattern: str, replacement: str, *, count: int = 1) -> None:
+        file = self.root / path
+        if not file.exists() and (self._pristine / path).exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(self._pristine / path, file)
+            self.edited.append(path)
+        super().substitute(path, pattern, replacement, count=count)
+
+
+def _switch(work: Path, origin: Built) -> None:
+    # Give every file that an edit changes, now or before, the contents it has
+    # in this variant; touch no other.
+    scratch = work / "edited"
+    shutil.rmtree(scratch, ignore_errors=True)
+    tree = _SwitchedTree(work / "pristine", scratch)
+    if origin.edit is not None:
+        origin.edit(tree)
+    record = work / "edited-files"
+    before = set(record.read_text().split()) if record.exists() else set()
+    for path in before | set(tree.edited):
+        source = scratch / path if path in tree.edited else work / "pristine" / path
+        target = work / "linux" / path
+        contents = source.read_bytes()
+        if target.read_bytes() != contents:
+            target.unlink()
+            target.write_bytes(contents)
+    record.write_text("\n".join(sorted(tree.edited)))
+
+
+def _options(text: str) -> Dict[str, str]:
+    options = {}
+    for line in text.splitlines():
+        if match := re.fullmatch(r"CONFIG_(\w+)=(.*)", line):
+            options[match.group(1)] = match.group(2)
+        elif match := re.fullmatch(r"# CONFIG_(\w+) is not set", line):
+            options[match.group(1)] = "n"
+    return options
+
+
+def _configure(work: Path, origin: Built, make: List[str], log: Path) -> None:
+    config = work / "objects" / ".config"
+    wanted: Dict[str, str] = {}
+    for fragment in _fragments(origin):
+        wanted.update(_options(fragment.read_text()))
+    config.unlink(missing_ok=True)
+    run([*make, "tinyconfig"], log=log)
+    options = {**_options(config.read_text()), **wanted}
+    config.write_text(
+        "".join(
+            f"# CONFIG_{name} is not set\n" if value == "n" else f"CONFIG_{name}={value}\n"
+            for name, value in options.items()
+        )
+    )
+    run([*make, "olddefconfig"], log=log)
+    got = _options(config.read_text())
+    lost = [
+        name
+        for fragment in _fragments(origin)[1:]
+        for name in _options(fragment.read_text())
+        if got.get(name, "n") != wanted[name]
+    ]
+    lost += [name for name in _REQUIRED if got.get(name) != "y" and name in wanted]
+    if lost:
+        raise LabError(f"the config did not take {', '.join(sorted(set(lost)))}")
+
+
+def build(kernel: Kernel, archive: Archive, folder: Path) -> Dict[str, str]:
+    """
+    Build a kernel into a folder of the cache.
+
+    :param folder: Gets ``vmlinux``, ``vmlinuz`` and ``config``.
+    :return: What to remember of it: ``release``, ``package``, ``version``.
+    :raises LabError: if something does not work.
+    """
+    origin = kernel.origin
+    assert isinstance(origin, Built)
+    log = cache.log_file(f"build-{kernel.name}")
+    install(BUILD_PACKAGES, log=log)
+    package = archive.newest(re.escape(origin.package), list(origin.suites))
+    with cache.lock("build"):
+        work = _sources(archive, package)
+        _switch(work, origin)
+        objects = work / "objects"
+        objects.mkdir(exist_ok=True)
+        make = [
+            "nice",
+            "-n",
+            "10",
+            "make",
+            "-C",
+            str(work / "linux"),
+            f"O={objects}",
+            f"KCFLAGS=-fdebug-prefix-map={work}/linux=. -fdebug-prefix-map={work}/objects=.",
+            "KBUILD_BUILD_TIMESTAMP=2024-01-01 00:00:00 +0000",
+            "KBUILD_BUILD_USER=lab",
+            "KBUILD_BUILD_HOST=lab",
+            "KBUILD_BUILD_VERSION=1",
+            f"LOCALVERSION=-{kernel.name.replace('.', '_')}",
+        ]
+        _configure(work, origin, make, log)
+        say(f"building {kernel.name} ({package.version}), about 6 minutes on 2 idle cores")
+        run([*make, f"-j{os.cpu_count() or 2}", "vmlinux", "bzImage"], log=log)
+        say(f"built {kernel.name}")
+        shutil.copyfile(objects / "vmlinux", folder / "vmlinux")
+        shutil.copyfile(objects / "arch" / "x86" / "boot" / "bzImage", folder / "vmlinuz")
+        shutil.copyfile(objects / ".config", folder / "config")
+        release = output(["cat", str(objects / "include" / "config" / "kernel.release")]).strip()
+    return {"release": release, "package": package.name, "version": package.version}

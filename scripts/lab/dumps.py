@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+
+"""
+Dumps: a kernel booted as a guest, made busy, stopped, asked and written down.
+
+One folder for each dump: ``vmcore``, ``vmlinux`` (a link), ``oracle/``,
+``console.log`` and ``manifest.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from pathlib import Path
+from typing import Dict, List, NamedTuple, Optional
+
+from . import cache, initramfs, oracle
+from .elfcore import Core
+from .errors import BootError, GuestError
+from .guests import Guest
+from .library import KernelFiles
+from .process import say
+from .qemu import Machine, machine
+
+__all__ = ("Dump", "command_line", "load", "present", "take")
+
+_HIGHLIGHTS = (
+    "SLAB",
+    "SLUB",
+    "DEBUG_SLAB",
+    "SLUB_DEBUG",
+    "SLUB_CPU_PARTIAL",
+    "SLAB_FREELIST_HARDENED",
+    "SLAB_FREELIST_RANDOM",
+    "SLAB_MERGE_DEFAULT",
+    "MEMCG",
+    "KFENCE",
+    "NR_CPUS",
+    "NODES_SHIFT",
+    "HUGETLB_PAGE_OPTIMIZE_VMEMMAP",
+    "RANDOMIZE_BASE",
+)
+_BOOT_SECONDS = 60
+_BOOT_TRIES = 4
+_ORACLE_SECONDS = 120
+_BALLOON_MIB = 16
+
+
+class Dump(NamedTuple):
+    """A dump on disk."""
+
+    folder: Path
+    """Where its files are."""
+    kernel: str
+    """Name of its kernel."""
+    guest: str
+    """Name of its guest."""
+    number: int
+    """Which of several dumps of one boot."""
+
+    @property
+    def name(self) -> str:
+        """A name for tables."""
+        return f"{self.kernel}/{self.guest}" + (f"/{self.number}" if self.number else "")
+
+    @property
+    def vmcore(self) -> Path:
+        """The memory."""
+        return self.folder / "vmcore"
+
+    @property
+    def vmlinux(self) -> Path:
+        """The kernel with its debug information."""
+        return self.folder / "vmlinux"
+
+    @property
+    def oracle(self) -> oracle.Oracle:
+        """What the kernel said; false if there is none."""
+        return oracle.Oracle(self.folder / "oracle")
+
+    @property
+    def manifest(self) -> Dict[str, object]:
+        """What is known of it."""
+        manifest: Dict[str, object] = json.loads((self.folder / "manifest.json").read_text())
+        return manifest
+
+
+def _folder(kernel: KernelFiles, guest: Guest, number: int) -> Path:
+    key = cache.key(
+        3,
+        kernel.key,
+        initramfs.recipe(),
+        guest.options,
+        guest.parameters,
+        guest.seconds,
+        guest.busy,
+    )
+    suffix = f"-{number}" if number else ""
+    return cache.root() / "dumps" / kernel.kernel.name / f"{guest.name}-{key}{suffix}"
+
+
+def load(kernel: KernelFiles, guest: Guest, number: int = 0) -> Dump:
+    """Return a dump, whether it has been taken or not."""
+    return Dump(_folder(kernel, guest, number), kernel.kernel.name, guest.name, number)
+
+
+def present(kernel: KernelFiles, guest: Guest, count: int = 1) -> Optional[List[Dump]]:
+    """Return the dumps of a boot if all have been taken."""
+    dumps = [load(kernel, guest, number) for number in range(count)]
+    return dumps if all((dump.folder / "manifest.json").exists() for dump in dumps) else None
+
+
+def command_line(guest: Guest) -> str:
+    """Return the command line of the guest's kernel."""
+    words = [
+        "console=ttyS0",
+        "panic=-1",
+        "oops=panic",
+        f"lab.seconds={guest.seconds}",
+        f"lab.busy={int(guest.busy)}",
+        guest.parameters,
+    ]
+    return " ".join(word for word in words if word)
+
+
+def _write(
+    kernel: KernelFiles, guest: Guest, number: int, running: Machine, said: Optional[str]
+) -> Dump:
+    dump = load(kernel, guest, number)
+    with cache.entry(dump.folder) as folder:
+        running.dump(folder / "vmcore")
+        (folder / "vmcore").chmod(0o644)
+        (folder / "vmlinux").symlink_to(kernel.vmlinux)
+        files: Dict[str, bytes] = {}
+        with Core(folder / "vmcore") as core:
+            if "VMCOREINFO" not in set(core.notes()):
+                raise GuestError("the dump has no VMCOREINFO: qemu_fw_cfg did not load")
+            if said is not None:
+                files = oracle.read_guest(core, said)
+                oracle.save(files, folder / "oracle")
+        config = kernel.config
+        manifest = {
+            "kernel": kernel.kernel.name,
+            "guest": guest.name,
+            "number": number,
+            "release": kernel.release,
+            "package_version": kernel.version,
+            "allocator": kernel.kernel.allocator,
+            "page_type": kernel.kernel.page_type,
+            "config": {name: config[name] for name in _HIGHLIGHTS if name in config},
+            "parameters": guest.parameters,
+            "memory_mib": guest.memory_mib,
+            "cpus": guest.cpus,
+            "nodes": guest.nodes,
+            "format": "elf",
+            "oracle": bool(files),
+            "steady": bool(files) and "tries=0" not in (said or ""),
+        }
+        (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+        if running.console.exists():
+            (folder / "console.log").write_bytes(running.console.read_bytes())
+    return dump
+
+
+def take(kernel: KernelFiles, guest: Guest, *, count: int = 1, seed: int = 1) -> List[Dump]:
+    """
+    Boot a guest and dump it; once more if it does not come up.
+
+    :param count: How many times a busy guest is stopped.
+    :param seed: For the moments at which a busy guest is stopped.
+    :return: One dump, or as many as asked for of a busy guest.
+    :raises GuestError: if the guest fails.
+    """
+    # Multi-threaded TCG now and then runs a breakpoint that the kernel has
+    # already patched away, and the guest panics while it boots.
+    for _ in range(_BOOT_TRIES - 1):
+        try:
+            return _take(kernel, guest, count, seed)
+        except BootError as error:
+            say(f"{kernel.kernel.name}/{guest.name}: once more: {error}")
+    return _take(kernel, guest, count, seed)
+
+
+def _take(kernel: KernelFiles, guest: Guest, count: int, seed: int) -> List[Dump]:
+    moments = random.Random(seed)
+    logs = cache.log_file(f"console-{kernel.kernel.name}-{guest.name}")
+    begin = time.monotonic()
+    image = cache.root() / "guest" / f"{kernel.kernel.name}-{kernel.key}-{initramfs.recipe()}.img"
+    image.parent.mkdir(parents=True, exist_ok=True)
+    if not image.exists():
+        for old in image.parent.glob(f"{kernel.kernel.name}-*.img"):
+            old.unlink()
+        image.write_bytes(initramfs.build(kernel))
+    with machine(
+        kernel.vmlinuz, image, command_line(guest), guest.options, console=logs
+    ) as running:
+        try:
+            running.wait_for("ready", _BOOT_SECONDS)
+        except GuestError as error:
+            raise BootError(str(error)) from None
+        booted = time.monotonic() - begin
+        # Pages that are in the balloon are offline.
+        running.qmp.command("balloon", value=(guest.memory_mib - _BALLOON_MIB) << 20)
+        dumps = []
+        if guest.busy:
+            running.wait_for("load", _BOOT_SECONDS)
+            for number in range(count):
+                time.sleep(moments.uniform(0.3, 1.5))
+                running.stop()
+                dumps.append(_write(kernel, guest, number, running, None))
+                running.resume()
+        else:
+            said = running.wait_for("oracle", _ORACLE_SECONDS)
+            running.stop()
+            dumps.append(_write(kernel, guest, 0, running, said))
+            if "tries=0" in said:
+                say(f"warning: {kernel.kernel.name}/{guest.name}: numbers still moved: {said}")
+    say(
+        f"{kernel.kernel.name}/{guest.name}: booted in {booted:.0f} s,"
+        f" dumped after {time.monotonic() - begin:.0f} s"
+    )
+    return dumps

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+
+"""Read an ELF core of QEMU by physical address."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from types import TracebackType
+from typing import Iterator, List, NamedTuple, Optional, Type
+
+from .errors import LabError
+
+__all__ = ("Core", "Segment")
+
+_HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
+_PROGRAM_HEADER = struct.Struct("<IIQQQQQQ")
+_NOTE = struct.Struct("<III")
+_PT_LOAD = 1
+_PT_NOTE = 4
+
+
+class Segment(NamedTuple):
+    """A piece of physical memory in the file."""
+
+    address: int
+    """Physical address of its first byte."""
+    size: int
+    """Bytes of it in the file."""
+    offset: int
+    """Where it begins in the file."""
+
+
+class Core:
+    """An open ELF core."""
+
+    def __init__(self, path: Path) -> None:
+        self._stream = path.open("rb")
+        self.segments: List[Segment] = []
+        """Memory in the core."""
+        self._notes: List[Segment] = []
+        header = _HEADER.unpack(self._stream.read(_HEADER.size))
+        if header[0][:5] != b"\x7fELF\x02":
+            raise LabError(f"{path} is no 64-bit ELF file")
+        offset, count = header[5], header[10]
+        if count == 0xFFFF:
+            raise LabError(f"{path} has too many program headers")
+        self._stream.seek(offset)
+        table = self._stream.read(count * _PROGRAM_HEADER.size)
+        for kind, _, place, _, physical, size, _, _ in _PROGRAM_HEADER.iter_unpack(table):
+            if kind == _PT_LOAD and size:
+                self.segments.append(Segment(physical, size, place))
+            elif kind == _PT_NOTE:
+                self._notes.append(Segment(0, size, place))
+
+    def __enter__(self) -> Core:
+        return self
+
+    def __exit__(
+        self,
+        kind: Optional[Type[BaseException]],
+        error: Optional[BaseException],
+        traceback: Optional[TracebackType],
+    ) -> None:
+        self._stream.close()
+
+    def read(self, address: int, size: int) -> bytes:
+        """
+        Read physical memory within one segment.
+
+        :raises LabError: if it is not in the core.
+        """
+        for segment in self.segments:
+            start = address - segment.address
+            if start >= 0 and start + size <= segment.size:
+                self._stream.seek(segment.offset + start)
+                return self._stream.read(size)
+        raise LabError(f"physical address {address:#x} is not in the dump")
+
+    def notes(self) -> Iterator[str]:
+        """Yield the names of the notes, in order."""
+        for segment in self._notes:
+            self._stream.seek(segment.offset)
+            data = self._stream.read(segment.size)
+            position = 0
+            while position + _NOTE.size <= len(data):
+                name_size, size, _ = _NOTE.unpack_from(data, position)
+                position += _NOTE.size
+                yield data[position : position + name_size].rstrip(b"\0").decode("ascii", "replace")
+                position += (name_size + 3) // 4 * 4 + (size + 3) // 4 * 4

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+
+/*
+ * The guest's only program, run as init: makes the allocators busy, lets the
+ * kernel say what it has, and waits for the host to stop the machine.
+ *
+ * On the kernel's command line: lab.busy=1 keeps the load running for good,
+ * lab.seconds=N says how long it runs otherwise.
+ */
+
+#include "lab.h"
+
+#include <fcntl.h>
+#include <sched.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/io.h>
+#include <sys/mount.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#define HOST_PORT 0xe9
+
+int num_cpus;
+
+static int port_fd = -1;
+
+void report(const char *format, ...)
+{
+	char line[256];
+	va_list arguments;
+	int length;
+
+	va_start(arguments, format);
+	length = vsnprintf(line, sizeof(line) - 1, format, arguments);
+	va_end(arguments);
+	if (length > (int)sizeof(line) - 2)
+		length = sizeof(line) - 2;
+	line[length++] = '\n';
+	for (int i = 0; i < length; i++)
+		if (port_fd < 0)
+			outb((unsigned char)line[i], HOST_PORT);
+		else if (pwrite(port_fd, line + i, 1, HOST_PORT) != 1)
+			return;
+}
+
+bool write_file(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY | O_CLOEXEC);
+	bool written;
+
+	if (fd < 0)
+		return false;
+	written = write(fd, text, strlen(text)) == (ssize_t)strlen(text);
+	close(fd);
+	return written;
+}
+
+void pin_to_cpu(int cpu)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
+	sched_setaffinity(0, sizeof(set), &set);
+}
+
+void sleep_ms(unsigned int ms)
+{
+	struct timespec time = { ms / 1000, (long)(ms % 1000) * 1000000 };
+
+	while (nanosleep(&time, &time))
+		;
+}
+
+uint64_t random_next(uint64_t *state)
+{
+	/* xorshift64: the same sequence in every run of a guest. */
+	*state ^= *state << 13;
+	*state ^= *state >> 7;
+	*state ^= *state << 17;
+	return *state;
+}
+
+static void load_modules(void)
+{
+	char name[128], path[160];
+	FILE *order = fopen("/modules/order", "re");
+	int fd;
+
+	if (!order)
+		return;
+	while (fscanf(order, "%127s", name) == 1) {
+		snprintf(path, sizeof(path), "/modules/%s.ko", name);
+		fd = open(path, O_RDONLY | O_CLOEXEC);
+		if (fd < 0 || syscall(SYS_finit_module, fd, "", 0))
+			report("warning module %s: %m", name);
+		if (fd >= 0)
+			close(fd);
+		unlink(path);
+	}
+	fclose(order);
+}
+
+static long option(const char *name, long missing)
+{
+	char line[4096];
+	const char *found;
+	int fd = open("/proc/cmdline", O_RDONLY | O_CLOEXEC);
+	ssize_t length = fd < 0 ? -1 : read(fd, line, sizeof(line) - 1);
+
+	if (fd >= 0)
+		close(fd);
+	if (length < 0)
+		return missing;
+	line[length] = 0;
+	found = strstr(line, name);
+	return found ? strtol(found + strlen(name), NULL, 0) : missing;
+}
+
+static void set_up(void)
+{
+	struct rlimit files = { 20000, 20000 };
+
+	mkdir("/proc", 0755);
+	mkdir("/sys", 0755);
+	mkdir("/dev", 0755);
+	mkdir("/tmp", 0755);
+	mount("proc", "/proc", "proc", 0, NULL);
+	mount("sysfs", "/sys", "sysfs", 0, NULL);
+	mount("devtmpfs", "/dev", "devtmpfs", 0, NULL);
+	mount("tmpfs", "/tmp", "tmpfs", 0, NULL);
+	/* Some kernels are built with only one of the two. */
+	if (ioperm(HOST_PORT, 1, 1))
+		port_fd = open("/dev/port", O_RDWR | O_CLOEXEC);
+	num_cpus = (int)sysconf(_SC_NPROCESSORS_ONLN);
+	setrlimit(RLIMIT_NOFILE, &files);
+
+	write_file("/proc/sys/kernel/printk", "4");
+	write_file("/proc/sys/kernel/sched_rt_runtime_us", "-1");
+	write_file("/proc/sys/vm/nr_hugepages", "6");
+	write_file("/sys/kernel/mm/transparent_hugepage/enabled", "always");
+	write_file("/sys/kernel/mm/transparent_hugepage/defrag", "always");
+	/* Nothing the kernel does by itself may move pages under the oracle. */
+	write_file("/sys/kernel/mm/transparent_hugepage/khugepaged/defrag", "0");
+	write_file("/proc/sys/vm/compact_unevictable_allowed", "0");
+	write_file("/proc/sys/vm/compaction_proactiveness", "0");
+	write_file("/proc/sys/vm/stat_interval", "3600");
+}
+
+int main(void)
+{
+	long seconds;
+
+	if (getpid() != 1)
+		return 1;
+	set_up();
+	load_modules();
+	seconds = option("lab.seconds=", 3);
+	report("ready cpus=%d", num_cpus);
+
+	leave_residue();
+	start_load();
+	report("load");
+	if (option("lab.busy=", 0))
+		for (;;)
+			if (waitpid(-1, NULL, 0) < 0)
+				sleep_ms(1000);
+	sleep_ms((unsigned int)seconds * 1000);
+	stop_load();
+	thin_residue();
+	prepare_oracle();
+	take_oracle();
+	for (;;)
+		;
+}

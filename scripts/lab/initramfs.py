@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+
+"""The guest's initramfs: one static program and the modules of the kernel."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+from typing import Dict
+
+from . import cache
+from .library import KernelFiles
+from .process import GUEST_PACKAGES, install, run
+from .stock import MODULES
+
+__all__ = ("build", "recipe")
+
+_SOURCES = Path(__file__).with_name("guest")
+_FLAGS = ("-std=gnu11", "-O1", "-Wall", "-Wextra", "-static")
+
+
+def recipe() -> str:
+    """Return the key of everything the guest's program is made from."""
+    return cache.key(1, _FLAGS, *sorted(_SOURCES.glob("*.[ch]")))
+
+
+def _member(name: str, mode: int, data: bytes = b"", device: int = 0) -> bytes:
+    # The "newc" format: a header of 8-digit hexadecimal numbers, name and data
+    # padded to 4 bytes.
+    encoded = name.encode() + b"\0"
+    major, minor = device >> 8, device & 0xFF
+    numbers = (0, mode, 0, 0, 1, 0, len(data), 0, 0, major, minor, len(encoded), 0)
+    header = b"070701" + b"".join(b"%08X" % number for number in numbers)
+    member = header + encoded
+    member += bytes(-len(member) % 4)
+    return member + data + bytes(-len(data) % 4)
+
+
+def _program() -> Path:
+    folder = cache.root() / "guest" / recipe()
+    if not folder.exists():
+        log = cache.log_file("guest")
+        install(GUEST_PACKAGES, log=log)
+        with cache.lock("guest"), cache.entry(folder) as work:
+            sources = [str(file) for file in sorted(_SOURCES.glob("*.c"))]
+            run(["gcc", *_FLAGS, "-o", str(work / "init"), *sources], log=log)
+    return folder / "init"
+
+
+def build(kernel: KernelFiles) -> bytes:
+    """
+    Return the initramfs for a kernel.
+
+    :raises LabError: if the guest's program does not compile.
+    """
+    modules: Dict[str, Path] = kernel.modules
+    order = [name for name in MODULES if name in modules]
+    parts = [
+        _member("dev", 0o040755),
+        _member("dev/console", 0o020600, device=0x0501),
+        _member("init", 0o100755, _program().read_bytes()),
+        _member("modules", 0o040755),
+        _member("modules/order", 0o100644, "".join(f"{name}\n" for name in order).encode()),
+    ]
+    parts += [_member(f"modules/{name}.ko", 0o100644, modules[name].read_bytes()) for name in order]
+    parts.append(_member("TRAILER!!!", 0))
+    return gzip.compress(b"".join(parts), 1, mtime=0)

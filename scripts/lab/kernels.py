@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+
+"""
+The table of kernels.
+
+To add one, add an entry here: a :class:`Stock` kernel names its package in
+Debian, a :class:`Built` one the source package, config fragments from
+``configs/`` and, if the sources are changed, a function of :mod:`lab.rfc`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Callable, Dict, Optional, Tuple, Union
+
+from . import rfc
+from .edits import SourceTree
+from .errors import LabError
+
+__all__ = ("KERNELS", "Built", "Kernel", "Stock", "find")
+
+
+@dataclass(frozen=True)
+class Stock:
+    """A kernel as Debian ships it, with its debug symbols."""
+
+    image: str
+    """Pattern for the release in ``linux-image-RELEASE-dbg``; the newest match is taken."""
+    suites: Tuple[str, ...]
+    """Suites to look in, the first that has one wins."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """A kernel built here from Debian's sources."""
+
+    package: str
+    """Source package, as ``linux-source-6.1``."""
+    suites: Tuple[str, ...]
+    """Suites to look in, the first that has it wins."""
+    fragments: Tuple[str, ...]
+    """Config fragments merged over ``configs/guest.config``, in this order."""
+    edit: Optional[Callable[[SourceTree], None]] = None
+    """Changes the sources."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One row of the table."""
+
+    name: str
+    """Name on the command line."""
+    about: str
+    """What it is there for, in a few words."""
+    allocator: str
+    """``SLAB`` or ``SLUB``."""
+    page_type: str
+    """Name of the page type encoding that must be detected."""
+    origin: Union[Stock, Built]
+    """Where it comes from."""
+    kfence: bool = True
+    """Whether KFENCE is built in."""
+
+    @property
+    def stock(self) -> bool:
+        """Whether it comes from Debian as it is."""
+        return isinstance(self.origin, Stock)
+
+
+_6_1 = ("linux-source-6.1", ("bookworm", "bookworm-security"))
+_5_10 = ("linux-source-5.10", ("bullseye", "bullseye-security"))
+
+# In the order in which they tell most when time runs out. Variants of one
+# source that share most objects stand next to each other.
+_TABLE = (
+    Kernel(
+        "slab-6.1-rfc3",
+        "SLAB, active count in page_type (RFC v3)",
+        "SLAB",
+        "rfc-v3",
+        Built(*_6_1, ("slab",), rfc.rfc_v3),
+    ),
+    Kernel(
+        "debian-7",
+        "newest Debian kernel: SLUB with sheaves",
+        "SLUB",
+        "top-byte",
+        Stock(r"7\.\d+\.\d+\S*-cloud-amd64", ("trixie-backports", "sid", "forky")),
+    ),
+    Kernel(
+        "slab-6.1",
+        "SLAB in struct slab",
+        "SLAB",
+        "page-flag-5.11",
+        Built(*_6_1, ("slab",)),
+    ),
+    Kernel(
+        "debian-6.12",
+        "Debian 13: SLUB, page types in the top byte",
+        "SLUB",
+        "top-byte",
+        Stock(r"6\.12\.\d+\S*-cloud-amd64", ("trixie", "bookworm-backports")),
+    ),
+    Kernel(
+        "debian-5.10",
+        "Debian 11: SLUB in struct page",
+        "SLUB",
+        "page-flag-5.3",
+        Stock(r"5\.10\.0-\d+-cloud-amd64", ("bullseye", "bullseye-security")),
+        kfence=False,
+    ),
+    Kernel(
+        "slab-5.10",
+        "SLAB in struct page",
+        "SLAB",
+        "page-flag-5.3",
+        Built(*_5_10, ("slab",)),
+        kfence=False,
+    ),
+    Kernel(
+        "slab-6.1-debug",
+        "SLAB with CONFIG_DEBUG_SLAB",
+        "SLAB",
+        "page-flag-5.11",
+        Built(*_6_1, ("slab", "debug-slab")),
+    ),
+    Kernel(
+        "slab-6.1-alt2",
+        "SLAB, s_mem as an offset beside active (Alternative 2)",
+        "SLAB",
+        "alternative-2",
+        Built(*_6_1, ("slab",), rfc.alternative_2),
+    ),
+    Kernel(
+        "slub-6.1-rfc3",
+        "SLUB, slab as a page type (RFC v3)",
+        "SLUB",
+        "rfc-v3",
+        Built(*_6_1, ("slub",), rfc.rfc_v3),
+    ),
+    Kernel(
+        "debian-6.1",
+        "Debian 12: SLUB in struct slab",
+        "SLUB",
+        "page-flag-5.11",
+        Stock(r"6\.1\.0-\d+-cloud-amd64", ("bookworm", "bookworm-security")),
+        kfence=False,
+    ),
+)
+
+KERNELS: Dict[str, Kernel] = {kernel.name: kernel for kernel in _TABLE}
+"""Every kernel by name, the most telling first."""
+
+
+def find(name: str) -> Kernel:
+    """
+    Return the kernel of that name.
+
+    :raises LabError: if there is none.
+    """
+    try:
+        return KERNELS[name]
+    except KeyError:
+        raise LabError(f"no kernel {name!r}; there are {', '.join(KERNELS)}") from None

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+
+"""
+Compare what the library says of every page with the guest's ``kpageflags``.
+
+Run as a program, with a dump folder as its argument; writes JSON. It is a
+process of its own so that one broken dump does not end a whole matrix.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Dict, List, Tuple
+
+import numpy as np
+import numpy.typing as npt
+from drgn import Program
+from drgn_slabtype.pages.scan import PageBlock, page_blocks
+from drgn_slabtype.pagetype.detect import page_type_layout
+from drgn_slabtype.target import TargetOptions, open_target
+
+__all__ = ("compare",)
+
+Bools = npt.NDArray[np.bool_]
+
+KPF = {
+    "SLAB": 7,
+    "BUDDY": 10,
+    "COMPOUND_HEAD": 15,
+    "COMPOUND_TAIL": 16,
+    "NOPAGE": 20,
+    "OFFLINE": 23,
+    "PGTABLE": 26,
+}
+"""Bits of ``/proc/kpageflags`` that are compared; none is compared where NOPAGE is set."""
+
+
+class _Map:
+    # The memory map, put together from the scan's blocks.
+    def __init__(self, prog: Program, pages: int) -> None:
+        layout = page_type_layout(prog)
+        self.known: Bools = np.zeros(pages, np.bool_)
+        self.types: Dict[str, Bools] = {
+            name: np.zeros(pages, np.bool_) for name in ("slab", "buddy", "offline", "table")
+        }
+        self.head: Bools = np.zeros(pages, np.bool_)
+        self.tail: Bools = np.zeros(pages, np.bool_)
+        self.head_pfn = np.arange(pages, dtype=np.uint64)
+        self.private = np.zeros(pages, np.uint64)
+        page = prog.type("struct page")
+        for block in page_blocks(prog):
+            rows = slice(block.pfn, min(block.pfn + len(block), pages))
+            count = rows.stop - rows.start
+            if count <= 0:
+                continue
+            words, flags = block.words[:count], block.flags[:count]
+            self.known[rows] = True
+            self.types["slab"][rows] = layout.is_slab(flags, words)
+            for name in ("buddy", "offline", "table"):
+                self.types[name][rows] = layout.encoding.is_type(words, name)
+            self.tail[rows] = block.tails[:count]
+            self.head[rows] = (flags >> np.uint64(layout.head_flag)) & np.uint64(1) != 0
+            self.head[rows] &= ~self.tail[rows]
+            offset = (page.member("private").bit_offset or 0) // 8
+            column = block.raw[:count, offset : offset + 8]
+            self.private[rows] = np.ascontiguousarray(column).view("<u8")[:, 0]
+            self._find_heads(block, rows, page.size or 64)
+
+    def _find_heads(self, block: PageBlock, rows: slice, page_size: int) -> None:
+        # A tail points at its head, or (since Linux 7.1) holds a mask that leads
+        # there from its own address. No struct page is in the last 4 GiB.
+        tails = np.flatnonzero(block.tails[: rows.stop - rows.start])
+        links = block.compound[tails]
+        own = np.uint64(block.address) + tails.astype(np.uint64) * np.uint64(page_size)
+        is_mask = links > np.uint64(0xFFFFFFFF00000000)
+        heads = np.where(is_mask, own & links & ~np.uint64(1), links - np.uint64(1))
+        first = np.uint64(block.address - block.pfn * page_size)
+        self.head_pfn[rows.start + tails] = (heads - first) // np.uint64(page_size)
+
+    def free_blocks(self) -> Bools:
+        """Every page of the buddy allocator's free blocks."""
+        inside = np.zeros(len(self.known), np.bool_)
+        for pfn in np.flatnonzero(self.types["buddy"]):
+            inside[pfn : pfn + (1 << int(self.private[pfn] & np.uint64(63)))] = True
+        return inside
+
+
+def _expected(prog: Program, memory: _Map) -> Dict[str, Bools]:
+    heads = np.minimum(memory.head_pfn, np.uint64(len(memory.known) - 1)).astype(np.int64)
+
+    def of_head(column: Bools) -> Bools:
+        result: Bools = column[heads]
+        return result
+
+    expected = {
+        "SLAB": of_head(memory.types["slab"]),
+        "BUDDY": memory.free_blocks(),
+        "OFFLINE": memory.types["offline"],
+        "PGTABLE": memory.types["table"],
+        "COMPOUND_HEAD": memory.head,
+        "COMPOUND_TAIL": memory.tail,
+    }
+    try:
+        # Since Linux 6.17, kpageflags works on a snapshot of the page and asks
+        # the head for these types.
+        prog.type("struct page_snapshot")
+    except LookupError:
+        return expected
+    for name in ("OFFLINE", "PGTABLE"):
+        expected[name] = of_head(expected[name])
+    return expected
+
+
+def compare(prog: Program, flags: npt.NDArray[np.uint64]) -> Dict[str, Dict[str, object]]:
+    """
+    Compare each page's type with the bits the kernel gave it.
+
+    :param flags: Word of each page frame in ``/proc/kpageflags``.
+    :return: For each bit how many pages have it, how many differ, and some of
+        the page frame numbers that do.
+    """
+    memory = _Map(prog, len(flags))
+    bits = {name: (flags >> np.uint64(bit)) & np.uint64(1) != 0 for name, bit in KPF.items()}
+    judged = memory.known & ~bits["NOPAGE"]
+    result: Dict[str, Dict[str, object]] = {}
+    for name, ours in _expected(prog, memory).items():
+        theirs = bits[name]
+        differ = np.flatnonzero((ours != theirs) & judged)
+        differ = np.concatenate([differ, np.flatnonzero(theirs & ~memory.known)])
+        examples: List[Tuple[int, bool, bool]] = [
+            (int(pfn), bool(ours[pfn]), bool(theirs[pfn])) for pfn in differ[:5]
+        ]
+        result[name] = {"pages": int(theirs.sum()), "differ": len(differ), "examples": examples}
+    return result
+
+
+def main() -> int:
+    """Compare the dump in a folder; write JSON."""
+    folder = Path(sys.argv[1])
+    options = TargetOptions(core=str(folder / "vmcore"), symbols=[str(folder / "vmlinux")])
+    prog = open_target(options)
+    flags = np.fromfile(folder / "oracle" / "kpageflags", "<u8")
+    json.dump(compare(prog, flags), sys.stdout)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+
+"""Run other programs: quietly, with their output in a log, errors in one line."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import List, Mapping, Optional, Sequence
+
+from .errors import LabError, MissingToolError
+
+__all__ = ("install", "output", "run", "say")
+
+_BEGIN = time.monotonic()
+
+BUILD_PACKAGES = ("build-essential", "bison", "flex", "bc", "libelf-dev", "xz-utils", "tar")
+"""What building a kernel needs on Debian."""
+GUEST_PACKAGES = ("gcc", "libc6-dev", "qemu-system-x86")
+"""What booting a guest needs on Debian."""
+
+
+def say(message: str) -> None:
+    """Write one line of progress to stderr, with the seconds since the start."""
+    print(f"[{time.monotonic() - _BEGIN:7.1f}] {message}", file=sys.stderr, flush=True)
+
+
+def _tail(log: Path, lines: int = 3) -> str:
+    text = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return " | ".join(text[-lines:])
+
+
+def run(
+    arguments: Sequence[str],
+    *,
+    log: Path,
+    cwd: Optional[Path] = None,
+    env: Optional[Mapping[str, str]] = None,
+    timeout_seconds: Optional[float] = None,
+) -> None:
+    """
+    Run a program with its output appended to a log file.
+
+    :raises LabError: if it cannot be started, fails or takes too long; the
+        message ends with the last lines of the log.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as stream:
+        try:
+            status = subprocess.run(
+                list(arguments),
+                cwd=cwd,
+                env={**os.environ, "LC_ALL": "C", **(env or {})},
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                timeout=timeout_seconds,
+                check=False,
+            ).returncode
+        except FileNotFoundError:
+            raise MissingToolError(f"{arguments[0]} is not installed") from None
+        except subprocess.TimeoutExpired:
+            raise LabError(f"{arguments[0]} took more than {timeout_seconds:.0f} s") from None
+    if status:
+        raise LabError(f"{arguments[0]} failed with status {status}: {_tail(log)}")
+
+
+def output(arguments: Sequence[str], *, env: Optional[Mapping[str, str]] = None) -> str:
+    """
+    Return what a program writes to its standard output.
+
+    :raises LabError: if it fails.
+    """
+    try:
+        done = subprocess.run(
+            list(arguments),
+            env={**os.environ, "LC_ALL": "C", **(env or {})},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except FileNotFoundError:
+        raise MissingToolError(f"{arguments[0]} is not installed") from None
+    if done.returncode:
+        error = " | ".join(done.stderr.strip().splitlines()[-3:])
+        raise LabError(f"{arguments[0]} failed with status {done.returncode}: {error}")
+    return done.stdout
+
+
+def _missing(packages: Sequence[str]) -> List[str]:
+    missing = []
+    for package in packages:
+        try:
+            status = output(["dpkg-query", "-W", "-f", "${Status}", package])
+        except MissingToolError:
+            raise MissingToolError("this is not a Debian machine: dpkg-query is missing") from None
+        except LabError:
+            status = ""
+        if not status.endswith(" installed"):
+            missing.append(package)
+    return missing
+
+
+def install(packages: Sequence[str], *, log: Path) -> None:
+    """
+    Install the Debian packages that are missing.
+
+    :raises MissingToolError: if some are missing and this user cannot install them.
+    """
+    missing = _missing(packages)
+    if not missing:
+        return
+    command = ["apt-get", "install", "--yes", "--no-install-recommends", *missing]
+    if os.geteuid() != 0 or shutil.which("apt-get") is None:
+        raise MissingToolError(f"missing packages; as root run: {' '.join(command)}")
+    say(f"installing {' '.join(missing)}")
+    noninteractive = {"DEBIAN_FRONTEND": "noninteractive"}
+    try:
+        run(command, log=log, env=noninteractive)
+    except LabError:
+        # The machine's package lists may be missing or old.
+        run(["apt-get", "update"], log=log)
+        run(command, log=log, env=noninteractive)
