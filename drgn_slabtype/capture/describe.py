@@ -52,8 +52,10 @@ def describe(prog: Program) -> Dict[str, Any]:
             function = prog.function(name)
         except LookupError:
             continue
+        # Optimised away, it has no address; that there is one is what drgn asks.
         functions[name] = types.add(function.type_), function.address_
-        symbols[name] = function.address_, 0
+        if function.address_ is not None:
+            symbols[name] = function.address_, 0
     for name in roots.SYMBOLS:
         try:
             symbol = prog.symbol(name)

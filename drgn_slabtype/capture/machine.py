@@ -18,6 +18,7 @@ from drgn.helpers.linux.mm import for_each_valid_page_range
 from drgn.helpers.linux.mmzone import NODE_DATA
 from drgn.helpers.linux.nodemask import for_each_online_node
 
+from ..allocators.kfence import kfence_pool
 from ..columns import read_rows
 from ..memory import U64, memory
 from ..regions import Region, object_region, region
@@ -86,21 +87,11 @@ def nodes(prog: Program) -> Iterator[Region]:
 
 def kfence(prog: Program) -> Iterator[Region]:
     """Yield KFENCE's pool, masked, and what it knows about each of its objects."""
-    try:
-        pool, metadata = prog["__kfence_pool"], prog["kfence_metadata"]
-    except LookupError:
-        return
-    start = pool.value_()
-    if not start:
-        return
-    number = int(prog["KFENCE_POOL_SIZE"]) if "KFENCE_POOL_SIZE" in prog else 0
-    if metadata.type_.kind == TypeKind.ARRAY:
-        objects = metadata.type_.length or 0
-    else:
-        objects = number
-    if metadata.type_.kind == TypeKind.POINTER and metadata.value_() and objects:
-        yield region("KFENCE", metadata.value_(), objects * sizeof(metadata[0]))
-    yield region("KFENCE", start, 2 * (objects + 1) * memory(prog).page_size, masked=True)
+    pool = kfence_pool(prog)
+    if pool.start:
+        yield region("KFENCE", pool.start, pool.end - pool.start, masked=True)
+        for rows in pool.metadata:
+            yield region("KFENCE", rows.addresses[rows.ok], rows.structure.size)
 
 
 def translation(prog: Program) -> Iterator[Region]:

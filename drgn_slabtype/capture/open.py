@@ -47,8 +47,8 @@ class Names:
     def __init__(self, prog: Program, payload: Dict[str, Any]) -> None:
         self._prog = prog
         self._types = TypeReader(prog, payload["types"])
-        self._variables: Dict[str, Tuple[Any, int]] = payload["variables"]
-        self._functions: Dict[str, Tuple[Any, int]] = payload["functions"]
+        self._variables: Dict[str, Tuple[Any, Optional[int]]] = payload["variables"]
+        self._functions: Dict[str, Tuple[Any, Optional[int]]] = payload["functions"]
         self._constants: Dict[str, int] = payload["constants"]
         self._symbols: Dict[str, Tuple[int, int]] = payload["symbols"]
         self.manifest: Dict[str, Any] = payload["manifest"]
@@ -79,6 +79,8 @@ class Names:
         ):
             if flags & flag and name in known:
                 type, address = known[name]
+                if address is None:
+                    return Object(prog, self._types.type(type))
                 return Object(prog, self._types.type(type), address=address)
         if flags & FindObjectFlags.CONSTANT:
             return self._types.constant(name, self._constants.get(name))
