@@ -5,15 +5,19 @@ Root and consequence
 
 One damaged word shows in many places. Of the findings on one slab the most
 elementary is the root; counters of a node that are off because of a damaged
-slab of that node follow from it.
+slab of that node, or of its lists, follow from it, and so do the slabs that can
+no longer be reached over a broken list.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Dict, Iterable, List, Optional
+from typing import Dict, Iterable, List, Optional, Set, Tuple
+
+import numpy as np
 
 from ..findings import Finding
+from ..ledger import ListKind, Memberships
 
 # From what explains most to what explains least. A word that is no slab's
 # makes everything else about the slab doubtful; a wrong list follows from a
@@ -36,12 +40,12 @@ _ORDER = (
     "claim-foreign",
     "claim-live",
     "claim-twice",
-    "claim-node",
     "count-mismatch",
     "list-links",
     "list-broken",
     "list-twice",
     "slab-node-wrong",
+    "claim-node",
     "list-wrong",
     "list-missing",
     "slab-frozen",
@@ -60,63 +64,88 @@ _ORDER = (
     "node-free-objects",
 )
 _RANK = {code: rank for rank, code in enumerate(_ORDER)}
+_NODE_LISTS = int(ListKind.PARTIAL | ListKind.FULL | ListKind.FREE)
 
 
-def settle(findings: Iterable[Finding]) -> List[Finding]:
+def settle(findings: Iterable[Finding], memberships: Memberships) -> List[Finding]:
     """
     Return the findings of one cache, numbered, each bound to its root.
 
     A finding whose :attr:`~drgn_slabtype.findings.Finding.because` is ``None``
     is a root.
+
+    :param memberships: The lists that the slabs of the cache stand on.
     """
     ranked = sorted(findings, key=lambda finding: _RANK.get(finding.code, len(_ORDER)))
-    by_slab: Dict[int, int] = {}
-    by_node: Dict[Optional[int], int] = {}
-    by_object: Dict[Optional[int], int] = {}
+    roots = _Roots(memberships)
     settled: List[Finding] = []
     for number, finding in enumerate(ranked, 1):
-        if finding.rule == "content":
-            because = by_object.get(finding.object)
-        else:
-            because = _cause(finding, by_slab, by_node)
+        because = roots.cause(finding)
         settled.append(replace(finding, id=number, because=because))
         if because is None and not finding.moving:
-            if finding.object is not None:
-                by_object.setdefault(finding.object, number)
-            # Overwritten contents explain nothing about the slab's bookkeeping.
-            if finding.rule != "content":
-                if finding.slab is not None:
-                    by_slab.setdefault(finding.slab, number)
-                by_node.setdefault(finding.node, number)
+            roots.add(finding, number)
     return settled
 
 
-def _cause(
-    finding: Finding, by_slab: Dict[int, int], by_node: Dict[Optional[int], int]
-) -> Optional[int]:
-    if finding.slab is not None:
-        return by_slab.get(finding.slab)
-    if finding.rule == "count":
-        return by_node.get(finding.node)
-    return None
+class _Roots:
+    def __init__(self, memberships: Memberships) -> None:
+        on_node = memberships.take((memberships.kind & _NODE_LISTS) != 0)
+        self._pages, self._owners = on_node.page, on_node.owner
+        self._by_slab: Dict[int, int] = {}
+        self._by_node: Dict[int, int] = {}
+        self._by_object: Dict[int, int] = {}
+        # Broken lists, by node (None for those of a CPU) and kind.
+        self._lists: Dict[Tuple[Optional[int], Optional[str]], int] = {}
+
+    def cause(self, finding: Finding) -> Optional[int]:
+        if finding.rule == "content":
+            return None if finding.object is None else self._by_object.get(finding.object)
+        if finding.slab is not None:
+            found = self._by_slab.get(finding.slab)
+            if found is None and finding.code == "list-missing":
+                kinds = str(finding.expected).split(" or ")
+                keys = [(node, kind) for kind in kinds for node in (finding.node, None)]
+                found = next((self._lists[key] for key in keys if key in self._lists), None)
+            return found
+        if finding.rule == "count" and finding.node is not None:
+            return self._by_node.get(finding.node)
+        return None
+
+    def add(self, finding: Finding, number: int) -> None:
+        if finding.object is not None:
+            self._by_object.setdefault(finding.object, number)
+        # Overwritten contents explain nothing about the slab's bookkeeping.
+        if finding.rule == "content":
+            return
+        if finding.slab is not None:
+            self._by_slab.setdefault(finding.slab, number)
+        if finding.code in ("list-links", "list-broken"):
+            node = finding.node if finding.cpu is None else None
+            self._lists.setdefault((node, finding.place), number)
+        for node in self._nodes(finding):
+            self._by_node.setdefault(node, number)
+
+    def _nodes(self, finding: Finding) -> Set[int]:
+        # The node of the slab, and those whose lists it stands on: a slab on
+        # a list of another node is missing in one sum and too many in the other.
+        nodes = set() if finding.node is None else {finding.node}
+        if finding.slab is not None:
+            at = np.flatnonzero(self._pages == np.uint64(finding.slab))
+            nodes.update(self._owners[at].tolist())
+        return nodes
 
 
 def renumber(groups: Iterable[List[Finding]]) -> List[Finding]:
     """Return the findings of many caches in one numbering, roots before consequences."""
-    merged: List[Finding] = []
-    for group in groups:
-        shift = len(merged)
-        merged += [
-            replace(
-                finding,
-                id=finding.id + shift,
-                because=None if finding.because is None else finding.because + shift,
-            )
-            for finding in group
-        ]
-    ordered = sorted(merged, key=lambda finding: finding.because is not None)
-    place = {f.id: i for i, f in enumerate(ordered, 1)}
+    # Groups may have lost members: ids are told apart by their group alone.
+    merged = [(number, finding) for number, group in enumerate(groups) for finding in group]
+    merged.sort(key=lambda entry: entry[1].because is not None)
+    ids = {(number, finding.id): i for i, (number, finding) in enumerate(merged, 1)}
     return [
-        replace(f, id=i, because=None if f.because is None else place[f.because])
-        for i, f in enumerate(ordered, 1)
+        replace(
+            finding,
+            id=i,
+            because=None if finding.because is None else ids[number, finding.because],
+        )
+        for i, (number, finding) in enumerate(merged, 1)
     ]
