@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The command line: exit status, standard error, output files."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import stat
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Callable, List
+
+import pytest
+from drgn import FaultError, Program
+
+from drgn_slabtype import __version__, cli
+from drgn_slabtype.commands import COMMANDS
+from drgn_slabtype.findings import Report
+
+from ..synthetic.elf_files import OTHER_BUILD_ID, core, vmlinux
+from ..synthetic.reports import damaged, healthy, incomplete
+
+
+def run(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run the program as a user does."""
+    return subprocess.run(
+        [sys.executable, "-m", "drgn_slabtype", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        **options,
+    )
+
+
+def error(*arguments: str) -> str:
+    """Return the one line that a run which fails has on standard error."""
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert "Traceback" not in done.stderr
+    return done.stderr.rstrip("\n")
+
+
+def test_version() -> None:
+    assert run("--version").stdout == f"drgn-slabtype {__version__}\n"
+
+
+def test_help_names_every_command() -> None:
+    text = run("--help").stdout
+    assert all(f"\n    {command.name} " in text for command in COMMANDS)
+
+
+def test_no_command_is_one_line() -> None:
+    assert error() == (
+        "drgn-slabtype: the following arguments are required: COMMAND (see drgn-slabtype --help)"
+    )
+
+
+def test_unknown_option_is_one_line() -> None:
+    assert "unrecognized arguments: --sideways" in error("check", "--sideways")
+
+
+def test_text_file_as_core() -> None:
+    assert error("check", "-c", "/etc/passwd") == (
+        "drgn-slabtype check: /etc/passwd: not a core dump: not an ELF file"
+    )
+
+
+def test_core_given_without_its_option() -> None:
+    assert 'did you mean "-c /etc/passwd"?' in error("check", "/etc/passwd")
+
+
+def test_two_targets_at_once() -> None:
+    assert "not allowed with" in error("check", "-k", "-c", "vmcore")
+
+
+def test_wrong_vmlinux(tmp_path: Path) -> None:
+    (tmp_path / "vmcore").write_bytes(core())
+    (tmp_path / "vmlinux").write_bytes(vmlinux(OTHER_BUILD_ID))
+    message = error("check", "-c", f"{tmp_path}/vmcore", "-s", f"{tmp_path}/vmlinux")
+    assert OTHER_BUILD_ID.hex() in message
+
+
+def test_decode_takes_signed_decimal_and_hexadecimal() -> None:
+    for value in ("-1048582", "0xffeffffa", "ffeffffa", "4293918714"):
+        done = run("decode", value, "--layout", "rfc-v3", "--format", "json")
+        assert done.returncode == 0
+        assert json.loads(done.stdout)["readings"][0]["active"] == 5
+
+
+def test_decode_of_nonsense() -> None:
+    assert "zebra is not a hexadecimal number" in error("decode", "zebra")
+
+
+def test_drgn_option_prints_code_and_opens_nothing() -> None:
+    done = run("check", "-c", "/nonexistent", "--drgn", "--cache", "kmalloc-64", "ffff888000041000")
+    assert done.returncode == 0
+    compile(done.stdout, "code", "exec")
+    assert "check(prog, caches=['kmalloc-64'], addresses=[0xffff888000041000])" in done.stdout
+
+
+# With a target that is not there, and reports made by hand.
+
+
+@pytest.fixture
+def reporting(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
+    """Return a function that says what the check of any target comes to."""
+
+    def set_result(result: Any) -> None:
+        def check(prog: Program, **options: Any) -> Report:
+            if isinstance(result, BaseException):
+                raise result
+            assert isinstance(result, Report)
+            return result
+
+        monkeypatch.setattr(import_module("drgn_slabtype.check"), "check", check)
+
+    target = import_module("drgn_slabtype.target")
+    monkeypatch.setattr(target, "open_target", lambda options: Program())
+    return set_result
+
+
+@pytest.mark.parametrize(("report", "status"), [(healthy, 0), (damaged, 1), (incomplete, 3)])
+def test_exit_status(
+    reporting: Callable[[Any], None], report: Callable[[], Report], status: int
+) -> None:
+    reporting(report())
+    assert cli.main(["check"]) == status
+
+
+def test_interrupted_check_reports_what_it_has(
+    reporting: Callable[[Any], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = healthy()
+    report.interrupted = True
+    reporting(report)
+    assert cli.main(["check"]) == 3
+    assert capsys.readouterr().out.endswith("interrupted\n")
+
+
+def test_interrupt_while_opening(
+    reporting: Callable[[Any], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    reporting(KeyboardInterrupt())
+    assert cli.main(["check"]) == 3
+    assert capsys.readouterr().err == (
+        "drgn-slabtype check: interrupted before anything was judged\n"
+    )
+
+
+def test_fault_at_the_start_is_a_target_error(
+    reporting: Callable[[Any], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    reporting(FaultError("short read from memory file", 0xFF72000))
+    assert cli.main(["check"]) == 2
+    assert capsys.readouterr().err == (
+        "drgn-slabtype check: nothing could be judged: short read from memory file: 0xff72000\n"
+    )
+
+
+def test_unexpected_error_is_one_line_unless_debugging(
+    reporting: Callable[[Any], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    reporting(ZeroDivisionError("a\nb"))
+    assert cli.main(["check"]) == 2
+    assert capsys.readouterr().err == "drgn-slabtype check: ZeroDivisionError: a b\n"
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["check", "--log-level", "debug"])
+
+
+def test_output_file_appears_whole(reporting: Callable[[Any], None], tmp_path: Path) -> None:
+    reporting(damaged())
+    path = tmp_path / "report.json"
+    assert cli.main(["check", "--format", "json", "-o", str(path)]) == 1
+    assert json.loads(path.read_text())["exit_status"] == 1
+    assert os.listdir(tmp_path) == ["report.json"]
+    mask = os.umask(0)
+    os.umask(mask)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~mask
+
+
+def test_output_file_survives_an_error(reporting: Callable[[Any], None], tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    path.write_text("yesterday's")
+    reporting(FaultError("gone", 0))
+    assert cli.main(["check", "-o", str(path)]) == 2
+    assert path.read_text() == "yesterday's"
+    assert os.listdir(tmp_path) == ["report.json"]
+
+
+def test_output_file_keeps_its_mode_and_its_link(
+    reporting: Callable[[Any], None], tmp_path: Path
+) -> None:
+    path, link = tmp_path / "report", tmp_path / "link"
+    path.write_text("")
+    path.chmod(0o640)
+    link.symlink_to(path)
+    reporting(healthy())
+    assert cli.main(["check", "-o", str(link)]) == 0
+    assert path.read_text().startswith("consistent")
+    assert link.is_symlink()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+def test_output_to_a_device(reporting: Callable[[Any], None]) -> None:
+    reporting(healthy())
+    assert cli.main(["check", "-o", "/dev/null"]) == 0
+    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+
+
+@pytest.mark.parametrize("path", ["/nonexistent/report", "/", "/dev/full"])
+def test_output_that_cannot_be_written(
+    reporting: Callable[[Any], None], capsys: pytest.CaptureFixture[str], path: str
+) -> None:
+    reporting(healthy())
+    assert cli.main(["check", "-o", path]) == 2
+    assert capsys.readouterr().err.startswith(f"drgn-slabtype check: {path}: ")
+
+
+def test_closed_pipe_is_no_error() -> None:
+    script = f"{sys.executable} -m drgn_slabtype decode 0; echo $? >&2"
+    done = subprocess.run(
+        ["sh", "-c", f"({script}) | true"], capture_output=True, text=True, check=True
+    )
+    assert done.stderr == "0\n"
+
+
+def test_prompt_and_shell_have_the_same_options() -> None:
+    parser = cli._parser()
+    actions = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+    for command in COMMANDS:
+        sub = actions[0].choices[command.name]
+        known: List[str] = [*sub._option_string_actions, *(a.dest for a in sub._actions)]
+        for option in command.all_options():
+            assert set(option.flags) <= set(known)

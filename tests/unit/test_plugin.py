@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The plugin is loaded by every drgn program of its users, and must cost nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Dict
+
+import pytest
+from drgn import Program
+from drgn.commands import CommandError, CommandNotFoundError, run_command
+
+from drgn_slabtype.commands import COMMANDS
+from drgn_slabtype.errors import TargetError
+
+from ..synthetic.elf_files import core
+from ..synthetic.reports import healthy
+
+import drgn_slabtype.plugin as plugin  # isort: skip
+
+
+def python(code: str, **environment: str) -> str:
+    """Return what a fresh Python prints."""
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PATH": "/usr/bin:/bin", "DRGN_DISABLE_PLUGINS": "*", **environment},
+    ).stdout
+
+
+MODULES = """
+import sys, drgn.commands.linux
+before = set(sys.modules)
+import drgn_slabtype.plugin
+loaded = set(sys.modules) - before
+heavy = ("drgn_slabtype", "numpy", "tabulate", "tqdm")
+print(*sorted(m for m in loaded if m.split(".")[0] in heavy))
+"""
+
+
+def test_importing_the_plugin_imports_nothing_heavy() -> None:
+    loaded = set(python(MODULES).split())
+    assert loaded == {"drgn_slabtype", "drgn_slabtype.commands", "drgn_slabtype.plugin"}
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    code = "import sys, drgn_slabtype; print('numpy' in sys.modules, 'drgn' in sys.modules)"
+    assert python(code) == "False False\n"
+
+
+TIME = """
+import time, drgn.commands.linux
+start = time.process_time()
+import drgn_slabtype.plugin
+print(time.process_time() - start)
+"""
+
+
+def test_importing_the_plugin_takes_less_than_30_ms() -> None:
+    # CPU time and the best of five: other programs of the machine do not count.
+    assert min(float(python(TIME)) for _ in range(5)) < 0.030
+
+
+HOOK = """
+import sys, drgn_slabtype.plugin, drgn, time
+prog = drgn.Program()
+prog.set_core_dump(sys.argv[1] if len(sys.argv) > 1 else {path!r})
+start = time.process_time()
+drgn_slabtype.plugin.drgn_prog_set(prog)
+print("numpy" in sys.modules, time.process_time() - start)
+"""
+
+
+def test_hook_leaves_ordinary_cores_alone(tmp_path: Path) -> None:
+    path = tmp_path / "vmcore"
+    path.write_bytes(core())
+    answers = [python(HOOK.format(path=str(path))).split() for _ in range(5)]
+    assert {numpy for numpy, _ in answers} == {"False"}
+    assert min(float(seconds) for _, seconds in answers) < 0.030
+
+
+WITHOUT_COMMANDS = """
+import sys
+sys.modules["drgn.commands"] = None
+import drgn_slabtype.plugin
+print("imported")
+"""
+
+
+def test_drgn_without_commands_is_left_alone() -> None:
+    assert python(WITHOUT_COMMANDS) == "imported\n"
+
+
+@pytest.fixture
+def prog(tmp_path: Path) -> Program:
+    """A kernel program without debug info."""
+    path = tmp_path / "vmcore"
+    path.write_bytes(core())
+    prog = Program()
+    prog.set_core_dump(str(path))
+    return prog
+
+
+@pytest.fixture
+def reporting(monkeypatch: pytest.MonkeyPatch) -> Dict[str, Any]:
+    """What the check was called with; it finds nothing, or raises ``error``."""
+    from importlib import import_module
+
+    calls: Dict[str, Any] = {}
+
+    def check(prog: Program, **options: Any) -> Any:
+        calls.update(options)
+        if "error" in calls:
+            raise calls["error"]
+        return healthy()
+
+    monkeypatch.setattr(import_module("drgn_slabtype.check"), "check", check)
+    return calls
+
+
+def test_command_prints_and_returns_its_records(
+    prog: Program, reporting: Dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = run_command(prog, "slabcheck --cache kmalloc-64 ffff888000041000")
+    assert report.exit_status == 0
+    assert reporting["caches"] == ["kmalloc-64"]
+    assert reporting["addresses"] == [0xFFFF888000041000]
+    text = capsys.readouterr().out
+    assert text.startswith("consistent: Linux 6.1.0-test x86_64")
+    assert report.target.path == prog.core_dump_path
+
+
+def test_command_and_shell_share_defaults(prog: Program, reporting: Dict[str, Any]) -> None:
+    run_command(prog, "slabcheck --cache a > /dev/null")
+    run_command(prog, "slabcheck > /dev/null")
+    # A default that is appended to would remember the first call.
+    assert list(reporting["caches"]) == []
+
+
+def test_command_error_is_drgns(prog: Program, reporting: Dict[str, Any]) -> None:
+    reporting["error"] = TargetError("there is no slab cache named nope")
+    with pytest.raises(CommandError, match="no slab cache named nope"):
+        run_command(prog, "slabcheck --cache nope")
+
+
+def test_commands_are_for_kernels_only() -> None:
+    with pytest.raises(CommandNotFoundError):
+        run_command(Program(), "slabcheck")
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.prompt], ids=lambda c: c.name)
+def test_drgn_option_prints_code_that_imports(
+    command: Any, prog: Program, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command(prog, f"{command.prompt} --drgn") is None
+    code = capsys.readouterr().out
+    imports = [line for line in code.splitlines() if line.startswith(("from", "import"))]
+    exec("\n".join(imports), {})
+    compile(code, "code", "exec")
+
+
+def test_hook_is_where_drgn_looks_for_it() -> None:
+    assert callable(plugin.drgn_prog_set)
