@@ -110,7 +110,8 @@ def follow(geometry: Geometry, heads: U64, words: U64, readable: Bools) -> Chain
     culprit = np.full(count, -1, np.int64)
     value = np.zeros(count, np.uint64)
     length = np.zeros(count, np.int64)
-    seen = np.zeros(words.shape, np.bool_)
+    # A damaged cache can have slabs without room for one object.
+    seen = np.zeros((count, max(words.shape[1], 1)), np.bool_)
     parts = []
     slabs = np.flatnonzero(heads != 0)
     pointers = heads[slabs]
