@@ -23,6 +23,12 @@ from .errors import TargetError
 from .findings import Finding, Target
 
 _QMP_SECONDS = 10
+_COMPRESSED = {
+    b"\x1f\x8b": "gzip",
+    b"\xfd7zXZ\0": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"BZh": "bzip2",
+}
 _KDUMP_MAGIC = (b"KDUMP   ", b"makedumpfile\0\0\0\0")
 
 
@@ -83,7 +89,7 @@ def describe(prog: Program) -> Target:
 
     Works for any Linux kernel program, whoever opened it.
     """
-    kind, path = prog.cache.get("slabtype_target") or _kind(prog)
+    kind, path = _kind(prog)
     platform = prog.platform
     return Target(
         kind=kind,
@@ -94,6 +100,10 @@ def describe(prog: Program) -> Target:
 
 
 def _kind(prog: Program) -> Tuple[str, Optional[str]]:
+    # What it is and where: as open_target() left it, or as drgn opened it.
+    opened: Optional[Tuple[str, Optional[str]]] = prog.cache.get("slabtype_target")
+    if opened is not None:
+        return opened
     if prog.flags & ProgramFlags.IS_LIVE:
         return ("live" if prog.flags & ProgramFlags.IS_LOCAL else "qemu"), None
     # The mark that capture.attach() leaves, whoever opened the file.
@@ -166,6 +176,9 @@ def _what_is_wrong(path: str) -> Optional[str]:
             return "the file is empty"
         if start.startswith(_KDUMP_MAGIC):
             return None
+        for magic, name in _COMPRESSED.items():
+            if start.startswith(magic):
+                return f"compressed with {name}, and not a capture; unpack it first"
         try:
             elf = ElfFile(file)
         except ValueError as e:
@@ -190,13 +203,13 @@ def _what_is_wrong(path: str) -> Optional[str]:
 
 def shortfall(prog: Program) -> Optional[Finding]:
     """Return what a core dump is known to lack before anything has been read."""
-    path = prog.core_dump_path
+    path = _kind(prog)[1]
     if path is None:
         return None
     try:
         with open(path, "rb") as file:
             missing = ElfFile(file).missing()
-    except (OSError, ValueError):  # kdump, whose pages are looked up one by one, or gone
+    except (OSError, ValueError):  # kdump, compressed, or not a file at all
         return None
     if not missing.bytes:
         return None

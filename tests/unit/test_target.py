@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import lzma
 import os
 import socket
 import threading
@@ -64,6 +65,13 @@ def test_empty_file_as_core(tmp_path: Path) -> None:
     path = tmp_path / "vmcore"
     path.touch()
     assert refusal(TargetOptions(core=str(path))) == f"{path}: the file is empty"
+
+
+def test_compressed_core(tmp_path: Path) -> None:
+    path = tmp_path / "vmcore.xz"
+    path.write_bytes(lzma.compress(core()))
+    message = refusal(TargetOptions(core=str(path)))
+    assert message == f"{path}: compressed with xz, and not a capture; unpack it first"
 
 
 def test_vmlinux_as_core(tmp_path: Path) -> None:
