@@ -11,7 +11,7 @@ that lost its mark is still here, and what points at it is judged with it.
 from __future__ import annotations
 
 import enum
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import numpy as np
 import numpy.typing as npt
@@ -72,6 +72,7 @@ class SlabIndex:
         """``struct page *`` of page frame 0."""
         self._columns: Dict[str, Any] = {}
         self._sorted: Optional[I64] = None
+        self._settled: Optional[I64] = None
 
     def __len__(self) -> int:
         return len(self.pfns)
@@ -150,21 +151,51 @@ class SlabIndex:
         return rows
 
     def rows_of_addresses(self, addresses: U64) -> I64:
-        """Return the row of the slab that each direct-map address lies in; else -1."""
+        """
+        Return the row of the slab that each direct-map address lies in; else -1.
+
+        Slabs reach as far as their compound order says, or :meth:`settle` has said.
+        """
         physical = np.asarray(addresses, np.uint64) - np.uint64(self._memory.linear_base)
         return self._rows_of_pfns(physical >> np.uint64(self._memory.page_shift), exact=False)
+
+    def settle(self, orders: I64) -> None:
+        """
+        Say how far slabs reach, where a damaged page must not.
+
+        :param orders: Order of each row; -1 for one that is no slab of any cache.
+        """
+        self._settled = orders
+        self._sorted = None
 
     def _rows_of_pfns(self, pfns: U64, exact: bool) -> I64:
         if not len(self):
             return np.full(len(pfns), -1, np.int64)
         if self._sorted is None:
             self._sorted = np.argsort(self.pfns, kind="stable").astype(np.int64)
-        at = np.searchsorted(self.pfns, pfns, "right", sorter=self._sorted) - 1
-        rows: I64 = self._sorted[np.maximum(at, 0)]
-        first = self.pfns[rows]
-        shift = np.uint64(self._memory.page_shift)
-        last = first if exact else first + (self.spans[rows] >> shift) - np.uint64(1)
-        return np.where((at >= 0) & (pfns >= first) & (pfns <= last), rows, -1)
+        sorter, last = self._sorted, self.pfns
+        if not exact:
+            sorter, last = self._reach(sorter)
+        if not len(sorter):
+            return np.full(len(pfns), -1, np.int64)
+        at = np.searchsorted(self.pfns[sorter], pfns, "right") - 1
+        rows: I64 = sorter[np.maximum(at, 0)]
+        return np.where((at >= 0) & (pfns >= self.pfns[rows]) & (pfns <= last[rows]), rows, -1)
+
+    def _reach(self, sorter: I64) -> Tuple[I64, U64]:
+        # The rows that addresses can lie in, in order, and the last page of each.
+        if self._settled is None:
+            pages = self.spans >> np.uint64(self._memory.page_shift)
+        else:
+            sorter = sorter[self._settled[sorter] >= 0]
+            order = np.clip(self._settled, 0, _MAX_ORDER)
+            pages = np.uint64(1) << order.astype(np.uint64)
+        return sorter, self.pfns + pages - np.uint64(1)
+
+    def struct_page(self, page: int) -> bytes:
+        """Return the head ``struct page`` of a slab as it was read; empty if it is in no row."""
+        row = self.rows_of_pages(np.array([page], np.uint64))[0]
+        return b"" if row < 0 else self.raw[row, : self.page_bytes].tobytes()
 
     def is_memory_map(self, pages: U64) -> Bools:
         """Return which addresses can be a ``struct page *`` of a valid range."""
@@ -201,17 +232,9 @@ class SlabIndex:
         self.known_by = np.concatenate([self.known_by, np.full(len(new), known_by, np.uint8)])
         self._forget()
 
-    def refresh(self, rows: I64) -> None:
-        """Read the struct pages of some rows again."""
-        gathered = self._memory.gather(self.pages[rows], 2 * self.page_bytes)
-        self.raw = self.raw.copy()
-        self.raw[rows[gathered.ok]] = gathered.bytes[gathered.ok]
-        self.orders[rows] = compound_orders(self.prog, self.layout, self.raw[rows])
-        self._forget()
-
     def _forget(self) -> None:
         self._columns.clear()
-        self._sorted = None
+        self._sorted = self._settled = None
 
 
 def nodes_shift(prog: Program) -> int:

@@ -3,49 +3,39 @@
 SLAB (to Linux 6.7)
 -------------------
 
-A slab's free objects are the tail of an array of indexes, ``freelist[active ..
-num)``. The array lies at the end of the slab, in memory of its own, or inside
-one of the free objects themselves.
+Slabs stand on three lists of their node, by how many of their objects are in
+use; free objects are in a slab's own freelist or in an array cache.
 """
 
 from __future__ import annotations
 
-from typing import List, Tuple
+from typing import List
 
 import numpy as np
-from drgn import Program, sizeof
+from drgn import Program
 
 from ..index import KnownBy, SlabIndex
-from ..ledger import (
-    I64,
-    U64,
-    Bools,
-    Claims,
-    Containers,
-    Facts,
-    Ledger,
-    ListKind,
-    Memberships,
-    Place,
-    Slabs,
-    State,
-    Suspect,
-    Walk,
-)
+from ..ledger import I64, Ledger, ListKind, Memberships, Place, Slabs, Suspect
 from ..memory import memory
-from ..pagetype.detect import page_type_layout
+from . import slabarrays
 from .base import Caches, Ownership, decide_ownership, read_caches
 from .kfence import kfence_pool
 from .lists import Walked
+from .live import LIVE, LiveObjects
 from .nodes import memberships, read_nodes
+from .percpu import possible_cpus
+from .slabarrays import ArrayCaches
+from .slabcache import Mode, SlabCache
+from .slabfreelists import IndexArrays, allowed_lists, right_places, shared_arrays
+from .slabview import SlabView
 
-# Flag values are the same from 5.10 to the removal of SLAB in 6.8.
-_OBJFREELIST = 0x40000000
-_OFF_SLAB = 0x80000000
-_TYPESAFE_BY_RCU = 0x00080000
-
-FREELIST = Place("freelist", counted=False, bad="freelist-index", repeat="freelist-duplicate")
-PLACES = (FREELIST,)
+PLACES = (
+    Place("freelist", counted=False, bad="freelist-index", repeat="freelist-duplicate"),
+    *slabarrays.PLACES,
+    LIVE,
+)
+_PLACE = {place.name: number for number, place in enumerate(PLACES)}
+_ARRAYS = _PLACE[slabarrays.PLACES[0].name]
 
 _LISTS = {
     "slabs_partial": ListKind.PARTIAL,
@@ -62,55 +52,58 @@ class SlabAllocator:
     def __init__(self, prog: Program) -> None:
         self.prog = prog
         self.memory = memory(prog)
-        self.layout = page_type_layout(prog)
         self.caches: Caches = read_caches(prog)
         self.pool = kfence_pool(prog)
         self.nodes = read_nodes(prog, self.caches)
-        index_type = prog.type("freelist_idx_t")
-        self._index_dtype = np.dtype(f"{self.memory.byteorder}u{sizeof(index_type)}")
-        self._walks: List[Walked] = []
+        self.arrays = ArrayCaches(prog, self.caches, self.nodes)
         self.ownership = Ownership(np.zeros(0, np.int64), np.zeros(0, np.int64))
+        self._cpus = len(possible_cpus(prog))
+        self._walks: List[Walked] = []
+        self._live = LiveObjects([])
 
     def discover(self, index: SlabIndex) -> None:
         """Walk every node's lists; see :meth:`.base.Allocator.discover`."""
         index.known_by[self.pool.contains(index.addresses)] |= np.uint8(KnownBy.KFENCE)
         self._walks = self.nodes.walk(index, _LISTS)
+        self.arrays.locate(self.prog, index, self.caches)
         self.ownership = decide_ownership(index, self.caches, self._walks, ())
+        heads = np.array([walked.head.address for walked in self._walks], np.uint64)
+        self.view = SlabView(
+            self.prog, index, self.caches, self.ownership, self._walks, heads, self.pool
+        )
+        own = [self.caches.addresses, self.nodes.rows.addresses, *self.arrays.addresses]
+        if self.caches.rows.structure.has("random_seq"):
+            own.append(self.caches.rows["random_seq"])
+        own.append(self.view.index_array)
+        self._live = LiveObjects([each[self.view.homes(each) >= 0] for each in own])
+        self._live.locate(index, self.ownership.cache)
 
     # One cache ---------------------------------------------------------------
 
     def collect(self, number: int, index: SlabIndex) -> Ledger:
         """Read everything about one cache; see :meth:`.base.Allocator.collect`."""
-        cache = _Cache(self.caches, number)
+        cache = SlabCache(self.caches, number, self.memory.page_size, self._cpus)
         rows = self.ownership.rows_of(number)
-        slabs = self._slabs(cache, rows, index)
-        ledger = Ledger(cache.facts, PLACES, slabs)
-        self._freelists(cache, rows, index, ledger)
+        ledger = Ledger(cache.facts, PLACES, self._slabs(cache, rows, index))
         memberships(self._walks, number, rows, index, ledger)
-        self._counters(cache, ledger)
         self._geometry(cache, rows, index, ledger)
+        self._nodes(cache, ledger)
+        self.arrays.enter(cache, rows, index, ledger, _ARRAYS)
+        self._live.enter(number, rows, index, ledger, _PLACE[LIVE.name])
+        self._freelists(cache, rows, index, ledger)
+        self.arrays.mark_flushes(cache, ledger, 0)
         return ledger
 
-    def _active(self, rows: I64, index: SlabIndex) -> I64:
-        encoding = self.layout.encoding
-        if encoding.carries_active:
-            return np.asarray(encoding.active(index.words[rows])).astype(np.int64)
-        return index["active"][rows].astype(np.int64)
-
-    def _first_object(self, rows: I64, index: SlabIndex) -> U64:
-        return index["s_mem"][rows]
-
-    def _slabs(self, cache: _Cache, rows: I64, index: SlabIndex) -> Slabs:
-        active = self._active(rows, index)
-        allowed = np.full(len(rows), ListKind.PARTIAL, np.int64)
-        allowed[active == cache.num] = ListKind.FULL
-        allowed[active == 0] = ListKind.FREE
-        in_range = (active >= 0) & (active <= cache.num)
-        allowed[~in_range] = sum(_LISTS.values())
+    def _slabs(self, cache: SlabCache, rows: I64, index: SlabIndex) -> Slabs:
+        active, loose = self.view.active[rows], self.view.loose[rows]
+        # A slab is made, and filled into the array of its CPU, before it is
+        # linked, and unlinked before its pages are given back.
+        making = loose & (active >= 0) & (active <= min(cache.batchcount, cache.num))
+        held = self.nodes.nid[(self.nodes.cache == cache.number) & self.nodes.held]
         return Slabs.build(
             len(rows),
             page=index.pages[rows],
-            base=self._first_object(rows, index) + np.uint64(cache.obj_offset),
+            base=self.view.first[rows] + np.uint64(cache.obj_offset),
             objects=np.full(len(rows), cache.num, np.int64),
             counted=active,
             nid=index.nids[rows],
@@ -119,81 +112,31 @@ class SlabAllocator:
             marked=index.marked[rows],
             cache_pointer=index["slab_cache"][rows],
             told=self.ownership.told[rows] == cache.number,
-            allowed=allowed,
+            allowed=allowed_lists(active, cache.num),
+            transit=making,
+            busy=np.isin(index.nids[rows], held),
+            excused=self.view.detached[rows],
         )
 
-    def _freelists(self, cache: _Cache, rows: I64, index: SlabIndex, ledger: Ledger) -> None:
-        slabs = ledger.slabs
-        pointer = index["freelist"][rows]
-        # Nothing of the array of a full slab means anything, and a full slab
-        # of an objfreelist cache has none.
-        has_free = (slabs.counted >= 0) & (slabs.counted < cache.num)
-        placed = self._array_is_in_place(cache, rows, index, pointer, slabs)
-        arrays, ok = self._read_arrays(cache, pointer, has_free & placed)
-        position = np.arange(cache.num)
-        live = ok[:, None] & (position >= slabs.counted[:, None])
-        valid = live & (arrays < cache.num)
-        repeats = _repeats(arrays, valid, cache.num)
-        claimed = valid & ~repeats
-        slab, at = np.nonzero(claimed)
-        which = arrays[slab, at].astype(np.int64)
-        ledger.claims = Claims.build(
-            len(slab),
-            place=0,
-            container=slab.astype(np.int64),
-            position=at - slabs.counted[slab],
-            address=slabs.base[slab] + which.astype(np.uint64) * np.uint64(cache.facts.stride),
-            slab=slab.astype(np.int64),
-            index=which,
-            state=State.FREE,
-        )
-        state = np.full(len(rows), Walk.WHOLE, np.uint8)
-        culprit = np.full(len(rows), -1, np.int64)
-        value = np.zeros(len(rows), np.uint64)
-        for bad, kind in ((repeats, Walk.CYCLE), (live & ~valid, Walk.POINTER)):
-            hit = bad.any(axis=1)
-            first = bad.argmax(axis=1)
-            state[hit] = kind
-            culprit[hit] = first[hit]
-            value[hit] = arrays[hit, first[hit]]
-        state[has_free & ~ok] = Walk.UNREADABLE
-        state[has_free & ~placed] = Walk.MISPLACED
-        value[has_free & ~placed] = pointer[has_free & ~placed]
-        ledger.containers = Containers.build(
-            len(rows),
-            place=0,
-            address=pointer,
-            slab=np.arange(len(rows), dtype=np.int64),
-            limit=cache.num,
-            walked=claimed.sum(axis=1).astype(np.int64),
-            state=state,
-            culprit=culprit,
-            value=value,
-        )
+    def _freelists(self, cache: SlabCache, rows: I64, index: SlabIndex, ledger: Ledger) -> None:
+        slabs, pointer = ledger.slabs, index["freelist"][rows]
+        off_slab = self.view.index_array[rows]
+        in_place = right_places(cache, pointer, index.addresses[rows], slabs.base, off_slab != 0)
+        arrays = IndexArrays(self.prog, cache, ledger, pointer, in_place, self.view.loose[rows])
+        if cache.mode is Mode.OFF_SLAB:
+            for slab in shared_arrays(off_slab, arrays.unsound()):
+                ledger.suspects.append(
+                    Suspect(
+                        "freelist-array",
+                        f"shares its freelist array at 0x{pointer[slab]:x} with another slab",
+                        slab=slab,
+                        place=PLACES[0].name,
+                        found=int(pointer[slab]),
+                    )
+                )
+        arrays.enter(0)
 
-    def _array_is_in_place(
-        self, cache: _Cache, rows: I64, index: SlabIndex, pointer: U64, slabs: Slabs
-    ) -> Bools:
-        start = index.addresses[rows]
-        if cache.mode == "on-slab":
-            span = self.memory.page_size << cache.order
-            return pointer == start + np.uint64(span - cache.freelist_size)
-        if cache.mode == "objfreelist":
-            offset = pointer - slabs.base
-            stride = np.uint64(cache.facts.stride)
-            return (offset % stride == 0) & (offset < stride * np.uint64(cache.num))
-        return self.memory.is_kernel_address(pointer)
-
-    def _read_arrays(self, cache: _Cache, pointer: U64, wanted: Bools) -> Tuple[I64, Bools]:
-        out = np.zeros((len(pointer), cache.num), np.int64)
-        ok = np.zeros(len(pointer), np.bool_)
-        picked = np.flatnonzero(wanted)
-        gathered = self.memory.gather(pointer[picked], cache.num * self._index_dtype.itemsize)
-        out[picked] = gathered.bytes.view(self._index_dtype)
-        ok[picked] = gathered.ok
-        return out, ok
-
-    def _counters(self, cache: _Cache, ledger: Ledger) -> None:
+    def _nodes(self, cache: SlabCache, ledger: Ledger) -> None:
         members, slabs = ledger.memberships, ledger.slabs
         free = slabs.objects - slabs.counted
 
@@ -214,74 +157,40 @@ class SlabAllocator:
                 ),
             },
         )
+        mine = self.nodes.cache == cache.number
+        for row in np.flatnonzero(mine & ~self.nodes.rows.ok).tolist():
+            ledger.lists_known = False
+            at, nid = int(self.nodes.rows.addresses[row]), int(self.nodes.nid[row])
+            what = f"node structure at 0x{at:x} could not be read"
+            ledger.suspects.append(Suspect("unreadable", what, node=nid, found=at))
 
-    def _geometry(self, cache: _Cache, rows: I64, index: SlabIndex, ledger: Ledger) -> None:
-        start, first = index.addresses[rows], self._first_object(rows, index)
-        span = np.uint64(self.memory.page_size << cache.order)
-        tail = cache.freelist_size if cache.mode == "on-slab" else 0
-        room = span - np.uint64(cache.num * cache.facts.stride + tail)
-        offset = first - start
-        wrong = (offset > room) | (offset % np.uint64(max(cache.colour_off, 1)) != 0)
-        for slab in np.flatnonzero(wrong).tolist():
+    def _geometry(self, cache: SlabCache, rows: I64, index: SlabIndex, ledger: Ledger) -> None:
+        orders, first = index.orders[rows], self.view.first[rows]
+        colour = first - index.addresses[rows]
+        off_colour = colour % np.uint64(cache.colour_off) != 0
+        off_colour |= colour >= np.uint64(cache.colours * cache.colour_off)
+        for code, what, wrong, expected, found in (
+            (
+                "slab-base-wrong",
+                "first object is on no colour of this cache",
+                off_colour,
+                index.addresses[rows],
+                first,
+            ),
+            (
+                "slab-order-wrong",
+                "compound order is not the cache's",
+                orders != cache.order,
+                np.full(len(rows), cache.order),
+                orders,
+            ),
+        ):
+            ledger.suspects += [
+                Suspect(code, what, slab=slab, expected=int(expected[slab]), found=int(found[slab]))
+                for slab in np.flatnonzero(wrong).tolist()
+            ]
+        if not cache.is_sane:
+            what = f"{cache.num} objects of {cache.size} bytes is not what a slab of order "
             ledger.suspects.append(
-                Suspect(
-                    "slab-base-wrong",
-                    "first object is on no colour of this cache",
-                    slab=slab,
-                    expected=int(start[slab]),
-                    found=int(first[slab]),
-                )
+                Suspect("slab-objects-wrong", f"{what}{cache.order} of this cache holds")
             )
-        wrong = index.orders[rows] != cache.order
-        for slab in np.flatnonzero(wrong).tolist():
-            ledger.suspects.append(
-                Suspect(
-                    "slab-order-wrong",
-                    "compound order is not the cache's",
-                    slab=slab,
-                    expected=cache.order,
-                    found=int(index.orders[rows[slab]]),
-                )
-            )
-
-
-class _Cache:
-    # The members of one struct kmem_cache that reading its slabs needs.
-
-    def __init__(self, caches: Caches, number: int) -> None:
-        rows = caches.rows
-
-        def value(member: str) -> int:
-            return int(rows[member][number])
-
-        self.number = number
-        self.num = value("num")
-        self.order = value("gfporder")
-        self.flags = value("flags")
-        self.colour_off = value("colour_off")
-        self.freelist_size = value("freelist_size")
-        self.obj_offset = value("obj_offset") if rows.structure.has("obj_offset") else 0
-        self.facts = Facts(
-            caches.names[number],
-            int(rows.addresses[number]),
-            value("object_size"),
-            value("size"),
-            self.num,
-        )
-
-    @property
-    def mode(self) -> str:
-        if self.flags & _OBJFREELIST:
-            return "objfreelist"
-        return "off-slab" if self.flags & _OFF_SLAB else "on-slab"
-
-
-def _repeats(arrays: I64, valid: Bools, num: int) -> Bools:
-    # Which valid entries name an index that an earlier one of the row names.
-    slab, at = np.nonzero(valid)
-    keys = slab * num + arrays[slab, at]
-    again = np.ones(len(keys), np.bool_)
-    again[np.unique(keys, return_index=True)[1]] = False
-    out = np.zeros_like(valid)
-    out[slab[again], at[again]] = True
-    return out

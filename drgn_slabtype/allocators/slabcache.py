@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The members of SLAB's ``struct kmem_cache`` that reading its slabs needs."""
+
+from __future__ import annotations
+
+import enum
+
+from ..ledger import Facts
+from .base import Caches
+
+# Values of the flags are the same from 5.10 to the removal of SLAB in 6.8.
+_RED_ZONE = 0x400
+_POISON = 0x800
+_STORE_USER = 0x10000
+_TYPESAFE_BY_RCU = 0x80000
+_OBJFREELIST = 0x40000000
+_OFF_SLAB = 0x80000000
+
+_MAX_ORDER = 24  # no kernel allocates more than 2^24 pages at once
+
+
+class Mode(enum.Enum):
+    """Where a cache keeps the index arrays of its slabs."""
+
+    ON_SLAB = "on-slab"
+    """At the end of the slab."""
+    OFF_SLAB = "off-slab"
+    """In memory of its own, allocated with kmalloc."""
+    OBJFREELIST = "objfreelist"
+    """Inside one of the slab's free objects, which the last entry names."""
+
+
+class SlabCache:
+    """
+    One slab cache of SLAB.
+
+    :param number: Position in *caches*.
+    :param page_size: Bytes of a page.
+    :param cpus: Number of possible CPUs.
+    """
+
+    def __init__(self, caches: Caches, number: int, page_size: int, cpus: int) -> None:
+        rows = caches.rows
+
+        def value(member: str) -> int:
+            return int(rows[member][number]) if rows.structure.has(member) else 0
+
+        def has(flag: int) -> bool:
+            return bool(value("flags") & flag)
+
+        self.number = number
+        self.dying = bool(caches.dying[number])
+        """Whether it is being destroyed and waits for RCU."""
+        self.order = min(value("gfporder"), _MAX_ORDER)
+        self.span = page_size << self.order
+        """Bytes of a slab."""
+        self.size = max(value("size"), 1)
+        """Bytes from one slot to the next."""
+        self.object_size = value("object_size")
+        kept = value("num")
+        # A damaged cache must not decide how much memory is read.
+        self.num = max(min(kept, self.span // self.size), 1)
+        """Objects of a slab."""
+        self.is_sane = self.num == kept and value("gfporder") == self.order
+        """Whether number, size and order of its objects fit together."""
+        self.colours = max(value("colour"), 1)
+        """How many places of the first object there are, ``colour_off`` bytes apart."""
+        self.colour_off = max(value("colour_off"), 1)
+        self.freelist_size = value("freelist_size")
+        """Bytes of an index array."""
+        self.freelist_cache = value("freelist_cache")
+        """``struct kmem_cache *`` of off-slab arrays; 0 where kmalloc decides."""
+        self.limit = value("limit")
+        """Most objects in a CPU's array cache."""
+        self.obj_offset = value("obj_offset")
+        """Bytes from a slot to the object in it; 0 without CONFIG_DEBUG_SLAB."""
+        self.batchcount = max(value("batchcount"), 1)
+        self.red_zone = has(_RED_ZONE)
+        self.poison = has(_POISON)
+        self.store_user = has(_STORE_USER)
+        self.has_constructor = bool(value("ctor"))
+        self.typesafe_by_rcu = has(_TYPESAFE_BY_RCU)
+        self.mode = Mode.ON_SLAB
+        if has(_OBJFREELIST):
+            self.mode = Mode.OBJFREELIST
+        elif has(_OFF_SLAB):
+            self.mode = Mode.OFF_SLAB
+        # A CPU can be giving back as many empty slabs as one batch of objects
+        # empties.
+        self.facts = Facts(
+            caches.names[number],
+            int(rows.addresses[number]),
+            self.object_size,
+            self.size,
+            self.num,
+            in_flight=cpus * self.batchcount,
+        )
