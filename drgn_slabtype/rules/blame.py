@@ -81,8 +81,10 @@ def settle(findings: Iterable[Finding], memberships: Memberships) -> List[Findin
     settled: List[Finding] = []
     for number, finding in enumerate(ranked, 1):
         because = roots.cause(finding)
-        settled.append(replace(finding, id=number, because=because))
-        if because is None and not finding.moving:
+        # What follows from work in progress is work in progress.
+        moving = finding.moving or (because is not None and settled[because - 1].moving)
+        settled.append(replace(finding, id=number, because=because, moving=moving))
+        if because is None:
             roots.add(finding, number)
     return settled
 
