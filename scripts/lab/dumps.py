@@ -9,21 +9,22 @@ One folder for each dump: ``vmcore``, ``vmlinux`` (a link), ``oracle/``,
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import time
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Optional
+from typing import Dict, Iterator, List, NamedTuple, Optional
 
 from . import cache, initramfs, oracle
 from .elfcore import Core
 from .errors import BootError, GuestError
 from .guests import Guest
 from .library import KernelFiles
-from .process import say
+from .process import run, say
 from .qemu import Machine, machine
 
-__all__ = ("Dump", "command_line", "load", "present", "take")
+__all__ = ("Dump", "command_line", "load", "present", "running", "take")
 
 _HIGHLIGHTS = (
     "SLAB",
@@ -45,6 +46,7 @@ _BOOT_SECONDS = 60
 _BOOT_TRIES = 4
 _ORACLE_SECONDS = 120
 _BALLOON_MIB = 16
+_PAUSE_SECONDS = (0.3, 1.5)
 
 
 class Dump(NamedTuple):
@@ -125,12 +127,14 @@ def command_line(guest: Guest) -> str:
 
 
 def _write(
-    kernel: KernelFiles, guest: Guest, number: int, running: Machine, said: Optional[str]
+    kernel: KernelFiles, guest: Guest, number: int, stopped: Machine, said: Optional[str]
 ) -> Dump:
     dump = load(kernel, guest, number)
     with cache.entry(dump.folder) as folder:
-        running.dump(folder / "vmcore")
+        stopped.dump(folder / "vmcore")
         (folder / "vmcore").chmod(0o644)
+        # Most of a guest's memory is zero: let it take no room.
+        run(["fallocate", "--dig-holes", str(folder / "vmcore")], log=cache.log_file("dumps"))
         (folder / "vmlinux").symlink_to(kernel.vmlinux)
         files: Dict[str, bytes] = {}
         with Core(folder / "vmcore") as core:
@@ -158,8 +162,8 @@ def _write(
             "steady": bool(files) and "tries=0" not in (said or ""),
         }
         (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
-        if running.console.exists():
-            (folder / "console.log").write_bytes(running.console.read_bytes())
+        if stopped.console.exists():
+            (folder / "console.log").write_bytes(stopped.console.read_bytes())
     return dump
 
 
@@ -184,36 +188,20 @@ def take(kernel: KernelFiles, guest: Guest, *, count: int = 1, seed: int = 1) ->
 
 def _take(kernel: KernelFiles, guest: Guest, count: int, seed: int) -> List[Dump]:
     moments = random.Random(seed)
-    logs = cache.log_file(f"console-{kernel.kernel.name}-{guest.name}")
     begin = time.monotonic()
-    image = cache.root() / "guest" / f"{kernel.kernel.name}-{kernel.key}-{initramfs.recipe()}.img"
-    image.parent.mkdir(parents=True, exist_ok=True)
-    if not image.exists():
-        for old in image.parent.glob(f"{kernel.kernel.name}-*.img"):
-            old.unlink()
-        image.write_bytes(initramfs.build(kernel))
-    with machine(
-        kernel.vmlinuz, image, command_line(guest), guest.options, console=logs
-    ) as running:
-        try:
-            running.wait_for("ready", _BOOT_SECONDS)
-        except GuestError as error:
-            raise BootError(str(error)) from None
+    with running(kernel, guest) as started:
         booted = time.monotonic() - begin
-        # Pages that are in the balloon are offline.
-        running.qmp.command("balloon", value=(guest.memory_mib - _BALLOON_MIB) << 20)
         dumps = []
         if guest.busy:
-            running.wait_for("load", _BOOT_SECONDS)
             for number in range(count):
-                time.sleep(moments.uniform(0.3, 1.5))
-                running.stop()
-                dumps.append(_write(kernel, guest, number, running, None))
-                running.resume()
+                time.sleep(moments.uniform(*_PAUSE_SECONDS))
+                started.stop()
+                dumps.append(_write(kernel, guest, number, started, None))
+                started.resume()
         else:
-            said = running.wait_for("oracle", _ORACLE_SECONDS)
-            running.stop()
-            dumps.append(_write(kernel, guest, 0, running, said))
+            said = started.wait_for("oracle", _ORACLE_SECONDS)
+            started.stop()
+            dumps.append(_write(kernel, guest, 0, started, said))
             if "tries=0" in said:
                 say(f"warning: {kernel.kernel.name}/{guest.name}: numbers still moved: {said}")
     say(
@@ -221,3 +209,36 @@ def _take(kernel: KernelFiles, guest: Guest, count: int, seed: int) -> List[Dump
         f" dumped after {time.monotonic() - begin:.0f} s"
     )
     return dumps
+
+
+def _image(kernel: KernelFiles) -> Path:
+    name = kernel.kernel.name
+    image = cache.root() / "guest" / f"{name}-{kernel.key}-{initramfs.recipe()}.img"
+    image.parent.mkdir(parents=True, exist_ok=True)
+    if not image.exists():
+        for old in image.parent.glob(f"{name}-{'?' * 12}-{'?' * 12}.img"):
+            old.unlink()
+        image.write_bytes(initramfs.build(kernel))
+    return image
+
+
+@contextlib.contextmanager
+def running(kernel: KernelFiles, guest: Guest) -> Iterator[Machine]:
+    """
+    Run a guest for as long as the context lasts; its load has begun.
+
+    :raises BootError: if it does not come up.
+    """
+    log = cache.log_file(f"console-{kernel.kernel.name}-{guest.name}")
+    with machine(
+        kernel.vmlinuz, _image(kernel), command_line(guest), guest.options, console=log
+    ) as started:
+        try:
+            started.wait_for("ready", _BOOT_SECONDS)
+            # Pages that are in the balloon are offline.
+            balloon = (guest.memory_mib - _BALLOON_MIB) << 20
+            started.qmp.command("balloon", value=balloon)
+            started.wait_for("load", _BOOT_SECONDS)
+        except GuestError as error:
+            raise BootError(str(error)) from None
+        yield started

@@ -58,6 +58,8 @@ class Kernel:
     """Name of the page type encoding that must be detected."""
     origin: Union[Stock, Built]
     """Where it comes from."""
+    special: str = "numa"
+    """The guest that tells most about it after the plain one."""
     kfence: bool = True
     """Whether KFENCE is built in."""
 
@@ -86,6 +88,7 @@ _TABLE = (
         "SLUB",
         "top-byte",
         Stock(r"7\.\d+\.\d+\S*-cloud-amd64", ("trixie-backports", "sid", "forky")),
+        special="busy",
     ),
     Kernel(
         "slab-6.1",
@@ -93,6 +96,7 @@ _TABLE = (
         "SLAB",
         "page-flag-5.11",
         Built(*_6_1, ("slab",)),
+        special="busy-numa",
     ),
     Kernel(
         "debian-6.12",
@@ -100,6 +104,7 @@ _TABLE = (
         "SLUB",
         "top-byte",
         Stock(r"6\.12\.\d+\S*-cloud-amd64", ("trixie", "bookworm-backports")),
+        special="debug",
     ),
     Kernel(
         "debian-5.10",
@@ -107,6 +112,7 @@ _TABLE = (
         "SLUB",
         "page-flag-5.3",
         Stock(r"5\.10\.0-\d+-cloud-amd64", ("bullseye", "bullseye-security")),
+        special="busy",
         kfence=False,
     ),
     Kernel(
@@ -130,6 +136,7 @@ _TABLE = (
         "SLAB",
         "alternative-2",
         Built(*_6_1, ("slab",), rfc.alternative_2),
+        special="kfence",
     ),
     Kernel(
         "slub-6.1-rfc3",
@@ -137,6 +144,7 @@ _TABLE = (
         "SLUB",
         "rfc-v3",
         Built(*_6_1, ("slub",), rfc.rfc_v3),
+        special="kfence",
     ),
     Kernel(
         "debian-6.1",
@@ -144,6 +152,7 @@ _TABLE = (
         "SLUB",
         "page-flag-5.11",
         Stock(r"6\.1\.0-\d+-cloud-amd64", ("bookworm", "bookworm-security")),
+        special="debug",
         kfence=False,
     ),
 )

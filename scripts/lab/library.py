@@ -76,7 +76,7 @@ def present(kernel: Kernel) -> Optional[KernelFiles]:
         return None
     if record["recipe"] != _recipe(kernel):
         return None
-    key = cache.key(record)
+    key = record["contents"]
     return KernelFiles(kernel, folder, key, record["release"], record["version"])
 
 
@@ -95,12 +95,14 @@ def get(kernel: Kernel, archive: Archive, *, refresh: bool = False) -> KernelFil
         if found is not None and (not refresh or not _is_newer(found, archive)):
             return found
         say(f"getting {kernel.name}: {kernel.about}")
+        recipe = _recipe(kernel)
         with cache.entry(_folder(kernel)) as folder:
             if isinstance(kernel.origin, Stock):
                 record = stock.fetch(kernel, archive, folder)
             else:
                 record = build.build(kernel, archive, folder)
-            record["recipe"] = _recipe(kernel)
+            record["contents"] = cache.key(folder / "vmlinuz", sorted(record.items()))
+            record["recipe"] = recipe
             (folder / "kernel.json").write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
     found = present(kernel)
     assert found is not None

@@ -26,12 +26,22 @@ from typing import Dict, List, NamedTuple
 from .elfcore import Core
 from .errors import GuestError
 
-__all__ = ("CacheNumbers", "Oracle", "read_guest", "save")
+__all__ = ("KPF", "CacheNumbers", "Oracle", "read_guest", "save")
 
 _HEADER = struct.Struct("<16sQQQQQ")
 _MAGIC = b"SLABTYPE-ORACLE1"
 _PAGE_SIZE = 4096
-_PFNS_PER_PAGE = _PAGE_SIZE // 8
+
+KPF = {
+    "SLAB": 7,
+    "BUDDY": 10,
+    "COMPOUND_HEAD": 15,
+    "COMPOUND_TAIL": 16,
+    "NOPAGE": 20,
+    "OFFLINE": 23,
+    "PGTABLE": 26,
+}
+"""Bits of ``/proc/kpageflags`` that pages are compared with."""
 
 
 class CacheNumbers(NamedTuple):

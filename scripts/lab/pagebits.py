@@ -16,25 +16,18 @@ from typing import Dict, List, Tuple
 
 import numpy as np
 import numpy.typing as npt
-from drgn import Program
+from drgn import Object, Program
+from drgn.helpers.linux.list import list_for_each_entry
+from drgn.helpers.linux.slab import for_each_slab_cache
+
 from drgn_slabtype.pages.scan import PageBlock, page_blocks
 from drgn_slabtype.pagetype.detect import page_type_layout
 from drgn_slabtype.target import TargetOptions, open_target
+from lab.oracle import KPF
 
-__all__ = ("compare",)
+__all__ = ("compare", "partial_free")
 
 Bools = npt.NDArray[np.bool_]
-
-KPF = {
-    "SLAB": 7,
-    "BUDDY": 10,
-    "COMPOUND_HEAD": 15,
-    "COMPOUND_TAIL": 16,
-    "NOPAGE": 20,
-    "OFFLINE": 23,
-    "PGTABLE": 26,
-}
-"""Bits of ``/proc/kpageflags`` that are compared; none is compared where NOPAGE is set."""
 
 
 class _Map:
@@ -102,14 +95,11 @@ def _expected(prog: Program, memory: _Map) -> Dict[str, Bools]:
         "COMPOUND_HEAD": memory.head,
         "COMPOUND_TAIL": memory.tail,
     }
-    try:
-        # Since Linux 6.17, kpageflags works on a snapshot of the page and asks
-        # the head for these types.
-        prog.type("struct page_snapshot")
-    except LookupError:
-        return expected
-    for name in ("OFFLINE", "PGTABLE"):
-        expected[name] = of_head(expected[name])
+    # Since Linux 6.17, kpageflags works on a snapshot of the page and asks the
+    # head for these types.
+    if has_type(prog, "struct page_snapshot"):
+        for name in ("OFFLINE", "PGTABLE"):
+            expected[name] = of_head(expected[name])
     return expected
 
 
@@ -132,17 +122,67 @@ def compare(prog: Program, flags: npt.NDArray[np.uint64]) -> Dict[str, Dict[str,
         examples: List[Tuple[int, bool, bool]] = [
             (int(pfn), bool(ours[pfn]), bool(theirs[pfn])) for pfn in differ[:5]
         ]
-        result[name] = {"pages": int(theirs.sum()), "differ": len(differ), "examples": examples}
+        result[name] = {
+            "pages": int(theirs.sum()),
+            "compared": int(judged.sum()),
+            "differ": len(differ),
+            "examples": examples,
+        }
     return result
+
+
+def partial_free(prog: Program) -> Dict[str, int]:
+    """
+    Return the free objects of slabs on SLUB's node partial lists.
+
+    It is what ``/proc/slabinfo`` takes off, read from the lists as they are.
+
+    :return: By address of the cache; empty with SLAB.
+    """
+    result: Dict[str, int] = {}
+    for cache in for_each_slab_cache(prog):
+        if not cache_has(cache, "oo"):
+            break
+        free = 0
+        for nid in range(int(prog["nr_node_ids"])):
+            # Since Linux 7.1, the nodes are in per_node.
+            if cache_has(cache, "per_node"):
+                node = cache.per_node[nid].node
+            else:
+                node = cache.node[nid]
+            if not node:
+                continue
+            type = "struct slab" if has_type(prog, "struct slab") else "struct page"
+            link = "slab_list" if type == "struct slab" else "lru"
+            for slab in list_for_each_entry(type, node.partial.address_of_(), link):
+                free += int(slab.objects) - int(slab.inuse)
+        result[hex(cache)] = free
+    return result
+
+
+def cache_has(cache: Object, name: str) -> bool:
+    """Return whether ``struct kmem_cache`` has a member of that name."""
+    return bool(cache.prog_.type("struct kmem_cache").has_member(name))
+
+
+def has_type(prog: Program, name: str) -> bool:
+    """Return whether the debug information has a type of that name."""
+    try:
+        prog.type(name)
+    except LookupError:
+        return False
+    return True
 
 
 def main() -> int:
     """Compare the dump in a folder; write JSON."""
-    folder = Path(sys.argv[1])
-    options = TargetOptions(core=str(folder / "vmcore"), symbols=[str(folder / "vmlinux")])
+    folder, vmcore = Path(sys.argv[1]), sys.argv[2]
+    options = TargetOptions(
+        core=str(folder / vmcore), symbols=[str(folder / "vmlinux")], default_symbols=False
+    )
     prog = open_target(options)
     flags = np.fromfile(folder / "oracle" / "kpageflags", "<u8")
-    json.dump(compare(prog, flags), sys.stdout)
+    json.dump({"bits": compare(prog, flags), "partial_free": partial_free(prog)}, sys.stdout)
     return 0
 
 

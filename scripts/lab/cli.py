@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+
+"""The command line of the lab."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import List, Optional, Sequence
+
+from tabulate import tabulate
+
+from . import cache, dumps, guests, kernels, library, matrix
+from .comparison import compare
+from .debian import Archive
+from .dumps import Dump
+from .errors import LabError
+from .matrix import Matrix
+from .process import GUEST_PACKAGES, install, say
+
+__all__ = ("main",)
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    rows = []
+    for kernel in kernels.KERNELS.values():
+        found = library.present(kernel)
+        origin = "Debian" if kernel.stock else "built"
+        rows.append((kernel.name, origin, found.release if found else "-", kernel.about))
+    print(tabulate(rows, ("KERNEL", "FROM", "IN THE CACHE", "ABOUT"), tablefmt="plain"))
+    print()
+    about = [(guest.name, guest.about) for guest in guests.GUESTS.values()]
+    print(tabulate(about, ("GUEST", "ABOUT"), tablefmt="plain"))
+    return 0
+
+
+def _get(arguments: argparse.Namespace) -> int:
+    archive = Archive()
+    for name in arguments.kernels or kernels.KERNELS:
+        files = library.get(kernels.find(name), archive, refresh=arguments.refresh)
+        print(f"{name} {files.release} {files.vmlinux}")
+    return 0
+
+
+def _take(arguments: argparse.Namespace) -> List[Dump]:
+    kernel = kernels.find(arguments.kernel)
+    files = library.get(kernel, Archive())
+    guest = guests.find(arguments.guest)
+    if not guest.suits(kernel):
+        raise LabError(f"guest {guest.name} has no meaning for {kernel.name}")
+    install(GUEST_PACKAGES, log=cache.log_file("packages"))
+    count = arguments.pauses if guest.busy else 1
+    taken = None if arguments.again else dumps.present(files, guest, count)
+    return taken or dumps.take(files, guest, count=count, seed=arguments.seed)
+
+
+def _dump(arguments: argparse.Namespace) -> int:
+    for dump in _take(arguments):
+        print(f"{dump.name} {dump.folder}")
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    run = Matrix()
+    begin = time.monotonic()
+    run.results = [compare(dump) for dump in _take(arguments)]
+    run.seconds = time.monotonic() - begin
+    return _finish(run, arguments.json)
+
+
+def _boot(arguments: argparse.Namespace) -> int:
+    files = library.get(kernels.find(arguments.kernel), Archive())
+    install(GUEST_PACKAGES, log=cache.log_file("packages"))
+    with dumps.running(files, guests.find(arguments.guest)) as guest:
+        guest.stop()
+        print(f"drgn-slabtype check --qemu {guest.qmp_path} -s {files.vmlinux}", flush=True)
+        say("the guest is stopped; press Ctrl-C to end it")
+        try:
+            while guest.process.poll() is None:
+                time.sleep(0.5)
+        except KeyboardInterrupt:
+            pass
+    return 0
+
+
+def _matrix(arguments: argparse.Namespace) -> int:
+    jobs = matrix.ci_jobs() if arguments.ci else matrix.full_jobs(arguments.kernel)
+    install(GUEST_PACKAGES, log=cache.log_file("packages"))
+    minutes = arguments.budget or (55 if arguments.ci else None)
+    budget = minutes * 60 if minutes else float("inf")
+    return _finish(matrix.run(jobs, Archive(), budget_seconds=budget), arguments.json)
+
+
+def _finish(run: Matrix, path: Optional[Path]) -> int:
+    if path is not None:
+        path.write_text(json.dumps(run.record(), indent=1) + "\n")
+    print(matrix.table(run))
+    return 0 if run.good else 1
+
+
+def _prune(arguments: argparse.Namespace) -> int:
+    keep = set()
+    for kernel in kernels.KERNELS.values():
+        files = library.present(kernel)
+        if files is not None:
+            for guest in guests.guests_for(kernel):
+                keep.add(dumps.load(files, guest).folder.name)
+    for folder in (cache.root() / "dumps").glob("*/*"):
+        name = folder.name
+        # Dumps of a busy guest are named like the first one, with a number.
+        if name not in keep and name.rpartition("-")[0] not in keep:
+            say(f"deleting {folder}")
+            shutil.rmtree(folder)
+    for folder in (cache.root() / "trees").glob("*"):
+        say(f"deleting {folder}")
+        shutil.rmtree(folder)
+    return 0
+
+
+def _add_guest_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("kernel", metavar="KERNEL")
+    parser.add_argument("--guest", default="plain", help="how to boot it (default: plain)")
+    parser.add_argument("--pauses", type=int, default=5, help="how often a busy guest is stopped")
+    parser.add_argument("--seed", type=int, default=1, help="for the moments at which it is")
+    parser.add_argument("--again", action="store_true", help="even if there is such a dump")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vmlab",
+        description="Boot real kernels, dump them and compare drgn-slabtype with them.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    one = commands.add_parser("list", help="show the tables of kernels and guests")
+    one.set_defaults(run=_list)
+
+    one = commands.add_parser("get", help="fetch or build kernels; all of them without a name")
+    one.add_argument("kernels", metavar="KERNEL", nargs="*")
+    one.add_argument("--refresh", action="store_true", help="take a newer version if there is one")
+    one.set_defaults(run=_get)
+
+    one = commands.add_parser("boot", help="boot a kernel and leave it stopped for a live check")
+    one.add_argument("kernel", metavar="KERNEL")
+    one.add_argument("--guest", default="busy", help="how to boot it (default: busy)")
+    one.set_defaults(run=_boot)
+
+    one = commands.add_parser("dump", help="boot a kernel, make it busy, stop and dump it")
+    _add_guest_arguments(one)
+    one.set_defaults(run=_dump)
+
+    one = commands.add_parser("check", help="dump a kernel and compare drgn-slabtype with it")
+    _add_guest_arguments(one)
+    one.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON")
+    one.set_defaults(run=_check)
+
+    one = commands.add_parser("matrix", help="check every kernel with every guest")
+    which = one.add_mutually_exclusive_group()
+    which.add_argument("--ci", action="store_true", help="each kernel plain and one guest besides")
+    which.add_argument("--full", action="store_true", help="everything (default)")
+    one.add_argument("--kernel", action="append", default=[], help="only this kernel (with --full)")
+    one.add_argument("--budget", type=float, metavar="MINUTES", help="begin nothing after that")
+    one.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON")
+    one.set_defaults(run=_matrix)
+
+    one = commands.add_parser("prune", help="delete dumps of former kernels and all build trees")
+    one.set_defaults(run=_prune)
+    return parser
+
+
+def main(arguments: Optional[Sequence[str]] = None) -> int:
+    """
+    Run a command.
+
+    :return: 0 if all is right, 1 if a dump shows something, 2 for an error.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        status: int = options.run(options)
+    except LabError as error:
+        print(f"vmlab: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("vmlab: interrupted", file=sys.stderr)
+        return 130
+    return status

@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+
+"""
+The matrix: kernels × guests, each booted, dumped, checked and compared.
+
+With a budget, what tells most comes first and what does not fit is left out and
+named.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Dict, List, NamedTuple, Sequence
+
+from tabulate import tabulate
+
+from . import dumps, guests, kernels, library
+from .comparison import Result, compare
+from .debian import Archive
+from .errors import LabError
+from .guests import Guest
+from .kernels import Built, Kernel
+from .process import say
+
+__all__ = ("Job", "Matrix", "ci_jobs", "full_jobs", "run", "table")
+
+CI_PAUSES = 5
+"""How often a busy guest is stopped in ``--ci``."""
+FULL_PAUSES = 10
+"""How often a busy guest is stopped in ``--full``."""
+
+# What a step takes on two cores, in seconds, rounded up.
+_FETCH_SECONDS = 60
+_BUILD_SECONDS = 420
+_BOOT_SECONDS = 40
+_CHECK_SECONDS = 15
+
+
+class Job(NamedTuple):
+    """One boot: a kernel, a guest and how often it is stopped for a dump."""
+
+    kernel: Kernel
+    guest: Guest
+    pauses: int
+
+    @property
+    def name(self) -> str:
+        """A name for tables."""
+        return f"{self.kernel.name}/{self.guest.name}"
+
+
+@dataclass
+class Matrix:
+    """What came of a run."""
+
+    results: List[Result] = field(default_factory=list)
+    """One for each dump."""
+    failed: Dict[str, str] = field(default_factory=dict)
+    """Boots that gave no dump, and why."""
+    left_out: List[str] = field(default_factory=list)
+    """Boots there was no time for."""
+    seconds: float = 0.0
+    """How long it took."""
+
+    @property
+    def good(self) -> bool:
+        """Whether everything that ran was right, and something ran."""
+        return bool(self.results) and not self.failed and all(one.good for one in self.results)
+
+    def record(self) -> Dict[str, object]:
+        """Return it for JSON."""
+        return {
+            "schema": 1,
+            "good": self.good,
+            "seconds": round(self.seconds, 1),
+            "results": [result.record() for result in self.results],
+            "failed": self.failed,
+            "left_out": self.left_out,
+        }
+
+
+def ci_jobs() -> List[Job]:
+    """Return each kernel's plain guest and the one that tells most besides."""
+    jobs = []
+    for kernel in kernels.KERNELS.values():
+        for name in ("plain", kernel.special):
+            guest = guests.find(name)
+            jobs.append(Job(kernel, guest, CI_PAUSES if guest.busy else 1))
+    return jobs
+
+
+def full_jobs(names: Sequence[str] = ()) -> List[Job]:
+    """
+    Return every kernel with every guest that suits it.
+
+    :param names: Only these kernels.
+    """
+    return [
+        Job(kernel, guest, FULL_PAUSES if guest.busy else 1)
+        for kernel in kernels.KERNELS.values()
+        if not names or kernel.name in names
+        for guest in guests.guests_for(kernel)
+    ]
+
+
+def _needed_seconds(job: Job) -> float:
+    files = library.present(job.kernel)
+    if files is None:
+        kernel = _BUILD_SECONDS if isinstance(job.kernel.origin, Built) else _FETCH_SECONDS
+        return kernel + _BOOT_SECONDS + job.pauses * _CHECK_SECONDS
+    if dumps.present(files, job.guest, job.pauses) is None:
+        return _BOOT_SECONDS + job.pauses * _CHECK_SECONDS
+    return job.pauses * _CHECK_SECONDS
+
+
+def run(jobs: Sequence[Job], archive: Archive, *, budget_seconds: float = float("inf")) -> Matrix:
+    """
+    Boot, dump, check and compare.
+
+    :param budget_seconds: Begin nothing that is likely to end later.
+    """
+    begin = time.monotonic()
+    matrix = Matrix()
+    broken: Dict[str, str] = {}
+    for job in jobs:
+        remaining = budget_seconds - (time.monotonic() - begin)
+        if _needed_seconds(job) > remaining:
+            matrix.left_out.append(job.name)
+            continue
+        if job.kernel.name in broken:
+            matrix.failed[job.name] = broken[job.kernel.name]
+            continue
+        try:
+            files = library.get(job.kernel, archive)
+        except LabError as error:
+            say(f"{job.kernel.name}: {error}")
+            broken[job.kernel.name] = matrix.failed[job.name] = str(error)
+            continue
+        try:
+            taken = dumps.present(files, job.guest, job.pauses)
+            if taken is None:
+                taken = dumps.take(files, job.guest, count=job.pauses)
+        except LabError as error:
+            say(f"{job.name}: {error}")
+            matrix.failed[job.name] = str(error)
+            continue
+        for dump in taken:
+            result = compare(dump)
+            matrix.results.append(result)
+            say(f"{result.dump}: {_verdict(result)}")
+    matrix.seconds = time.monotonic() - begin
+    return matrix
+
+
+def _verdict(result: Result) -> str:
+    if result.error:
+        return f"no answer: {result.error}"
+    parts = [f"{len(result.findings)} findings", f"{len(result.mismatches)} mismatches"]
+    if result.compared:
+        parts[1] += f" in {result.compared:,}"
+    return ", ".join(parts)
+
+
+def table(matrix: Matrix) -> str:
+    """Return the matrix as a table, with what is wrong below it."""
+    rows = []
+    for result in matrix.results:
+        rows.append(
+            (
+                result.dump,
+                result.format,
+                result.status if not result.error else "-",
+                result.slabs,
+                result.slab_pages,
+                len(result.findings),
+                result.changing,
+                result.unavailable,
+                f"{result.compared:,}" if result.compared else "-",
+                len(result.mismatches) if result.compared else "-",
+                result.seconds,
+            )
+        )
+    headers = (
+        "DUMP",
+        "FORMAT",
+        "EXIT",
+        "SLABS",
+        "SLAB PAGES",
+        "FINDINGS",
+        "CHANGING",
+        "UNAVAILABLE",
+        "COMPARED",
+        "MISMATCHES",
+        "SECONDS",
+    )
+    lines = [
+        tabulate(
+            rows,
+            headers,
+            tablefmt="plain",
+            disable_numparse=True,
+            colalign=("left", "left", *("right",) * 9),
+        )
+        if rows
+        else "no dump was checked"
+    ]
+    for result in matrix.results:
+        wrong = [*([result.error] if result.error else []), *result.findings, *result.mismatches]
+        lines += [f"{result.dump}: {text}" for text in wrong[:10]]
+        if len(wrong) > 10:
+            lines.append(f"{result.dump}: and {len(wrong) - 10} more")
+    lines += [f"{name}: no dump: {reason}" for name, reason in matrix.failed.items()]
+    if matrix.left_out:
+        lines.append(f"left out for lack of time: {', '.join(matrix.left_out)}")
+    good = sum(result.good for result in matrix.results)
+    bad = len(matrix.results) - good + len(matrix.failed)
+    lines.append(f"{good} passed, {bad} failed, {len(matrix.left_out)} skipped")
+    return "\n".join(lines)
