@@ -9,15 +9,15 @@ named and left out; the rest is captured all the same.
 
 from __future__ import annotations
 
-from typing import Callable, Iterable, Iterator, List, Set, Tuple, Union
+from typing import Callable, Iterable, Iterator, List, Set, Tuple
 
 import numpy as np
 from drgn import FaultError, Program
 
+from ..allocators import open_allocator
 from ..allocators.base import Caches
 from ..allocators.slab import SlabAllocator
 from ..allocators.slub import SlubAllocator
-from ..columns import structure
 from ..index import SlabIndex
 from ..memory import memory
 from ..pages.scan import scan
@@ -50,9 +50,7 @@ def declared_regions(prog: Program) -> Tuple[List[Region], Set[str]]:
     take("KFENCE", lambda: machine.kfence(prog))
     take("page tables", lambda: machine.translation(prog))
     index = SlabIndex(prog, scan(prog).heads)
-    is_slab = structure(prog, "struct kmem_cache").has("cpu_cache")
-    allocator: Union[SlabAllocator, SlubAllocator]
-    allocator = SlabAllocator(prog) if is_slab else SlubAllocator(prog)
+    allocator = open_allocator(prog)
     allocator.discover(index)
     caches = allocator.caches
     take("slab caches", lambda: _caches(prog, caches))
@@ -62,7 +60,7 @@ def declared_regions(prog: Program) -> Tuple[List[Region], Set[str]]:
         take("per-CPU caches", slab.cpus)
         take("cache nodes", slab.nodes)
         take("objects", slab.objects)
-    else:
+    elif isinstance(allocator, SlubAllocator):
         slub = SlubRegions(allocator, index)
         take("per-CPU caches", slub.cpus)
         take("cache nodes", slub.nodes)

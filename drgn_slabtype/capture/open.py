@@ -138,7 +138,10 @@ def open_capture(path: str) -> Program:
     except BaseException:
         os.close(fd)
         raise
-    prog.set_core_dump(fd)  # takes the descriptor over
+    try:
+        prog.set_core_dump(fd)  # takes the descriptor over
+    except Exception as error:
+        raise TargetError(f"{path}: damaged capture: {error}") from error
     if _CACHE_KEY not in prog.cache:
         # The plugin's hook has not done it: it cannot open the memory of a compressed one.
         Names(prog, payload).register()
@@ -215,14 +218,17 @@ def _decompress(path: str) -> int:
         with os.fdopen(fd, "rb") as file, lzma.open(file) as data:
             at = 0
             while True:
-                block = data.read(len(zeros))
+                try:
+                    block = data.read(len(zeros))
+                except EOFError:
+                    break  # cut short: what is missing cannot be read, the rest can
                 if not block:
                     break
                 if block != zeros:
                     os.pwrite(memory, block, at)
                 at += len(block)
         os.ftruncate(memory, at)
-    except (lzma.LZMAError, EOFError) as error:
+    except lzma.LZMAError as error:
         os.close(memory)
         raise TargetError(f"{path}: damaged capture: {error}") from error
     except BaseException:

@@ -22,7 +22,7 @@ from ..ledger import I64, U64, Bools
 from ..memory import memory
 from ..regions import Region, region
 from .machine import per_cpu_addresses
-from .slabs import FreeObjects, Slots, batches, debugging, each
+from .slabs import CacheObjects, Slots, batches, debugging, each
 
 # The same from 5.10 to the removal of SLAB in 6.8.
 _DEBUG_FLAGS = 0x400 | 0x800 | 0x10000  # RED_ZONE, POISON, STORE_USER
@@ -90,20 +90,20 @@ class SlabRegions:
             span = np.uint64(self._memory.page_size) << self._index.orders[rows].astype(np.uint64)
             yield region("index arrays", self._index.addresses[rows] + span - np.uint64(size), size)
             if int(self._caches["flags"][number]) & _DEBUG_FLAGS:
-                free = FreeObjects(self._allocator, number, self._index)
+                objects = CacheObjects(self._allocator, number, self._index)
                 for batch in batches(self._index, rows, self._memory.page_size):
-                    slots, here = self._slots(number, batch)
-                    yield from debugging(slots, free.among(batch[here], slots.number))
+                    slots, here = self._slots(number, batch, objects.base(batch))
+                    yield from debugging(slots, objects.free(batch[here], slots.number))
 
-    def _slots(self, number: int, rows: I64) -> Tuple[Slots, Bools]:
+    def _slots(self, number: int, rows: I64, base: U64) -> Tuple[Slots, Bools]:
         # The slots of those slabs whose first object is where it can be.
         def value(member: str) -> int:
             return int(self._caches[member][number])
 
-        first = self._index["s_mem"][rows]
+        lead = value("obj_offset") if self._caches.structure.has("obj_offset") else 0
+        first = base - np.uint64(lead)
         span = self._memory.page_size << value("gfporder")
         here = first - self._index.addresses[rows] < np.uint64(span)
-        lead = value("obj_offset") if self._caches.structure.has("obj_offset") else 0
         slots = Slots(
             start=first[here],
             span=0,

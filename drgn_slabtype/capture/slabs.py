@@ -45,21 +45,29 @@ class Slots(NamedTuple):
         return self.start[:, None] + each(0, self.stride, self.number)
 
 
-class FreeObjects:
+class CacheObjects:
     """
-    The objects of one cache that some place records as free.
+    The objects of one cache as its ledger has them.
 
     :param number: Position of the cache.
     """
 
     def __init__(self, allocator: Allocator, number: int, index: SlabIndex) -> None:
-        claims = allocator.collect(number, index).claims
-        self._index = claims.index[claims.slab >= 0]
-        self._row = allocator.ownership.rows_of(number)[claims.slab[claims.slab >= 0]]
+        ledger = allocator.collect(number, index)
+        rows = allocator.ownership.rows_of(number)
+        claims = ledger.claims.take(ledger.claims.slab >= 0)
+        self._row = rows[claims.slab]
+        self._index = claims.index
+        self._rows = rows
+        self._base = ledger.slabs.base
 
-    def among(self, rows: I64, number: int) -> Bools:
+    def base(self, rows: I64) -> U64:
+        """Return the address of the first object of each slab."""
+        return self._base[np.searchsorted(self._rows, rows)]
+
+    def free(self, rows: I64, number: int) -> Bools:
         """
-        Return which objects of some slabs are free: shape (slabs, number).
+        Return which objects of some slabs any place claims: shape (slabs, number).
 
         :param rows: Rows of the index, ascending.
         :param number: Objects of each slab.

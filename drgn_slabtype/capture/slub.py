@@ -25,7 +25,7 @@ from ..ledger import I64, U64
 from ..memory import memory
 from ..regions import Region, region
 from .machine import per_cpu_addresses
-from .slabs import FreeObjects, Slots, batches, debugging, each
+from .slabs import CacheObjects, Slots, batches, debugging, each
 
 _MAX_LIST = 1 << 16  # more sheaves or deferred objects than any list holds
 
@@ -150,12 +150,12 @@ class SlubRegions:
         for number in range(len(self._caches)):
             rows = self._allocator.ownership.rows_of(number)
             debug = int(self._caches["flags"][number]) & _debug_flags(self.prog)
-            free = FreeObjects(self._allocator, number, self._index) if debug else None
+            objects = CacheObjects(self._allocator, number, self._index) if debug else None
             for batch in batches(self._index, rows, self._memory.page_size):
                 slots = self._slots(number, batch)
                 yield self._free_pointers(number, batch, slots)
-                if free is not None:
-                    yield from debugging(slots, free.among(batch, slots.number))
+                if objects is not None:
+                    yield from debugging(slots, objects.free(batch, slots.number))
 
     def _slots(self, number: int, rows: I64) -> Slots:
         caches = self._caches
