@@ -90,15 +90,15 @@ class SlabLists:
         while link != head.address:
             row = self._find(link, "prev", at)
             if row < 0 or row in seen or self._prev[row] != at:
-                tail = self._backward(head, seen)
-                broken = self._blame(head, at, link, tail)
-                rows += tail
                 break
             seen.add(row)
             rows.append(row)
             at, link = link, self._next[row]
-        if broken is None and head.prev != at:
-            broken = _broken(head, head.address, "prev", at, head.prev)
+        # A next that leads back to the head too early shows only in its prev.
+        if link != head.address or head.prev != at:
+            tail = self._backward(head, seen)
+            broken = self._blame(head, at, link, tail)
+            rows += tail
         known = np.array(rows, np.int64)
         self.index.known_by[known] |= np.uint8(KnownBy.LIST)
         return Walked(head, known, broken)
@@ -117,8 +117,8 @@ class SlabLists:
         return rows[::-1]
 
     def _blame(self, head: ListHead, at: int, link: int, tail: List[int]) -> Break:
-        # The walk forward stopped at a next that leads nowhere or to a slab
-        # that does not lead back; what follows is known from behind.
+        # The walk forward stopped at a next that leads nowhere, to a slab that
+        # does not lead back or to the head; what follows is known from behind.
         first, back = head.address, head.prev
         if tail:
             first, back = int(self.index.pages[tail[0]]) + self._offset, self._prev[tail[0]]
