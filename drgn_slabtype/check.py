@@ -69,7 +69,7 @@ def check(
                 progress("caches", done, len(wanted))
             ledger, findings = snapshot.judge(number)
             result = count_objects(ledger)
-                    report.caches.append(result)
+            report.caches.append(result)
             if findings:
                 suspicious[number] = findings
         strays = [] if caches or addresses else snapshot.judge_strays()
