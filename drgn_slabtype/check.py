@@ -68,8 +68,7 @@ def check(
             if progress:
                 progress("caches", done, len(wanted))
             ledger, findings = snapshot.judge(number)
-            result = count_objects(ledger)
-            report.caches.append(result)
+            report.caches.append(count_objects(ledger))
             if findings:
                 suspicious[number] = findings
         strays = [] if caches or addresses else snapshot.judge_strays()
