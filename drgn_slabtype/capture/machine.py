@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Iterator, List, Tuple
 
 import numpy as np
-from drgn import Object, Platform, Program, TypeKind, sizeof
+from drgn import FaultError, Object, Platform, Program, TypeKind, sizeof
 from drgn.helpers.linux.cpumask import for_each_possible_cpu
 from drgn.helpers.linux.mm import for_each_valid_page_range
 from drgn.helpers.linux.mmzone import NODE_DATA
@@ -114,13 +114,17 @@ def _walked(prog: Program, address: int) -> List[Tuple[int, int]]:
     seen: List[Tuple[int, int]] = []
 
     def read(physical: int, size: int, offset: int, is_physical: bool) -> bytes:
+        data = prog.read(physical, size, True)
         seen.append((physical, size))
-        return prog.read(physical, size, True)
+        return data
 
     walker = Program(platform)
     walker.add_memory_segment(0, 1 << 63, read, True)
     walker.set_linux_kernel_custom(prog["VMCOREINFO"].string_(), False)
-    walker.read(address, 1)
+    try:
+        walker.read(address, 1)
+    except FaultError:
+        return seen  # the last read, of the address itself, fails in a capture
     return seen[:-1]
 
 
