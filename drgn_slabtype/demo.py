@@ -16,12 +16,12 @@ from drgn import Object, PlatformFlags, Program
 from drgn.helpers.linux.list import list_for_each_entry
 from drgn.helpers.linux.slab import for_each_slab_cache
 
-from .capture import open_capture
+from .capture import is_capture
 from .check import check
 from .errors import TargetError
 from .findings import Outcome, Report
 from .pagetype.detect import page_type_layout
-from .target import describe
+from .target import TargetOptions, describe, open_target
 
 _CAPTURES = Path(__file__).with_name("captures")
 _VICTIM = "kmalloc-64"
@@ -35,33 +35,37 @@ class Act(NamedTuple):
     as_expected: bool
 
 
+def captures() -> List[Path]:
+    """Return the captures that ship with the package."""
+    return sorted(path for path in _CAPTURES.glob("*") if path.is_file() and is_capture(str(path)))
+
+
 def demo() -> List[Act]:
     """
     Check each capture of the package twice, the second time with one count off by one.
 
     :raises TargetError: if the package was built without captures.
     """
-    paths = sorted(p for p in _CAPTURES.glob("*") if p.is_file() and not p.name.startswith("."))
+    paths = captures()
     if not paths:
         raise TargetError(f"{_CAPTURES}: no captures are installed there")
     return [act for path in paths for act in _acts(path)]
 
 
 def _acts(path: Path) -> Iterator[Act]:
-    prog = open_capture(str(path))
-    report = _report(prog, path)
+    prog = open_target(TargetOptions(core=str(path)))
+    report = _report(prog)
     name = f"Linux {report.target.release} with {report.layout.allocator}"
     yield Act(f"{name}, as it was", report, report.outcome is Outcome.CONSISTENT)
-    prog = open_capture(str(path))
+    prog = open_target(TargetOptions(core=str(path)))
     damage = raise_count(prog, _VICTIM)
-    report = _report(prog, path)
+    report = _report(prog)
     yield Act(f"{name}, with {damage}", report, report.outcome is Outcome.INCONSISTENT)
 
 
-def _report(prog: Program, path: Path) -> Report:
+def _report(prog: Program) -> Report:
     report = check(prog)
     report.target = describe(prog)
-    report.target.kind, report.target.path = "capture", str(path)
     return report
 
 

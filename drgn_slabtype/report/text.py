@@ -204,7 +204,7 @@ def _size(size_bytes: int) -> str:
 
 def demo(acts: Sequence[Act]) -> str:
     """Present the checks of the demonstration, one after the other."""
-    return "\n".join(f"{_text([act.title])}\n{check(act.report)}" for act in acts)
+    return "\n".join(f"{_text([f'== {act.title} =='])}\n{check(act.report)}" for act in acts)
 
 
 def decode(words: Sequence[Decoded]) -> str:
