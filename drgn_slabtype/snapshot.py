@@ -8,18 +8,33 @@ Everything that is read once for all caches; the rest is read cache by cache.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import List, Optional, Tuple
 
 import numpy as np
-from drgn import Program
+from drgn import FaultError, Program
 
 from .allocators import open_allocator
 from .findings import Finding
 from .index import KnownBy, SlabIndex
-from .ledger import Ledger
+from .ledger import Facts, Ledger, Slabs
 from .pages.scan import PageScan, Progress, scan
 from .pagetype.detect import PageTypeLayout, page_type_layout
 from .rules import judge
+
+# What memory that is not in the target can make look wrong.
+_EXPLAINED_BY_HOLES = frozenset(
+    {
+        "claim-foreign",
+        "container-state",
+        "list-missing",
+        "node-free-objects",
+        "node-list-length",
+        "node-objects",
+        "node-slabs",
+        "slab-in-transit",
+    }
+)
 
 
 class Snapshot:
@@ -30,6 +45,7 @@ class Snapshot:
     """
 
     def __init__(self, prog: Program, progress: Optional[Progress] = None) -> None:
+        self._prog = prog
         self.layout: PageTypeLayout = page_type_layout(prog)
         self.scan: PageScan = scan(prog, progress)
         self.index = SlabIndex(prog, self.scan.heads)
@@ -42,8 +58,37 @@ class Snapshot:
 
         :param number: Position in ``self.allocator.caches``.
         """
+        caches = self.allocator.caches
+        if not caches.rows.ok[number]:
+            name, address = caches.names[number], int(caches.addresses[number])
+            lost = Finding(
+                "unreadable",
+                f"{name}: struct kmem_cache at 0x{address:x} is not in the target",
+                name,
+            )
+            return Ledger(Facts(name, address, 0, 1, 0), (), Slabs.empty()), [lost]
         ledger = self.allocator.collect(number, self.index)
-        return ledger, judge(ledger, self.layout.encoding)
+        findings = judge(ledger, self.layout.encoding)
+        lost_parts = self.allocator.unreadable(number)
+        if lost_parts or self.scan.unreadable:
+            findings = [self._doubt(finding) for finding in findings]
+        name = caches.names[number]
+        return ledger, findings + [
+            Finding("unreadable", f"{name}: {part} is not in the target", name, id=-1 - at)
+            for at, part in enumerate(lost_parts)
+        ]
+
+    def _doubt(self, finding: Finding) -> Finding:
+        # A slab whose struct page, or a list whose head, is not in the target
+        # is missing in every sum and on every list.
+        if finding.code in _EXPLAINED_BY_HOLES:
+            return replace(finding, code="not-judged")
+        if finding.code in ("list-links", "list-broken") and isinstance(finding.found, int):
+            try:
+                self._prog.read(finding.found, 1)
+            except FaultError:
+                return replace(finding, code="unreadable")
+        return finding
 
     def judge_strays(self) -> List[Finding]:
         """Return the pages marked as slab that belong to no cache."""
@@ -77,6 +122,17 @@ class Snapshot:
                         id=len(found) + 1,
                     )
                 )
+        if self.scan.unreadable:
+            found.append(
+                Finding(
+                    "unreadable",
+                    f"{self.scan.unreadable} of {self.scan.pages} struct pages are not in the "
+                    "target; what slabs they head is not known",
+                    expected=self.scan.pages,
+                    found=self.scan.pages - self.scan.unreadable,
+                    id=len(found) + 1,
+                )
+            )
         return found
 
 

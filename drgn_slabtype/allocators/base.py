@@ -80,6 +80,9 @@ class Allocator(Protocol):
         :param number: Position in :attr:`caches`.
         """
 
+    def unreadable(self, number: int) -> List[str]:
+        """Return what of one cache's own structures is not in the target, in words."""
+
 
 def read_caches(prog: Program) -> Caches:
     """

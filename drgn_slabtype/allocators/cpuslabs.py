@@ -54,6 +54,11 @@ class CpuSlabs:
         """Row of the index of :attr:`slab`."""
         self.chains: List[PartialChain] = []
 
+    def unreadable(self, cache: int) -> List[str]:
+        """Return the CPUs' structures of a cache that are not in the target, in words."""
+        lost = np.flatnonzero((self.cache == cache) & ~self.rows.ok)
+        return [f"struct kmem_cache_cpu of CPU {self.cpu[row]}" for row in lost.tolist()]
+
     def locate(self, index: SlabIndex) -> None:
         """Find the slabs in the index, adding those that have lost their mark."""
         index.add(self.slab[self.slab != 0], KnownBy.CPU)

@@ -36,6 +36,11 @@ class Nodes(NamedTuple):
     held: Bools
     """Whether the ``list_lock`` was held."""
 
+    def unreadable(self, cache: int) -> List[str]:
+        """Return the nodes of a cache that are not in the target, in words."""
+        lost = np.flatnonzero((self.cache == cache) & ~self.rows.ok)
+        return [f"struct kmem_cache_node of node {self.nid[row]}" for row in lost.tolist()]
+
     def walk(self, index: SlabIndex, kinds: Mapping[str, ListKind]) -> List[Walked]:
         """
         Walk the lists of all nodes.

@@ -136,6 +136,11 @@ class SlubAllocator:
             votes[encoding] = int((near & gathered.ok).sum())
         return max(votes, key=lambda encoding: votes[encoding])
 
+    def unreadable(self, number: int) -> List[str]:
+        """Return what could not be read; see :meth:`.base.Allocator.unreadable`."""
+        lost = self.nodes.unreadable(number)
+        return lost + (self.cpu_slabs.unreadable(number) if self.cpu_slabs is not None else [])
+
     # One cache ---------------------------------------------------------------
 
     def collect(self, number: int, index: SlabIndex) -> Ledger:
