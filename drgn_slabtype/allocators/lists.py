@@ -10,7 +10,7 @@ costs nothing but itself. Nothing here trusts a list to end.
 
 from __future__ import annotations
 
-from typing import Dict, List, NamedTuple, Optional, Set
+from typing import Dict, Iterable, List, NamedTuple, Optional, Set
 
 import numpy as np
 
@@ -127,6 +127,28 @@ class SlabLists:
             return _broken(head, page, "prev", at, back)
         page = at if at == head.address else at - self._offset
         return _broken(head, page, "next", first if back == at else None, link)
+
+
+def find_emptied(index: SlabIndex, walks: Iterable[Walked]) -> List[Walked]:
+    """
+    Mark lists that are empty by their head, while slabs still lead to it from both ends.
+
+    For allocators that leave nothing in the links of a slab on no list.
+    """
+    offset = np.uint64(index.structure.offset("slab_list"))
+    links = {
+        member: dict(zip(index[f"slab_list.{member}"].tolist(), (index.pages + offset).tolist()))
+        for member in ("next", "prev")
+    }
+    out = []
+    for walked in walks:
+        head = walked.head
+        first, last = links["prev"].get(head.address), links["next"].get(head.address)
+        if head.next == head.address and first is not None and last not in (None, first):
+            broken = _broken(head, head.address, "next", first, head.next)
+            walked = walked._replace(broken=broken)
+        out.append(walked)
+    return out
 
 
 def _broken(head: ListHead, at: int, member: str, expected: Optional[int], found: int) -> Break:

@@ -20,7 +20,7 @@ from ..memory import memory
 from . import slabarrays
 from .base import Caches, Ownership, decide_ownership, read_caches
 from .kfence import kfence_pool
-from .lists import Walked
+from .lists import Walked, find_emptied
 from .live import LIVE, LiveObjects
 from .nodes import memberships, read_nodes
 from .percpu import possible_cpus
@@ -64,7 +64,7 @@ class SlabAllocator:
     def discover(self, index: SlabIndex) -> None:
         """Walk every node's lists; see :meth:`.base.Allocator.discover`."""
         index.known_by[self.pool.contains(index.addresses)] |= np.uint8(KnownBy.KFENCE)
-        self._walks = self.nodes.walk(index, _LISTS)
+        self._walks = find_emptied(index, self.nodes.walk(index, _LISTS))
         self.arrays.locate(self.prog, index, self.caches)
         self.ownership = decide_ownership(index, self.caches, self._walks, ())
         heads = np.array([walked.head.address for walked in self._walks], np.uint64)
@@ -77,6 +77,10 @@ class SlabAllocator:
         own.append(self.view.index_array)
         self._live = LiveObjects([each[self.view.homes(each) >= 0] for each in own])
         self._live.locate(index, self.ownership.cache)
+
+    def unreadable(self, number: int) -> List[str]:
+        """Return what could not be read; see :meth:`.base.Allocator.unreadable`."""
+        return self.nodes.unreadable(number)
 
     # One cache ---------------------------------------------------------------
 
@@ -160,9 +164,14 @@ class SlabAllocator:
         mine = self.nodes.cache == cache.number
         for row in np.flatnonzero(mine & ~self.nodes.rows.ok).tolist():
             ledger.lists_known = False
-            at, nid = int(self.nodes.rows.addresses[row]), int(self.nodes.nid[row])
-            what = f"node structure at 0x{at:x} could not be read"
-            ledger.suspects.append(Suspect("unreadable", what, node=nid, found=at))
+            ledger.slabs.transit[:] = False
+            at = self.nodes.rows.addresses[row : row + 1]
+            # What no dump can hold is damage.
+            possible = self.memory.is_kernel_address(at)[0] and at[0] % 8 == 0
+            code = "unreadable" if possible else "container-state"
+            what = f"node structure at 0x{at[0]:x} could not be read"
+            nid = int(self.nodes.nid[row])
+            ledger.suspects.append(Suspect(code, what, node=nid, found=int(at[0])))
 
     def _geometry(self, cache: SlabCache, rows: I64, index: SlabIndex, ledger: Ledger) -> None:
         orders, first = index.orders[rows], self.view.first[rows]

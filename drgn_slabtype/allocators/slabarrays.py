@@ -207,7 +207,8 @@ class ArrayCaches:
         mine = self._rows_of(cache.number)
         boxes, claims = ledger.containers, ledger.claims
         odd = _odd_claims(ledger)
-        for box in np.unique(claims.container[odd]).tolist():
+        astray = np.unique(claims.container[(claims.slab >= 0) & (claims.index < 0)])
+        for box in np.setdiff1d(claims.container[odd], astray).tolist():
             row = box - first_box
             if 0 <= row < len(mine) and self._found.kind[mine[row]] == CPU:
                 here = odd[claims.container[odd] == box]
@@ -230,13 +231,13 @@ class ArrayCaches:
 
 
 def _odd_claims(ledger: Ledger) -> I64:
-    # Claims of objects that are claimed more than once, or of none.
+    # Claims of objects that are claimed more than once, or whose slab is gone.
     claims = ledger.claims
-    bad = (claims.slab < 0) | (claims.index < 0)
+    gone = claims.slab < 0
     most = int(ledger.slabs.objects.max(initial=0)) + 1
-    keys = np.where(bad, -1, claims.slab * most + claims.index)
+    keys = np.where(gone, -1, claims.slab * most + claims.index)
     _, which, times = np.unique(keys, return_inverse=True, return_counts=True)
-    return np.flatnonzero(bad | (times[which] > 1))
+    return np.flatnonzero(gone | (times[which] > 1))
 
 
 def _cpu_arrays(prog: Program, caches: Caches) -> _Found:

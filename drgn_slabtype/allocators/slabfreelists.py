@@ -137,7 +137,7 @@ class IndexArrays:
         members = ledger.memberships
         for counter in ledger.counters:
             off = counter.summed - counter.kept
-            if counter.name != "free_objects" or counter.busy or not off:
+            if counter.name != "free_objects" or counter.busy or not 0 < abs(off) <= num:
                 continue
             here = np.zeros(len(active), np.bool_)
             here[members.slab[(members.owner == counter.node) & (members.slab >= 0)]] = True

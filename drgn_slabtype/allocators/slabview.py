@@ -77,16 +77,18 @@ class SlabView:
 
     def _loose(self, walks: Sequence[Walked], heads: U64) -> Bools:
         # list_del() poisons the links of a slab that is given back; a list on
-        # the stack, a fresh page and RCU leave other things there. The links
-        # of a slab that was lost still lead to its neighbours.
+        # the stack of other such slabs, a fresh page and RCU leave other things
+        # there. The links of a slab that was lost still lead to its neighbours.
         index = self._index
         listed = (index.known_by & np.uint8(KnownBy.KFENCE)) != 0
         for walked in walks:
             listed[walked.rows] = True
         link = np.uint64(index.structure.offset("slab_list"))
-        known = np.concatenate([index.pages[listed] + link, heads])
-        loose: Bools = ~listed & ~np.isin(index["slab_list.next"], known)
-        return loose & ~np.isin(index["slab_list.prev"], known)
+        at = index.pages + link
+        known = np.concatenate([at[listed | (self.active != 0)], heads])
+        itself = index["slab_list.next"] == at
+        loose: Bools = ~listed & (itself | ~np.isin(index["slab_list.next"], known))
+        return loose & (itself | ~np.isin(index["slab_list.prev"], known))
 
     def homes(self, addresses: U64) -> I64:
         """Return the cache whose object begins at each address; else -1."""

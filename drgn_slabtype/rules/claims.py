@@ -137,6 +137,12 @@ def container_cpu(ledger: Ledger, box: int) -> Optional[int]:
     return owner if owner >= 0 and ledger.places[ledger.containers.place[box]].per_cpu else None
 
 
+def container_node(ledger: Ledger, box: int) -> Optional[int]:
+    """Return the node that owns a container, if a node does."""
+    owner = int(ledger.containers.owner[box])
+    return owner if owner >= 0 and container_cpu(ledger, box) is None else None
+
+
 def container_name(ledger: Ledger, box: int) -> str:
     """Return the name of a container's place with its owner."""
     place = ledger.places[ledger.containers.place[box]]

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..findings import Finding
 from ..ledger import Ledger, Walk
-from .claims import container_cpu, container_name
+from .claims import container_cpu, container_name, container_node
 
 
 def judge_containers(ledger: Ledger) -> Iterator[Finding]:
@@ -30,6 +30,7 @@ def judge_containers(ledger: Ledger) -> Iterator[Finding]:
                 f"{name} {container_name(ledger, box)}: counts {boxes.counted[box]} objects "
                 f"and {what} {expected[box]}",
                 cache=name,
+                node=container_node(ledger, box),
                 cpu=container_cpu(ledger, box),
                 place=container_name(ledger, box),
                 expected=int(expected[box]),

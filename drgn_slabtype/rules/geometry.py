@@ -17,10 +17,12 @@ def judge_geometry(ledger: Ledger) -> Iterator[Finding]:
     for suspect in ledger.suspects:
         page = int(slabs.page[suspect.slab]) if suspect.slab >= 0 else None
         node = int(slabs.nid[suspect.slab]) if suspect.slab >= 0 else suspect.node
-        where = f"slab 0x{page:x}" if page is not None else f"node {suspect.node}"
+        where = f" slab 0x{page:x}" if page is not None else ""
+        if page is None and suspect.node is not None:
+            where = f" node {suspect.node}"
         yield Finding(
             suspect.code,
-            f"{name} {where}: {suspect.message}",
+            f"{name}{where}: {suspect.message}",
             cache=name,
             node=node,
             cpu=suspect.cpu,
