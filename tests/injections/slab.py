@@ -1,0 +1,9 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""All recipes for SLAB."""
+
+from __future__ import annotations
+
+from . import slabcounts, slablists, slabplaces
+from .recipe import RECIPES
+
+__all__ = ["RECIPES", "slabcounts", "slablists", "slabplaces"]
