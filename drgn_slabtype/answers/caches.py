@@ -1,0 +1,348 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Every cache
+-----------
+
+How many objects each cache has, who holds them, where the free ones are, and
+what memory that costs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Callable, Dict, List, Mapping, NamedTuple, Optional, Tuple
+
+import numpy as np
+from drgn import Program
+
+from ..check import count_objects
+from ..ledger import I64, Bools, Ledger, ListKind, State
+from ..memory import memory
+from ..pages.scan import Progress
+from .aliases import cache_aliases
+from .lookup import Lookup, lookup
+
+_LISTS = {
+    ListKind.PARTIAL: "partial",
+    ListKind.FULL: "full",
+    ListKind.FREE: "free",
+    ListKind.CPU_SLAB: "cpu",
+    ListKind.CPU_PARTIAL: "cpu partial",
+    ListKind.DEFERRED: "deferred",
+    ListKind.NOWHERE: "no list",
+}
+
+
+class SlabInfo(NamedTuple):
+    """The numbers of a cache in ``/proc/slabinfo``, with the kernel's names."""
+
+    active_objs: int
+    num_objs: int
+    objsize: int
+    objperslab: int
+    pagesperslab: int
+    active_slabs: int
+    num_slabs: int
+
+
+@dataclass
+class NodeUsage:
+    """What one NUMA node has of a cache."""
+
+    node: int
+    slabs: int
+    lists: Dict[str, int]
+    """Slabs by the list they stand on."""
+    objects: int
+    counted: int
+    free: Dict[str, int]
+    """Free objects in the node's memory, by the place that records them."""
+
+
+@dataclass
+class CpuUsage:
+    """What one CPU keeps of a cache."""
+
+    cpu: int
+    lists: Dict[str, int]
+    """Slabs by the list of the CPU they stand on."""
+    free: Dict[str, int]
+    """Objects by the place of the CPU that records them, waiting ones included."""
+
+
+@dataclass
+class CacheUsage:
+    """One cache; counts are objects or slabs, memory is in bytes."""
+
+    name: str
+    address: int
+    """``struct kmem_cache *``."""
+    aliases: Optional[Tuple[str, ...]] = None
+    """Names of caches merged into it; ``None`` if they are not known."""
+    merged: int = 0
+    """How many caches were merged into it."""
+    object_size: int = 0
+    """Bytes users asked for per object."""
+    size: int = 0
+    """Bytes from one object to the next."""
+    objects_per_slab: int = 0
+    """Of a slab of the usual order."""
+    pages_per_slab: int = 0
+    """Of a slab of the usual order."""
+    colours: Optional[int] = None
+    """SLAB: how many colours there are."""
+    slabs: int = 0
+    lists: Dict[str, int] = field(default_factory=dict)
+    """Slabs by the list they stand on; a full slab counts as ``full`` though it is on none."""
+    pages: int = 0
+    memory: int = 0
+    """Bytes of all its slabs."""
+    leftover: int = 0
+    """Bytes of slabs that are no object's: behind the last one, colours, index arrays."""
+    padding: int = 0
+    """Bytes between the objects: alignment, red zones, tracks, free pointers outside."""
+    objects: int = 0
+    counted: int = 0
+    """In use by the kernel's own count."""
+    in_use: int = 0
+    """What users hold."""
+    free: Dict[str, int] = field(default_factory=dict)
+    """Free objects by the place that records them."""
+    waiting: int = 0
+    """Freed by their users; a grace period has to pass."""
+    consistent: bool = True
+    """Whether these numbers agree with each other; the check tells more."""
+    slabinfo: Optional[SlabInfo] = None
+    """What the kernel itself would report."""
+    nodes: List[NodeUsage] = field(default_factory=list)
+    cpus: List[CpuUsage] = field(default_factory=list)
+
+    @property
+    def waste(self) -> int:
+        """Bytes of slabs that no user of an object can use."""
+        return self.leftover + self.padding
+
+    @property
+    def occupancy(self) -> Optional[float]:
+        """Share of the objects that users hold; ``None`` without objects."""
+        return self.in_use / self.objects if self.objects else None
+
+
+@dataclass
+class CachesAnswer:
+    """All caches, sorted, and their sums."""
+
+    caches: List[CacheUsage]
+    total: CacheUsage
+    per_node: bool = False
+    per_cpu: bool = False
+    aliases: bool = False
+
+
+_SORTS: Mapping[str, Callable[[CacheUsage], Tuple[float, str]]] = {
+    "name": lambda cache: (0, cache.name),
+    "memory": lambda cache: (-cache.memory, cache.name),
+    "objects": lambda cache: (-cache.objects, cache.name),
+    "in-use": lambda cache: (-cache.in_use, cache.name),
+    "free": lambda cache: (-sum(cache.free.values()), cache.name),
+    "slabs": lambda cache: (-cache.slabs, cache.name),
+    "size": lambda cache: (-cache.object_size, cache.name),
+    "waste": lambda cache: (-cache.waste, cache.name),
+    "occupancy": lambda cache: (2 if cache.occupancy is None else cache.occupancy, cache.name),
+}
+
+
+def caches(
+    prog: Program,
+    *,
+    sort: str = "memory",
+    per_node: bool = False,
+    per_cpu: bool = False,
+    aliases: bool = False,
+    progress: Optional[Progress] = None,
+) -> CachesAnswer:
+    """
+    Return what every slab cache holds.
+
+    KFENCE's objects are not among them: its pool is no cache's memory.
+
+    :param sort: ``name``, or a number, largest first; by ``occupancy`` the
+        emptiest first.
+    :param per_node: Whether to tell the NUMA nodes apart.
+    :param per_cpu: Whether to tell what each CPU keeps.
+    :param aliases: Whether to look for the names of merged caches.
+    :raises LayoutError: if the kernel's layout is not understood.
+    """
+    reading = lookup(prog, progress)
+    names = cache_aliases(prog) if aliases else None
+    found = []
+    for number in range(len(reading.allocator.caches)):
+        if progress:
+            progress("caches", number, len(reading.allocator.caches))
+        ledger = reading.allocator.collect(number, reading.index)
+        usage = cache_usage(ledger, memory(prog).page_size)
+        _add_facts(reading, number, usage, names)
+        usage.slabinfo = slabinfo(ledger, usage.pages_per_slab, reading.allocator.name)
+        usage.nodes = _nodes(ledger) if per_node else []
+        usage.cpus = _cpus(ledger) if per_cpu else []
+        found.append(usage)
+    found.sort(key=_SORTS[sort])
+    return CachesAnswer(found, _total(found), per_node, per_cpu, aliases)
+
+
+def cache_usage(ledger: Ledger, page_size: int) -> CacheUsage:
+    """
+    Add up one cache.
+
+    :param page_size: Bytes of a page.
+    """
+    facts, slabs = ledger.facts, ledger.slabs
+    counts = count_objects(ledger)
+    usage = CacheUsage(
+        counts.name,
+        facts.address,
+        object_size=facts.object_size,
+        size=facts.stride,
+        objects_per_slab=facts.objects_per_slab,
+    )
+    for name in ("slabs", "pages", "objects", "counted", "in_use", "free", "waiting"):
+        setattr(usage, name, getattr(counts, name))
+    usage.memory = usage.pages * page_size
+    usage.leftover = usage.memory - usage.objects * usage.size
+    usage.padding = usage.objects * (usage.size - usage.object_size)
+    usage.lists = _by_list(ledger, np.ones(len(slabs), np.bool_))
+    outside = sum(counts.free.get(place.name, 0) for place in ledger.places if not place.counted)
+    usage.consistent = outside == usage.objects - usage.counted and usage.in_use >= 0
+    return usage
+
+
+def slabinfo(ledger: Ledger, pages_per_slab: int, allocator: str) -> SlabInfo:
+    """
+    Return what ``/proc/slabinfo`` says of a cache.
+
+    SLAB counts each slab's active objects. SLUB takes all objects of all slabs
+    as active but those on the freelists of slabs that stand on a node's partial
+    list: free objects of CPU slabs and CPU partial slabs count as active. Since
+    Linux 6.10 it only estimates that number for a node with more than 10000
+    partial slabs.
+
+    :param pages_per_slab: Of a slab of the usual order.
+    :param allocator: ``SLAB`` or ``SLUB``.
+    """
+    slabs, members = ledger.slabs, ledger.memberships
+    # A slab that waits for RCU has left the kernel's counts.
+    there = ~slabs.excused
+    free = slabs.objects - slabs.counted
+    num_objs, num_slabs = int(slabs.objects[there].sum()), int(there.sum())
+    known = members.slab >= 0
+    if allocator == "SLAB":
+        inactive = int(free[there].sum())
+        active_slabs = num_slabs - int((known & (members.kind == ListKind.FREE)).sum())
+    else:
+        partial = members.slab[known & (members.kind == ListKind.PARTIAL)]
+        inactive = int(free[partial].sum())
+        active_slabs = num_slabs
+    return SlabInfo(
+        num_objs - inactive,
+        num_objs,
+        ledger.facts.stride,
+        ledger.facts.objects_per_slab,
+        pages_per_slab,
+        active_slabs,
+        num_slabs,
+    )
+
+
+def _add_facts(
+    reading: Lookup, number: int, usage: CacheUsage, names: Optional[Mapping[int, Tuple[str, ...]]]
+) -> None:
+    # What is a property of the cache and in no ledger.
+    rows = reading.allocator.caches.rows
+    if rows.structure.has("oo"):
+        usage.pages_per_slab = 1 << min(int(rows["oo.x"][number]) >> 16, 24)
+        # Negative for caches that must not be merged.
+        refcount = int(rows["refcount"][number].astype(np.uint32).view(np.int32))
+        usage.merged = max(refcount - 1, 0)
+    else:
+        usage.pages_per_slab = 1 << min(int(rows["gfporder"][number]), 24)
+        usage.colours = int(rows["colour"][number])
+    if names is not None:
+        usage.aliases = names.get(usage.address, () if not usage.merged else None)
+
+
+def _kinds(ledger: Ledger) -> I64:
+    # The list each slab stands on.
+    slabs, members = ledger.slabs, ledger.memberships
+    kinds = np.full(len(slabs), ListKind.NOWHERE, np.int64)
+    kinds[slabs.counted == slabs.objects] = ListKind.FULL
+    known = members.slab >= 0
+    kinds[members.slab[known]] = members.kind[known]
+    return kinds
+
+
+def _by_list(ledger: Ledger, which: Bools) -> Dict[str, int]:
+    kinds = _kinds(ledger)[which]
+    counts = {name: int((kinds == kind).sum()) for kind, name in _LISTS.items()}
+    return {name: count for name, count in counts.items() if count}
+
+
+def _by_place(ledger: Ledger, which: Bools) -> Dict[str, int]:
+    place = ledger.claims.place[which]
+    counts = np.bincount(place, minlength=len(ledger.places)).tolist()
+    return {ledger.places[at].name: count for at, count in enumerate(counts) if count}
+
+
+def _nodes(ledger: Ledger) -> List[NodeUsage]:
+    slabs, claims = ledger.slabs, ledger.claims
+    known = (claims.slab >= 0) & (claims.state == State.FREE)
+    nid = np.full(len(claims), -1, np.int64)
+    nid[known] = slabs.nid[claims.slab[known]]
+    found = []
+    for node in np.unique(slabs.nid).tolist():
+        here = slabs.nid == node
+        found.append(
+            NodeUsage(
+                node,
+                int(here.sum()),
+                _by_list(ledger, here),
+                int(slabs.objects[here].sum()),
+                int(slabs.counted[here].sum()),
+                _by_place(ledger, known & (nid == node)),
+            )
+        )
+    return found
+
+
+def _cpus(ledger: Ledger) -> List[CpuUsage]:
+    claims, boxes, members = ledger.claims, ledger.containers, ledger.memberships
+    per_cpu = np.array([place.per_cpu for place in ledger.places], np.bool_)
+    boxed = np.flatnonzero(claims.container >= 0)
+    cpu = np.full(len(claims), -1, np.int64)
+    mine = boxed[per_cpu[claims.place[boxed]]]
+    cpu[mine] = boxes.owner[claims.container[mine]]
+    on_cpu = (members.kind & (ListKind.CPU_SLAB | ListKind.CPU_PARTIAL)) != 0
+    owners = np.unique(np.concatenate([cpu[cpu >= 0], members.owner[on_cpu]]))
+    found = []
+    for number in owners.tolist():
+        kinds = members.kind[on_cpu & (members.owner == number)]
+        lists = {name: int((kinds == kind).sum()) for kind, name in _LISTS.items()}
+        lists = {name: count for name, count in lists.items() if count}
+        found.append(CpuUsage(number, lists, _by_place(ledger, cpu == number)))
+    return found
+
+
+def _total(found: List[CacheUsage]) -> CacheUsage:
+    total = CacheUsage("total", 0, consistent=all(usage.consistent for usage in found))
+    numbers = ("slabs", "pages", "memory", "leftover", "padding")
+    for name in (*numbers, "objects", "counted", "in_use", "waiting", "merged"):
+        setattr(total, name, sum(getattr(usage, name) for usage in found))
+    for name in ("lists", "free"):
+        sums: Dict[str, int] = getattr(total, name)
+        for usage in found:
+            for key, count in getattr(usage, name).items():
+                sums[key] = sums.get(key, 0) + count
+    return total
+
+
+SORTS = tuple(_SORTS)
+"""What caches can be sorted by."""

@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+What is there instead
+---------------------
+
+A finding says that some bytes are not what they must be. The next question is
+what they are, where they came from and who the neighbours are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Callable, Dict, Iterator, List, Optional, Sequence
+
+import numpy as np
+from drgn import FaultError, Program, sizeof
+
+from ..allocators.freeptr import Encoding, decode
+from ..allocators.slubcache import SlubCache, slab_flags
+from ..findings import Finding
+from ..memory import memory
+from .content import Content, classify, continues, describe_word
+from .lookup import Lookup
+from .object import AddressInfo, describe
+from .states import SlabObject
+from .tracks import Track
+
+_MOST = 50  # findings that get details: after that, a human reads no further
+_BYTES = 32  # of damage, and before it, that are looked at
+_POINTERS = 3  # that are followed up
+_FRAMES = 4  # of a call trace that are told
+
+
+def explain(reading: Lookup, findings: Sequence[Finding]) -> List[Finding]:
+    """
+    Return the findings with what can be said about what was found.
+
+    :param reading: The machine as the findings show it.
+    """
+    explained = [
+        replace(finding, details=tuple(_explain(reading, finding))) for finding in findings[:_MOST]
+    ]
+    return [*explained, *findings[_MOST:]]
+
+
+def _explain(reading: Lookup, finding: Finding) -> Iterator[str]:
+    explainer = _EXPLAINERS.get(finding.code)
+    if explainer is not None:
+        try:
+            yield from explainer(reading, finding)
+        except (FaultError, LookupError):
+            yield "what is there instead could not be read"
+
+
+def spell(info: AddressInfo) -> str:
+    """Return what an address is, with the state of the object that it lies in."""
+    if info.state is None:
+        return info.meaning
+    where = f", {'; '.join(info.places)}" if info.places else ""
+    part = f", in its {info.part}" if info.part else ""
+    return f"{info.meaning}{part} ({info.state}{where})"
+
+
+def _explain_pointer(reading: Lookup, finding: Finding) -> Iterator[str]:
+    # A free pointer that leads astray: the word as it is stored, other ways to
+    # read it, and what it leads to.
+    assert isinstance(finding.found, int)
+    prog, value = reading.prog, finding.found
+    row = reading.row_of_page(finding.slab or 0)
+    number = reading.owner(row) if row >= 0 else -1
+    if number >= 0 and finding.index is not None and reading.allocator.name == "SLUB":
+        cache = SlubCache(reading.allocator.caches, number, slab_flags(prog), 1)
+        start = int(reading.index.addresses[row])
+        holder = start + cache.red_left_pad + finding.index * cache.size
+        stored = prog.read_word(holder + cache.offset)
+        yield f"stored at 0x{holder + cache.offset:x}: 0x{stored:x}: {_word(reading, stored)}"
+        yield from _other_forms(cache, start, int(reading.index.spans[row]), holder, stored, value)
+        if value != stored:
+            yield from _pointer(reading, value, "decoded: ")
+        yield from _neighbours(describe(reading, holder))
+    else:
+        yield f"0x{value:x}: {_word(reading, value)}"
+
+
+def _other_forms(
+    cache: SlubCache, start: int, span: int, holder: int, stored: int, value: int
+) -> Iterator[str]:
+    where = np.array([holder + cache.offset], np.uint64)
+    word = np.array([stored], np.uint64)
+    names = {
+        Encoding.PLAIN: "as it stands, without hardening",
+        Encoding.XOR: "hardened without byte swap",
+        Encoding.SWAPPED: "hardened with byte swap",
+    }
+    for encoding, name in names.items():
+        if encoding is not Encoding.PLAIN and cache.random < 0:
+            continue
+        other = int(decode(encoding, word, where, max(cache.random, 0))[0])
+        offset = other - start - cache.red_left_pad
+        if other != value and 0 <= offset < span:
+            index, rest = divmod(offset, cache.size)
+            inside = f"{rest} bytes into object" if rest else "object"
+            yield f"read {name}, it is 0x{other:x}, {inside} {index} of this slab"
+
+
+def _explain_index(reading: Lookup, finding: Finding) -> Iterator[str]:
+    # An index array that holds something else.
+    row = reading.row_of_page(finding.slab or 0)
+    if row < 0 or finding.index is None:
+        return
+    array = int(reading.index["freelist"][row])
+    width = sizeof(reading.prog.type("freelist_idx_t"))
+    entry = array + finding.index * width
+    data = reading.prog.read(entry, 16)
+    yield f"from entry {finding.index} at 0x{entry:x} on: {_classify(reading, data, entry).text}"
+    yield f"the array at 0x{array:x} is {spell(describe(reading, array))}"
+
+
+def _explain_bytes(reading: Lookup, finding: Finding) -> Iterator[str]:
+    # Overwritten red zones, poison and padding.
+    if finding.address is None or not isinstance(finding.found, str):
+        return
+    prog, address = reading.prog, finding.address
+    # The finding spells out the first bytes of longer damage only.
+    cut = finding.found.endswith("…")
+    length = _BYTES if cut else len(finding.found.split())
+    data = prog.read(address, length)
+    content = _classify(reading, data, address)
+    yield f"0x{address:x}: {content.text}"
+    before = prog.read(address - _BYTES, _BYTES)
+    repeat = continues(before, data)
+    if repeat is not None and any(data):
+        yield (
+            f"it carries on what stands before it, every {repeat} bytes the same: "
+            "something was written past its end"
+        )
+    yield from _pointers(reading, content)
+    owner = describe(reading, finding.object if finding.object is not None else address)
+    yield from _neighbours(owner)
+    yield from (_track(track) for track in owner.tracks)
+
+
+def _explain_entry(reading: Lookup, finding: Finding) -> Iterator[str]:
+    # What a place holds that is no object of the cache.
+    if isinstance(finding.found, int):
+        yield f"0x{finding.found:x}: {_word(reading, finding.found)}"
+
+
+_EXPLAINERS: Dict[str, Callable[[Lookup, Finding], Iterator[str]]] = {
+    "freelist-pointer": _explain_pointer,
+    "freelist-index": _explain_index,
+    "claim-foreign": _explain_entry,
+    "redzone": _explain_bytes,
+    "poison": _explain_bytes,
+    "padding": _explain_bytes,
+}
+
+
+def _classify(reading: Lookup, data: bytes, address: int) -> Content:
+    source = memory(reading.prog)
+    order = "little" if source.byteorder == "<" else "big"
+    return classify(data, source.word_size, order, address)
+
+
+def _word(reading: Lookup, value: int) -> str:
+    # A word in full: what its value says, what its bytes say, where it points.
+    source = memory(reading.prog)
+    known = describe_word(value, source.word_size)
+    if known is not None:
+        return known
+    if _is_kernel(reading.prog, value):
+        return spell(describe(reading, value))
+    order = "little" if source.byteorder == "<" else "big"
+    data = value.to_bytes(source.word_size, order)  # type: ignore[arg-type]
+    content = classify(data, source.word_size, order)
+    if content.kind in ("text", "fill", "pattern"):
+        return content.text
+    return "not an address of the kernel's half"
+
+
+def _pointer(reading: Lookup, value: int, prefix: str) -> Iterator[str]:
+    if _is_kernel(reading.prog, value):
+        yield f"{prefix}0x{value:x}: {spell(describe(reading, value))}"
+    else:
+        yield f"{prefix}0x{value:x}: not an address of the kernel's half"
+
+
+def _pointers(reading: Lookup, content: Content) -> Iterator[str]:
+    if content.kind in ("text", "fill", "pattern"):
+        return
+    known = [value for _, value in content.words if _is_kernel(reading.prog, value)]
+    for value in known[:_POINTERS]:
+        if describe_word(value, memory(reading.prog).word_size) is None:
+            yield f"0x{value:x}: {spell(describe(reading, value))}"
+
+
+def _is_kernel(prog: Program, value: int) -> bool:
+    return bool(memory(prog).is_kernel_address(np.array([value], np.uint64))[0])
+
+
+def _neighbours(info: AddressInfo) -> Iterator[str]:
+    for name, other in (("before", info.previous), ("after", info.next)):
+        if other is not None:
+            yield f"the object {name} is 0x{other.address:x}, {_state(other)}"
+
+
+def _state(other: SlabObject) -> str:
+    return f"{other.state} ({other.place})" if other.place else other.state
+
+
+def _track(track: Track) -> str:
+    by = [f"{track.event} by {track.caller}" if track.caller else track.event]
+    if track.cpu is not None:
+        by.append(f"CPU {track.cpu}")
+    if track.pid is not None:
+        by.append(f"PID {track.pid}")
+    if track.when is not None:
+        by.append(f"at {track.when}")
+    text = ", ".join(by)
+    shown: Optional[str] = " < ".join(track.stack[:_FRAMES])
+    return f"{text}: {shown}" if shown else text

@@ -1,0 +1,344 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+One address
+-----------
+
+Which object it lies in, who holds that object and which place says so; or what
+it is instead.
+"""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass, field
+from typing import List, Optional, Tuple
+
+import numpy as np
+from drgn import FaultError, IntegerLike, Object, ObjectAbsentError, Program, cast
+from drgn.helpers.common.format import escape_ascii_string
+from drgn.helpers.common.memory import identify_address
+from drgn.helpers.linux.mm import compound_order, in_direct_map, page_to_pfn, virt_to_page
+
+from ..allocators.kfence import KfencePool, kfence_pool
+from ..columns import structure
+from ..memory import memory
+from ..pages.predicates import compound_head, page_types
+from ..pagetype.detect import page_type_layout
+from .lookup import Judged, Lookup, lookup
+from .slots import slot
+from .states import Objects, ObjectState, SlabObject, places_of
+from .tracks import Track, kfence_track
+
+_KFENCE_STATES = {
+    "KFENCE_OBJECT_UNUSED": "free",
+    "KFENCE_OBJECT_ALLOCATED": "in use",
+    "KFENCE_OBJECT_RCU_FREEING": "waiting",
+    "KFENCE_OBJECT_FREED": "free",
+}
+_MAX_FREE_ORDER = 13  # the highest MAX_ORDER that any architecture sets
+
+
+@dataclass(frozen=True)
+class AddressInfo:
+    """What is known about one address; what does not apply is ``None`` or empty."""
+
+    address: int
+    kind: str
+    """``slab object``, ``slab``, ``struct slab``, ``kfence object``, ``page``, ``other``."""
+    meaning: str
+    """One line for people."""
+    cache: Optional[str] = None
+    slab_cache: Optional[int] = None
+    """``struct kmem_cache *``."""
+    slab: Optional[int] = None
+    """``struct slab *`` (the head ``struct page *`` before Linux 5.17)."""
+    object: Optional[int] = None
+    """Address of the object, as its users see it."""
+    index: Optional[int] = None
+    """Position in the slab."""
+    offset: Optional[int] = None
+    """Bytes from the object to the address; negative in a red zone before it."""
+    part: Optional[str] = None
+    """What lies there, if it is not the object itself."""
+    state: Optional[str] = None
+    """``in use``, ``free``, ``waiting`` or ``unknown``."""
+    places: Tuple[str, ...] = ()
+    """Every place that records the object, with the position there."""
+    contradictions: Tuple[str, ...] = ()
+    """What the check says about this object and its slab."""
+    previous: Optional[SlabObject] = None
+    """The object before it in the slab."""
+    next: Optional[SlabObject] = None
+    """The object after it."""
+    tracks: Tuple[Track, ...] = ()
+    """Who allocated and freed it, where the kernel keeps that."""
+    page: Optional[int] = None
+    """``struct page *``."""
+    pfn: Optional[int] = None
+    page_types: Tuple[str, ...] = field(default=())
+    """Types of the head page."""
+
+
+def slab_object(prog: Program, addr: IntegerLike) -> AddressInfo:
+    """
+    Return what an address is.
+
+    >>> info = slab_object(prog, 0xffff888003a1c488)
+    >>> info.cache, hex(info.object), info.offset, info.state, info.places
+    ('dentry', '0xffff888003a1c480', 8, 'free', ('cpu freelist of CPU 2, position 3',))
+
+    :param addr: Any address: of an object or inside one, of a page, of code.
+    :raises LayoutError: if the kernel's layout is not understood.
+    """
+    return describe(lookup(prog), operator.index(addr))
+
+
+def describe(reading: Lookup, addr: int) -> AddressInfo:
+    """Return what an address is, as of one reading of the machine."""
+    prog = reading.prog
+    addr &= (1 << 8 * memory(prog).word_size) - 1
+    pool = kfence_pool(prog)
+    if pool.contains(np.array([addr], np.uint64))[0]:
+        return _kfence(prog, pool, addr)
+    row = reading.row_at(addr)
+    if row >= 0:
+        number = reading.owner(row)
+        if number >= 0:
+            return _in_slab(reading, number, row, addr)
+    row = reading.row_of_page(addr)
+    if row >= 0:
+        return _struct_slab(reading, row, addr)
+    return _elsewhere(prog, addr)
+
+
+def _in_slab(reading: Lookup, number: int, row: int, addr: int) -> AddressInfo:
+    judged = reading.judged(number)
+    facts, slabs = judged.ledger.facts, judged.ledger.slabs
+    page = int(reading.index.pages[row])
+    local = int(np.flatnonzero(slabs.page == np.uint64(page))[0])
+    layout = slot(reading.prog, reading.allocator, number)
+    base, count = int(slabs.base[local]), int(slabs.objects[local])
+    index = (addr + layout.before - base) // facts.stride
+    where = f"{facts.name} slab 0x{page:x}"
+    if not 0 <= index < count:
+        return AddressInfo(
+            addr,
+            "slab",
+            f"in {where}, but in none of its objects",
+            cache=facts.name,
+            slab_cache=facts.address,
+            slab=page,
+            contradictions=_contradictions(judged, page, None),
+        )
+    address = base + index * facts.stride
+    first = int(np.searchsorted(judged.objects.slab, local))
+    return _object(reading, judged, layout.part(addr - address), first + index, addr)
+
+
+def _object(
+    reading: Lookup, judged: Judged, part: Optional[str], row: int, addr: int
+) -> AddressInfo:
+    objects, facts = judged.objects, judged.ledger.facts
+    found = objects[row]
+    offset = addr - found.address
+    return AddressInfo(
+        addr,
+        "slab object",
+        f"{_spell_offset(offset)}object {found.index} of {facts.name} slab 0x{found.slab:x}",
+        cache=facts.name,
+        slab_cache=facts.address,
+        slab=found.slab,
+        object=found.address,
+        index=found.index,
+        offset=offset,
+        part=part,
+        state=found.state,
+        places=tuple(places_of(objects, row)),
+        contradictions=_contradictions(judged, found.slab, found),
+        previous=_neighbour(objects, row, -1),
+        next=_neighbour(objects, row, 1),
+        tracks=_tracks(reading, judged, found.address),
+    )
+
+
+def _spell_offset(offset: int) -> str:
+    if not offset:
+        return ""
+    return f"{offset} bytes into " if offset > 0 else f"{-offset} bytes before "
+
+
+def _neighbour(objects: Objects, row: int, step: int) -> Optional[SlabObject]:
+    other = row + step
+    if not 0 <= other < len(objects) or objects.slab[other] != objects.slab[row]:
+        return None
+    return objects[other]
+
+
+def _contradictions(judged: Judged, slab: int, found: Optional[SlabObject]) -> Tuple[str, ...]:
+    # Findings about the object; about its slab as long as they can concern it.
+    messages: List[str] = []
+    for finding in judged.findings:
+        if finding.slab != slab or finding.rule in ("note", "unavailable"):
+            continue
+        other = finding.object is not None and (found is None or finding.object != found.address)
+        if not other:
+            messages.append(finding.message)
+    unknown = found is not None and found.state == ObjectState.UNKNOWN.spelled
+    if unknown and not messages:
+        messages.append("the slab's count and its freelist disagree")
+    return tuple(messages)
+
+
+def _tracks(reading: Lookup, judged: Judged, address: int) -> Tuple[Track, ...]:
+    number = reading.number(judged.ledger.facts.address)
+    try:
+        return slot(reading.prog, reading.allocator, number).events(reading.prog, address)
+    except FaultError:
+        return ()
+
+
+def _struct_slab(reading: Lookup, row: int, addr: int) -> AddressInfo:
+    number = reading.owner(row)
+    name = reading.allocator.caches.names[number] if number >= 0 else None
+    address = int(reading.allocator.caches.addresses[number]) if number >= 0 else None
+    start = int(reading.index.addresses[row])
+    kind = page_type_layout(reading.prog).slab_struct
+    of = f"{name} slab" if name else "slab of no cache"
+    return AddressInfo(
+        addr,
+        "struct slab",
+        f"the struct {kind} of the {of} at 0x{start:x}",
+        cache=name,
+        slab_cache=address,
+        slab=addr,
+        page=addr,
+        pfn=int(reading.index.pfns[row]),
+    )
+
+
+def _kfence(prog: Program, pool: KfencePool, addr: int) -> AddressInfo:
+    # Each object has two pages, the second a guard; so have the metadata of all.
+    pair = (addr - pool.start) // (2 * memory(prog).page_size) - 1
+    size = structure(prog, "struct kfence_metadata").size
+    if pair < 0 or not pool.metadata:
+        return AddressInfo(addr, "kfence object", "in KFENCE's pool, before its first object")
+    first = int(pool.metadata[0].addresses[0])
+    metadata = Object(prog, "struct kfence_metadata", address=first + pair * size)
+    try:
+        return _kfence_object(prog, metadata, addr, pair)
+    except FaultError:
+        return AddressInfo(addr, "kfence object", "in KFENCE's pool; its metadata is not there")
+
+
+def _kfence_object(prog: Program, metadata: Object, addr: int, pair: int) -> AddressInfo:
+    name, cache = _cache_name(prog, metadata.cache)
+    state_name = {value: name for name, value in metadata.state.type_.enumerators or ()}.get(
+        metadata.state.value_(), ""
+    )
+    object = metadata.addr.value_()
+    size = metadata.size.value_()
+    inside = object <= addr < object + size
+    tracks = [
+        kfence_track(prog, event, getattr(metadata, member))
+        for event, member in (("allocated", "alloc_track"), ("freed", "free_track"))
+    ]
+    return AddressInfo(
+        addr,
+        "kfence object",
+        f"{_spell_offset(addr - object)}object {pair} of KFENCE's pool, {size} bytes"
+        + (f" for {name}" if name else ""),
+        cache=name,
+        slab_cache=cache,
+        object=object,
+        index=pair,
+        offset=addr - object,
+        part=None if inside else "beside the object, or its guard page",
+        state=_KFENCE_STATES.get(state_name, "unknown"),
+        places=("KFENCE's metadata",),
+        tracks=tuple(track for track in tracks if track is not None),
+    )
+
+
+def _cache_name(prog: Program, cache: Object) -> Tuple[Optional[str], Optional[int]]:
+    try:
+        name = escape_ascii_string(cache.name.string_(), escape_backslash=True) if cache else None
+    except FaultError:
+        name = None
+    return name, cache.value_() or None
+
+
+def _elsewhere(prog: Program, addr: int) -> AddressInfo:
+    known = _identify(prog, addr)
+    if known is not None:
+        return AddressInfo(addr, "other", known)
+    try:
+        if in_direct_map(prog, addr):
+            return _page(prog, addr)
+    except (FaultError, LookupError):
+        pass
+    kernel = memory(prog).is_kernel_address(np.array([addr], np.uint64))[0]
+    if not kernel:
+        return AddressInfo(addr, "other", "not an address of the kernel's half")
+    return AddressInfo(addr, "other", "nothing that is known")
+
+
+def _identify(prog: Program, addr: int) -> Optional[str]:
+    try:
+        return f"symbol {prog.symbol(addr).name}+0x{addr - prog.symbol(addr).address:x}"
+    except LookupError:
+        pass
+    try:
+        if in_direct_map(prog, addr):
+            return None
+        return identify_address(prog, addr)
+    except (AttributeError, FaultError, LookupError, ObjectAbsentError, ValueError):
+        return None
+
+
+def _page(prog: Program, addr: int) -> AddressInfo:
+    page = virt_to_page(prog, addr)
+    head = compound_head(page)
+    types = page_types(head)
+    pfn = page_to_pfn(page).value_()
+    pages = 1 << _order(head)
+    free = None if types else _free_block(head)
+    if "large_kmalloc" in types:
+        what = "kmalloc() too large for a slab cache"
+    elif len(types) > 1:
+        what = f"page with contradicting types {', '.join(types)}"
+    elif free is not None:
+        what, pages = "free page", 1 << free
+    else:
+        refcount = cast("struct page *", head)._refcount.counter.value_()
+        what = f"{types[0]} page" if types else f"page without a type, refcount {refcount}"
+    if pages > 1:
+        what += f", one of {pages} pages"
+    return AddressInfo(
+        addr,
+        "page",
+        f"in no slab: {what}",
+        page=page.value_(),
+        pfn=pfn,
+        page_types=types,
+    )
+
+
+def _free_block(page: Object) -> Optional[int]:
+    # Order of the free block that a page lies in. Only the first page of a
+    # block is marked; blocks begin at multiples of their size.
+    pfn = page_to_pfn(page).value_()
+    for order in range(_MAX_FREE_ORDER + 1):
+        first = page - (pfn & ((1 << order) - 1))
+        try:
+            if "buddy" in page_types(first) and order <= first.private.value_() <= _MAX_FREE_ORDER:
+                return int(first.private)
+        except FaultError:
+            return None
+    return None
+
+
+def _order(head: Object) -> int:
+    try:
+        return min(int(compound_order(head)), 24)
+    except (AttributeError, FaultError, LookupError):
+        return 0

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+The objects of a cache
+----------------------
+
+Every object with its state and the place that says so. Addresses are those
+that users of the objects have, also where red zones lie before each object.
+"""
+
+from __future__ import annotations
+
+from typing import Iterator, Optional, Union
+
+from drgn import Object, Program, Type, TypeKind
+
+from .lookup import lookup
+from .states import Objects, ObjectState, select
+
+STATES = {state.spelled: state for state in ObjectState}
+"""What an object's state can be called."""
+
+
+def objects(prog: Program, cache: Union[str, int, Object], state: Optional[str] = None) -> Objects:
+    """
+    Return the objects of a slab cache.
+
+    KFENCE's objects are not among them; see :func:`drgn_slabtype.slab_object`.
+
+    :param cache: Its name, or ``struct kmem_cache *``.
+    :param state: ``in use``, ``free``, ``waiting`` or ``unknown``; all if ``None``.
+    :return: Columns; iterating gives :class:`~drgn_slabtype.answers.states.SlabObject`.
+    :raises TargetError: if there is no such cache.
+    """
+    reading = lookup(prog)
+    found = reading.judged(reading.number(cache)).objects
+    return select(found, None if state is None else STATES[state])
+
+
+def for_each_object(
+    slab_cache: Object, type: Union[str, Type] = "void", state: str = "in use"
+) -> Iterator[Object]:
+    """
+    Iterate over the objects of a slab cache.
+
+    Unlike drgn's ``slab_cache_for_each_allocated_object()``, this knows about
+    the objects that sheaves, barns and deferred frees hold, and has the right
+    addresses where debugging pads objects. It leaves out objects whose state
+    the structures do not agree about.
+
+    >>> for dentry in for_each_object(find_slab_cache("dentry"), "struct dentry"):
+    ...     print(dentry.d_name.name.string_())
+
+    :param slab_cache: ``struct kmem_cache *``
+    :param type: Type of the objects, or of a pointer to one.
+    :param state: ``in use``, ``free``, ``waiting`` or ``unknown``.
+    :return: Iterator of ``type *`` objects.
+    :raises TargetError: if there is no such cache.
+    """
+    prog = slab_cache.prog_
+    pointer = prog.type(type) if isinstance(type, str) else type
+    if pointer.unaliased_kind() != TypeKind.POINTER:
+        pointer = prog.pointer_type(pointer)
+    for address in objects(prog, slab_cache, state).address.tolist():
+        yield Object(prog, pointer, value=address)

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+What lies where around an object
+--------------------------------
+
+A slot holds an object and what debugging puts beside it.
+"""
+
+from __future__ import annotations
+
+from typing import List, NamedTuple, Optional, Tuple
+
+from drgn import Program, sizeof
+
+from ..allocators.base import Allocator
+from ..allocators.slabcache import SlabCache
+from ..allocators.slubcache import SlubCache, slab_flags
+from ..allocators.slubdebug import SlotLayout
+from ..memory import memory
+from .tracks import Track, slub_tracks, symbolise
+
+
+class Slot(NamedTuple):
+    """The parts of a slot, in bytes from the object's address."""
+
+    before: int
+    """Bytes of the slot that lie before the object."""
+    parts: Tuple[Tuple[int, int, str], ...]
+    """(first byte, first byte after, name) of what follows the object."""
+    tracks: Optional[int] = None
+    """Where two ``struct track`` lie."""
+    last_caller: Optional[int] = None
+    """Where SLAB's debugging keeps the last caller."""
+
+    def part(self, offset: int) -> Optional[str]:
+        """Return what a byte belongs to; ``None`` for the object itself."""
+        if offset < 0:
+            return "red zone or padding before the object"
+        for first, last, name in self.parts:
+            if first <= offset < last:
+                return name
+        return None
+
+    def events(self, prog: Program, address: int) -> Tuple[Track, ...]:
+        """
+        Return who allocated and freed an object, where that is kept.
+
+        :param address: The object.
+        """
+        if self.tracks is not None:
+            return slub_tracks(prog, address + self.tracks)
+        if self.last_caller is not None:
+            caller = prog.read_word(address + self.last_caller)
+            if caller:
+                return (Track("last used", symbolise(prog, caller), None, None, None, ()),)
+        return ()
+
+
+def slot(prog: Program, allocator: Allocator, number: int) -> Slot:
+    """
+    Return the layout of the slots of a cache.
+
+    :param number: Position in ``allocator.caches``.
+    """
+    if allocator.name == "SLUB":
+        return _slub_slot(prog, SlubCache(allocator.caches, number, slab_flags(prog), 1))
+    return _slab_slot(prog, SlabCache(allocator.caches, number, memory(prog).page_size, 1))
+
+
+def _slub_slot(prog: Program, cache: SlubCache) -> Slot:
+    word = memory(prog).word_size
+    layout = SlotLayout(prog, cache)
+    gap = "right red zone" if cache.red_zone else "padding"
+    parts: List[Tuple[int, int, str]] = [(cache.object_size, cache.inuse, gap)]
+    if not layout.free_pointer_inside:
+        parts.append((cache.offset, cache.offset + word, "free pointer"))
+    if layout.tracks is not None:
+        size = sizeof(prog.type("struct track"))
+        parts.append((layout.tracks, layout.tracks + size, "track of the allocation"))
+        parts.append((layout.tracks + size, layout.tracks + 2 * size, "track of the free"))
+    if layout.orig_size is not None:
+        parts.append((layout.orig_size, layout.orig_size + word, "size asked for"))
+    parts.append((layout.end, layout.limit, "padding"))
+    return Slot(cache.red_left_pad, tuple(parts), layout.tracks)
+
+
+def _slab_slot(prog: Program, cache: SlabCache) -> Slot:
+    # The red zones are unsigned long long, the last caller is one word, and
+    # both stand at the end of the slot in steps of that alignment.
+    end = cache.size - cache.obj_offset
+    parts: List[Tuple[int, int, str]] = []
+    caller = end - 8 if cache.store_user and cache.obj_offset else None
+    if caller is not None:
+        parts.append((caller, end, "last caller"))
+        end = caller
+    if cache.red_zone and cache.obj_offset:
+        parts.append((end - 8, end, "red zone after the object"))
+        end -= 8
+    parts.append((cache.object_size, end, "padding"))
+    # The caller is a word at the very end of the slot.
+    word = memory(prog).word_size
+    last = None if caller is None else cache.size - cache.obj_offset - word
+    return Slot(cache.obj_offset, tuple(parts), last_caller=last)

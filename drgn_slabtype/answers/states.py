@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+The state of every object
+-------------------------
+
+What the tables of a :class:`~drgn_slabtype.ledger.Ledger` say together about
+each object of a cache: columns, with as many rows as the cache has objects.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Iterator, List, Optional, Sequence, Tuple
+
+import numpy as np
+
+from ..ledger import I64, U8, U64, Bools, Ledger, State, Walk
+from ..rules.claims import container_name
+
+
+class ObjectState(enum.IntEnum):
+    """What can be said of an object."""
+
+    IN_USE = 0
+    """Its user, or the allocator itself, holds it."""
+    FREE = 1
+    """A place records it as free."""
+    WAITING = 2
+    """Its user has freed it; a grace period has to pass."""
+    UNKNOWN = 3
+    """The structures contradict each other."""
+
+    @property
+    def spelled(self) -> str:
+        """Return the name as people read it: ``in use``."""
+        return self.name.lower().replace("_", " ")
+
+
+# What an object is whose only claim says free, waiting, live.
+_SAYS = np.zeros(len(State), np.uint8)
+_SAYS[State.FREE], _SAYS[State.WAITING] = ObjectState.FREE, ObjectState.WAITING
+_SAYS[State.LIVE] = ObjectState.IN_USE
+
+
+@dataclass(frozen=True)
+class SlabObject:
+    """One object of a slab cache."""
+
+    address: int
+    """As users of the object see it."""
+    slab: int
+    """``struct slab *`` (the head ``struct page *`` before Linux 5.17)."""
+    index: int
+    """Position in the slab."""
+    state: str
+    """``in use``, ``free``, ``waiting`` or ``unknown``."""
+    place: Optional[str]
+    """Which place says so, with its owner: ``cpu freelist of CPU 2``."""
+    position: Optional[int]
+    """Position in that place, in the order the kernel would take objects."""
+
+
+@dataclass(frozen=True)
+class Objects:
+    """
+    Objects of one cache, as columns of equal length; iterating gives :class:`SlabObject`.
+
+    An object that no place claims is in use. That includes objects which a
+    caller or a grace period holds in bulk where no list of the cache leads
+    (kfree_rcu() batches, prefilled sheaves).
+    """
+
+    ledger: Ledger
+    """What they were made from."""
+    slab: I64
+    """Row of ``ledger.slabs``."""
+    index: I64
+    """Position in the slab."""
+    address: U64
+    """As users of the object see it."""
+    state: U8
+    """:class:`ObjectState`."""
+    claim: I64
+    """First row of ``ledger.claims`` about the object; -1 if there is none."""
+
+    def __len__(self) -> int:
+        return len(self.address)
+
+    def take(self, which: Bools) -> Objects:
+        """Return the objects that a mask selects."""
+        return Objects(
+            self.ledger,
+            self.slab[which],
+            self.index[which],
+            self.address[which],
+            self.state[which],
+            self.claim[which],
+        )
+
+    def in_state(self, state: ObjectState) -> Objects:
+        """Return the objects in one state."""
+        return self.take(self.state == state)
+
+    def __iter__(self) -> Iterator[SlabObject]:
+        for rows in self.batches():
+            yield from (SlabObject(*row) for row in rows)
+
+    def __getitem__(self, row: int) -> SlabObject:
+        which = np.zeros(len(self), np.bool_)
+        which[row] = True
+        return next(iter(self.take(which)))
+
+    def batches(
+        self, step: int = 1 << 16
+    ) -> Iterator[Iterator[Tuple[int, int, int, str, Optional[str], Optional[int]]]]:
+        """Yield the rows as plain tuples, many at a time."""
+        states = [state.spelled for state in ObjectState]
+        page = self.ledger.slabs.page
+        for start in range(0, len(self), step):
+            cut = slice(start, start + step)
+            claim = self.claim[cut]
+            position = self.ledger.claims.position
+            yield zip(
+                self.address[cut].tolist(),
+                page[self.slab[cut]].tolist(),
+                self.index[cut].tolist(),
+                [states[state] for state in self.state[cut].tolist()],
+                self._places(claim),
+                [position_or_none(at) for at in _pick(position, claim)],
+            )
+
+    def _places(self, claim: I64) -> List[Optional[str]]:
+        # The slabs' own freelists all have the same name: spell each name once.
+        claims, boxes = self.ledger.claims, self.ledger.containers
+        box = np.full(len(claim), -1, np.int64)
+        box[claim >= 0] = claims.container[claim[claim >= 0]]
+        owner = np.where(box >= 0, boxes.owner[box] if len(boxes) else 0, 0)
+        place = np.where(box >= 0, boxes.place[box] if len(boxes) else 0, -1)
+        keys = (place + 1) << 32 | (owner + 1)
+        _, first, back = np.unique(keys, return_index=True, return_inverse=True)
+        names = [
+            container_name(self.ledger, int(box[at])) if box[at] >= 0 else None for at in first
+        ]
+        return [names[at] for at in back.tolist()]
+
+
+def _pick(column: I64, rows: I64) -> List[int]:
+    # column[rows], -1 where rows is -1.
+    if not len(column):
+        return [-1] * len(rows)
+    picked: List[int] = np.where(rows >= 0, column[rows], -1).tolist()
+    return picked
+
+
+def position_or_none(position: int) -> Optional[int]:
+    """Return a position, ``None`` for -1."""
+    return None if position < 0 else position
+
+
+def object_states(ledger: Ledger) -> Objects:
+    """
+    Return every object of a cache with its state.
+
+    ``unknown`` are objects that one place calls free and another not, those
+    that may be on the lost part of a damaged freelist, and those about which a
+    slab's count and its freelist disagree.
+    """
+    slabs, claims = ledger.slabs, ledger.claims
+    first = np.zeros(len(slabs) + 1, np.int64)
+    np.cumsum(slabs.objects, out=first[1:])
+    slab = np.repeat(np.arange(len(slabs)), slabs.objects)
+    index = np.arange(first[-1]) - first[slab]
+    address = slabs.base[slab] + index.astype(np.uint64) * np.uint64(ledger.facts.stride)
+    known = np.flatnonzero((claims.slab >= 0) & (claims.index >= 0))
+    at = first[claims.slab[known]] + claims.index[known]
+    said = _SAYS[claims.state[known]]
+    state = np.full(len(slab), ObjectState.IN_USE, np.uint8)
+    claim = np.full(len(slab), -1, np.int64)
+    # The last assignment wins, and the first claim shall.
+    state[at[::-1]], claim[at[::-1]] = said[::-1], known[::-1]
+    state[at[said != state[at]]] = ObjectState.UNKNOWN
+    lost, excess = _doubts(ledger)
+    state[(claim < 0) & lost[slab]] = ObjectState.UNKNOWN
+    own = np.array([not place.counted for place in ledger.places], np.bool_)
+    on_freelist = claim >= 0
+    on_freelist[on_freelist] = own[claims.place[claim[on_freelist]]]
+    state[on_freelist & excess[slab]] = ObjectState.UNKNOWN
+    return Objects(ledger, slab, index, address, state, claim)
+
+
+def _doubts(ledger: Ledger) -> Tuple[Bools, Bools]:
+    # Slabs of which more objects may be free than are known to be, and slabs
+    # whose freelist holds more than their count leaves.
+    slabs, boxes = ledger.slabs, ledger.containers
+    own = np.array([not place.counted for place in ledger.places], np.bool_)
+    of_slab = boxes.slab >= 0
+    broken = np.zeros(len(slabs), np.bool_)
+    broken[boxes.slab[of_slab & (boxes.state != Walk.WHOLE)]] = True
+    walked = np.zeros(len(slabs), np.int64)
+    freelist = of_slab & own[boxes.place]
+    walked[boxes.slab[freelist]] = boxes.walked[freelist]
+    should = slabs.objects - slabs.counted
+    return broken | (walked < should), walked > should
+
+
+def select(objects: Objects, state: Optional[ObjectState]) -> Objects:
+    """Return the objects in one state; all if it is ``None``."""
+    return objects if state is None else objects.in_state(state)
+
+
+def places_of(objects: Objects, row: int) -> Sequence[str]:
+    """Return every place that records one object, with the position there."""
+    ledger, claims = objects.ledger, objects.ledger.claims
+    mine = (claims.slab == objects.slab[row]) & (claims.index == objects.index[row])
+    return [
+        f"{container_name(ledger, int(claims.container[claim]))}, position {claims.position[claim]}"
+        for claim in np.flatnonzero(mine).tolist()
+    ]
