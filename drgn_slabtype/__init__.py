@@ -27,11 +27,16 @@ _NAMES = {
     "TargetError": ".errors",
     "TargetOptions": ".target",
     "UnsupportedError": ".errors",
+    "caches": ".answers.caches",
     "census": ".pages.census",
     "check": ".check",
     "decode": ".answers.decode",
+    "for_each_object": ".answers.objects",
+    "objects": ".answers.objects",
     "open_target": ".target",
     "page_type_layout": ".pagetype.detect",
+    "slab_object": ".answers.object",
+    "validate_slab_cache": ".check",
 }
 
 __all__ = ["__version__", *_NAMES]  # noqa: PLE0604

@@ -14,11 +14,14 @@ import argparse
 import logging
 import os
 import sys
-from typing import List, NoReturn, Optional, Sequence
+from typing import TYPE_CHECKING, List, NoReturn, Optional, Sequence
 
 from . import __version__
 from .commands import COMMANDS, Command, answer
 from .errors import SlabTypeError
+
+if TYPE_CHECKING:
+    from .report import Text
 
 _USAGE_OR_TARGET, _INCOMPLETE = 2, 3
 _LOG_LEVELS = ("debug", "info", "warning", "error", "critical", "none")
@@ -54,7 +57,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     return 0 if found.records is None else command.status(found.records)
 
 
-def _emit(text: str, path: Optional[str]) -> None:
+def _emit(text: Text, path: Optional[str]) -> None:
     from .report.output import emit
 
     try:

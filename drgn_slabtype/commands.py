@@ -18,12 +18,16 @@ from typing import TYPE_CHECKING, Any, Callable, List, NamedTuple, Optional, Tup
 if TYPE_CHECKING:
     from drgn import FaultError, Program
 
+    from .answers.caches import CachesAnswer
     from .answers.decode import Decoded
+    from .answers.object import AddressInfo
+    from .answers.states import Objects
     from .capture import CaptureSummary
     from .demo import Act
     from .findings import Report
     from .pages.census import Census
     from .pagetype.detect import PageTypeLayout
+    from .report import Text
 
 
 class Option(NamedTuple):
@@ -87,7 +91,7 @@ class Answer(NamedTuple):
 
     records: Any
     """``None`` if only code was asked for."""
-    text: str
+    text: Text
     output: Optional[str]
     """File to write the text to."""
 
@@ -151,6 +155,62 @@ from drgn_slabtype import check
 report = check({", ".join(arguments)})
 for finding in report.findings:
     print(finding.message)
+"""
+
+
+def _caches(prog: Program, args: argparse.Namespace) -> CachesAnswer:
+    from .answers.caches import caches
+    from .report.output import progress
+
+    with progress() as show:
+        return caches(
+            prog,
+            sort=args.sort,
+            per_node=args.per_node,
+            per_cpu=args.per_cpu,
+            aliases=args.aliases,
+            progress=show,
+        )
+
+
+def _caches_code(args: argparse.Namespace) -> str:
+    return f"""\
+from drgn_slabtype import caches
+
+for cache in caches(prog, sort={args.sort!r}).caches:
+    print(cache.name, cache.in_use, cache.objects)
+"""
+
+
+def _objects(prog: Program, args: argparse.Namespace) -> Objects:
+    from .answers.objects import objects
+
+    return objects(prog, args.cache, args.state)
+
+
+def _objects_code(args: argparse.Namespace) -> str:
+    return f"""\
+from drgn.helpers.linux.slab import find_slab_cache
+from drgn_slabtype import for_each_object
+
+cache = find_slab_cache(prog, {args.cache!r})
+for pointer in for_each_object(cache, "void", {args.state or "in use"!r}):
+    print(hex(pointer))
+"""
+
+
+def _object(prog: Program, args: argparse.Namespace) -> AddressInfo:
+    from .answers.object import slab_object
+
+    return slab_object(prog, args.address)
+
+
+def _object_code(args: argparse.Namespace) -> str:
+    return f"""\
+from drgn_slabtype import slab_object
+
+info = slab_object(prog, 0x{args.address:x})
+print(info.meaning, info.state, info.places)
 """
 
 
@@ -241,6 +301,76 @@ COMMANDS = (
         prompt="pagetypes",
         drgn=_pages_code,
         status=lambda census: 3 if census.unreadable_pages else 0,
+    ),
+    Command(
+        "caches",
+        "list all slab caches: objects, free ones and where they are, slabs, memory, waste",
+        _caches,
+        prompt="slabcaches",
+        options=(
+            option(
+                "--sort",
+                choices=(
+                    "memory",
+                    "name",
+                    "objects",
+                    "in-use",
+                    "free",
+                    "slabs",
+                    "size",
+                    "waste",
+                    "occupancy",
+                ),
+                default="memory",
+                help="largest first, but names A to Z and the emptiest first (default: memory)",
+            ),
+            option("--per-node", action="store_true", help="also list what each node has"),
+            option("--per-cpu", action="store_true", help="also list what each CPU keeps"),
+            option(
+                "--aliases", action="store_true", help="show the names of caches merged into one"
+            ),
+        ),
+        drgn=_caches_code,
+    ),
+    Command(
+        "objects",
+        "list the objects of a slab cache, with the state of each and who says so",
+        _objects,
+        prompt="slabobjects",
+        options=(
+            option("cache", metavar="CACHE", help="name of the slab cache"),
+            *(
+                option(
+                    f"--{state.replace(' ', '-')}",
+                    dest="state",
+                    action="store_const",
+                    const=state,
+                    help=help,
+                )
+                for state, help in (
+                    ("free", "only those that can be handed out"),
+                    ("in use", "only those that users hold"),
+                    ("waiting", "only those freed whose grace period has not passed"),
+                    ("unknown", "only those about which structures contradict each other"),
+                )
+            ),
+        ),
+        drgn=_objects_code,
+    ),
+    Command(
+        "object",
+        "tell what an address is: cache, slab, object, its state and its neighbours",
+        _object,
+        prompt="slabobject",
+        options=(
+            option(
+                "address",
+                type="hexadecimal",
+                metavar="ADDRESS",
+                help="any address, also inside an object or of a page",
+            ),
+        ),
+        drgn=_object_code,
     ),
     Command(
         "layout",

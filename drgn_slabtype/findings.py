@@ -63,6 +63,7 @@ CATALOGUE: Mapping[str, Code] = {
     "container-state": Code("container", "A place is in a state its kind cannot have."),
     # Rule "list": lists and the state that puts a slab on them (design rule 4).
     "list-broken": Code("list", "A list's links do not lead from its head back to its head."),
+    "cache-list": Code("list", "The list of slab caches is damaged, or lacks a cache with slabs."),
     "list-links": Code("list", "A list entry's links disagree with its neighbours'."),
     "list-wrong": Code("list", "A slab stands on a list its state does not allow."),
     "list-missing": Code("list", "A slab is on no list though its state asks for one."),
@@ -128,6 +129,10 @@ class Finding:
     """Work in progress explains it: the kernel was stopped in the middle of a change."""
     id: int = 0
     """Position in the report; what :attr:`because` refers to."""
+    address: Optional[int] = None
+    """Where bytes begin that are not what debugging promises."""
+    details: Tuple[str, ...] = ()
+    """What is there instead, and what lies around it: one line each."""
 
     @property
     def rule(self) -> str:

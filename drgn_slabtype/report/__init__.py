@@ -10,17 +10,20 @@ returns has the command's name. They return text and write nothing.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import Any, Iterator, Union
+
+Text = Union[str, Iterator[str]]
+"""Text, or long text piece by piece, made as it is written."""
 
 _MODULES = {"table": ".text", "json": ".json", "junit": ".junit"}
 
 
-def present(command: str, records: Any, format: str) -> str:
+def present(command: str, records: Any, format: str) -> Text:
     """
     Return the records of a command as text.
 
     :param command: Name of the command that returned them.
     :param format: ``table``, ``json`` or ``junit``.
     """
-    text: str = getattr(import_module(_MODULES[format], __name__), command)(records)
+    text: Text = getattr(import_module(_MODULES[format], __name__), command)(records)
     return text

@@ -8,11 +8,11 @@ Keys are added, never renamed. Addresses are ``"0x…"`` strings, unknown is ``n
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING, Any, Dict, Sequence
+from typing import TYPE_CHECKING, Sequence
 
-from .. import __version__
 from ..findings import CacheResult, Finding, Report
+from .documents import Document, document, dump
+from .json_answers import caches, object, objects
 from .values import address, value
 
 if TYPE_CHECKING:
@@ -22,27 +22,29 @@ if TYPE_CHECKING:
     from ..pages.census import Census
     from ..pagetype.detect import PageTypeLayout
 
-Document = Dict[str, Any]
+__all__ = [
+    "caches",
+    "capture",
+    "check",
+    "decode",
+    "demo",
+    "layout",
+    "object",
+    "objects",
+    "pages",
+]
 
 
 def check(report: Report) -> str:
     """Present the report of a check."""
-    return _dump(check_document(report))
-
-
-def _dump(document: Document) -> str:
-    return json.dumps(document, indent=1) + "\n"
-
-
-def _document(**parts: Any) -> Document:
-    return {"schema": 1, "tool": {"name": "drgn-slabtype", "version": __version__}, **parts}
+    return dump(check_document(report))
 
 
 def check_document(report: Report) -> Document:
     """Return the report of a check as a document of schema 1."""
     shelves = ("findings", "notes", "changing", "unavailable")
     totals = vars(report.totals)
-    return _document(
+    return document(
         target=vars(report.target),
         layout={
             "page_type": report.layout.page_type,
@@ -84,6 +86,8 @@ def _finding(finding: Finding) -> Document:
         "found": value(finding.found),
         "message": finding.message,
         "attempts": finding.attempts,
+        "address": address(finding.address),
+        "details": list(finding.details),
     }
 
 
@@ -93,16 +97,14 @@ def pages(census: Census) -> str:
         {"type": row.type, "pages": row.pages, "heads": row.heads, "tails": row.tails}
         for row in census.rows
     ]
-    return _dump(
-        _document(types=types, pages=census.pages, unreadable_pages=census.unreadable_pages)
-    )
+    return dump(document(types=types, pages=census.pages, unreadable_pages=census.unreadable_pages))
 
 
 def layout(layout: PageTypeLayout) -> str:
     """Present what was detected, and from which evidence."""
     encoding = layout.encoding
-    return _dump(
-        _document(
+    return dump(
+        document(
             page_type=encoding.name,
             types={name: f"0x{value:x}" for name, value in encoding.types.items()},
             slab_flag=layout.slab_flag,
@@ -115,13 +117,13 @@ def layout(layout: PageTypeLayout) -> str:
 
 def capture(summary: CaptureSummary) -> str:
     """Present what was written to a capture; sizes in bytes."""
-    return _dump(_document(**summary._asdict()))
+    return dump(document(**summary._asdict()))
 
 
 def demo(acts: Sequence[Act]) -> str:
     """Present the checks of the demonstration."""
     reports = [{"title": act.title, **check_document(act.report)} for act in acts]
-    return _dump(_document(reports=reports))
+    return dump(document(reports=reports))
 
 
 def decode(words: Sequence[Decoded]) -> str:
@@ -137,4 +139,4 @@ def decode(words: Sequence[Decoded]) -> str:
         }
         for word in words
     ]
-    return _dump(_document(word=f"0x{words[0].word:08x}", readings=readings))
+    return dump(document(word=f"0x{words[0].word:08x}", readings=readings))

@@ -62,4 +62,5 @@ def _outcome(case: ElementTree.Element, tag: str, noun: str, findings: List[Find
     roots = [f for f in findings if f.because is None] or findings
     message = f"{plural(len(findings), noun)}: {_line(roots[0])}"
     element = ElementTree.SubElement(case, tag, message=message, type=roots[0].code)
-    element.text = "\n".join(_line(finding) for finding in findings)
+    lines = [line for f in findings for line in (_line(f), *map(printable, f.details))]
+    element.text = "\n".join(lines)

@@ -7,9 +7,10 @@ import contextlib
 import os
 import sys
 import tempfile
-from typing import Any, Callable, Dict, Iterator, Optional
+from typing import Any, Callable, Dict, Iterable, Iterator, Optional
 
 from ..errors import TargetError
+from . import Text
 
 
 def check_writable(path: Optional[str]) -> None:
@@ -32,23 +33,24 @@ def _is_special(path: str) -> bool:
     return os.path.exists(path) and not os.path.isfile(path)
 
 
-def emit(text: str, path: Optional[str]) -> None:
+def emit(text: Text, path: Optional[str]) -> None:
     """
     Write a report.
 
     A regular file appears, or changes, when everything has been written, and
     not at all after an error.
 
+    :param text: What to write, or the pieces of it, made as they are written.
     :param path: ``None`` or ``-`` for standard output.
     :raises TargetError: if the file cannot be written.
     """
     try:
         if path is None or path == "-":
-            sys.stdout.write(text)
+            sys.stdout.writelines(_pieces(text))
             sys.stdout.flush()
         elif _is_special(path):
             with open(path, "w", encoding="utf-8") as device:
-                device.write(text)
+                device.writelines(_pieces(text))
         else:
             _replace(os.path.realpath(path), text)
     except BrokenPipeError:
@@ -57,12 +59,16 @@ def emit(text: str, path: Optional[str]) -> None:
         raise TargetError(f"{path or 'standard output'}: {e.strerror}") from None
 
 
-def _replace(path: str, text: str) -> None:
+def _pieces(text: Text) -> Iterable[str]:
+    return (text,) if isinstance(text, str) else text
+
+
+def _replace(path: str, text: Text) -> None:
     folder, name = os.path.split(path)
     descriptor, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
     try:
         with open(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
+            file.writelines(_pieces(text))
         os.chmod(temporary, _mode(path))
         os.replace(temporary, path)
     except BaseException:

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Sequence, Tuple
 from tabulate import tabulate
 
 from ..findings import CacheResult, Finding, Outcome, Report
-from .values import plural, printable, value
+from .tables import size, table, text
+from .text_answers import caches, object, objects
+from .values import plural, value
 
 if TYPE_CHECKING:
     from ..answers.decode import Decoded
@@ -23,6 +25,18 @@ if TYPE_CHECKING:
     from ..demo import Act
     from ..pages.census import Census
     from ..pagetype.detect import PageTypeLayout
+
+__all__ = [
+    "caches",
+    "capture",
+    "check",
+    "decode",
+    "demo",
+    "layout",
+    "object",
+    "objects",
+    "pages",
+]
 
 # Notes and the like come in crowds, such as a slab that waits for RCU in every
 # cache; JSON has them all.
@@ -44,22 +58,7 @@ def check(report: Report) -> str:
     ):
         lines += _crowd(title, shelf)
     lines.append(_verdict(report))
-    return _text(lines)
-
-
-def _text(lines: Sequence[str]) -> str:
-    return "".join(f"{printable(line)}\n" for line in lines)
-
-
-def _table(columns: Dict[str, str], rows: Sequence[Sequence[object]]) -> List[str]:
-    # Column headings with their alignment.
-    return tabulate(
-        rows,
-        headers=list(columns),
-        tablefmt="plain",
-        colalign=list(columns.values()) if rows else None,
-        disable_numparse=True,
-    ).split("\n")
+    return text(lines)
 
 
 def _caches(caches: Sequence[CacheResult]) -> List[str]:
@@ -79,7 +78,7 @@ def _caches(caches: Sequence[CacheResult]) -> List[str]:
         )
         for cache in caches
     ]
-    return _table(columns, rows)
+    return table(columns, rows)
 
 
 def _findings(findings: Sequence[Finding]) -> Iterator[str]:
@@ -96,7 +95,9 @@ def _findings(findings: Sequence[Finding]) -> Iterator[str]:
 
 
 def _tree(finding: Finding, followers: Dict[int, List[Finding]], depth: int) -> Iterator[str]:
-    yield f"{'   ' * depth}{'follows: ' if depth else ''}{finding.id}. {_line(finding)}"
+    number = f"{'   ' * depth}{'follows: ' if depth else ''}{finding.id}. "
+    yield f"{number}{_line(finding)}"
+    yield from (f"{' ' * len(number)}{detail}" for detail in finding.details)
     for follower in followers.pop(finding.id, []):
         yield from _tree(follower, followers, depth + 1)
 
@@ -162,7 +163,7 @@ def pages(census: Census) -> str:
     summary = plural(census.pages, "page")
     if census.unreadable_pages:
         summary += f", {census.unreadable_pages} of them unreadable"
-    return _text([*_table(columns, rows), summary])
+    return text([*table(columns, rows), summary])
 
 
 def layout(layout: PageTypeLayout) -> str:
@@ -179,36 +180,29 @@ def layout(layout: PageTypeLayout) -> str:
     ]
     rows += [("evidence", line) for line in layout.evidence]
     rows += [("note", line) for line in layout.notes]
-    return _text(tabulate(rows, tablefmt="plain", disable_numparse=True).split("\n"))
+    return text(tabulate(rows, tablefmt="plain", disable_numparse=True).split("\n"))
 
 
 def capture(summary: CaptureSummary) -> str:
     """Present what was written to a capture."""
     lines = [
-        f"{summary.path}: {_size(summary.size)}, {_size(summary.memory)} of memory, "
-        f"{_size(summary.kept)} of it as it was"
+        f"{summary.path}: {size(summary.size)}, {size(summary.memory)} of memory, "
+        f"{size(summary.kept)} of it as it was"
     ]
     if summary.left_out:
         lines.append(f"left out: {', '.join(summary.left_out)}")
     if summary.unreadable:
-        lines.append(f"not in the target: {_size(summary.unreadable)}")
-    return _text(lines)
-
-
-def _size(size_bytes: int) -> str:
-    for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
-        if size_bytes >= size:
-            return f"{size_bytes / size:.1f} {unit}"
-    return f"{size_bytes} bytes"
+        lines.append(f"not in the target: {size(summary.unreadable)}")
+    return text(lines)
 
 
 def demo(acts: Sequence[Act]) -> str:
     """Present the checks of the demonstration, one after the other."""
-    return "\n".join(f"{_text([f'== {act.title} =='])}\n{check(act.report)}" for act in acts)
+    return "\n".join(f"{text([f'== {act.title} =='])}\n{check(act.report)}" for act in acts)
 
 
 def decode(words: Sequence[Decoded]) -> str:
     """Present the readings of one page_type word."""
     columns = dict.fromkeys(["LAYOUT", "TYPES", "PRINTED AS", "MEANING"], "left")
     rows = [(w.layout, "|".join(w.types) or "-", w.printed or "-", w.meaning) for w in words]
-    return _text([f"0x{words[0].word:08x}", *_table(columns, rows)])
+    return text([f"0x{words[0].word:08x}", *table(columns, rows)])

@@ -70,6 +70,7 @@ def _finding(ledger: Ledger, zone: Zone, row: int) -> Finding:
         place=zone.name,
         expected=expected,
         found=_hex(bad),
+        address=where,
     )
 
 

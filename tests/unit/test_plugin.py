@@ -156,7 +156,12 @@ def test_commands_are_for_kernels_only() -> None:
 def test_drgn_option_prints_code_that_imports(
     command: Any, prog: Program, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_command(prog, f"{command.prompt} --drgn") is None
+    required = [
+        "0"
+        for option in command.options
+        if not option.flags[0].startswith("-") and "nargs" not in option.settings
+    ]
+    assert run_command(prog, " ".join([command.prompt, *required, "--drgn"])) is None
     code = capsys.readouterr().out
     imports = [line for line in code.splitlines() if line.startswith(("from", "import"))]
     exec("\n".join(imports), {})
