@@ -71,7 +71,9 @@ def open_target(options: TargetOptions) -> Program:
     prog = _program(options)
     if options.core is not None:
         _open_core(prog, options.core)
-        opened: Tuple[str, Optional[str]] = ("core", options.core)
+        # /proc/kcore is a core file, too.
+        live = prog.flags & ProgramFlags.IS_LIVE
+        opened: Tuple[str, Optional[str]] = ("live" if live else "core", options.core)
     elif options.qemu is not None:
         _open_qemu(prog, options.qemu)
         opened = ("qemu", options.qemu)
@@ -203,8 +205,8 @@ def _what_is_wrong(path: str) -> Optional[str]:
 
 def shortfall(prog: Program) -> Optional[Finding]:
     """Return what a core dump is known to lack before anything has been read."""
-    path = _kind(prog)[1]
-    if path is None:
+    kind, path = _kind(prog)
+    if path is None or kind not in ("core", "capture"):
         return None
     try:
         with open(path, "rb") as file:

@@ -8,10 +8,10 @@ import os
 import socket
 import threading
 from pathlib import Path
-from typing import Any, Iterator, Optional
+from typing import Any, Dict, Iterator, Optional
 
 import pytest
-from drgn import Program
+from drgn import Program, ProgramFlags
 
 from drgn_slabtype import target
 from drgn_slabtype.errors import TargetError
@@ -229,6 +229,17 @@ def test_truncated_core_is_told_in_bytes(dump: Path) -> None:
         f"{dump}: truncated: 1000 of 65536 bytes of memory are not in the file"
     )
     assert (finding.expected, finding.found) == (65536, 64536)
+
+
+def test_running_kernel_lacks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Its /proc/kcore is an ELF core whose segments lie far behind the end.
+    class Live:
+        flags = ProgramFlags.IS_LIVE | ProgramFlags.IS_LOCAL
+        core_dump_path = "/proc/kcore"
+        cache: Dict[str, Any] = {}  # noqa: RUF012
+
+    monkeypatch.setattr(target, "ElfFile", lambda file: pytest.fail("it was looked at"))
+    assert shortfall(Live()) is None
 
 
 def test_description_of_a_core_that_someone_else_opened(dump: Path) -> None:
