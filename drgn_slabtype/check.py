@@ -12,11 +12,13 @@ from __future__ import annotations
 from typing import Dict, List, Optional, Sequence, Set
 
 import numpy as np
-from drgn import Program
+from drgn import Object, Program
 from drgn.helpers.common.format import escape_ascii_string
 
+from .answers.diagnose import explain
+from .answers.lookup import Lookup
 from .confirm import confirm
-from .errors import TargetError
+from .errors import CorruptionError, TargetError
 from .findings import (
     CATALOGUE,
     CacheResult,
@@ -71,7 +73,7 @@ def check(
             report.caches.append(count_objects(ledger))
             if findings:
                 suspicious[number] = findings
-        strays = [] if caches or addresses else snapshot.judge_strays()
+        strays = [] if caches or addresses else snapshot.judge_machine()
         groups = list(suspicious.values())
         if strays:
             groups.append(strays)
@@ -81,9 +83,25 @@ def check(
     except KeyboardInterrupt:
         report.interrupted = True
     _file(report, renumber(groups))
+    if report.findings and not report.interrupted:
+        seen = Snapshot(prog) if memory(prog).is_live else snapshot
+        report.findings = explain(Lookup(prog, seen), report.findings)
     _settle_outcomes(report)
     _notes(report, layout)
     return report
+
+
+def validate_slab_cache(slab_cache: Object) -> None:
+    """
+    Check one slab cache, and complain about the first damage.
+
+    :param slab_cache: ``struct kmem_cache *``
+    :raises CorruptionError: if anything in it is inconsistent.
+    :raises TargetError: if there is no such cache.
+    """
+    name = escape_ascii_string(slab_cache.name.string_(), escape_backslash=True)
+    for finding in check(slab_cache.prog_, caches=[name]).findings:
+        raise CorruptionError(finding)
 
 
 def _target(prog: Program) -> Target:

@@ -56,7 +56,7 @@ def confirm(prog: Program, first: Snapshot, groups: Groups) -> Tuple[Groups, Lis
 
 def _judge_again(snapshot: Snapshot, cache: Optional[str]) -> List[Finding]:
     if cache is None:
-        return snapshot.judge_strays()
+        return snapshot.judge_machine()
     names = snapshot.allocator.caches.names
     return snapshot.judge(names.index(cache))[1] if cache in names else []
 

@@ -18,6 +18,7 @@ from .allocators import open_allocator
 from .findings import Finding
 from .index import KnownBy, SlabIndex
 from .ledger import Facts, Ledger, Slabs
+from .memory import memory
 from .pages.scan import PageScan, Progress, scan
 from .pagetype.detect import PageTypeLayout, page_type_layout
 from .rules import judge
@@ -49,7 +50,8 @@ class Snapshot:
         self.layout: PageTypeLayout = page_type_layout(prog)
         self.scan: PageScan = scan(prog, progress)
         self.index = SlabIndex(prog, self.scan.heads)
-        self.allocator = open_allocator(prog)
+        told = np.unique(self.index["slab_cache"]).tolist()
+        self.allocator = open_allocator(prog, told)
         self.allocator.discover(self.index)
 
     def judge(self, number: int) -> Tuple[Ledger, List[Finding]]:
@@ -90,24 +92,34 @@ class Snapshot:
                 return replace(finding, code="unreadable")
         return finding
 
-    def judge_strays(self) -> List[Finding]:
-        """Return the pages marked as slab that belong to no cache."""
+    def judge_machine(self) -> List[Finding]:
+        """
+        Return what is wrong with the machine rather than with one cache.
+
+        That is damage to the list of caches, pages marked as slab that belong
+        to no cache, and words that no page can have.
+        """
+        found = self._judge_cache_list()
         index = self.index
         owner = self.allocator.ownership.cache
         stray = (owner < 0) & ((index.known_by & np.uint8(KnownBy.KFENCE)) == 0)
         pages, words, pointers = index.pages, index.words, index["slab_cache"]
-        found = [
-            Finding(
-                "slab-mark-stray",
-                f"page 0x{pages[row]:x} is marked as slab, but its cache pointer "
-                f"0x{pointers[row]:x} leads to no slab cache",
-                node=int(index.nids[row]),
-                slab=int(pages[row]),
-                found=f"0x{words[row]:08x}",
-                id=number,
+        rows = np.flatnonzero(stray)
+        there = memory(self._prog).gather(pointers[rows], 1).ok
+        kernel = memory(self._prog).is_kernel_address(pointers[rows])
+        for row, in_target in zip(rows.tolist(), (there | ~kernel).tolist()):
+            what = "leads to no slab cache" if in_target else "is not in the target"
+            found.append(
+                Finding(
+                    "slab-mark-stray" if in_target else "unreadable",
+                    f"page 0x{pages[row]:x} is marked as slab, but its cache pointer "
+                    f"0x{pointers[row]:x} {what}",
+                    node=int(index.nids[row]),
+                    slab=int(pages[row]),
+                    found=f"0x{words[row]:08x}",
+                    id=len(found) + 1,
+                )
             )
-            for number, row in enumerate(np.flatnonzero(stray).tolist(), 1)
-        ]
         known = {finding.slab for finding in found} | set(pages.tolist())
         for pfn, word in self.scan.conflicts:
             page = int(memory_map_address(index, pfn))
@@ -130,6 +142,39 @@ class Snapshot:
                     "target; what slabs they head is not known",
                     expected=self.scan.pages,
                     found=self.scan.pages - self.scan.unreadable,
+                    id=len(found) + 1,
+                )
+            )
+        return found
+
+    def _judge_cache_list(self) -> List[Finding]:
+        caches = self.allocator.caches
+        found: List[Finding] = []
+        if caches.lost is not None:
+            at, member, expected, link, readable = caches.lost
+            found.append(
+                Finding(
+                    "cache-list" if readable else "unreadable",
+                    f"slab_caches: {member} of 0x{at:x} leads to 0x{link:x}",
+                    place="slab_caches",
+                    expected=expected,
+                    found=link,
+                    id=1,
+                )
+            )
+        root = found[0].id if found else None
+        # Behind a hole in the target the list may go on as it should.
+        unlisted = caches.unlisted if caches.lost is None or caches.lost.readable else []
+        for number in np.flatnonzero(unlisted).tolist():
+            name = caches.names[number]
+            found.append(
+                Finding(
+                    "cache-list",
+                    f"{name}: has slabs, but is not on slab_caches",
+                    cache=name,
+                    place="slab_caches",
+                    found=int(caches.addresses[number]),
+                    because=root,
                     id=len(found) + 1,
                 )
             )

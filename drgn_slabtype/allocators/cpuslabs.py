@@ -18,7 +18,7 @@ from drgn import Program
 from ..columns import Rows, read_rows, structure
 from ..index import KnownBy, SlabIndex
 from ..ledger import I64, U64, Ledger, ListKind, Memberships, Suspect
-from .base import Caches
+from .caches import Caches
 from .percpu import per_cpu_addresses, possible_cpus
 
 

@@ -19,7 +19,8 @@ from ..index import SlabIndex
 from ..ledger import I64, U64, Bools, Break, Counter, Ledger, ListKind, Memberships
 from ..memory import memory
 from .arrays import local_rows
-from .base import Caches, lock_is_held, node_ids
+from .base import lock_is_held
+from .caches import Caches, node_ids
 from .lists import ListHead, SlabLists, Walked
 
 Sum = Callable[[int], int]

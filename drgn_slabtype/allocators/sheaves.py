@@ -24,7 +24,8 @@ from ..index import SlabIndex
 from ..ledger import I64, U64, Containers, Ledger, State, Suspect, Walk
 from ..memory import memory
 from .arrays import enter_arrays
-from .base import Caches, lock_is_held
+from .base import lock_is_held
+from .caches import Caches
 from .nodes import Nodes, lock_words, node_pointers
 from .percpu import per_cpu_addresses, possible_cpus
 
@@ -88,16 +89,20 @@ class Sheaves:
             kept = rows[f"nr_{kind}"].astype(np.int64)
             for at in np.flatnonzero(rows.ok).tolist():
                 number, node, busy = int(cache[at]), int(nid[at]), bool(held[at])
-                sheaves, closed = self._walk(int(heads[at]), link)
+                sheaves, end = self._walk(int(heads[at]), link)
                 self.found += [
                     Found(number, f"{kind} barn", node, sheaf, busy) for sheaf in sheaves
                 ]
-                if not closed or len(sheaves) != kept[at]:
-                    what = f"{len(sheaves)} are listed" if closed else "the list does not close"
+                if end is not Walk.WHOLE or len(sheaves) != kept[at]:
+                    code, what = {
+                        Walk.WHOLE: ("container-count", f"{len(sheaves)} are listed"),
+                        Walk.POINTER: ("list-broken", "the list does not close"),
+                        Walk.UNREADABLE: ("unreadable", "the list is not in the target"),
+                    }[end]
                     self._suspect(
                         number,
                         Suspect(
-                            "container-count" if closed else "list-broken",
+                            code,
                             f"barn of node {node} counts {kept[at]} {kind} sheaves, {what}",
                             node=node,
                             place=f"{kind} barn",
@@ -110,7 +115,7 @@ class Sheaves:
     def _suspect(self, cache: int, suspect: Suspect) -> None:
         self.suspects.setdefault(cache, []).append(suspect)
 
-    def _walk(self, head: int, link: int) -> Tuple[List[int], bool]:
+    def _walk(self, head: int, link: int) -> Tuple[List[int], Walk]:
         found: List[int] = []
         seen = {head}
         at = head
@@ -118,18 +123,18 @@ class Sheaves:
             try:
                 following = self.prog.read_word(at)
                 if following == head:
-                    return found, True
+                    return found, Walk.WHOLE
                 kernel = self._memory.is_kernel_address(np.array([following], np.uint64))[0]
                 if following in seen or not kernel:
-                    return found, False
+                    return found, Walk.POINTER
                 if self.prog.read_word(following + self._memory.word_size) != at:
-                    return found, False
+                    return found, Walk.POINTER
             except FaultError:
-                return found, False
+                return found, Walk.UNREADABLE
             seen.add(following)
             found.append(following - link)
             at = following
-        return found, False
+        return found, Walk.POINTER
 
     def enter(
         self, cache: int, rows: I64, index: SlabIndex, ledger: Ledger, places: Dict[str, int]

@@ -18,7 +18,8 @@ from ..index import KnownBy, SlabIndex
 from ..ledger import I64, Ledger, ListKind, Memberships, Place, Slabs, Suspect
 from ..memory import memory
 from . import slabarrays
-from .base import Caches, Ownership, decide_ownership, read_caches
+from .base import Ownership, decide_ownership
+from .caches import Caches
 from .kfence import kfence_pool
 from .lists import Walked, find_emptied
 from .live import LIVE, LiveObjects
@@ -26,6 +27,7 @@ from .nodes import memberships, read_nodes
 from .percpu import possible_cpus
 from .slabarrays import ArrayCaches
 from .slabcache import Mode, SlabCache
+from .slabdebug import DebugReader
 from .slabfreelists import IndexArrays, allowed_lists, right_places, shared_arrays
 from .slabview import SlabView
 
@@ -49,10 +51,10 @@ class SlabAllocator:
 
     name = "SLAB"
 
-    def __init__(self, prog: Program) -> None:
+    def __init__(self, prog: Program, caches: Caches) -> None:
         self.prog = prog
         self.memory = memory(prog)
-        self.caches: Caches = read_caches(prog)
+        self.caches = caches
         self.pool = kfence_pool(prog)
         self.nodes = read_nodes(prog, self.caches)
         self.arrays = ArrayCaches(prog, self.caches, self.nodes)
@@ -96,6 +98,9 @@ class SlabAllocator:
         self._live.enter(number, rows, index, ledger, _PLACE[LIVE.name])
         self._freelists(cache, rows, index, ledger)
         self.arrays.mark_flushes(cache, ledger, 0)
+        if cache.debug:
+            freelist = index["freelist"][rows]
+            ledger.zones = DebugReader(self.prog, cache, ledger, freelist).zones()
         return ledger
 
     def _slabs(self, cache: SlabCache, rows: I64, index: SlabIndex) -> Slabs:

@@ -21,7 +21,8 @@ from ..ledger import I64, U64, Bools, Containers, Ledger, Place, State, Suspect,
 from ..memory import memory
 from ..pages.scan import page_fields
 from .arrays import enter_arrays
-from .base import Caches, lock_is_held, node_ids
+from .base import lock_is_held
+from .caches import Caches, node_ids
 from .nodes import Nodes, lock_words
 from .percpu import per_cpu_addresses, possible_cpus
 from .slabcache import SlabCache

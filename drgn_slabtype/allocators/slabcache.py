@@ -6,7 +6,7 @@ from __future__ import annotations
 import enum
 
 from ..ledger import Facts
-from .base import Caches
+from .caches import Caches
 
 # Values of the flags are the same from 5.10 to the removal of SLAB in 6.8.
 _RED_ZONE = 0x400
@@ -78,7 +78,8 @@ class SlabCache:
         self.red_zone = has(_RED_ZONE)
         self.poison = has(_POISON)
         self.store_user = has(_STORE_USER)
-        self.has_constructor = bool(value("ctor"))
+        self.debug = self.red_zone or self.poison or self.store_user
+        """Whether CONFIG_DEBUG_SLAB promises anything about the bytes of a slot."""
         self.typesafe_by_rcu = has(_TYPESAFE_BY_RCU)
         self.mode = Mode.ON_SLAB
         if has(_OBJFREELIST):

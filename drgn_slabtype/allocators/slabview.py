@@ -19,7 +19,8 @@ from ..index import KnownBy, SlabIndex
 from ..ledger import I64, U64, Bools
 from ..memory import memory
 from ..pagetype.detect import PageTypeLayout, page_type_layout
-from .base import Caches, Ownership
+from .base import Ownership
+from .caches import Caches
 from .kfence import KfencePool
 from .lists import Walked
 

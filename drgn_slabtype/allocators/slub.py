@@ -29,7 +29,8 @@ from ..ledger import (
 )
 from ..memory import memory
 from ..pagetype.detect import page_type_layout
-from .base import Caches, Ownership, decide_ownership, read_caches
+from .base import Ownership, decide_ownership
+from .caches import Caches
 from .cpuslabs import read_cpu_slabs
 from .deferred import read_deferred
 from .freeptr import Encoding, FreelistReader, decode
@@ -71,11 +72,11 @@ class SlubAllocator:
 
     name = "SLUB"
 
-    def __init__(self, prog: Program) -> None:
+    def __init__(self, prog: Program, caches: Caches) -> None:
         self.prog = prog
         self.memory = memory(prog)
         self.layout = page_type_layout(prog)
-        self.caches: Caches = read_caches(prog)
+        self.caches = caches
         self.pool = kfence_pool(prog)
         self.nodes = read_nodes(prog, self.caches)
         self.cpu_slabs = read_cpu_slabs(prog, self.caches)

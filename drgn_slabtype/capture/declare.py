@@ -15,7 +15,7 @@ import numpy as np
 from drgn import FaultError, Program
 
 from ..allocators import open_allocator
-from ..allocators.base import Caches
+from ..allocators.caches import Caches
 from ..allocators.slab import SlabAllocator
 from ..allocators.slub import SlubAllocator
 from ..index import SlabIndex

@@ -14,7 +14,7 @@ from typing import Iterator, Optional, Tuple
 import numpy as np
 from drgn import Program
 
-from ..allocators.base import node_ids
+from ..allocators.caches import node_ids
 from ..allocators.slab import SlabAllocator
 from ..columns import read_rows, structure
 from ..index import SlabIndex

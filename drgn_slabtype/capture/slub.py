@@ -16,7 +16,7 @@ from drgn import FaultError, Object, Program
 from drgn.helpers.linux.cpumask import for_each_possible_cpu
 from drgn.helpers.linux.percpu import per_cpu
 
-from ..allocators.base import node_ids
+from ..allocators.caches import node_ids
 from ..allocators.freeptr import Encoding, Geometry, decode
 from ..allocators.slub import SlubAllocator
 from ..columns import read_rows, structure

@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+All slab caches of the machine
+------------------------------
+
+Caches are on the list ``slab_caches``; where that list is damaged, or lacks a
+cache, the slabs' own pointers lead to the rest.
+"""
+
+from __future__ import annotations
+
+from typing import Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
+
+import numpy as np
+from drgn import FaultError, Program
+from drgn.helpers.common.format import escape_ascii_string
+
+from ..columns import Rows, read_rows, structure
+from ..ledger import I64, U64, Bools
+from ..memory import memory
+
+_MAX_CACHES = 1 << 20  # more slab caches than any kernel has
+_MAX_SIZE = 64 << 20  # bytes of the largest object that any slab can hold
+
+
+class Lost(NamedTuple):
+    """A place where ``slab_caches`` does not lead on."""
+
+    at: int
+    """``struct kmem_cache *``, or the list head."""
+    member: str
+    """``next`` or ``prev``."""
+    expected: Optional[int]
+    found: int
+    readable: bool
+    """Whether the memory it leads to is in the target."""
+
+
+class Caches(NamedTuple):
+    """All slab caches of the machine."""
+
+    rows: Rows
+    """One ``struct kmem_cache`` each, up to the entries of its node array that exist."""
+    names: List[str]
+    """Escaped names."""
+    dying: Bools
+    """Which are being destroyed and wait for RCU (``slab_caches_to_rcu_destroy``)."""
+    unlisted: Bools
+    """Which are on no list and were found through their slabs."""
+    lost: Optional[Lost]
+    """Where the list of caches is damaged."""
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def addresses(self) -> U64:
+        """``struct kmem_cache *`` of each."""
+        return self.rows.addresses
+
+
+def read_caches(prog: Program, told: Sequence[int] = ()) -> Caches:
+    """
+    Read every ``struct kmem_cache``.
+
+    The list is walked forward, and backward from its head after a broken link.
+
+    :param told: What slabs call their cache: ``struct kmem_cache *`` if all is well.
+    """
+    listed, lost = _walk(prog, "slab_caches")
+    try:
+        dying, _ = _walk(prog, "slab_caches_to_rcu_destroy")
+    except LookupError:
+        dying = []
+    known = set(listed) | set(dying)
+    unlisted = _plausible(prog, [address for address in told if address not in known])
+    addresses = listed + dying + unlisted
+    rows = _read(prog, addresses)
+    names = [
+        _name(prog, pointer) or f"(cache 0x{address:x})"
+        for pointer, address in zip(rows["name"].tolist(), addresses)
+    ]
+    at = np.arange(len(addresses))
+    is_unlisted = at >= len(listed) + len(dying)
+    return Caches(rows, names, (at >= len(listed)) & ~is_unlisted, is_unlisted, lost)
+
+
+def _read(prog: Program, addresses: List[int]) -> Rows:
+    layout = structure(prog, "struct kmem_cache")
+    node_array = "per_node" if layout.has("per_node") else "node"
+    entry = layout.type.member(node_array).type.type
+    size = layout.offset(node_array) + node_ids(prog) * (entry.size or memory(prog).word_size)
+    return read_rows(prog, "struct kmem_cache", np.array(addresses, np.uint64), size)
+
+
+def _plausible(prog: Program, addresses: List[int]) -> List[int]:
+    # What a slab points to is a cache if it reads as one.
+    rows = _read(prog, addresses)
+    if not len(rows):
+        return []
+    source = memory(prog)
+    size, object_size = rows["size"].astype(np.int64), rows["object_size"].astype(np.int64)
+    good = rows.ok & (rows.addresses % np.uint64(source.word_size) == 0)
+    good &= (size > 0) & (size <= _MAX_SIZE) & (object_size > 0) & (object_size <= size)
+    for link in ("list.next", "list.prev"):
+        good &= source.is_kernel_address(rows[link])
+    return [
+        addresses[row]
+        for row in np.flatnonzero(good).tolist()
+        if _name(prog, int(rows["name"][row])).isprintable() and _name(prog, int(rows["name"][row]))
+    ]
+
+
+def node_ids(prog: Program) -> int:
+    """Return ``nr_node_ids``: how many entries of per-node arrays exist."""
+    try:
+        return int(prog["nr_node_ids"])
+    except LookupError:
+        return 1
+
+
+def _name(prog: Program, pointer: int) -> str:
+    try:
+        return escape_ascii_string(prog.read_c_string(pointer, max_size=256), escape_backslash=True)
+    except FaultError:
+        return ""
+
+
+def _walk(prog: Program, symbol: str) -> Tuple[List[int], Optional[Lost]]:
+    # Links are read one by one: there are hundreds of caches, not millions.
+    head = prog[symbol].address_
+    assert head is not None
+    offset = structure(prog, "struct kmem_cache").offset("list")
+    forward = _follow(prog, head, "next")
+    links, lost = forward.links, None
+    if not forward.closed:
+        backward = _follow(prog, head, "prev")
+        seen: Set[int] = set(links)
+        links = links + [link for link in reversed(backward.links) if link not in seen]
+        lost = _blame(head, offset, forward, backward)
+    return [link - offset for link in links], lost
+
+
+class _Followed(NamedTuple):
+    links: List[int]
+    closed: bool
+    at: int
+    """The last link that made sense."""
+    found: int
+    """Where it leads."""
+    readable: bool
+
+
+def _follow(prog: Program, head: int, member: str) -> _Followed:
+    source = memory(prog)
+    ahead: Dict[str, int] = {"next": 0, "prev": source.word_size}
+    back = source.word_size - ahead[member]
+    links: List[int] = []
+    seen = {head}
+    at = link = head
+    while len(links) < _MAX_CACHES:
+        try:
+            link = prog.read_word(at + ahead[member])
+            if link == head:
+                return _Followed(links, True, at, link, True)
+            if not source.is_kernel_address(np.array([link], np.uint64))[0]:
+                break
+            if link in seen or prog.read_word(link + back) != at:
+                break
+        except FaultError:
+            return _Followed(links, False, at, link, False)
+        seen.add(link)
+        links.append(link)
+        at = link
+    return _Followed(links, False, at, link, True)
+
+
+def _blame(head: int, offset: int, forward: _Followed, backward: _Followed) -> Lost:
+    # The walk from behind came to the neighbour of the damaged link.
+    if forward.found == backward.at and backward.found != forward.at:
+        owner = backward.at if backward.at == head else backward.at - offset
+        return Lost(owner, "prev", forward.at, backward.found, forward.readable)
+    owner = forward.at if forward.at == head else forward.at - offset
+    expected = backward.at if backward.found == forward.at else None
+    return Lost(owner, "next", expected, forward.found, forward.readable)
+
+
+def same_cache(told: U64, caches: Caches) -> I64:
+    """Return the position of the cache at each address; -1 where there is none."""
+    addresses = caches.addresses
+    if not len(addresses):
+        return np.full(len(told), -1, np.int64)
+    order = np.argsort(addresses, kind="stable")
+    at = np.minimum(np.searchsorted(addresses[order], told), len(order) - 1)
+    return np.where(addresses[order][at] == told, order[at], -1).astype(np.int64)
