@@ -164,8 +164,8 @@ class Snapshot:
             )
         root = found[0].id if found else None
         # Behind a hole in the target the list may go on as it should.
-        unlisted = caches.unlisted if caches.lost is None or caches.lost.readable else []
-        for number in np.flatnonzero(unlisted).tolist():
+        behind_hole = caches.lost is not None and not caches.lost.readable
+        for number in np.flatnonzero(caches.unlisted & (not behind_hole)).tolist():
             name = caches.names[number]
             found.append(
                 Finding(

@@ -119,11 +119,12 @@ def node_ids(prog: Program) -> int:
         return 1
 
 
-def _name(prog: Program, pointer: int) -> str:
+def _name(prog: Program, pointer: int) -> Optional[str]:
+    # None if it is not in the target.
     try:
         return escape_ascii_string(prog.read_c_string(pointer, max_size=256), escape_backslash=True)
     except FaultError:
-        return ""
+        return None
 
 
 def _walk(prog: Program, symbol: str) -> Tuple[List[int], Optional[Lost]]:
