@@ -104,11 +104,12 @@ def _plausible(prog: Program, addresses: List[int]) -> List[int]:
     good &= (size > 0) & (size <= _MAX_SIZE) & (object_size > 0) & (object_size <= size)
     for link in ("list.next", "list.prev"):
         good &= source.is_kernel_address(rows[link])
-    return [
-        addresses[row]
-        for row in np.flatnonzero(good).tolist()
-        if _name(prog, int(rows["name"][row])).isprintable() and _name(prog, int(rows["name"][row]))
-    ]
+    named = []
+    for row in np.flatnonzero(good).tolist():
+        name = _name(prog, int(rows["name"][row]))
+        if name is None or (name and name.isprintable()):
+            named.append(addresses[row])
+    return named
 
 
 def node_ids(prog: Program) -> int:
