@@ -11,7 +11,7 @@ that lost its mark is still here, and what points at it is judged with it.
 from __future__ import annotations
 
 import enum
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, Optional, Tuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from drgn import Program
 from .columns import structure
 from .memory import U8, U64, Bools, memory
 from .pages.scan import SlabHeads, compound_orders, page_fields
+from .pages.zones import nodes_shift
 from .pagetype.detect import page_type_layout
 
 I64 = npt.NDArray[np.int64]
@@ -235,18 +236,3 @@ class SlabIndex:
     def _forget(self) -> None:
         self._columns.clear()
         self._sorted = self._settled = None
-
-
-def nodes_shift(prog: Program) -> int:
-    """
-    Return NODES_SHIFT, the bits of ``page->flags`` that hold the node.
-
-    ``struct kmem_cache`` ends in an array of MAX_NUMNODES entries.
-    """
-    members: List[str] = ["per_node", "node"]
-    cache = structure(prog, "struct kmem_cache")
-    for name in members:
-        if cache.has(name):
-            length = cache.type.member(name).type.length
-            return int(length).bit_length() - 1 if length else 0
-    return 0

@@ -1,0 +1,302 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Pages and their heads
+---------------------
+
+Much of what a page is, its head page tells. :class:`Folios` finds the head of
+each page of a block, whatever way the kernel stores it, and gives the members
+of ``struct page`` and ``struct folio`` as columns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Optional
+
+import numpy as np
+import numpy.typing as npt
+from drgn import Program
+
+from ..columns import Structure, structure
+from ..memory import U8, U64, Bools, memory
+from ..pagetype.detect import PageTypeLayout, page_type_layout
+from ..pagetype.sources import enumerators
+from .scan import PageBlock, compound_orders, page_fields
+
+I64 = npt.NDArray[np.int64]
+U32 = npt.NDArray[np.uint32]
+
+_COPIED = 3  # struct pages of a folio whose members are used
+
+
+@dataclass(frozen=True)
+class FolioLayout:
+    """Where a kernel keeps what the pages of a folio have in common."""
+
+    size: int
+    """sizeof(struct page)."""
+    mapping: int
+    refcount: int
+    private: int
+    entire_mapcount: Optional[int]
+    """How often the folio is mapped as a whole, minus 1."""
+    large_mapcount: Optional[int]
+    """How often its pages are mapped, all together, minus 1; since Linux 6.10."""
+    pages_mapped: Optional[int]
+    """How many of its pages are mapped; since Linux 6.2."""
+    hugetlb_flag: Optional[int]
+    """Bit of the second page's flags that marks a HugeTLB folio."""
+    hugetlb_dtor: Optional[int]
+    """Byte that holds the destructor, from the head page on."""
+    hugetlb_dtor_value: Optional[int]
+    rmappable_flag: Optional[int]
+    """Bit of the second page's flags that marks a folio that can be mapped in part."""
+    double_map_flag: Optional[int]
+    """Bit of the second page's flags: mapped as a whole and in part; before Linux 6.2."""
+
+
+def folio_layout(prog: Program) -> FolioLayout:
+    """Return the :class:`FolioLayout` of a program, found once."""
+    found = prog.cache.get("slabtype_folio_layout")
+    if found is None:
+        found = prog.cache["slabtype_folio_layout"] = _find_layout(prog)
+    assert isinstance(found, FolioLayout)
+    return found
+
+
+def _find_layout(prog: Program) -> FolioLayout:
+    page = structure(prog, "struct page")
+    try:
+        folio: Optional[Structure] = structure(prog, "struct folio")
+    except LookupError:
+        folio = None  # before Linux 5.16
+
+    def shared(folio_name: str, page_name: str = "") -> Optional[int]:
+        if folio is not None and folio.has(folio_name):
+            return folio.offset(folio_name)
+        # Before "mm: remove 'First tail page' members from struct page" (in
+        # v6.3), they are members of the second page.
+        if page_name and page.has(page_name):
+            return page.size + page.offset(page_name)
+        return None
+
+    flags = enumerators(prog, "pageflags")
+    return FolioLayout(
+        size=page.size,
+        mapping=page.offset("mapping"),
+        refcount=page.offset("_refcount"),
+        private=page.offset("private"),
+        entire_mapcount=shared("_entire_mapcount", "compound_mapcount"),
+        large_mapcount=shared("_large_mapcount"),
+        pages_mapped=shared("_nr_pages_mapped", "subpages_mapcount"),
+        # A page type since Linux kernel commit d99e3140a4d3 ("mm: turn
+        # folio_test_hugetlb into a PageType") (in v6.9), a flag of the second
+        # page in 6.6 to 6.8, a destructor before.
+        hugetlb_flag=flags.get("PG_hugetlb"),
+        hugetlb_dtor=shared("_folio_dtor", "compound_dtor"),
+        hugetlb_dtor_value=enumerators(prog, "compound_dtor_id").get("HUGETLB_PAGE_DTOR"),
+        rmappable_flag=flags.get("PG_large_rmappable"),
+        double_map_flag=flags.get("PG_double_map"),
+    )
+
+
+class Folios:
+    """
+    The pages of a block, each with its head.
+
+    Rows are those of :attr:`raw`: the pages of the block, then copies of heads
+    that lie outside it, with the pages after each.
+
+    :param block: Consecutive struct pages.
+    """
+
+    def __init__(self, prog: Program, block: PageBlock) -> None:
+        self.prog = prog
+        self.block = block
+        self.layout: PageTypeLayout = page_type_layout(prog)
+        self.where: FolioLayout = folio_layout(prog)
+        self.raw: U8 = block.raw
+        """Shape (rows, sizeof(struct page))."""
+        self.pfns: U64 = np.arange(block.pfn, block.pfn + len(block), dtype=np.uint64)
+        """Page frame number of each row."""
+        self.head: npt.NDArray[np.intp] = np.arange(len(block))
+        """Row of the head of each page of the block; a page that is no tail is its own."""
+        self._order = memory(prog).byteorder
+        self._long = memory(prog).word_size
+        self.tails: Bools = block.tails
+        """Which pages of the block are tails."""
+        self._find_heads()
+        self.flags: U64 = self.long(page_fields(prog).flags)
+        """``page->flags`` of each row."""
+        self.words: U32 = self.column(page_fields(prog).word, 4).astype(np.uint32)
+        """The page_type word of each row."""
+
+    def __len__(self) -> int:
+        return len(self.block)
+
+    def column(self, offset: int, width: int) -> Any:
+        """Return an unsigned member of every row, from its offset and width in bytes."""
+        flat = self.raw.reshape(-1).view(f"{self._order}u{width}")
+        return np.ascontiguousarray(flat[offset // width :: self.where.size // width])
+
+    def long(self, offset: int) -> U64:
+        """Return an ``unsigned long`` of every row."""
+        result: U64 = self.column(offset, self._long).astype(np.uint64, copy=False)
+        return result
+
+    def of_heads(self, rows: npt.NDArray[np.intp], offset: int, width: int) -> Any:
+        """
+        Return an unsigned member of ``struct folio`` for some heads.
+
+        :param rows: Rows of heads.
+        :param offset: From the beginning of the head page; may lie in the pages after it.
+        """
+        page, offset = divmod(offset, self.where.size)
+        at = np.minimum(rows + page, len(self.raw) - 1)
+        cut = np.ascontiguousarray(self.raw[at, offset : offset + width])
+        return cut.view(f"{self._order}u{width}")[:, 0]
+
+    def _find_heads(self) -> None:
+        block, size = self.block, self.where.size
+        links = block.compound.astype(np.uint64, copy=False)
+        heads = self._heads_of_tails(links)
+        self._find_fakes(links, heads)
+        rows = np.flatnonzero(self.tails)
+        if not len(rows):
+            return
+        first = np.uint64(block.address)
+        at = (heads[rows] - first) // np.uint64(size)
+        inside = (heads[rows] >= first) & (at < np.uint64(len(block)))
+        self.head[rows[inside]] = at[inside].astype(np.intp)
+        if not inside.all():
+            self._fetch(rows[~inside], heads[rows[~inside]])
+
+    def _heads_of_tails(self, links: U64) -> U64:
+        # Since Linux kernel commit 8c846c879e22 (in v7.1), a tail may hold a
+        # mask that leads from its own address to that of its head. As an
+        # address it would lie in the last 4 GiB, where no struct page is.
+        one = np.uint64(1)
+        heads = links - one
+        is_mask = links >> np.uint64(32) == np.uint64(0xFFFFFFFF)
+        if is_mask.any():
+            size = np.uint64(self.where.size)
+            own = np.arange(len(links), dtype=np.uint64) * size + np.uint64(self.block.address)
+            heads = np.where(is_mask, own & (links - one), heads)
+        return heads
+
+    def _find_fakes(self, links: U64, heads: U64) -> None:
+        # With the memory map of a HugeTLB folio folded onto its first pages
+        # (Linux 5.18 to 7.0), a page-aligned struct page that looks like a head
+        # is a tail if the one after it leads elsewhere.
+        size = self.where.size
+        per_page = memory(self.prog).page_size // size
+        start = -(self.block.address // size) % per_page
+        rows = np.arange(start, len(links) - 1, per_page)
+        own = np.uint64(self.block.address) + rows.astype(np.uint64) * np.uint64(size)
+        after = heads[rows + 1]
+        is_head = self.block.flags[rows].astype(np.uint64) >> np.uint64(self.layout.head_flag)
+        fake = ~self.tails[rows] & self.tails[rows + 1] & (is_head & np.uint64(1)).astype(np.bool_)
+        fake &= after != own
+        if fake.any():
+            heads[rows[fake]] = after[fake]
+            self.tails = self.tails.copy()
+            self.tails[rows[fake]] = True
+
+    def _fetch(self, rows: npt.NDArray[np.intp], heads: U64) -> None:
+        # Copies of heads outside the block; a tail whose head cannot be read
+        # stays its own.
+        distinct, which = np.unique(heads, return_inverse=True)
+        size = self.where.size
+        gathered = memory(self.prog).gather(distinct, _COPIED * size)
+        vmemmap = np.uint64(self.block.address - self.block.pfn * size)
+        pfns = (distinct - vmemmap) // np.uint64(size)
+        where = np.full(len(distinct), -1, np.intp)
+        where[gathered.ok] = len(self.raw) + _COPIED * np.arange(gathered.ok.sum())
+        self.raw = np.concatenate([self.raw, gathered.bytes[gathered.ok].reshape(-1, size)])
+        steps = np.arange(_COPIED, dtype=np.uint64)
+        self.pfns = np.concatenate(
+            [self.pfns, (pfns[gathered.ok][:, None] + steps[None, :]).reshape(-1)]
+        )
+        found = where[which] >= 0
+        self.head[rows[found]] = where[which][found]
+
+    # What the heads say, spread over the pages of the block.
+
+    @property
+    def heads(self) -> npt.NDArray[np.intp]:
+        """Rows of the heads of large folios that have a page in the block."""
+        is_head = (self.flags[self.head] >> np.uint64(self.layout.head_flag)) & np.uint64(1)
+        return np.unique(self.head[is_head.astype(np.bool_) | self.tails])
+
+    def spread(self, heads: npt.NDArray[np.intp], values: npt.NDArray[Any]) -> Any:
+        """Return, for each page of the block, the value of its head; zero for other pages."""
+        rows = np.zeros(len(self.raw), values.dtype)
+        rows[heads] = values
+        return rows[self.head]
+
+    def hugetlb(self, heads: npt.NDArray[np.intp]) -> Bools:
+        """Return which heads are those of HugeTLB folios."""
+        where, encoding = self.where, self.layout.encoding
+        if "hugetlb" in encoding.types:
+            return encoding.is_type(self.words[heads], "hugetlb")
+        if where.hugetlb_flag is not None:
+            return self.second_flag(heads, where.hugetlb_flag)
+        if where.hugetlb_dtor is not None and where.hugetlb_dtor_value is not None:
+            dtors = self.of_heads(heads, where.hugetlb_dtor, 1)
+            result: Bools = dtors == where.hugetlb_dtor_value
+            return result
+        return np.zeros(len(heads), np.bool_)
+
+    def second_flag(self, heads: npt.NDArray[np.intp], flag: int) -> Bools:
+        """Return which heads have a flag in their second page."""
+        flags = self.of_heads(heads, self.where.size + page_fields(self.prog).flags, self._long)
+        result: Bools = (flags.astype(np.uint64) >> np.uint64(flag)) & np.uint64(1) != 0
+        return result
+
+    def orders(self, heads: npt.NDArray[np.intp]) -> I64:
+        """Return the orders of large folios."""
+        after = np.minimum(heads + 1, len(self.raw) - 1)
+        pairs = np.concatenate([self.raw[heads], self.raw[after]], axis=1)
+        return compound_orders(self.prog, self.layout, pairs).astype(np.int64)
+
+    def slab(self) -> Bools:
+        """Return which rows carry the slab mark themselves."""
+        result: Bools = self.layout.is_slab(self.flags, self.words)
+        return result
+
+
+class FreeBlocks:
+    """
+    Which pages lie in free blocks of the buddy allocator.
+
+    Blocks of pages must be asked for in ascending order: a free block may
+    reach into the next one.
+    """
+
+    def __init__(self) -> None:
+        self._until = 0
+
+    def inside(self, folios: Folios) -> Bools:
+        """Return which pages of the block are in a free block, head included."""
+        n, pfn = len(folios), folios.block.pfn
+        rows = np.flatnonzero(folios.layout.encoding.is_type(folios.words[:n], "buddy"))
+        edges = np.zeros(n + 1, np.int64)
+        if self._until > pfn:
+            edges[0] += 1
+            edges[min(self._until - pfn, n)] -= 1
+        if len(rows):
+            orders = buddy_orders(folios.long(folios.where.private)[rows])
+            ends = rows + (np.int64(1) << orders)
+            np.add.at(edges, rows, 1)
+            np.add.at(edges, np.minimum(ends, n), -1)
+            self._until = max(self._until, pfn + int(ends.max()))
+        return np.cumsum(edges[:n]) > 0
+
+
+MAX_BUDDY_ORDER = 20
+"""No kernel frees larger blocks; what a damaged page says beyond is not believed."""
+
+
+def buddy_orders(private: U64) -> I64:
+    """Return the orders of free blocks from the ``private`` of their first pages."""
+    return np.where(private <= MAX_BUDDY_ORDER, private, 0).astype(np.int64)
