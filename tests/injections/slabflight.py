@@ -1,0 +1,279 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Work in progress
+----------------
+
+States in which a kernel can be stopped, put together by hand in a dump. None
+of them is damage: a check may say that something is changing, and no more.
+"""
+
+from __future__ import annotations
+
+from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+
+from drgn import offsetof, sizeof
+
+from .overlay import Write
+from .slabmachine import Array, Cache, Machine, Slab, pointer
+
+State = Callable[[Machine], Optional[Sequence[Write]]]
+"""Returns ``None`` where a kernel has nothing to put the state together from."""
+
+STATES: Dict[str, State] = {}
+"""All states by name."""
+
+POISON = 0xDEAD000000000100, 0xDEAD000000000122
+
+
+def state(function: State) -> State:
+    """Enter a function into :data:`STATES` under its own name."""
+    STATES[function.__name__.replace("_", "-")] = function
+    return function
+
+
+def _full_array(machine: Machine) -> Iterator[Tuple[Cache, Array, List[int], List[int]]]:
+    # Caches whose CPU arrays can be made full, with the entries of the full
+    # array and objects that lie on freelists of the same node.
+    for cache in machine.caches:
+        free = [
+            slab.slot(index)
+            for slab in machine.slabs[cache.name]
+            if slab.nid == 0 and slab.indexes
+            for index in slab.free
+        ]
+        for array in machine.arrays[cache.name]:
+            entries = list(array.entries)
+            if array.kind == "cpu" and 2 * len(entries) > array.limit and len(free) > array.limit:
+                if machine.node_of(entries[0]) == 0:
+                    yield cache, array, entries, free
+
+
+def _fill(machine: Machine, array: Array, entries: Sequence[int]) -> List[Write]:
+    writes = [machine.array(array, "avail", len(entries))]
+    return writes + [machine.entry(array, at, entry) for at, entry in enumerate(entries)]
+
+
+@state
+def array_given_back_before_count(machine: Machine) -> Optional[Sequence[Write]]:
+    for _, array, entries, free in _full_array(machine):
+        if len(entries) == array.limit:
+            batch = array.limit // 2
+            return _fill(machine, array, free[:batch] + entries[batch:])
+    return None
+
+
+@state
+def array_given_back_some_taken(machine: Machine) -> Optional[Sequence[Write]]:
+    # Another CPU has handed out some of the batch meanwhile.
+    for _, array, entries, free in _full_array(machine):
+        if len(entries) == array.limit:
+            batch = array.limit // 2
+            kept = [free[at] if at % 3 else entries[at] for at in range(batch)]
+            return _fill(machine, array, kept + entries[batch:])
+    return None
+
+
+@state
+def array_count_lowered_before_move(machine: Machine) -> Optional[Sequence[Write]]:
+    for _, array, _, free in _full_array(machine):
+        return _fill(machine, array, free[: array.limit - array.limit // 2])
+    return None
+
+
+@state
+def array_half_moved(machine: Machine) -> Optional[Sequence[Write]]:
+    for _, array, entries, free in _full_array(machine):
+        batch = array.limit // 2
+        moved = batch // 3
+        return _fill(machine, array, entries[:moved] + free[moved:batch])
+    return None
+
+
+@state
+def array_given_to_shared(machine: Machine) -> Optional[Sequence[Write]]:
+    for cache in machine.caches:
+        for array in machine.arrays[cache.name]:
+            shared = next((a for a in machine.arrays[cache.name] if a.kind == "shared"), None)
+            if array.kind != "cpu" or shared is None or len(array.entries) != array.limit:
+                continue
+            room = min(array.limit // 2, shared.limit - len(shared.entries))
+            if room and shared.owner == machine.node_of(array.entries[0]):
+                return _fill(machine, shared, shared.entries + array.entries[:room])
+    return None
+
+
+@state
+def array_drained(machine: Machine) -> Optional[Sequence[Write]]:
+    for cache in machine.caches:
+        free = [
+            slab.slot(index)
+            for slab in machine.slabs[cache.name]
+            if slab.nid == 0
+            for index in slab.free
+        ]
+        for array in machine.arrays[cache.name]:
+            if array.kind == "cpu" and 1 < len(array.entries) <= len(free):
+                if machine.node_of(array.entries[0]) == 0:
+                    return _fill(machine, array, free[: len(array.entries)])
+    return None
+
+
+def _off_list(machine: Machine, slab: Slab) -> List[Write]:
+    # The slab leaves its list and all counters.
+    node = slab.cache.nodes[slab.nid]
+    assert node is not None
+    counters = {"total_slabs": 1, "free_objects": slab.cache.num - slab.active}
+    if slab.kind == "free":
+        counters["free_slabs"] = 1
+    changes = [
+        machine.node(node, name, node.member_(name).value_() - change)
+        for name, change in counters.items()
+    ]
+    return machine.unlink(slab) + changes
+
+
+def _links(machine: Machine, slab: Slab, after: int, before: int) -> List[Write]:
+    at = machine.link(slab)
+    return [pointer(at, after), pointer(at + 8, before)]
+
+
+@state
+def slab_made_and_filled_not_linked(machine: Machine) -> Optional[Sequence[Write]]:
+    def victim(slab: Slab) -> bool:
+        return slab.kind == "partial" and slab.active < 10
+
+    slab = next(machine.all_slabs(victim), None)
+    if slab is None:
+        return None
+    at = machine.link(slab)
+    return _off_list(machine, slab) + _links(machine, slab, at, at)
+
+
+@state
+def slab_made_full_not_linked(machine: Machine) -> Optional[Sequence[Write]]:
+    # An objfreelist slab keeps its array until it is linked.
+    def victim(slab: Slab) -> bool:
+        small = slab.kind == "full" and 2 < slab.cache.num <= 8
+        return small and slab.cache.mode == "objfreelist"
+
+    slab = next(machine.all_slabs(victim), None)
+    if slab is None:
+        return None
+    last = slab.slot(slab.cache.num - 1) + slab.cache.obj_offset
+    writes = _off_list(machine, slab) + _links(machine, slab, *POISON)
+    return [*writes, machine.member(slab.page, "freelist", last)]
+
+
+@state
+def slab_made_array_not_written(machine: Machine) -> Optional[Sequence[Write]]:
+    slab = next(machine.all_slabs(lambda slab: slab.kind == "free"), None)
+    if slab is None:
+        return None
+    writes = _off_list(machine, slab) + _links(machine, slab, *POISON)
+    return [*writes, machine.member(slab.page, "freelist", 0)]
+
+
+@state
+def slab_unlinked_to_be_freed(machine: Machine) -> Optional[Sequence[Write]]:
+    slab = next(machine.all_slabs(lambda slab: slab.kind == "free"), None)
+    if slab is None:
+        return None
+    return _off_list(machine, slab) + _links(machine, slab, *POISON)
+
+
+@state
+def slab_on_list_of_a_stack(machine: Machine) -> Optional[Sequence[Write]]:
+    slab = next(machine.all_slabs(lambda slab: slab.kind == "free"), None)
+    if slab is None:
+        return None
+    stack = 0xFFFFC90000013D50
+    return _off_list(machine, slab) + _links(machine, slab, stack, stack)
+
+
+@state
+def slab_waits_for_rcu(machine: Machine) -> Optional[Sequence[Write]]:
+    def victim(slab: Slab) -> bool:
+        rcu = bool(slab.cache.object.flags.value_() & 0x80000)
+        return rcu and slab.kind == "full" and not machine.parked(slab)
+
+    slab = next(machine.all_slabs(victim), None)
+    if slab is None:
+        return None
+    function = machine.prog["kmem_rcu_free"].address_ or 0
+    writes = _off_list(machine, slab) + _links(machine, slab, 0, function)
+    return [*writes, machine.active(slab, 0)]
+
+
+def _locked(machine: Machine, cache: Cache) -> Write:
+    node = cache.nodes[0]
+    assert node is not None
+    return Write(node.list_lock.address_of_().value_(), b"\x01\x00\x00\x00")
+
+
+@state
+def free_objects_under_lock(machine: Machine) -> Optional[Sequence[Write]]:
+    cache = next(cache for cache in machine.caches if cache.name == "dentry")
+    node = cache.nodes[0]
+    assert node is not None
+    value = node.free_objects.value_() + 30
+    return [_locked(machine, cache), machine.node(node, "free_objects", value)]
+
+
+@state
+def slab_moved_under_lock(machine: Machine) -> Optional[Sequence[Write]]:
+    slab = next(machine.all_slabs(lambda slab: slab.kind == "partial" and slab.nid == 0), None)
+    if slab is None:
+        return None
+    return [_locked(machine, slab.cache), *machine.unlink(slab)]
+
+
+@state
+def array_filled_under_lock(machine: Machine) -> Optional[Sequence[Write]]:
+    # Objects are in the array, and on the freelist of their slab as well.
+    for cache, array, entries, free in _full_array(machine):
+        some = [*entries[:-3], *free[:3]]
+        return [_locked(machine, cache), *_fill(machine, array, some)]
+    return None
+
+
+@state
+def alien_array_emptied_under_lock(machine: Machine) -> Optional[Sequence[Write]]:
+    for alien in machine.all_arrays(lambda array: array.kind == "alien"):
+        shared = [a for a in machine.arrays[alien.cache.name] if a.kind == "shared"]
+        if not alien.entries:
+            continue
+        home = machine.node_of(alien.entries[0])
+        target = next((a for a in shared if a.owner == home), None)
+        if target is None or target.limit - len(target.entries) < len(alien.entries):
+            continue
+        lock = alien.address - offsetof(machine.prog.type("struct alien_cache"), "ac")
+        held = Write(lock, b"\x01\x00\x00\x00")
+        return [held, *_fill(machine, target, target.entries + alien.entries)]
+    return None
+
+
+@state
+def page_marked_before_its_cache_is_set(machine: Machine) -> Optional[Sequence[Write]]:
+    page = kernel_page(machine)
+    if page is None:
+        return None
+    if machine.layout == "plain":
+        bit = 1 << machine.prog["PG_slab"].value_()
+        return [machine.flags(page, machine.prog.read_u64(page) | bit)]
+    return [machine.word(page, 0xFFEFFFFF)]
+
+
+def kernel_page(machine: Machine) -> Optional[int]:
+    """Return a ``struct page *`` that the kernel has taken for itself, order 0."""
+    page = machine.prog.type("struct page")
+    size = sizeof(page)
+    vmemmap = machine.prog["vmemmap"].value_()
+    for pfn in range(1 << 12, 1 << 16):
+        data = machine.prog.read(vmemmap + pfn * size, size)
+        word = int.from_bytes(data[offsetof(page, "_mapcount") :][:4], "little")
+        count = int.from_bytes(data[offsetof(page, "_refcount") :][:4], "little")
+        flags = int.from_bytes(data[:8], "little") & 0xFFFFFFF
+        if not any(data[24:32]) and word == 0xFFFFFFFF and count == 1 and not flags:
+            if not data[8] & 1:
+                return int(vmemmap + pfn * size)
+    return None
