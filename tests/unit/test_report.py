@@ -13,9 +13,14 @@ from drgn_slabtype.answers.decode import decode
 from drgn_slabtype.errors import LayoutError, UnsupportedError
 from drgn_slabtype.findings import Finding, Report
 from drgn_slabtype.pages.census import Census, CensusRow
-from drgn_slabtype.report import present
+from drgn_slabtype.report import present as pieces
 
 from ..synthetic.reports import OBJECT, SLAB, damaged, healthy, incomplete
+
+
+def present(command: str, records: Any, format: str) -> str:
+    """Return what is presented, whether it comes in one piece or in many."""
+    return "".join(pieces(command, records, format))
 
 
 def as_json(report: Report) -> Dict[str, Any]:
