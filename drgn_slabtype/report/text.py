@@ -131,7 +131,8 @@ def _verdict(report: Report) -> str:
     pages = sum(cache.pages for cache in report.caches)
     kernel = " ".join(filter(None, ["Linux", report.target.release, report.target.architecture]))
     coverage = [
-        f"{judged} of {plural(totals.caches, 'cache')} judged",
+        # How many there are is not known when it ended early.
+        f"{judged} {'' if report.interrupted else f'of {totals.caches} '}caches judged",
         f"{plural(totals.slabs, 'slab')} in {plural(pages, 'page')}",
         f"{plural(totals.objects, 'object')}: {totals.in_use} in use, {totals.free} free"
         + (f", {totals.waiting} waiting" if totals.waiting else ""),

@@ -69,6 +69,7 @@ def test_interrupted_report_says_so() -> None:
     report = healthy()
     report.interrupted = True
     assert present("check", report, "table").endswith("; interrupted\n")
+    assert ": 2 caches judged; " in present("check", report, "table")
     assert as_json(report)["interrupted"] is True
     assert report.exit_status == 3
 
