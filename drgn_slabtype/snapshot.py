@@ -15,11 +15,12 @@ import numpy as np
 from drgn import FaultError, Program
 
 from .allocators import open_allocator
+from .allocators.percpu import possible_cpus
 from .findings import Finding
 from .index import KnownBy, SlabIndex
 from .ledger import Facts, Ledger, Slabs
-from .memory import memory
-from .pages.scan import PageScan, Progress, scan
+from .memory import Bools, memory
+from .pages.scan import PageScan, Progress, page_fields, scan
 from .pagetype.detect import PageTypeLayout, page_type_layout
 from .rules import judge
 
@@ -104,6 +105,7 @@ class Snapshot:
         owner = self.allocator.ownership.cache
         stray = (owner < 0) & ((index.known_by & np.uint8(KnownBy.KFENCE)) == 0)
         pages, words, pointers = index.pages, index.words, index["slab_cache"]
+        making = self._being_made(stray)
         rows = np.flatnonzero(stray)
         there = memory(self._prog).gather(pointers[rows], 1).ok
         kernel = memory(self._prog).is_kernel_address(pointers[rows])
@@ -117,6 +119,7 @@ class Snapshot:
                     node=int(index.nids[row]),
                     slab=int(pages[row]),
                     found=f"0x{words[row]:08x}",
+                    moving=bool(making[row]),
                     id=len(found) + 1,
                 )
             )
@@ -146,6 +149,16 @@ class Snapshot:
                 )
             )
         return found
+
+    def _being_made(self, stray: Bools) -> Bools:
+        # A page gets its mark a moment before its cache pointer. Then it has
+        # one user, and what is in the word is no address.
+        fields, source = page_fields(self._prog), memory(self._prog)
+        cut = np.ascontiguousarray(self.index.raw[:, fields.refcount : fields.refcount + 4])
+        users = cut.view(f"{source.byteorder}u4")[:, 0]
+        fresh: Bools = stray & ~source.is_kernel_address(self.index["slab_cache"]) & (users == 1)
+        enough = np.count_nonzero(fresh) > len(possible_cpus(self._prog))
+        return np.zeros_like(fresh) if enough else fresh
 
     def _judge_cache_list(self) -> List[Finding]:
         caches = self.allocator.caches

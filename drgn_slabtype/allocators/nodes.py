@@ -16,7 +16,7 @@ from drgn import Program
 
 from ..columns import Rows, read_rows, structure
 from ..index import SlabIndex
-from ..ledger import I64, U64, Bools, Break, Counter, Ledger, ListKind, Memberships
+from ..ledger import I64, U64, Bools, Break, Counter, Ledger, ListKind, Memberships, Suspect
 from ..memory import memory
 from .arrays import local_rows
 from .base import lock_is_held
@@ -36,11 +36,24 @@ class Nodes(NamedTuple):
     rows: Rows
     held: Bools
     """Whether the ``list_lock`` was held."""
+    wild: Bools
+    """Which pointers lead where no target can have a structure."""
 
     def unreadable(self, cache: int) -> List[str]:
         """Return the nodes of a cache that are not in the target, in words."""
-        lost = np.flatnonzero((self.cache == cache) & ~self.rows.ok)
+        lost = np.flatnonzero((self.cache == cache) & ~self.rows.ok & ~self.wild)
         return [f"struct kmem_cache_node of node {self.nid[row]}" for row in lost.tolist()]
+
+    def enter_lost(self, cache: int, ledger: Ledger) -> None:
+        """Enter the nodes of one cache that nothing could be read of into its ledger."""
+        for row in np.flatnonzero((self.cache == cache) & ~self.rows.ok).tolist():
+            # What is on its lists is not known to be on none.
+            ledger.lists_known = False
+            ledger.slabs.transit[ledger.slabs.nid == self.nid[row]] = False
+            at, nid = int(self.rows.addresses[row]), int(self.nid[row])
+            if self.wild[row]:
+                what = f"pointer to the node structure leads to 0x{at:x}"
+                ledger.suspects.append(Suspect("container-state", what, node=nid, found=at))
 
     def walk(self, index: SlabIndex, kinds: Mapping[str, ListKind]) -> List[Walked]:
         """
@@ -131,7 +144,8 @@ def read_nodes(prog: Program, caches: Caches) -> Nodes:
     """Read every ``struct kmem_cache_node`` that the caches point to."""
     cache, nid, pointers = node_pointers(prog, caches, "node")
     rows = read_rows(prog, "struct kmem_cache_node", pointers)
-    return Nodes(cache, nid, rows, lock_is_held(lock_words(rows, "list_lock")))
+    wild = ~memory(prog).is_kernel_address(pointers) | (pointers % np.uint64(4) != 0)
+    return Nodes(cache, nid, rows, lock_is_held(lock_words(rows, "list_lock")), wild)
 
 
 def memberships(

@@ -94,6 +94,10 @@ class SlabAllocator:
         memberships(self._walks, number, rows, index, ledger)
         self._geometry(cache, rows, index, ledger)
         self._nodes(cache, ledger)
+        detached = np.count_nonzero(ledger.slabs.excused)
+        if detached:
+            what = f"{detached} empty slabs wait on no list for RCU to give back their pages"
+            ledger.notes.append(Suspect("slab-detached", what))
         self.arrays.enter(cache, rows, index, ledger, _ARRAYS)
         self._live.enter(number, rows, index, ledger, _PLACE[LIVE.name])
         self._freelists(cache, rows, index, ledger)
@@ -166,17 +170,7 @@ class SlabAllocator:
                 ),
             },
         )
-        mine = self.nodes.cache == cache.number
-        for row in np.flatnonzero(mine & ~self.nodes.rows.ok).tolist():
-            ledger.lists_known = False
-            ledger.slabs.transit[:] = False
-            at = self.nodes.rows.addresses[row : row + 1]
-            # What no dump can hold is damage.
-            possible = self.memory.is_kernel_address(at)[0] and at[0] % 8 == 0
-            code = "unreadable" if possible else "container-state"
-            what = f"node structure at 0x{at[0]:x} could not be read"
-            nid = int(self.nodes.nid[row])
-            ledger.suspects.append(Suspect(code, what, node=nid, found=int(at[0])))
+        self.nodes.enter_lost(cache.number, ledger)
 
     def _geometry(self, cache: SlabCache, rows: I64, index: SlabIndex, ledger: Ledger) -> None:
         orders, first = index.orders[rows], self.view.first[rows]

@@ -207,9 +207,8 @@ class ArrayCaches:
         """
         mine = self._rows_of(cache.number)
         boxes, claims = ledger.containers, ledger.claims
-        odd = _odd_claims(ledger)
-        astray = np.unique(claims.container[(claims.slab >= 0) & (claims.index < 0)])
-        for box in np.setdiff1d(claims.container[odd], astray).tolist():
+        odd, wrong = _odd_claims(ledger)
+        for box in np.setdiff1d(claims.container[odd], claims.container[wrong]).tolist():
             row = box - first_box
             if 0 <= row < len(mine) and self._found.kind[mine[row]] == CPU:
                 here = odd[claims.container[odd] == box]
@@ -231,14 +230,18 @@ class ArrayCaches:
         return len(odd) == avail > 1
 
 
-def _odd_claims(ledger: Ledger) -> I64:
-    # Claims of objects that are claimed more than once, or whose slab is gone.
+def _odd_claims(ledger: Ledger) -> Tuple[I64, I64]:
+    # Claims of objects that are claimed more than once, or whose slab is gone;
+    # and those that no work explains: inside an object, or of one that the
+    # allocator lives in.
     claims = ledger.claims
     gone = claims.slab < 0
     most = int(ledger.slabs.objects.max(initial=0)) + 1
     keys = np.where(gone, -1, claims.slab * most + claims.index)
     _, which, times = np.unique(keys, return_inverse=True, return_counts=True)
-    return np.flatnonzero(gone | (times[which] > 1))
+    live = np.isin(keys, keys[claims.state == State.LIVE]) & ~gone
+    wrong = live | (~gone & (claims.index < 0))
+    return np.flatnonzero(gone | (times[which] > 1)), np.flatnonzero(wrong)
 
 
 def _cpu_arrays(prog: Program, caches: Caches) -> _Found:

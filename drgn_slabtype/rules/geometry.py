@@ -14,7 +14,7 @@ from ..ledger import Ledger
 def judge_geometry(ledger: Ledger) -> Iterator[Finding]:
     """Yield what the allocator met while reading, and slabs that name another cache."""
     slabs, name = ledger.slabs, ledger.facts.name
-    for suspect in ledger.suspects:
+    for suspect in (*ledger.suspects, *ledger.notes):
         page = int(slabs.page[suspect.slab]) if suspect.slab >= 0 else None
         node = int(slabs.nid[suspect.slab]) if suspect.slab >= 0 else suspect.node
         where = f" slab 0x{page:x}" if page is not None else ""

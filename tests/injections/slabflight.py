@@ -43,9 +43,9 @@ def _full_array(machine: Machine) -> Iterator[Tuple[Cache, Array, List[int], Lis
         ]
         for array in machine.arrays[cache.name]:
             entries = list(array.entries)
-            if array.kind == "cpu" and 2 * len(entries) > array.limit and len(free) > array.limit:
-                if machine.node_of(entries[0]) == 0:
-                    yield cache, array, entries, free
+            usable = array.kind == "cpu" and 2 * len(entries) > array.limit < len(free)
+            if usable and machine.node_of(entries[0]) == 0:
+                yield cache, array, entries, free
 
 
 def _fill(machine: Machine, array: Array, entries: Sequence[int]) -> List[Write]:
@@ -112,9 +112,9 @@ def array_drained(machine: Machine) -> Optional[Sequence[Write]]:
             for index in slab.free
         ]
         for array in machine.arrays[cache.name]:
-            if array.kind == "cpu" and 1 < len(array.entries) <= len(free):
-                if machine.node_of(array.entries[0]) == 0:
-                    return _fill(machine, array, free[: len(array.entries)])
+            usable = array.kind == "cpu" and 1 < len(array.entries) <= len(free)
+            if usable and machine.node_of(array.entries[0]) == 0:
+                return _fill(machine, array, free[: len(array.entries)])
     return None
 
 
@@ -273,7 +273,7 @@ def kernel_page(machine: Machine) -> Optional[int]:
         word = int.from_bytes(data[offsetof(page, "_mapcount") :][:4], "little")
         count = int.from_bytes(data[offsetof(page, "_refcount") :][:4], "little")
         flags = int.from_bytes(data[:8], "little") & 0xFFFFFFF
-        if not any(data[24:32]) and word == 0xFFFFFFFF and count == 1 and not flags:
-            if not data[8] & 1:
-                return int(vmemmap + pfn * size)
+        alone = word == 0xFFFFFFFF and count == 1 and not flags and not data[8] & 1
+        if alone and not any(data[24:32]):
+            return int(vmemmap + pfn * size)
     return None

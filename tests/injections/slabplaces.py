@@ -387,21 +387,19 @@ def _freed(machine: Machine, address: int) -> Optional[Injury]:
         return None
     slab, index = home
     cache = slab.cache
-    array = next(a for a in machine.arrays[cache.name] if a.kind == "cpu")
-    for candidate in machine.arrays[cache.name]:
-        if candidate.kind == "cpu" and candidate.limit // 2 - 1 > len(candidate.entries) > 2:
-            array = candidate
-    if machine.node_of(array.entries[0] if array.entries else address) != slab.nid:
-        return None
-    return Injury(
-        [machine.entry(array, len(array.entries) and 1, slab.slot(index))]
-        + ([] if array.entries else [machine.array(array, "avail", 1)]),
-        "claim-live",
-        cache.name,
-        slab.page,
-        slab.nid,
-        object=address,
-    )
+    several = sum(node is not None for node in cache.nodes) > 1
+    for array in machine.arrays[cache.name]:
+        count = len(array.entries)
+        if array.kind != "cpu" or count in (array.limit, array.limit // 2):
+            continue
+        if machine.node_of(array.entries[0]) != slab.nid if count else several:
+            continue
+        at = min(1, max(count - 1, 0))
+        writes = [machine.entry(array, at, slab.slot(index))]
+        if not count:
+            writes.append(machine.array(array, "avail", 1))
+        return Injury(writes, "claim-live", cache.name, slab.page, slab.nid, object=address)
+    return None
 
 
 @recipe
