@@ -9,17 +9,20 @@ what memory that costs.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Callable, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
 import numpy as np
 from drgn import Program
 
+from ..allocators.kfence import kfence_pool
 from ..check import count_objects
 from ..ledger import I64, Bools, Ledger, ListKind, State
 from ..memory import memory
 from ..pages.scan import Progress
 from .aliases import cache_aliases
+from .guarded import guarded_objects
 from .lookup import Lookup, lookup
 
 _LISTS = {
@@ -110,6 +113,8 @@ class CacheUsage:
     """Free objects by the place that records them."""
     waiting: int = 0
     """Freed by their users; a grace period has to pass."""
+    guarded: int = 0
+    """Objects of KFENCE's pool that users of the cache hold, in none of the numbers above."""
     consistent: bool = True
     """Whether these numbers agree with each other; the check tells more."""
     slabinfo: Optional[SlabInfo] = None
@@ -164,8 +169,6 @@ def caches(
     """
     Return what every slab cache holds.
 
-    KFENCE's objects are not among them: its pool is no cache's memory.
-
     :param sort: ``name``, or a number, largest first; by ``occupancy`` the
         emptiest first.
     :param per_node: Whether to tell the NUMA nodes apart.
@@ -175,12 +178,14 @@ def caches(
     """
     reading = lookup(prog, progress)
     names = cache_aliases(prog) if aliases else None
+    guarded = Counter(cache for cache, _ in guarded_objects(prog, kfence_pool(prog), reading.index))
     found = []
     for number in range(len(reading.allocator.caches)):
         if progress:
             progress("caches", number, len(reading.allocator.caches))
         ledger = reading.allocator.collect(number, reading.index)
         usage = cache_usage(ledger, memory(prog).page_size)
+        usage.guarded = guarded[usage.address]
         _add_facts(reading, number, usage, names)
         usage.slabinfo = slabinfo(ledger, usage.pages_per_slab, reading.allocator.name)
         usage.nodes = _nodes(ledger) if per_node else []
@@ -334,7 +339,7 @@ def _cpus(ledger: Ledger) -> List[CpuUsage]:
 def _total(found: List[CacheUsage]) -> CacheUsage:
     total = CacheUsage("total", 0, consistent=all(usage.consistent for usage in found))
     numbers = ("slabs", "pages", "memory", "leftover", "padding")
-    for name in (*numbers, "objects", "counted", "in_use", "waiting", "merged"):
+    for name in (*numbers, "objects", "counted", "in_use", "waiting", "merged", "guarded"):
         setattr(total, name, sum(getattr(usage, name) for usage in found))
     for name in ("lists", "free"):
         sums: Dict[str, int] = getattr(total, name)

@@ -24,17 +24,12 @@ from ..columns import structure
 from ..memory import memory
 from ..pages.predicates import compound_head, page_types
 from ..pagetype.detect import page_type_layout
+from .guarded import state_of
 from .lookup import Judged, Lookup, lookup
 from .slots import slot
 from .states import Objects, ObjectState, SlabObject, places_of
 from .tracks import Track, kfence_track
 
-_KFENCE_STATES = {
-    "KFENCE_OBJECT_UNUSED": "free",
-    "KFENCE_OBJECT_ALLOCATED": "in use",
-    "KFENCE_OBJECT_RCU_FREEING": "waiting",
-    "KFENCE_OBJECT_FREED": "free",
-}
 _MAX_FREE_ORDER = 13  # the highest MAX_ORDER that any architecture sets
 
 
@@ -232,9 +227,6 @@ def _kfence(prog: Program, pool: KfencePool, addr: int) -> AddressInfo:
 
 def _kfence_object(prog: Program, metadata: Object, addr: int, pair: int) -> AddressInfo:
     name, cache = _cache_name(prog, metadata.cache)
-    state_name = {value: name for name, value in metadata.state.type_.enumerators or ()}.get(
-        metadata.state.value_(), ""
-    )
     object = metadata.addr.value_()
     size = metadata.size.value_()
     inside = object <= addr < object + size
@@ -253,7 +245,7 @@ def _kfence_object(prog: Program, metadata: Object, addr: int, pair: int) -> Add
         index=pair,
         offset=addr - object,
         part=None if inside else "beside the object, or its guard page",
-        state=_KFENCE_STATES.get(state_name, "unknown"),
+        state=state_of(prog, metadata.state.value_()),
         places=("KFENCE's metadata",),
         tracks=tuple(track for track in tracks if track is not None),
     )

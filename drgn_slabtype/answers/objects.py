@@ -9,10 +9,13 @@ that users of the objects have, also where red zones lie before each object.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Iterator, Optional, Union
 
 from drgn import Object, Program, Type, TypeKind
 
+from ..allocators.kfence import kfence_pool
+from .guarded import guarded_objects
 from .lookup import lookup
 from .states import Objects, ObjectState, select
 
@@ -24,15 +27,16 @@ def objects(prog: Program, cache: Union[str, int, Object], state: Optional[str] 
     """
     Return the objects of a slab cache.
 
-    KFENCE's objects are not among them; see :func:`drgn_slabtype.slab_object`.
-
     :param cache: Its name, or ``struct kmem_cache *``.
     :param state: ``in use``, ``free``, ``waiting`` or ``unknown``; all if ``None``.
     :return: Columns; iterating gives :class:`~drgn_slabtype.answers.states.SlabObject`.
     :raises TargetError: if there is no such cache.
     """
     reading = lookup(prog)
-    found = reading.judged(reading.number(cache)).objects
+    judged = reading.judged(reading.number(cache))
+    address = judged.ledger.facts.address
+    guarded = guarded_objects(prog, kfence_pool(prog), reading.index, address)
+    found = replace(judged.objects, guarded=tuple(one for _, one in guarded))
     return select(found, None if state is None else STATES[state])
 
 
@@ -43,8 +47,8 @@ def for_each_object(
     Iterate over the objects of a slab cache.
 
     Unlike drgn's ``slab_cache_for_each_allocated_object()``, this knows about
-    the objects that sheaves, barns and deferred frees hold, and has the right
-    addresses where debugging pads objects. It leaves out objects whose state
+    the objects that sheaves, barns, deferred frees and KFENCE hold, and has the
+    right addresses where debugging pads objects. It leaves out objects whose state
     the structures do not agree about.
 
     >>> for dentry in for_each_object(find_slab_cache("dentry"), "struct dentry"):
@@ -60,5 +64,5 @@ def for_each_object(
     pointer = prog.type(type) if isinstance(type, str) else type
     if pointer.unaliased_kind() != TypeKind.POINTER:
         pointer = prog.pointer_type(pointer)
-    for address in objects(prog, slab_cache, state).address.tolist():
+    for address in objects(prog, slab_cache, state).addresses():
         yield Object(prog, pointer, value=address)

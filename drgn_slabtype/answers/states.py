@@ -10,7 +10,7 @@ each object of a cache: columns, with as many rows as the cache has objects.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from typing import Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
@@ -83,12 +83,14 @@ class Objects:
     """:class:`ObjectState`."""
     claim: I64
     """First row of ``ledger.claims`` about the object; -1 if there is none."""
+    guarded: Tuple[SlabObject, ...] = ()
+    """Objects of the cache that are in KFENCE's pool, and so in no row of the columns."""
 
     def __len__(self) -> int:
-        return len(self.address)
+        return len(self.address) + len(self.guarded)
 
     def take(self, which: Bools) -> Objects:
-        """Return the objects that a mask selects."""
+        """Return the objects that a mask selects, with no guarded ones."""
         return Objects(
             self.ledger,
             self.slab[which],
@@ -100,14 +102,22 @@ class Objects:
 
     def in_state(self, state: ObjectState) -> Objects:
         """Return the objects in one state."""
-        return self.take(self.state == state)
+        guarded = tuple(found for found in self.guarded if found.state == state.spelled)
+        return replace(self.take(self.state == state), guarded=guarded)
+
+    def addresses(self) -> List[int]:
+        """Return the address of every object."""
+        found: List[int] = self.address.tolist()
+        return found + [guarded.address for guarded in self.guarded]
 
     def __iter__(self) -> Iterator[SlabObject]:
         for rows in self.batches():
             yield from (SlabObject(*row) for row in rows)
 
     def __getitem__(self, row: int) -> SlabObject:
-        which = np.zeros(len(self), np.bool_)
+        if row >= len(self.address):
+            return self.guarded[row - len(self.address)]
+        which = np.zeros(len(self.address), np.bool_)
         which[row] = True
         return next(iter(self.take(which)))
 
@@ -117,18 +127,18 @@ class Objects:
         """Yield the rows as plain tuples, many at a time."""
         states = [state.spelled for state in ObjectState]
         page = self.ledger.slabs.page
-        for start in range(0, len(self), step):
+        for start in range(0, len(self.address), step):
             cut = slice(start, start + step)
             claim = self.claim[cut]
-            position = self.ledger.claims.position
             yield zip(
                 self.address[cut].tolist(),
                 page[self.slab[cut]].tolist(),
                 self.index[cut].tolist(),
                 [states[state] for state in self.state[cut].tolist()],
                 self._places(claim),
-                [position_or_none(at) for at in _pick(position, claim)],
+                _pick(self.ledger.claims.position, claim),
             )
+        yield (astuple(found) for found in self.guarded)
 
     def _places(self, claim: I64) -> List[Optional[str]]:
         # The slabs' own freelists all have the same name: spell each name once.
@@ -145,17 +155,12 @@ class Objects:
         return [names[at] for at in back.tolist()]
 
 
-def _pick(column: I64, rows: I64) -> List[int]:
-    # column[rows], -1 where rows is -1.
-    if not len(column):
-        return [-1] * len(rows)
-    picked: List[int] = np.where(rows >= 0, column[rows], -1).tolist()
+def _pick(column: I64, rows: I64) -> List[Optional[int]]:
+    # column[rows], None where rows is -1.
+    picked: List[Optional[int]] = [None] * len(rows)
+    for at in np.flatnonzero(rows >= 0).tolist():
+        picked[at] = int(column[rows[at]])
     return picked
-
-
-def position_or_none(position: int) -> Optional[int]:
-    """Return a position, ``None`` for -1."""
-    return None if position < 0 else position
 
 
 def object_states(ledger: Ledger) -> Objects:

@@ -61,8 +61,9 @@ def objects(found: Objects) -> Iterator[str]:
             f'"position": {"null" if position is None else position}}}'
             for object, slab, index, state, place, position in rows
         ]
-        yield separator + ",\n".join(lines)
-        separator = ",\n"
+        if lines:
+            yield separator + ",\n".join(lines)
+            separator = ",\n"
     yield "]" + tail
 
 

@@ -45,6 +45,8 @@ def caches(answer: CachesAnswer) -> str:
     columns = dict(_COLUMNS)
     if any(cache.colours is not None for cache in answer.caches):
         columns["COLOURS"] = "right"
+    if answer.total.guarded:
+        columns["KFENCE"] = "right"
     if answer.aliases:
         columns["ALIASES"] = "left"
     rows = [_cache_row(cache, columns) for cache in [*answer.caches, answer.total]]
@@ -64,6 +66,7 @@ def _cache_row(cache: CacheUsage, columns: Mapping[str, str]) -> List[Cell]:
         "OBJSIZE": "" if total else cache.object_size,
         "SIZE": "" if total else cache.size,
         "ALLOCATED": cache.in_use,
+        "KFENCE": cache.guarded,
         "FREE": sum(cache.free.values()),
         "WAITING": cache.waiting,
         "TOTAL": cache.objects,
@@ -148,10 +151,13 @@ def objects(found: Objects) -> Iterator[str]:
     yield f"{'ADDRESS':<16}  {'SLAB':<16}  {'INDEX':>5}  {'STATE':<7}  PLACE\n"
     for rows in found.batches():
         yield "".join(
-            f"{address:016x}  {slab:016x}  {index:5}  {state:<7}\n"
-            if place is None
-            else f"{address:016x}  {slab:016x}  {index:5}  {state:<7}  {place}, {position}\n"
-            for address, slab, index, state, place, position in rows
+            [
+                f"{address:016x}  {slab:016x}  {index:5}  {state}\n"
+                if place is None
+                else f"{address:016x}  {slab:016x}  {index:5}  {state:<7}  {place}"
+                f"{'' if position is None else f', {position}'}\n"
+                for address, slab, index, state, place, position in rows
+            ]
         )
 
 

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Objects in KFENCE's pool
+------------------------
+
+KFENCE serves now and then an allocation of any cache from a page of its own.
+Such an object is in none of the cache's slabs; its metadata tells its state.
+"""
+
+from __future__ import annotations
+
+from typing import List, Mapping, Optional, Tuple
+
+from drgn import Program
+
+from ..allocators.kfence import KfencePool
+from ..index import SlabIndex
+from ..memory import memory
+from ..snapshot import memory_map_address
+from .states import SlabObject
+
+STATES: Mapping[str, str] = {
+    "KFENCE_OBJECT_UNUSED": "free",
+    "KFENCE_OBJECT_ALLOCATED": "in use",
+    "KFENCE_OBJECT_RCU_FREEING": "waiting",
+    "KFENCE_OBJECT_FREED": "free",
+}
+"""What KFENCE's states are called here."""
+
+
+def state_of(prog: Program, value: int) -> str:
+    """Return the state of a KFENCE object from ``kfence_metadata.state``."""
+    names = {
+        number: name for name, number in prog.type("enum kfence_object_state").enumerators or ()
+    }
+    return STATES.get(names.get(value, ""), "unknown")
+
+
+def guarded_objects(
+    prog: Program, pool: KfencePool, index: SlabIndex, cache: Optional[int] = None
+) -> List[Tuple[int, SlabObject]]:
+    """
+    Return the objects in KFENCE's pool that have not come back to it.
+
+    :param cache: ``struct kmem_cache *``; all caches if ``None``.
+    :return: (``struct kmem_cache *``, object) of each.
+    """
+    shift = memory(prog).page_shift
+    found = []
+    for rows in pool.metadata:
+        columns = (rows[name].tolist() for name in ("cache", "addr", "state"))
+        for owner, address, value in zip(*columns):
+            if not owner or cache not in (None, owner):
+                continue
+            state = state_of(prog, value)
+            # An object that was freed belongs to the pool again.
+            if state != "free" and pool.start <= address < pool.end:
+                pfn = (address - memory(prog).linear_base) >> shift
+                page = memory_map_address(index, pfn)
+                found.append((owner, SlabObject(address, page, 0, state, "KFENCE", None)))
+    return found
