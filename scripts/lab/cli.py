@@ -7,9 +7,11 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import signal
 import sys
 import time
 from pathlib import Path
+from types import FrameType
 from typing import List, Optional, Sequence
 
 from tabulate import tabulate
@@ -19,6 +21,7 @@ from .comparison import compare
 from .debian import Archive
 from .dumps import Dump
 from .errors import LabError
+from .kdump import FORMATS
 from .matrix import Matrix
 from .process import GUEST_PACKAGES, install, say
 
@@ -67,7 +70,7 @@ def _dump(arguments: argparse.Namespace) -> int:
 def _check(arguments: argparse.Namespace) -> int:
     run = Matrix()
     begin = time.monotonic()
-    run.results = [compare(dump) for dump in _take(arguments)]
+    run.results = [compare(dump, arguments.format) for dump in _take(arguments)]
     run.seconds = time.monotonic() - begin
     return _finish(run, arguments.json)
 
@@ -155,6 +158,7 @@ def _parser() -> argparse.ArgumentParser:
 
     one = commands.add_parser("check", help="dump a kernel and compare drgn-slabtype with it")
     _add_guest_arguments(one)
+    one.add_argument("--format", choices=("elf", *FORMATS), default="elf", help="of the dump")
     one.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON")
     one.set_defaults(run=_check)
 
@@ -172,6 +176,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _interrupt(number: int, frame: Optional[FrameType]) -> None:
+    raise KeyboardInterrupt
+
+
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     """
     Run a command.
@@ -179,6 +187,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     :return: 0 if all is right, 1 if a dump shows something, 2 for an error.
     """
     options = _parser().parse_args(arguments)
+    # Ended from outside, guests are still cleaned up.
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         status: int = options.run(options)
     except LabError as error:

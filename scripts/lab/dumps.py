@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import random
+import shutil
 import time
 from pathlib import Path
 from typing import Dict, Iterator, List, NamedTuple, Optional
@@ -138,7 +139,7 @@ def _write(
         (folder / "vmlinux").symlink_to(kernel.vmlinux)
         files: Dict[str, bytes] = {}
         with Core(folder / "vmcore") as core:
-            if "VMCOREINFO" not in set(core.notes()):
+            if "VMCOREINFO" not in {note.name for note in core.notes()}:
                 raise GuestError("the dump has no VMCOREINFO: qemu_fw_cfg did not load")
             if said is not None:
                 files = oracle.read_guest(core, said)
@@ -159,7 +160,6 @@ def _write(
             "nodes": guest.nodes,
             "format": "elf",
             "oracle": bool(files),
-            "steady": bool(files) and "tries=0" not in (said or ""),
         }
         (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
         if stopped.console.exists():
@@ -199,16 +199,32 @@ def _take(kernel: KernelFiles, guest: Guest, count: int, seed: int) -> List[Dump
                 dumps.append(_write(kernel, guest, number, started, None))
                 started.resume()
         else:
-            said = started.wait_for("oracle", _ORACLE_SECONDS)
-            started.stop()
-            dumps.append(_write(kernel, guest, 0, started, said))
-            if "tries=0" in said:
-                say(f"warning: {kernel.kernel.name}/{guest.name}: numbers still moved: {said}")
+            dumps.append(_write_steady(kernel, guest, started))
     say(
         f"{kernel.kernel.name}/{guest.name}: booted in {booted:.0f} s,"
         f" dumped after {time.monotonic() - begin:.0f} s"
     )
     return dumps
+
+
+def _write_steady(kernel: KernelFiles, guest: Guest, started: Machine) -> Dump:
+    # Dump until the guest finds its numbers unchanged after the dump. It gives
+    # up by itself, with a line that wait_for() raises.
+    while True:
+        said = started.wait_for("oracle", _ORACLE_SECONDS)
+        started.stop()
+        if started.has_said("held"):
+            # Too late: the guest went on before it was stopped.
+            started.wait_for("held", 1)
+            started.resume()
+            continue
+        dump = _write(kernel, guest, 0, started, said)
+        started.resume()
+        held = started.wait_for("held", _ORACLE_SECONDS)
+        if held.startswith("changed=- "):
+            return dump
+        say(f"{dump.name}: dumped once more, {held}")
+        shutil.rmtree(dump.folder)
 
 
 def _image(kernel: KernelFiles) -> Path:

@@ -11,7 +11,7 @@ from typing import Iterator, List, NamedTuple, Optional, Type
 
 from .errors import LabError
 
-__all__ = ("Core", "Segment")
+__all__ = ("Core", "Note", "Segment")
 
 _HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
 _PROGRAM_HEADER = struct.Struct("<IIQQQQQQ")
@@ -29,6 +29,17 @@ class Segment(NamedTuple):
     """Bytes of it in the file."""
     offset: int
     """Where it begins in the file."""
+
+
+class Note(NamedTuple):
+    """A note of the core."""
+
+    name: str
+    """Who wrote it, as ``CORE``, ``QEMU`` or ``VMCOREINFO``."""
+    kind: int
+    """Its type."""
+    data: bytes
+    """Its contents."""
 
 
 class Core:
@@ -77,14 +88,18 @@ class Core:
                 return self._stream.read(size)
         raise LabError(f"physical address {address:#x} is not in the dump")
 
-    def notes(self) -> Iterator[str]:
-        """Yield the names of the notes, in order."""
+    def notes(self) -> Iterator[Note]:
+        """Yield the notes, in order."""
         for segment in self._notes:
             self._stream.seek(segment.offset)
             data = self._stream.read(segment.size)
             position = 0
             while position + _NOTE.size <= len(data):
-                name_size, size, _ = _NOTE.unpack_from(data, position)
+                name_size, size, kind = _NOTE.unpack_from(data, position)
                 position += _NOTE.size
-                yield data[position : position + name_size].rstrip(b"\0").decode("ascii", "replace")
-                position += (name_size + 3) // 4 * 4 + (size + 3) // 4 * 4
+                name = (
+                    data[position : position + name_size].rstrip(b"\0").decode("ascii", "replace")
+                )
+                position += (name_size + 3) // 4 * 4
+                yield Note(name, kind, data[position : position + size])
+                position += (size + 3) // 4 * 4

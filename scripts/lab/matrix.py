@@ -11,16 +11,19 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import Dict, List, NamedTuple, Sequence
+from typing import Dict, Iterator, List, NamedTuple, Sequence, Tuple
 
 from tabulate import tabulate
 
 from . import dumps, guests, kernels, library
-from .comparison import Result, compare
+from .comparison import Result, compare, compare_live
 from .debian import Archive
+from .dumps import Dump
 from .errors import LabError
 from .guests import Guest
+from .kdump import FORMATS
 from .kernels import Built, Kernel
+from .library import KernelFiles
 from .process import say
 
 __all__ = ("Job", "Matrix", "ci_jobs", "full_jobs", "run", "table")
@@ -29,6 +32,9 @@ CI_PAUSES = 5
 """How often a busy guest is stopped in ``--ci``."""
 FULL_PAUSES = 10
 """How often a busy guest is stopped in ``--full``."""
+
+# Formats besides ELF, with --full; "qmp" is the running guest and no dump.
+_FORMATS = {"plain": ("elf", *FORMATS), "busy": ("elf", "kdump-31", "qmp")}
 
 # What a step takes on two cores, in seconds, rounded up.
 _FETCH_SECONDS = 60
@@ -43,6 +49,7 @@ class Job(NamedTuple):
     kernel: Kernel
     guest: Guest
     pauses: int
+    formats: Tuple[str, ...] = ("elf",)
 
     @property
     def name(self) -> str:
@@ -97,7 +104,12 @@ def full_jobs(names: Sequence[str] = ()) -> List[Job]:
     :param names: Only these kernels.
     """
     return [
-        Job(kernel, guest, FULL_PAUSES if guest.busy else 1)
+        Job(
+            kernel,
+            guest,
+            FULL_PAUSES if guest.busy else 1,
+            _FORMATS.get(guest.name, ("elf",)),
+        )
         for kernel in kernels.KERNELS.values()
         if not names or kernel.name in names
         for guest in guests.guests_for(kernel)
@@ -145,12 +157,22 @@ def run(jobs: Sequence[Job], archive: Archive, *, budget_seconds: float = float(
             say(f"{job.name}: {error}")
             matrix.failed[job.name] = str(error)
             continue
-        for dump in taken:
-            result = compare(dump)
+        for result in _results(job, files, taken):
             matrix.results.append(result)
-            say(f"{result.dump}: {_verdict(result)}")
+            say(f"{result.dump} ({result.format}): {_verdict(result)}")
     matrix.seconds = time.monotonic() - begin
     return matrix
+
+
+def _results(job: Job, files: KernelFiles, taken: List[Dump]) -> Iterator[Result]:
+    for format in job.formats:
+        if format == "qmp":
+            yield compare_live(files, job.guest, stopped=True)
+            yield compare_live(files, job.guest, stopped=False)
+            continue
+        # One dump of a boot tells all there is about a format other than ELF.
+        for dump in taken if format == "elf" else taken[:1]:
+            yield compare(dump, format)
 
 
 def _verdict(result: Result) -> str:

@@ -3,7 +3,7 @@
 """
 Compare what the library says of every page with the guest's ``kpageflags``.
 
-Run as a program, with a dump folder as its argument; writes JSON. It is a
+Run as a program, with the folder and the core of a dump; writes JSON. It is a
 process of its own so that one broken dump does not end a whole matrix.
 """
 
@@ -177,9 +177,7 @@ def has_type(prog: Program, name: str) -> bool:
 def main() -> int:
     """Compare the dump in a folder; write JSON."""
     folder, vmcore = Path(sys.argv[1]), sys.argv[2]
-    options = TargetOptions(
-        core=str(folder / vmcore), symbols=[str(folder / "vmlinux")], default_symbols=False
-    )
+    options = TargetOptions(core=vmcore, symbols=[str(folder / "vmlinux")], default_symbols=False)
     prog = open_target(options)
     flags = np.fromfile(folder / "oracle" / "kpageflags", "<u8")
     json.dump({"bits": compare(prog, flags), "partial_free": partial_free(prog)}, sys.stdout)

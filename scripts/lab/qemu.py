@@ -134,6 +134,14 @@ class Machine:
                 raise GuestError(f"QEMU has ended before {word!r}: {self.console_tail()}")
             self._pending += data
 
+    def has_said(self, word: str) -> bool:
+        """Return whether a line that begins with a word has come and was not waited for."""
+        self._lines.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            self._pending += self._lines.recv(4096)
+        self._lines.setblocking(True)
+        return any(line.startswith(word.encode()) for line in self._pending.split(b"\n"))
+
     def stop(self) -> None:
         """Stop all CPUs, wherever they are."""
         self.qmp.command("stop")

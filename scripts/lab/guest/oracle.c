@@ -25,6 +25,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #define MAGIC "SLABTYPE-ORACLE1"
@@ -32,17 +33,26 @@
 #define PFNS_PER_PAGE (PAGE_BYTES / 8)
 #define MAX_SOURCES 4000
 #define MAX_TRIES 60
+#define MAX_DUMPS 10
+#define HELD_MS 700
 #define PAGEMAP_PFN ((1ULL << 55) - 1)
 
 struct header {
 	char magic[16];
 	uint64_t length;
 	uint64_t sum; /* of all 64-bit words of the data */
-	uint64_t tries; /* 0: the numbers did not come to rest */
+	uint64_t tries; /* how often they were read before they came to rest */
 	uint64_t num_data_pages;
 	uint64_t num_list_pages;
 	uint64_t list_pfns[];
 };
+
+/*
+ * Bits of kpageflags that must not change: SLAB, BUDDY, COMPOUND_HEAD and TAIL,
+ * HUGE, HWPOISON, NOPAGE, THP, OFFLINE, ZERO_PAGE, PGTABLE. The others tell how
+ * pages are used, which goes on.
+ */
+#define KPF_STEADY 0x5db8480ULL
 
 enum { STEADY, MOVING };
 
@@ -63,6 +73,7 @@ static char *data;
 static size_t data_size, used;
 static char *scratch;
 static size_t scratch_size;
+static uint64_t changed_pfn, changed_bits;
 static volatile bool *keep_spinning;
 
 static void add_source(const char *path, int kind)
@@ -230,7 +241,7 @@ void prepare_oracle(void)
 	put_constant("/sys/kernel/vmcoreinfo");
 	add_source("/proc/slabinfo", STEADY);
 	add_source("/proc/kpageflags", STEADY);
-	add_source("/proc/kpagecount", STEADY);
+	add_source("/proc/kpagecount", MOVING);
 	add_source("/proc/vmstat", MOVING);
 	add_source("/proc/zoneinfo", MOVING);
 	add_source("/proc/meminfo", MOVING);
@@ -277,6 +288,27 @@ static void read_sources(void)
 	}
 }
 
+static bool differs(const struct source *source)
+{
+	const uint64_t *before = (const uint64_t *)(data + source->begin);
+	const uint64_t *now = (const uint64_t *)scratch;
+
+	if (strcmp(source->name, "proc/kpageflags"))
+		return memcmp(scratch, data + source->begin, source->length) != 0;
+	/* Words may stand at any byte of the data. */
+	for (size_t i = 0; i < source->length / 8; i++) {
+		uint64_t word;
+
+		memcpy(&word, before + i, 8);
+		if ((word ^ now[i]) & KPF_STEADY) {
+			changed_pfn = i;
+			changed_bits = (word ^ now[i]) & KPF_STEADY;
+			return true;
+		}
+	}
+	return false;
+}
+
 static const char *changed_source(void)
 {
 	for (int i = 0; i < num_sources; i++) {
@@ -285,7 +317,7 @@ static const char *changed_source(void)
 		if (source->kind != STEADY)
 			continue;
 		if (read_all(source->fd, scratch, scratch_size) != (ssize_t)source->length ||
-		    memcmp(scratch, data + source->begin, source->length))
+		    differs(source))
 			return source->name;
 	}
 	return NULL;
@@ -308,9 +340,40 @@ static void describe_memory(void)
 	close(pagemap);
 }
 
-void take_oracle(void)
+static const char *read_until_steady(uint64_t *tries)
 {
 	const char *changed = NULL;
+	size_t begin = used;
+
+	for (*tries = 1; *tries <= MAX_TRIES; ++*tries) {
+		used = begin;
+		read_sources();
+		header->tries = *tries;
+		header->length = used;
+		header->sum = 0;
+		for (size_t i = 0; i < data_size / 8; i++)
+			header->sum += ((uint64_t *)data)[i];
+		/* Nothing is done between this and telling the host. */
+		changed = changed_source();
+		if (!changed)
+			break;
+	}
+	return changed;
+}
+
+static void spin_ms(int64_t ms)
+{
+	struct timespec begin, now;
+
+	clock_gettime(CLOCK_MONOTONIC, &begin);
+	do {
+		clock_gettime(CLOCK_MONOTONIC, &now);
+	} while ((now.tv_sec - begin.tv_sec) * 1000 + (now.tv_nsec - begin.tv_nsec) / 1000000 < ms);
+}
+
+void take_oracle(void)
+{
+	const char *changed;
 	uint64_t tries, header_pfn;
 	size_t begin;
 
@@ -323,18 +386,23 @@ void take_oracle(void)
 	}
 	keep_other_cpus();
 	begin = used;
-	for (tries = 1; tries <= MAX_TRIES; tries++) {
+	/*
+	 * The host stops the machine as soon as it is told. The clock stands
+	 * while it does, so this goes on after the dump; if nothing has changed
+	 * by then, the numbers are those of the dumped moment.
+	 */
+	for (int i = 0; i < MAX_DUMPS; i++) {
 		used = begin;
-		read_sources();
+		changed = read_until_steady(&tries);
+		report("oracle pfn=%llu tries=%llu changed=%s", (unsigned long long)header_pfn,
+		       (unsigned long long)tries, changed ? changed : "-");
+		spin_ms(HELD_MS);
 		changed = changed_source();
+		report("held changed=%s pfn=%llu bits=%llx", changed ? changed : "-",
+		       (unsigned long long)changed_pfn, (unsigned long long)changed_bits);
 		if (!changed)
-			break;
+			return;
+		sleep_ms(100);
 	}
-	header->tries = changed ? 0 : tries;
-	header->length = used;
-	header->sum = 0;
-	for (size_t i = 0; i < data_size / 8; i++)
-		header->sum += ((uint64_t *)data)[i];
-	report("oracle pfn=%llu tries=%llu changed=%s", (unsigned long long)header_pfn,
-	       (unsigned long long)header->tries, changed ? changed : "-");
+	report("failed the numbers do not stay the same: %s", changed);
 }
