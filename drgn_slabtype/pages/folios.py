@@ -11,7 +11,7 @@ of ``struct page`` and ``struct folio`` as columns.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any, NamedTuple, Optional
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ from ..pagetype.sources import enumerators
 from .scan import PageBlock, compound_orders, page_fields
 
 I64 = npt.NDArray[np.int64]
+Rows = npt.NDArray[np.intp]
 U32 = npt.NDArray[np.uint32]
 
 _COPIED = 3  # struct pages of a folio whose members are used
@@ -119,7 +120,7 @@ class Folios:
         """Shape (rows, sizeof(struct page))."""
         self.pfns: U64 = np.arange(block.pfn, block.pfn + len(block), dtype=np.uint64)
         """Page frame number of each row."""
-        self.head: npt.NDArray[np.intp] = np.arange(len(block))
+        self.head: Rows = np.arange(len(block))
         """Row of the head of each page of the block; a page that is no tail is its own."""
         self._order = memory(prog).byteorder
         self._long = memory(prog).word_size
@@ -144,7 +145,7 @@ class Folios:
         result: U64 = self.column(offset, self._long).astype(np.uint64, copy=False)
         return result
 
-    def of_heads(self, rows: npt.NDArray[np.intp], offset: int, width: int) -> Any:
+    def of_heads(self, rows: Rows, offset: int, width: int) -> Any:
         """
         Return an unsigned member of ``struct folio`` for some heads.
 
@@ -157,84 +158,50 @@ class Folios:
         return cut.view(f"{self._order}u{width}")[:, 0]
 
     def _find_heads(self) -> None:
-        block, size = self.block, self.where.size
-        links = block.compound.astype(np.uint64, copy=False)
-        heads = self._heads_of_tails(links)
-        self._find_fakes(links, heads)
-        rows = np.flatnonzero(self.tails)
-        if not len(rows):
+        block = self.block
+        found = heads_of_tails(block, self.where.size, self.layout.head_flag)
+        if not len(found.rows):
             return
-        first = np.uint64(block.address)
-        at = (heads[rows] - first) // np.uint64(size)
-        inside = (heads[rows] >= first) & (at < np.uint64(len(block)))
-        self.head[rows[inside]] = at[inside].astype(np.intp)
+        self.tails = np.zeros(len(block), np.bool_)
+        self.tails[found.rows] = True
+        first, end = np.uint64(block.pfn), np.uint64(block.pfn + len(block))
+        inside = (found.pfns >= first) & (found.pfns < end)
+        self.head[found.rows[inside]] = (found.pfns[inside] - first).astype(np.intp)
         if not inside.all():
-            self._fetch(rows[~inside], heads[rows[~inside]])
+            self._fetch(found.rows[~inside], found.pfns[~inside])
 
-    def _heads_of_tails(self, links: U64) -> U64:
-        # Since Linux kernel commit 8c846c879e22 (in v7.1), a tail may hold a
-        # mask that leads from its own address to that of its head. As an
-        # address it would lie in the last 4 GiB, where no struct page is.
-        one = np.uint64(1)
-        heads = links - one
-        is_mask = links >> np.uint64(32) == np.uint64(0xFFFFFFFF)
-        if is_mask.any():
-            size = np.uint64(self.where.size)
-            own = np.arange(len(links), dtype=np.uint64) * size + np.uint64(self.block.address)
-            heads = np.where(is_mask, own & (links - one), heads)
-        return heads
-
-    def _find_fakes(self, links: U64, heads: U64) -> None:
-        # With the memory map of a HugeTLB folio folded onto its first pages
-        # (Linux 5.18 to 7.0), a page-aligned struct page that looks like a head
-        # is a tail if the one after it leads elsewhere.
-        size = self.where.size
-        per_page = memory(self.prog).page_size // size
-        start = -(self.block.address // size) % per_page
-        rows = np.arange(start, len(links) - 1, per_page)
-        own = np.uint64(self.block.address) + rows.astype(np.uint64) * np.uint64(size)
-        after = heads[rows + 1]
-        is_head = self.block.flags[rows].astype(np.uint64) >> np.uint64(self.layout.head_flag)
-        fake = ~self.tails[rows] & self.tails[rows + 1] & (is_head & np.uint64(1)).astype(np.bool_)
-        fake &= after != own
-        if fake.any():
-            heads[rows[fake]] = after[fake]
-            self.tails = self.tails.copy()
-            self.tails[rows[fake]] = True
-
-    def _fetch(self, rows: npt.NDArray[np.intp], heads: U64) -> None:
+    def _fetch(self, rows: Rows, heads: U64) -> None:
         # Copies of heads outside the block; a tail whose head cannot be read
         # stays its own.
         distinct, which = np.unique(heads, return_inverse=True)
-        size = self.where.size
-        gathered = memory(self.prog).gather(distinct, _COPIED * size)
-        vmemmap = np.uint64(self.block.address - self.block.pfn * size)
-        pfns = (distinct - vmemmap) // np.uint64(size)
+        size = np.uint64(self.where.size)
+        vmemmap = np.uint64(self.block.address) - np.uint64(self.block.pfn) * size
+        gathered = memory(self.prog).gather(vmemmap + distinct * size, _COPIED * self.where.size)
         where = np.full(len(distinct), -1, np.intp)
         where[gathered.ok] = len(self.raw) + _COPIED * np.arange(gathered.ok.sum())
-        self.raw = np.concatenate([self.raw, gathered.bytes[gathered.ok].reshape(-1, size)])
+        copies = gathered.bytes[gathered.ok].reshape(-1, self.where.size)
+        self.raw = np.concatenate([self.raw, copies])
         steps = np.arange(_COPIED, dtype=np.uint64)
-        self.pfns = np.concatenate(
-            [self.pfns, (pfns[gathered.ok][:, None] + steps[None, :]).reshape(-1)]
-        )
+        pfns = distinct[gathered.ok][:, None] + steps[None, :]
+        self.pfns = np.concatenate([self.pfns, pfns.reshape(-1)])
         found = where[which] >= 0
         self.head[rows[found]] = where[which][found]
 
     # What the heads say, spread over the pages of the block.
 
     @property
-    def heads(self) -> npt.NDArray[np.intp]:
+    def heads(self) -> Rows:
         """Rows of the heads of large folios that have a page in the block."""
         is_head = (self.flags[self.head] >> np.uint64(self.layout.head_flag)) & np.uint64(1)
         return np.unique(self.head[is_head.astype(np.bool_) | self.tails])
 
-    def spread(self, heads: npt.NDArray[np.intp], values: npt.NDArray[Any]) -> Any:
+    def spread(self, heads: Rows, values: npt.NDArray[Any]) -> Any:
         """Return, for each page of the block, the value of its head; zero for other pages."""
         rows = np.zeros(len(self.raw), values.dtype)
         rows[heads] = values
         return rows[self.head]
 
-    def hugetlb(self, heads: npt.NDArray[np.intp]) -> Bools:
+    def hugetlb(self, heads: Rows) -> Bools:
         """Return which heads are those of HugeTLB folios."""
         where, encoding = self.where, self.layout.encoding
         if "hugetlb" in encoding.types:
@@ -247,13 +214,13 @@ class Folios:
             return result
         return np.zeros(len(heads), np.bool_)
 
-    def second_flag(self, heads: npt.NDArray[np.intp], flag: int) -> Bools:
+    def second_flag(self, heads: Rows, flag: int) -> Bools:
         """Return which heads have a flag in their second page."""
         flags = self.of_heads(heads, self.where.size + page_fields(self.prog).flags, self._long)
         result: Bools = (flags.astype(np.uint64) >> np.uint64(flag)) & np.uint64(1) != 0
         return result
 
-    def orders(self, heads: npt.NDArray[np.intp]) -> I64:
+    def orders(self, heads: Rows) -> I64:
         """Return the orders of large folios."""
         after = np.minimum(heads + 1, len(self.raw) - 1)
         pairs = np.concatenate([self.raw[heads], self.raw[after]], axis=1)
@@ -263,6 +230,48 @@ class Folios:
         """Return which rows carry the slab mark themselves."""
         result: Bools = self.layout.is_slab(self.flags, self.words)
         return result
+
+
+class TailHeads(NamedTuple):
+    """The tail pages of a block, and where their heads are."""
+
+    rows: Rows
+    """Rows of the tails in the block, in order."""
+    pfns: U64
+    """Page frame number of the head of each."""
+
+
+def heads_of_tails(block: PageBlock, size: int, head_flag: int) -> TailHeads:
+    """
+    Return the tails of a block with their heads.
+
+    :param size: sizeof(struct page).
+    :param head_flag: Bit number of ``PG_head``.
+    """
+    rows = np.flatnonzero(block.tails)
+    if not len(rows):
+        return TailHeads(rows, np.zeros(0, np.uint64))
+    address, step, one = np.uint64(block.address), np.uint64(size), np.uint64(1)
+    links = block.compound[rows].astype(np.uint64)
+    # Since Linux kernel commit 8c846c879e22 (in v7.1), a tail may hold a mask
+    # that leads from its own address to that of its head. As an address it
+    # would lie in the last 4 GiB, where no struct page is.
+    is_mask = links >> np.uint64(32) == np.uint64(0xFFFFFFFF)
+    own = rows.astype(np.uint64) * step + address
+    heads = np.where(is_mask, own & (links - one), links - one)
+    # With the memory map of a HugeTLB folio folded onto its first pages (Linux
+    # 5.18 to 7.0), a page-aligned struct page that looks like a head is a tail
+    # if the one after it leads elsewhere.
+    before = rows - 1
+    fake = (before >= 0) & (heads < own - step) & ((own - step) & np.uint64(0xFFF) == 0)
+    fake[1:] &= before[1:] != rows[:-1]
+    if fake.any():
+        fake[fake] = block.flags[before[fake]].astype(np.uint64) >> np.uint64(head_flag) & one != 0
+        order = np.argsort(np.concatenate([rows, before[fake]]), kind="stable")
+        rows = np.concatenate([rows, before[fake]])[order]
+        heads = np.concatenate([heads, heads[fake]])[order]
+    vmemmap = address - np.uint64(block.pfn) * step
+    return TailHeads(rows, (heads - vmemmap) // step)
 
 
 class FreeBlocks:
