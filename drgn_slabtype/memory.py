@@ -105,10 +105,27 @@ class Memory:
         for address in range(start, end, step):
             size = min(step, end - address)
             try:
-                yield address, np.frombuffer(self.prog.read(address, size), np.uint8)
+                data = self.prog.read(address, size)
             except FaultError:
-                if size > self.page_size:
-                    yield from self.blocks(address, address + size, self.page_size)
+                yield from self._readable(address, address + size)
+            else:
+                yield address, np.frombuffer(data, np.uint8)
+
+    def _readable(self, start: int, end: int) -> Iterator[Tuple[int, U8]]:
+        # What can be read of a piece: pages that follow each other, together.
+        run: List[bytes] = []
+        first = address = start
+        while address < end:
+            after = min((address // self.page_size + 1) * self.page_size, end)
+            try:
+                run.append(self.prog.read(address, after - address))
+            except FaultError:
+                if run:
+                    yield first, np.frombuffer(b"".join(run), np.uint8)
+                run, first = [], after
+            address = after
+        if run:
+            yield first, np.frombuffer(b"".join(run), np.uint8)
 
     def gather(self, addresses: U64, width: int) -> Gathered:
         """

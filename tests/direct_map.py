@@ -55,8 +55,14 @@ def make_mapped_kernel(layout: str = "6.2-slub", num_pages: int = 64) -> Kernel:
     kernel = Kernel(SPECS[layout], num_pages=num_pages)
     prog = kernel.prog
     kernel.objects["page_offset_base"] = Object(prog, "unsigned long", value=LINEAR)
-    kernel.objects["vmemmap"] = kernel.page(0)
-    kernel.objects["ARCH_PFN_OFFSET"] = Object(prog, "unsigned long", value=0)
+    kernel.objects["vmemmap"] = kernel.objects["mem_map"] = kernel.page(0)
+    node = kernel.types.struct(
+        "pglist_data",
+        ("node_mem_map", kernel.page(0).type_),
+        ("node_start_pfn", kernel.types.ulong),
+    )
+    value = {"node_mem_map": kernel.page(0), "node_start_pfn": 0}
+    kernel.objects["contig_page_data"] = Object(prog, node, value=value)
     kernel.objects["max_mapnr"] = Object(prog, "unsigned long", value=num_pages)
     return kernel
 

@@ -48,7 +48,7 @@ def census(prog: Program, progress: Optional[Progress] = None) -> Census:
 
     :raises LayoutError: if the kernel's page types are not understood.
     """
-    found = scan(prog, progress)
+    found = scan(prog, progress, count_tails=True)
     slab_tails = int(((1 << found.heads.orders.astype(np.int64)) - 1).sum())
     rows = []
     for name, heads in sorted(found.typed.items(), key=lambda item: -item[1]):

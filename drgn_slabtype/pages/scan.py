@@ -11,7 +11,7 @@ processor's cache. Consumers take what they need from each block;
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,9 +27,9 @@ U32 = npt.NDArray[np.uint32]
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
 
-# 4096 pages are 256 KiB of struct pages: small enough to stay in the second
+# 8192 pages are 512 KiB of struct pages: small enough to stay in the second
 # level cache between the read and the columns, and to be reused by malloc.
-BLOCK_PAGES = 4096
+BLOCK_PAGES = 8192
 
 
 class PageFields(NamedTuple):
@@ -42,10 +42,20 @@ class PageFields(NamedTuple):
     compound: int
     """``compound_head``, since Linux 7.1 ``compound_info``."""
     refcount: int
+    long: int
+    """Bytes of an ``unsigned long``."""
 
 
 def page_fields(prog: Program) -> PageFields:
-    """Return the :class:`PageFields` of a program."""
+    """Return the :class:`PageFields` of a program, found once."""
+    found = prog.cache.get("slabtype_page_fields")
+    if found is None:
+        found = prog.cache["slabtype_page_fields"] = _page_fields(prog)
+    assert isinstance(found, PageFields)
+    return found
+
+
+def _page_fields(prog: Program) -> PageFields:
     page = structure(prog, "struct page")
     # Since Linux kernel commit d50569612c29 (in v7.1), compound_head is
     # named compound_info.
@@ -56,6 +66,7 @@ def page_fields(prog: Program) -> PageFields:
         page.offset("_mapcount"),
         page.offset(compound),
         page.offset("_refcount"),
+        memory(prog).word_size,
     )
 
 
@@ -74,34 +85,49 @@ class PageBlock:
         self.raw = raw
         self._fields = fields
         self._order = order
-        self._columns: Dict[str, npt.NDArray[np.uint64]] = {}
 
     def __len__(self) -> int:
         return len(self.raw)
 
-    def _column(self, offset: int, width: int) -> npt.NDArray[np.unsignedinteger[npt.NBitBase]]:
-        flat = self.raw.reshape(-1).view(f"{self._order}u{width}")
-        return np.ascontiguousarray(flat[offset // width :: self._fields.size // width])
+    def _column(self, offset: int, type: str, width: int) -> Any:
+        flat = self.raw.reshape(-1).view(f"{self._order}{type}{width}")
+        return flat[offset // width :: self._fields.size // width]
 
     @property
     def words(self) -> U32:
-        """The page_type words: shape (n,), uint32."""
-        return self._column(self._fields.word, 4)  # type: ignore[return-value]
+        """The page_type words: shape (n,), uint32, a view."""
+        return self._column(self._fields.word, "u", 4)
 
     @property
     def flags(self) -> U64:
-        """``page->flags``: shape (n,), uint64."""
-        return self._column(self._fields.flags, 8)  # type: ignore[return-value]
+        """``page->flags``: shape (n,), unsigned long, a view."""
+        return self._column(self._fields.flags, "u", self._fields.long)
 
     @property
     def compound(self) -> U64:
-        """``page->compound_head`` or ``compound_info``: shape (n,), uint64."""
-        return self._column(self._fields.compound, 8)  # type: ignore[return-value]
+        """``page->compound_head`` or ``compound_info``: shape (n,), unsigned long, a view."""
+        return self._column(self._fields.compound, "u", self._fields.long)
 
     @property
     def tails(self) -> Bools:
         """Which pages are tails of a compound page: bit 0 of the compound word."""
-        return (self.compound & np.uint64(1)).astype(np.bool_)
+        return (self._byte(self._fields.compound, 0) & np.uint8(1)).view(np.bool_)
+
+    def typed(self) -> npt.NDArray[np.intp]:
+        """Return the rows whose word is neither a map count nor idle: a type, or damage."""
+        rows = (self._column(self._fields.word, "i", 4) < -1).nonzero()[0]
+        return np.asarray(rows)
+
+    def flagged(self, bit: int) -> npt.NDArray[np.intp]:
+        """Return the rows whose ``page->flags`` have a bit set."""
+        byte = self._byte(self._fields.flags, bit // 8)
+        return ((byte & np.uint8(1 << bit % 8)) != 0).nonzero()[0]
+
+    def _byte(self, offset: int, number: int) -> U8:
+        # A byte of an unsigned long, counted from the least significant.
+        return self.raw[
+            :, offset + (number if self._order == "<" else self._fields.long - 1 - number)
+        ]
 
 
 def page_ranges(prog: Program) -> List[Tuple[int, int]]:
@@ -118,34 +144,43 @@ def page_ranges(prog: Program) -> List[Tuple[int, int]]:
         raise MissingDebugInfoError(f"cannot find the memory map: {error}") from error
 
 
-def page_blocks(prog: Program, progress: Optional[Progress] = None) -> Iterator[PageBlock]:
+def page_blocks(
+    prog: Program,
+    progress: Optional[Progress] = None,
+    ranges: Optional[List[Tuple[int, int]]] = None,
+) -> Iterator[PageBlock]:
     """
     Read the memory map block by block.
 
     Struct pages that cannot be read are left out.
 
+    :param ranges: What :func:`page_ranges` returns, where that is known.
     :return: Iterator of :class:`PageBlock`, in ascending order of PFN.
     """
     source = memory(prog)
     fields = page_fields(prog)
-    vmemmap = prog["vmemmap"].value_()
-    ranges = page_ranges(prog)
+    size, vmemmap = fields.size, prog["vmemmap"].value_()
+    if ranges is None:
+        ranges = page_ranges(prog)
     total = sum(end - start for start, end in ranges)
     done = 0
     for start, end in ranges:
         # Blocks begin at multiples of their size, so that no slab straddles two.
-        first = start - start % BLOCK_PAGES
-        for block in range(first, end, BLOCK_PAGES):
-            low, high = max(block, start), min(block + BLOCK_PAGES, end)
-            address = vmemmap + low * fields.size
-            size = (high - low) * fields.size
-            for found, data in source.blocks(address, address + size, size):
-                pfn = low + (found - address) // fields.size
-                raw = data[: len(data) // fields.size * fields.size].reshape(-1, fields.size)
-                yield PageBlock(pfn, found, raw, fields, source.byteorder)
+        first = min(-(-start // BLOCK_PAGES) * BLOCK_PAGES, end)
+        for low, high in ((start, first), (first, end)):
+            address = vmemmap + low * size
+            reach = vmemmap + high * size
+            for found, data in source.blocks(address, reach, BLOCK_PAGES * size):
+                # What follows unreadable memory can begin inside a struct page.
+                pfn = -(-(found - vmemmap) // size)
+                skip = vmemmap + pfn * size - found
+                whole = (len(data) - skip) // size
+                if whole > 0:
+                    raw = data[skip : skip + whole * size].reshape(-1, size)
+                    yield PageBlock(pfn, found + skip, raw, fields, source.byteorder)
+                if progress:
+                    progress("pages", done + pfn + max(whole, 0) - low, total)
             done += high - low
-            if progress:
-                progress("pages", done, total)
 
 
 @dataclass
@@ -171,28 +206,62 @@ class PageScan:
     typed: Dict[str, int] = field(default_factory=dict)
     """Pages by type as their word (or slab flag) tells, tails of slabs not included."""
     tails: int = 0
-    """Tail pages of compound pages of any kind."""
+    """Tail pages of compound pages of any kind, if they were to be counted."""
     conflicts: List[Tuple[int, int]] = field(default_factory=list)
     """(PFN, word) of words no healthy page shows."""
 
 
-class _SlabCollector:
-    # Takes the slab heads out of each block.
-    def __init__(self) -> None:
-        self.pfns: List[U64] = []
-        self.raw: List[U8] = []
+class _Collector:
+    # What is wanted of each block is copied out of it; judging many words at
+    # once, after the last block, costs a fraction of judging each block's.
 
-    def take(self, block: PageBlock, rows: npt.NDArray[np.intp]) -> None:
+    def __init__(self, layout: PageTypeLayout, count_tails: bool) -> None:
+        self._layout = layout
+        self._count_tails = count_tails
+        self._pages = self._tails = 0
+        self._heads: List[Tuple[U64, U8]] = []
+        self._words: List[Tuple[U64, U32]] = []
+
+    def take(self, block: PageBlock) -> None:
+        # Few pages have a type, and a type never shows on a tail.
+        rows = block.typed()
+        some = block.words[rows]
+        if self._layout.slab_flag is None:
+            marked = rows[self._layout.encoding.is_type(some, "slab")]
+        else:
+            marked = block.flagged(self._layout.slab_flag)
+            marked = marked[self._layout.is_slab(block.flags[marked], block.words[marked])]
+            marked = marked[(block.compound[marked] & np.uint64(1)) == 0]
+        first = np.uint64(block.pfn)
+        self._pages += len(block)
+        if self._count_tails:
+            self._tails += int(np.count_nonzero(block.tails))
         if len(rows):
-            after = np.minimum(rows + 1, len(block) - 1)
-            self.pfns.append((rows + block.pfn).astype(np.uint64))
-            self.raw.append(np.concatenate([block.raw[rows], block.raw[after]], axis=1))
+            self._words.append((rows.astype(np.uint64) + first, some))
+        if len(marked):
+            pairs = np.minimum(marked[:, None] + np.arange(2), len(block) - 1)
+            raw = block.raw.take(pairs.reshape(-1), axis=0).reshape(len(marked), -1)
+            self._heads.append((marked.astype(np.uint64) + first, raw))
 
-    def heads(self, prog: Program, layout: PageTypeLayout) -> SlabHeads:
+    def result(self, prog: Program, pages: int) -> PageScan:
+        encoding = self._layout.encoding
+        heads = self._slab_heads(prog)
+        pfns = np.concatenate([np.zeros(0, np.uint64), *(pfns for pfns, _ in self._words)])
+        words = np.concatenate([np.zeros(0, np.uint32), *(words for _, words in self._words)])
+        typed = {
+            name: int(np.count_nonzero(encoding.is_type(words, name))) for name in encoding.types
+        }
+        if self._layout.slab_flag is not None:
+            typed["slab"] = len(heads.pfns)
+        bad = encoding.conflict(words)
+        conflicts = list(zip(pfns[bad].tolist(), words[bad].tolist()))
+        return PageScan(heads, pages, pages - self._pages, typed, self._tails, conflicts)
+
+    def _slab_heads(self, prog: Program) -> SlabHeads:
         width = 2 * page_fields(prog).size
-        pfns = np.concatenate(self.pfns) if self.pfns else np.zeros(0, np.uint64)
-        raw = np.concatenate(self.raw) if self.raw else np.zeros((0, width), np.uint8)
-        return SlabHeads(pfns, raw, compound_orders(prog, layout, raw))
+        pfns = np.concatenate([np.zeros(0, np.uint64), *(pfns for pfns, _ in self._heads)])
+        raw = np.concatenate([np.zeros((0, width), np.uint8), *(raw for _, raw in self._heads)])
+        return SlabHeads(pfns, raw, compound_orders(prog, self._layout, raw))
 
 
 def compound_orders(prog: Program, layout: PageTypeLayout, raw: U8) -> U8:
@@ -231,37 +300,18 @@ def _order_offset(prog: Program) -> int:
     return page.size + page.offset("compound_order")
 
 
-def scan(prog: Program, progress: Optional[Progress] = None) -> PageScan:
+def scan(
+    prog: Program, progress: Optional[Progress] = None, *, count_tails: bool = False
+) -> PageScan:
     """
-    Read the memory map once: slab heads, page types, tails and damaged words.
+    Read the memory map once: slab heads, page types, damaged words.
 
+    :param count_tails: Whether to count the tails of compound pages, which
+        costs about as much again as looking at all words.
     :raises LayoutError: if the kernel's page types are not understood.
     """
-    layout = page_type_layout(prog)
-    encoding = layout.encoding
-    collector = _SlabCollector()
-    tails = seen = 0
-    typed: Dict[str, int] = dict.fromkeys(encoding.types, 0)
-    conflicts: List[Tuple[int, int]] = []
-    for block in page_blocks(prog, progress):
-        seen += len(block)
-        words = block.words
-        # Few pages have a type, and a type never shows on a tail. What is no
-        # map count and not idle is a type or damage.
-        rows = np.flatnonzero(words + np.uint32(1) > np.uint32(0x80000000))
-        if len(rows):
-            some = words[rows]
-            for name in encoding.types:
-                typed[name] += int(np.count_nonzero(encoding.is_type(some, name)))
-            bad = rows[encoding.conflict(some)]
-            conflicts += [(block.pfn + int(row), int(words[row])) for row in bad]
-        is_tail = block.tails
-        tails += int(np.count_nonzero(is_tail))
-        if layout.slab_flag is None:
-            marked = rows[encoding.is_type(words[rows], "slab")]
-        else:
-            marked = np.flatnonzero(layout.is_slab(block.flags, words) & ~is_tail)
-            typed["slab"] = typed.get("slab", 0) + len(marked)
-        collector.take(block, marked)
-    pages = sum(end - start for start, end in page_ranges(prog))
-    return PageScan(collector.heads(prog, layout), pages, pages - seen, typed, tails, conflicts)
+    collector = _Collector(page_type_layout(prog), count_tails)
+    ranges = page_ranges(prog)
+    for block in page_blocks(prog, progress, ranges):
+        collector.take(block)
+    return collector.result(prog, sum(end - start for start, end in ranges))
