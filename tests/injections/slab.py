@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from . import slabcounts, slablists, slabplaces
+from . import slabbytes, slabcounts, slablists, slabplaces
 from .recipe import RECIPES
 
-__all__ = ["RECIPES", "slabcounts", "slablists", "slabplaces"]
+__all__ = ["RECIPES", "slabbytes", "slabcounts", "slablists", "slabplaces"]
