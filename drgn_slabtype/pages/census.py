@@ -3,58 +3,305 @@
 The census
 ----------
 
-How many pages there are of each type.
+How many pages there are of each kind, where they are, and which of them make no
+sense. Everything is counted from one pass over the memory map.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import List, Optional
+from dataclasses import dataclass, field
+from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 from drgn import Program
 
-from .scan import Progress, scan
+from ..errors import TargetError
+from ..memory import U64, Bools, memory
+from ..pagetype.detect import page_type_layout
+from .flagnames import BITS
+from .kinds import MEANINGS, TAIL, Kinds
+from .kpageflags import kpageflags
+from .pagemap import PageMap, draw
+from .scan import Progress, page_fields
+from .survey import Piece, Survey, survey
+from .zones import zone_names
 
 
 @dataclass(frozen=True)
 class CensusRow:
-    """The pages of one type."""
+    """The pages of one kind."""
 
     type: str
-    """As in the kernel's ``enum pagetype``, without its prefix; ``untyped`` for the rest."""
+    """
+    A page type as in the kernel's ``enum pagetype``, without its prefix, or what
+    pages without a type are used for.
+    """
     pages: int
-    """Pages of the type, tails of compound pages included."""
+    """Pages of the kind, tails included."""
     heads: int
-    """Pages that carry the type themselves."""
+    """Pages that are of the kind themselves."""
     tails: int
-    """Tails of slabs; other types do not extend to tails."""
+    """Tails of compound pages, and pages inside free blocks."""
+    size_bytes: int = 0
+    """Memory of those pages."""
+    meaning: str = ""
+    """What such pages are, in a few words."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """The pages of one zone of one node."""
+
+    node: int
+    zone: str
+    pages: int
+    types: Dict[str, int]
+    """Pages of each kind that occurs."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Neighbouring pages of one kind, or with the same flags."""
+
+    pfn: int
+    pages: int
+    type: str
+    node: int
+    zone: str
+    flags: Optional[int] = None
+    """Word of ``/proc/kpageflags``, if it was asked for."""
+
+
+@dataclass(frozen=True)
+class FlagRow:
+    """Pages that have the same word in ``/proc/kpageflags``."""
+
+    flags: int
+    pages: int
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """A page whose word no healthy page shows."""
+
+    pfn: int
+    page: int
+    """``struct page *``."""
+    word: int
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which pages to count; all by default."""
+
+    types: Sequence[str] = ()
+    """Kinds, of which a page is one."""
+    flags: Sequence[str] = ()
+    """Names of the page-types tool, all of which a page has."""
+    node: Optional[int] = None
+    pfns: Optional[Tuple[int, int]] = None
+    """Range [start, end) of page frame numbers."""
+
+    def __bool__(self) -> bool:
+        return bool(self.types or self.flags or self.node is not None or self.pfns)
 
 
 @dataclass(frozen=True)
 class Census:
-    """What every valid page of the machine is."""
+    """What every online page of the machine is."""
 
     rows: List[CensusRow]
+    """Most pages first."""
     pages: int
-    """Valid pages."""
+    """Online pages, or those that were selected."""
     unreadable_pages: int
-    """Valid pages whose ``struct page`` could not be read."""
+    """Pages whose ``struct page`` could not be read."""
+    places: List[Place] = field(default_factory=list)
+    """The same by node and zone."""
+    conflicts: List[Conflict] = field(default_factory=list)
+    """Two types at once, unknown types, map counts that overflowed or underflowed."""
+    page_size: int = 4096
+    flags: Optional[List[FlagRow]] = None
+    """Rows as the page-types tool has them, most pages first, if asked for."""
+    runs: Optional[List[Run]] = None
+    """Pages by position, if asked for."""
+    map: Optional[PageMap] = None
+    """A picture of memory, if asked for."""
 
 
-def census(prog: Program, progress: Optional[Progress] = None) -> Census:
+def census(
+    prog: Program,
+    progress: Optional[Progress] = None,
+    *,
+    select: Optional[Selection] = None,
+    flags: bool = False,
+    runs: bool = False,
+    cells: int = 0,
+) -> Census:
     """
-    Count the pages of a kernel by type, in one pass over the memory map.
+    Count the pages of a kernel by what they are, in one pass over the memory map.
 
+    :param select: Count only some pages.
+    :param flags: Also count them by their word in ``/proc/kpageflags``.
+    :param runs: Also list them by position.
+    :param cells: Also draw a map with about as many cells.
     :raises LayoutError: if the kernel's page types are not understood.
+    :raises TargetError: if a type or a flag to select does not exist.
     """
-    found = scan(prog, progress, count_tails=True)
-    slab_tails = int(((1 << found.heads.orders.astype(np.int64)) - 1).sum())
-    rows = []
-    for name, heads in sorted(found.typed.items(), key=lambda item: -item[1]):
-        tails = slab_tails if name == "slab" else 0
-        rows.append(CensusRow(name, heads + tails, heads, tails))
-    rest = found.pages - found.unreadable - sum(row.pages for row in rows)
-    untyped_tails = found.tails - slab_tails
-    rows.append(CensusRow("untyped", rest, rest - untyped_tails, untyped_tails))
-    return Census(rows, found.pages, found.unreadable)
+    select = select or Selection()
+    found = survey(prog, progress)
+    words = kpageflags(prog, progress) if flags or select.flags else None
+    counter = _Counter(prog, found, select, words if flags else None)
+    pieces = list(_selected(found, select, words))
+    for piece, wanted in pieces:
+        counter.count(piece, wanted)
+        if flags:
+            counter.count_flags(piece, wanted)
+        if runs:
+            counter.list_runs(piece, wanted)
+    return Census(
+        rows=counter.rows(),
+        pages=int(sum(counter.totals)),
+        unreadable_pages=found.unreadable,
+        places=counter.places(),
+        conflicts=_conflicts(prog, found, select),
+        page_size=memory(prog).page_size,
+        flags=counter.flag_rows() if flags else None,
+        runs=counter.runs if runs else None,
+        map=draw(found.names, pieces, cells) if cells else None,
+    )
+
+
+def _selected(
+    found: Survey, select: Selection, words: Optional[U64]
+) -> Iterator[Tuple[Piece, Optional[Bools]]]:
+    # Pieces with something in them, and which of their pages are meant (None: all).
+    numbers = [_number(found, name) for name in select.types]
+    asked = 0
+    for name in select.flags:
+        if name not in BITS:
+            raise TargetError(f"there is no page flag {name}; there are {', '.join(BITS)}")
+        asked |= 1 << BITS[name]
+    for piece in found.pieces:
+        if select.node is not None and piece.node != select.node:
+            continue
+        if select.pfns is not None:
+            low, high = max(piece.pfn, select.pfns[0]), min(piece.end, select.pfns[1])
+            if low >= high:
+                continue
+            piece = piece._replace(pfn=low, kinds=piece.kinds[low - piece.pfn : high - piece.pfn])
+        wanted: Optional[Bools] = None
+        if numbers:
+            wanted = np.isin(piece.kinds & ~TAIL, np.array(numbers, np.uint8))
+        if asked:
+            assert words is not None
+            word = _cut(words, piece)
+            has = word & np.uint64(asked) == np.uint64(asked)
+            wanted = has if wanted is None else wanted & has
+        if wanted is None or wanted.any():
+            yield piece, wanted
+
+
+def _cut(words: U64, piece: Piece) -> U64:
+    # kpageflags may end before the last section does.
+    cut = words[piece.pfn : piece.end]
+    return np.concatenate([cut, np.zeros(len(piece.kinds) - len(cut), np.uint64)])
+
+
+def _number(found: Survey, name: str) -> int:
+    if name not in found.names:
+        raise TargetError(f"there is no page type {name}; there are {', '.join(found.names)}")
+    return found.names.index(name)
+
+
+def _conflicts(prog: Program, found: Survey, select: Selection) -> List[Conflict]:
+    encoding, size = page_type_layout(prog).encoding, page_fields(prog).size
+    vmemmap = prog["vmemmap"].value_()
+    low, high = select.pfns or (0, 1 << 62)
+    return [
+        Conflict(pfn, vmemmap + pfn * size, word, encoding.explain(word))
+        for pfn, word in found.conflicts
+        if low <= pfn < high
+    ]
+
+
+class _Counter:
+    def __init__(
+        self, prog: Program, found: Survey, select: Selection, words: Optional[U64]
+    ) -> None:
+        self._names = found.names
+        self._zone_names = zone_names(prog)
+        self._words = words
+        self._page_size = memory(prog).page_size
+        self._places: Dict[Tuple[int, str], List[int]] = {}
+        self._flags: Dict[int, int] = {}
+        self.totals = [0] * 256
+        self.runs: List[Run] = []
+
+    def _zone(self, piece: Piece) -> str:
+        return self._zone_names.get((piece.node, piece.zone), f"zone {piece.zone}")
+
+    def count(self, piece: Piece, wanted: Optional[Bools]) -> None:
+        kinds = piece.kinds if wanted is None else piece.kinds[wanted]
+        counts = count_bytes(kinds)
+        place = self._places.setdefault((piece.node, self._zone(piece)), [0] * 256)
+        for number in np.flatnonzero(counts).tolist():
+            self.totals[number] += int(counts[number])
+            place[number] += int(counts[number])
+
+    def count_flags(self, piece: Piece, wanted: Optional[Bools]) -> None:
+        assert self._words is not None
+        words = _cut(self._words, piece)
+        values, counts = np.unique(words if wanted is None else words[wanted], return_counts=True)
+        for value, count in zip(values.tolist(), counts.tolist()):
+            self._flags[value] = self._flags.get(value, 0) + count
+
+    def list_runs(self, piece: Piece, wanted: Optional[Bools]) -> None:
+        kinds = piece.kinds & ~TAIL
+        changes = kinds[1:] != kinds[:-1]
+        words = None
+        if self._words is not None:
+            words = _cut(self._words, piece)
+            changes |= words[1:] != words[:-1]
+        if wanted is not None:
+            changes |= wanted[1:] != wanted[:-1]
+        edges = [0, *(np.flatnonzero(changes) + 1).tolist(), len(kinds)]
+        for low, high in zip(edges, edges[1:]):
+            if wanted is None or wanted[low]:
+                flags = None if words is None else int(words[low])
+                name = self._names[int(kinds[low])]
+                zone = self._zone(piece)
+                self.runs.append(Run(piece.pfn + low, high - low, name, piece.node, zone, flags))
+
+    def rows(self) -> List[CensusRow]:
+        rows = []
+        for number, name in enumerate(self._names):
+            heads, tails = self.totals[number], self.totals[number | int(TAIL)]
+            if heads or tails:
+                size = (heads + tails) * self._page_size
+                meaning = MEANINGS.get(name, "a page type of this kernel")
+                rows.append(CensusRow(name, heads + tails, heads, tails, size, meaning))
+        return sorted(rows, key=lambda row: -row.pages)
+
+    def places(self) -> List[Place]:
+        places = []
+        for (node, zone), counts in sorted(self._places.items()):
+            types = {
+                name: counts[number] + counts[number | int(TAIL)]
+                for number, name in enumerate(self._names)
+            }
+            places.append(Place(node, zone, sum(counts), {k: n for k, n in types.items() if n}))
+        return places
+
+    def flag_rows(self) -> List[FlagRow]:
+        rows = [FlagRow(flags, pages) for flags, pages in self._flags.items()]
+        return sorted(rows, key=lambda row: (-row.pages, row.flags))
+
+
+def count_bytes(values: Kinds) -> np.ndarray[Tuple[int], np.dtype[np.int64]]:
+    """Return how often each of the 256 values occurs."""
+    step, counts = 1 << 16, np.zeros(256, np.int64)
+    for start in range(0, len(values), step):
+        counts += np.bincount(values[start : start + step], minlength=256)
+    return counts

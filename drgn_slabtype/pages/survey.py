@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Survey of the memory map
+------------------------
+
+One pass over all online pages that remembers one byte for each: its kind. What
+the census counts, lists and draws is taken from there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Iterator, List, NamedTuple, Optional, Tuple
+
+import numpy as np
+from drgn import Program
+
+from ..memory import U64
+from .kinds import TAIL, KindFinder, Kinds
+from .pcp import pages_on_lists
+from .scan import Progress, page_blocks
+from .sections import online_ranges
+from .zones import ZoneBits, zone_bits
+
+
+class Piece(NamedTuple):
+    """Consecutive pages of one node and zone."""
+
+    pfn: int
+    node: int
+    zone: int
+    kinds: Kinds
+    """Number of the kind of each page, with :data:`~drgn_slabtype.pages.kinds.TAIL`."""
+
+    @property
+    def end(self) -> int:
+        """Page frame number after the last page."""
+        return self.pfn + len(self.kinds)
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What every online page of a machine is."""
+
+    names: Tuple[str, ...]
+    """Names of the kinds, by number."""
+    pieces: List[Piece]
+    """In ascending order of page frame number."""
+    conflicts: List[Tuple[int, int]]
+    """(PFN, word) of words no healthy page shows."""
+    unreadable: int
+    """Pages whose struct page could not be read."""
+
+    @property
+    def pages(self) -> int:
+        """Number of online pages."""
+        return sum(len(piece.kinds) for piece in self.pieces)
+
+
+def survey(prog: Program, progress: Optional[Progress] = None) -> Survey:
+    """
+    Find out what every online page is.
+
+    :raises LayoutError: if the kernel's page types are not understood.
+    """
+    return _Surveyor(prog).survey(progress)
+
+
+class _Surveyor:
+    def __init__(self, prog: Program) -> None:
+        self.prog = prog
+        self.finder = KindFinder(prog)
+        self.zones: ZoneBits = zone_bits(prog)
+        self.ranges = online_ranges(prog)
+        unreadable = self.finder.numbers["unreadable"]
+        self.kinds = [np.full(end - start, unreadable, np.uint8) for start, end in self.ranges]
+        # (first page frame, place) wherever the place changes.
+        self.places: List[Tuple[int, int]] = []
+
+    def survey(self, progress: Optional[Progress]) -> Survey:
+        seen, number = 0, 0
+        for block in page_blocks(self.prog, progress, self.ranges):
+            while block.pfn >= self.ranges[number][1]:
+                number += 1
+            flags = np.ascontiguousarray(block.flags)
+            at = block.pfn - self.ranges[number][0]
+            self.kinds[number][at : at + len(block)] = self.finder.find(block, flags)
+            self._place(block.pfn, flags)
+            seen += len(block)
+        self._free_pages_of_cpus()
+        pages = sum(end - start for start, end in self.ranges)
+        return Survey(self.finder.names, list(self._pieces()), self.finder.conflicts, pages - seen)
+
+    def _place(self, pfn: int, flags: U64) -> None:
+        shift = np.uint64(self.zones.shift)
+        low = int(np.bitwise_and.reduce(flags) >> shift)
+        if low == int(np.bitwise_or.reduce(flags) >> shift):
+            if not self.places or self.places[-1][1] != low:
+                self.places.append((pfn, low))
+            return
+        places = self.zones.place(flags)
+        starts = np.concatenate([[0], np.flatnonzero(places[1:] != places[:-1]) + 1])
+        for start in starts.tolist():
+            place = int(places[start])
+            if not self.places or self.places[-1][1] != place:
+                self.places.append((pfn + start, place))
+
+    def _free_pages_of_cpus(self) -> None:
+        # A page without references is free if a list of a CPU has it, or else
+        # part of an allocation of several pages that is no compound page.
+        pfns, links = self.finder.unreferenced
+        pcp, other = self.finder.numbers["pcp"], self.finder.numbers["other"]
+        blocks = pages_on_lists(self.prog, pfns, links)
+        for (start, end), kinds in zip(self.ranges, self.kinds):
+            here = pfns[(pfns >= np.uint64(start)) & (pfns < np.uint64(end))]
+            kinds[(here - np.uint64(start)).astype(np.intp)] = other
+            for order, heads in blocks.items():
+                rows = heads[(heads >= start) & (heads + (1 << order) <= end)] - start
+                for page in range(1, 1 << order):
+                    kinds[rows + page] = pcp | TAIL
+                kinds[rows] = pcp
+
+    def _pieces(self) -> Iterator[Piece]:
+        places = [*self.places, (1 << 62, -1)]
+        for (start, end), kinds in zip(self.ranges, self.kinds):
+            for (pfn, place), (after, _) in zip(places, places[1:]):
+                low, high = max(pfn, start), min(after, end)
+                if low < high:
+                    node, zone = self.zones.split(place)
+                    yield Piece(low, node, zone, kinds[low - start : high - start])
