@@ -85,6 +85,8 @@ TYPES = [
     "enum kfence_object_state",
     "enum compound_dtor_id",
     "enum memory_type",
+    "enum kpage_operation",
+    "struct page_snapshot",
 ]
 """Types by name; structures among them stay complete behind pointers."""
 
@@ -133,6 +135,11 @@ VARIABLES = [
     "use_alien_caches",
     "slub_debug",
     "slub_debug_enabled",
+    "transparent_hugepage_flags",
+    "zero_pfn",
+    "zero_page_pfn",
+    "huge_zero_page",
+    "huge_zero_folio",
     "bootstrap_sheaf",
     "nr_node_ids",
     "nr_cpu_ids",

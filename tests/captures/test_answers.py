@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The answers on real kernels: they agree with each other, with drgn and with the check."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import List
+
+import pytest
+from drgn import Program
+from drgn.helpers.linux.slab import find_slab_cache
+
+from drgn_slabtype import demo
+from drgn_slabtype.answers.caches import caches
+from drgn_slabtype.answers.object import slab_object
+from drgn_slabtype.answers.objects import for_each_object, objects
+from drgn_slabtype.capture import is_capture, open_capture
+from drgn_slabtype.check import check, validate_slab_cache
+from drgn_slabtype.errors import CorruptionError, TargetError
+
+HERE = Path(__file__).parent
+CAPTURES: List[Path] = [
+    *demo.captures(),
+    *(path for path in sorted(HERE.glob("*/capture.xz")) if is_capture(str(path))),
+]
+
+pytestmark = pytest.mark.skipif(not CAPTURES, reason="there are no captures to ask")
+
+
+@pytest.fixture(scope="module", params=CAPTURES, ids=lambda path: path.parent.name)
+def prog(request: pytest.FixtureRequest) -> Program:
+    return open_capture(str(request.param))
+
+
+def test_caches_say_what_the_check_says(prog: Program) -> None:
+    results = {result.address: result for result in check(prog).caches}
+    answer = caches(prog, sort="name", per_node=True)
+    assert [cache.name for cache in answer.caches] == sorted(c.name for c in answer.caches)
+    for cache in answer.caches:
+        result = results[cache.address]
+        assert cache.consistent
+        assert (cache.objects, cache.counted, cache.in_use) == (
+            result.objects,
+            result.counted,
+            result.in_use,
+        )
+        assert sum(node.objects for node in cache.nodes) == cache.objects
+    assert answer.total.in_use == sum(result.in_use for result in results.values())
+
+
+def test_objects_add_up_to_the_cache(prog: Program) -> None:
+    for cache in caches(prog).caches[:10]:
+        found = objects(prog, cache.address)
+        states = [record.state for record in found]
+        assert len(found) == cache.objects + len(found.guarded)
+        assert states.count("in use") == cache.in_use + sum(
+            record.state == "in use" for record in found.guarded
+        )
+        assert "unknown" not in states
+
+
+def test_for_each_object_gives_objects_of_the_type(prog: Program) -> None:
+    slab_cache = find_slab_cache(prog, "dentry")
+    addresses = set()
+    for pointer in for_each_object(slab_cache):
+        assert pointer.type_.type_name() == "void *"
+        addresses.add(pointer.value_())
+    free = {pointer.value_() for pointer in for_each_object(slab_cache, "void *", "free")}
+    assert addresses
+    assert not addresses & free
+
+
+@pytest.mark.parametrize("state", ["in use", "free"])
+def test_every_object_is_found_by_its_address(prog: Program, state: str) -> None:
+    records = list(objects(prog, "kmalloc-64", state))
+    for record in records[:: max(1, len(records) // 20)]:
+        if record.place == "KFENCE":
+            continue
+        info = slab_object(prog, record.address + 5)
+        assert (info.kind, info.cache, info.offset) == ("slab object", "kmalloc-64", 5)
+        assert (info.object, info.slab, info.index) == (record.address, record.slab, record.index)
+        assert info.state == state
+        assert not info.contradictions
+        if record.place == "allocator":
+            assert info.places == ("allocator",)
+        elif record.place is not None:
+            assert info.places == (f"{record.place}, position {record.position}",)
+
+
+def test_struct_slab_is_recognised(prog: Program) -> None:
+    record = next(iter(objects(prog, "kmalloc-64")))
+    assert slab_object(prog, record.slab).kind == "struct slab"
+    assert slab_object(prog, record.slab).cache == "kmalloc-64"
+
+
+def test_addresses_that_are_nothing_are_told(prog: Program) -> None:
+    for address in (0, 1, 1 << 47, (1 << 64) - 4096):
+        info = slab_object(prog, address)
+        assert info.kind == "other"
+        assert info.state is None
+
+
+def test_unknown_cache_is_an_error(prog: Program) -> None:
+    with pytest.raises(TargetError, match="no slab cache named nope"):
+        objects(prog, "nope")
+
+
+def test_validation_names_the_damage() -> None:
+    for path in CAPTURES:
+        whole = open_capture(str(path))
+        validate_slab_cache(find_slab_cache(whole, "kmalloc-64"))
+        damaged = open_capture(str(path))
+        demo.raise_count(damaged, "kmalloc-64")
+        with pytest.raises(CorruptionError) as caught:
+            validate_slab_cache(find_slab_cache(damaged, "kmalloc-64"))
+        assert caught.value.finding.cache == "kmalloc-64"
