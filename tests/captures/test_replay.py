@@ -12,7 +12,7 @@ import json
 import lzma
 import random
 from pathlib import Path
-from typing import Dict, Iterator, List, NamedTuple
+from typing import Dict, List, NamedTuple, Optional
 
 import numpy as np
 import numpy.typing as npt
@@ -51,10 +51,10 @@ def _open(folder: Path) -> Program:
 
 
 @pytest.fixture(scope="module", params=_FOLDERS, ids=[path.name for path in _FOLDERS])
-def guest(request: pytest.FixtureRequest) -> Iterator[Guest]:
+def guest(request: pytest.FixtureRequest) -> Guest:
     folder: Path = request.param
     manifest = json.loads((folder / "manifest.json").read_text())
-    yield Guest(folder, _open(folder), manifest)
+    return Guest(folder, _open(folder), manifest)
 
 
 def _kernel_slabinfo(folder: Path) -> Dict[str, List[int]]:
@@ -67,7 +67,8 @@ def _kernel_slabinfo(folder: Path) -> Dict[str, List[int]]:
     return found
 
 
-def _fields(info: SlabInfo) -> List[int]:
+def _fields(info: Optional[SlabInfo]) -> List[int]:
+    assert info is not None
     return [int(value) for value in info]
 
 
