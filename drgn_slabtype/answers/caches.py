@@ -265,14 +265,13 @@ def _add_facts(
     rows = reading.allocator.caches.rows
     if rows.structure.has("oo"):
         usage.pages_per_slab = 1 << min(int(rows["oo.x"][number]) >> 16, 24)
-        # Negative for caches that must not be merged.
-        refcount = int(rows["refcount"][number].astype(np.uint32).view(np.int32))
-        usage.merged = max(refcount - 1, 0)
     else:
         usage.pages_per_slab = 1 << min(int(rows["gfporder"][number]), 24)
         usage.colours = int(rows["colour"][number])
-    if names is not None:
-        usage.aliases = names.get(usage.address, () if not usage.merged else None)
+    # Negative for caches that must not be merged.
+    refcount = int(rows["refcount"][number].astype(np.uint32).view(np.int32))
+    usage.merged = max(refcount - 1, 0)
+    usage.aliases = (names or {}).get(usage.address, None if usage.merged else ())
 
 
 def _kinds(ledger: Ledger) -> I64:

@@ -218,7 +218,10 @@ def places_of(objects: Objects, row: int) -> Sequence[str]:
     """Return every place that records one object, with the position there."""
     ledger, claims = objects.ledger, objects.ledger.claims
     mine = (claims.slab == objects.slab[row]) & (claims.index == objects.index[row])
-    return [
-        f"{container_name(ledger, int(claims.container[claim]))}, position {claims.position[claim]}"
-        for claim in np.flatnonzero(mine).tolist()
-    ]
+    places = []
+    for claim in np.flatnonzero(mine).tolist():
+        place = container_name(ledger, int(claims.container[claim]))
+        # The allocator's own structures are in no order.
+        live = claims.state[claim] == State.LIVE
+        places.append(place if live else f"{place}, position {claims.position[claim]}")
+    return places
