@@ -93,7 +93,7 @@ def _counts(counts: Mapping[str, int]) -> str:
 
 def _aliases(cache: CacheUsage) -> str:
     if cache.aliases is None:
-        return f"unknown ({cache.merged} merged)" if cache.merged else "unknown"
+        return f"unknown ({cache.merged} merged)"
     return ", ".join(cache.aliases)
 
 
