@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from .pagetype.detect import PageTypeLayout
     from .report import Text
 
+_MAP_CELLS = 1024
+
 
 class Option(NamedTuple):
     """Arguments of :meth:`argparse.ArgumentParser.add_argument`."""
@@ -215,11 +217,35 @@ print(info.meaning, info.state, info.places)
 
 
 def _pages(prog: Program, args: argparse.Namespace) -> Census:
-    from .pages.census import census
-    from .report.output import progress
+    from .pages.census import Selection, census
+    from .pages.kpageflags import write_kernel_files
+    from .report.output import check_writable, colours, progress
 
+    for path in (args.kpageflags, args.kpagecount):
+        check_writable(path)
+    select = Selection(args.type, args.flag, args.node, args.pfn)
     with progress() as show:
-        return census(prog, progress=show)
+        found = census(
+            prog,
+            show,
+            select=select,
+            flags=args.flags,
+            runs=args.list,
+            cells=_MAP_CELLS if args.map else 0,
+            colour=colours(args.output),
+        )
+        write_kernel_files(prog, args.kpageflags, args.kpagecount, show)
+    return found
+
+
+def _pfn_range(text: str) -> Tuple[int, int]:
+    # FIRST-LAST, FIRST+COUNT or one page frame number; decimal or 0x….
+    for separator in "-+":
+        first, found, second = text.partition(separator)
+        if found:
+            end = int(second, 0) + (1 if separator == "-" else int(first, 0))
+            return int(first, 0), end
+    return int(text, 0), int(text, 0) + 1
 
 
 def _pages_code(args: argparse.Namespace) -> str:
@@ -296,9 +322,45 @@ COMMANDS = (
     ),
     Command(
         "pages",
-        "count all pages by what their page type word says",
+        "count all pages by what they are used for",
         _pages,
         prompt="pagetypes",
+        options=(
+            option(
+                "-t",
+                "--type",
+                action="append",
+                default=[],
+                metavar="TYPE",
+                help="only pages of this type; may be given more than once",
+            ),
+            option(
+                "-b",
+                "--flag",
+                action="append",
+                default=[],
+                metavar="FLAG",
+                help="only pages with this flag, named as by page-types; more than once: with all",
+            ),
+            option("--node", type=int, metavar="NODE", help="only pages of this NUMA node"),
+            option(
+                "--pfn",
+                type=_pfn_range,
+                metavar="FIRST-LAST",
+                help="only these page frames; FIRST+COUNT and a single number will do too",
+            ),
+            option("-l", "--list", action="store_true", help="list neighbouring pages of a kind"),
+            option(
+                "--flags", action="store_true", help="count by flags too, in rows as of page-types"
+            ),
+            option("--map", action="store_true", help="draw a map of memory"),
+            option(
+                "--kpageflags",
+                metavar="FILE",
+                help="write what /proc/kpageflags has, for the kernel's page-types tool",
+            ),
+            option("--kpagecount", metavar="FILE", help="write what /proc/kpagecount has"),
+        ),
         drgn=_pages_code,
         status=lambda census: 3 if census.unreadable_pages else 0,
     ),

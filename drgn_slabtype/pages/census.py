@@ -138,6 +138,7 @@ def census(
     flags: bool = False,
     runs: bool = False,
     cells: int = 0,
+    colour: bool = False,
 ) -> Census:
     """
     Count the pages of a kernel by what they are, in one pass over the memory map.
@@ -146,6 +147,7 @@ def census(
     :param flags: Also count them by their word in ``/proc/kpageflags``.
     :param runs: Also list them by position.
     :param cells: Also draw a map with about as many cells.
+    :param colour: Whether the map may be coloured.
     :raises LayoutError: if the kernel's page types are not understood.
     :raises TargetError: if a type or a flag to select does not exist.
     """
@@ -169,7 +171,7 @@ def census(
         page_size=memory(prog).page_size,
         flags=counter.flag_rows() if flags else None,
         runs=counter.runs if runs else None,
-        map=draw(found.names, pieces, cells) if cells else None,
+        map=draw(found.names, pieces, cells, colour) if cells else None,
     )
 
 

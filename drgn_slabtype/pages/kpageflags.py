@@ -28,7 +28,8 @@ from drgn import Object, Program, TypeKind
 from drgn.helpers.linux.mm import page_to_pfn
 
 from ..columns import structure
-from ..memory import U64, Bools
+from ..errors import TargetError
+from ..memory import U64, Bools, memory
 from ..pagetype.detect import page_type_layout
 from ..pagetype.sources import enumerators
 from .flagnames import BITS
@@ -37,7 +38,6 @@ from .mapcount import block_counts, mapped
 from .scan import Progress, page_blocks
 from .sections import online_ranges, pages_per_section
 from .single import free_block, one_page
-
 
 # Flags that are copied from enum pageflags; some have had several names.
 _COPIED = {
@@ -351,3 +351,27 @@ def stable_page_flags(page: Object) -> int:
     free = np.zeros(len(folios), np.bool_)
     free[row] = free_block(page) is not None
     return int(block_flags(folios, free)[row])
+
+
+def write_kernel_files(
+    prog: Program,
+    flags: Optional[str],
+    counts: Optional[str],
+    progress: Optional[Progress] = None,
+) -> None:
+    """
+    Write files as the kernel has them in ``/proc``: 64 bits for each page frame.
+
+    :param flags: File for what ``/proc/kpageflags`` has, if any.
+    :param counts: File for what ``/proc/kpagecount`` has, if any.
+    :raises TargetError: if a file cannot be written.
+    """
+    order = memory(prog).byteorder
+    for path, find in ((flags, kpageflags), (counts, kpagecount)):
+        if path is None:
+            continue
+        words = find(prog, progress).astype(f"{order}u8")
+        try:
+            words.tofile(path)
+        except OSError as e:
+            raise TargetError(f"{path}: {e.strerror or e}") from None

@@ -37,10 +37,15 @@ class PageMap:
     pages_per_cell: int
     cells: List[Cell]
     """In ascending order."""
+    colour: bool = False
+    """Whether a terminal that shows colours will show it."""
 
 
 def draw(
-    names: Sequence[str], pieces: Sequence[Tuple[Piece, Optional[Bools]]], cells: int
+    names: Sequence[str],
+    pieces: Sequence[Tuple[Piece, Optional[Bools]]],
+    cells: int,
+    colour: bool = False,
 ) -> PageMap:
     """
     Draw a map.
@@ -68,7 +73,9 @@ def draw(
                 grid.append((start, size + high - low, before + row))
             else:
                 grid.append((low, high - low, row))
-    return PageMap(per_cell, [Cell(pfn, size, _types(names, row)) for pfn, size, row in grid])
+    return PageMap(
+        per_cell, [Cell(pfn, size, _types(names, row)) for pfn, size, row in grid], colour
+    )
 
 
 def _types(

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Sequence
 from ..findings import CacheResult, Finding, Report
 from .documents import Document, document, dump
 from .json_answers import caches, object, objects
+from .json_pages import pages
 from .values import address, value
 
 if TYPE_CHECKING:
     from ..answers.decode import Decoded
     from ..capture import CaptureSummary
     from ..demo import Act
-    from ..pages.census import Census
     from ..pagetype.detect import PageTypeLayout
 
 __all__ = [
@@ -89,15 +89,6 @@ def _finding(finding: Finding) -> Document:
         "address": address(finding.address),
         "details": list(finding.details),
     }
-
-
-def pages(census: Census) -> str:
-    """Present the census of all pages by type."""
-    types = [
-        {"type": row.type, "pages": row.pages, "heads": row.heads, "tails": row.tails}
-        for row in census.rows
-    ]
-    return dump(document(types=types, pages=census.pages, unreadable_pages=census.unreadable_pages))
 
 
 def layout(layout: PageTypeLayout) -> str:

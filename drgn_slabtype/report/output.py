@@ -87,6 +87,15 @@ def _mode(path: str) -> int:
         return 0o666 & ~mask
 
 
+def colours(path: Optional[str]) -> bool:
+    """
+    Return whether colours will be seen.
+
+    :param path: Where the text goes; ``None`` or ``-`` for standard output.
+    """
+    return path in (None, "-") and sys.stdout.isatty() and "NO_COLOR" not in os.environ
+
+
 Progress = Callable[[str, int, int], None]
 
 

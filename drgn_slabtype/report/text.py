@@ -17,13 +17,13 @@ from tabulate import tabulate
 from ..findings import CacheResult, Finding, Outcome, Report
 from .tables import size, table, text
 from .text_answers import caches, object, objects
+from .text_pages import pages
 from .values import plural, value
 
 if TYPE_CHECKING:
     from ..answers.decode import Decoded
     from ..capture import CaptureSummary
     from ..demo import Act
-    from ..pages.census import Census
     from ..pagetype.detect import PageTypeLayout
 
 __all__ = [
@@ -155,16 +155,6 @@ def _verdict(report: Report) -> str:
         outcome += ")"
     layout = f"{report.layout.allocator}, {report.layout.page_type}"
     return f"{outcome}: {kernel}, {layout}: {'; '.join(coverage)}"
-
-
-def pages(census: Census) -> str:
-    """Present the census of all pages by type."""
-    columns = {"TYPE": "left", "PAGES": "right", "HEADS": "right", "TAILS": "right"}
-    rows = [(row.type, row.pages, row.heads, row.tails) for row in census.rows]
-    summary = plural(census.pages, "page")
-    if census.unreadable_pages:
-        summary += f", {census.unreadable_pages} of them unreadable"
-    return text([*table(columns, rows), summary])
 
 
 def layout(layout: PageTypeLayout) -> str:
