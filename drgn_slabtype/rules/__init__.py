@@ -24,7 +24,7 @@ def judge(ledger: Ledger, encoding: Encoding) -> List[Finding]:
 
     :param encoding: How the kernel encodes page types.
     """
-    return blame.settle(_judge(ledger, encoding), ledger.memberships)
+    return blame.settle(_judge(ledger, encoding), ledger)
 
 
 def _judge(ledger: Ledger, encoding: Encoding) -> Iterator[Finding]:

@@ -17,7 +17,7 @@ from typing import Dict, Iterable, List, Optional, Set, Tuple
 import numpy as np
 
 from ..findings import Finding
-from ..ledger import ListKind, Memberships
+from ..ledger import Ledger, ListKind
 
 # From what explains most to what explains least. A word that is no slab's
 # makes everything else about the slab doubtful; a wrong list follows from a
@@ -67,17 +67,15 @@ _RANK = {code: rank for rank, code in enumerate(_ORDER)}
 _NODE_LISTS = int(ListKind.PARTIAL | ListKind.FULL | ListKind.FREE)
 
 
-def settle(findings: Iterable[Finding], memberships: Memberships) -> List[Finding]:
+def settle(findings: Iterable[Finding], ledger: Ledger) -> List[Finding]:
     """
     Return the findings of one cache, numbered, each bound to its root.
 
     A finding whose :attr:`~drgn_slabtype.findings.Finding.because` is ``None``
     is a root.
-
-    :param memberships: The lists that the slabs of the cache stand on.
     """
     ranked = sorted(findings, key=lambda finding: _RANK.get(finding.code, len(_ORDER)))
-    roots = _Roots(memberships)
+    roots = _Roots(ledger)
     settled: List[Finding] = []
     for number, finding in enumerate(ranked, 1):
         because = roots.cause(finding)
@@ -90,11 +88,16 @@ def settle(findings: Iterable[Finding], memberships: Memberships) -> List[Findin
 
 
 class _Roots:
-    def __init__(self, memberships: Memberships) -> None:
+    def __init__(self, ledger: Ledger) -> None:
+        memberships = ledger.memberships
         on_node = memberships.take((memberships.kind & _NODE_LISTS) != 0)
         self._pages, self._owners = on_node.page, on_node.owner
         self._by_slab: Dict[int, int] = {}
         self._by_node: Dict[int, int] = {}
+        # Work in progress: it explains no more than what can be in flight.
+        self._moving: Dict[int, int] = {}
+        self._in_flight = max(ledger.facts.in_flight, 1)
+        self._objects = int(ledger.slabs.objects.max(initial=1))
         self._by_object: Dict[int, int] = {}
         # Broken lists, by node (None for those of a CPU) and kind.
         self._lists: Dict[Tuple[Optional[int], Optional[str]], int] = {}
@@ -110,8 +113,17 @@ class _Roots:
                 found = next((self._lists[key] for key in keys if key in self._lists), None)
             return found
         if finding.rule == "count" and finding.node is not None:
-            return self._by_node.get(finding.node)
+            found = self._by_node.get(finding.node)
+            if found is None and self._can_be_in_flight(finding):
+                found = self._moving.get(finding.node)
+            return found
         return None
+
+    def _can_be_in_flight(self, finding: Finding) -> bool:
+        if not isinstance(finding.expected, int) or not isinstance(finding.found, int):
+            return False
+        each = 1 if finding.code in ("node-slabs", "node-list-length") else self._objects
+        return abs(finding.expected - finding.found) <= each * self._in_flight
 
     def add(self, finding: Finding, number: int) -> None:
         if finding.object is not None:
@@ -125,7 +137,7 @@ class _Roots:
             node = finding.node if finding.cpu is None else None
             self._lists.setdefault((node, finding.place), number)
         for node in self._nodes(finding):
-            self._by_node.setdefault(node, number)
+            (self._moving if finding.moving else self._by_node).setdefault(node, number)
 
     def _nodes(self, finding: Finding) -> Set[int]:
         # The node of the slab, and those whose lists it stands on: a slab on

@@ -131,6 +131,23 @@ def test_slabs_in_transit_are_moving_up_to_what_can_be_in_flight(lost: int, movi
     assert all(finding.moving is moving for finding in found)
 
 
+@pytest.mark.parametrize(
+    ("difference", "moving"), [(1, True), (2, True), (3, False), (-1000, False)]
+)
+def test_work_in_progress_explains_no_more_than_can_be_in_flight(
+    difference: int, moving: bool
+) -> None:
+    machine = chain_machine(3, 3)
+    machine.in_flight = 2
+    machine.slabs[0].count += 1
+    machine.slabs[0].busy = True
+    machine.counters["nr_slabs", 0] += difference
+    found = {finding.code: finding for finding in findings_of(machine)}
+    assert found["count-mismatch"].moving
+    assert found["node-slabs"].moving is moving
+    assert found["node-slabs"].because == (found["count-mismatch"].id if moving else None)
+
+
 # What is no damage, and what cannot be known.
 
 
