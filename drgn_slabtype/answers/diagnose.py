@@ -149,6 +149,7 @@ def _explain_entry(reading: Lookup, finding: Finding) -> Iterator[str]:
 _EXPLAINERS: Dict[str, Callable[[Lookup, Finding], Iterator[str]]] = {
     "freelist-pointer": _explain_pointer,
     "freelist-index": _explain_index,
+    "freelist-duplicate": _explain_index,
     "claim-foreign": _explain_entry,
     "redzone": _explain_bytes,
     "poison": _explain_bytes,
