@@ -15,13 +15,13 @@ import numpy as np
 from drgn import Object, Program
 from drgn.helpers.common.format import escape_ascii_string
 
+from .answers.counts import count_objects
 from .answers.diagnose import explain
 from .answers.lookup import Lookup
 from .confirm import confirm
 from .errors import CorruptionError, TargetError
 from .findings import (
     CATALOGUE,
-    CacheResult,
     Finding,
     LayoutSummary,
     Outcome,
@@ -29,7 +29,6 @@ from .findings import (
     Target,
     Totals,
 )
-from .ledger import Ledger, State
 from .memory import memory
 from .pages.scan import Progress
 from .pagetype.detect import PageTypeLayout, page_type_layout
@@ -138,29 +137,6 @@ def _wanted(snapshot: Snapshot, names: Sequence[str], addresses: Sequence[int]) 
             raise TargetError(f"0x{address:x} is neither a slab nor an address inside one")
         wanted |= owners - {-1}
     return sorted(wanted)
-
-
-def count_objects(ledger: Ledger) -> CacheResult:
-    """Return what there is of one cache, with nothing judged yet."""
-    facts, slabs, claims = ledger.facts, ledger.slabs, ledger.claims
-    result = CacheResult(
-        facts.name, facts.address, facts.object_size, facts.stride, facts.objects_per_slab
-    )
-    result.slabs = len(slabs)
-    result.pages = int((1 << slabs.order).sum())
-    result.objects = int(slabs.objects.sum())
-    result.counted = int(slabs.counted.sum())
-    result.in_use = result.counted
-    for number, place in enumerate(ledger.places):
-        here = claims.place == number
-        free = int((here & (claims.state == State.FREE)).sum())
-        waiting = int((here & (claims.state == State.WAITING)).sum())
-        if free or not place.counted:
-            result.free[place.name] = free
-        result.waiting += waiting
-        if place.counted:
-            result.in_use -= free + waiting
-    return result
 
 
 def _settle_outcomes(report: Report) -> None:

@@ -17,11 +17,11 @@ import numpy as np
 from drgn import Program
 
 from ..allocators.kfence import kfence_pool
-from ..check import count_objects
 from ..ledger import I64, Bools, Ledger, ListKind, State
 from ..memory import memory
 from ..pages.scan import Progress
 from .aliases import cache_aliases
+from .counts import count_objects
 from .guarded import guarded_objects
 from .lookup import Lookup, lookup
 

@@ -12,8 +12,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from drgn_slabtype.answers.caches import cache_usage, slabinfo
+from drgn_slabtype.answers.counts import count_objects
 from drgn_slabtype.answers.states import ObjectState, SlabObject, object_states, places_of, select
-from drgn_slabtype.check import count_objects
 from drgn_slabtype.ledger import Ledger, ListKind, State
 
 from ..ledgers import machines

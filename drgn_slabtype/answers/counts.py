@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What there is of one cache, added up from its ledger."""
+
+from __future__ import annotations
+
+from ..findings import CacheResult
+from ..ledger import Ledger, State
+
+
+def count_objects(ledger: Ledger) -> CacheResult:
+    """Return what there is of one cache, with nothing judged yet."""
+    facts, slabs, claims = ledger.facts, ledger.slabs, ledger.claims
+    result = CacheResult(
+        facts.name, facts.address, facts.object_size, facts.stride, facts.objects_per_slab
+    )
+    result.slabs = len(slabs)
+    result.pages = int((1 << slabs.order).sum())
+    result.objects = int(slabs.objects.sum())
+    result.counted = int(slabs.counted.sum())
+    result.in_use = result.counted
+    for number, place in enumerate(ledger.places):
+        here = claims.place == number
+        free = int((here & (claims.state == State.FREE)).sum())
+        waiting = int((here & (claims.state == State.WAITING)).sum())
+        if free or not place.counted:
+            result.free[place.name] = free
+        result.waiting += waiting
+        if place.counted:
+            result.in_use -= free + waiting
+    return result
