@@ -106,6 +106,8 @@ class _Table:
             dtype = _DTYPES[str(f.type)]
             value = columns.pop(f.name, -1 if dtype is np.int64 else 0)
             if isinstance(value, np.ndarray):
+                if len(value) != length:
+                    raise ValueError(f"{f.name} has {len(value)} rows, not {length}")
                 made.append(value.astype(dtype, copy=False))
             else:
                 made.append(np.full(length, value, dtype))
