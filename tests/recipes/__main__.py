@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""``python -m tests.recipes CORE VMLINUX``: which damage does a check of this kernel find?"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import List, Optional
+
+from drgn import Program
+
+from .runner import Result, run
+from .suites import suite_of
+
+
+def main(arguments: Optional[List[str]] = None) -> int:
+    """Apply recipes, print what became of them, and return 1 if any was missed."""
+    parser = argparse.ArgumentParser(prog="python -m tests.recipes", description=__doc__)
+    parser.add_argument("core", metavar="CORE", help="a dump")
+    parser.add_argument("symbols", metavar="VMLINUX", help="its kernel with debug info")
+    parser.add_argument("-r", "--recipe", action="append", default=[], help="apply only this one")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("-v", "--verbose", action="store_true", help="name found ones too")
+    options = parser.parse_args(arguments)
+    prog = Program()
+    prog.set_core_dump(options.core)
+    prog.load_debug_info([options.symbols])
+    results = []
+    for result in run(prog, suite_of(prog), options.recipe):
+        results.append(result)
+        if not options.json:
+            _print(result, options.verbose)
+    bad = sum(result.outcome == "missed" or bool(result.strays) for result in results)
+    if options.json:
+        json.dump([result.record() for result in results], sys.stdout, indent=1)
+        print()
+    else:
+        counts = dict.fromkeys(("found", "missed", "pending", "no victim"), 0)
+        for result in results:
+            counts[result.outcome] += 1
+        told = ", ".join(f"{number} {name}" for name, number in counts.items())
+        false = sum(len(result.strays) for result in results if result.outcome != "pending")
+        print(f"{len(results)} recipes: {told}; {false} false")
+    return 1 if bad else 0
+
+
+def _print(result: Result, verbose: bool) -> None:
+    noisy = result.outcome in ("missed", "pending") or result.strays
+    if not (noisy or verbose):
+        return
+    print(f"{result.outcome:10} {result.name} ({result.code or 'none'})", flush=True)
+    for reason in result.reasons:
+        print(f"           - {reason}")
+    for stray in result.strays:
+        print(f"           + {stray}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

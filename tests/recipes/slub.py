@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""All recipes for SLUB."""
+
+from __future__ import annotations
+
+from . import (
+    slubbytes,
+    slubcounts,
+    slubcpus,
+    slublists,
+    slubpointers,
+    slubsheaves,
+    slubwords,
+)
+from .slubsuite import SUITE
+
+__all__ = [
+    "SUITE",
+    "slubbytes",
+    "slubcounts",
+    "slubcpus",
+    "slublists",
+    "slubpointers",
+    "slubsheaves",
+    "slubwords",
+]

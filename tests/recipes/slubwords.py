@@ -1,0 +1,318 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Damage to page types and marks, and to what a slab says of itself."""
+
+from __future__ import annotations
+
+from typing import Callable, Optional
+
+from drgn import offsetof, sizeof
+from drgn.helpers.linux.mm import virt_to_page
+from drgn.helpers.linux.pid import find_task
+
+from .language import Injury, NoVictim
+from .overlay import Write
+from .slubmachine import Machine, Slab
+from .slubsuite import GARBAGE, NODE, member, on_slab, recipe
+from .writes import value
+
+_CLAIMS = frozenset({"claim-foreign", "freelist-pointer", "container-state"})
+
+
+def _word_at(machine: Machine) -> int:
+    return offsetof(machine.prog.type("struct page"), "_mapcount")
+
+
+def _page_flag(machine: Machine) -> Optional[int]:
+    # The bit of page->flags that marks a slab, before 6.10.
+    try:
+        enum = machine.prog.type("enum pageflags")
+    except LookupError:
+        return None
+    found = [e.value for e in enum.enumerators or () if e.name == "PG_slab"]
+    return 1 << found[0] if found else None
+
+
+def _mark_lost(machine: Machine, page: int) -> Write:
+    bit = _page_flag(machine)
+    if bit is None:
+        return value(page + _word_at(machine), 0xFFFFFFFF, 4)
+    return value(page, machine.prog.read_u64(page) & ~bit)
+
+
+def _mark_set(machine: Machine, page: int) -> Write:
+    bit = _page_flag(machine)
+    if bit is None:
+        slab = machine.quiet()
+        word = machine.prog.read_u32(slab.page + _word_at(machine))
+        return value(page + _word_at(machine), word, 4)
+    return value(page, machine.prog.read_u64(page) | bit)
+
+
+def _lost(machine: Machine, what: str, where: Callable[[Slab], bool]) -> Injury:
+    slab = machine.slab(what, where)
+    return on_slab(slab, "slab-mark-lost", _mark_lost(machine, slab.page))
+
+
+@recipe
+def mark_lost_on_partial(machine: Machine) -> Injury:
+    return _lost(machine, "partial slab", lambda slab: slab.quiet)
+
+
+@recipe
+def mark_lost_on_full(machine: Machine) -> Injury:
+    """Nothing but a counter and the page itself remembers the slab."""
+    return _lost(
+        machine,
+        "full slab",
+        lambda slab: (
+            slab.where in ("nowhere", "full")
+            and slab.inuse == slab.objects
+            and not any(slab.slot(i) in machine.parked for i in range(slab.objects))
+        ),
+    )
+
+
+@recipe
+def mark_lost_on_full_with_object_in_place(machine: Machine) -> Injury:
+    return _lost(
+        machine,
+        "full slab with an object in a sheaf",
+        lambda slab: (
+            slab.where == "nowhere"
+            and slab.inuse == slab.objects
+            and any(slab.slot(i) in machine.parked for i in range(slab.objects))
+        ),
+    )
+
+
+@recipe
+def mark_lost_on_cpu_slab(machine: Machine) -> Injury:
+    return _lost(machine, "CPU slab", lambda slab: slab.where == "cpu")
+
+
+@recipe
+def mark_lost_on_cpu_partial(machine: Machine) -> Injury:
+    return _lost(machine, "slab kept by a CPU", lambda slab: slab.where == "cpu partial")
+
+
+def _stray(machine: Machine, page: int) -> Injury:
+    return Injury([_mark_set(machine, page)], "slab-mark-stray", slab=page)
+
+
+@recipe
+def mark_on_page_of_user(machine: Machine) -> Injury:
+    return _stray(machine, machine.user_page())
+
+
+@recipe
+def mark_on_page_table(machine: Machine) -> Injury:
+    return _stray(machine, _page_table(machine))
+
+
+@recipe
+def mark_on_free_page(machine: Machine) -> Injury:
+    return _stray(machine, _free_page(machine))
+
+
+@recipe
+def mark_on_tail(machine: Machine) -> Injury:
+    """Where slab is a page type, a tail must not have one of its own."""
+    if _page_flag(machine) is not None:
+        raise NoVictim("nobody asks a tail for its flags")
+    slab = machine.slab("slab of two pages or more", lambda slab: slab.order > 0)
+    return _stray(machine, slab.page + sizeof(machine.prog.type("struct page")))
+
+
+# The page_type word.
+
+
+def _word(machine: Machine, slab: Slab, word: int, code: str) -> Injury:
+    write = value(slab.page + _word_at(machine), word, 4)
+    return on_slab(slab, code, write, found=f"0x{word:08x}")
+
+
+@recipe
+def word_zero(machine: Machine) -> Injury:
+    """A page that is mapped once."""
+    code = "slab-mark-lost" if _page_flag(machine) is None else "type-conflict"
+    return _word(machine, machine.quiet(), 0, code)
+
+
+@recipe
+def word_of_page_table(machine: Machine) -> Injury:
+    slab = machine.quiet()
+    word = machine.prog.read_u32(_page_table(machine) + _word_at(machine))
+    code = "slab-mark-lost" if _page_flag(machine) is None else "type-conflict"
+    return _word(machine, slab, word, code)
+
+
+@recipe
+def word_of_slab_and_page_table(machine: Machine) -> Injury:
+    """A word of bits can hold two types; one of values cannot."""
+    slab = machine.quiet()
+    own = machine.prog.read_u32(slab.page + _word_at(machine))
+    other = machine.prog.read_u32(_page_table(machine) + _word_at(machine))
+    if _page_flag(machine) is not None:
+        raise NoVictim("slab is no page type")
+    if own >> 24 == 0xF5:
+        raise NoVictim("one type per page since 6.12")
+    return _word(machine, slab, own & other, "type-conflict")
+
+
+@recipe
+def word_with_stray_bits(machine: Machine) -> Injury:
+    """Bits below the type, which no slab sets."""
+    slab = machine.quiet()
+    own = machine.prog.read_u32(slab.page + _word_at(machine))
+    if own >> 24 != 0xF5:
+        raise NoVictim("bits, not values, before 6.12")
+    return _word(machine, slab, own | 0x1234, "type-conflict")
+
+
+@recipe
+def word_of_page_table_also_buddy(machine: Machine) -> Injury:
+    """Two types in a page that is no slab's."""
+    page = _page_table(machine)
+    word = machine.prog.read_u32(page + _word_at(machine))
+    if word >> 28 != 0xF or _page_flag(machine) is None:
+        raise NoVictim("one type per page since 6.12")
+    both = word & ~0x80
+    write = value(page + _word_at(machine), both, 4)
+    return Injury([write], "type-conflict", page=page, found=f"0x{both:08x}")
+
+
+# What a slab says of itself.
+
+
+def _says(machine: Machine, slab: Slab, target: int) -> Injury:
+    write = member(machine, slab, "slab_cache", target)
+    return on_slab(slab, "slab-cache-wrong", write, found=target, also=_CLAIMS | NODE)
+
+
+def _full(machine: Machine) -> Slab:
+    return machine.slab(
+        "full slab",
+        lambda slab: slab.where == "nowhere" and slab.inuse == slab.objects > 4,
+    )
+
+
+def _other_cache(machine: Machine, slab: Slab) -> int:
+    # A cache of other objects: in one of the same shape the slab could live.
+    for cache in machine.caches:
+        if cache.size != slab.cache.size and cache.nodes[slab.nid]:
+            return cache.address
+    raise NoVictim("no second cache")
+
+
+@recipe
+def cache_pointer_null(machine: Machine) -> Injury:
+    return _says(machine, machine.quiet(), 0)
+
+
+@recipe
+def cache_pointer_garbage(machine: Machine) -> Injury:
+    return _says(machine, machine.quiet(), GARBAGE & ~1)
+
+
+@recipe
+def cache_pointer_shifted(machine: Machine) -> Injury:
+    slab = machine.quiet()
+    return _says(machine, slab, slab.cache.address + 8)
+
+
+@recipe
+def cache_pointer_of_another_cache(machine: Machine) -> Injury:
+    slab = machine.quiet()
+    return _says(machine, slab, _other_cache(machine, slab))
+
+
+@recipe
+def cache_pointer_of_cpu_slab_null(machine: Machine) -> Injury:
+    return _says(machine, machine.slab("CPU slab", lambda slab: slab.where == "cpu"), 0)
+
+
+@recipe
+def cache_pointer_of_full_slab_null(machine: Machine) -> Injury:
+    """The slab is on no list; its objects in sheaves and the counters tell whose it is."""
+    return _says(machine, _full(machine), 0)
+
+
+@recipe
+def cache_pointer_of_full_slab_of_another_cache(machine: Machine) -> Injury:
+    slab = _full(machine)
+    return _says(machine, slab, _other_cache(machine, slab))
+
+
+@recipe
+def order_too_great(machine: Machine) -> Injury:
+    return _order(machine, 9)
+
+
+@recipe
+def order_zero(machine: Machine) -> Injury:
+    return _order(machine, 0)
+
+
+@recipe
+def order_200(machine: Machine) -> Injury:
+    return _order(machine, 200)
+
+
+def _order(machine: Machine, order: int) -> Injury:
+    slab = machine.slab(
+        "slab of two pages or more", lambda slab: slab.order > 0 and slab.where == "partial"
+    )
+    second = slab.page + sizeof(machine.prog.type("struct page"))
+    write = value(second + _order_offset(machine), order, 1)
+    return on_slab(slab, "slab-order-wrong", write, found=order)
+
+
+def _order_offset(machine: Machine) -> int:
+    # In the second page of a compound page.
+    prog = machine.prog
+    for name in ("_folio_order", "_flags_1"):
+        try:
+            folio = prog.type("struct folio")
+            return offsetof(folio, name) - sizeof(prog.type("struct page"))
+        except LookupError:
+            pass
+    return offsetof(prog.type("struct page"), "compound_order")
+
+
+@recipe
+def node_of_page_wrong(machine: Machine) -> Injury:
+    slab = machine.quiet()
+    other = slab.nid ^ 1
+    keep = (1 << (64 - machine.nodes_shift)) - 1
+    flags = machine.flags(slab) & keep | other << (64 - machine.nodes_shift)
+    return on_slab(slab, "slab-node-wrong", value(slab.page, flags), node=other, also=NODE)
+
+
+def _page_table(machine: Machine) -> int:
+    # The struct page of a page of the lowest level of page tables, found from
+    # the top of the first process that has memory.
+    mask = 0x000FFFFFFFFFF000
+    base = machine.prog["page_offset_base"].value_()
+    mm = find_task(machine.prog, 1).mm
+    if not mm:
+        raise NoVictim("no process with memory")
+    table = mm.pgd.value_()
+    for _ in range(3):
+        entries = [machine.prog.read_u64(table + 8 * i) for i in range(256)]
+        present = [entry for entry in entries if entry & 1 and not entry & 0x80]
+        if not present:
+            raise NoVictim("no page table")
+        table = base + (present[0] & mask)
+    return int(virt_to_page(machine.prog, table).value_())
+
+
+def _free_page(machine: Machine) -> int:
+    # The first page of a free block, which the page allocator marks.
+    prog = machine.prog
+    size, base = sizeof(prog.type("struct page")), prog["vmemmap"].value_()
+    word = _word_at(machine)
+    for pfn in range(int(prog["max_pfn"]) - 1, 0, -1):
+        found = prog.read_u32(base + pfn * size + word)
+        if found in (0xFFFFFF7F, 0xF0000000) or found >> 24 == 0xF0:
+            return int(base + pfn * size)
+    raise NoVictim("no free page")
