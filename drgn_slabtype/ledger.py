@@ -163,6 +163,8 @@ class Slabs(_Table):
     """Whether that pointer names this cache."""
     allowed: I64
     """:class:`ListKind` bits: where a slab in this state may stand."""
+    fits: I64
+    """The same by its freelist alone, whatever its marks say; -1 where there are no marks."""
     transit: Bools
     """Whether its own state says that it may be between two lists just now."""
     busy: Bools

@@ -11,12 +11,12 @@ judges nothing.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import List, Protocol, Sequence, Tuple
+from typing import Callable, List, Optional, Protocol, Sequence, Tuple
 
 import numpy as np
 
 from ..index import KnownBy, SlabIndex
-from ..ledger import U64, Bools, Ledger
+from ..ledger import I64, U64, Bools, Ledger
 from .caches import Caches, same_cache
 from .lists import Walked
 
@@ -58,24 +58,44 @@ class Allocator(Protocol):
         """Return what of one cache's own structures is not in the target, in words."""
 
 
+Fits = Callable[[I64, I64], Bools]
+"""Whether the slab in each row of the index is made like one of the cache beside it."""
+
+
 def decide_ownership(
-    index: SlabIndex, caches: Caches, walks: Sequence[Walked], cpu_rows: Sequence[Tuple[int, int]]
+    index: SlabIndex,
+    caches: Caches,
+    walks: Sequence[Walked],
+    cpu_rows: Sequence[Tuple[int, int]],
+    fits: Optional[Fits] = None,
 ) -> Ownership:
     """
     Decide the cache of every slab from back pointer, lists and CPUs together.
 
-    A whole list or a CPU outweighs the slab's own pointer: one word is damaged
-    more easily than three.
+    A whole list or a CPU outweighs the slab's own pointer, as one word is
+    damaged more easily than three, unless the slab is made like one of the
+    cache it names and not like one of the other. Two that agree outweigh one.
 
     :param cpu_rows: (cache, row) of slabs that a CPU holds.
     """
     told = same_cache(index["slab_cache"], caches)
     cache = told.copy()
     cache[(index.known_by & np.uint8(KnownBy.KFENCE)) != 0] = -1
+    listed = np.full(len(index), -1, np.int64)
     for walked in walks:
-        cache[walked.rows] = walked.head.cache
+        listed[walked.rows] = walked.head.cache
+    held = np.full(len(index), -1, np.int64)
     for number, row in cpu_rows:
-        cache[row] = number
+        held[row] = number
+    # The other claimant: a list before a CPU, but not where the CPU agrees with the slab.
+    other = np.where((listed >= 0) & ((held != told) | (held < 0)), listed, held)
+    rows = np.flatnonzero((other >= 0) & (other != told) & (listed != told))
+    named = told[rows] >= 0
+    mine, theirs = rows[named], other[rows[named]]
+    keep = np.zeros(len(rows), np.bool_)
+    if fits is not None and len(mine):
+        keep[named] = fits(mine, told[mine]) & ~fits(mine, theirs)
+    cache[rows[~keep]] = other[rows[~keep]]
     return Ownership(cache, told)
 
 

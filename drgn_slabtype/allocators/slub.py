@@ -35,14 +35,23 @@ from .cpuslabs import read_cpu_slabs
 from .deferred import read_deferred
 from .freeptr import Encoding, FreelistReader, decode
 from .kfence import kfence_pool
-from .lists import Walked
+from .lists import Walked, find_emptied
 from .live import LIVE, LiveObjects
 from .nodes import memberships, read_nodes
 from .percpu import possible_cpus
 from .sheaves import read_sheaves
 from .slubcache import SlubCache, slab_flags
 from .slubdebug import ContentReader
-from .slubstate import Era, allowed_lists, detect_era, in_transit, partial_mark
+from .slubfit import slab_fits
+from .slubstate import (
+    Era,
+    States,
+    allowed_lists,
+    detect_era,
+    fitting_lists,
+    in_transit,
+    partial_mark,
+)
 
 _MAX_OBJECTS = 32767  # the widest that slab->objects, a field of 15 bits, can hold
 
@@ -99,12 +108,16 @@ class SlubAllocator:
         # Without CONFIG_SLUB_DEBUG there is no list of full slabs.
         if self.nodes.rows.structure.has("full"):
             kinds["full"] = ListKind.FULL
-        self._walks = self.nodes.walk(index, kinds)
+        self._walks = find_emptied(index, self.nodes.walk(index, kinds))
         held = []
         if self.cpu_slabs is not None:
             self.cpu_slabs.locate(index)
             held = self.cpu_slabs.owners()
-        self.ownership = decide_ownership(index, self.caches, self._walks, held)
+
+        def fits(rows: I64, numbers: I64) -> Bools:
+            return slab_fits(index, self.caches, rows, numbers)
+
+        self.ownership = decide_ownership(index, self.caches, self._walks, held, fits)
         partial = [w.rows for w in self._walks if w.head.kind is ListKind.PARTIAL]
         self.era = detect_era(self.prog, index, np.concatenate([*partial, np.zeros(0, np.int64)]))
         self.encoding = self._detect_encoding(index)
@@ -176,7 +189,7 @@ class SlubAllocator:
         inuse = index["inuse"][rows].astype(np.int64)
         frozen = index["frozen"][rows] != 0
         marked = (index.flags[rows] & self._mark) != 0
-        freelist = index["freelist"][rows]
+        states = States(frozen, marked, index["freelist"][rows], inuse == objects)
         return Slabs.build(
             len(rows),
             page=index.pages[rows],
@@ -189,8 +202,9 @@ class SlubAllocator:
             marked=index.marked[rows],
             cache_pointer=index["slab_cache"][rows],
             told=self.ownership.told[rows] == cache.number,
-            allowed=allowed_lists(self.era, cache, frozen, marked, freelist, inuse == objects),
-            transit=in_transit(self.era, frozen, marked, freelist),
+            allowed=allowed_lists(self.era, cache, states),
+            fits=fitting_lists(self.era, cache, states),
+            transit=in_transit(self.era, states),
             busy=self._busy(cache, rows, index),
         )
 

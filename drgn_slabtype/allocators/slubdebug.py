@@ -74,11 +74,12 @@ class ContentReader:
         self._tail_is_padding = not (slab.has("stride") or slab.has("obj_exts_in_object"))
 
     def zones(self) -> Iterator[Zone]:
-        """Yield the zones of all slabs whose freelist could be followed to its end."""
+        """Yield the zones of all slabs whose freelist is whole."""
         ledger = self._ledger
         boxes = ledger.containers
         own = np.array([not place.counted for place in ledger.places], np.bool_)[boxes.place]
-        whole = boxes.slab[own & (boxes.state == Walk.WHOLE)]
+        # Which objects are free is known only where the count agrees.
+        whole = boxes.slab[own & (boxes.state == Walk.WHOLE) & (boxes.walked == boxes.counted)]
         slabs = ledger.slabs
         judged = whole[~slabs.excused[whole] & ~slabs.transit[whole] & ~slabs.busy[whole]]
         for order in np.unique(slabs.order[judged]).tolist():

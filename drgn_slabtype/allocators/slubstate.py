@@ -10,6 +10,7 @@ slab must be has changed twice; see :class:`Era`.
 from __future__ import annotations
 
 import enum
+from typing import NamedTuple
 
 import numpy as np
 from drgn import Program
@@ -64,21 +65,27 @@ def detect_era(prog: Program, index: SlabIndex, on_partial: I64) -> Era:
     return Era.MARKED if 2 * marked > len(on_partial) else Era.FROZEN
 
 
-def allowed_lists(
-    era: Era, cache: SlubCache, frozen: Bools, marked: Bools, freelist: U64, full: Bools
-) -> I64:
-    """
-    Return the :class:`~drgn_slabtype.ledger.ListKind` bits each slab may stand on.
+class States(NamedTuple):
+    """What slabs say about where they stand."""
 
-    :param frozen: ``slab->frozen``.
-    :param marked: Whether the partial mark is set.
-    :param full: Whether every object is in use by the slab's own count.
-    """
-    resting = ListKind.FULL if cache.store_user else ListKind.NOWHERE
+    frozen: Bools
+    """``slab->frozen``."""
+    marked: Bools
+    """Whether the partial mark is set."""
+    freelist: U64
+    full: Bools
+    """Whether every object is in use by the slab's own count."""
+
+
+def allowed_lists(era: Era, cache: SlubCache, states: States) -> I64:
+    """Return the :class:`~drgn_slabtype.ledger.ListKind` bits each slab may stand on."""
+    frozen, marked, freelist, full = states
     taken = freelist == 0
     cpu = ListKind.CPU_SLAB
     if era is Era.FROZEN or era is Era.UNKNOWN:
         cpu |= ListKind.CPU_PARTIAL
+    if era is Era.CPULESS:
+        cpu = ListKind.DEFERRED
     out = np.full(len(frozen), ListKind.PARTIAL, np.int64)
     if era is Era.MARKED:
         out[~marked] = ListKind.CPU_PARTIAL
@@ -86,23 +93,42 @@ def allowed_lists(
         out[~marked] = ListKind.DEFERRED
     elif era is Era.UNKNOWN:
         out[~marked] = ListKind.PARTIAL | ListKind.CPU_PARTIAL
-    out[taken] = resting
+    out[taken] = _resting(cache)
     out[frozen] = cpu
     # The kernel's own checks freeze a slab they take out of service.
     if cache.debug:
         out[frozen & full & taken] |= ListKind.NOWHERE
+    if era in (Era.MARKED, Era.CPULESS):
+        out[marked] &= ListKind.PARTIAL
     return out
 
 
-def in_transit(era: Era, frozen: Bools, marked: Bools, freelist: U64) -> Bools:
+def fitting_lists(era: Era, cache: SlubCache, states: States) -> I64:
+    """Return the same by the slabs' freelists alone."""
+    cpus = ListKind(0) if era is Era.CPULESS else ListKind.CPU_SLAB
+    some = ListKind.PARTIAL | cpus
+    if era is not Era.CPULESS:
+        some |= ListKind.CPU_PARTIAL
+    return np.where(states.freelist == 0, _resting(cache) | cpus, some).astype(np.int64)
+
+
+def _resting(cache: SlubCache) -> ListKind:
+    # Where a slab without a free object of its own stands.
+    return ListKind.FULL if cache.store_user else ListKind.NOWHERE
+
+
+def in_transit(era: Era, states: States) -> Bools:
     """
     Return which slabs have the state of one taken off its list, or not yet on one.
 
     A slab being loaded, flushed, refilled from, shrunk or new is in no list
     that can be found from the cache.
     """
+    free = states.freelist != 0
     if era is Era.FROZEN:
-        return frozen
+        return states.frozen
     if era is Era.UNKNOWN:
-        return frozen | (freelist != 0)
-    return frozen | (~marked & (freelist != 0))
+        return states.frozen | free
+    if era is Era.CPULESS:
+        return ~states.frozen & ~states.marked & free
+    return (states.frozen | free) & ~states.marked

@@ -46,10 +46,15 @@ def _judge_members(ledger: Ledger) -> Iterator[Finding]:
     np.bitwise_or.at(stands, mine.slab, mine.kind)
     owner = np.full(len(slabs), -1, np.int64)
     owner[mine.slab] = mine.owner
+    stands[times == 0] = ListKind.NOWHERE
     judged = ~slabs.excused
     nowhere = times == 0
-    misses = judged & nowhere & ((slabs.allowed & ListKind.NOWHERE) == 0)
-    wrong = judged & (times == 1) & ((stands & slabs.allowed) == 0)
+    wrong = judged & (times < 2) & ((stands & slabs.allowed) == 0)
+    # Where freelist and list agree with each other, the marks are to blame.
+    fits = np.where(slabs.fits == -1, slabs.allowed, slabs.fits)
+    marks = wrong & ((stands & fits) != 0) & ~(nowhere & slabs.transit)
+    misses = wrong & nowhere & ~marks
+    wrong &= ~nowhere & ~marks
     on_node = (stands & (ListKind.PARTIAL | ListKind.FULL | ListKind.FREE)) != 0
     foreign = judged & (times == 1) & on_node & (owner != slabs.nid)
     # A slab whose own state is that of one on its way is nobody's for a moment;
@@ -60,22 +65,23 @@ def _judge_members(ledger: Ledger) -> Iterator[Finding]:
     for code, hits in (
         ("list-twice", judged & (times > 1)),
         ("list-wrong", wrong),
+        ("slab-frozen", marks),
         ("slab-in-transit", on_the_way),
         ("list-missing", misses & ~on_the_way & ledger.lists_known),
-        ("slab-node-wrong", foreign & ~wrong),
+        ("slab-node-wrong", foreign & ~wrong & ~marks),
     ):
         for slab in np.flatnonzero(hits).tolist():
-            page, on = int(slabs.page[slab]), _spell(int(stands[slab]) or ListKind.NOWHERE)
+            page, on = int(slabs.page[slab]), _spell(int(stands[slab]))
             should = _spell(int(slabs.allowed[slab]))
             expected, found = should, on
             if code == "slab-node-wrong":
                 expected, found = f"node {slabs.nid[slab]}", f"node {owner[slab]}"
             elif code == "list-twice":
                 found = f"{times[slab]} times on {on}"
+            by = "by its marks" if code == "slab-frozen" else _fullness(ledger, slab)
             yield Finding(
                 code,
-                f"{name} slab 0x{page:x}: with {slabs.counted[slab]} of {slabs.objects[slab]} "
-                f"objects in use it belongs on {expected}, not on {found}",
+                f"{name} slab 0x{page:x}: {by} it belongs on {expected}, not on {found}",
                 cache=name,
                 node=int(slabs.nid[slab]),
                 slab=page,
@@ -84,6 +90,11 @@ def _judge_members(ledger: Ledger) -> Iterator[Finding]:
                 found=found,
                 moving=bool(on_the_way[slab] or slabs.busy[slab]),
             )
+
+
+def _fullness(ledger: Ledger, slab: int) -> str:
+    slabs = ledger.slabs
+    return f"with {slabs.counted[slab]} of {slabs.objects[slab]} objects in use"
 
 
 def _spell(kinds: int) -> str:
