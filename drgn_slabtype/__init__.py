@@ -17,8 +17,8 @@ __version__ = "0.1.0"
 
 # Public name to module.
 _NAMES = {
-    "ENCODINGS": ".pagetype.encoding",
     "CorruptionError": ".errors",
+    "ENCODINGS": ".pagetype.encoding",
     "Finding": ".findings",
     "LayoutError": ".errors",
     "MissingDebugInfoError": ".errors",
@@ -31,11 +31,16 @@ _NAMES = {
     "census": ".pages.census",
     "check": ".check",
     "decode": ".answers.decode",
+    "dump_page": ".pages.dumppage",
     "for_each_object": ".answers.objects",
+    "kpagecount": ".pages.kpageflags",
+    "kpageflags": ".pages.kpageflags",
     "objects": ".answers.objects",
     "open_target": ".target",
+    "page_info": ".answers.page",
     "page_type_layout": ".pagetype.detect",
     "slab_object": ".answers.object",
+    "stable_page_flags": ".pages.kpageflags",
     "validate_slab_cache": ".check",
 }
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .answers.caches import CachesAnswer
     from .answers.decode import Decoded
     from .answers.object import AddressInfo
+    from .answers.page import PageInfo
     from .answers.states import Objects
     from .capture import CaptureSummary
     from .demo import Act
@@ -257,6 +258,20 @@ for row in census(prog).rows:
 """
 
 
+def _page(prog: Program, args: argparse.Namespace) -> PageInfo:
+    from .answers.page import page_info
+
+    return page_info(prog, args.page)
+
+
+def _page_code(args: argparse.Namespace) -> str:
+    return f"""\
+from drgn_slabtype import page_info
+
+print("\\n".join(page_info(prog, {args.page:#x}).dump))
+"""
+
+
 def _layout(prog: Program, args: argparse.Namespace) -> PageTypeLayout:
     from .pagetype.detect import page_type_layout
 
@@ -363,6 +378,22 @@ COMMANDS = (
         ),
         drgn=_pages_code,
         status=lambda census: 3 if census.unreadable_pages else 0,
+    ),
+    Command(
+        "page",
+        "tell everything about one page, beginning with what dump_page() prints",
+        _page,
+        prompt="dumppage",
+        options=(
+            option(
+                "page",
+                type="decimal_or_hexadecimal",
+                metavar="ADDRESS|PFN",
+                help="a page frame number, any address in the page, or its struct page",
+            ),
+        ),
+        drgn=_page_code,
+        status=lambda info: 1 if info.slab is not None and info.slab.findings else 0,
     ),
     Command(
         "caches",

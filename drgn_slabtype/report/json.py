@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Sequence
 from ..findings import CacheResult, Finding, Report
 from .documents import Document, document, dump
 from .json_answers import caches, object, objects
-from .json_pages import pages
+from .json_pages import page, pages
 from .values import address, value
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ __all__ = [
     "layout",
     "object",
     "objects",
+    "page",
     "pages",
 ]
 

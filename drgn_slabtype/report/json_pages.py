@@ -11,6 +11,7 @@ from .documents import document, dump
 from .values import address
 
 if TYPE_CHECKING:
+    from ..answers.page import PageInfo
     from ..pages.census import Census
 
 
@@ -51,3 +52,15 @@ def _flags(flags: Optional[int]) -> Dict[str, Any]:
     if flags is None:
         return {"flags": None}
     return {"flags": f"0x{flags:016x}", "names": flag_names(flags)}
+
+
+def page(info: PageInfo) -> str:
+    """Present one page."""
+    parts = asdict(info)
+    for name in ("page", "physical", "flags", "kpageflags"):
+        parts[name] = address(parts[name])
+    parts["word"] = f"0x{info.word:08x}"
+    if info.slab is not None:
+        parts["slab"]["slab"] = address(info.slab.slab)
+        parts["slab"]["slab_cache"] = address(info.slab.slab_cache)
+    return dump(document(page=parts))

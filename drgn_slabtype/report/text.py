@@ -17,7 +17,7 @@ from tabulate import tabulate
 from ..findings import CacheResult, Finding, Outcome, Report
 from .tables import size, table, text
 from .text_answers import caches, object, objects
-from .text_pages import pages
+from .text_pages import page, pages
 from .values import plural, value
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ __all__ = [
     "layout",
     "object",
     "objects",
+    "page",
     "pages",
 ]
 

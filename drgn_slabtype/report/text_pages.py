@@ -9,17 +9,19 @@ list of runs, and as a map of memory.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Dict, Iterator, List, Sequence
+from typing import TYPE_CHECKING, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from ..pages.flagnames import flag_letters, flag_names
 from .tables import size, table, text
 from .values import plural
 
 if TYPE_CHECKING:
+    from ..answers.page import PageInfo, SlabOfPage
     from ..pages.census import Census, FlagRow, Run
     from ..pages.pagemap import Cell, PageMap
 
 _CELLS_IN_ROW = 64
+_OBJECTS_IN_ROW = 64
 
 # A letter for each kind, and the colour of its cells among the 256 of terminals.
 _SYMBOLS = {
@@ -189,3 +191,50 @@ def _colour(letter: str, name: str, colour: bool) -> str:
 def _shade(cell: Cell) -> str:
     pages = sum(pages for _, pages in cell.types)
     return _SHADES[-(-4 * pages // cell.pages)] if cell.pages else " "
+
+
+def page(info: PageInfo) -> str:
+    """Present one page: what the kernel would print, and what one asks next."""
+    rows = [(name, told) for name, told in _facts(info) if told]
+    return text([*info.dump, "", *table({"PAGE": "left", f"PFN {info.pfn:#x}": "left"}, rows)])
+
+
+def _facts(info: PageInfo) -> Iterator[Tuple[str, Optional[str]]]:
+    where = f"struct page 0x{info.page:x}, physical 0x{info.physical:x}"
+    yield "where", where if info.online else f"{where}, offline"
+    yield "what", f"{info.kind}: {info.meaning}"
+    yield "type", f"0x{info.word:08x}: {info.word_meaning}"
+    if info.order or info.head != info.pfn:
+        part = "head" if info.head == info.pfn else f"page {info.pfn - info.head}"
+        yield "folio", f"order {info.order}, head PFN {info.head:#x}; this is its {part}"
+    yield "flags", f"0x{info.flags:x}: {' '.join(info.flag_names) or 'none'}"
+    names = " ".join(info.kpageflags_names) or "none"
+    yield "kpageflags", f"0x{info.kpageflags:x}: {names}"
+    section = "" if info.section is None else f", section {info.section}"
+    yield "place", f"node {info.node}, zone {info.zone}{section}"
+    yield "counts", f"refcount {info.refcount}, mapcount {info.mapcount}"
+    yield "mapping", info.mapping
+    yield "memcg", info.memcg
+    if info.buddy is not None:
+        first, order = info.buddy
+        last = first + (1 << order) - 1
+        yield "free block", f"order {order}, PFN {first:#x} to {last:#x}"
+    if info.slab is not None:
+        yield from _slab(info.slab)
+
+
+def _slab(slab: SlabOfPage) -> Iterator[Tuple[str, Optional[str]]]:
+    if slab.cache is None:
+        yield "slab", f"0x{slab.slab:x}, of no slab cache"
+        return
+    yield "slab", f"0x{slab.slab:x} of {slab.cache} (struct kmem_cache 0x{slab.slab_cache:x})"
+    yield "objects", f"{slab.objects}, {slab.counted} in use by the slab's own count"
+    for start in range(0, len(slab.map), _OBJECTS_IN_ROW):
+        cut = slab.map[start : start + _OBJECTS_IN_ROW]
+        yield f"from {start}", cut
+    if slab.map:
+        yield "", "# in use, . free, w waiting, ? unknown"
+    for place, number in slab.free.items():
+        yield "free", f"{number} in {place}"
+    for message in slab.findings:
+        yield "finding", message

@@ -1,0 +1,304 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+One page
+--------
+
+What the kernel would print about it, and what a person asks next.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, field
+from typing import Dict, List, Optional, Tuple, Union
+
+import numpy as np
+from drgn import FaultError, Object, Program
+from drgn.helpers.common.format import escape_ascii_string
+from drgn.helpers.linux.mm import follow_phys, pfn_to_page
+
+from ..columns import structure
+from ..errors import TargetError
+from ..memory import memory
+from ..pages.dumppage import dump_page, flag_words, section_number
+from ..pages.flagnames import flag_names
+from ..pages.folios import Folios
+from ..pages.kinds import MEANINGS, TAIL, KindFinder
+from ..pages.kpageflags import stable_page_flags
+from ..pages.mapcount import block_counts
+from ..pages.scan import page_fields, page_ranges
+from ..pages.sections import online_ranges
+from ..pages.single import free_block, one_page
+from ..pages.survey import survey
+from ..pages.zones import zone_bits, zone_names
+from ..pagetype.detect import page_type_layout
+from .lookup import lookup
+from .states import ObjectState
+
+_SYMBOLS = {
+    ObjectState.IN_USE: "#",
+    ObjectState.FREE: ".",
+    ObjectState.WAITING: "w",
+    ObjectState.UNKNOWN: "?",
+}
+
+
+@dataclass(frozen=True)
+class SlabOfPage:
+    """The slab that a page belongs to."""
+
+    slab: int
+    """``struct slab *``"""
+    cache: Optional[str]
+    slab_cache: Optional[int]
+    """``struct kmem_cache *``"""
+    objects: int = 0
+    counted: int = 0
+    """Objects in use by the kernel's own count."""
+    map: str = ""
+    """A character for each object: ``#`` in use, ``.`` free, ``w`` waiting, ``?`` unknown."""
+    free: Dict[str, int] = field(default_factory=dict)
+    """Free and waiting objects by the place that records them."""
+    findings: Tuple[str, ...] = ()
+    """What the check says about this slab."""
+
+
+@dataclass(frozen=True)
+class PageInfo:
+    """What is known about one page; what does not apply is ``None`` or empty."""
+
+    pfn: int
+    page: int
+    """``struct page *``"""
+    physical: int
+    """Physical address."""
+    dump: List[str]
+    """What ``dump_page()`` would print."""
+    kind: str
+    """As in the census."""
+    meaning: str
+    """What such pages are, in a few words."""
+    word: int
+    """The page_type word of the page itself."""
+    word_meaning: str
+    types: Tuple[str, ...]
+    """Types of the page itself."""
+    head: int
+    """Page frame number of the head page; that of the page if it is no tail."""
+    order: int
+    """Order of the compound page."""
+    flags: int
+    """``page->flags`` of the page itself."""
+    flag_names: Tuple[str, ...]
+    kpageflags: int
+    """Word of ``/proc/kpageflags``."""
+    kpageflags_names: Tuple[str, ...]
+    refcount: int
+    mapcount: int
+    """Number of ``/proc/kpagecount``."""
+    node: int
+    zone: str
+    section: Optional[int]
+    online: bool
+    mapping: Optional[str] = None
+    buddy: Optional[Tuple[int, int]] = None
+    """First page frame and order of the free block the page lies in."""
+    slab: Optional[SlabOfPage] = None
+    memcg: Optional[str] = None
+
+
+def page_info(prog: Program, which: Union[int, Object]) -> PageInfo:
+    """
+    Return everything about one page.
+
+    :param which: A page frame number, a virtual address, or ``struct page *``.
+    :raises TargetError: if there is no such page, or it is not in the target.
+    """
+    value = int(which.value_()) if isinstance(which, Object) else int(which)
+    pfn = find_pfn(prog, value)
+    page = pfn_to_page(prog, pfn)
+    try:
+        return _info(prog, pfn, page)
+    except FaultError as e:
+        raise TargetError(f"the struct page of PFN {pfn:#x} is not in the target: {e}") from e
+
+
+def find_pfn(prog: Program, value: int) -> int:
+    """
+    Return the page frame that a number means.
+
+    :param value: A page frame number, a virtual address, or ``struct page *``.
+    :raises TargetError: if there is no such page.
+    """
+    value &= (1 << 8 * memory(prog).word_size) - 1
+    pfn, said = _meant(prog, value)
+    ranges = page_ranges(prog)
+    if any(start <= pfn < end for start, end in ranges):
+        return pfn
+    there = ", ".join(f"{start:#x} to {end - 1:#x}" for start, end in ranges[:4])
+    more = f" and {len(ranges) - 4} more" if len(ranges) > 4 else ""
+    raise TargetError(f"{said} is a hole: there are pages {there}{more}")
+
+
+def _meant(prog: Program, value: int) -> Tuple[int, str]:
+    source, size = memory(prog), page_fields(prog).size
+    if not source.is_kernel_address(np.array([value], np.uint64))[0]:
+        return value, f"PFN {value:#x}"
+    vmemmap, last = prog["vmemmap"].value_(), max(end for _, end in page_ranges(prog))
+    if vmemmap <= value < vmemmap + last * size:
+        pfn, beyond = divmod(value - vmemmap, size)
+        if beyond:
+            raise TargetError(
+                f"0x{value:x} is in the memory map but no struct page; "
+                f"that of PFN {pfn:#x} is 0x{value - beyond:x}"
+            )
+        return pfn, f"PFN {pfn:#x}"
+    if source.linear_base <= value < source.linear_base + (last << source.page_shift):
+        pfn = (value - source.linear_base) >> source.page_shift
+        return pfn, f"PFN {pfn:#x}"
+    # Kernel image, vmalloc and the like: the page tables know.
+    try:
+        physical = int(follow_phys(prog["init_mm"].address_of_(), value).value_())
+    except (FaultError, LookupError, NotImplementedError):
+        raise TargetError(f"0x{value:x} is not mapped, or its page tables are not there") from None
+    return physical >> source.page_shift, f"0x{value:x}, physical 0x{physical:x},"
+
+
+def _info(prog: Program, pfn: int, page: Object) -> PageInfo:
+    layout, encoding = page_type_layout(prog), page_type_layout(prog).encoding
+    folios, row = one_page(page)
+    head = int(folios.head[row])
+    word, flags = int(folios.words[row]), int(folios.flags[row])
+    bits = zone_bits(prog)
+    node, zone = bits.split(int(bits.place(np.uint64(flags))))
+    large = bool(folios.tails[row]) or bool(int(folios.flags[head]) >> layout.head_flag & 1)
+    types = encoding.types_of(word)
+    if layout.slab_flag is not None and folios.slab()[row]:
+        types = (*types, "slab")
+    block = free_block(page)
+    kernel_flags = stable_page_flags(page)
+    kind = _kind(prog, folios, head, block is not None)
+    refcount = int(folios.column(folios.where.refcount, 4)[head])
+    return PageInfo(
+        pfn=pfn,
+        page=page.value_(),
+        physical=pfn << memory(prog).page_shift,
+        dump=dump_page(page),
+        kind=kind,
+        meaning=MEANINGS.get(kind, "a page type of this kernel"),
+        word=word,
+        word_meaning=_word_meaning(folios, head, row),
+        types=types,
+        head=int(folios.pfns[head]),
+        order=int(folios.orders(np.array([head]))[0]) if large else 0,
+        flags=flags,
+        flag_names=flag_words(prog, flags),
+        kpageflags=kernel_flags,
+        kpageflags_names=flag_names(kernel_flags),
+        refcount=refcount - (1 << 32) if refcount >> 31 else refcount,
+        mapcount=int(block_counts(folios)[row]),
+        node=node,
+        zone=zone_names(prog).get((node, zone), f"zone {zone}"),
+        section=section_number(prog, pfn),
+        online=any(start <= pfn < end for start, end in online_ranges(prog)),
+        mapping=_mapping(prog, folios, head),
+        buddy=block,
+        slab=_slab(prog, folios, head) if kind == "slab" else None,
+        memcg=_memcg(prog, folios, head, kind == "slab"),
+    )
+
+
+def _kind(prog: Program, folios: Folios, head: int, free: bool) -> str:
+    # As the census has it.
+    if free:
+        return "buddy"
+    pfn = int(folios.pfns[head])
+    own, row = one_page(pfn_to_page(prog, pfn))
+    finder = KindFinder(prog)
+    kinds = finder.find(own.block, own.flags[: len(own)])
+    name = finder.names[int(kinds[row]) & ~int(TAIL)]
+    if name != "pcp":
+        return name
+    # Only the lists of all CPUs tell, and so only a look at all pages.
+    found = survey(prog)
+    piece = next(piece for piece in found.pieces if piece.pfn <= pfn < piece.end)
+    return found.names[int(piece.kinds[pfn - piece.pfn]) & ~int(TAIL)]
+
+
+def _word_meaning(folios: Folios, head: int, row: int) -> str:
+    encoding, layout = folios.layout.encoding, folios.layout
+    word = int(folios.words[row])
+    if row == head and layout.active == "word" and folios.slab()[row]:
+        return f"slab, by its flag; active {word}"
+    meaning = encoding.explain(word)
+    if row != head:
+        told = encoding.explain(int(folios.words[head]))
+        return f"{meaning}; a tail, whose head has 0x{int(folios.words[head]):08x}: {told}"
+    return meaning
+
+
+def _mapping(prog: Program, folios: Folios, head: int) -> Optional[str]:
+    value = int(folios.long(folios.where.mapping)[head])
+    if not value or folios.slab()[head] or value >> 47 == 0:
+        return None
+    if value & 3 == 1:
+        return f"anonymous, anon_vma 0x{value - 1:x}"
+    if value & 3 == 3:
+        return f"merged by KSM, stable node 0x{value - 3:x}"
+    if value & 3 == 2:
+        return f"movable page of a driver, 0x{value - 2:x}"
+    text = f"address_space 0x{value:x}"
+    mapping = Object(prog, "struct address_space *", value)
+    with contextlib.suppress(AttributeError, FaultError, LookupError):
+        operations = mapping.a_ops.value_()
+        with contextlib.suppress(LookupError):
+            text += f", {prog.symbol(operations).name}"
+        inode = mapping.host.read_()
+        if inode:
+            name = escape_ascii_string(inode.i_sb.s_type.name.string_(), escape_backslash=True)
+            text += f", inode {inode.i_ino.value_()} of {name}"
+    return text
+
+
+def _memcg(prog: Program, folios: Folios, head: int, slab: bool) -> Optional[str]:
+    page = structure(prog, "struct page")
+    name = next((name for name in ("memcg_data", "mem_cgroup") if page.has(name)), None)
+    value = int(page.column(folios.raw[head][None, :], name)[0]) if name else 0
+    if not value or value >> 47 == 0:
+        return None
+    # Since Linux kernel commit 87944e2992bd ("mm: Introduce page memcg flags")
+    # (in v5.11), the lowest bits tell an array for each object of a slab and
+    # an object cgroup.
+    if slab:
+        return f"an object cgroup for each object, at 0x{value & ~7:x}"
+    return f"0x{value & ~7:x}{' (object cgroup)' if value & 2 else ''}"
+
+
+def _slab(prog: Program, folios: Folios, head: int) -> SlabOfPage:
+    vmemmap = prog["vmemmap"].value_()
+    address = vmemmap + int(folios.pfns[head]) * folios.where.size
+    reading = lookup(prog)
+    row = reading.row_of_page(address)
+    number = reading.owner(row) if row >= 0 else -1
+    if number < 0:
+        return SlabOfPage(address, None, None)
+    judged = reading.judged(number)
+    facts, slabs = judged.ledger.facts, judged.ledger.slabs
+    at = np.flatnonzero(slabs.page == np.uint64(address))
+    if not len(at):
+        return SlabOfPage(address, facts.name, facts.address)
+    objects = judged.objects.take(judged.objects.slab == at[0])
+    places: Dict[str, int] = {}
+    for found in objects:
+        if found.place is not None and found.state != ObjectState.IN_USE.spelled:
+            places[found.place] = places.get(found.place, 0) + 1
+    return SlabOfPage(
+        address,
+        facts.name,
+        facts.address,
+        objects=len(objects),
+        counted=int(slabs.counted[at[0]]),
+        map="".join(_SYMBOLS[ObjectState(state)] for state in objects.state.tolist()),
+        free=places,
+        findings=tuple(f.message for f in judged.findings if f.slab == address),
+    )

@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+What dump_page() prints
+-----------------------
+
+The lines that the kernel of the target would print about a page, in the form
+of its release. Pointers are shown as they are, where a kernel prints hashes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Iterator, List, Optional, Tuple
+
+import numpy as np
+from drgn import FaultError, Object, Program, cast
+
+from ..columns import Structure, structure
+from ..memory import U8, memory
+from ..pagetype.sources import enumerators
+from .mapcount import block_counts
+from .single import one_page
+from .zones import nodes_shift, zone_bits
+
+
+def dump_page(page: Object) -> List[str]:
+    """
+    Return what ``dump_page()`` would print, line by line.
+
+    :param page: ``struct page *``
+    :raises ~drgn.FaultError: if the page is not in the dump.
+    """
+    return list(_Dump(page).lines())
+
+
+class _Dump:
+    def __init__(self, page: Object) -> None:
+        self.prog = page.prog_
+        self.page = cast("struct page *", page)
+        self.folios, self.row = one_page(page)
+        self.head = int(self.folios.head[self.row])
+        self.word_size = memory(self.prog).word_size
+        folio: Optional[Structure] = None
+        with contextlib.suppress(LookupError):
+            folio = structure(self.prog, "struct folio")
+        # Since Linux kernel commit 05c5323b2a34 ("mm: track mapcount of large
+        # folios in single value") (in v6.10).
+        self.is_new = folio is not None and folio.has("_large_mapcount")
+        self.folio = folio
+
+    def lines(self) -> Iterator[str]:
+        folios, row, head = self.folios, self.row, self.head
+        pages = structure(self.prog, "struct page")
+        raw = folios.raw[head][None, :]
+        index_member = next((n for n in ("__folio_index", "index") if pages.has(n)), None)
+        index = int(pages.column(raw, index_member)[0]) if index_member else 0
+        index += int(folios.pfns[row]) - int(folios.pfns[head])
+        refcount = _signed(int(pages.column(raw, "_refcount")[0]))
+        mapping = int(folios.long(folios.where.mapping)[head])
+        counts = self._mapcount()
+        name = "page: " if self.is_new else f"page:{self.page.value_():016x} "
+        # page_mapping() of a slab or of anonymous memory is NULL.
+        is_slab = bool(folios.slab()[head])
+        shown = 0 if mapping & 1 or is_slab else mapping & ~3
+        yield (
+            f"{name}refcount:{refcount} mapcount:{counts} mapping:{shown:016x} "
+            f"index:{index:#x} pfn:{int(folios.pfns[row]):#x}"
+        )
+        large = bool(folios.tails[row]) or self._is_head()
+        if large:
+            yield self._large()
+        memcg = self._memcg()
+        if memcg:
+            yield f"memcg:{memcg:x}"
+        flags = int(folios.flags[head])
+        kind = "ksm " if mapping & 3 == 3 else "anon " if mapping & 1 else ""
+        yield f"{kind}flags: {page_flags_text(self.prog, flags)}"
+        yield from self._page_type()
+        yield from self._hex("raw", folios.raw[row])
+        if self.is_new and large:
+            after = min(head + 1, len(folios.raw) - 1)
+            yield from self._hex("head", np.concatenate([folios.raw[head], folios.raw[after]]))
+        elif head != row:
+            yield from self._hex("head", folios.raw[head])
+
+    def _is_head(self) -> bool:
+        flags = int(self.folios.flags[self.head])
+        return bool(flags >> self.folios.layout.head_flag & 1)
+
+    def _mapcount(self) -> int:
+        folios, row = self.folios, self.row
+        if not self.is_new:
+            return _signed(int(block_counts(folios)[row]))
+        # Since Linux 6.10, that of the page alone.
+        word = int(folios.words[row])
+        typed = folios.layout.encoding.has_type(word)
+        return 0 if typed else _signed((word + 1) & 0xFFFFFFFF)
+
+    def _large(self) -> str:
+        folios, where = self.folios, self.folios.where
+        heads = np.array([self.head])
+
+        def count(offset: Optional[int], start: int = 1) -> int:
+            if offset is None:
+                return 0
+            return _signed(int(folios.of_heads(heads, offset, 4)[0])) + start
+
+        order = int(folios.orders(heads)[0])
+        entire = count(where.entire_mapcount)
+        address = (
+            self.page.value_()
+            - (int(folios.pfns[self.row]) - int(folios.pfns[self.head])) * where.size
+        )
+        pinned = count(self._offset("_pincount", "compound_pincount"), 0)
+        if self.is_new:
+            mapcount, mapped = count(where.large_mapcount), count(where.pages_mapped, 0)
+            return (
+                f"head: order:{order} mapcount:{mapcount} entire_mapcount:{entire} "
+                f"nr_pages_mapped:{mapped} pincount:{pinned}"
+            )
+        if where.pages_mapped is not None:
+            mapped = count(where.pages_mapped, 0)
+            return (
+                f"head:{address:016x} order:{order} entire_mapcount:{entire} "
+                f"nr_pages_mapped:{mapped} pincount:{pinned}"
+            )
+        return (
+            f"head:{address:016x} order:{order} compound_mapcount:{entire} "
+            f"compound_pincount:{pinned}"
+        )
+
+    def _offset(self, folio_name: str, page_name: str) -> Optional[int]:
+        if self.folio is not None and self.folio.has(folio_name):
+            return int(self.folio.offset(folio_name))
+        page = structure(self.prog, "struct page")
+        if page.has(page_name):
+            return page.size + page.offset(page_name)
+        # With 64-bit counters in the second tail page before Linux 5.18.
+        name = f"hpage_{page_name.split('_')[-1]}"
+        return 2 * page.size + page.offset(name) if page.has(name) else None
+
+    def _memcg(self) -> int:
+        page = structure(self.prog, "struct page")
+        for name in ("memcg_data", "mem_cgroup"):
+            if page.has(name):
+                return int(page.column(self.folios.raw[self.head][None, :], name)[0])
+        return 0
+
+    def _page_type(self) -> Iterator[str]:
+        # Since "mm/debug: use %pGt to display page_type in dump_page()" (in
+        # v6.4), for all pages; since Linux kernel commit 8f790d0c7cfe ("mm:
+        # improve dumping of mapcount and page_type") (in v6.10), for those
+        # with a type. Linux 6.4 has the destructor in struct folio.
+        encoding, word = self.folios.layout.encoding, int(self.folios.words[self.head])
+        prints = self.folio is not None and (
+            self.is_new or self.folio.has("_folio_dtor") or self.folio.has("_flags_1")
+        )
+        if self.is_new and not encoding.has_type(word):
+            return
+        if prints and not structure(self.prog, "struct page").has("compound_mapcount"):
+            yield f"page_type: {encoding.text(word)}"
+
+    def _hex(self, label: str, raw: U8) -> Iterator[str]:
+        words = np.ascontiguousarray(raw).view(memory(self.prog).word).tolist()
+        per_line = 32 // self.word_size
+        for start in range(0, len(words), per_line):
+            cut = words[start : start + per_line]
+            yield f"{label}: {' '.join(f'{word:0{2 * self.word_size}x}' for word in cut)}"
+
+
+def _signed(value: int) -> int:
+    # A number of 32 bits, or of 64 that extends one.
+    value &= 0xFFFFFFFF
+    return value - (1 << 32) if value >> 31 else value
+
+
+def flag_words(prog: Program, flags: int) -> Tuple[str, ...]:
+    """
+    Return the names of the flags of a page, as the kernel prints them.
+
+    :param flags: ``page->flags``.
+    """
+    found = prog.cache.get("slabtype_pageflag_names")
+    if found is None:
+        found = prog.cache["slabtype_pageflag_names"] = _flag_names(prog)
+    return tuple(name for mask, name in found if flags & mask == mask)
+
+
+def _flag_names(prog: Program) -> List[Tuple[int, str]]:
+    # The kernel's own table, which has its own order; or else the enumerators,
+    # of which the first of a value is the name.
+    names: List[Tuple[int, str]] = []
+    try:
+        for entry in prog["pageflag_names"]:
+            if not entry.name:
+                break
+            names.append((entry.mask.value_(), entry.name.string_().decode("ascii", "replace")))
+    except (FaultError, LookupError):
+        names = []
+    if names:
+        return names
+    seen = set()
+    for name, bit in enumerators(prog, "pageflags").items():
+        if name.startswith("PG_") and bit not in seen:
+            seen.add(bit)
+            names.append((1 << bit, name[len("PG_") :]))
+    return names
+
+
+def page_flags_text(prog: Program, flags: int) -> str:
+    """
+    Return the flags of a page as ``%pGp`` prints them since Linux 5.12.
+
+    :param flags: ``page->flags``, with node and zone in its upper bits.
+    """
+    parts = list(flag_words(prog, flags))
+    bits = zone_bits(prog)
+    node, zone = bits.split(int(bits.place(np.uint64(flags))))
+    if nodes_shift(prog):
+        parts.append(f"node={node}")
+    if bits.zone_width:
+        parts.append(f"zone={zone}")
+    if not _prints_places(prog):
+        return f"{flags:#x}({'|'.join(flag_words(prog, flags))})"
+    # What lies below the zone, if it fits there, is the CPU and process that
+    # touched the page last.
+    width = _last_cpupid_width(prog)
+    if width:
+        value = flags >> (bits.shift - width) & ((1 << width) - 1)
+        parts.append(f"lastcpupid={value:#x}")
+    return f"{flags:#x}({'|'.join(parts)})"
+
+
+def _prints_places(prog: Program) -> bool:
+    # Since Linux 5.12; the next trace of that time is struct folio (in v5.16).
+    try:
+        prog.type("struct folio")
+    except LookupError:
+        return False
+    return True
+
+
+def _last_cpupid_width(prog: Program) -> int:
+    # LAST_CPUPID_SHIFT: 8 bits of the process and as many as the CPUs need, or
+    # nothing if struct page has a member for it, or without NUMA balancing.
+    page = structure(prog, "struct page")
+    try:
+        cpus = prog["__per_cpu_offset"].type_.length or 1
+        prog["sysctl_numa_balancing_mode"]
+    except LookupError:
+        return 0
+    width = 8 + max(cpus - 1, 0).bit_length()
+    used = enumerators(prog, "pageflags").get("__NR_PAGEFLAGS", 32)
+    fits = width <= zone_bits(prog).shift - used
+    return 0 if page.has("_last_cpupid") or not fits else width
+
+
+def section_number(prog: Program, pfn: int) -> Optional[int]:
+    """Return the number of the section of memory a page frame is in; ``None`` without any."""
+    try:
+        return pfn >> (int(prog["SECTION_SIZE_BITS"]) - memory(prog).page_shift)
+    except LookupError:
+        return None
