@@ -46,19 +46,20 @@ def recipe(origin: Built) -> str:
     return cache.key(1, origin.package, origin.edit.__name__, *_fragments(origin), *edits)
 
 
-def _work_folder(package: Package) -> Path:
-    return cache.root() / "trees" / f"{package.name}-{package.version}"
+def _work_folder(package: str, version: str) -> Path:
+    return cache.root() / "trees" / f"{package}-{version}"
 
 
-def drop_tree(package: Package) -> None:
+def drop_tree(package: str, version: str) -> None:
     """Delete the sources and objects of a source package."""
-    shutil.rmtree(_work_folder(package), ignore_errors=True)
+    with cache.lock("build"):
+        shutil.rmtree(_work_folder(package, version), ignore_errors=True)
 
 
 def _sources(archive: Archive, package: Package) -> Path:
     # Sources as packaged (pristine), and the tree that is built, which starts
     # as hard links to them.
-    work = _work_folder(package)
+    work = _work_folder(package.name, package.version)
     if not (work / "pristine").exists():
         log = cache.log_file("sources")
         with cache.entry(work) as folder:

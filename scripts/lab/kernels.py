@@ -83,6 +83,14 @@ _TABLE = (
         Built(*_6_1, ("slab",), rfc.rfc_v3),
     ),
     Kernel(
+        "slab-6.1-alt2",
+        "SLAB, s_mem as an offset beside active (Alternative 2)",
+        "SLAB",
+        "alternative-2",
+        Built(*_6_1, ("slab",), rfc.alternative_2),
+        special="kfence",
+    ),
+    Kernel(
         "debian-7",
         "newest Debian kernel: SLUB with sheaves",
         "SLUB",
@@ -131,20 +139,20 @@ _TABLE = (
         Built(*_6_1, ("slab", "debug-slab")),
     ),
     Kernel(
-        "slab-6.1-alt2",
-        "SLAB, s_mem as an offset beside active (Alternative 2)",
-        "SLAB",
-        "alternative-2",
-        Built(*_6_1, ("slab",), rfc.alternative_2),
-        special="kfence",
-    ),
-    Kernel(
         "slub-6.1-rfc3",
         "SLUB, slab as a page type (RFC v3)",
         "SLUB",
         "rfc-v3",
         Built(*_6_1, ("slub",), rfc.rfc_v3),
         special="kfence",
+    ),
+    Kernel(
+        "slub-6.1-plain",
+        "the same, free pointers neither hardened nor randomised",
+        "SLUB",
+        "rfc-v3",
+        Built(*_6_1, ("slub", "plain-freelists"), rfc.rfc_v3),
+        special="busy",
     ),
     Kernel(
         "debian-6.1",

@@ -11,7 +11,7 @@ from typing import Dict, Optional
 
 from . import build, cache, stock
 from .debian import Archive
-from .kernels import Built, Kernel, Stock
+from .kernels import KERNELS, Built, Kernel, Stock
 from .process import say
 
 __all__ = ("KernelFiles", "get", "present")
@@ -106,7 +106,23 @@ def get(kernel: Kernel, archive: Archive, *, refresh: bool = False) -> KernelFil
             (folder / "kernel.json").write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
     found = present(kernel)
     assert found is not None
+    _drop_idle_tree(found)
     return found
+
+
+def _drop_idle_tree(made: KernelFiles) -> None:
+    # Sources and objects take gigabytes; they stay only while another kernel
+    # is likely to be built from them.
+    origin = made.kernel.origin
+    if not isinstance(origin, Built):
+        return
+    siblings = [
+        kernel
+        for kernel in KERNELS.values()
+        if isinstance(kernel.origin, Built) and kernel.origin.package == origin.package
+    ]
+    if all(present(kernel) for kernel in siblings):
+        build.drop_tree(origin.package, made.version)
 
 
 def _is_newer(found: KernelFiles, archive: Archive) -> bool:
