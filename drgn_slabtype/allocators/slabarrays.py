@@ -162,7 +162,10 @@ class ArrayCaches:
         entries = np.zeros((len(mine), int(count.max(initial=0))), np.uint64)
         inside = np.arange(entries.shape[1])[None, :] < count[:, None]
         if len(mine):
-            entries[inside] = self._entries[self._start[mine[0]] : self._start[mine[-1] + 1]]
+            # Arrays hold slots; users know the objects in them.
+            slots = self._entries[self._start[mine[0]] : self._start[mine[-1] + 1]]
+            lead = np.where(self._memory.is_kernel_address(slots), cache.obj_offset, 0)
+            entries[inside] = slots + lead.astype(np.uint64)
         ledger.suspects += [self._unsound(row) for row in mine[self.ok[mine] & ~self.sound[mine]]]
         states = np.full(len(mine), State.FREE, np.uint8)
         enter_arrays(ledger, index, rows, boxes, entries, count, states)

@@ -54,7 +54,9 @@ class DebugReader:
         if (arrays.counted != arrays.walked).any():
             return
         own = boxes.slab[(boxes.slab >= 0) & (boxes.state == Walk.WHOLE)]
-        judged = own[~slabs.excused[own] & ~slabs.transit[own] & ~slabs.busy[own]]
+        unsure = slabs.excused | slabs.transit | slabs.busy
+        unsure[[suspect.slab for suspect in ledger.suspects if suspect.slab >= 0]] = True
+        judged = own[~unsure[own]]
         step = max(1, _BATCH_BYTES // cache.span)
         for start in range(0, len(judged), step):
             yield from self._batch(judged[start : start + step])

@@ -250,11 +250,8 @@ class IndexArrays:
         )
 
     def unsound(self) -> Bools:
-        """Return the slabs whose array does not hold what their count asks for."""
-        live = self._live(self._ledger.slabs.counted)
-        valid = self._valid(live)
-        wrong: Bools = (live & ~valid) | self._repeats(valid)
-        return np.asarray(wrong.any(axis=1))
+        """Return the slabs that cannot be what their count, array and list make of them."""
+        return self._doubtful(self._ledger.slabs.counted)
 
 
 def _claimed_objects(ledger: Ledger, num: int) -> Bools:
@@ -286,7 +283,7 @@ def shared_arrays(pointer: U64, unsound: Bools) -> List[int]:
     """
     Return one slab for each index array that several slabs share.
 
-    That is a slab for which the array makes no sense, if there is one.
+    That is an unsound one, if there is one.
 
     :param pointer: ``slab->freelist`` of each slab; 0 where it is no matter.
     """

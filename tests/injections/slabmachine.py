@@ -294,7 +294,9 @@ class Machine:
             data = self.prog.read(at, size)
             word = int.from_bytes(data[offsetof(page, "_mapcount") :][:4], "little")
             owner = int.from_bytes(data[mapping : mapping + 8], "little")
-            if word < 1 << 16 and owner >> 47 == 0x1FFFF and not data[8] & 1:
+            flags = int.from_bytes(data[:8], "little")
+            is_slab = self.layout == "plain" and flags >> int(self.prog["PG_slab"]) & 1
+            if word < 1 << 16 and owner >> 47 == 0x1FFFF and not data[8] & 1 and not is_slab:
                 return int(at)
         raise LookupError("no page of a user")
 

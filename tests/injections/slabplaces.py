@@ -125,8 +125,7 @@ def off_slab_array_in_the_slab(machine: Machine) -> Optional[Injury]:
 @recipe
 def off_slab_array_of_another_slab(machine: Machine) -> Optional[Injury]:
     for slab in machine.all_slabs(lambda slab: slab.cache.mode == "off-slab"):
-        others = [s for s in machine.slabs[slab.cache.name] if s.active < s.active + 1]
-        for other in others:
+        for other in machine.slabs[slab.cache.name]:
             if other.page != slab.page and other.active != slab.active:
                 return _pointer(machine, slab, other.freelist)
     return None

@@ -1,22 +1,24 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Damage to dumps of SLAB kernels, and work in progress that is none.
+Damage to SLAB kernels, and work in progress that is none.
 
-Run on the dumps that the lab has in its cache; ``DRGN_SLABTYPE_DUMPS`` names
-another folder of folders with ``vmcore``, ``vmlinux`` and ``manifest.json``.
+Run on the committed captures, and on the dumps that the lab has in its cache;
+``DRGN_SLABTYPE_DUMPS`` names another folder of folders with ``vmcore``,
+``vmlinux`` and ``manifest.json``.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import List, Tuple
 
 import pytest
 from drgn import Program
 
+from drgn_slabtype.capture import open_capture
 from drgn_slabtype.check import check
 from drgn_slabtype.findings import Report
 
@@ -27,41 +29,44 @@ from ..injections.slabflight import STATES
 from ..injections.slabmachine import Machine
 
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+_CAPTURES = Path(__file__).parent.parent / "captures"
 _DUMPS = Path(os.environ.get("DRGN_SLABTYPE_DUMPS", _CACHE / "drgn-slabtype/lab/dumps"))
 
 
 def _dumps() -> List[Path]:
-    # The newest dump of each kernel with one node, and of each with several.
+    # The captures; the newest dump of each kernel with one node, and with several.
     found = {}
-    for manifest in sorted(_DUMPS.glob("*/*/manifest.json"), key=lambda path: path.stat().st_mtime):
-        record = json.loads(manifest.read_text())
-        there = (manifest.parent / "vmcore").exists()
-        if there and record["allocator"] == "SLAB" and record["guest"] in ("plain", "numa"):
-            found[record["kernel"], record["guest"]] = manifest.parent
+    manifests = sorted(_DUMPS.glob("*/*/manifest.json"), key=lambda path: path.stat().st_mtime)
+    for manifest in [*_CAPTURES.glob("*/manifest.json"), *manifests]:
+        folder, record = manifest.parent, json.loads(manifest.read_text())
+        source = next((n for n in ("capture.xz", "vmcore") if (folder / n).exists()), None)
+        if source and record["allocator"] == "SLAB" and record["guest"] in ("plain", "numa"):
+            found[record["kernel"], record["guest"], source] = folder
     return [folder for _, folder in sorted(found.items())]
 
 
 def _open(folder: Path) -> Program:
+    if (folder / "capture.xz").exists():
+        return open_capture(str(folder / "capture.xz"))
     prog = Program()
     prog.set_core_dump(folder / "vmcore")
     prog.load_debug_info([folder / "vmlinux"])
     return prog
 
 
-@lru_cache(maxsize=None)
+@cache
 def _clean(folder: Path) -> Tuple[Machine, Report]:
     return Machine(_open(folder)), check(_open(folder))
 
 
 def _name(folder: Path) -> str:
+    if folder.parent == _CAPTURES:
+        return f"{folder.name}-capture"
     return f"{folder.parent.name}-{folder.name.partition('-')[0]}"
 
 
-_EACH_DUMP = pytest.mark.parametrize(
-    "folder",
-    _dumps() or [pytest.param(None, marks=pytest.mark.skip("no dump of a SLAB kernel"))],
-    ids=lambda folder: _name(folder) if folder else "none",
-)
+_FOLDERS = _dumps()
+_EACH_DUMP = pytest.mark.parametrize("folder", _FOLDERS, ids=map(_name, _FOLDERS))
 
 
 @_EACH_DUMP
