@@ -120,6 +120,8 @@ def command_line(guest: Guest) -> str:
         "console=ttyS0",
         "panic=-1",
         "oops=panic",
+        # A busy host is late with timer interrupts.
+        "no_timer_check",
         f"lab.seconds={guest.seconds}",
         f"lab.busy={int(guest.busy)}",
         guest.parameters,
@@ -169,24 +171,13 @@ def _write(
 
 def take(kernel: KernelFiles, guest: Guest, *, count: int = 1, seed: int = 1) -> List[Dump]:
     """
-    Boot a guest and dump it; once more if it does not come up.
+    Boot a guest and dump it.
 
     :param count: How many times a busy guest is stopped.
     :param seed: For the moments at which a busy guest is stopped.
     :return: One dump, or as many as asked for of a busy guest.
     :raises GuestError: if the guest fails.
     """
-    # Multi-threaded TCG now and then runs a breakpoint that the kernel has
-    # already patched away, and the guest panics while it boots.
-    for _ in range(_BOOT_TRIES - 1):
-        try:
-            return _take(kernel, guest, count, seed)
-        except BootError as error:
-            say(f"{kernel.kernel.name}/{guest.name}: once more: {error}")
-    return _take(kernel, guest, count, seed)
-
-
-def _take(kernel: KernelFiles, guest: Guest, count: int, seed: int) -> List[Dump]:
     moments = random.Random(seed)
     begin = time.monotonic()
     with running(kernel, guest) as started:
@@ -243,18 +234,34 @@ def running(kernel: KernelFiles, guest: Guest) -> Iterator[Machine]:
     """
     Run a guest for as long as the context lasts; its load has begun.
 
-    :raises BootError: if it does not come up.
+    :raises BootError: if it does not come up in several tries.
     """
+    # Multi-threaded TCG now and then runs a breakpoint that the kernel has
+    # already patched away, and the guest panics while it boots.
+    for remaining in reversed(range(_BOOT_TRIES)):
+        with contextlib.ExitStack() as stack:
+            try:
+                started = _boot(kernel, guest, stack)
+            except BootError as error:
+                if not remaining:
+                    raise
+                say(f"{kernel.kernel.name}/{guest.name}: once more: {error}")
+                continue
+            yield started
+            return
+
+
+def _boot(kernel: KernelFiles, guest: Guest, stack: contextlib.ExitStack) -> Machine:
     log = cache.log_file(f"console-{kernel.kernel.name}-{guest.name}")
-    with machine(
-        kernel.vmlinuz, _image(kernel), command_line(guest), guest.options, console=log
-    ) as started:
-        try:
-            started.wait_for("ready", _BOOT_SECONDS)
-            # Pages that are in the balloon are offline.
-            balloon = (guest.memory_mib - _BALLOON_MIB) << 20
-            started.qmp.command("balloon", value=balloon)
-            started.wait_for("load", _BOOT_SECONDS)
-        except GuestError as error:
-            raise BootError(str(error)) from None
-        yield started
+    image = _image(kernel)
+    line = command_line(guest)
+    started = stack.enter_context(machine(kernel.vmlinuz, image, line, guest.options, console=log))
+    try:
+        started.wait_for("ready", _BOOT_SECONDS)
+        # Pages that are in the balloon are offline.
+        balloon = (guest.memory_mib - _BALLOON_MIB) << 20
+        started.qmp.command("balloon", value=balloon)
+        started.wait_for("load", _BOOT_SECONDS)
+    except GuestError as error:
+        raise BootError(str(error)) from None
+    return started

@@ -288,11 +288,36 @@ static void read_sources(void)
 	}
 }
 
-static bool differs(const struct source *source)
+/* CONFIG_DEBUG_SLAB adds statistics to each line, which count every call. */
+static bool slabinfo_differs(const char *before, const char *now, size_t length)
+{
+	static const char statistics[] = " : globalstat";
+	size_t width = sizeof(statistics) - 1, i = 0, j = 0;
+
+	while (i < length && now[j] && before[i] == now[j]) {
+		if (length - i > width && !memcmp(before + i, statistics, width)) {
+			while (i < length && before[i] != '\n')
+				i++;
+			while (now[j] && now[j] != '\n')
+				j++;
+		} else {
+			i++;
+			j++;
+		}
+	}
+	return i < length || now[j];
+}
+
+static bool differs(const struct source *source, size_t length)
 {
 	const uint64_t *before = (const uint64_t *)(data + source->begin);
 	const uint64_t *now = (const uint64_t *)scratch;
 
+	scratch[length] = 0;
+	if (!strcmp(source->name, "proc/slabinfo"))
+		return slabinfo_differs(data + source->begin, scratch, source->length);
+	if (length != source->length)
+		return true;
 	if (strcmp(source->name, "proc/kpageflags"))
 		return memcmp(scratch, data + source->begin, source->length) != 0;
 	/* Words may stand at any byte of the data. */
@@ -313,11 +338,12 @@ static const char *changed_source(void)
 {
 	for (int i = 0; i < num_sources; i++) {
 		struct source *source = &sources[i];
+		ssize_t length;
 
 		if (source->kind != STEADY)
 			continue;
-		if (read_all(source->fd, scratch, scratch_size) != (ssize_t)source->length ||
-		    differs(source))
+		length = read_all(source->fd, scratch, scratch_size - 8);
+		if (length < 0 || differs(source, (size_t)length))
 			return source->name;
 	}
 	return NULL;
