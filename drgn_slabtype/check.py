@@ -32,7 +32,7 @@ from .findings import (
 from .memory import memory
 from .pages.scan import Progress
 from .pagetype.detect import PageTypeLayout, page_type_layout
-from .rules.blame import renumber
+from .rules.blame import join, renumber
 from .snapshot import Snapshot
 
 # Pauses before a moving target is read again, in seconds.
@@ -81,7 +81,7 @@ def check(
             report.changing += changing
     except KeyboardInterrupt:
         report.interrupted = True
-    _file(report, renumber(groups))
+    _file(report, renumber(join(groups)))
     if report.findings and not report.interrupted:
         seen = Snapshot(prog) if memory(prog).is_live else snapshot
         report.findings = explain(Lookup(prog, seen), report.findings)

@@ -41,6 +41,8 @@ class KnownBy(enum.IntFlag):
     """A place holds one of its objects."""
     KFENCE = 16
     """It is an object page of KFENCE's pool."""
+    POINTER = 32
+    """It names a cache that misses a slab like it."""
 
 
 class SlabIndex:

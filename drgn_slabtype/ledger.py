@@ -331,6 +331,8 @@ class Facts:
     """Of a slab of the usual order."""
     in_flight: int = 0
     """Most slabs that can be between two places at once: one per CPU."""
+    idle_word: Optional[int] = None
+    """What the page_type word of each slab must hold, where that is always the same."""
 
 
 @dataclass

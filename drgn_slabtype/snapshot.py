@@ -12,10 +12,12 @@ from dataclasses import replace
 from typing import List, Optional, Tuple
 
 import numpy as np
+import numpy.typing as npt
 from drgn import FaultError, Program
 
 from .allocators import open_allocator
 from .allocators.percpu import possible_cpus
+from .columns import structure
 from .findings import Finding
 from .index import KnownBy, SlabIndex
 from .ledger import Facts, Ledger, Slabs
@@ -107,9 +109,11 @@ class Snapshot:
         pages, words, pointers = index.pages, index.words, index["slab_cache"]
         making = self._being_made(stray)
         rows = np.flatnonzero(stray)
-        there = memory(self._prog).gather(pointers[rows], 1).ok
-        kernel = memory(self._prog).is_kernel_address(pointers[rows])
-        for row, in_target in zip(rows.tolist(), (there | ~kernel).tolist()):
+        source = memory(self._prog)
+        there = source.gather(pointers[rows], 1).ok
+        # A tail holds the way to its head where a slab has its cache.
+        there |= ~source.is_kernel_address(pointers[rows]) | (pointers[rows] % 8 != 0)
+        for row, in_target in zip(rows.tolist(), there.tolist()):
             what = "leads to no slab cache" if in_target else "is not in the target"
             found.append(
                 Finding(
@@ -123,6 +127,18 @@ class Snapshot:
                     id=len(found) + 1,
                 )
             )
+        found += [
+            Finding(
+                suspect.code,
+                suspect.message,
+                cpu=suspect.cpu,
+                place=suspect.place,
+                found=suspect.found,
+                moving=suspect.moving,
+                id=len(found) + number,
+            )
+            for number, suspect in enumerate(self.allocator.elsewhere(), 1)
+        ]
         known = {finding.slab for finding in found} | set(pages.tolist())
         for pfn, word in self.scan.conflicts:
             page = int(memory_map_address(index, pfn))
@@ -152,11 +168,22 @@ class Snapshot:
 
     def _being_made(self, stray: Bools) -> Bools:
         # A page gets its mark a moment before its cache pointer. Then it has
-        # one user, and what is in the word is no address.
-        fields, source = page_fields(self._prog), memory(self._prog)
-        cut = np.ascontiguousarray(self.index.raw[:, fields.refcount : fields.refcount + 4])
+        # the users and the type of any other slab, no object of it is in use,
+        # and where the pointer will be is what the page allocator left there:
+        # NULL for a mapping, poison in the links of a list.
+        index, fields = self.index, page_fields(self._prog)
+        source, owned = memory(self._prog), self.allocator.ownership.cache >= 0
+        cut = np.ascontiguousarray(index.raw[:, fields.refcount : fields.refcount + 4])
         users = cut.view(f"{source.byteorder}u4")[:, 0]
-        fresh: Bools = stray & ~source.is_kernel_address(self.index["slab_cache"]) & (users == 1)
+        pointers = index["slab_cache"]
+        links = structure(self._prog, "struct page").offset("mapping")
+        if index.structure.offset("slab_cache") == links:
+            fresh = stray & (pointers == 0)
+        else:
+            fresh = stray & (pointers != 0) & ~source.is_kernel_address(pointers)
+        fresh &= (users == _most_common(users[owned])) & (pointers % 8 == 0)
+        if index.structure.has("inuse"):
+            fresh &= (index["inuse"] == 0) & (index.words == _most_common(index.words[owned]))
         enough = np.count_nonzero(fresh) > len(possible_cpus(self._prog))
         return np.zeros_like(fresh) if enough else fresh
 
@@ -192,6 +219,11 @@ class Snapshot:
                 )
             )
         return found
+
+
+def _most_common(numbers: npt.NDArray[np.uint32]) -> int:
+    values, times = np.unique(numbers, return_counts=True)
+    return int(values[np.argmax(times)]) if len(values) else -1
 
 
 def memory_map_address(index: SlabIndex, pfn: int) -> int:

@@ -16,7 +16,7 @@ from typing import Callable, List, Optional, Protocol, Sequence, Tuple
 import numpy as np
 
 from ..index import KnownBy, SlabIndex
-from ..ledger import I64, U64, Bools, Ledger
+from ..ledger import I64, U64, Bools, Ledger, Suspect
 from .caches import Caches, same_cache
 from .lists import Walked
 
@@ -57,6 +57,9 @@ class Allocator(Protocol):
     def unreadable(self, number: int) -> List[str]:
         """Return what of one cache's own structures is not in the target, in words."""
 
+    def elsewhere(self) -> List[Suspect]:
+        """Return damage to structures that belong to no cache."""
+
 
 Fits = Callable[[I64, I64], Bools]
 """Whether the slab in each row of the index is made like one of the cache beside it."""
@@ -89,7 +92,8 @@ def decide_ownership(
         held[row] = number
     # The other claimant: a list before a CPU, but not where the CPU agrees with the slab.
     other = np.where((listed >= 0) & ((held != told) | (held < 0)), listed, held)
-    rows = np.flatnonzero((other >= 0) & (other != told) & (listed != told))
+    agreed = (told >= 0) & ((listed == told) | (other == told))
+    rows = np.flatnonzero((other >= 0) & ~agreed)
     named = told[rows] >= 0
     mine, theirs = rows[named], other[rows[named]]
     keep = np.zeros(len(rows), np.bool_)

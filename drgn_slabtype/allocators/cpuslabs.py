@@ -18,7 +18,8 @@ from drgn import Program
 from ..columns import Rows, read_rows, structure
 from ..index import KnownBy, SlabIndex
 from ..ledger import I64, U64, Ledger, ListKind, Memberships, Suspect
-from .caches import Caches
+from .base import Fits
+from .caches import Caches, same_cache
 from .percpu import per_cpu_addresses, possible_cpus
 
 
@@ -59,14 +60,18 @@ class CpuSlabs:
         lost = np.flatnonzero((self.cache == cache) & ~self.rows.ok)
         return [f"struct kmem_cache_cpu of CPU {self.cpu[row]}" for row in lost.tolist()]
 
-    def locate(self, index: SlabIndex) -> None:
-        """Find the slabs in the index, adding those that have lost their mark."""
+    def locate(self, index: SlabIndex, caches: Caches, fits: Fits) -> None:
+        """
+        Find the slabs in the index, adding those that have lost their mark.
+
+        Node lists have been walked before: no slab of theirs is in a chain.
+        """
         index.add(self.slab[self.slab != 0], KnownBy.CPU)
         self.slab_row = np.where(self.slab != 0, index.rows_of_pages(self.slab), -1)
         self.chains = []
-        walker = _ChainWalker(index)
+        walker = _ChainWalker(index, caches, fits)
         for at in np.flatnonzero(self.partial).tolist():
-            rows, stop = walker.walk(int(self.partial[at]))
+            rows, stop = walker.walk(int(self.partial[at]), int(self.cache[at]))
             index.known_by[rows] |= np.uint8(KnownBy.CPU)
             self.chains.append(PartialChain(int(self.cache[at]), int(self.cpu[at]), rows, stop))
 
@@ -85,6 +90,17 @@ class CpuSlabs:
         :param local: Row of ``ledger.slabs`` of each row of the index.
         """
         mine = np.flatnonzero((self.cache == cache) & (self.slab_row >= 0))
+        wild = (self.cache == cache) & (self.slab != 0) & ~index.is_memory_map(self.slab)
+        ledger.suspects += [
+            Suspect(
+                "container-state",
+                f"slab of CPU {self.cpu[at]} is 0x{self.slab[at]:x}",
+                cpu=int(self.cpu[at]),
+                place="cpu slab",
+                found=int(self.slab[at]),
+            )
+            for at in np.flatnonzero(wild).tolist()
+        ]
         parts = [
             ledger.memberships,
             _members(index, self.slab_row[mine], local, ListKind.CPU_SLAB, self.cpu[mine]),
@@ -99,10 +115,12 @@ class CpuSlabs:
 
 
 class _ChainWalker:
-    def __init__(self, index: SlabIndex) -> None:
+    def __init__(self, index: SlabIndex, caches: Caches, fits: Fits) -> None:
         self.index = index
+        self._caches = caches
+        self._fits = fits
 
-    def walk(self, page: int) -> Tuple[I64, Optional[int]]:
+    def walk(self, page: int, cache: int) -> Tuple[I64, Optional[int]]:
         rows: List[int] = []
         seen = set()
         while page:
@@ -111,12 +129,22 @@ class _ChainWalker:
                 return np.array(rows, np.int64), page
             self.index.add(one, KnownBy.CPU)
             row = int(self.index.rows_of_pages(one)[0])
-            if row < 0 or row in seen:
+            if row < 0 or row in seen or self._is_elsewhere(row, cache):
                 return np.array(rows, np.int64), page
             seen.add(row)
             rows.append(row)
             page = int(self.index["next"][row])
         return np.array(rows, np.int64), None
+
+    def _is_elsewhere(self, row: int, cache: int) -> bool:
+        # On a node's list, or made like a slab of the other cache that it names.
+        if self.index.known_by[row] & np.uint8(KnownBy.LIST):
+            return True
+        told = same_cache(self.index["slab_cache"][row : row + 1], self._caches)
+        if told[0] in (-1, cache):
+            return False
+        one = np.array([row])
+        return bool(self._fits(one, told)[0] and not self._fits(one, np.array([cache]))[0])
 
 
 def _members(

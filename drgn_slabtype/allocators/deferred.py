@@ -10,16 +10,17 @@ objects still count as in use.
 
 from __future__ import annotations
 
-from typing import Dict, List, NamedTuple, Tuple
+from typing import Dict, List, NamedTuple, Optional
 
 import numpy as np
 from drgn import FaultError, Program
 
 from ..columns import structure
 from ..index import SlabIndex
-from ..ledger import I64, Containers, Ledger, State, Walk
+from ..ledger import I64, Containers, Ledger, State, Suspect, Walk
 from ..memory import memory
 from .arrays import enter_arrays, local_rows
+from .kfence import kfence_pool
 from .percpu import per_cpu_addresses, possible_cpus
 from .slubcache import SlubCache
 
@@ -35,15 +36,48 @@ class DeferredList(NamedTuple):
     """Of the list head."""
     nodes: List[int]
     """Addresses of the ``struct llist_node`` or ``struct rcu_head`` inside objects."""
-    whole: bool
-    """Whether the list came to its end."""
+    stop: Optional[int]
+    """Address at which the list came to an end that is none."""
+    readable: bool
+    """Whether that was not for memory missing in the target."""
 
 
 class Deferred:
     """The deferred frees of all CPUs."""
 
-    def __init__(self, lists: List[DeferredList]) -> None:
+    def __init__(self, prog: Program, lists: List[DeferredList]) -> None:
         self.lists = lists
+        self.suspects: List[Suspect] = []
+        """Damage to the lists, which belong to no cache."""
+        self._pool = kfence_pool(prog)
+
+    def locate(self, index: SlabIndex, owner: I64) -> None:
+        """
+        Find the lists that are broken, and what is on them and in no slab.
+
+        :param owner: Position of the cache of each row of the index.
+        """
+        self.suspects = []
+        for found in self.lists:
+            where = f"{found.place} frees of CPU {found.cpu}"
+            if found.stop is not None:
+                code = "list-broken" if found.readable else "unreadable"
+                self._suspect(code, f"{where}: the list leads to 0x{found.stop:x}", found)
+            nodes = np.array(found.nodes, np.uint64)
+            rows = index.rows_of_addresses(nodes)
+            stray = (rows < 0) & ~self._pool.contains(nodes)
+            stray[rows >= 0] = owner[rows[rows >= 0]] < 0
+            for node in nodes[stray].tolist():
+                self._suspect("claim-foreign", f"{where}: 0x{node:x} is in no slab", found, node)
+
+    def _suspect(
+        self, code: str, message: str, of: DeferredList, found: Optional[int] = None
+    ) -> None:
+        self.suspects.append(
+            Suspect(
+                code, message, cpu=of.cpu, place=of.place, found=of.stop if found is None else found
+            )
+        )
 
     def enter(
         self,
@@ -78,7 +112,7 @@ class Deferred:
                 owner=found.cpu,
                 address=found.address,
                 walked=len(objects),
-                state=Walk.WHOLE if found.whole else Walk.UNREADABLE,
+                state=Walk.WHOLE,
             )
             state = State.FREE if found.place == "deferred" else State.WAITING
             count = np.array([len(objects)], np.int64)
@@ -99,35 +133,32 @@ def read_deferred(prog: Program) -> Deferred:
         heads = per_cpu_addresses(prog, np.array([variable.address_], np.uint64))[0]
         members = {"objects": "deferred", "objects_by_rcu": "deferred by rcu"}
         return Deferred(
+            prog,
             [
                 _walk(prog, place, cpu, head + layout.offset(member))
                 for cpu, head in zip(possible_cpus(prog).tolist(), heads.tolist())
                 for member, place in members.items()
                 if layout.has(member)
-            ]
+            ],
         )
-    return Deferred([])
+    return Deferred(prog, [])
 
 
 def _walk(prog: Program, place: str, cpu: int, head: int) -> DeferredList:
-    nodes, whole = _follow(prog, head)
-    return DeferredList(place, cpu, head, nodes, whole)
-
-
-def _follow(prog: Program, head: int) -> Tuple[List[int], bool]:
     source = memory(prog)
     nodes: List[int] = []
     seen = set()
     at = head
     while len(nodes) < _MAX_ENTRIES:
         try:
-            at = prog.read_word(at)
+            following = prog.read_word(at)
         except FaultError:
-            return nodes, False
+            return DeferredList(place, cpu, head, nodes[:-1], at, False)
+        at = following
         if not at:
-            return nodes, True
+            return DeferredList(place, cpu, head, nodes, None, True)
         if at in seen or not source.is_kernel_address(np.array([at], np.uint64))[0]:
-            return nodes, False
+            break
         seen.add(at)
         nodes.append(at)
-    return nodes, False
+    return DeferredList(place, cpu, head, nodes, at, True)

@@ -46,6 +46,25 @@ class Found(NamedTuple):
     busy: bool
     """Whether the barn's lock was held."""
 
+    @property
+    def name(self) -> str:
+        """The place with its owner."""
+        return f"{self.place} of {'node' if 'barn' in self.place else 'CPU'} {self.owner}"
+
+    def suspect(self, what: str, expected: Optional[int], found: int) -> Suspect:
+        """Return the finding that the place holds something it must not."""
+        per_node = "barn" in self.place
+        return Suspect(
+            "container-state",
+            f"sheaf 0x{self.address:x} in {self.name} {what}",
+            node=self.owner if per_node else None,
+            cpu=None if per_node else self.owner,
+            place=self.name,
+            expected=expected,
+            found=found,
+            moving=self.busy,
+        )
+
 
 class Sheaves:
     """Every sheaf that can be reached from a cache."""
@@ -61,9 +80,38 @@ class Sheaves:
         """``struct node_barn *`` of every cache and node."""
         self._read_cpus(caches)
         self._read_barns(caches, nodes)
+        self.sound: U64 = np.zeros(0, np.uint64)
+        """Addresses of the sheaves that are what their places say."""
         self._by_cache: Dict[int, List[Found]] = {}
-        for sheaf in self.found:
+        self._sort_out()
+
+    def _sort_out(self) -> None:
+        # Sets aside what is no sheaf of its cache, or stands in a second place.
+        addresses = np.array([sheaf.address for sheaf in self.found], np.uint64)
+        width = structure(self.prog, "struct slab_sheaf").offset("objects")
+        heads = read_rows(self.prog, "struct slab_sheaf", addresses, width)
+        aligned = addresses % np.uint64(self._memory.word_size) == 0
+        plausible = (self._memory.is_kernel_address(addresses) & aligned).tolist()
+        seen: Dict[int, str] = {}
+        sound = []
+        for at, sheaf in enumerate(self.found):
+            owner, size = int(heads["cache"][at]), int(heads["size"][at])
+            own = int(self._addresses[sheaf.cache])
+            wrong: Optional[Tuple[str, Optional[int], int]] = None
+            if not plausible[at]:
+                wrong = "is none", None, sheaf.address
+            elif heads.ok[at] and owner != own and (owner or size or self._capacity[sheaf.cache]):
+                wrong = "is none of this cache", own, owner
+            elif owner == own and sheaf.address in seen:
+                wrong = f"is also in {seen[sheaf.address]}", None, sheaf.address
+            if wrong is not None:
+                self._suspect(sheaf.cache, sheaf.suspect(*wrong))
+                continue
+            if owner == own:
+                seen[sheaf.address] = sheaf.name
+                sound.append(sheaf.address)
             self._by_cache.setdefault(sheaf.cache, []).append(sheaf)
+        self.sound = np.array(sound, np.uint64)
 
     def _read_cpus(self, caches: Caches) -> None:
         addresses = per_cpu_addresses(self.prog, caches.rows["cpu_sheaves"])
@@ -72,7 +120,9 @@ class Sheaves:
         cpus = possible_cpus(self.prog)[column]
         for place in ("main", "spare", "rcu_free"):
             pointers = rows[place]
-            for at in np.flatnonzero(pointers).tolist():
+            # Each CPU has a main sheaf, be it one that stands in for none.
+            there = (pointers != 0) | (rows.ok & (place == "main"))
+            for at in np.flatnonzero(there).tolist():
                 owner = int(cpus[at])
                 self.found.append(
                     Found(int(cache[at]), f"{place} sheaf", owner, int(pointers[at]), False)
@@ -105,7 +155,7 @@ class Sheaves:
                             code,
                             f"barn of node {node} counts {kept[at]} {kind} sheaves, {what}",
                             node=node,
-                            place=f"{kind} barn",
+                            place=f"{kind} barn of node {node}",
                             expected=len(sheaves),
                             found=int(kept[at]),
                             moving=busy,
@@ -177,30 +227,11 @@ class Sheaves:
         enter_arrays(ledger, index, rows, boxes, entries.reshape(len(mine), -1), count, states)
 
     def _judge(self, cache: int, mine: List[Found], content: Rows, size: I64) -> Iterator[Suspect]:
-        owners = content["cache"]
         for at, sheaf in enumerate(mine):
-            if not content.ok[at]:
-                continue
-            wrong: Optional[Tuple[str, int, int]] = None
-            own = int(self._addresses[cache])
-            if owners[at] != own and (owners[at] or size[at]):
-                wrong = "is a sheaf of another cache", own, int(owners[at])
-            elif sheaf.place == "empty barn" and size[at]:
-                wrong = "is not empty", 0, int(size[at])
-            elif sheaf.place == "full barn" and not size[at]:
-                wrong = "is empty", int(self._capacity[cache]), 0
-            if wrong is not None:
-                per = "node" if "barn" in sheaf.place else "CPU"
-                yield Suspect(
-                    "container-state",
-                    f"sheaf 0x{sheaf.address:x} in {sheaf.place} of {per} {sheaf.owner} {wrong[0]}",
-                    node=sheaf.owner if per == "node" else None,
-                    cpu=sheaf.owner if per == "CPU" else None,
-                    place=sheaf.place,
-                    expected=wrong[1],
-                    found=wrong[2],
-                    moving=sheaf.busy,
-                )
+            if sheaf.place == "empty barn" and size[at]:
+                yield sheaf.suspect("is not empty", 0, int(size[at]))
+            elif sheaf.place == "full barn" and content.ok[at] and not size[at]:
+                yield sheaf.suspect("is empty", int(self._capacity[cache]), 0)
 
 
 def read_sheaves(prog: Program, caches: Caches, nodes: Nodes) -> Optional[Sheaves]:

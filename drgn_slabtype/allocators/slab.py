@@ -84,6 +84,10 @@ class SlabAllocator:
         """Return what could not be read; see :meth:`.base.Allocator.unreadable`."""
         return self.nodes.unreadable(number)
 
+    def elsewhere(self) -> List[Suspect]:
+        """Return nothing; see :meth:`.base.Allocator.elsewhere`."""
+        return []
+
     # One cache ---------------------------------------------------------------
 
     def collect(self, number: int, index: SlabIndex) -> Ledger:

@@ -9,9 +9,10 @@ the objects that are not on it, wherever else they may be.
 
 from __future__ import annotations
 
-from typing import Dict, List
+from typing import Dict, List, Optional
 
 import numpy as np
+import numpy.typing as npt
 from drgn import Program
 
 from ..index import KnownBy, SlabIndex
@@ -42,7 +43,8 @@ from .percpu import possible_cpus
 from .sheaves import read_sheaves
 from .slubcache import SlubCache, slab_flags
 from .slubdebug import ContentReader
-from .slubfit import slab_fits
+from .slubfit import MAX_OBJECTS, slab_fits, slab_orders
+from .slublost import adopt_misnamed, find_unmarked, shortages
 from .slubstate import (
     Era,
     States,
@@ -52,8 +54,6 @@ from .slubstate import (
     in_transit,
     partial_mark,
 )
-
-_MAX_OBJECTS = 32767  # the widest that slab->objects, a field of 15 bits, can hold
 
 PLACES = (
     Place("freelist", counted=False, bad="freelist-pointer", repeat="freelist-cycle"),
@@ -98,6 +98,7 @@ class SlubAllocator:
         self._flags = slab_flags(prog)
         self._mark = np.uint64(partial_mark(prog))
         self._locked = np.uint64(1 << int(prog["PG_locked"]))
+        self._word: Optional[int] = None
         self._walks: List[Walked] = []
         self._live = LiveObjects([])
 
@@ -109,28 +110,44 @@ class SlubAllocator:
         if self.nodes.rows.structure.has("full"):
             kinds["full"] = ListKind.FULL
         self._walks = find_emptied(index, self.nodes.walk(index, kinds))
-        held = []
-        if self.cpu_slabs is not None:
-            self.cpu_slabs.locate(index)
-            held = self.cpu_slabs.owners()
 
         def fits(rows: I64, numbers: I64) -> Bools:
             return slab_fits(index, self.caches, rows, numbers)
 
+        held = []
+        if self.cpu_slabs is not None:
+            self.cpu_slabs.locate(index, self.caches, fits)
+            held = self.cpu_slabs.owners()
         self.ownership = decide_ownership(index, self.caches, self._walks, held, fits)
+        short = shortages(index, self.nodes, self.ownership)
+        if short:
+            if find_unmarked(index, self.caches, short):
+                self.ownership = decide_ownership(index, self.caches, self._walks, held, fits)
+                short = shortages(index, self.nodes, self.ownership)
+            adopt_misnamed(index, self.caches, self.ownership, short)
+        index.settle(self._settled_orders(index))
+        self._word = _most_common(index.words[self.ownership.cache >= 0])
         partial = [w.rows for w in self._walks if w.head.kind is ListKind.PARTIAL]
         self.era = detect_era(self.prog, index, np.concatenate([*partial, np.zeros(0, np.int64)]))
         self.encoding = self._detect_encoding(index)
         self._live = self._own_structures()
         self._live.locate(index, self.ownership.cache)
+        self.deferred.locate(index, self.ownership.cache)
+
+    def _settled_orders(self, index: SlabIndex) -> I64:
+        # KFENCE's pages are slabs of one page each, pages of no cache are none.
+        settled = np.where(index.known_by & np.uint8(KnownBy.KFENCE), 0, -1).astype(np.int64)
+        owned = np.flatnonzero(self.ownership.cache >= 0)
+        owner = self.ownership.cache[owned]
+        settled[owned] = slab_orders(index, self.caches, owned, owner)
+        return settled
 
     def _own_structures(self) -> LiveObjects:
         own = [self.caches.addresses, self.nodes.rows.addresses]
         if self.caches.rows.structure.has("random_seq"):
             own.append(self.caches.rows["random_seq"])
         if self.sheaves is not None:
-            sheaves = np.array([sheaf.address for sheaf in self.sheaves.found], np.uint64)
-            own += [self.sheaves.barns, sheaves]
+            own += [self.sheaves.barns, self.sheaves.sound]
         return LiveObjects(own)
 
     def _detect_encoding(self, index: SlabIndex) -> Encoding:
@@ -155,11 +172,16 @@ class SlubAllocator:
         lost = self.nodes.unreadable(number)
         return lost + (self.cpu_slabs.unreadable(number) if self.cpu_slabs is not None else [])
 
+    def elsewhere(self) -> List[Suspect]:
+        """Return the damage that is in no cache; see :meth:`.base.Allocator.elsewhere`."""
+        return self.deferred.suspects
+
     # One cache ---------------------------------------------------------------
 
     def collect(self, number: int, index: SlabIndex) -> Ledger:
         """Read everything about one cache; see :meth:`.base.Allocator.collect`."""
         cache = SlubCache(self.caches, number, self._flags, self.cpus)
+        cache.facts.idle_word = self._word
         rows = self.ownership.rows_of(number)
         ledger = Ledger(cache.facts, PLACES, self._slabs(cache, rows, index))
         self._geometry(cache, rows, index, ledger)
@@ -181,11 +203,9 @@ class SlubAllocator:
         return ledger
 
     def _slabs(self, cache: SlubCache, rows: I64, index: SlabIndex) -> Slabs:
-        # A damaged order must not decide how much memory is read.
-        order = index.orders[rows].astype(np.int64)
-        order = np.where(order == cache.min_order, order, cache.order)
+        order = slab_orders(index, self.caches, rows, np.full(len(rows), cache.number))
         span = self.memory.page_size << order
-        objects = np.minimum(span // cache.size, _MAX_OBJECTS)
+        objects = np.minimum(span // cache.size, MAX_OBJECTS)
         inuse = index["inuse"][rows].astype(np.int64)
         frozen = index["frozen"][rows] != 0
         marked = (index.flags[rows] & self._mark) != 0
@@ -229,9 +249,9 @@ class SlubAllocator:
         for code, what, wrong, expected, found in (
             (
                 "slab-order-wrong",
-                "compound order is none of the cache's",
-                (orders != cache.order) & (orders != cache.min_order),
-                np.full(len(rows), cache.order),
+                "compound order does not fit its cache and its object count",
+                orders != slabs.order,
+                slabs.order,
                 orders,
             ),
             (
@@ -283,11 +303,11 @@ class SlubAllocator:
             walked=0,
             state=Walk.WHOLE,
         )
-        homeless = home < 0
+        # A CPU whose slab is none of the cache's is told of elsewhere.
+        homeless = (home < 0) & (cpus.slab[mine] == 0)
         for box in np.flatnonzero(homeless).tolist():
             ledger.suspects.append(_homeless(cache, theirs, box, cpus.freelist[mine], index))
-        kept = theirs.take(~homeless)
-        reader.enter(ledger, kept, cpus.freelist[mine][~homeless])
+        reader.enter(ledger, theirs.take(home >= 0), cpus.freelist[mine][home >= 0])
 
     def _counters(self, cache: SlubCache, ledger: Ledger) -> None:
         members, slabs = ledger.memberships, ledger.slabs
@@ -320,6 +340,12 @@ class SlubAllocator:
         return {"nr_slabs": adrift, "total_objects": adrift * most}
 
 
+def _most_common(words: npt.NDArray[np.uint32]) -> Optional[int]:
+    # SLUB leaves the word as the page allocator or the slab mark has made it.
+    values, times = np.unique(words, return_counts=True)
+    return int(values[np.argmax(times)]) if len(values) else None
+
+
 def _homeless(
     cache: SlubCache, boxes: Containers, box: int, heads: U64, index: SlabIndex
 ) -> Suspect:
@@ -331,7 +357,7 @@ def _homeless(
         "container-state",
         f"freelist of CPU {boxes.owner[box]} begins at 0x{head:x}, but the CPU has no slab",
         cpu=int(boxes.owner[box]),
-        place="cpu freelist",
+        place="cpu slab",
         found=head,
         moving=ours and bool(index["frozen"][row]),
     )

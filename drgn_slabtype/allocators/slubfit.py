@@ -1,17 +1,50 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Whether a slab is made like those of a SLUB cache."""
+"""How the slabs of SLUB caches are made."""
 
 from __future__ import annotations
+
+from typing import Tuple
 
 import numpy as np
 
 from ..index import SlabIndex
-from ..ledger import I64, Bools
+from ..ledger import I64, U64, Bools
 from ..memory import memory
 from .caches import Caches
 
 _MAX_ORDER = 24
-_MAX_OBJECTS = 32767  # the widest that slab->objects, a field of 15 bits, can hold
+MAX_OBJECTS = 32767  # the widest that slab->objects, a field of 15 bits, can hold
+
+
+def slab_orders(index: SlabIndex, caches: Caches, rows: I64, numbers: I64) -> I64:
+    """
+    Return the order each slab must have: one of its cache's two.
+
+    That is its compound order, or the one that its object count follows from;
+    a damaged one must not decide how much memory is read.
+
+    :param rows: Of the index.
+    :param numbers: Position of the cache beside each.
+    """
+    usual, least = _orders(caches, numbers)
+    own = index.orders[rows].astype(np.uint64)
+    other = np.where(own == least, usual, least)
+    order = np.where(own == least, least, usual)
+    kept = index["objects"][rows]
+    size = np.maximum(caches.rows["size"][numbers], 1)
+    told = (kept != _objects(index, order, size)) & (kept == _objects(index, other, size))
+    return np.where(told, other, order).astype(np.int64)
+
+
+def _orders(caches: Caches, numbers: I64) -> Tuple[U64, U64]:
+    most = np.uint64(_MAX_ORDER)
+    usual, least = (caches.rows[name][numbers] >> np.uint64(16) for name in ("oo.x", "min.x"))
+    return np.minimum(usual, most), np.minimum(least, most)
+
+
+def _objects(index: SlabIndex, orders: U64, size: U64) -> U64:
+    page = np.uint64(memory(index.prog).page_size)
+    return np.minimum((page << orders) // size, np.uint64(MAX_OBJECTS))
 
 
 def slab_fits(index: SlabIndex, caches: Caches, rows: I64, numbers: I64) -> Bools:
@@ -22,12 +55,10 @@ def slab_fits(index: SlabIndex, caches: Caches, rows: I64, numbers: I64) -> Bool
     :param numbers: Position of the cache beside each.
     """
     of = caches.rows
-    page = np.uint64(memory(index.prog).page_size)
-    order = index.orders[rows].astype(np.uint64)
-    usual, least = of["oo.x"][numbers] >> np.uint64(16), of["min.x"][numbers] >> np.uint64(16)
+    order = np.minimum(index.orders[rows].astype(np.uint64), np.uint64(_MAX_ORDER))
+    usual, least = _orders(caches, numbers)
     size = np.maximum(of["size"][numbers], 1)
-    span = page << np.minimum(order, _MAX_ORDER)
-    objects = np.minimum(span // size, _MAX_OBJECTS)
+    objects = _objects(index, order, size)
     good: Bools = (order == usual) | (order == least)
     good &= (index["objects"][rows] == objects) & (index["inuse"][rows] <= objects)
     # The first object begins with the slab or after one red zone.

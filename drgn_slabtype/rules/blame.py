@@ -16,7 +16,7 @@ from typing import Dict, Iterable, List, Optional, Set, Tuple
 
 import numpy as np
 
-from ..findings import Finding
+from ..findings import Finding, Value
 from ..ledger import Ledger, ListKind
 
 # From what explains most to what explains least. A word that is no slab's
@@ -37,6 +37,9 @@ _ORDER = (
     "freelist-cycle",
     "freelist-duplicate",
     "count-range",
+    "container-state",
+    "container-limit",
+    "container-count",
     "claim-foreign",
     "claim-live",
     "claim-twice",
@@ -46,13 +49,10 @@ _ORDER = (
     "list-twice",
     "slab-node-wrong",
     "claim-node",
+    "slab-frozen",
     "list-wrong",
     "list-missing",
-    "slab-frozen",
     "slab-in-transit",
-    "container-limit",
-    "container-count",
-    "container-state",
     "redzone",
     "poison",
     "padding",
@@ -79,8 +79,8 @@ def settle(findings: Iterable[Finding], ledger: Ledger) -> List[Finding]:
     settled: List[Finding] = []
     for number, finding in enumerate(ranked, 1):
         because = roots.cause(finding)
-        # What follows from work in progress is work in progress.
-        moving = finding.moving or (because is not None and settled[because - 1].moving)
+        # What follows from work in progress is work in progress, and nothing else is.
+        moving = finding.moving if because is None else settled[because - 1].moving
         settled.append(replace(finding, id=number, because=because, moving=moving))
         if because is None:
             roots.add(finding, number)
@@ -101,23 +101,32 @@ class _Roots:
         self._by_object: Dict[int, int] = {}
         # Broken lists, by node (None for those of a CPU) and kind.
         self._lists: Dict[Tuple[Optional[int], Optional[str]], int] = {}
+        # Damaged containers, by their name with their owner.
+        self._places: Dict[Value, int] = {}
 
     def cause(self, finding: Finding) -> Optional[int]:
         if finding.rule == "content":
             return None if finding.object is None else self._by_object.get(finding.object)
         if finding.slab is not None:
             found = self._by_slab.get(finding.slab)
-            if found is None and finding.code == "list-missing":
+            if found is None and finding.code in ("list-missing", "slab-in-transit"):
                 kinds = str(finding.expected).split(" or ")
                 keys = [(node, kind) for kind in kinds for node in (finding.node, None)]
                 found = next((self._lists[key] for key in keys if key in self._lists), None)
-            return found
+            return self._from_container(finding) if found is None else found
         if finding.rule == "count" and finding.node is not None:
             found = self._by_node.get(finding.node)
             if found is None and self._can_be_in_flight(finding):
                 found = self._moving.get(finding.node)
             return found
-        return None
+        return self._from_container(finding)
+
+    def _from_container(self, finding: Finding) -> Optional[int]:
+        # What is recorded in a damaged container, alone or beside another place.
+        if finding.rule != "claim":
+            return None
+        places = (finding.place, finding.expected)
+        return next((self._places[place] for place in places if place in self._places), None)
 
     def _can_be_in_flight(self, finding: Finding) -> bool:
         if not isinstance(finding.expected, int) or not isinstance(finding.found, int):
@@ -133,7 +142,11 @@ class _Roots:
             return
         if finding.slab is not None:
             self._by_slab.setdefault(finding.slab, number)
-        if finding.code in ("list-links", "list-broken"):
+        if finding.rule == "container" and finding.slab is None and finding.place is not None:
+            self._places.setdefault(finding.place, number)
+        if finding.code in ("list-links", "list-broken") or (
+            finding.rule == "container" and finding.cpu is not None
+        ):
             node = finding.node if finding.cpu is None else None
             self._lists.setdefault((node, finding.place), number)
         for node in self._nodes(finding):
@@ -147,6 +160,48 @@ class _Roots:
             at = np.flatnonzero(self._pages == np.uint64(finding.slab))
             nodes.update(self._owners[at].tolist())
         return nodes
+
+
+def join(groups: Iterable[List[Finding]]) -> List[List[Finding]]:
+    """
+    Return the findings with those of several caches on one slab in one group.
+
+    A slab that two caches hold shows in both. Of the two roots the one that
+    explains more stays, and the other one follows from it.
+    """
+    joined: List[List[Finding]] = []
+    homes: Dict[int, int] = {}
+    for group in groups:
+        roots = {f.slab for f in group if f.because is None and f.slab is not None}
+        into = sorted({homes[slab] for slab in roots if slab in homes})
+        if into:
+            joined[into[0]] = _merge([*(joined[at] for at in into), group])
+            for at in into[1:]:
+                joined[at] = []
+            homes = {slab: into[0] if at in into else at for slab, at in homes.items()}
+        else:
+            into = [len(joined)]
+            joined.append(group)
+        homes.update(dict.fromkeys(roots, into[0]))
+    return [group for group in joined if group]
+
+
+def _merge(groups: List[List[Finding]]) -> List[Finding]:
+    merged = renumber(groups)
+    ranked = sorted(
+        (f for f in merged if f.because is None), key=lambda f: _RANK.get(f.code, len(_ORDER))
+    )
+    first: Dict[Optional[int], int] = {}
+    follows: Dict[Optional[int], int] = {}
+    for finding in ranked:
+        root = first.setdefault(finding.slab, finding.id)
+        if finding.slab is not None and root != finding.id:
+            follows[finding.id] = root
+    return [
+        replace(finding, because=follows.get(finding.id, follows.get(because, because)))
+        for finding in merged
+        for because in (finding.because,)
+    ]
 
 
 def renumber(groups: Iterable[List[Finding]]) -> List[Finding]:

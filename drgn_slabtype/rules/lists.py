@@ -10,10 +10,13 @@ import numpy as np
 from ..findings import Finding
 from ..ledger import Ledger, ListKind
 
+_CPU_LISTS = int(ListKind.CPU_SLAB | ListKind.CPU_PARTIAL)
+
 
 def judge_lists(ledger: Ledger) -> Iterator[Finding]:
     """Yield damaged lists, then slabs that stand on the wrong one, on none or on two."""
     yield from _judge_breaks(ledger)
+    yield from _judge_foreign(ledger)
     yield from _judge_members(ledger)
 
 
@@ -35,6 +38,26 @@ def _judge_breaks(ledger: Ledger) -> Iterator[Finding]:
             expected=broken.expected,
             found=broken.found,
             moving=broken.busy,
+        )
+
+
+def _judge_foreign(ledger: Ledger) -> Iterator[Finding]:
+    # Slabs of another cache, whose own ledger misses them.
+    members, name = ledger.memberships, ledger.facts.name
+    for at in np.flatnonzero(members.slab < 0).tolist():
+        page, owner = int(members.page[at]), int(members.owner[at])
+        on_cpu = bool(members.kind[at] & _CPU_LISTS)
+        kind = _spell(int(members.kind[at]))
+        yield Finding(
+            "list-wrong",
+            f"{name} {'CPU' if on_cpu else 'node'} {owner} {kind}: slab 0x{page:x} is one of "
+            "another cache",
+            cache=name,
+            node=None if on_cpu else owner,
+            cpu=owner if on_cpu else None,
+            slab=page,
+            place=kind,
+            found=page,
         )
 
 

@@ -21,6 +21,8 @@ def judge_words(ledger: Ledger, encoding: Encoding) -> Iterator[Finding]:
         damaged |= encoding.conflict(words)
     if encoding.carries_active:
         damaged |= encoding.active_state(words) != ActiveState.OK
+    if ledger.facts.idle_word is not None:
+        damaged |= words != ledger.facts.idle_word
     for slab in np.flatnonzero(damaged & ~slabs.excused).tolist():
         word = int(words[slab])
         yield Finding(

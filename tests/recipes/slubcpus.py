@@ -118,7 +118,7 @@ def cpu_slab_forgotten(machine: Machine) -> Injury:
         "container-state",
         found.cache.name,
         cpu=found.cpu,
-        place="cpu freelist",
+        place="cpu slab",
         found=found.free[0],
         also=_LOST,
         changing=True,
@@ -185,12 +185,11 @@ def cpu_slab_of_another_cache(machine: Machine) -> Injury:
     for cache in machine.caches:
         if machine.has_cpu_slabs and cache.size != slab.cache.size and not cache.debug:
             try:
-                _, c = _idle(machine, cache)
+                cpu, c = _idle(machine, cache)
             except NoVictim:
                 continue
             write = _write(machine, c, "slab", slab.page)
-            others = frozenset({cache.name})
-            return on_slab(slab, "list-twice", write, also=NODE, others=others)
+            return Injury([write], "list-wrong", cache.name, slab.page, cpu=cpu, place="cpu slab")
     raise NoVictim("no CPU slabs")
 
 
@@ -286,10 +285,10 @@ def cpu_partial_counts_too_few(machine: Machine) -> Injury:
     return _count(machine, -1)
 
 
-def _into(machine: Machine, slab: Slab, foreign: Slab, code: str, also: frozenset[str]) -> Injury:
-    write = member(machine, slab, "next", foreign.page)
-    others = frozenset({slab.cache.name})
-    return on_slab(foreign, code, write, also=also, others=others)
+def _into(machine: Machine, chain: Chain, slab: Slab) -> Injury:
+    last = chain.slabs[-1]
+    write = member(machine, last, "next", slab.page)
+    return on_slab(last, "list-broken", write, cpu=chain.cpu, place="cpu partial", found=slab.page)
 
 
 @recipe
@@ -297,8 +296,7 @@ def cpu_partial_leads_to_partial_list(machine: Machine) -> Injury:
     for chain in machine.chains:
         for slab in machine.slabs.values():
             if slab.quiet and slab.cache is chain.cache:
-                also = NODE | {"container-count", "list-broken"}
-                return _into(machine, chain.slabs[-1], slab, "list-twice", also)
+                return _into(machine, chain, slab)
     raise NoVictim("no CPU keeps slabs of a cache with a partial list")
 
 
@@ -306,7 +304,7 @@ def cpu_partial_leads_to_partial_list(machine: Machine) -> Injury:
 def cpu_partial_leads_to_another_cache(machine: Machine) -> Injury:
     chain = _chain(machine, 2)
     for slab in machine.slabs.values():
-        if slab.quiet and slab.cache.size != chain.cache.size:
-            also = NODE | {"container-count", "list-broken", "list-wrong", "list-missing"}
-            return _into(machine, chain.slabs[-1], slab, "list-twice", also)
+        full = slab.where == "nowhere" and slab.inuse == slab.objects
+        if full and slab.cache.size != chain.cache.size:
+            return _into(machine, chain, slab)
     raise NoVictim("no slab of another cache")

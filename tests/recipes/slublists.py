@@ -205,19 +205,22 @@ def slab_on_list_of_another_cache(machine: Machine) -> Injury:
     slab = _list(machine)[1]
     other = machine.slab(
         "list of another cache",
-        lambda other: other.where == "partial" and other.cache is not slab.cache,
+        lambda other: other.where == "partial" and other.cache.size != slab.cache.size,
     )
     at = head(machine, other.cache, other.nid)
     writes = [
         *unlink(machine.prog, link(machine, slab)),
         *push(machine.prog, link(machine, slab), at),
     ]
-    return on_slab(
-        slab,
+    return Injury(
+        writes,
         "list-wrong",
-        *writes,
+        other.cache.name,
+        slab.page,
+        other.nid,
+        place="partial",
         also=NODE | {"list-missing"},
-        others=frozenset({other.cache.name}),
+        others=frozenset({slab.cache.name}),
     )
 
 

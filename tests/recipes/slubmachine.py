@@ -226,7 +226,7 @@ class Machine:
             owners = np.ascontiguousarray(words[:, at : at + 8]).view("<u8")[:, 0]
             for row in np.flatnonzero(np.isin(owners, known)).tolist():
                 address = base + (pfn + row) * size
-                head = Object(self.prog, "struct page *", address)
+                head = _page(self.prog, address)
                 if PageSlab(head) and page_to_virt(head).value_() not in pool:
                     found.add(address)
         return sorted(found)
@@ -422,9 +422,14 @@ class Machine:
             owner = int.from_bytes(data[mapping : mapping + 8], "little")
             # Mapped once or not at all, no tail, and its mapping a kernel pointer.
             single = word in (0, 0xFFFFFFFF) and not data[8] & 1
-            if single and owner >> 47 == 0x1FFFF:
-                return int(base + pfn * size)
+            at = base + pfn * size
+            if single and owner >> 47 == 0x1FFFF and not PageSlab(_page(self.prog, at)):
+                return int(at)
         raise NoVictim("no page of a user")
+
+
+def _page(prog: Program, address: int) -> Object:
+    return Object(prog, "struct page *", address)
 
 
 def _sheaf(

@@ -253,6 +253,7 @@ def _full(machine: Machine) -> Slab:
             slab.where in ("nowhere", "full")
             and slab.inuse == slab.objects > 4
             and not slab.frozen
+            and not slab.cache.name.startswith("kmalloc")  # the allocator lives there
             and not set(machine.used(slab)) ^ set(map(slab.slot, range(slab.objects)))
         ),
     )

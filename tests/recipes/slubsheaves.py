@@ -233,7 +233,7 @@ def _state(
     machine: Machine, sheaf: Sheaf, *writes: Write, also: frozenset[str] = frozenset()
 ) -> Injury:
     return _on_sheaf(
-        sheaf, "container-state", *writes, place=sheaf.place, also=also, others=frozenset("*")
+        sheaf, "container-state", *writes, place=_name(sheaf), also=also, others=frozenset("*")
     )
 
 
@@ -295,7 +295,7 @@ def spare_sheaf_is_main_sheaf(machine: Machine) -> Injury:
     injury = _on_sheaf(
         sheaf, "container-state", value(sheaf.holder + 8, sheaf.address), also=_TWICE
     )
-    return Injury(**{**vars(injury), "place": "spare sheaf"})
+    return Injury(**{**vars(injury), "place": f"spare sheaf of CPU {sheaf.owner}"})
 
 
 @recipe
@@ -335,7 +335,7 @@ def _barn_count(machine: Machine, kind: str, change: int) -> Injury:
         sheaf,
         "container-count",
         value(at, kept + change, 4),
-        place=sheaf.place,
+        place=_name(sheaf),
         expected=kept,
         found=kept + change,
     )
@@ -359,7 +359,7 @@ def barn_counts_too_many_empty(machine: Machine) -> Injury:
 def _barn_link(machine: Machine, sheaf: Sheaf, prev: int, target: int) -> Injury:
     at = sheaf.address + offsetof(machine.prog.type("struct slab_sheaf"), "barn_list")
     write = value(at + 8 * prev, target)
-    return _on_sheaf(sheaf, "list-broken", write, place=sheaf.place)
+    return _on_sheaf(sheaf, "list-broken", write, place=_name(sheaf))
 
 
 @recipe
@@ -384,7 +384,7 @@ def barn_forgot_a_sheaf(machine: Machine) -> Injury:
     sheaf = _barn(machine, "full", 2)
     at = sheaf.address + offsetof(machine.prog.type("struct slab_sheaf"), "barn_list")
     writes = unlink(machine.prog, at)
-    return _on_sheaf(sheaf, "container-count", *writes, place=sheaf.place)
+    return _on_sheaf(sheaf, "container-count", *writes, place=_name(sheaf))
 
 
 @recipe
