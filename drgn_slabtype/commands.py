@@ -273,9 +273,14 @@ print("\\n".join(page_info(prog, {args.page:#x}).dump))
 
 
 def _layout(prog: Program, args: argparse.Namespace) -> PageTypeLayout:
+    from dataclasses import replace
+
+    from .pages.exported import missed_by_equality
     from .pagetype.detect import page_type_layout
 
-    return page_type_layout(prog)
+    layout = page_type_layout(prog)
+    missed = missed_by_equality(prog)
+    return replace(layout, notes=(*layout.notes, str(missed))) if missed else layout
 
 
 def _layout_code(args: argparse.Namespace) -> str:

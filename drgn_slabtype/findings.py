@@ -75,6 +75,16 @@ CATALOGUE: Mapping[str, Code] = {
     "poison": Code("content", "A free object's poison has been overwritten."),
     "padding": Code("content", "Padding of a slab or an object has been overwritten."),
     "track": Code("content", "An allocated object has no record of who allocated it."),
+    # Rule "page": free memory and typed pages.
+    "page-free-type": Code("page", "A page in free memory has another type or another owner."),
+    "page-free-flags": Code("page", "A free page has flags or references that must be gone."),
+    "page-free-order": Code("page", "A free block has an order that it cannot have there."),
+    "page-free-list": Code("page", "A free list and a free block do not lead to each other."),
+    "page-free-buddies": Code("page", "Two free blocks that make one were not merged."),
+    "page-free-count": Code("page", "A zone does not count the free blocks that it has."),
+    "page-tail-type": Code("page", "A tail of a compound page has a type of its own."),
+    "page-type-mapped": Code("page", "A page has a type and is mapped by user space."),
+    "vmstat-slab": Code("page", "The kernel's count of slab pages is not what there is."),
     # Notes: advice, never inconsistencies.
     "dump-tools-misread": Code(
         "note", "A tool that compares the whole type word misreads this kernel."

@@ -79,3 +79,19 @@ def block_counts(folios: Folios) -> U64:
         counts += folios.spread(heads, entire)
     counts[folios.slab()[folios.head]] = 0
     return counts.astype(np.uint64)
+
+
+def whole_mapcounts(folios: Folios, heads: Heads) -> Bools:
+    """
+    Return which large folios count mappings for their pages together.
+
+    :param heads: Rows of the heads of large folios.
+    """
+    where = folios.where
+    result = np.zeros(len(heads), np.bool_)
+    for offset in (where.entire_mapcount, where.large_mapcount):
+        if offset is not None:
+            result |= _counted(folios, heads, offset)
+    if where.pages_mapped is not None:
+        result |= folios.of_heads(heads, where.pages_mapped, 4) != 0
+    return result

@@ -1,0 +1,329 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Free memory
+-----------
+
+Everything about the buddy allocator and about typed pages that rules judge:
+free blocks and the lists they stand on, and pages that do not look as pages in
+their place should. One pass over the memory map; what is healthy is not kept,
+but for the first page of each free block.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Dict, List, NamedTuple, Tuple
+
+import numpy as np
+import numpy.typing as npt
+from drgn import FaultError, Object, Program
+from drgn.helpers.linux.mmzone import NODE_DATA
+from drgn.helpers.linux.nodemask import for_each_online_node
+
+from ..columns import read_rows
+from ..memory import U64, memory
+from ..pagetype.detect import page_type_layout
+from ..pagetype.sources import enumerators
+from .folios import MAX_BUDDY_ORDER, Folios, FreeBlocks
+from .kpageflags import for_each_block
+from .mapcount import whole_mapcounts
+from .scan import page_fields
+from .zones import zone_bits, zone_names
+
+I64 = npt.NDArray[np.int64]
+U32 = npt.NDArray[np.uint32]
+
+# What a link of a free block leads to, if not to a page.
+NOWHERE = -1
+"""Neither a struct page nor the head of a free list."""
+
+# Flags that the kernel checks when a page is freed (PAGE_FLAGS_CHECK_AT_FREE).
+_CHECKED_AT_FREE = (
+    "PG_lru",
+    "PG_locked",
+    "PG_private",
+    "PG_private_2",
+    "PG_writeback",
+    "PG_reserved",
+    "PG_active",
+    "PG_unevictable",
+    "PG_mlocked",
+)
+
+
+class FreeList(NamedTuple):
+    """One list of free blocks."""
+
+    zone: int
+    """Row of :attr:`FreeMemory.zones`."""
+    order: int
+    migratetype: int
+    first: int
+    """Page frame the head leads to; itself as :attr:`FreeMemory.next` has it."""
+    last: int
+
+
+@dataclass(frozen=True)
+class Zone:
+    """A zone of a node, and what its free areas count."""
+
+    node: int
+    number: int
+    name: str
+    start: int
+    end: int
+    """Page frames [start, end) that it spans."""
+    free: Tuple[int, ...]
+    """Free blocks by order, as the kernel counts them."""
+    locked: bool
+    """Whether a CPU held the lock that guards the lists."""
+
+
+class Strays(NamedTuple):
+    """Pages that do not look as they should where they are."""
+
+    pfns: U64
+    words: U32
+    flags: U64
+    refcounts: U32
+
+
+@dataclass(frozen=True)
+class FreeMemory:
+    """Columns of equal length for free blocks, and what else there is to judge."""
+
+    pfn: I64
+    order: I64
+    """As the page says; not yet believed."""
+    flags: U64
+    """Flags among those that must be clear; the others are left out."""
+    refcount: I64
+    zone: I64
+    """Row of :attr:`zones`; -1 for a zone that does not exist."""
+    next: I64
+    """Page frame that ``lru.next`` leads to, :data:`NOWHERE`, or -2 - row of a list."""
+    prev: I64
+    zones: List[Zone]
+    lists: List[FreeList]
+    inside: Strays
+    """Pages inside free blocks that have a type, references or flags."""
+    tails: Strays
+    """Tails of compound pages that have a type."""
+    mapped: Strays
+    """Pages with a type other than ``hugetlb`` whose folio counts mappings."""
+    large: Dict[int, Tuple[int, int]]
+    """Pages of large ``kmalloc()`` of each node, in all and of the largest one."""
+    words: Dict[int, int]
+    """The words of pages that lists lead to and that are no free blocks."""
+    max_order: int
+    """Largest order there is a list for."""
+    pageblock_order: int
+    """Blocks below this order always merge with their neighbour."""
+
+
+def free_memory(prog: Program) -> FreeMemory:
+    """
+    Collect what there is to judge about free memory and typed pages.
+
+    :raises LayoutError: if the kernel's page types are not understood.
+    """
+    return _Collector(prog).collect()
+
+
+class _Collector:
+    def __init__(self, prog: Program) -> None:
+        self.prog = prog
+        layout = page_type_layout(prog)
+        self.encoding = layout.encoding
+        flags = enumerators(prog, "pageflags")
+        names = [*_CHECKED_AT_FREE, *(["PG_slab"] if layout.slab_flag is not None else [])]
+        mask = 0
+        for name in names:
+            if name in flags:
+                mask |= 1 << flags[name]
+        self.checked = np.uint64(mask)
+        self.bits = zone_bits(prog)
+        self.size = page_fields(prog).size
+        self.link = prog["vmemmap"].value_() + page_fields(prog).compound
+        self.zones: List[Zone] = []
+        self.lists: List[Tuple[FreeList, int]] = []
+        self.rows: Dict[Tuple[int, int], int] = {}
+        self.large: Dict[int, Tuple[int, int]] = {}
+
+    def collect(self) -> FreeMemory:
+        self._zones()
+        parts: List[Tuple[npt.NDArray[np.generic], ...]] = []
+        inside: List[Strays] = []
+        tails: List[Strays] = []
+        mapped: List[Strays] = []
+        free = FreeBlocks()
+        for folios, _ in for_each_block(self.prog):
+            pages = free.inside(folios)
+            typed = self.encoding.has_type(folios.words[: len(folios)])
+            # A page that says two things at once is judged by its word.
+            sane = ~self.encoding.conflict(folios.words[: len(folios)])
+            buddy = self.encoding.is_type(folios.words[: len(folios)], "buddy") & sane
+            parts.append(self._blocks(folios, np.flatnonzero(buddy)))
+            rows = np.flatnonzero(pages & ~buddy)
+            odd = (folios.flags[rows] & self.checked != 0) | typed[rows] | folios.tails[rows]
+            odd |= folios.column(folios.where.refcount, 4)[rows] != 0
+            inside.append(self._strays(folios, rows[odd]))
+            tails.append(self._strays(folios, np.flatnonzero(typed & folios.tails)))
+            mapped.append(self._mapped(folios, typed))
+            self._large(folios)
+        columns = [np.concatenate(column) for column in zip(*parts)] or [np.zeros(0, np.int64)] * 7
+        pfn, order, flags, refcount, place, after, before = columns
+        zone = np.array([self._zone_row(int(p)) for p in np.unique(place)], np.int64)
+        found = FreeMemory(
+            pfn=pfn.astype(np.int64),
+            order=order.astype(np.int64),
+            flags=flags.astype(np.uint64),
+            refcount=refcount.astype(np.int64),
+            zone=zone[np.searchsorted(np.unique(place), place)] if len(place) else zone,
+            next=self._targets(after.astype(np.uint64)),
+            prev=self._targets(before.astype(np.uint64)),
+            zones=self.zones,
+            lists=[free_list for free_list, _ in self.lists],
+            inside=_joined(inside),
+            tails=_joined(tails),
+            mapped=_joined(mapped),
+            large=self.large,
+            words={},
+            max_order=max((len(zone.free) for zone in self.zones), default=11) - 1,
+            pageblock_order=self._pageblock_order(),
+        )
+        found.words.update(self._words(found))
+        return found
+
+    def _zones(self) -> None:
+        names = zone_names(self.prog)
+        for nid in for_each_online_node(self.prog):
+            for number, zone in enumerate(NODE_DATA(self.prog, nid).node_zones):
+                if zone.spanned_pages:
+                    self._zone(nid, number, names.get((nid, number), str(number)), zone)
+
+    def _zone(self, nid: int, number: int, name: str, zone: Object) -> None:
+        row = len(self.zones)
+        counts: List[int] = []
+        heads: List[Tuple[int, int, int, int, int]] = []
+        word = memory(self.prog).word
+        for order, area in enumerate(zone.free_area):
+            counts.append(int(area.nr_free))
+            lists = area.free_list
+            count, width = lists.type_.length or 0, 2 * word.itemsize
+            start = int(lists.address_ or 0)
+            raw = np.frombuffer(self.prog.read(start, count * width), word).reshape(-1, 2)
+            for kind, (first, last) in enumerate(raw.tolist()):
+                heads.append((order, kind, start + kind * width, first, last))
+        begin = int(zone.zone_start_pfn)
+        locked = _is_held(zone.lock)
+        end = begin + int(zone.spanned_pages)
+        self.zones.append(Zone(nid, number, name, begin, end, tuple(counts), locked))
+        self.rows[nid, number] = row
+        for order, kind, address, first, last in heads:
+            self.lists.append((FreeList(row, order, kind, first, last), address))
+
+    def _zone_row(self, place: int) -> int:
+        return self.rows.get(self.bits.split(place), -1)
+
+    def _blocks(
+        self, folios: Folios, rows: npt.NDArray[np.intp]
+    ) -> Tuple[npt.NDArray[np.generic], ...]:
+        compound, step = page_fields(self.prog).compound, memory(self.prog).word_size
+        flags = folios.flags[rows]
+        return (
+            rows + folios.block.pfn,
+            np.minimum(folios.long(folios.where.private)[rows], 255),
+            flags & self.checked,
+            folios.column(folios.where.refcount, 4)[rows],
+            self.bits.place(flags),
+            folios.long(compound)[rows],
+            folios.long(compound + step)[rows],
+        )
+
+    def _strays(self, folios: Folios, rows: npt.NDArray[np.intp]) -> Strays:
+        return Strays(
+            rows.astype(np.uint64) + np.uint64(folios.block.pfn),
+            folios.words[rows],
+            folios.flags[rows] & self.checked,
+            folios.column(folios.where.refcount, 4)[rows].astype(np.uint32),
+        )
+
+    def _mapped(self, folios: Folios, typed: npt.NDArray[np.bool_]) -> Strays:
+        heads = folios.heads
+        heads = heads[heads < len(folios)]
+        heads = heads[typed[heads] & ~folios.hugetlb(heads)]
+        return self._strays(folios, heads[whole_mapcounts(folios, heads)])
+
+    def _large(self, folios: Folios) -> None:
+        if "large_kmalloc" not in self.encoding.types:
+            return
+        words = folios.words[: len(folios)]
+        rows = np.flatnonzero(self.encoding.is_type(words, "large_kmalloc"))
+        places = self.bits.place(folios.flags[rows]).tolist()
+        for place, order in zip(places, folios.orders(rows).tolist()):
+            node, pages = self.bits.split(place)[0], 1 << min(order, MAX_BUDDY_ORDER)
+            total, largest = self.large.get(node, (0, 0))
+            self.large[node] = (total + pages, max(largest, pages))
+
+    def _targets(self, links: U64) -> I64:
+        # Where links lead: page frames, lists, or nowhere.
+        offset = links - np.uint64(self.link)
+        pfns = (offset // np.uint64(self.size)).astype(np.int64)
+        last = max((zone.end for zone in self.zones), default=0)
+        wrong = (offset % np.uint64(self.size) != 0) | (pfns >= last) | (pfns < 0)
+        pfns[wrong] = NOWHERE
+        addresses = np.array([address for _, address in self.lists], np.uint64)
+        if len(addresses):
+            sorter = np.argsort(addresses)
+            at = np.searchsorted(addresses[sorter], links)
+            found = sorter[np.minimum(at, len(sorter) - 1)]
+            is_list = addresses[found] == links
+            pfns[is_list] = -2 - found[is_list]
+        return pfns
+
+    def _words(self, found: FreeMemory) -> Dict[int, int]:
+        # The lists' own links become targets like those of blocks.
+        for ends in ("first", "last"):
+            links = np.array([getattr(one, ends) for one in found.lists], np.uint64)
+            targets = self._targets(links).tolist()
+            found.lists[:] = [
+                one._replace(**{ends: target}) for one, target in zip(found.lists, targets)
+            ]
+        ends_of_lists = [target for one in found.lists for target in (one.first, one.last)]
+        targets = np.unique(np.concatenate([found.next, found.prev, ends_of_lists]))
+        pages = np.setdiff1d(targets[targets >= 0], found.pfn).astype(np.int64)
+        vmemmap = np.uint64(self.link - page_fields(self.prog).compound)
+        addresses = pages.astype(np.uint64) * np.uint64(self.size) + vmemmap
+        rows = read_rows(self.prog, "struct page", addresses)
+        words = rows["_mapcount"].tolist()
+        return {pfn: word for pfn, word, ok in zip(pages.tolist(), words, rows.ok) if ok}
+
+    def _pageblock_order(self) -> int:
+        # Huge pages of 2 MiB with pages of 4 KiB; a variable where the
+        # architecture can have several sizes.
+        try:
+            return int(self.prog["pageblock_order"])
+        except LookupError:
+            return 9
+
+
+def _is_held(lock: Object) -> bool:
+    # A queued spinlock is 0 when free; a ticket lock's halves are equal.
+    try:
+        word = lock.prog_.read_u32(lock.address_ or 0)
+    except FaultError:
+        return False
+    return bool(word & 0xFFFF != word >> 16)
+
+
+def _joined(parts: List[Strays]) -> Strays:
+    if not parts:
+        long, word = np.zeros(0, np.uint64), np.zeros(0, np.uint32)
+        return Strays(long, word, long, word)
+    return Strays(
+        np.concatenate([part.pfns for part in parts]),
+        np.concatenate([part.words for part in parts]),
+        np.concatenate([part.flags for part in parts]),
+        np.concatenate([part.refcounts for part in parts]),
+    )
