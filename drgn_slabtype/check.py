@@ -30,6 +30,7 @@ from .findings import (
     Totals,
 )
 from .memory import memory
+from .pages.exported import Missed, missed_by_equality
 from .pages.scan import Progress
 from .pagetype.detect import PageTypeLayout, page_type_layout
 from .rules.blame import join, renumber
@@ -60,6 +61,7 @@ def check(
     report = Report(_target(prog), LayoutSummary(layout.encoding.name, layout.allocator))
     report.layout.evidence = layout.evidence
     groups: List[List[Finding]] = []
+    snapshot: Optional[Snapshot] = None
     try:
         snapshot = Snapshot(prog, progress)
         _total_pages(report, snapshot)
@@ -82,11 +84,11 @@ def check(
     except KeyboardInterrupt:
         report.interrupted = True
     _file(report, renumber(join(groups)))
-    if report.findings and not report.interrupted:
+    if snapshot is not None and report.findings and not report.interrupted:
         seen = Snapshot(prog) if memory(prog).is_live else snapshot
         report.findings = explain(Lookup(prog, seen), report.findings)
     _settle_outcomes(report)
-    _notes(report, layout)
+    _notes(report, layout, missed_by_equality(prog, snapshot.scan) if snapshot else None)
     return report
 
 
@@ -171,5 +173,6 @@ def _file(report: Report, findings: List[Finding]) -> None:
         totals.waiting += result.waiting
 
 
-def _notes(report: Report, layout: PageTypeLayout) -> None:
-    report.notes += [Finding("dump-tools-misread", note) for note in layout.notes]
+def _notes(report: Report, layout: PageTypeLayout, missed: Optional[Missed]) -> None:
+    notes = [*layout.notes, *([str(missed)] if missed else [])]
+    report.notes += [Finding("dump-tools-misread", note) for note in notes]

@@ -22,6 +22,7 @@ from .findings import Finding
 from .index import KnownBy, SlabIndex
 from .ledger import Facts, Ledger, Slabs
 from .memory import Bools, memory
+from .pagecheck import judge_memory
 from .pages.scan import PageScan, Progress, page_fields, scan
 from .pagetype.detect import PageTypeLayout, page_type_layout
 from .rules import judge
@@ -164,6 +165,8 @@ class Snapshot:
                     id=len(found) + 1,
                 )
             )
+        if not memory(self._prog).is_live:
+            found += judge_memory(self._prog, self.index, self.scan.unreadable, found)
         return found
 
     def _being_made(self, stray: Bools) -> Bools:
