@@ -35,6 +35,8 @@ class Region(NamedTuple):
     Such memory reads as zero wherever no other region keeps it: pages of slabs,
     whose objects belong to their users and whose free pointers do not.
     """
+    code: bool = False
+    """Whether its words may be addresses of code, whose names are wanted."""
 
 
 class Declaration(Protocol):
@@ -49,7 +51,11 @@ Addresses = Union[int, List[int], U64]
 
 
 def region(
-    what: str, addresses: Addresses, sizes: Union[Addresses, int], masked: bool = False
+    what: str,
+    addresses: Addresses,
+    sizes: Addresses,
+    masked: bool = False,
+    code: bool = False,
 ) -> Region:
     """
     Return a region of one or many ranges.
@@ -58,7 +64,7 @@ def region(
     """
     starts = np.atleast_1d(np.asarray(addresses, np.uint64))
     lengths = np.broadcast_to(np.asarray(sizes, np.uint64), starts.shape)
-    return Region(what, starts, lengths, masked)
+    return Region(what, starts, lengths, masked, code)
 
 
 def object_region(what: str, object: Object) -> Region:

@@ -8,12 +8,15 @@ Everything of :mod:`.roots` that the kernel has, as plain JSON.
 
 from __future__ import annotations
 
-from typing import Any, Dict, Iterator, List, Tuple
+from typing import Any, Dict, Iterator, List, Set, Tuple
 
 from drgn import Object, Program, Type, TypeKind, sizeof
 
 from . import roots
 from .types import TypeWriter
+
+Name = Tuple[str, int, int]
+"""Name, address and size of a symbol."""
 
 
 def find_variables(prog: Program, names: List[str]) -> Iterator[Tuple[str, Object]]:
@@ -39,14 +42,18 @@ def find_variables(prog: Program, names: List[str]) -> Iterator[Tuple[str, Objec
             yield name, variable
 
 
-def describe(prog: Program) -> Dict[str, Any]:
-    """Return the types, objects, constants and symbols that a capture needs."""
+def describe(prog: Program, names: Set[Name]) -> Dict[str, Any]:
+    """
+    Return the types, objects, constants and symbols that a capture needs.
+
+    :param names: Further symbols.
+    """
     types = TypeWriter(_find_types(prog))
-    variables, functions, symbols = {}, {}, {}
+    variables, functions, symbols = {}, {}, set(names)
     for name, variable in find_variables(prog, roots.VARIABLES + roots.PER_CPU_VARIABLES):
         variables[name] = types.add(variable.type_), variable.address_
         if name not in roots.PER_CPU_VARIABLES:
-            symbols[name] = variable.address_, sizeof(variable)
+            symbols.add((name, variable.address_ or 0, sizeof(variable)))
     for name in roots.FUNCTIONS:
         try:
             function = prog.function(name)
@@ -55,20 +62,20 @@ def describe(prog: Program) -> Dict[str, Any]:
         # Optimised away, it has no address; that there is one is what drgn asks.
         functions[name] = types.add(function.type_), function.address_
         if function.address_ is not None:
-            symbols[name] = function.address_, 0
+            symbols.add((name, function.address_, 0))
     for name in roots.SYMBOLS:
         try:
             symbol = prog.symbol(name)
         except LookupError:
             continue
-        symbols[name] = symbol.address, symbol.size
+        symbols.add((name, symbol.address, symbol.size))
     constants = _find_constants(prog, types)
     return {
         "types": types.nodes,
         "variables": variables,
         "functions": functions,
         "constants": constants,
-        "symbols": symbols,
+        "symbols": sorted(symbols, key=lambda symbol: (symbol[1], symbol)),
     }
 
 

@@ -91,7 +91,7 @@ def kfence(prog: Program) -> Iterator[Region]:
     if pool.start:
         yield region("KFENCE", pool.start, pool.end - pool.start, masked=True)
         for rows in pool.metadata:
-            yield region("KFENCE", rows.addresses[rows.ok], rows.structure.size)
+            yield region("KFENCE", rows.addresses[rows.ok], rows.structure.size, code=True)
 
 
 def translation(prog: Program) -> Iterator[Region]:

@@ -10,6 +10,7 @@ every drgn program through the plugin and therefore imports nothing heavy.
 
 from __future__ import annotations
 
+import bisect
 import json
 import lzma
 import os
@@ -35,6 +36,7 @@ _XZ_MAGIC = b"\xfd7zXZ\0"
 _PAGE_BYTES = 4096
 _FINDER = "slabtype-capture"
 _CACHE_KEY = "slabtype_capture"
+_NEAR_SYMBOLS = 8  # that contain an address, counted back from it: aliases and nested labels
 
 
 class Names:
@@ -50,7 +52,8 @@ class Names:
         self._variables: Dict[str, Tuple[Any, Optional[int]]] = payload["variables"]
         self._functions: Dict[str, Tuple[Any, Optional[int]]] = payload["functions"]
         self._constants: Dict[str, int] = payload["constants"]
-        self._symbols: Dict[str, Tuple[int, int]] = payload["symbols"]
+        self._symbols: List[Tuple[str, int, int]] = payload["symbols"]
+        self._starts = [start for _, start, _ in self._symbols]
         self.manifest: Dict[str, Any] = payload["manifest"]
 
     def register(self) -> None:
@@ -89,16 +92,20 @@ class Names:
     def _find_symbols(
         self, prog: Program, name: Optional[str], address: Optional[int], one: bool
     ) -> Sequence[Symbol]:
-        names = self._symbols if name is None else [name] if name in self._symbols else []
+        if name is not None:
+            wanted = [symbol for symbol in self._symbols if symbol[0] == name]
+        elif address is not None:
+            # The nearest first.
+            at = bisect.bisect_right(self._starts, address)
+            wanted = self._symbols[max(at - _NEAR_SYMBOLS, 0) : at][::-1]
+        else:
+            wanted = self._symbols
         found: List[Symbol] = []
-        for candidate in names:
-            start, size = self._symbols[candidate]
+        for label, start, size in wanted:
             if address is None or start <= address < start + max(size, 1):
-                kind = SymbolKind.FUNC if candidate in self._functions else SymbolKind.OBJECT
-                found.append(Symbol(candidate, start, size, SymbolBinding.GLOBAL, kind))
-                if one:
-                    break
-        return found
+                kind = SymbolKind.OBJECT if label in self._variables else SymbolKind.FUNC
+                found.append(Symbol(label, start, size, SymbolBinding.GLOBAL, kind))
+        return found[:1] if one else found
 
 
 def is_capture(path: str) -> bool:

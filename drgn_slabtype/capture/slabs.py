@@ -20,6 +20,9 @@ from ..regions import Region, region
 MAX_ORDER = 10
 """No slab is larger; a greater order is damage."""
 
+MAX_OBJECTS = 32767
+"""As many as ``slab->objects``, a field of 15 bits, can count."""
+
 _BATCH_BYTES = 32 << 20  # slab memory read at a time
 
 
@@ -87,9 +90,10 @@ def debugging(slots: Slots, free: Bools) -> Iterator[Region]:
     :param free: Shape (slabs, number).
     """
     taken, tail = slots.addresses[~free], slots.lead + slots.size
-    yield region("debugging", slots.addresses[free], slots.stride)
+    rest = max(slots.stride - tail, 0)
+    yield region("debugging", slots.addresses[free], slots.stride, code=True)
     yield region("debugging", taken, slots.lead)
-    yield region("debugging", taken + np.uint64(tail), max(slots.stride - tail, 0))
+    yield region("debugging", taken + np.uint64(tail), rest, code=True)
     used = slots.number * slots.stride
     yield region("debugging", slots.start + np.uint64(used), max(slots.span - used, 0))
 

@@ -19,19 +19,20 @@ from drgn.helpers.linux.percpu import per_cpu
 from ..allocators.caches import node_ids
 from ..allocators.freeptr import Encoding, Geometry, decode
 from ..allocators.slub import SlubAllocator
+from ..allocators.slubcache import SlubCache, slab_flags
+from ..allocators.slubdebug import SlotLayout
 from ..columns import read_rows, structure
 from ..index import SlabIndex
-from ..ledger import I64, U64
+from ..ledger import I64, U64, Bools
 from ..memory import memory
 from ..regions import Region, region
 from .machine import per_cpu_addresses
-from .slabs import CacheObjects, Slots, batches, debugging, each
+from .slabs import MAX_OBJECTS, CacheObjects, Slots, batches, debugging, each
+from .stacks import stack_traces
 
 _MAX_LIST = 1 << 16  # more sheaves or deferred objects than any list holds
 
-# SLAB_RED_ZONE, SLAB_POISON, SLAB_STORE_USER: bit numbers in an enum since
-# Linux kernel commit cc61eb85b1a7 (in v6.9), macros before.
-_DEBUG_FLAGS = {"_SLAB_RED_ZONE": 0x400, "_SLAB_POISON": 0x800, "_SLAB_STORE_USER": 0x10000}
+_RED_USED = 0xCC
 
 
 class SlubRegions:
@@ -47,6 +48,7 @@ class SlubRegions:
         self._caches = allocator.caches.rows
         self._index = index
         self._memory = memory(self.prog)
+        self._handles: List[U64] = []
 
     def cpus(self) -> Iterator[Region]:
         """Yield per-CPU slabs (to Linux 6.19) and per-CPU sheaves (from 6.18)."""
@@ -147,49 +149,88 @@ class SlubRegions:
 
     def objects(self) -> Iterator[Region]:
         """Yield what SLUB keeps in the pages of slabs."""
+        flags = slab_flags(self.prog)
         for number in range(len(self._caches)):
+            cache = SlubCache(self._allocator.caches, number, flags, 1)
             rows = self._allocator.ownership.rows_of(number)
-            debug = int(self._caches["flags"][number]) & _debug_flags(self.prog)
-            objects = CacheObjects(self._allocator, number, self._index) if debug else None
+            objects = CacheObjects(self._allocator, number, self._index) if cache.debug else None
             for batch in batches(self._index, rows, self._memory.page_size):
-                slots = self._slots(number, batch)
-                yield self._free_pointers(number, batch, slots)
+                slots = self._slots(cache, batch)
+                yield self._free_pointers(cache, batch, slots)
                 if objects is not None:
-                    yield from debugging(slots, objects.free(batch, slots.number))
+                    free = objects.free(batch, slots.number)
+                    yield from debugging(slots, free)
+                    yield from self._beyond_asked(cache, slots, ~free)
+                    self._note_handles(cache, slots)
+        handles = np.concatenate([np.zeros(0, np.uint64), *self._handles])
+        yield from stack_traces(self.prog, handles)
 
-    def _slots(self, number: int, rows: I64) -> Slots:
-        caches = self._caches
+    def _note_handles(self, cache: SlubCache, slots: Slots) -> None:
+        # Handles of the stack depot in both tracks of every object.
+        where = SlotLayout(self.prog, cache).tracks
+        if where is None:
+            return
+        track = structure(self.prog, "struct track")
+        # Since "mm/slub: use stackdepot to save stack trace in objects" (in
+        # v5.19); before, the addresses themselves are in the track.
+        if not track.has("handle"):
+            return
+        first = slots.addresses.reshape(-1) + np.uint64(slots.lead + where)
+        for start in (first, first + np.uint64(track.size)):
+            handles = read_rows(self.prog, "struct track", start)["handle"]
+            self._handles.append(np.unique(handles))
+
+    def _slots(self, cache: SlubCache, rows: I64) -> Slots:
         span = self._memory.page_size << int(self._index.orders[rows[0]])
-        stride = max(int(caches["size"][number]), 1)
         return Slots(
             start=self._index.addresses[rows],
             span=span,
-            stride=stride,
-            number=min(span // stride, 32767),
-            lead=int(caches["red_left_pad"][number]) if caches.structure.has("red_left_pad") else 0,
-            size=int(caches["object_size"][number]),
+            stride=cache.size,
+            number=min(span // cache.size, MAX_OBJECTS),
+            lead=cache.red_left_pad,
+            size=cache.object_size,
         )
 
-    def _free_pointers(self, number: int, rows: I64, slots: Slots) -> Region:
+    def _beyond_asked(self, cache: SlubCache, slots: Slots, used: Bools) -> Iterator[Region]:
+        # Bytes of a kmalloc object beyond the size asked for are a red zone
+        # since Linux 6.2; before, they are what the memory held earlier. Only
+        # a cache where most are red is taken to have red zones there.
+        where = SlotLayout(self.prog, cache).orig_size
+        if where is None or not cache.red_zone:
+            return
+        gathered = self._memory.gather(slots.start, slots.number * slots.stride)
+        raw = gathered.bytes.reshape(-1, slots.stride)
+        at = slots.lead + where
+        word = np.ascontiguousarray(raw[:, at : at + 4]).view(f"{self._memory.byteorder}u4")
+        asked = word[:, 0].astype(np.int64)
+        rows = np.flatnonzero(used.reshape(-1) & (asked < slots.size))
+        asked = asked[rows]
+        content = raw[rows, slots.lead : slots.lead + slots.size]
+        is_red = (content == _RED_USED) | (np.arange(slots.size) < asked[:, None])
+        if 2 * np.count_nonzero(is_red.all(axis=1)) >= len(rows):
+            start = slots.addresses.reshape(-1)[rows] + np.uint64(slots.lead)
+            beyond = (slots.size - asked).astype(np.uint64)
+            yield region("debugging", start + asked.astype(np.uint64), beyond)
+
+    def _free_pointers(self, cache: SlubCache, rows: I64, slots: Slots) -> Region:
         # A word is a free pointer if it decodes to an object of its own slab or
         # to NULL, or if such a word or a head leads to it: damaged ones are
         # kept as well, and chains that have lost their head.
-        offset = int(self._caches["offset"][number])
-        hardened = self._caches.structure.has("random")
+        hardened = cache.random != -1
         geometry = Geometry(
             base=slots.start + np.uint64(slots.lead),
             objects=np.full(len(rows), slots.number),
             stride=slots.stride,
-            offset=offset,
+            offset=cache.offset,
             encoding=self._allocator.encoding if hardened else Encoding.PLAIN,
-            random=int(self._caches["random"][number]) if hardened else 0,
+            random=cache.random if hardened else 0,
         )
         word = self._memory.word_size
         gathered = self._memory.gather(slots.start, slots.span)
-        at = each(slots.lead + offset, slots.stride, slots.number) // np.uint64(word)
+        at = each(slots.lead + cache.offset, slots.stride, slots.number) // np.uint64(word)
         at = at[at < slots.span // word].astype(np.int64)
         stored = gathered.bytes.view(self._memory.word)[:, at].astype(np.uint64)
-        where = slots.addresses[:, : len(at)] + np.uint64(slots.lead + offset)
+        where = slots.addresses[:, : len(at)] + np.uint64(slots.lead + cache.offset)
         decoded = decode(geometry.encoding, stored, where, geometry.random)
         slab = np.broadcast_to(np.arange(len(rows))[:, None], decoded.shape)
         target = geometry.index_of(slab.reshape(-1), decoded.reshape(-1)).reshape(decoded.shape)
@@ -197,7 +238,7 @@ class SlubRegions:
         last = gathered.ok[:, None] & (decoded == 0) & (stored != 0)
         led_to = np.zeros((len(rows), slots.number), np.bool_)
         led_to[slab[valid], target[valid]] = True
-        led_to[self._heads(number, rows, geometry)] = True
+        led_to[self._heads(cache.number, rows, geometry)] = True
         return region("free pointers", where[led_to[:, : len(at)] | valid | last], word)
 
     def _heads(self, number: int, rows: I64, geometry: Geometry) -> Tuple[I64, I64]:
@@ -220,13 +261,3 @@ def _first(work: Object, member: str) -> int:
     address = work.member_(member).address_
     assert address is not None
     return address
-
-
-def _debug_flags(prog: Program) -> int:
-    flags = 0
-    for name, value in _DEBUG_FLAGS.items():
-        try:
-            flags |= 1 << int(prog[name])
-        except LookupError:
-            flags |= value
-    return flags

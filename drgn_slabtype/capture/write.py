@@ -27,6 +27,7 @@ from .describe import describe
 from .elf import NO_PHYSICAL_ADDRESS, NOTE_NAME, NOTE_TYPE, Note, elf_format, elf_machine
 from .open import Progress, left_out
 from .segments import SegmentWriter
+from .stacks import code_symbols
 
 OBJECT_CONTENTS = "object contents"
 """In :func:`left_out` when what users keep in their objects was not captured."""
@@ -89,7 +90,7 @@ def write_capture(
         source = memory(prog)
         writer = SegmentWriter(data, source.read, _physical_address(prog), source.page_size)
         writer.write(present, kept, progress)
-        payload: Dict[str, Any] = describe(prog)
+        payload: Dict[str, Any] = describe(prog, code_symbols(prog, declared))
         payload["manifest"] = {
             "contents": contents,
             "left_out": absent,
