@@ -14,7 +14,18 @@ import bisect
 import json
 import lzma
 import os
-from typing import Any, Callable, Dict, FrozenSet, List, Optional, Sequence, Tuple
+from typing import (
+    Any,
+    BinaryIO,
+    Callable,
+    Dict,
+    FrozenSet,
+    Iterator,
+    List,
+    Optional,
+    Sequence,
+    Tuple,
+)
 
 from drgn import (
     FindObjectFlags,
@@ -33,7 +44,7 @@ from .elf import START_BYTES, payload_size
 from .types import TypeReader
 
 _XZ_MAGIC = b"\xfd7zXZ\0"
-_PAGE_BYTES = 4096
+_BLOCK_BYTES = 1 << 16
 _FINDER = "slabtype-capture"
 _CACHE_KEY = "slabtype_capture"
 _NEAR_SYMBOLS = 8  # that contain an address, counted back from it: aliases and nested labels
@@ -44,15 +55,28 @@ class Names:
     Finders for the types, objects and symbols of a capture.
 
     :param payload: What the note of the capture holds.
+    :raises TargetError: if it is not what :mod:`.write` puts there.
     """
 
     def __init__(self, prog: Program, payload: Dict[str, Any]) -> None:
+        try:
+            self._read(prog, payload)
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+            raise TargetError("the capture is damaged: its description makes no sense") from None
+
+    def _read(self, prog: Program, payload: Dict[str, Any]) -> None:
         self._prog = prog
         self._types = TypeReader(prog, payload["types"])
         self._variables: Dict[str, Tuple[Any, Optional[int]]] = payload["variables"]
         self._functions: Dict[str, Tuple[Any, Optional[int]]] = payload["functions"]
         self._constants: Dict[str, int] = payload["constants"]
-        self._symbols: List[Tuple[str, int, int]] = payload["symbols"]
+        symbols = payload["symbols"]
+        if isinstance(symbols, dict):
+            # The first captures had one symbol of each name, in no order; of a
+            # function that was optimised away, without an address.
+            symbols = [(name, *place) for name, place in symbols.items() if None not in place]
+            symbols.sort(key=lambda symbol: symbol[1])
+        self._symbols: List[Tuple[str, int, int]] = symbols
         self._starts = [start for _, start, _ in self._symbols]
         self.manifest: Dict[str, Any] = payload["manifest"]
 
@@ -121,11 +145,10 @@ def is_capture(path: str) -> bool:
         if start[: len(_XZ_MAGIC)] == _XZ_MAGIC:
             file.seek(0)
             try:
-                with lzma.open(file) as data:
-                    start = data.read(START_BYTES)
-            except (lzma.LZMAError, EOFError):
+                start = next((block for block in _unpacked(file) if block), b"")
+            except lzma.LZMAError:
                 return False
-    return payload_size(start) is not None
+    return payload_size(start[:START_BYTES]) is not None
 
 
 def open_capture(path: str) -> Program:
@@ -174,14 +197,13 @@ def attach(prog: Program) -> bool:
         return False
     try:
         payload = _read_payload(fd)
+        if payload is not None:
+            Names(prog, payload).register()
     except (OSError, TargetError):
         return False
     finally:
         os.close(fd)
-    if payload is None:
-        return False
-    Names(prog, payload).register()
-    return True
+    return payload is not None
 
 
 def left_out(prog: Program) -> FrozenSet[str]:
@@ -209,8 +231,7 @@ def _read_payload(fd: int) -> Optional[Dict[str, Any]]:
         payload = json.loads(os.pread(fd, size, offset))
     except ValueError:
         raise TargetError("the capture is damaged: its description cannot be read") from None
-    assert isinstance(payload, dict)
-    return payload
+    return payload if isinstance(payload, dict) else {}
 
 
 def _decompress(path: str) -> int:
@@ -220,18 +241,11 @@ def _decompress(path: str) -> int:
     if os.pread(fd, len(_XZ_MAGIC), 0) != _XZ_MAGIC:
         return fd
     memory = os.memfd_create("slabtype-capture", os.MFD_CLOEXEC)
-    zeros = bytes(_PAGE_BYTES * 16)
+    at = 0
     try:
-        with os.fdopen(fd, "rb") as file, lzma.open(file) as data:
-            at = 0
-            while True:
-                try:
-                    block = data.read(len(zeros))
-                except EOFError:
-                    break  # cut short: what is missing cannot be read, the rest can
-                if not block:
-                    break
-                if block != zeros:
+        with os.fdopen(fd, "rb") as file:
+            for block in _unpacked(file):
+                if block.count(0) < len(block):
                     os.pwrite(memory, block, at)
                 at += len(block)
         os.ftruncate(memory, at)
@@ -242,6 +256,16 @@ def _decompress(path: str) -> int:
         os.close(memory)
         raise
     return memory
+
+
+def _unpacked(file: BinaryIO) -> Iterator[bytes]:
+    # Of an archive cut short, what there is.
+    archive = lzma.LZMADecompressor()
+    while not archive.eof:
+        data = file.read(_BLOCK_BYTES) if archive.needs_input else b""
+        if archive.needs_input and not data:
+            break
+        yield archive.decompress(data, _BLOCK_BYTES)
 
 
 Progress = Callable[[str, int, int], None]

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 TYPES = [
     "struct page",
-    "struct page_snapshot",
     "struct folio",
     "struct slab",
     "struct kmem_cache",
@@ -170,12 +169,6 @@ VARIABLES = [
     "mem_map",
     "max_mapnr",
     "max_pfn",
-    "zero_pfn",
-    "zero_page_pfn",
-    "huge_zero_page",
-    "huge_zero_folio",
-    "transparent_hugepage_flags",
-    "sysctl_numa_balancing_mode",
     "max_low_pfn",
     "min_low_pfn",
     "high_memory",
