@@ -190,6 +190,7 @@ class SlubAllocator:
         local = {row: i for i, row in enumerate(rows.tolist())}
         if self.cpu_slabs is not None:
             self.cpu_slabs.enter(number, local, index, ledger)
+        self._let_new(ledger, index["freelist"][rows])
         self._excuse(cache, ledger)
         self._freelists(cache, rows, index, ledger, local)
         if self.sheaves is not None:
@@ -234,6 +235,20 @@ class SlubAllocator:
         locked = (index.flags[rows] & self._locked) != 0
         mine = (self.nodes.cache == cache.number) & self.nodes.held
         return locked | np.isin(index.nids[rows], self.nodes.nid[mine])
+
+    def _let_new(self, ledger: Ledger, freelist: U64) -> None:
+        # A slab that is being made is on no list yet and has no object in use,
+        # or, to Linux 6.7 and at the end of it, all of them. Its free pointers
+        # are being written.
+        slabs, fresh = ledger.slabs, ledger.slabs.counted == 0
+        if self.era in (Era.FROZEN, Era.UNKNOWN):
+            fresh |= slabs.transit & (slabs.counted == slabs.objects) & (freelist != 0)
+        else:
+            fresh &= slabs.transit
+        fresh[ledger.memberships.slab[ledger.memberships.slab >= 0]] = False
+        if np.count_nonzero(fresh) <= ledger.facts.in_flight:
+            slabs.transit |= fresh
+            slabs.busy |= fresh
 
     def _excuse(self, cache: SlubCache, ledger: Ledger) -> None:
         # An empty slab of a TYPESAFE_BY_RCU cache leaves its list and the

@@ -23,6 +23,7 @@ from ..ledger import Ledger, ListKind
 # makes everything else about the slab doubtful; a wrong list follows from a
 # wrong count, and not the other way round.
 _ORDER = (
+    "cache-wrong",
     "active-overflow",
     "active-underflow",
     "type-conflict",
@@ -92,6 +93,8 @@ class _Roots:
         memberships = ledger.memberships
         on_node = memberships.take((memberships.kind & _NODE_LISTS) != 0)
         self._pages, self._owners = on_node.page, on_node.owner
+        # A damaged cache, through which nothing of it can be seen as it is.
+        self._cache: Optional[int] = None
         self._by_slab: Dict[int, int] = {}
         self._by_node: Dict[int, int] = {}
         # Work in progress: it explains no more than what can be in flight.
@@ -105,6 +108,8 @@ class _Roots:
         self._places: Dict[Value, int] = {}
 
     def cause(self, finding: Finding) -> Optional[int]:
+        if self._cache is not None:
+            return self._cache
         if finding.rule == "content":
             return None if finding.object is None else self._by_object.get(finding.object)
         if finding.slab is not None:
@@ -135,6 +140,8 @@ class _Roots:
         return abs(finding.expected - finding.found) <= each * self._in_flight
 
     def add(self, finding: Finding, number: int) -> None:
+        if finding.code == "cache-wrong":
+            self._cache = number
         if finding.object is not None:
             self._by_object.setdefault(finding.object, number)
         # Overwritten contents explain nothing about the slab's bookkeeping.

@@ -8,11 +8,15 @@ from typing import Iterator
 import numpy as np
 
 from ..findings import Finding
-from ..ledger import Ledger
+from ..ledger import Ledger, Walk
+
+_MADE_WRONG = frozenset({"slab-order-wrong", "slab-objects-wrong", "slab-base-wrong"})
+_SEVERAL = 3  # slabs that are not damaged alike by chance
 
 
 def judge_geometry(ledger: Ledger) -> Iterator[Finding]:
     """Yield what the allocator met while reading, and slabs that name another cache."""
+    yield from _judge_cache(ledger)
     slabs, name = ledger.slabs, ledger.facts.name
     for suspect in (*ledger.suspects, *ledger.notes):
         page = int(slabs.page[suspect.slab]) if suspect.slab >= 0 else None
@@ -44,3 +48,24 @@ def judge_geometry(ledger: Ledger) -> Iterator[Finding]:
             expected=ledger.facts.address,
             found=int(slabs.cache_pointer[slab]),
         )
+
+
+def _judge_cache(ledger: Ledger) -> Iterator[Finding]:
+    # What all slabs have in common is the cache's, not theirs.
+    facts, slabs, boxes = ledger.facts, ledger.slabs, ledger.containers
+    misfits = {s.slab for s in ledger.suspects if s.code in _MADE_WRONG and s.slab >= 0}
+    own = np.array([not place.counted for place in ledger.places], np.bool_)[boxes.place]
+    own &= (boxes.walked > 0) | (boxes.state != Walk.WHOLE)
+    broken = own & np.isin(boxes.state, (Walk.POINTER, Walk.CYCLE, Walk.MISPLACED))
+    for what, wrong, all_of in (
+        ("slabs is made as the cache says", len(misfits), len(slabs)),
+        ("freelists can be followed as the cache says", int(broken.sum()), int(own.sum())),
+    ):
+        if wrong == all_of >= _SEVERAL:
+            yield Finding(
+                "cache-wrong",
+                f"{facts.name}: none of {all_of} {what}",
+                cache=facts.name,
+                found=facts.address,
+            )
+            return

@@ -10,6 +10,8 @@ from typing import List, Optional
 
 from drgn import Program
 
+from drgn_slabtype.capture import open_capture
+
 from .runner import Result, run
 from .suites import suite_of
 
@@ -17,15 +19,13 @@ from .suites import suite_of
 def main(arguments: Optional[List[str]] = None) -> int:
     """Apply recipes, print what became of them, and return 1 if any was missed."""
     parser = argparse.ArgumentParser(prog="python -m tests.recipes", description=__doc__)
-    parser.add_argument("core", metavar="CORE", help="a dump")
-    parser.add_argument("symbols", metavar="VMLINUX", help="its kernel with debug info")
+    parser.add_argument("core", metavar="CORE", help="a dump or capture")
+    parser.add_argument("symbols", metavar="VMLINUX", nargs="*", help="debug info of a dump")
     parser.add_argument("-r", "--recipe", action="append", default=[], help="apply only this one")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("-v", "--verbose", action="store_true", help="name found ones too")
     options = parser.parse_args(arguments)
-    prog = Program()
-    prog.set_core_dump(options.core)
-    prog.load_debug_info([options.symbols])
+    prog = _open(options.core, options.symbols)
     results = []
     for result in run(prog, suite_of(prog), options.recipe):
         results.append(result)
@@ -43,6 +43,15 @@ def main(arguments: Optional[List[str]] = None) -> int:
         false = sum(len(result.strays) for result in results if result.outcome != "pending")
         print(f"{len(results)} recipes: {told}; {false} false")
     return 1 if bad else 0
+
+
+def _open(core: str, symbols: List[str]) -> Program:
+    if not symbols:
+        return open_capture(core)
+    prog = Program()
+    prog.set_core_dump(core)
+    prog.load_debug_info(symbols)
+    return prog
 
 
 def _print(result: Result, verbose: bool) -> None:

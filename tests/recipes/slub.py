@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from . import (
     slubbytes,
+    slubcaches,
     slubcounts,
     slubcpus,
     slublists,
@@ -17,6 +18,7 @@ from .slubsuite import SUITE
 __all__ = [
     "SUITE",
     "slubbytes",
+    "slubcaches",
     "slubcounts",
     "slubcpus",
     "slublists",
