@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from .pagetype.detect import PageTypeLayout
     from .report import Text
 
-_MAP_CELLS = 1024
+_MAP_CELLS = 1024  # in a terminal
+_PICTURE_CELLS = 4096
 
 
 class Option(NamedTuple):
@@ -134,16 +135,29 @@ def _nothing_judged(prog: Any, fault: FaultError) -> str:
 
 def _check(prog: Program, args: argparse.Namespace) -> Report:
     from .check import check
-    from .report.output import progress
+    from .report.output import check_writable, progress
     from .target import describe, shortfall
 
+    check_writable(args.html)
     with progress() as show:
         report = check(prog, caches=args.cache, addresses=args.address, progress=show)
     report.target = describe(prog)
     missing = shortfall(prog)
     if missing is not None:
         report.unavailable.insert(0, missing)
+    if args.html:
+        _write_html(prog, report, args.html)
     return report
+
+
+def _write_html(prog: Program, report: Report, path: str) -> None:
+    from .pages.census import census
+    from .report import html
+    from .report.output import emit, progress
+
+    with progress() as show:
+        found = census(prog, show, cells=_PICTURE_CELLS)
+    emit("".join(html.check(report, found)), path)
 
 
 def _check_code(args: argparse.Namespace) -> str:
@@ -334,6 +348,11 @@ COMMANDS = (
                 default=[],
                 metavar="NAME",
                 help="check only this slab cache; may be given more than once",
+            ),
+            option(
+                "--html",
+                metavar="FILE",
+                help="also write a page with a map of memory and charts of the caches",
             ),
         ),
         formats=("table", "json", "junit"),

@@ -193,6 +193,8 @@ class CacheResult:
     """Free objects by the place that records them."""
     waiting: int = 0
     """Objects freed by their users that wait for a grace period."""
+    fill: List[int] = field(default_factory=list)
+    """Slabs by the tenth of their objects that is counted as in use; full ones last."""
     outcome: Outcome = Outcome.CONSISTENT
 
 

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from ..findings import CacheResult
 from ..ledger import Ledger, State
 
@@ -18,6 +20,8 @@ def count_objects(ledger: Ledger) -> CacheResult:
     result.objects = int(slabs.objects.sum())
     result.counted = int(slabs.counted.sum())
     result.in_use = result.counted
+    tenths = 10 * slabs.counted // np.maximum(slabs.objects, 1)
+    result.fill = np.bincount(np.clip(tenths, 0, 10), minlength=11).tolist()
     for number, place in enumerate(ledger.places):
         here = claims.place == number
         free = int((here & (claims.state == State.FREE)).sum())
