@@ -66,6 +66,7 @@ def declared_regions(prog: Program) -> Tuple[List[Region], Set[str]]:
         take("cache nodes", slub.nodes)
         take("deferred frees", slub.deferred)
         take("objects", slub.objects)
+        take("stack traces", slub.traces)
     return regions, missing
 
 

@@ -162,8 +162,11 @@ class SlubRegions:
                     yield from debugging(slots, free)
                     yield from self._beyond_asked(cache, slots, ~free)
                     self._note_handles(cache, slots)
-        handles = np.concatenate([np.zeros(0, np.uint64), *self._handles])
-        yield from stack_traces(self.prog, handles)
+
+    def traces(self) -> Iterator[Region]:
+        """Yield the call traces of all tracks that :meth:`objects` has met."""
+        if self._handles:
+            yield from stack_traces(self.prog, np.concatenate(self._handles))
 
     def _note_handles(self, cache: SlubCache, slots: Slots) -> None:
         # Handles of the stack depot in both tracks of every object.

@@ -17,7 +17,7 @@ import tempfile
 from contextlib import nullcontext
 from typing import IO, Any, Callable, ContextManager, Dict, NamedTuple, Optional, Tuple
 
-from drgn import Program
+from drgn import FaultError, Program
 from drgn.helpers.linux.mm import for_each_valid_page_range
 
 from ..memory import memory
@@ -87,8 +87,9 @@ def write_capture(
     for name in sorted({region.what for region in declared}):
         sizes[name] = merge([region for region in declared if region.what == name]).total
     with tempfile.TemporaryFile() as data:
-        source = memory(prog)
-        writer = SegmentWriter(data, source.read, _physical_address(prog), source.page_size)
+        physical = _physical_address(prog)
+        read, page_size = _reader(prog, physical), memory(prog).page_size
+        writer = SegmentWriter(data, read, physical, page_size)
         writer.write(present, kept, progress)
         payload: Dict[str, Any] = describe(prog, code_symbols(prog, declared))
         payload["manifest"] = {
@@ -127,6 +128,20 @@ def _physical_address(prog: Program) -> Callable[[int], int]:
         return NO_PHYSICAL_ADDRESS
 
     return physical
+
+
+def _reader(prog: Program, physical: Callable[[int], int]) -> Callable[[int, int], bytes]:
+    # KFENCE and debug_pagealloc take pages out of the direct map that are there.
+    def read(address: int, size: int) -> bytes:
+        try:
+            return prog.read(address, size)
+        except FaultError:
+            at = physical(address)
+            if at == NO_PHYSICAL_ADDRESS:
+                raise
+            return prog.read(at, size, True)
+
+    return read
 
 
 def _write_file(
