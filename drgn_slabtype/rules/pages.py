@@ -8,6 +8,7 @@ count of that list; the page itself is the root.
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from types import MappingProxyType
 from typing import (
     AbstractSet,
@@ -18,14 +19,16 @@ from typing import (
     Mapping,
     NamedTuple,
     Optional,
+    Sequence,
     Set,
+    Tuple,
 )
 
 import numpy as np
 
 from ..findings import Finding
 from ..ledger import Bools
-from ..pages.freememory import NOWHERE, FreeMemory, Strays, Zone
+from ..pages.freememory import NOWHERE, FreeList, FreeMemory, Strays, Zone
 from ..pages.vmstat import SlabPages
 from ..pagetype.encoding import Encoding
 
@@ -115,7 +118,7 @@ class _Judge:
         page = self.names.page(pfn)
         place: Optional[Zone] = self.free.zones[zone] if zone >= 0 else None
         if zone >= 0:
-            self.zones.setdefault(zone, self.next_id)
+            self.zones.setdefault(zone, because or self.next_id)
         return Finding(
             code,
             f"page 0x{page:x} (PFN {pfn:#x}) {what}",
@@ -198,16 +201,44 @@ class _Judge:
                 yield self._finding("page-free-type", pfn, what, zone, because)
 
     def _links(self) -> Iterator[Finding]:
-        # Whatever leads to a page that is no free block accuses that page; a
-        # link that is not answered accuses the page it is in.
+        # Of the pages and lists that do not agree with each other, the one with
+        # the most disagreements is at fault.
+        for group in _groups(self._broken()):
+            degree = Counter(node for link in group for node in link)
+            told = [self._because(node) for node in degree if node >= 0]
+            because = next((number for number in told if number is not None), None)
+            ranked = sorted(degree, key=lambda node: (-degree[node], node < 0, node))
+            for node in ranked:
+                if because is not None and not self._is_block(node):
+                    continue
+                rows = (self.known[other] for other in ranked if self._is_block(other))
+                zone = next((int(self.free.zone[row]) for row in rows), -1)
+                finding = self._link(node, zone, because)
+                yield finding
+                if because is None:
+                    because = finding.id
+
+    def _is_block(self, node: int) -> bool:
+        return node in self.known
+
+    def _broken(self) -> List[Tuple[int, int]]:
+        # (page or list, page or list) for links that are not answered; a link
+        # to nowhere is a disagreement with itself.
         free = self.free
+        broken: List[Tuple[int, int]] = []
         for ends, answers in ((free.next, free.prev), (free.prev, free.next)):
-            forward = ends is free.next
-            for row in np.flatnonzero(~self._answered(ends, answers, forward)).tolist():
-                yield from self._link(row, int(ends[row]))
+            answered = self._answered(ends, answers, ends is free.next)
+            for row in np.flatnonzero(~answered).tolist():
+                pfn, target = int(free.pfn[row]), int(ends[row])
+                broken.append((pfn, pfn if target == NOWHERE else target))
         for number, one in enumerate(free.lists):
+            node = -2 - number
             for target, answers in ((one.first, free.prev), (one.last, free.next)):
-                yield from self._list_end(number, target, answers)
+                row = self.known.get(target)
+                if target == node or (row is not None and answers[row] == node):
+                    continue
+                broken.append((node, node if target == NOWHERE else target))
+        return broken
 
     def _answered(self, ends: np.ndarray, answers: np.ndarray, forward: bool) -> Bools:
         # Whether the page or list that a link leads to leads back here.
@@ -231,46 +262,31 @@ class _Judge:
             answered |= (ends <= -2) & (back[number] == free.pfn) & fits
         return answered
 
-    def _link(self, row: int, target: int) -> Iterator[Finding]:
+    def _link(self, node: int, zone: int, because: Optional[int]) -> Finding:
         free = self.free
-        pfn, zone = int(free.pfn[row]), int(free.zone[row])
-        if target >= 0 and target not in self.known:
-            yield self._not_free(target, zone, f"PFN {pfn:#x}")
-            return
-        if target == NOWHERE:
+        if node <= -2:
+            return self._list(free.lists[-2 - node], because)
+        row = self.known.get(node)
+        if row is None:
+            word = free.words.get(node)
+            told = "not in the target" if word is None else self.encoding.explain(word)
+            what = f"is on a free list, but it is {told}"
+            found = None if word is None else f"0x{word:08x}"
+            return self._finding("page-free-type", node, what, zone, because, "buddy", found)
+        what = "is free, but it and its neighbours on the free list do not lead to each other"
+        if int(free.next[row]) == int(free.prev[row]) == NOWHERE:
             what = f"is free, of order {int(free.order[row])}, and on no list"
-        else:
-            what = "is free, and its neighbours on the free list do not lead back to it"
-        because = self._because(pfn) or (self._because(target) if target >= 0 else None)
-        if because is None or self.names.page(pfn) not in self.roots:
-            yield self._finding("page-free-list", pfn, what, zone, because)
+        return self._finding("page-free-list", node, what, zone, because)
 
-    def _not_free(self, pfn: int, zone: int, leads: str) -> Finding:
-        word = self.free.words.get(pfn)
-        told = "is not in the target" if word is None else f"is not: {self.encoding.explain(word)}"
-        found = None if word is None else f"0x{word:08x}"
-        what = f"is on a free list as if free ({leads} leads to it), but {told}"
-        return self._finding("page-free-type", pfn, what, zone, self._because(pfn), "buddy", found)
-
-    def _list_end(self, number: int, target: int, answers: np.ndarray) -> Iterator[Finding]:
-        one = self.free.lists[number]
-        if target == -2 - number:
-            return
-        if target >= 0 and target not in self.known:
-            yield self._not_free(target, one.zone, f"the list of order {one.order}")
-            return
-        row = self.known.get(target)
-        if row is not None and answers[row] == -2 - number:
-            return
+    def _list(self, one: FreeList, because: Optional[int]) -> Finding:
         zone = self.free.zones[one.zone]
-        because = None if row is None else self._because(target)
-        yield Finding(
+        return Finding(
             "page-free-list",
             f"zone {zone.name} of node {zone.node}: the free list of order {one.order}, migrate "
-            f"type {one.migratetype}, leads to a page that does not lead back",
+            f"type {one.migratetype}, leads to pages that do not lead back",
             node=zone.node,
             place=f"zone {zone.name}",
-            because=because or self.zones.get(one.zone),
+            because=because,
             moving=zone.locked,
             id=self.next_id,
         )
@@ -312,6 +328,23 @@ class _Judge:
                     moving=zone.locked,
                     id=self.next_id,
                 )
+
+
+def _groups(links: Sequence[Tuple[int, int]]) -> List[List[Tuple[int, int]]]:
+    # Links that have pages or lists in common.
+    leader: Dict[int, int] = {}
+
+    def find(node: int) -> int:
+        while leader.setdefault(node, node) != node:
+            node = leader[node]
+        return node
+
+    for one, other in links:
+        leader[find(one)] = find(other)
+    groups: Dict[int, List[Tuple[int, int]]] = defaultdict(list)
+    for link in links:
+        groups[find(link[0])].append(link)
+    return list(groups.values())
 
 
 def judge_vmstat(nodes: Iterable[SlabPages]) -> Iterator[Finding]:
