@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Iterator, List, Sequence, Tuple
 
 from .html_style import COLOURS
 from .tables import size
+from .values import printable
 
 if TYPE_CHECKING:
     from ..pages.pagemap import Cell, PageMap
@@ -83,7 +84,7 @@ def _shares(cell: Cell) -> _Shares:
 def _cells(column: int, cells: List[Cell], shares: _Shares, page_size: int) -> Iterator[str]:
     start, end = cells[0].pfn, cells[-1].pfn + cells[-1].pages
     told = ", ".join(f"{kind} {share:.0%}" for kind, share in shares)
-    yield f"<g><title>{start * page_size:#x} to {end * page_size - 1:#x}: {escape(told)}</title>"
+    yield f"<g><title>{start * page_size:#x} to {end * page_size - 1:#x}: {escape(printable(told))}</title>"
     top = 0.0
     for kind, share in shares:
         yield (
@@ -109,7 +110,7 @@ def bar(parts: Sequence[Tuple[str, int]], whole: int, told: str) -> str:
         at += width
     return (
         '<svg viewBox="0 0 100 10" preserveAspectRatio="none" role="img">'
-        f"<title>{escape(told)}</title>{''.join(drawn)}</svg>"
+        f"<title>{escape(printable(told))}</title>{''.join(drawn)}</svg>"
     )
 
 
@@ -127,7 +128,7 @@ def histogram(counts: Sequence[int], told: str) -> str:
         )
     width = 10 * len(counts)
     return (
-        f'<svg viewBox="0 0 {width} 41" role="img"><title>{escape(told)}</title>'
+        f'<svg viewBox="0 0 {width} 41" role="img"><title>{escape(printable(told))}</title>'
         f'<rect class="axis" x="0" y="40" width="{width}" height="1"/>{"".join(columns)}</svg>'
     )
 
