@@ -4,6 +4,6 @@
 from __future__ import annotations
 
 from . import slabbytes, slabcounts, slablists, slabplaces
-from .recipe import RECIPES
+from .recipe import RECIPES, SUITE
 
-__all__ = ["RECIPES", "slabbytes", "slabcounts", "slablists", "slabplaces"]
+__all__ = ["RECIPES", "SUITE", "slabbytes", "slabcounts", "slablists", "slabplaces"]

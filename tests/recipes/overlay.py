@@ -8,6 +8,8 @@ from typing import Iterable, Iterator, List, NamedTuple, Tuple
 from drgn import FaultError, Program
 from drgn.helpers.linux.mm import follow_phys, phys_to_virt
 
+_DIRECT_MAP = 1 << 46  # bytes; vmalloc, memory map and kernel image lie above
+
 
 class Write(NamedTuple):
     """Bytes to overwrite."""
@@ -31,16 +33,17 @@ def overlay(prog: Program, writes: Iterable[Write]) -> None:
     size = int(prog["PAGE_SIZE"])
     pieces = [piece for write in writes for piece in _by_page(write, size)]
     views: List[Tuple[int, bool, bytes]] = []
+    base = int(phys_to_virt(prog, 0))
     for address, data in pieces:
         views.append((address, False, data))
-        try:
-            physical = int(follow_phys(prog["init_mm"].address_of_(), address))
-        except (FaultError, LookupError, NotImplementedError):
-            continue  # a capture without page tables has one view alone
+        physical = address - base
+        if not 0 <= physical < _DIRECT_MAP:
+            try:
+                physical = int(follow_phys(prog["init_mm"].address_of_(), address))
+            except (FaultError, LookupError):
+                continue  # a capture without page tables has no other view
+            views.append((base + physical, False, data))
         views.append((physical, True, data))
-        linear = int(phys_to_virt(prog, physical))
-        if linear != address:
-            views.append((linear, False, data))
     for start, is_physical, data in views:
         _cover(prog, start, is_physical, data)
 

@@ -7,16 +7,11 @@ from typing import Any
 
 from drgn import Program
 
+from ..injections.slab import SUITE as SLAB
 from .language import Suite
 from .slub import SUITE as SLUB
 
 
 def suite_of(prog: Program) -> Suite[Any]:
-    """
-    Return the recipes for a kernel's allocator.
-
-    :raises LookupError: if there are none.
-    """
-    if prog.type("struct kmem_cache").has_member("oo"):
-        return SLUB
-    raise LookupError("no recipes for this allocator")
+    """Return the recipes for a kernel's allocator."""
+    return SLUB if prog.type("struct kmem_cache").has_member("oo") else SLAB
