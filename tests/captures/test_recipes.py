@@ -7,6 +7,7 @@ Damage to replayed kernels: a few recipes of each family.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ import pytest
 from drgn_slabtype.capture import open_capture
 
 from ..recipes.runner import run
-from ..recipes.suites import SLUB, suite_of
+from ..recipes.slub import SUITE as SLUB
+from ..recipes.suites import suite_of
 
 _FOLDERS = sorted(path.parent for path in Path(__file__).parent.glob("debian-*/capture.xz"))
 
@@ -40,6 +42,12 @@ def test_damage_gives_one_root_and_what_follows_from_it(folder: Path) -> None:
     wrong = {r.name: r.reasons + r.strays for r in results if r.outcome == "missed" or r.strays}
     assert wrong == {}
     assert sum(result.outcome == "found" for result in results) >= 6
+
+
+def test_every_recipe_proves_an_invariant() -> None:
+    page = Path(__file__).parents[2] / "docs" / "invariants.md"
+    named = set(re.findall(r"[a-z0-9]+(?:-[a-z0-9]+)+", page.read_text()))
+    assert set(SLUB.recipes) - named == set()
 
 
 def test_there_are_recipes_for_every_place() -> None:

@@ -150,7 +150,7 @@ def _left_over(injury: Injury, report: Report, clean: Report) -> List[str]:
     # What belongs to no finding must be as it was.
     out = []
     ours = "changing" if injury.changing else "findings"
-    for name in {"findings", "changing", "unavailable", "notes"} - {ours}:
+    for name in {"findings", "changing", "unavailable"} - {ours}:
         before = {finding.message for finding in getattr(clean, name)}
         for finding in getattr(report, name):
             known = finding.message in before or finding.code in injury.also
