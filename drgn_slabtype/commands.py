@@ -12,11 +12,12 @@ the library is imported inside the functions.
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Callable, List, NamedTuple, Optional, Tuple
+from typing import TYPE_CHECKING, List, Tuple
+
+from .command import Answer, Command, Option, answer, option
 
 if TYPE_CHECKING:
-    from drgn import FaultError, Program
+    from drgn import Program
 
     from .answers.caches import CachesAnswer
     from .answers.decode import Decoded
@@ -28,109 +29,11 @@ if TYPE_CHECKING:
     from .findings import Report
     from .pages.census import Census
     from .pagetype.detect import PageTypeLayout
-    from .report import Text
+
+__all__ = ("COMMANDS", "Answer", "Command", "Option", "answer", "option", "pfn_range")
 
 _MAP_CELLS = 1024  # in a terminal
 _PICTURE_CELLS = 4096
-
-
-class Option(NamedTuple):
-    """Arguments of :meth:`argparse.ArgumentParser.add_argument`."""
-
-    flags: Tuple[str, ...]
-    settings: Any
-
-
-def option(*flags: str, **settings: Any) -> Option:
-    """Return an :class:`Option`."""
-    return Option(flags, settings)
-
-
-@dataclass(frozen=True)
-class Command:
-    """One command of the shell and of the drgn prompt."""
-
-    name: str
-    """Its name in the shell, and of the functions that present its records."""
-    description: str
-    """One line, lower case, without full stop."""
-    run: Callable[[Any, argparse.Namespace], Any]
-    """Takes the program (``None`` without a target) and the options; returns records."""
-    prompt: Optional[str] = None
-    """Its name at the drgn prompt, if it exists there."""
-    options: Tuple[Option, ...] = ()
-    target: bool = True
-    """Whether it reads a kernel."""
-    formats: Tuple[str, ...] = ("table", "json")
-    output: bool = True
-    """Whether ``-o`` says where its text goes."""
-    drgn: Optional[Callable[[argparse.Namespace], str]] = None
-    """Returns the Python code that does the same."""
-    status: Callable[[Any], int] = lambda records: 0
-    """Exit status that the records ask for."""
-
-    def all_options(self) -> Tuple[Option, ...]:
-        """Return the command's own options and those that follow from what it is."""
-        options = [
-            *self.options,
-            option("--format", choices=self.formats, default="table", help="output format"),
-        ]
-        if self.output:
-            options.append(
-                option(
-                    "-o", "--output", metavar="FILE", help="write to a file, whole or not at all"
-                )
-            )
-        if self.drgn:
-            options.append(
-                option(
-                    "--drgn", action="store_true", help="print the Python code that does the same"
-                )
-            )
-        return tuple(options)
-
-
-class Answer(NamedTuple):
-    """What a command found, and how it says so."""
-
-    records: Any
-    """``None`` if only code was asked for."""
-    text: Text
-    output: Optional[str]
-    """File to write the text to."""
-
-
-def answer(command: Command, program: Callable[[], Any], args: argparse.Namespace) -> Answer:
-    """
-    Run a command.
-
-    :param program: Opens the program; called only if the command reads one.
-    """
-    from drgn import FaultError
-
-    from .errors import TargetError
-    from .report import present
-    from .report.output import check_writable
-
-    path = args.output if command.output else None
-    check_writable(path)
-    if command.drgn and args.drgn:
-        return Answer(None, command.drgn(args), path)
-    prog = program() if command.target else None
-    try:
-        records = command.run(prog, args)
-    except FaultError as e:
-        raise TargetError(_nothing_judged(prog, e)) from e
-    return Answer(records, present(command.name, records, args.format), path)
-
-
-def _nothing_judged(prog: Any, fault: FaultError) -> str:
-    # What is missing is needed to begin with: the memory map, a list of caches.
-    from .target import shortfall
-
-    missing = shortfall(prog)
-    start = f"{missing.message}; " if missing is not None else ""
-    return f"{start}nothing could be judged: {fault}"
 
 
 def _check(prog: Program, args: argparse.Namespace) -> Report:
@@ -253,14 +156,22 @@ def _pages(prog: Program, args: argparse.Namespace) -> Census:
     return found
 
 
-def _pfn_range(text: str) -> Tuple[int, int]:
-    # FIRST-LAST, FIRST+COUNT or one page frame number; decimal or 0x….
-    for separator in "-+":
-        first, found, second = text.partition(separator)
-        if found:
-            end = int(second, 0) + (1 if separator == "-" else int(first, 0))
-            return int(first, 0), end
-    return int(text, 0), int(text, 0) + 1
+def pfn_range(text: str) -> Tuple[int, int]:
+    """
+    Return the range [start, end) of page frame numbers that a text means.
+
+    :param text: ``FIRST-LAST``, ``FIRST+COUNT`` or a single number, decimal or ``0x…``.
+    :raises ValueError: if it is none of these.
+    """
+    first, dash, last = text.partition("-")
+    start, plus, count = text.partition("+")
+    if dash:
+        bounds = int(first, 0), int(last, 0) + 1
+    else:
+        bounds = int(start, 0), int(start, 0) + (int(count, 0) if plus else 1)
+    if not 0 <= bounds[0] < bounds[1]:
+        raise ValueError(f"{text} is no range of page frames")
+    return bounds
 
 
 def _pages_code(args: argparse.Namespace) -> str:
@@ -384,7 +295,7 @@ COMMANDS = (
             option("--node", type=int, metavar="NODE", help="only pages of this NUMA node"),
             option(
                 "--pfn",
-                type=_pfn_range,
+                type=pfn_range,
                 metavar="FIRST-LAST",
                 help="only these page frames; FIRST+COUNT and a single number will do too",
             ),

@@ -84,7 +84,8 @@ def _shares(cell: Cell) -> _Shares:
 def _cells(column: int, cells: List[Cell], shares: _Shares, page_size: int) -> Iterator[str]:
     start, end = cells[0].pfn, cells[-1].pfn + cells[-1].pages
     told = ", ".join(f"{kind} {share:.0%}" for kind, share in shares)
-    yield f"<g><title>{start * page_size:#x} to {end * page_size - 1:#x}: {escape(printable(told))}</title>"
+    where = f"{start * page_size:#x} to {end * page_size - 1:#x}"
+    yield f"<g><title>{where}: {escape(printable(told))}</title>"
     top = 0.0
     for kind, share in shares:
         yield (

@@ -12,7 +12,6 @@ import pytest
 from drgn_slabtype.answers.decode import decode
 from drgn_slabtype.errors import LayoutError, UnsupportedError
 from drgn_slabtype.findings import Finding, Report
-from drgn_slabtype.pages.census import Census, CensusRow
 from drgn_slabtype.report import present as pieces
 
 from ..synthetic.reports import OBJECT, SLAB, damaged, healthy, incomplete
@@ -173,19 +172,6 @@ def test_junit_skips_what_was_not_judged() -> None:
     ]
     assert skipped == ["machine", "dentry"]
     assert suite.get("skipped") == "2"
-
-
-def test_census() -> None:
-    census = Census([CensusRow("slab", 30, 20, 10), CensusRow("untyped", 70, 70, 0)], 103, 3)
-    assert present("pages", census, "table").splitlines() == [
-        "TYPE       PAGES    HEADS    TAILS",
-        "slab          30       20       10",
-        "untyped       70       70        0",
-        "103 pages, 3 of them unreadable",
-    ]
-    document = json.loads(present("pages", census, "json"))
-    assert document["types"][0] == {"type": "slab", "pages": 30, "heads": 20, "tails": 10}
-    assert (document["pages"], document["unreadable_pages"]) == (103, 3)
 
 
 def test_decode_reads_a_word_by_every_layout() -> None:
