@@ -259,6 +259,11 @@ class SlubAllocator:
             slabs.excused |= slabs.transit & (slabs.counted == 0) & ~listed
 
     def _geometry(self, cache: SlubCache, rows: I64, index: SlabIndex, ledger: Ledger) -> None:
+        for order, told in cache.orders:
+            fit = min((self.memory.page_size << min(order, 24)) // cache.size, MAX_OBJECTS)
+            if told != fit:
+                what = f"a slab of order {order} holds {fit} objects, not {told}"
+                ledger.suspects.append(Suspect("cache-wrong", what, expected=fit, found=told))
         orders, slabs = index.orders[rows], ledger.slabs
         kept = index["objects"][rows].astype(np.int64)
         for code, what, wrong, expected, found in (

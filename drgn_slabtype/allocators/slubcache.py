@@ -73,6 +73,8 @@ class SlubCache:
         usual, least = value("oo.x"), value("min.x")
         self.order = min(usual >> 16, 24)
         self.min_order = min(least >> 16, 24)
+        self.orders = tuple((x >> 16, x & 0xFFFF) for x in (usual, least))
+        """(order, objects of a slab) of ``oo`` and ``min``."""
         # What a CPU can have taken off its chain of partial slabs to give back.
         # Since Linux 5.16 the limit is in slabs; before, in objects.
         chain = value("cpu_partial_slabs", value("cpu_partial"))

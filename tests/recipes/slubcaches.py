@@ -13,6 +13,7 @@ from .writes import value
 
 # What the slabs show when they are read with the wrong eyes.
 _ALL = LISTS | {
+    "cache-wrong",
     "claim-foreign",
     "claim-twice",
     "count-mismatch",
@@ -36,7 +37,7 @@ def _cache(machine: Machine) -> Cache:
 
 
 def _wrong(machine: Machine, cache: Cache, *writes: Write) -> Injury:
-    return Injury(writes, "cache-wrong", cache.name, found=cache.address, also=_ALL)
+    return Injury(writes, "cache-wrong", cache.name, also=_ALL)
 
 
 @recipe

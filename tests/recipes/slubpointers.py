@@ -92,7 +92,7 @@ def next_first(machine: Machine) -> Injury:
 @recipe
 def next_misaligned(machine: Machine) -> Injury:
     slab = machine.quiet()
-    return _next(machine, "freelist-pointer", slab, slab.free[2] + 8)
+    return _next(machine, "freelist-pointer", slab, slab.free[2] + 4)
 
 
 @recipe
