@@ -10,13 +10,13 @@ inside a free block is free. Every page is of one kind exactly.
 
 from __future__ import annotations
 
-from typing import List, NamedTuple, Tuple
+from typing import Dict, List, NamedTuple, Tuple
 
 import numpy as np
 import numpy.typing as npt
 from drgn import Program
 
-from ..memory import U64, memory
+from ..memory import U64, Bools, memory
 from ..pagetype.detect import page_type_layout
 from ..pagetype.sources import enumerators
 from .folios import MAX_BUDDY_ORDER, FolioLayout, folio_layout, heads_of_tails
@@ -28,7 +28,7 @@ Rows = npt.NDArray[np.intp]
 TAIL = np.uint8(0x80)
 """In the byte of a page: the kind is that of its head, or of the block it is in."""
 
-_UNDECIDED = np.uint8(0xFF)
+_FIRST_FLAG = np.uint64(4)  # PG_lru is 4 at least, PG_swapbacked below 20
 
 # Kinds that are no page type everywhere, with what they mean.
 _PLAIN = {
@@ -76,8 +76,8 @@ class KindFinder:
     """
     Tells the kinds of pages, block by block, in ascending order.
 
-    Kinds that many pages have cost little: a column is read for those pages only
-    that nothing before it has decided.
+    What most pages are costs least: flags are looked up in a table for all of
+    them, other columns are read for those pages only that are not yet told.
     """
 
     def __init__(self, prog: Program) -> None:
@@ -88,16 +88,29 @@ class KindFinder:
         self._where: FolioLayout = folio_layout(prog)
         self._fields = page_fields(prog)
         self._long = memory(prog).word
+        little = memory(prog).byteorder == "<"
+        self._low_byte = self._where.mapping + (0 if little else self._long.itemsize - 1)
         flags = enumerators(prog, "pageflags")
-        self._reserved = np.uint64(1 << flags["PG_reserved"])
-        self._lru = np.uint64(1 << flags["PG_lru"])
-        self._swapbacked = np.uint64(1 << flags["PG_swapbacked"])
+        self._by_flags = self._flag_table(flags)
         self._head = np.uint64(1 << layout.head_flag)
         self._free_until = 0
         self._outer: Tuple[int, np.uint8] = (-1, np.uint8(0))
         self._rows = np.zeros(0, np.int32)
         self._unreferenced: List[Unreferenced] = []
         self._words: List[Tuple[U64, npt.NDArray[np.uint32]]] = []
+
+    def _flag_table(self, flags: Dict[str, int]) -> Kinds:
+        # The kind of a page by 16 of its flags, beginning with _FIRST_FLAG.
+        values = np.arange(1 << 16, dtype=np.uint32) << np.uint32(_FIRST_FLAG)
+
+        def has(name: str) -> Bools:
+            return values >> np.uint32(flags[name]) & np.uint32(1) != 0
+
+        table = np.full(1 << 16, self.numbers["other"], np.uint8)
+        table[has("PG_lru")] = self.numbers["file"]
+        table[has("PG_lru") & has("PG_swapbacked")] = self.numbers["shmem"]
+        table[has("PG_reserved")] = self.numbers["reserved"]
+        return table
 
     @property
     def unreferenced(self) -> Unreferenced:
@@ -120,39 +133,39 @@ class KindFinder:
 
         :param flags: ``page->flags`` of the block.
         """
-        kinds = np.full(len(block), _UNDECIDED, np.uint8)
+        kinds: Kinds = self._by_flags[(flags >> _FIRST_FLAG).astype(np.uint16)]
+        kinds[block.raw[:, self._low_byte] & np.uint8(1) != 0] = self.numbers["anon"]
+        if self._layout.slab_flag is not None:
+            # Slabs have other things in place of the mapping.
+            slabs = block.flagged(self._layout.slab_flag)
+            kinds[slabs[flags[slabs] != self._layout.flags_mask]] = self.numbers["slab"]
         rows = block.typed()
         if len(rows):
             words = block.words[rows].astype(np.uint32)
             self._typed(words, rows, kinds)
             self._words.append((rows.astype(np.uint64) + np.uint64(block.pfn), words))
-        self._free(block, kinds)
-        if self._layout.slab_flag is not None:
-            kinds[self._layout.is_slab(flags, block.words)] = self.numbers["slab"]
         tails = block.tails
         some_tails = bool(tails.any())
         if some_tails:
-            kinds[tails] = self.numbers["other"]
+            kinds[tails] = self.numbers["file"]
             if "hugetlb" not in self._encoding.types:
                 self._hugetlb(block, flags, kinds)
-        self._untyped(block, flags, kinds, np.flatnonzero(kinds == _UNDECIDED))
+        self._free(block, kinds, rows)
+        self._rest(block, kinds, np.flatnonzero(kinds == self.numbers["other"]))
         if some_tails or self._outer[0] >= block.pfn:
             self._tails(block, kinds)
         return kinds
 
     def _typed(self, words: npt.NDArray[np.uint32], rows: Rows, kinds: Kinds) -> None:
         # Where several types are set, the first counts here; the census lists all.
-        bits = self._encoding.types_of(words)
-        first = np.full(len(rows), self.numbers["unknown"], np.uint8)
-        for number in reversed(range(len(self._encoding.types))):
-            first[bits & np.uint16(1 << number) != 0] = number
-        # A word that is no type is a map count gone wrong, on a page like any other.
         told = self._encoding.has_type(words)
-        kinds[rows[told]] = first[told]
+        kinds[rows[told]] = self.numbers["unknown"]
+        for name in reversed(list(self._encoding.types)):
+            kinds[rows[self._encoding.is_type(words, name)]] = self.numbers[name]
 
-    def _free(self, block: PageBlock, kinds: Kinds) -> None:
+    def _free(self, block: PageBlock, kinds: Kinds, typed: Rows) -> None:
         # Pages inside free blocks, of which only the first has the type.
-        rows = np.flatnonzero(kinds == self.numbers["buddy"])
+        rows = typed[kinds[typed] == self.numbers["buddy"]]
         until = self._free_until - block.pfn
         if not len(rows) and until <= 0:
             return
@@ -162,10 +175,10 @@ class KindFinder:
         reach = np.zeros(len(kinds), np.int32)
         reach[rows] = rows + (np.int32(1) << orders)
         reach[0] = max(reach[0], until)
-        reach = np.maximum.accumulate(reach)
-        inside = reach > self._row_numbers(len(kinds))
-        inside &= kinds == _UNDECIDED
-        kinds[inside] = self.numbers["buddy"] | TAIL
+        np.maximum.accumulate(reach, out=reach)
+        told = kinds[typed]
+        kinds[reach > self._row_numbers(len(kinds))] = self.numbers["buddy"] | TAIL
+        kinds[typed] = told
         self._free_until = block.pfn + int(reach[-1])
 
     def _row_numbers(self, count: int) -> npt.NDArray[np.int32]:
@@ -188,37 +201,21 @@ class KindFinder:
             return
         kinds[heads[marked]] = self.numbers["hugetlb"]
 
-    def _untyped(self, block: PageBlock, flags: U64, kinds: Kinds, rows: Rows) -> None:
-        numbers = self.numbers
-        flags = flags[rows]
-        is_reserved = flags & self._reserved != 0
-        kinds[rows[is_reserved]] = numbers["reserved"]
-        rows, flags = rows[~is_reserved], flags[~is_reserved]
+    def _rest(self, block: PageBlock, kinds: Kinds, rows: Rows) -> None:
+        # Pages that neither a type nor a flag tells. Those on their way to the
+        # LRU lists have a mapping; 2 in its low bits is a driver's page.
         if not len(rows):
             return
         mapping = self._word(block, rows, self._where.mapping)
-        anonymous = mapping & np.uint64(1) != 0
-        # 2 is a driver's page that can be moved. A page on its way to the LRU
-        # lists has a mapping and not yet the flag.
-        cached = (flags & self._lru != 0) | (
-            (mapping >> np.uint64(32) != 0) & (mapping & np.uint64(3) == 0)
-        )
-        swapped = flags & self._swapbacked != 0
-        told = np.full(len(rows), numbers["other"], np.uint8)
-        told[cached] = numbers["file"]
-        told[cached & swapped] = numbers["shmem"]
-        told[anonymous] = numbers["anon"]
-        rest = np.flatnonzero(~cached & ~anonymous)
-        if len(rest):
-            at = rows[rest]
-            unused = block.raw[at, self._fields.refcount : self._fields.refcount + 4]
-            free = ~unused.any(axis=1)
-            told[rest[free]] = numbers["pcp"]
-            links = self._word(block, at[free], self._fields.compound)
-            self._unreferenced.append(
-                Unreferenced(at[free].astype(np.uint64) + np.uint64(block.pfn), links)
-            )
-        kinds[rows] = told
+        cached = (mapping >> np.uint64(32) != 0) & (mapping & np.uint64(3) == 0)
+        kinds[rows[cached]] = self.numbers["file"]
+        rows = rows[~cached]
+        counts = block.raw[rows, self._fields.refcount : self._fields.refcount + 4]
+        unused = rows[~counts.any(axis=1)]
+        kinds[unused] = self.numbers["pcp"]
+        links = self._word(block, unused, self._fields.compound)
+        pfns = unused.astype(np.uint64) + np.uint64(block.pfn)
+        self._unreferenced.append(Unreferenced(pfns, links))
 
     def _tails(self, block: PageBlock, kinds: Kinds) -> None:
         found = heads_of_tails(block, self._where.size, self._layout.head_flag)
