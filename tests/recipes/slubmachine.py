@@ -19,7 +19,6 @@ from drgn.helpers.linux.mm import PageSlab, page_to_virt
 from drgn.helpers.linux.percpu import per_cpu, per_cpu_ptr
 
 from .language import NoVictim
-from .overlay import Write
 
 # The allocator's own objects; other damage is plainer in anybody else's.
 _OWN = ("kmem_cache", "kmem_cache_node")
@@ -496,6 +495,3 @@ def _per_node(cache: Object, nid: int) -> Tuple[int, int]:
     node = cache.node[nid]
     barn = node.barn.value_() if node and _has(node, "barn") else 0
     return node.value_(), barn
-
-
-__all__ = ["Cache", "Chain", "CpuSlab", "Machine", "Sheaf", "Slab", "Write"]

@@ -1,26 +1,27 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Damage to sheaves, barns and deferred frees (since Linux 6.18)."""
+"""Damage to sheaves and barns (since Linux 6.18)."""
 
 from __future__ import annotations
 
-from typing import Callable, Optional
+from typing import Optional
 
 from drgn import offsetof
 
 from .language import Injury, NoVictim
 from .overlay import Write
 from .slubmachine import Machine, Sheaf, Slab
-from .slubsuite import GARBAGE, member, pointer, recipe
+from .slubsuite import GARBAGE, recipe
 from .writes import field, unlink, value
 
 _TWICE = frozenset({"claim-twice"})
 _PLACES = ("main sheaf", "spare sheaf", "rcu_free sheaf")
 
 
-def _sheaf(machine: Machine, least: int = 3, place: str = "main sheaf", room: int = 0) -> Sheaf:
+def some_sheaf(machine: Machine, least: int = 3, place: str = "main sheaf") -> Sheaf:
+    """Return a sheaf that holds so many objects."""
     return machine.sheaf(
         f"{place} of {least} objects",
-        lambda sheaf: sheaf.place == place and least <= len(sheaf.entries) <= sheaf.capacity - room,
+        lambda sheaf: sheaf.place == place and least <= len(sheaf.entries) <= sheaf.capacity,
     )
 
 
@@ -33,7 +34,8 @@ def _size(machine: Machine, sheaf: Sheaf, size: int) -> Write:
     return field(machine.prog, "struct slab_sheaf", sheaf.address, "size", size)
 
 
-def _entry(machine: Machine, sheaf: Sheaf, position: int, target: int) -> Write:
+def entry(machine: Machine, sheaf: Sheaf, position: int, target: int) -> Write:
+    """Return the write of an entry of a sheaf."""
     at = offsetof(machine.prog.type("struct slab_sheaf"), "objects")
     return value(sheaf.address + at + 8 * position, target)
 
@@ -50,9 +52,9 @@ def _on_sheaf(sheaf: Sheaf, code: str, *writes: Write, **more: object) -> Injury
 def _foreign(
     machine: Machine, target: int, slab: Optional[Slab] = None, place: str = "main sheaf"
 ) -> Injury:
-    sheaf = _sheaf(machine, place=place)
+    sheaf = some_sheaf(machine, place=place)
     return Injury(
-        [_entry(machine, sheaf, 1, target)],
+        [entry(machine, sheaf, 1, target)],
         "claim-foreign",
         sheaf.cache.name,
         slab.page if slab else None,
@@ -89,13 +91,13 @@ def full_barn_entry_garbage(machine: Machine) -> Injury:
 
 @recipe
 def sheaf_entry_misaligned(machine: Machine) -> Injury:
-    target = _sheaf(machine).entries[1]
+    target = some_sheaf(machine).entries[1]
     return _foreign(machine, target + 8, machine.home(target))
 
 
 @recipe
 def sheaf_entry_of_another_cache(machine: Machine) -> Injury:
-    sheaf = _sheaf(machine)
+    sheaf = some_sheaf(machine)
     other = machine.slab("slab of another cache", lambda slab: slab.cache is not sheaf.cache)
     return _foreign(machine, other.first)
 
@@ -111,13 +113,13 @@ def sheaf_entry_in_page_of_user(machine: Machine) -> Injury:
 def _twice(machine: Machine, sheaf: Sheaf, position: int, target: int) -> Injury:
     home = machine.home(target)
     assert home is not None
-    write = _entry(machine, sheaf, position, target)
+    write = entry(machine, sheaf, position, target)
     return Injury([write], "claim-twice", sheaf.cache.name, home.page, home.nid, object=target)
 
 
 @recipe
 def sheaf_entry_twice(machine: Machine) -> Injury:
-    sheaf = _sheaf(machine)
+    sheaf = some_sheaf(machine)
     return _twice(machine, sheaf, 1, sheaf.entries[2])
 
 
@@ -169,7 +171,7 @@ def sheaf_entry_also_on_slab_freelist(machine: Machine) -> Injury:
 
 @recipe
 def sheaf_size_over_capacity(machine: Machine) -> Injury:
-    sheaf = _sheaf(machine)
+    sheaf = some_sheaf(machine)
     size = sheaf.capacity + 1
     return _on_sheaf(
         sheaf,
@@ -185,7 +187,7 @@ def sheaf_size_over_capacity(machine: Machine) -> Injury:
 
 @recipe
 def sheaf_size_below_zero(machine: Machine) -> Injury:
-    sheaf = _sheaf(machine)
+    sheaf = some_sheaf(machine)
     return _on_sheaf(
         sheaf,
         "container-limit",
@@ -239,7 +241,7 @@ def _state(
 
 @recipe
 def sheaf_of_another_cache(machine: Machine) -> Injury:
-    sheaf = _sheaf(machine)
+    sheaf = some_sheaf(machine)
     other = next(cache for cache in machine.caches if cache is not sheaf.cache)
     write = field(machine.prog, "struct slab_sheaf", sheaf.address, "cache", other.address)
     return _state(machine, sheaf, write)
@@ -247,7 +249,7 @@ def sheaf_of_another_cache(machine: Machine) -> Injury:
 
 @recipe
 def sheaf_cache_null(machine: Machine) -> Injury:
-    sheaf = _sheaf(machine)
+    sheaf = some_sheaf(machine)
     return _state(
         machine, sheaf, field(machine.prog, "struct slab_sheaf", sheaf.address, "cache", 0)
     )
@@ -255,33 +257,33 @@ def sheaf_cache_null(machine: Machine) -> Injury:
 
 @recipe
 def main_sheaf_null(machine: Machine) -> Injury:
-    sheaf = _sheaf(machine)
+    sheaf = some_sheaf(machine)
     return _state(machine, sheaf, value(sheaf.holder, 0))
 
 
 @recipe
 def main_sheaf_garbage(machine: Machine) -> Injury:
-    sheaf = _sheaf(machine)
+    sheaf = some_sheaf(machine)
     return _state(machine, sheaf, value(sheaf.holder, GARBAGE))
 
 
 @recipe
 def main_sheaf_freed(machine: Machine) -> Injury:
     """The pointer leads to an object that is free."""
-    sheaf = _sheaf(machine)
+    sheaf = some_sheaf(machine)
     slab = machine.quiet()
     return _state(machine, sheaf, value(sheaf.holder, slab.free[1]), also=frozenset({"claim-live"}))
 
 
 @recipe
 def spare_sheaf_garbage(machine: Machine) -> Injury:
-    sheaf = _sheaf(machine, place="spare sheaf")
+    sheaf = some_sheaf(machine, place="spare sheaf")
     return _state(machine, sheaf, value(sheaf.holder, GARBAGE))
 
 
 @recipe
 def spare_sheaf_is_main_sheaf(machine: Machine) -> Injury:
-    sheaf = _sheaf(machine)
+    sheaf = some_sheaf(machine)
     holder = sheaf.holder + 8
     if machine.prog.read_u64(holder):
         sheaf = machine.sheaf(
@@ -402,160 +404,3 @@ def empty_sheaf_is_not_empty(machine: Machine) -> Injury:
 def full_sheaf_is_empty(machine: Machine) -> Injury:
     sheaf = _barn(machine, "full")
     return _state(machine, sheaf, _size(machine, sheaf, 0))
-
-
-# Deferred frees.
-
-
-def _deferred(machine: Machine, target: int, cpu: int = 0) -> Write:
-    return value(machine.deferred(cpu), target)
-
-
-@recipe
-def deferred_object_also_in_sheaf(machine: Machine) -> Injury:
-    head = machine.deferred(0)
-    if machine.prog.read_u64(head):
-        raise NoVictim("deferred frees are pending")
-    sheaf = _sheaf(machine)
-    object = sheaf.entries[1]
-    node = object + sheaf.cache.offset
-    home = machine.home(object)
-    assert home is not None
-    writes = [value(head, node), value(node, 0)]
-    cache, page = sheaf.cache.name, home.page
-    return Injury(writes, "claim-twice", cache, page, home.nid, object=object)
-
-
-@recipe
-def deferred_object_also_on_slab_freelist(machine: Machine) -> Injury:
-    """The list's node overwrites the free pointer, where the chain of the slab breaks off."""
-    head = machine.deferred(0)
-    slab = machine.quiet()
-    node = slab.free[1] + slab.cache.offset
-    return Injury(
-        [value(head, node), value(node, 0)],
-        "freelist-pointer" if slab.cache.random else "claim-twice",
-        slab.cache.name,
-        slab.page,
-        slab.nid,
-        also=_TWICE,
-    )
-
-
-@recipe
-def deferred_list_garbage(machine: Machine) -> Injury:
-    return Injury(
-        [_deferred(machine, GARBAGE)],
-        "list-broken",
-        cpu=0,
-        place="deferred",
-        found=GARBAGE,
-    )
-
-
-@recipe
-def deferred_list_cycle(machine: Machine) -> Injury:
-    object = machine.used(machine.quiet())[0]
-    cache = machine.quiet().cache
-    node = object + cache.offset
-    return Injury(
-        [_deferred(machine, node), value(node, node)],
-        "list-broken",
-        cpu=0,
-        place="deferred",
-        found=node,
-        others=frozenset({cache.name}),
-    )
-
-
-@recipe
-def deferred_object_in_no_slab(machine: Machine) -> Injury:
-    """Something that no cache gave out was freed."""
-    base, page = machine.prog["vmemmap"].value_(), machine.user_page()
-    linear = machine.prog["page_offset_base"].value_()
-    node = linear + ((page - base) // 64 << 12) + 64
-    return Injury(
-        [_deferred(machine, node), value(node, 0)],
-        "claim-foreign",
-        cpu=0,
-        place="deferred",
-        found=node,
-    )
-
-
-# Objects that the allocator lives in.
-
-
-def _freed(machine: Machine, address: int, where: Callable[[Sheaf], bool] = bool) -> Injury:
-    home = machine.home(address)
-    if home is None:
-        raise NoVictim("it is in no slab")
-    sheaf = machine.sheaf(
-        "sheaf of the cache it is from",
-        lambda sheaf: (
-            sheaf.cache is home.cache and sheaf.place == "main sheaf" and len(sheaf.entries) > 1
-        ),
-    )
-    write = _entry(machine, sheaf, 1, address)
-    return Injury([write], "claim-live", home.cache.name, home.page, home.nid, object=address)
-
-
-@recipe
-def sheaf_freed(machine: Machine) -> Injury:
-    for sheaf in machine.sheaves:
-        try:
-            return _freed(machine, sheaf.address)
-        except NoVictim:
-            continue
-    raise NoVictim("no sheaf from a cache with sheaves")
-
-
-@recipe
-def barn_freed(machine: Machine) -> Injury:
-    for cache in machine.caches:
-        for barn in filter(None, cache.barns):
-            try:
-                return _freed(machine, barn)
-            except NoVictim:
-                continue
-    raise NoVictim("no barn from a cache with sheaves")
-
-
-def _freed_to_slab(machine: Machine, address: int) -> Injury:
-    # On the freelist of its slab, its contents left as they are but for the pointer.
-    slab = machine.home(address)
-    if slab is None:
-        raise NoVictim("it is in no slab")
-    head = slab.free[0] if slab.free else 0
-    also = frozenset({"list-missing", "slab-in-transit", "list-wrong", "list-twice", "redzone"})
-    return Injury(
-        [
-            pointer(machine, slab, address, head),
-            member(machine, slab, "freelist", address),
-            member(machine, slab, "inuse", slab.inuse - 1),
-        ],
-        "claim-live",
-        slab.cache.name,
-        slab.page,
-        slab.nid,
-        object=address,
-        also=also | {"poison", "padding"},
-    )
-
-
-@recipe
-def cache_freed(machine: Machine) -> Injury:
-    for cache in machine.caches:
-        slab = machine.home(cache.address)
-        if slab is not None and slab.where == "partial":
-            return _freed_to_slab(machine, cache.address)
-    raise NoVictim("no cache in a partial slab")
-
-
-@recipe
-def node_freed(machine: Machine) -> Injury:
-    for cache in machine.caches:
-        slab = machine.home(cache.nodes[0])
-        if slab is not None and slab.where == "partial" and slab.cache.offset >= 64:
-            return _freed_to_slab(machine, cache.nodes[0])
-    raise NoVictim("no node structure that a free pointer leaves whole")

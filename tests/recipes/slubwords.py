@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Callable, Optional
+from typing import Callable, FrozenSet, Optional
 
 from drgn import offsetof, sizeof
 from drgn.helpers.linux.mm import virt_to_page
@@ -15,6 +15,8 @@ from .slubmachine import Machine, Slab
 from .slubsuite import GARBAGE, NODE, member, on_slab, recipe
 from .writes import value
 
+# What a free block shows whose first page is not marked as free any more.
+_FREE = frozenset({"page-free-count", "page-free-flags", "page-free-list", "page-free-type"})
 _CLAIMS = frozenset({"claim-foreign", "freelist-pointer", "container-state"})
 
 
@@ -95,8 +97,8 @@ def mark_lost_on_cpu_partial(machine: Machine) -> Injury:
     return _lost(machine, "slab kept by a CPU", lambda slab: slab.where == "cpu partial")
 
 
-def _stray(machine: Machine, page: int) -> Injury:
-    return Injury([_mark_set(machine, page)], "slab-mark-stray", slab=page)
+def _stray(machine: Machine, page: int, also: FrozenSet[str] = frozenset()) -> Injury:
+    return Injury([_mark_set(machine, page)], "slab-mark-stray", slab=page, also=also)
 
 
 @recipe
@@ -111,7 +113,7 @@ def mark_on_page_table(machine: Machine) -> Injury:
 
 @recipe
 def mark_on_free_page(machine: Machine) -> Injury:
-    return _stray(machine, _free_page(machine))
+    return _stray(machine, _free_page(machine), _FREE)
 
 
 @recipe
