@@ -143,11 +143,15 @@ def cpu_slab_garbage(machine: Machine) -> Injury:
 @recipe
 def cpu_slab_also_on_partial_list(machine: Machine) -> Injury:
     for slab in machine.slabs.values():
-        if slab.quiet and machine.has_cpu_slabs and not slab.cache.debug:
+        if not slab.quiet or not machine.has_cpu_slabs or slab.cache.debug:
+            continue
+        try:
             _, c = _idle(machine, slab.cache)
-            write = _write(machine, c, "slab", slab.page)
-            return on_slab(slab, "list-twice", write, also=NODE)
-    raise NoVictim("no CPU slabs")
+        except NoVictim:
+            continue
+        write = _write(machine, c, "slab", slab.page)
+        return on_slab(slab, "list-twice", write, also=NODE)
+    raise NoVictim("no CPU without a slab of a cache with a partial list")
 
 
 @recipe

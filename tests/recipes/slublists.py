@@ -186,13 +186,12 @@ def full_slab_on_partial(machine: Machine) -> Injury:
 
 @recipe
 def partial_slab_on_full_list(machine: Machine) -> Injury:
+    full = {slab.cache.address for slab in machine.slabs.values() if slab.where == "full"}
     slab = machine.slab(
-        "slab of a cache with a list of full slabs",
-        lambda slab: slab.quiet and "STORE_USER" in slab.cache.flags,
+        "slab of a cache with full slabs on a list",
+        lambda slab: slab.quiet and slab.cache.address in full,
     )
     at = head(machine, slab.cache, slab.nid, "full")
-    if machine.prog.read_u64(at) == at:
-        raise NoVictim("no full slabs")
     writes = [
         *unlink(machine.prog, link(machine, slab)),
         *push(machine.prog, link(machine, slab), at),
