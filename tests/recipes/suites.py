@@ -15,3 +15,6 @@ from .slub import SUITE as SLUB
 def suite_of(prog: Program) -> Suite[Any]:
     """Return the recipes for a kernel's allocator."""
     return SLUB if prog.type("struct kmem_cache").has_member("oo") else SLAB
+
+
+__all__ = ["SLAB", "SLUB", "suite_of"]
