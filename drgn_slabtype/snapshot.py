@@ -185,7 +185,8 @@ class Snapshot:
         else:
             fresh = stray & (pointers != 0) & ~source.is_kernel_address(pointers)
         fresh &= (users == _most_common(users[owned])) & (pointers % 8 == 0)
-        if index.structure.has("inuse"):
+        # Before Linux 5.17, struct page has the members of both allocators.
+        if self.layout.allocator == "SLUB":
             fresh &= (index["inuse"] == 0) & (index.words == _most_common(index.words[owned]))
         enough = np.count_nonzero(fresh) > len(possible_cpus(self._prog))
         return np.zeros_like(fresh) if enough else fresh

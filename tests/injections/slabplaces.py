@@ -134,11 +134,15 @@ def off_slab_array_of_another_slab(machine: Machine) -> Optional[Injury]:
 @recipe
 def objfreelist_array_in_another_object(machine: Machine) -> Optional[Injury]:
     slab = next(
-        machine.all_slabs(lambda slab: slab.cache.mode == "objfreelist" and partial(slab)), None
+        machine.all_slabs(
+            lambda slab: slab.cache.mode == "objfreelist" and partial(slab) and len(slab.free) > 3
+        ),
+        None,
     )
     if slab is None:
         return None
-    host = slab.free[0] if slab.free[0] != slab.free[-1] else slab.free[1]
+    # Not object 0: its zeroes would name it as the host.
+    host = next(index for index in slab.free if index not in (0, slab.free[-1]))
     return _pointer(machine, slab, slab.slot(host) + slab.cache.obj_offset)
 
 
