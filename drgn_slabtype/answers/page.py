@@ -17,6 +17,7 @@ from drgn import FaultError, Object, Program
 from drgn.helpers.common.format import escape_ascii_string
 from drgn.helpers.linux.mm import follow_phys, pfn_to_page
 
+from ..allocators.kfence import kfence_pool
 from ..columns import structure
 from ..errors import TargetError
 from ..memory import memory
@@ -33,6 +34,7 @@ from ..pages.survey import survey
 from ..pages.zones import zone_bits, zone_names
 from ..pagetype.detect import page_type_layout
 from .lookup import lookup
+from .object import describe
 from .states import ObjectState
 
 _SYMBOLS = {
@@ -61,6 +63,8 @@ class SlabOfPage:
     """Free and waiting objects by the place that records them."""
     findings: Tuple[str, ...] = ()
     """What the check says about this slab."""
+    guarded: Optional[str] = None
+    """What KFENCE has there, if the page belongs to its pool and to no slab."""
 
 
 @dataclass(frozen=True)
@@ -277,7 +281,12 @@ def _memcg(prog: Program, folios: Folios, head: int, slab: bool) -> Optional[str
 def _slab(prog: Program, folios: Folios, head: int) -> SlabOfPage:
     vmemmap = prog["vmemmap"].value_()
     address = vmemmap + int(folios.pfns[head]) * folios.where.size
-    reading = lookup(prog)
+    reading, source = lookup(prog), memory(prog)
+    start = source.phys_to_virt(folios.pfns[head : head + 1] << np.uint64(source.page_shift))
+    if kfence_pool(prog).contains(start)[0]:
+        info = describe(reading, int(start[0]))
+        told = f"{info.meaning}, {info.state}" if info.state else info.meaning
+        return SlabOfPage(address, info.cache, info.slab_cache, guarded=told)
     row = reading.row_of_page(address)
     number = reading.owner(row) if row >= 0 else -1
     if number < 0:

@@ -224,6 +224,9 @@ def _facts(info: PageInfo) -> Iterator[Tuple[str, Optional[str]]]:
 
 
 def _slab(slab: SlabOfPage) -> Iterator[Tuple[str, Optional[str]]]:
+    if slab.guarded is not None:
+        yield "KFENCE", slab.guarded
+        return
     if slab.cache is None:
         yield "slab", f"0x{slab.slab:x}, of no slab cache"
         return
