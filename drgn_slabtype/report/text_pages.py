@@ -51,7 +51,7 @@ _SHADES = " ░▒▓█"
 def pages(census: Census) -> Iterator[str]:
     """Present the census of all pages, and what else was asked for."""
     yield text(_types(census))
-    if census.places:
+    if len(census.places) > 1:
         yield text(["", *_places(census)])
     if census.flags is not None:
         yield text(["", *_flags(census.flags, census.page_size)])

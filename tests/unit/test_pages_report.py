@@ -29,16 +29,17 @@ def _lines(census: Census) -> List[str]:
 
 
 def test_census() -> None:
-    census = Census(_ROWS, 100, 3, [Place(1, "DMA32", 100, {"buddy": 70, "slab": 30})])
+    zones = [Place(0, "DMA", 10, {"buddy": 10}), Place(1, "DMA32", 90, {"buddy": 60, "slab": 30})]
+    census = Census(_ROWS, 100, 3, zones)
     assert _lines(census) == [
         "TYPE      PAGES       SIZE    HEADS    TAILS  WHAT",
         "buddy        70  280.0 KiB        2       68  free",
         "slab         30  120.0 KiB       20       10  objects",
         "",
-        "NODE/ZONE      1/DMA32",
-        "all                100",
-        "buddy               70",
-        "slab                30",
+        "NODE/ZONE      0/DMA    1/DMA32",
+        "all               10         90",
+        "buddy             10         60",
+        "slab               0         30",
         "",
         "100 pages, 400.0 KiB; 3 pages unreadable",
     ]
@@ -52,7 +53,7 @@ def test_census() -> None:
         "meaning": "objects",
     }
     assert (document["pages"], document["unreadable_pages"]) == (100, 3)
-    assert document["zones"][0]["types"] == {"buddy": 70, "slab": 30}
+    assert document["zones"][1]["types"] == {"buddy": 60, "slab": 30}
 
 
 def test_census_with_everything() -> None:
