@@ -113,10 +113,11 @@ def _target(prog: Program) -> Target:
 
 
 def _total_pages(report: Report, snapshot: Snapshot) -> None:
-    marked = snapshot.index.orders[snapshot.index.marked].astype(np.int64)
+    index = snapshot.index
+    bytes_marked = int(index.spans[index.marked].sum())
     report.totals = Totals(
         pages=snapshot.scan.pages,
-        slab_pages=int((1 << marked).sum()),
+        slab_pages=bytes_marked // memory(index.prog).page_size,
         unreadable_pages=snapshot.scan.unreadable,
     )
 

@@ -51,7 +51,8 @@ class DebugReader:
         ledger, cache = self._ledger, self._cache
         boxes, slabs = ledger.containers, ledger.slabs
         arrays = boxes.take((boxes.slab < 0) & (boxes.counted >= 0))
-        if (arrays.counted != arrays.walked).any():
+        # A node that is lost takes its shared array with it.
+        if not ledger.lists_known or (arrays.counted != arrays.walked).any():
             return
         own = boxes.slab[(boxes.slab >= 0) & (boxes.state == Walk.WHOLE)]
         unsure = slabs.excused | slabs.transit | slabs.busy

@@ -199,7 +199,10 @@ def slab_waits_for_rcu(machine: Machine) -> Optional[Sequence[Write]]:
     slab = next(machine.all_slabs(victim), None)
     if slab is None:
         return None
-    function = machine.prog["kmem_rcu_free"].address_ or 0
+    try:
+        function = machine.prog["kmem_rcu_free"].address_ or 0
+    except LookupError:
+        return None  # a capture has no functions
     writes = _off_list(machine, slab) + _links(machine, slab, 0, function)
     return [*writes, machine.active(slab, 0)]
 
