@@ -91,7 +91,10 @@ class KindFinder:
         little = memory(prog).byteorder == "<"
         self._low_byte = self._where.mapping + (0 if little else self._long.itemsize - 1)
         flags = enumerators(prog, "pageflags")
-        self._by_flags = self._flag_table(flags)
+        table = prog.cache.get("slabtype_kinds_by_flags")
+        if table is None:
+            table = prog.cache["slabtype_kinds_by_flags"] = self._flag_table(flags)
+        self._by_flags: Kinds = table
         self._head = np.uint64(1 << layout.head_flag)
         self._free_until = 0
         self._outer: Tuple[int, np.uint8] = (-1, np.uint8(0))

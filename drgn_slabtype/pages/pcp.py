@@ -54,16 +54,17 @@ def pages_on_lists(prog: Program, pfns: U64, links: U64) -> Dict[int, I64]:
 def _lists(prog: Program) -> Iterator[Tuple[int, int]]:
     # The first link of each list, and the order of its blocks.
     types = enumerators(prog, "migratetype").get("MIGRATE_PCPTYPES", 3)
-    for cpu in for_each_possible_cpu(prog):
-        for lists in _lists_of_cpu(prog, cpu):
+    word = memory(prog).word
+    cpus = list(for_each_possible_cpu(prog))
+    for pages in _per_cpu_pages(prog):
+        for cpu in cpus:
+            lists = per_cpu_ptr(pages, cpu).lists
             count = lists.type_.length or 0
-            width = 2 * memory(prog).word_size
             try:
-                raw = prog.read(lists.address_ or 0, count * width)
+                raw = prog.read(lists.address_ or 0, count * 2 * word.itemsize)
             except FaultError:
                 continue
-            heads = np.frombuffer(raw, memory(prog).word)[::2]
-            for number, link in enumerate(heads.tolist()):
+            for number, link in enumerate(np.frombuffer(raw, word)[::2].tolist()):
                 yield link, _order(number, types, count)
 
 
@@ -77,13 +78,16 @@ def _order(number: int, types: int, count: int) -> int:
     return 9
 
 
-def _lists_of_cpu(prog: Program, cpu: int) -> Iterator[Object]:
+def _per_cpu_pages(prog: Program) -> Iterator[Object]:
+    # struct per_cpu_pages __percpu * of each zone that has pages.
     for nid in for_each_online_node(prog):
         for zone in NODE_DATA(prog, nid).node_zones:
+            if not zone.spanned_pages:
+                continue
             # Since Linux kernel commit 28f836b6777b ("mm/page_alloc: split per
             # cpu page lists and zone stats") (in v5.14), it is a pointer to
             # the lists themselves.
             try:
-                yield per_cpu_ptr(zone.per_cpu_pageset, cpu).lists
+                yield zone.per_cpu_pageset
             except AttributeError:
-                yield per_cpu_ptr(zone.pageset, cpu).pcp.lists
+                yield zone.pageset.pcp.address_of_()
