@@ -119,6 +119,7 @@ def _total_pages(report: Report, snapshot: Snapshot) -> None:
         pages=snapshot.scan.pages,
         slab_pages=bytes_marked // memory(index.prog).page_size,
         unreadable_pages=snapshot.scan.unreadable,
+        zero_filled_pages=memory(index.prog).zero_filled_pages,
     )
 
 

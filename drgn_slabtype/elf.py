@@ -29,6 +29,11 @@ class Segment(NamedTuple):
     type: int
     offset: int
     file_size: int
+    address: int
+    """Virtual address of the first byte."""
+    physical: int
+    """Physical address of the first byte."""
+    memory_size: int
 
 
 class Note(NamedTuple):
@@ -107,10 +112,10 @@ class ElfFile:
         found = []
         for start in range(0, len(table) - shape.size + 1, size):
             fields = shape.unpack_from(table, start)
-            offset, file_size = (
-                (fields[2], fields[5]) if self._is_64_bit else (fields[1], fields[4])
+            offset, address, physical, file_size, memory_size = (
+                fields[2:7] if self._is_64_bit else fields[1:6]
             )
-            found.append(Segment(fields[0], offset, file_size))
+            found.append(Segment(fields[0], offset, file_size, address, physical, memory_size))
         return found
 
     def notes(self) -> Iterator[Note]:
@@ -155,3 +160,23 @@ class ElfFile:
         loads = [s for s in self.segments if s.type == _PT_LOAD]
         lost = sum(min(s.file_size, max(0, s.offset + s.file_size - self.size)) for s in loads)
         return Missing(lost, sum(s.file_size for s in loads))
+
+    def left_out(self) -> List[Segment]:
+        """
+        Return the memory that the dumper left out of a core, as segments without bytes.
+
+        makedumpfile -E excludes pages by giving a segment more memory than
+        bytes, which reads as zeroes.
+        """
+        return [
+            Segment(
+                s.type,
+                s.offset + s.file_size,
+                0,
+                s.address + s.file_size,
+                s.physical + s.file_size,
+                s.memory_size - s.file_size,
+            )
+            for s in self.segments
+            if s.type == _PT_LOAD and s.memory_size > s.file_size
+        ]

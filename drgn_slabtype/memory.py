@@ -17,6 +17,8 @@ import numpy.typing as npt
 from drgn import FaultError, PlatformFlags, Program, ProgramFlags
 from drgn.helpers.linux.mm import phys_to_virt
 
+from .elf import ElfFile
+
 U8 = npt.NDArray[np.uint8]
 U64 = npt.NDArray[np.uint64]
 Bools = npt.NDArray[np.bool_]
@@ -60,6 +62,8 @@ class Memory:
         # The kernel's half begins no lower than the 128 TiB (of 64-bit address
         # space) that hold the direct map; vmemmap may lie below it, as on RISC-V.
         self._lowest = max(self.page_size, self.linear_base >> 47 << 47)
+        self.zero_filled_pages = _hide_left_out(prog) // self.page_size
+        """Pages that the dumper left out of the core, which would read as zeroes."""
         self._physical = self._reads_physical()
 
     def _reads_physical(self) -> bool:
@@ -187,6 +191,27 @@ def _runs(ordered: U64, width: int) -> List[Tuple[int, int]]:
         bounds = [first, *cuts, last]
         runs += zip(bounds, bounds[1:])
     return runs
+
+
+def _hide_left_out(prog: Program) -> int:
+    # What is not in an ELF core must fault, as it does in other formats: zeroes
+    # would look like damage. Returns how many bytes that is.
+    if prog.core_dump_path is None or "slabtype_capture" in prog.cache:
+        return 0
+    try:
+        with open(prog.core_dump_path, "rb") as file:
+            left_out = ElfFile(file).left_out()
+    except (OSError, ValueError):
+        return 0
+
+    def fault(address: int, count: int, offset: int, physical: bool) -> bytes:
+        raise FaultError("left out of the dump", address)
+
+    for segment in left_out:
+        prog.add_memory_segment(segment.physical, segment.memory_size, fault, True)
+        if segment.address:
+            prog.add_memory_segment(segment.address, segment.memory_size, fault, False)
+    return sum(segment.memory_size for segment in left_out)
 
 
 def memory(prog: Program) -> Memory:
