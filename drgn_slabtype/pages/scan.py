@@ -205,8 +205,6 @@ class PageScan:
     """Valid pages whose struct page could not be read."""
     typed: Dict[str, int] = field(default_factory=dict)
     """Pages by type as their word (or slab flag) tells, tails of slabs not included."""
-    tails: int = 0
-    """Tail pages of compound pages of any kind, if they were to be counted."""
     conflicts: List[Tuple[int, int]] = field(default_factory=list)
     """(PFN, word) of words no healthy page shows."""
 
@@ -215,10 +213,9 @@ class _Collector:
     # What is wanted of each block is copied out of it; judging many words at
     # once, after the last block, costs a fraction of judging each block's.
 
-    def __init__(self, layout: PageTypeLayout, count_tails: bool) -> None:
+    def __init__(self, layout: PageTypeLayout) -> None:
         self._layout = layout
-        self._count_tails = count_tails
-        self._pages = self._tails = 0
+        self._pages = 0
         self._heads: List[Tuple[U64, U8]] = []
         self._words: List[Tuple[U64, U32]] = []
 
@@ -234,8 +231,6 @@ class _Collector:
             marked = marked[(block.compound[marked] & np.uint64(1)) == 0]
         first = np.uint64(block.pfn)
         self._pages += len(block)
-        if self._count_tails:
-            self._tails += int(np.count_nonzero(block.tails))
         if len(rows):
             self._words.append((rows.astype(np.uint64) + first, some))
         if len(marked):
@@ -255,7 +250,7 @@ class _Collector:
             typed["slab"] = len(heads.pfns)
         bad = encoding.conflict(words)
         conflicts = list(zip(pfns[bad].tolist(), words[bad].tolist()))
-        return PageScan(heads, pages, pages - self._pages, typed, self._tails, conflicts)
+        return PageScan(heads, pages, pages - self._pages, typed, conflicts)
 
     def _slab_heads(self, prog: Program) -> SlabHeads:
         width = 2 * page_fields(prog).size
@@ -300,17 +295,13 @@ def _order_offset(prog: Program) -> int:
     return page.size + page.offset("compound_order")
 
 
-def scan(
-    prog: Program, progress: Optional[Progress] = None, *, count_tails: bool = False
-) -> PageScan:
+def scan(prog: Program, progress: Optional[Progress] = None) -> PageScan:
     """
     Read the memory map once: slab heads, page types, damaged words.
 
-    :param count_tails: Whether to count the tails of compound pages, which
-        costs about as much again as looking at all words.
     :raises LayoutError: if the kernel's page types are not understood.
     """
-    collector = _Collector(page_type_layout(prog), count_tails)
+    collector = _Collector(page_type_layout(prog))
     ranges = page_ranges(prog)
     for block in page_blocks(prog, progress, ranges):
         collector.take(block)

@@ -185,6 +185,9 @@ class Machine:
                     continue
                 node = Object(self.prog, node_type, address=address)
                 for kind in ("partial", "full"):
+                    # Without CONFIG_SLUB_DEBUG there is no list of full slabs.
+                    if not node_type.has_member(kind):
+                        continue
                     head = node.member_(kind).address_of_()
                     for slab in list_for_each_entry(self.descriptor, head, "slab_list"):
                         self._where[slab.value_()] = kind, nid
