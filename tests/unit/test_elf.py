@@ -21,17 +21,13 @@ def test_memory_without_bytes_was_left_out(is_64_bit: bool, order: str) -> None:
     if is_64_bit:
         header = struct.pack(order + "HHIQQQIHHHHHH", 4, 62, 1, 0, 64, 0, 0, 64, 56, 2, 0, 0, 0)
         loads = [
-            struct.pack(
-                order + "IIQQQQQQ", _PT_LOAD, 0, offset, address, physical, size, in_memory, 0
-            )
+            struct.pack(order + "IIQQQQQQ", _PT_LOAD, 0, *where, size, in_memory, 0)
             for size in (in_file, in_memory)
         ]
     else:
         header = struct.pack(order + "HHIIIIIHHHHHH", 4, 3, 1, 0, 52, 0, 0, 52, 32, 2, 0, 0, 0)
         loads = [
-            struct.pack(
-                order + "IIIIIIII", _PT_LOAD, offset, address, physical, size, in_memory, 0, 0
-            )
+            struct.pack(order + "IIIIIIII", _PT_LOAD, *where, size, in_memory, 0, 0)
             for size in (in_file, in_memory)
         ]
     ident = bytes([0x7F, *b"ELF", 2 if is_64_bit else 1, 1 if order == "<" else 2, 1])
