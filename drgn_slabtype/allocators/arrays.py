@@ -6,8 +6,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from ..index import SlabIndex
-from ..ledger import I64, U8, U64, Claims, Containers, Ledger
+from ..index import KnownBy, SlabIndex
+from ..ledger import I64, U8, U64, Bools, Claims, Containers, Ledger
 
 
 def local_rows(rows: I64, wanted: I64) -> I64:
@@ -60,7 +60,12 @@ def enter_arrays(
     valid: npt.NDArray[np.bool_] = np.arange(entries.shape[1])[None, :] < count[:, None]
     box, position = np.nonzero(valid)
     address = entries[box, position]
-    slab = local_rows(rows, index.rows_of_addresses(address))
+    # kfree_rcu() puts objects of KFENCE's pool into sheaves as any others; they
+    # are in no slab of the cache, and KFENCE accounts for them.
+    home = index.rows_of_addresses(address)
+    ours = ~_guarded(ledger, index, home)
+    box, position, address, home = box[ours], position[ours], address[ours], home[ours]
+    slab = local_rows(rows, home)
     ledger.claims = Claims.join(
         [
             ledger.claims,
@@ -77,3 +82,12 @@ def enter_arrays(
         ]
     )
     ledger.containers = Containers.join([ledger.containers, boxes])
+
+
+def _guarded(ledger: Ledger, index: SlabIndex, rows: I64) -> Bools:
+    # Which addresses lie in pages of KFENCE's pool that hold an object of the cache.
+    if not len(index):
+        return np.zeros(len(rows), np.bool_)
+    kfence = (index.known_by[rows] & np.uint8(KnownBy.KFENCE)) != 0
+    same = index["slab_cache"][rows] == np.uint64(ledger.facts.address)
+    return (rows >= 0) & kfence & same
