@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from types import MappingProxyType
-from typing import (
+from typing import (, Iterable
     AbstractSet,
     Dict,
     Iterable,
@@ -211,12 +211,19 @@ class _Judge:
             for node in ranked:
                 if because is not None and not self._is_block(node):
                     continue
-                rows = (self.known[other] for other in ranked if self._is_block(other))
-                zone = next((int(self.free.zone[row]) for row in rows), -1)
-                finding = self._link(node, zone, because)
+                finding = self._link(node, self._zone_of(ranked), because)
                 yield finding
                 if because is None:
                     because = finding.id
+
+    def _zone_of(self, nodes: Iterable[int]) -> int:
+        # The zone of the first page or list that has one.
+        for node in nodes:
+            if node <= -2:
+                return int(self.free.lists[-2 - node].zone)
+            if self._is_block(node):
+                return int(self.free.zone[self.known[node]])
+        return -1
 
     def _is_block(self, node: int) -> bool:
         return node in self.known
