@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from types import MappingProxyType
-from typing import (, Iterable
+from typing import (
     AbstractSet,
     Dict,
     Iterable,
