@@ -54,7 +54,9 @@ def test_damage_gives_one_root_and_what_follows_from_it(folder: Path) -> None:
     results = list(run(prog, suite, _FEW_OF_SLUB if suite is SLUB else _FEW_OF_SLAB))
     wrong = {r.name: r.reasons + r.strays for r in results if r.outcome == "missed" or r.strays}
     assert wrong == {}
-    assert sum(result.outcome == "found" for result in results) >= 5
+    # Caches under slub_debug have neither CPU slabs nor sheaves to damage.
+    least = 5 if folder.name.endswith("-debug") else 6
+    assert sum(result.outcome == "found" for result in results) >= least
 
 
 def test_every_recipe_proves_an_invariant() -> None:

@@ -33,7 +33,8 @@ _FOLDERS = sorted(path.parent for path in Path(__file__).parent.glob("*/manifest
 _KPF_SLAB = np.uint64(1 << 7)
 _KPF_MMAP = np.uint64(1 << 11)
 _KPF_IDLE = np.uint64(1 << 25)
-_MOVED = 32  # pages of user memory (a folio or two) that may differ from when they were read
+_MOVED = 4  # pages of user memory that may differ from when they were read
+_MOVED_SLOWLY = 32  # the same in a guest that slub_debug slows down: a large folio
 
 
 class Guest(NamedTuple):
@@ -107,7 +108,7 @@ def test_every_page_equals_kpageflags(guest: Guest) -> None:
     # DAMON, which 7.x kernels run by default, marks a few pages idle at any time.
     differ = np.flatnonzero((ours ^ theirs) & ~_KPF_IDLE)
     assert _not_user_memory(differ, ours, theirs) == []
-    assert len(differ) <= _MOVED
+    assert len(differ) <= _moved(guest)
 
 
 def test_every_page_equals_kpagecount(guest: Guest) -> None:
@@ -115,7 +116,11 @@ def test_every_page_equals_kpagecount(guest: Guest) -> None:
     differ = np.flatnonzero(ours != theirs)
     flags = kpageflags(guest.prog), guest.words("kpageflags")
     assert _not_user_memory(differ, *flags) == []
-    assert len(differ) <= _MOVED
+    assert len(differ) <= _moved(guest)
+
+
+def _moved(guest: Guest) -> int:
+    return _MOVED_SLOWLY if "slub_debug" in str(guest.manifest["parameters"]) else _MOVED
 
 
 def _not_user_memory(
