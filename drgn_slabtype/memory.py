@@ -10,7 +10,7 @@ target allows it, which saves drgn the page-table walk.
 
 from __future__ import annotations
 
-from typing import Iterator, List, NamedTuple, Tuple
+from typing import Callable, Iterator, List, NamedTuple, Tuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ from .elf import ElfFile
 U8 = npt.NDArray[np.uint8]
 U64 = npt.NDArray[np.uint64]
 Bools = npt.NDArray[np.bool_]
+Found = TypeVar("Found")
 
 _RUN_BYTES = 1 << 20  # longest single read; larger ones only cost page faults of our own
 _GAP_BYTES = 4096  # cheaper to read over a gap of this size than to start a new read
@@ -220,4 +221,20 @@ def memory(prog: Program) -> Memory:
     if found is None:
         found = prog.cache["slabtype_memory"] = Memory(prog)
     assert isinstance(found, Memory)
+    return found
+
+
+def unchanging(prog: Program, key: str, find: Callable[[Program], Found]) -> Found:
+    """
+    Return what *find* returns for a program, found once if the target does not move.
+
+    For what is read from the target's memory and holds until that changes.
+
+    :param key: Of ``prog.cache``.
+    """
+    if memory(prog).is_live:
+        return find(prog)
+    if key not in prog.cache:
+        prog.cache[key] = find(prog)
+    found: Found = prog.cache[key]
     return found

@@ -218,9 +218,10 @@ def _kind(prog: Program, folios: Folios, head: int, free: bool) -> str:
         return "buddy"
     pfn = int(folios.pfns[head])
     own, row = one_page(pfn_to_page(prog, pfn))
-    finder = KindFinder(prog)
-    kinds = finder.find(own.block, own.flags[: len(own)])
-    name = finder.names[int(kinds[row]) & ~int(TAIL)]
+    finder = KindFinder(prog, [(pfn - row, pfn - row + len(own))])
+    finder.take(own.block)
+    finder.finish()
+    name = finder.names[int(finder.kinds[row]) & ~int(TAIL)]
     if name != "pcp":
         return name
     # Only the lists of all CPUs tell, and so only a look at all pages.

@@ -303,7 +303,10 @@ class _Counter:
 
 def count_bytes(values: Kinds) -> np.ndarray[Tuple[int], np.dtype[np.int64]]:
     """Return how often each of the 256 values occurs."""
-    step, counts = 1 << 16, np.zeros(256, np.int64)
-    for start in range(0, len(values), step):
-        counts += np.bincount(values[start : start + step], minlength=256)
-    return counts
+    # Most are like the one before; whole runs are counted.
+    if not len(values):
+        return np.zeros(256, np.int64)
+    starts = np.append(0, (values[1:] != values[:-1]).nonzero()[0] + 1)
+    lengths = np.append(starts[1:], len(values)) - starts
+    counts = np.bincount(values[starts], lengths, 256)
+    return counts.astype(np.int64)

@@ -21,7 +21,7 @@ from ..columns import Structure, structure
 from ..memory import U8, U64, Bools, memory
 from ..pagetype.detect import PageTypeLayout, page_type_layout
 from ..pagetype.sources import enumerators
-from .scan import PageBlock, compound_orders, page_fields
+from .scan import PageBlock, PageFields, compound_orders, page_fields
 
 I64 = npt.NDArray[np.int64]
 Rows = npt.NDArray[np.intp]
@@ -158,17 +158,25 @@ class Folios:
         return cut.view(f"{self._order}u{width}")[:, 0]
 
     def _find_heads(self) -> None:
-        block = self.block
-        found = heads_of_tails(block, self.where.size, self.layout.head_flag)
-        if not len(found.rows):
+        if not self.tails.any():
             return
-        self.tails = np.zeros(len(block), np.bool_)
-        self.tails[found.rows] = True
-        first, end = np.uint64(block.pfn), np.uint64(block.pfn + len(block))
-        inside = (found.pfns >= first) & (found.pfns < end)
-        self.head[found.rows[inside]] = (found.pfns[inside] - first).astype(np.intp)
+        fields, links = page_fields(self.prog), np.ascontiguousarray(self.block.compound)
+        runs = tail_runs(links, self.tails, self.head)
+        pfns = self.pfns[runs.starts]
+        heads = heads_of_tails(fields, pfns, links[runs.starts])
+        fakes = fake_heads(fields, pfns, heads)
+        before = runs.starts[fakes] - 1
+        flags = self.block.flags[np.maximum(before, 0)]
+        is_head = flags >> np.uint64(self.layout.head_flag) & np.uint64(1) != 0
+        is_fake = (before >= 0) & ~self.tails[before] & is_head
+        rows = np.concatenate([np.flatnonzero(self.tails), before[is_fake]])
+        all_heads = np.concatenate([np.repeat(heads, runs.counts), heads[fakes[is_fake]]])
+        self.tails[before[is_fake]] = True
+        first, end = np.uint64(self.block.pfn), np.uint64(self.block.pfn + len(self.block))
+        inside = (all_heads >= first) & (all_heads < end)
+        self.head[rows[inside]] = (all_heads[inside] - first).astype(np.intp)
         if not inside.all():
-            self._fetch(found.rows[~inside], found.pfns[~inside])
+            self._fetch(rows[~inside], all_heads[~inside])
 
     def _fetch(self, rows: Rows, heads: U64) -> None:
         # Copies of heads outside the block; a tail whose head cannot be read
@@ -232,46 +240,61 @@ class Folios:
         return result
 
 
-class TailHeads(NamedTuple):
-    """The tail pages of a block, and where their heads are."""
+class TailRuns(NamedTuple):
+    """Tails that follow each other and have the same head."""
 
-    rows: Rows
-    """Rows of the tails in the block, in order."""
-    pfns: U64
-    """Page frame number of the head of each."""
+    starts: Rows
+    """Row of the first of each."""
+    counts: Rows
 
 
-def heads_of_tails(block: PageBlock, size: int, head_flag: int) -> TailHeads:
+def tail_runs(links: U64, tails: Bools, pages: Rows) -> TailRuns:
     """
-    Return the tails of a block with their heads.
+    Return the runs of tails among some pages.
 
-    :param size: sizeof(struct page).
-    :param head_flag: Bit number of ``PG_head``.
+    :param links: The compound word of each page.
+    :param tails: Which pages are tails.
+    :param pages: Numbers of the pages, which grow by one from neighbour to neighbour.
     """
-    rows = np.flatnonzero(block.tails)
-    if not len(rows):
-        return TailHeads(rows, np.zeros(0, np.uint64))
-    address, step, one = np.uint64(block.address), np.uint64(size), np.uint64(1)
-    links = block.compound[rows].astype(np.uint64)
+    goes_on = links[1:] == links[:-1]
+    goes_on &= tails[1:]
+    goes_on &= tails[:-1]
+    goes_on &= pages[1:] - pages[:-1] == 1
+    first, last = tails.copy(), tails.copy()
+    first[1:] ^= goes_on
+    last[:-1] ^= goes_on
+    starts = first.nonzero()[0]
+    return TailRuns(starts, last.nonzero()[0] - starts + 1)
+
+
+def heads_of_tails(fields: PageFields, pfns: U64, links: U64) -> U64:
+    """
+    Return the page frame numbers of the heads of tail pages.
+
+    :param pfns: Page frame numbers of the tails.
+    :param links: The compound word of each.
+    """
+    size, vmemmap = np.uint64(fields.size), np.uint64(fields.vmemmap)
+    heads = links.astype(np.uint64) - np.uint64(1)
     # Since Linux kernel commit 8c846c879e22 (in v7.1), a tail may hold a mask
     # that leads from its own address to that of its head. As an address it
     # would lie in the last 4 GiB, where no struct page is.
-    is_mask = links >> np.uint64(32) == np.uint64(0xFFFFFFFF)
-    own = rows.astype(np.uint64) * step + address
-    heads = np.where(is_mask, own & (links - one), links - one)
-    # With the memory map of a HugeTLB folio folded onto its first pages (Linux
-    # 5.18 to 7.0), a page-aligned struct page that looks like a head is a tail
-    # if the one after it leads elsewhere.
-    before = rows - 1
-    fake = (before >= 0) & (heads < own - step) & ((own - step) & np.uint64(0xFFF) == 0)
-    fake[1:] &= before[1:] != rows[:-1]
-    if fake.any():
-        fake[fake] = block.flags[before[fake]].astype(np.uint64) >> np.uint64(head_flag) & one != 0
-        order = np.argsort(np.concatenate([rows, before[fake]]), kind="stable")
-        rows = np.concatenate([rows, before[fake]])[order]
-        heads = np.concatenate([heads, heads[fake]])[order]
-    vmemmap = address - np.uint64(block.pfn) * step
-    return TailHeads(rows, (heads - vmemmap) // step)
+    is_mask = heads >> np.uint64(32) == np.uint64(0xFFFFFFFF)
+    heads = np.where(is_mask, heads & (pfns * size + vmemmap), heads)
+    return (heads - vmemmap) // size
+
+
+def fake_heads(fields: PageFields, pfns: U64, heads: U64) -> Rows:
+    """
+    Return which tails may follow one that looks like a head.
+
+    With the memory map of a HugeTLB folio folded onto its first pages (Linux 5.18
+    to 7.0), a page-aligned struct page that looks like a head is a tail if the
+    one after it leads elsewhere.
+    """
+    before = (pfns - np.uint64(1)) * np.uint64(fields.size) + np.uint64(fields.vmemmap)
+    aligned = before & np.uint64(0xFFF) == 0
+    return (aligned & (heads < pfns - np.uint64(1))).nonzero()[0]
 
 
 class FreeBlocks:

@@ -10,25 +10,38 @@ inside a free block is free. Every page is of one kind exactly.
 
 from __future__ import annotations
 
-from typing import Dict, List, NamedTuple, Tuple
+from dataclasses import dataclass
+from typing import Any, Dict, List, Sequence, Tuple
 
 import numpy as np
 import numpy.typing as npt
 from drgn import Program
 
-from ..memory import U64, Bools, memory
-from ..pagetype.detect import page_type_layout
+from ..memory import U8, U64, Bools, memory
+from ..pagetype.detect import PageTypeLayout, page_type_layout
 from ..pagetype.sources import enumerators
-from .folios import MAX_BUDDY_ORDER, FolioLayout, folio_layout, heads_of_tails
+from .folios import (
+    FolioLayout,
+    buddy_orders,
+    fake_heads,
+    folio_layout,
+    heads_of_tails,
+    tail_runs,
+)
 from .scan import PageBlock, page_fields
+from .sections import PageNumbers
 
 Kinds = npt.NDArray[np.uint8]
 Rows = npt.NDArray[np.intp]
+U32 = npt.NDArray[np.uint32]
 
 TAIL = np.uint8(0x80)
 """In the byte of a page: the kind is that of its head, or of the block it is in."""
 
 _FIRST_FLAG = np.uint64(4)  # PG_lru is 4 at least, PG_swapbacked below 20
+_ENOUGH = 8192  # pages that are looked at together
+_UNTOLD = np.uint8(0xFF)
+_TYPED = np.uint8(0xFE)
 
 # Kinds that are no page type everywhere, with what they mean.
 _PLAIN = {
@@ -58,188 +71,258 @@ MEANINGS = {**_TYPES, **_PLAIN}
 """What the pages of each kind are, in a few words."""
 
 
+@dataclass(frozen=True)
+class _Rules:
+    # What decides about pages, found once per program.
+    names: Tuple[str, ...]
+    numbers: Dict[str, np.uint8]
+    layout: PageTypeLayout
+    where: FolioLayout
+    by_flags: Kinds
+    """The kind of a page by 16 of its flags, beginning with _FIRST_FLAG."""
+    low_byte: int
+    """Offset of the least significant byte of the mapping."""
+
+
+def _rules(prog: Program) -> _Rules:
+    found = prog.cache.get("slabtype_kinds")
+    if found is None:
+        found = prog.cache["slabtype_kinds"] = _find_rules(prog)
+    assert isinstance(found, _Rules)
+    return found
+
+
+def _find_rules(prog: Program) -> _Rules:
+    layout, where = page_type_layout(prog), folio_layout(prog)
+    types = layout.encoding.types
+    names = (*types, *(name for name in _PLAIN if name not in types))
+    numbers = {name: np.uint8(number) for number, name in enumerate(names)}
+    flags = enumerators(prog, "pageflags")
+    # The kind of a page by 16 of its flags, beginning with _FIRST_FLAG.
+    values = np.arange(1 << 16, dtype=np.uint32) << np.uint32(_FIRST_FLAG)
+
+    def has(flag: int) -> Bools:
+        return values >> np.uint32(flag) & np.uint32(1) != 0
+
+    table = np.full(1 << 16, numbers["other"], np.uint8)
+    table[has(flags["PG_lru"])] = numbers["file"]
+    table[has(flags["PG_lru"]) & has(flags["PG_swapbacked"])] = numbers["shmem"]
+    table[has(flags["PG_reserved"])] = numbers["reserved"]
+    if layout.slab_flag is not None:
+        table[has(layout.slab_flag)] = numbers["slab"]
+    last = 0 if memory(prog).byteorder == "<" else memory(prog).word_size - 1
+    return _Rules(names, numbers, layout, where, table, where.mapping + last)
+
+
 def kind_names(prog: Program) -> Tuple[str, ...]:
     """Return the names of the kinds, by number: the page types, then what has none."""
-    types = page_type_layout(prog).encoding.types
-    return (*types, *(name for name in _PLAIN if name not in types))
-
-
-class Unreferenced(NamedTuple):
-    """Pages without type, use and references: free ones, or parts of a larger allocation."""
-
-    pfns: U64
-    links: U64
-    """Their ``lru.next``."""
+    return _rules(prog).names
 
 
 class KindFinder:
     """
-    Tells the kinds of pages, block by block, in ascending order.
+    Tells the kinds of pages; takes blocks in ascending order.
 
-    What most pages are costs least: flags are looked up in a table for all of
-    them, other columns are read for those pages only that are not yet told.
+    What most pages are costs least: types and free blocks are found first. What
+    is left is copied out of its block and looked at when there is enough of it,
+    and what only other pages can tell is found out after the last block.
+
+    :param ranges: Ranges [start, end) of the page frame numbers there are.
     """
 
-    def __init__(self, prog: Program) -> None:
-        self.names = kind_names(prog)
-        self.numbers = {name: np.uint8(n) for n, name in enumerate(self.names)}
-        layout = page_type_layout(prog)
-        self._encoding, self._layout = layout.encoding, layout
-        self._where: FolioLayout = folio_layout(prog)
+    def __init__(self, prog: Program, ranges: Sequence[Tuple[int, int]]) -> None:
+        self._prog = prog
+        self._rules = _rules(prog)
         self._fields = page_fields(prog)
-        self._long = memory(prog).word
-        little = memory(prog).byteorder == "<"
-        self._low_byte = self._where.mapping + (0 if little else self._long.itemsize - 1)
-        flags = enumerators(prog, "pageflags")
-        table = prog.cache.get("slabtype_kinds_by_flags")
-        if table is None:
-            table = prog.cache["slabtype_kinds_by_flags"] = self._flag_table(flags)
-        self._by_flags: Kinds = table
-        self._head = np.uint64(1 << layout.head_flag)
+        self.names = self._rules.names
+        self.numbers = self._rules.numbers
+        self.pages = PageNumbers(ranges)
+        self.kinds: Kinds = np.full(self.pages.total, self.numbers["unreadable"], np.uint8)
+        """Of each page of the ranges, with :data:`TAIL` where it is not its own."""
+        self._tail = self.numbers["file"] | TAIL  # no page is one before finish()
         self._free_until = 0
-        self._outer: Tuple[int, np.uint8] = (-1, np.uint8(0))
-        self._rows = np.zeros(0, np.int32)
-        self._unreferenced: List[Unreferenced] = []
-        self._words: List[Tuple[U64, npt.NDArray[np.uint32]]] = []
+        self._waiting: List[Tuple[Rows, U8]] = []
+        self._waiting_pages = 0
+        # Columns of what is left for the end.
+        self._typed: List[Tuple[Rows, U32, Bools]] = []
+        self._runs: List[Tuple[Rows, Rows, U64]] = []
+        self._unused: List[Tuple[Rows, U64, U64]] = []
 
-    def _flag_table(self, flags: Dict[str, int]) -> Kinds:
-        # The kind of a page by 16 of its flags, beginning with _FIRST_FLAG.
-        values = np.arange(1 << 16, dtype=np.uint32) << np.uint32(_FIRST_FLAG)
-
-        def has(name: str) -> Bools:
-            return values >> np.uint32(flags[name]) & np.uint32(1) != 0
-
-        table = np.full(1 << 16, self.numbers["other"], np.uint8)
-        table[has("PG_lru")] = self.numbers["file"]
-        table[has("PG_lru") & has("PG_swapbacked")] = self.numbers["shmem"]
-        table[has("PG_reserved")] = self.numbers["reserved"]
-        return table
-
-    @property
-    def unreferenced(self) -> Unreferenced:
-        """The pages called ``pcp`` so far; some of them may not be on any list."""
-        empty = Unreferenced(np.zeros(0, np.uint64), np.zeros(0, np.uint64))
-        parts = [empty, *self._unreferenced]
-        return Unreferenced(*(np.concatenate(column) for column in zip(*parts)))
-
-    @property
-    def conflicts(self) -> List[Tuple[int, int]]:
-        """(PFN, word) of the words seen so far that no healthy page shows."""
-        pfns = np.concatenate([np.zeros(0, np.uint64), *(pfns for pfns, _ in self._words)])
-        words = np.concatenate([np.zeros(0, np.uint32), *(words for _, words in self._words)])
-        bad = self._encoding.conflict(words)
-        return list(zip(pfns[bad].tolist(), words[bad].tolist()))
-
-    def find(self, block: PageBlock, flags: U64) -> Kinds:
-        """
-        Return the kind of each page of a block, with :data:`TAIL` where it is not its own.
-
-        :param flags: ``page->flags`` of the block.
-        """
-        kinds: Kinds = self._by_flags[(flags >> _FIRST_FLAG).astype(np.uint16)]
-        kinds[block.raw[:, self._low_byte] & np.uint8(1) != 0] = self.numbers["anon"]
-        if self._layout.slab_flag is not None:
-            # Slabs have other things in place of the mapping.
-            slabs = block.flagged(self._layout.slab_flag)
-            kinds[slabs[flags[slabs] != self._layout.flags_mask]] = self.numbers["slab"]
+    def take(self, block: PageBlock) -> None:
+        """Look at a block of pages."""
+        at = self.pages.number(block.pfn)
+        kinds = self.kinds[at : at + len(block)]
         rows = block.typed()
-        if len(rows):
-            words = block.words[rows].astype(np.uint32)
-            self._typed(words, rows, kinds)
-            self._words.append((rows.astype(np.uint64) + np.uint64(block.pfn), words))
-        tails = block.tails
-        some_tails = bool(tails.any())
-        if some_tails:
-            kinds[tails] = self.numbers["file"]
-            if "hugetlb" not in self._encoding.types:
-                self._hugetlb(block, flags, kinds)
-        self._free(block, kinds, rows)
-        self._rest(block, kinds, np.flatnonzero(kinds == self.numbers["other"]))
-        if some_tails or self._outer[0] >= block.pfn:
-            self._tails(block, kinds)
-        return kinds
+        typed = block.pick(rows)
+        words, tails = typed.words.astype(np.uint32), typed.tails
+        buddy = self._rules.layout.encoding.is_type(words, "buddy") & ~tails
+        self._free(block.pfn, kinds, rows[buddy], typed.long(self._rules.where.private)[buddy])
+        kinds[rows] = _TYPED
+        self._typed.append((rows + at, words, tails))
+        left = (kinds == _UNTOLD).nonzero()[0]
+        if len(left):
+            self._waiting.append((left + at, block.raw.take(left, axis=0)))
+            self._waiting_pages += len(left)
+            if self._waiting_pages >= _ENOUGH:
+                self._look_at_waiting()
 
-    def _typed(self, words: npt.NDArray[np.uint32], rows: Rows, kinds: Kinds) -> None:
-        # Where several types are set, the first counts here; the census lists all.
-        told = self._encoding.has_type(words)
-        kinds[rows[told]] = self.numbers["unknown"]
-        for name in reversed(list(self._encoding.types)):
-            kinds[rows[self._encoding.is_type(words, name)]] = self.numbers[name]
-
-    def _free(self, block: PageBlock, kinds: Kinds, typed: Rows) -> None:
+    def _free(self, pfn: int, kinds: Kinds, rows: Rows, private: U64) -> None:
         # Pages inside free blocks, of which only the first has the type.
-        rows = typed[kinds[typed] == self.numbers["buddy"]]
-        until = self._free_until - block.pfn
-        if not len(rows) and until <= 0:
-            return
-        private = self._word(block, rows, self._where.private)
-        orders = np.where(private <= MAX_BUDDY_ORDER, private, 0).astype(np.int32)
-        # How far the free blocks reach that begin at or before each page.
-        reach = np.zeros(len(kinds), np.int32)
-        reach[rows] = rows + (np.int32(1) << orders)
-        reach[0] = max(reach[0], until)
-        np.maximum.accumulate(reach, out=reach)
-        told = kinds[typed]
-        kinds[reach > self._row_numbers(len(kinds))] = self.numbers["buddy"] | TAIL
-        kinds[typed] = told
-        self._free_until = block.pfn + int(reach[-1])
+        inside = self.numbers["buddy"] | TAIL
+        until = self._free_until - pfn
+        if len(rows):
+            reach = np.maximum.accumulate(rows + (1 << buddy_orders(private)))
+            self._free_until = max(self._free_until, pfn + int(reach[-1]))
+            # Where pages inside blocks begin and end, by turns.
+            edges = np.zeros(2 * len(rows) + 2, np.intp)
+            edges[1:-1:2] = rows + 1
+            edges[2:-2:2] = np.minimum(reach[:-1], rows[1:])
+            edges[-2] = min(int(reach[-1]), len(kinds))
+            edges[-1] = len(kinds)
+            values = np.full(len(edges) - 1, _UNTOLD)
+            values[1::2] = inside
+            kinds[:] = np.repeat(values, edges[1:] - edges[:-1])
+        else:
+            kinds[:] = _UNTOLD
+        if until > 0:
+            # A block that began before these pages.
+            kinds[:until] = inside
 
-    def _row_numbers(self, count: int) -> npt.NDArray[np.int32]:
-        if len(self._rows) < count:
-            self._rows = np.arange(count, dtype=np.int32)
-        return self._rows[:count]
+    def _look_at_waiting(self) -> None:
+        if self._waiting:
+            numbers, raw = _joined(self._waiting)
+            self._waiting, self._waiting_pages = [], 0
+            order = memory(self._prog).byteorder
+            self._look_at(numbers, PageBlock(0, 0, raw, self._fields, order))
 
-    def _hugetlb(self, block: PageBlock, flags: U64, kinds: Kinds) -> None:
+    def _look_at(self, pages: Rows, part: PageBlock) -> None:
+        # Pages without a type, outside of free blocks.
+        rules, numbers = self._rules, self.numbers
+        flags = part.flags
+        kinds: Kinds = rules.by_flags.take((flags >> _FIRST_FLAG).astype(np.uint16))
+        anonymous = (part.raw[:, rules.low_byte] & np.uint8(1)).view(np.bool_)
+        if rules.layout.slab_flag is not None:
+            # Slabs have other things in place of the mapping; a struct page
+            # that was never initialised has all flags.
+            kinds[flags == np.uint64(rules.layout.flags_mask)] = numbers["reserved"]
+            anonymous &= kinds != numbers["slab"]
+        np.putmask(kinds, anonymous, numbers["anon"])
+        tails = part.tails
+        if tails.any():
+            np.putmask(kinds, tails, self._tail)
+            links = np.ascontiguousarray(part.compound)
+            runs = tail_runs(links, tails, pages)
+            self._runs.append((pages[runs.starts], runs.counts, links[runs.starts]))
+            if "hugetlb" not in rules.layout.encoding.types:
+                self._hugetlb(part, kinds, runs.starts)
+        self._rest(pages, part, kinds, (kinds == numbers["other"]).nonzero()[0])
+        self.kinds[pages] = kinds
+
+    def _hugetlb(self, part: PageBlock, kinds: Kinds, seconds: Rows) -> None:
         # Before it was a page type: a flag or a destructor in the second page.
-        where = self._where
-        heads = np.flatnonzero(flags & self._head)
-        heads = heads[heads + 1 < len(kinds)]
+        where = self._rules.where
         if where.hugetlb_flag is not None:
-            after = self._word(block, heads + 1, self._fields.flags)
-            marked = after >> np.uint64(where.hugetlb_flag) & np.uint64(1) != 0
+            bit = np.uint64(1) << np.uint64(where.hugetlb_flag)
+            seconds = seconds[part.flags[seconds] & bit != 0]
         elif where.hugetlb_dtor is not None and where.hugetlb_dtor_value is not None:
             page, offset = divmod(where.hugetlb_dtor, where.size)
-            marked = block.raw[heads + page, offset] == where.hugetlb_dtor_value
+            dtors = part.raw[np.minimum(seconds + page - 1, len(part) - 1), offset]
+            seconds = seconds[dtors == where.hugetlb_dtor_value]
         else:
             return
-        kinds[heads[marked]] = self.numbers["hugetlb"]
+        heads = seconds[seconds > 0] - 1
+        is_head = part.flags[heads] >> np.uint64(self._rules.layout.head_flag) & np.uint64(1)
+        kinds[heads[is_head != 0]] = self.numbers["hugetlb"]
 
-    def _rest(self, block: PageBlock, kinds: Kinds, rows: Rows) -> None:
+    def _rest(self, pages: Rows, part: PageBlock, kinds: Kinds, rows: Rows) -> None:
         # Pages that neither a type nor a flag tells. Those on their way to the
         # LRU lists have a mapping; 2 in its low bits is a driver's page.
-        if not len(rows):
-            return
-        mapping = self._word(block, rows, self._where.mapping)
+        mapping = part.long(self._rules.where.mapping)[rows]
         cached = (mapping >> np.uint64(32) != 0) & (mapping & np.uint64(3) == 0)
         kinds[rows[cached]] = self.numbers["file"]
-        rows = rows[~cached]
-        counts = block.raw[rows, self._fields.refcount : self._fields.refcount + 4]
-        unused = rows[~counts.any(axis=1)]
+        unused = rows[~cached & (part.refcounts[rows] == 0)]
         kinds[unused] = self.numbers["pcp"]
-        links = self._word(block, unused, self._fields.compound)
-        pfns = unused.astype(np.uint64) + np.uint64(block.pfn)
-        self._unreferenced.append(Unreferenced(pfns, links))
+        after, before = self._fields.compound, self._fields.compound + self._fields.long
+        self._unused.append((pages[unused], part.long(after)[unused], part.long(before)[unused]))
 
-    def _tails(self, block: PageBlock, kinds: Kinds) -> None:
-        found = heads_of_tails(block, self._where.size, self._layout.head_flag)
-        if not len(found.rows):
-            return
-        inside = found.pfns >= np.uint64(block.pfn)
-        inside &= found.pfns < np.uint64(block.pfn + len(kinds))
-        at = (found.pfns[inside] - np.uint64(block.pfn)).astype(np.intp)
-        kinds[found.rows[inside]] = kinds[at] & ~TAIL | TAIL
-        # A larger folio than a block: its first block has said what it is.
-        for pfn in np.unique(found.pfns[~inside]).tolist():
-            kind = self._outer[1] if self._outer[0] == pfn else self.numbers["other"]
-            kinds[found.rows[found.pfns == np.uint64(pfn)]] = kind | TAIL
-        if len(at):
-            last = int(at[-1])
-            self._outer = (block.pfn + last, kinds[last])
+    # After the last block.
 
-    def _word(self, block: PageBlock, rows: Rows, offset: int) -> U64:
-        # An unsigned long of some pages.
-        long = self._long
-        flat = block.raw.reshape(-1).view(long)
-        step, at = self._where.size // long.itemsize, offset // long.itemsize
-        result: U64 = flat[at::step][rows].astype(np.uint64, copy=False)
-        return result
+    @property
+    def unused(self) -> Tuple[Rows, U64, U64]:
+        """
+        Numbers of the pages called ``pcp``, with ``lru.next`` and ``lru.prev`` of each.
+
+        They have no type, no use and no references: free ones, or parts of a
+        larger allocation.
+        """
+        empty = np.zeros(0, np.intp), np.zeros(0, np.uint64), np.zeros(0, np.uint64)
+        return _joined([empty, *self._unused])
+
+    def finish(self) -> List[Tuple[int, int]]:
+        """
+        Find out what only other pages can tell.
+
+        :return: (PFN, word) of words that no healthy page shows.
+        """
+        self._look_at_waiting()
+        if not self._typed:
+            return []
+        encoding = self._rules.layout.encoding
+        pages, words, tails = _joined(self._typed)
+        kinds = np.full(len(words), self.numbers["unknown"])
+        # Where several types are set, the first counts here.
+        for name in reversed(list(encoding.types)):
+            np.putmask(kinds, encoding.is_type(words, name), self.numbers[name])
+        self.kinds[pages] = kinds
+        odd = tails | ~encoding.has_type(words)
+        if odd.any():
+            self._look_again(pages[odd])
+        if self._runs:
+            self._finish_tails(*_joined(self._runs))
+        bad = encoding.conflict(words)
+        return list(zip(self.pages.pfns(pages[bad]).tolist(), words[bad].tolist()))
+
+    def _look_again(self, pages: Rows) -> None:
+        # Pages that seemed to have a type and are tails, or have a map count
+        # that underflowed: rare enough to be read once more.
+        size = self._fields.size
+        addresses = self.pages.pfns(pages) * np.uint64(size) + np.uint64(self._fields.vmemmap)
+        raw = memory(self._prog).gather(addresses, size)
+        order = memory(self._prog).byteorder
+        self._look_at(pages[raw.ok], PageBlock(0, 0, raw.bytes[raw.ok], self._fields, order))
+
+    def _finish_tails(self, starts: Rows, counts: Rows, links: U64) -> None:
+        pfns = self.pages.pfns(starts)
+        heads = heads_of_tails(self._fields, pfns, links)
+        kinds = self._of_heads(heads)
+        if (starts[1:] < starts[:-1]).any():
+            order = starts.argsort()
+            counts, kinds = counts[order], kinds[order]
+        fakes = fake_heads(self._fields, pfns, heads)
+        before = np.maximum(self.pages.numbers(pfns[fakes] - np.uint64(1)), 0)
+        fakes = fakes[self.kinds[before] != self._tail]
+        self.kinds[self.kinds == self._tail] = np.repeat(kinds, counts)
+        if len(fakes):
+            self._finish_fakes(pfns[fakes] - np.uint64(1), heads[fakes])
+
+    def _finish_fakes(self, pfns: U64, heads: U64) -> None:
+        fields = self._fields
+        addresses = pfns * np.uint64(fields.size) + np.uint64(fields.vmemmap + fields.flags)
+        read = memory(self._prog).gather(addresses, fields.long)
+        flags = read.bytes.view(memory(self._prog).word)[:, 0]
+        is_head = flags >> np.uint64(self._rules.layout.head_flag) & np.uint64(1) != 0
+        numbers = self.pages.numbers(pfns)
+        fake = is_head & (numbers >= 0)
+        self.kinds[numbers[fake]] = self._of_heads(heads[fake])
+
+    def _of_heads(self, heads: U64) -> Kinds:
+        # The kinds of tails by their heads; there may be no such page.
+        pages = self.pages.numbers(heads)
+        kinds = self.kinds[np.maximum(pages, 0)] & ~TAIL
+        kinds[(pages < 0) | (kinds == self.numbers["unreadable"])] = self.numbers["other"]
+        return kinds | TAIL
+
+
+def _joined(parts: Sequence[Tuple[Any, ...]]) -> Tuple[Any, ...]:
+    # Columns of several parts, one after the other.
+    return parts[0] if len(parts) == 1 else tuple(map(np.concatenate, zip(*parts)))

@@ -9,8 +9,7 @@ migrate type. Nothing in their struct pages says so; only the lists tell.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from typing import Dict, Iterator, List, Tuple
+from typing import Iterator, List, NamedTuple, Tuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,52 +19,86 @@ from drgn.helpers.linux.mmzone import NODE_DATA
 from drgn.helpers.linux.nodemask import for_each_online_node
 from drgn.helpers.linux.percpu import per_cpu_ptr
 
-from ..memory import U64, memory
+from ..memory import U64, memory, unchanging
 from ..pagetype.sources import enumerators
 from .scan import page_fields
 
-I64 = npt.NDArray[np.int64]
+Orders = npt.NDArray[np.int64]
 
 _COSTLY_ORDER = 3  # lists of larger blocks are for huge pages only
 
 
-def pages_on_lists(prog: Program, pfns: U64, links: U64) -> Dict[int, I64]:
+class _Lists(NamedTuple):
+    # The lists of all CPUs, by ascending address.
+    arrays: List[Tuple[int, int]]
+    """Where lists lie side by side, and how many."""
+    addresses: U64
+    orders: Orders
+
+
+def orders_on_lists(prog: Program, pfns: U64, after: U64, before: U64) -> Orders:
     """
     Return which of some pages stand on a list of a CPU.
 
-    :param pfns: Pages that may, by page frame number.
-    :param links: The ``lru.next`` of each.
-    :return: For each order the first page frame numbers of the blocks that do.
+    :param pfns: Page frame numbers of the pages that may, in ascending order.
+    :param after: The ``lru.next`` of each.
+    :param before: The ``lru.prev`` of each.
+    :return: The order of the list that each is on, -1 if on none.
     """
-    fields = page_fields(prog)
-    first = np.uint64(prog["vmemmap"].value_() + fields.compound)
-    size = np.uint64(fields.size)
-    after = dict(zip(pfns.tolist(), ((links - first) // size).tolist()))
-    found: Dict[int, List[int]] = defaultdict(list)
-    for link, order in _lists(prog):
-        pfn = (link - int(first)) // fields.size
-        # What has been visited is taken out, so that no list goes on for ever.
-        while pfn in after:
-            found[order].append(pfn)
-            pfn = after.pop(pfn)
-    return {order: np.array(blocks, np.int64) for order, blocks in found.items()}
+    fields, lists = page_fields(prog), _lists(prog)
+    pages, heads = len(pfns), len(lists.addresses)
+    links = pfns * np.uint64(fields.size) + np.uint64(fields.vmemmap + fields.compound)
+    first = _first_links(prog, lists)
+    # What leads to each page: another page, or the head of a list; nothing, if
+    # that does not lead there.
+    nothing = pages + heads
+    leads = np.full(nothing + 1, nothing)
+    leads[pages:] = np.arange(pages, nothing + 1)
+    left = np.arange(pages)
+    for places, forth, start in ((links, after, 0), (lists.addresses, first, pages)):
+        if len(places):
+            at = np.minimum(places.searchsorted(before[left]), len(places) - 1)
+            found = (places[at] == before[left]) & (forth[at] == links[left])
+            leads[left[found]] = at[found] + start
+            left = left[~found]
+    # Twice as far with each step, to where the list begins.
+    for _ in range(pages.bit_length()):
+        leads = leads.take(leads)
+    orders = np.full(nothing + 1, -1)
+    orders[pages:nothing] = lists.orders
+    return orders[leads[:pages]]
 
 
-def _lists(prog: Program) -> Iterator[Tuple[int, int]]:
-    # The first link of each list, and the order of its blocks.
+def _lists(prog: Program) -> _Lists:
+    return unchanging(prog, "slabtype_pcp_lists", _find_lists)
+
+
+def _find_lists(prog: Program) -> _Lists:
     types = enumerators(prog, "migratetype").get("MIGRATE_PCPTYPES", 3)
-    word = memory(prog).word
+    width = 2 * memory(prog).word_size
     cpus = list(for_each_possible_cpu(prog))
+    arrays: List[Tuple[int, int]] = []
     for pages in _per_cpu_pages(prog):
         for cpu in cpus:
             lists = per_cpu_ptr(pages, cpu).lists
-            count = lists.type_.length or 0
-            try:
-                raw = prog.read(lists.address_ or 0, count * 2 * word.itemsize)
-            except FaultError:
-                continue
-            for number, link in enumerate(np.frombuffer(raw, word)[::2].tolist()):
-                yield link, _order(number, types, count)
+            arrays.append((lists.address_ or 0, lists.type_.length or 0))
+    arrays.sort()
+    addresses = [at + width * number for at, count in arrays for number in range(count)]
+    orders = [_order(number, types, count) for _, count in arrays for number in range(count)]
+    return _Lists(arrays, np.array(addresses, np.uint64), np.array(orders, np.int64))
+
+
+def _first_links(prog: Program, lists: _Lists) -> U64:
+    # What each list begins with; zero where that cannot be read.
+    word = memory(prog).word
+    parts = [np.zeros(0, np.uint64)]
+    for address, count in lists.arrays:
+        try:
+            raw = prog.read(address, count * 2 * word.itemsize)
+        except FaultError:
+            raw = bytes(count * 2 * word.itemsize)
+        parts.append(np.frombuffer(raw, word)[::2].astype(np.uint64))
+    return np.concatenate(parts)
 
 
 def _order(number: int, types: int, count: int) -> int:

@@ -20,16 +20,16 @@ from drgn.helpers.linux.mm import for_each_valid_page_range
 
 from ..columns import structure
 from ..errors import MissingDebugInfoError, UnsupportedError
-from ..memory import U8, U64, Bools, memory
+from ..memory import U8, U64, Bools, memory, unchanging
 from ..pagetype.detect import PageTypeLayout, page_type_layout
 
 U32 = npt.NDArray[np.uint32]
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
 
-# 8192 pages are 512 KiB of struct pages: small enough to stay in the second
-# level cache between the read and the columns, and to be reused by malloc.
-BLOCK_PAGES = 8192
+# 32768 pages are 2 MiB of struct pages. Larger blocks leave the processor's
+# cache before the columns are read, smaller ones cost numpy more calls.
+BLOCK_PAGES = 32768
 
 
 class PageFields(NamedTuple):
@@ -44,6 +44,8 @@ class PageFields(NamedTuple):
     refcount: int
     long: int
     """Bytes of an ``unsigned long``."""
+    vmemmap: int = 0
+    """``struct page *`` of page frame 0."""
 
 
 def page_fields(prog: Program) -> PageFields:
@@ -67,6 +69,7 @@ def _page_fields(prog: Program) -> PageFields:
         page.offset(compound),
         page.offset("_refcount"),
         memory(prog).word_size,
+        prog["vmemmap"].value_(),
     )
 
 
@@ -99,19 +102,33 @@ class PageBlock:
         return self._column(self._fields.word, "u", 4)
 
     @property
+    def refcounts(self) -> U32:
+        """``page->_refcount``: shape (n,), uint32, a view."""
+        return self._column(self._fields.refcount, "u", 4)
+
+    def long(self, offset: int) -> U64:
+        """Return the unsigned long at an offset of each page: shape (n,), a view."""
+        return self._column(offset, "u", self._fields.long)
+
+    @property
     def flags(self) -> U64:
         """``page->flags``: shape (n,), unsigned long, a view."""
-        return self._column(self._fields.flags, "u", self._fields.long)
+        return self.long(self._fields.flags)
 
     @property
     def compound(self) -> U64:
         """``page->compound_head`` or ``compound_info``: shape (n,), unsigned long, a view."""
-        return self._column(self._fields.compound, "u", self._fields.long)
+        return self.long(self._fields.compound)
 
     @property
     def tails(self) -> Bools:
         """Which pages are tails of a compound page: bit 0 of the compound word."""
         return (self._byte(self._fields.compound, 0) & np.uint8(1)).view(np.bool_)
+
+    def pick(self, rows: npt.NDArray[np.intp]) -> PageBlock:
+        """Return copies of some pages; only its columns mean something."""
+        raw = self.raw.take(rows, axis=0)
+        return PageBlock(self.pfn, self.address, raw, self._fields, self._order)
 
     def typed(self) -> npt.NDArray[np.intp]:
         """Return the rows whose word is neither a map count nor idle: a type, or damage."""
@@ -136,6 +153,10 @@ def page_ranges(prog: Program) -> List[Tuple[int, int]]:
 
     :raises UnsupportedError: if the memory map is not one virtual array.
     """
+    return unchanging(prog, "slabtype_page_ranges", _page_ranges)
+
+
+def _page_ranges(prog: Program) -> List[Tuple[int, int]]:
     if structure(prog, "struct page").size % 8:
         raise UnsupportedError("32-bit struct pages of odd size are not supported")
     try:
@@ -159,7 +180,7 @@ def page_blocks(
     """
     source = memory(prog)
     fields = page_fields(prog)
-    size, vmemmap = fields.size, prog["vmemmap"].value_()
+    size, vmemmap = fields.size, fields.vmemmap
     if ranges is None:
         ranges = page_ranges(prog)
     total = sum(end - start for start, end in ranges)

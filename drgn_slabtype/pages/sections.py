@@ -9,14 +9,52 @@ offline. The struct pages of an offline section exist and mean nothing.
 
 from __future__ import annotations
 
-from typing import List, Tuple
+from bisect import bisect_right
+from typing import List, Sequence, Tuple
 
 import numpy as np
+import numpy.typing as npt
 from drgn import Program, TypeKind
 
 from ..columns import read_rows, structure
-from ..memory import U64, Bools, memory
+from ..memory import U64, Bools, memory, unchanging
 from .scan import page_ranges
+
+Rows = npt.NDArray[np.intp]
+
+
+class PageNumbers:
+    """
+    The page frames of some ranges, numbered from 0 on.
+
+    :param ranges: Ranges [start, end) of page frame numbers, in ascending order.
+    """
+
+    def __init__(self, ranges: Sequence[Tuple[int, int]]) -> None:
+        self._ranges = list(ranges)
+        bounds = np.array(ranges, np.int64).reshape(-1, 2)
+        self._starts, self._ends = bounds[:, 0], bounds[:, 1]
+        lengths = self._ends - self._starts
+        self._first = np.cumsum(lengths) - lengths
+        self.total = int(lengths.sum())
+        """How many there are."""
+
+    def number(self, pfn: int) -> int:
+        """Return the number of a page frame that is in one of the ranges."""
+        which = bisect_right(self._ranges, (pfn, 1 << 64)) - 1
+        return pfn - self._ranges[which][0] + int(self._first[which])
+
+    def numbers(self, pfns: U64) -> Rows:
+        """Return the numbers of page frames; -1 for those in no range."""
+        signed = pfns.astype(np.int64)
+        which = self._starts.searchsorted(signed, "right") - 1
+        inside = (which >= 0) & (signed < self._ends[which])
+        return np.where(inside, signed - self._starts[which] + self._first[which], -1)
+
+    def pfns(self, numbers: Rows) -> U64:
+        """Return page frame numbers, from the numbers that are given here."""
+        which = self._first.searchsorted(numbers, "right") - 1
+        return (numbers - self._first[which] + self._starts[which]).astype(np.uint64)
 
 
 def pages_per_section(prog: Program) -> int:
@@ -34,6 +72,10 @@ def online_ranges(prog: Program) -> List[Tuple[int, int]]:
     These are the pages that ``pfn_to_online_page()`` finds, but for device
     memory that shares a section with ordinary memory.
     """
+    return unchanging(prog, "slabtype_online_ranges", _online_ranges)
+
+
+def _online_ranges(prog: Program) -> List[Tuple[int, int]]:
     ranges = page_ranges(prog)
     per_section = pages_per_section(prog)
     if per_section == 1 or not ranges:

@@ -17,7 +17,7 @@ from drgn import Program
 
 from ..memory import U64
 from .kinds import TAIL, KindFinder, Kinds
-from .pcp import pages_on_lists
+from .pcp import orders_on_lists
 from .scan import Progress, page_blocks
 from .sections import online_ranges
 from .zones import ZoneBits, zone_bits
@@ -69,27 +69,22 @@ def survey(prog: Program, progress: Optional[Progress] = None) -> Survey:
 class _Surveyor:
     def __init__(self, prog: Program) -> None:
         self.prog = prog
-        self.finder = KindFinder(prog)
-        self.zones: ZoneBits = zone_bits(prog)
         self.ranges = online_ranges(prog)
-        unreadable = self.finder.numbers["unreadable"]
-        self.kinds = [np.full(end - start, unreadable, np.uint8) for start, end in self.ranges]
+        self.finder = KindFinder(prog, self.ranges)
+        self.zones: ZoneBits = zone_bits(prog)
         # (first page frame, place) wherever the place changes.
         self.places: List[Tuple[int, int]] = []
 
     def survey(self, progress: Optional[Progress]) -> Survey:
-        seen, number = 0, 0
+        seen = 0
         for block in page_blocks(self.prog, progress, self.ranges):
-            while block.pfn >= self.ranges[number][1]:
-                number += 1
-            flags = np.ascontiguousarray(block.flags)
-            at = block.pfn - self.ranges[number][0]
-            self.kinds[number][at : at + len(block)] = self.finder.find(block, flags)
-            self._place(block.pfn, flags)
+            self.finder.take(block)
+            self._place(block.pfn, np.ascontiguousarray(block.flags))
             seen += len(block)
+        conflicts = self.finder.finish()
         self._free_pages_of_cpus()
-        pages = sum(end - start for start, end in self.ranges)
-        return Survey(self.finder.names, list(self._pieces()), self.finder.conflicts, pages - seen)
+        unreadable = self.finder.pages.total - seen
+        return Survey(self.finder.names, list(self._pieces()), conflicts, unreadable)
 
     def _place(self, pfn: int, flags: U64) -> None:
         shift = np.uint64(self.zones.shift)
@@ -108,23 +103,28 @@ class _Surveyor:
     def _free_pages_of_cpus(self) -> None:
         # A page without references is free if a list of a CPU has it, or else
         # part of an allocation of several pages that is no compound page.
-        pfns, links = self.finder.unreferenced
+        pages, after, before = self.finder.unused
+        numbers, kinds = self.finder.pages, self.finder.kinds
         pcp, other = self.finder.numbers["pcp"], self.finder.numbers["other"]
-        blocks = pages_on_lists(self.prog, pfns, links)
-        for (start, end), kinds in zip(self.ranges, self.kinds):
-            here = pfns[(pfns >= np.uint64(start)) & (pfns < np.uint64(end))]
-            kinds[(here - np.uint64(start)).astype(np.intp)] = other
-            for order, heads in blocks.items():
-                rows = heads[(heads >= start) & (heads + (1 << order) <= end)] - start
-                for page in range(1, 1 << order):
-                    kinds[rows + page] = pcp | TAIL
-                kinds[rows] = pcp
+        pfns = numbers.pfns(pages)
+        orders = orders_on_lists(self.prog, pfns, after, before)
+        kinds[pages] = np.where(orders == 0, pcp, other)
+        for order in np.unique(orders[orders > 0]).tolist():
+            # A block may not reach beyond its range.
+            rows, steps = (orders == order).nonzero()[0], np.arange(1, 1 << order)
+            last = numbers.numbers(pfns[rows] + np.uint64(steps[-1]))
+            heads = pages[rows[last == pages[rows] + steps[-1]]]
+            kinds[heads[:, None] + steps] = pcp | TAIL
+            kinds[heads] = pcp
 
     def _pieces(self) -> Iterator[Piece]:
         places = [*self.places, (1 << 62, -1)]
-        for (start, end), kinds in zip(self.ranges, self.kinds):
+        before = 0
+        for start, end in self.ranges:
             for (pfn, place), (after, _) in zip(places, places[1:]):
                 low, high = max(pfn, start), min(after, end)
                 if low < high:
                     node, zone = self.zones.split(place)
-                    yield Piece(low, node, zone, kinds[low - start : high - start])
+                    kinds = self.finder.kinds[before + low - start : before + high - start]
+                    yield Piece(low, node, zone, kinds)
+            before += end - start

@@ -20,7 +20,7 @@ from drgn.helpers.linux.mmzone import NODE_DATA
 from drgn.helpers.linux.nodemask import for_each_online_node
 
 from ..columns import structure
-from ..memory import U64, memory
+from ..memory import U64, memory, unchanging
 from ..pagetype.sources import enumerators
 
 I64 = npt.NDArray[np.int64]
@@ -45,7 +45,15 @@ class ZoneBits:
 
 
 def zone_bits(prog: Program) -> ZoneBits:
-    """Return the :class:`ZoneBits` of a program."""
+    """Return the :class:`ZoneBits` of a program, found once."""
+    found = prog.cache.get("slabtype_zone_bits")
+    if found is None:
+        found = prog.cache["slabtype_zone_bits"] = _zone_bits(prog)
+    assert isinstance(found, ZoneBits)
+    return found
+
+
+def _zone_bits(prog: Program) -> ZoneBits:
     word_bits = 8 * memory(prog).word_size
     # A kernel has two zones at least; as many bits as their numbers need.
     zones = enumerators(prog, "zone_type").get("__MAX_NR_ZONES", 4)
@@ -55,6 +63,10 @@ def zone_bits(prog: Program) -> ZoneBits:
 
 def zone_names(prog: Program) -> Dict[Tuple[int, int], str]:
     """Return the names of zones by (node, zone), as the kernel has them."""
+    return unchanging(prog, "slabtype_zone_names", _zone_names)
+
+
+def _zone_names(prog: Program) -> Dict[Tuple[int, int], str]:
     names = {}
     for nid in for_each_online_node(prog):
         for number, zone in enumerate(NODE_DATA(prog, nid).node_zones):
