@@ -21,6 +21,7 @@ from drgn.helpers.common.format import escape_ascii_string
 from .elf import ET_CORE, ET_REL, ElfFile
 from .errors import TargetError
 from .findings import Finding, Target
+from .kdump import missing_platform
 
 _QMP_SECONDS = 10
 _COMPRESSED = {
@@ -144,6 +145,8 @@ def _program(options: TargetOptions) -> Program:
             platform = drgn.Platform(drgn.Architecture[options.architecture.upper()])
         except KeyError:
             raise TargetError(f"unknown architecture {options.architecture}") from None
+    elif options.core is not None:
+        platform = missing_platform(options.core)
     if options.vmcoreinfo is not None:
         try:
             with open(options.vmcoreinfo, "rb") as file:
