@@ -31,7 +31,7 @@ from .findings import (
 )
 from .memory import memory
 from .pages.exported import Missed, missed_by_equality
-from .pages.scan import Progress
+from .pages.scan import Progress, require_64_bit
 from .pagetype.detect import PageTypeLayout, page_type_layout
 from .rules.blame import join, renumber
 from .snapshot import Snapshot
@@ -56,7 +56,9 @@ def check(
     :param progress: Called as work goes on.
     :raises LayoutError: if the kernel's layout is not understood.
     :raises TargetError: if a cache or address is not known.
+    :raises UnsupportedError: if the kernel is a 32-bit one.
     """
+    require_64_bit(prog)
     layout = page_type_layout(prog)
     report = Report(_target(prog), LayoutSummary(layout.encoding.name, layout.allocator))
     report.layout.evidence = layout.evidence

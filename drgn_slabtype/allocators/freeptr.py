@@ -44,6 +44,8 @@ def decode(encoding: Encoding, stored: U64, where: U64, random: int) -> U64:
     """
     Return the addresses that stored free pointers stand for.
 
+    Words and addresses have 64 bits: 32-bit kernels are refused.
+
     :param where: Addresses of the words.
     :param random: ``kmem_cache.random``; 0 without hardening.
     """

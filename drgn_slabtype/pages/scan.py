@@ -15,7 +15,7 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tu
 
 import numpy as np
 import numpy.typing as npt
-from drgn import Program
+from drgn import PlatformFlags, Program
 from drgn.helpers.linux.mm import for_each_valid_page_range
 
 from ..columns import structure
@@ -147,18 +147,31 @@ class PageBlock:
         ]
 
 
+def require_64_bit(prog: Program) -> None:
+    """
+    Refuse 32-bit kernels, of which only the page type word is understood.
+
+    None of them has a virtual memory map (``SPARSEMEM_VMEMMAP``).
+
+    :raises UnsupportedError: if the kernel is a 32-bit one.
+    """
+    platform = prog.platform
+    if platform is not None and not platform.flags & PlatformFlags.IS_64_BIT:
+        raise UnsupportedError("32-bit kernels are not supported: they have no virtual memory map")
+
+
 def page_ranges(prog: Program) -> List[Tuple[int, int]]:
     """
     Return the ranges [start, end) of valid page frame numbers.
 
-    :raises UnsupportedError: if the memory map is not one virtual array.
+    :raises MissingDebugInfoError: if the memory map is not one virtual array.
+    :raises UnsupportedError: if the kernel is a 32-bit one.
     """
+    require_64_bit(prog)
     return unchanging(prog, "slabtype_page_ranges", _page_ranges)
 
 
 def _page_ranges(prog: Program) -> List[Tuple[int, int]]:
-    if structure(prog, "struct page").size % 8:
-        raise UnsupportedError("32-bit struct pages of odd size are not supported")
     try:
         return [(start, end) for start, end, _ in for_each_valid_page_range(prog)]
     except LookupError as error:

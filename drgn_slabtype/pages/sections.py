@@ -18,7 +18,7 @@ from drgn import Program, TypeKind
 
 from ..columns import read_rows, structure
 from ..memory import U64, Bools, memory, unchanging
-from .scan import page_ranges
+from .scan import page_ranges, require_64_bit
 
 Rows = npt.NDArray[np.intp]
 
@@ -72,6 +72,7 @@ def online_ranges(prog: Program) -> List[Tuple[int, int]]:
     These are the pages that ``pfn_to_online_page()`` finds, but for device
     memory that shares a section with ordinary memory.
     """
+    require_64_bit(prog)
     return unchanging(prog, "slabtype_online_ranges", _online_ranges)
 
 

@@ -13,7 +13,8 @@ from drgn_slabtype.kdump import missing_platform
 
 
 def _header(machine: str, *names: str) -> bytes:
-    fields = [*(name.encode() for name in names), b"", b"", b"", b""][:4] + [machine.encode(), b""]
+    told = [name.encode() for name in names] or [b""] * 4
+    fields = [*told, machine.encode(), b""]
     return struct.pack("<8si", b"KDUMP   ", 6) + b"".join(one.ljust(65, b"\0") for one in fields)
 
 

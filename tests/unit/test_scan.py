@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
-from typing import List, Tuple
+from typing import Callable, List, Tuple
 
 import numpy as np
 import pytest
-from drgn import sizeof
+from drgn import Program, sizeof
 
+from drgn_slabtype.check import check
+from drgn_slabtype.errors import UnsupportedError
 from drgn_slabtype.pages import scan as scan_module
+from drgn_slabtype.pages.census import census
 from drgn_slabtype.pages.scan import (
     BLOCK_PAGES,
     PageFields,
@@ -191,3 +194,11 @@ def test_columns_of_a_block_are_those_of_the_target(order: str, bits: int) -> No
     assert block.typed().tolist() == [3]
     assert block.flagged(9).tolist() == [0, 2]
     assert block.flagged(31).tolist() == [2, 3]
+
+
+@pytest.mark.parametrize("ask", [check, census, scan])
+@pytest.mark.parametrize("little", [True, False])
+def test_32_bit_kernels_are_refused(ask: Callable[[Program], object], little: bool) -> None:
+    kernel = Kernel(SPECS["6.2-slub"], little, 32)
+    with pytest.raises(UnsupportedError, match=r"^32-bit kernels are not supported: [^\n]+$"):
+        ask(kernel.prog)
