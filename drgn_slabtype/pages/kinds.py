@@ -250,13 +250,16 @@ class KindFinder:
     @property
     def unused(self) -> Tuple[Rows, U64, U64]:
         """
-        Numbers of the pages called ``pcp``, with ``lru.next`` and ``lru.prev`` of each.
+        Numbers of the pages called ``pcp``, with ``lru.next`` and ``lru.prev`` of each; ascending.
 
         They have no type, no use and no references: free ones, or parts of a
         larger allocation.
         """
         empty = np.zeros(0, np.intp), np.zeros(0, np.uint64), np.zeros(0, np.uint64)
-        return _joined([empty, *self._unused])
+        pages, after, before = _joined([empty, *self._unused])
+        # Pages that were looked at again come last.
+        order = pages.argsort(kind="stable")
+        return pages[order], after[order], before[order]
 
     def finish(self) -> List[Tuple[int, int]]:
         """
