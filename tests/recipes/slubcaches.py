@@ -8,8 +8,8 @@ from drgn import offsetof
 from .language import Injury, NoVictim
 from .overlay import Write
 from .slubmachine import Cache, Machine
-from .slubsuite import GARBAGE, LISTS, cache_member, recipe
-from .writes import value
+from .slubsuite import LISTS, recipe
+from .writes import GARBAGE, value
 
 # What the slabs show when they are read with the wrong eyes.
 _ALL = LISTS | {
@@ -45,26 +45,26 @@ def secret_of_cache_wrong(machine: Machine) -> Injury:
     cache = _cache(machine)
     if cache.random is None:
         raise NoVictim("free pointers are not hardened")
-    return _wrong(machine, cache, cache_member(machine, cache, "random", cache.random ^ GARBAGE))
+    return _wrong(machine, cache, machine.cache_member(cache, "random", cache.random ^ GARBAGE))
 
 
 @recipe
 def free_pointer_offset_of_cache_wrong(machine: Machine) -> Injury:
     cache = _cache(machine)
-    return _wrong(machine, cache, cache_member(machine, cache, "offset", cache.offset ^ 8))
+    return _wrong(machine, cache, machine.cache_member(cache, "offset", cache.offset ^ 8))
 
 
 @recipe
 def size_of_cache_wrong(machine: Machine) -> Injury:
     cache = _cache(machine)
-    return _wrong(machine, cache, cache_member(machine, cache, "size", cache.size + 8))
+    return _wrong(machine, cache, machine.cache_member(cache, "size", cache.size + 8))
 
 
 @recipe
 def order_of_cache_wrong(machine: Machine) -> Injury:
     cache = _cache(machine)
     oo = cache.object.oo.x.value_()
-    return _wrong(machine, cache, cache_member(machine, cache, "oo.x", oo + (4 << 16)))
+    return _wrong(machine, cache, machine.cache_member(cache, "oo.x", oo + (4 << 16)))
 
 
 @recipe
