@@ -29,8 +29,8 @@ _FEW_OF_SLAB = """
     entry-also-on-another-cpu
     index-out-of-range
     index-twice
-    mark-lost
-    next-poisoned
+    mark-lost-on-partial
+    next-link-poisoned
     objfreelist-array-in-another-object
 """.split()
 _FEW_OF_SLUB = """

@@ -3,88 +3,88 @@
 
 from __future__ import annotations
 
-from typing import Optional
+from drgn import sizeof
 
-from .recipe import Injury, recipe
+from .language import Injury, NoVictim
+from .machine import on_slab
 from .slabmachine import Machine, Slab
-
-NODE = frozenset({"node-free-objects", "node-list-length"})
-COUNT = NODE | {"list-wrong", "freelist-array", "freelist-index", "freelist-duplicate"}
-ANY = COUNT | {"count-range", "claim-twice", "claim-foreign", "count-mismatch"}
+from .slabsuite import ANY, COUNT, partial, recipe, some_partial
+from .writes import value
 
 
-def partial(slab: Slab) -> bool:
-    """Return whether a slab has several objects of both kinds."""
-    return slab.kind == "partial" and 2 <= slab.active <= slab.cache.num - 3
-
-
-def _count(machine: Machine, slab: Optional[Slab], value: int, code: str) -> Optional[Injury]:
-    if slab is None:
-        return None
-    return Injury(
-        [machine.active(slab, value)],
+def _count(machine: Machine, slab: Slab, number: int, code: str) -> Injury:
+    mismatch = code == "count-mismatch"
+    return on_slab(
+        slab,
         code,
-        slab.cache.name,
-        slab.page,
-        slab.nid,
-        expected=slab.active if code == "count-mismatch" else None,
-        also=ANY if code != "count-mismatch" else COUNT,
+        machine.active(slab, number),
+        expected=slab.active if mismatch else None,
+        also=COUNT if mismatch else ANY,
     )
 
 
-@recipe
-def active_one_too_high(machine: Machine) -> Optional[Injury]:
+def _unseen(machine: Machine, slab: Slab, number: int) -> Injury:
     # Nothing but the node's sum tells: the array has no entry for it.
-    slab = next(machine.all_slabs(partial), None)
-    if slab is None:
-        return None
-    write = machine.active(slab, slab.active + 1)
+    write = machine.active(slab, number)
     return Injury([write], "node-free-objects", slab.cache.name, node=slab.nid)
 
 
 @recipe
-def active_says_full(machine: Machine) -> Optional[Injury]:
-    slab = next(machine.all_slabs(lambda slab: slab.active == slab.cache.num - 1 > 0), None)
-    return _count(machine, slab, slab.active + 1 if slab else 0, "count-mismatch")
+def active_one_too_high(machine: Machine) -> Injury:
+    slab = some_partial(machine)
+    return _unseen(machine, slab, slab.active + 1)
 
 
 @recipe
-def active_one_too_low_in_full_slab(machine: Machine) -> Optional[Injury]:
-    slab = next(machine.all_slabs(lambda slab: slab.kind == "full" and slab.cache.num > 4), None)
-    return _count(machine, slab, slab.active - 1 if slab else 0, "count-mismatch")
-
-
-@recipe
-def active_one_too_low_in_full_on_slab(machine: Machine) -> Optional[Injury]:
-    slab = next(
-        machine.all_slabs(lambda slab: slab.kind == "full" and slab.cache.mode == "on-slab"), None
+def active_says_full(machine: Machine) -> Injury:
+    slab = machine.slab(
+        "slab with one free object", lambda slab: slab.active == slab.cache.num - 1 > 0
     )
-    return _count(machine, slab, slab.active - 1 if slab else 0, "count-mismatch")
+    return _count(machine, slab, slab.active + 1, "count-mismatch")
 
 
 @recipe
-def active_one_too_low_object_in_array(machine: Machine) -> Optional[Injury]:
-    def victim(slab: Slab) -> bool:
-        return partial(slab) and slab.indexes[slab.active - 1] in machine.parked(slab)
+def active_one_too_low_in_full_slab(machine: Machine) -> Injury:
+    slab = machine.slab("full slab", lambda slab: slab.kind == "full" and slab.cache.num > 4)
+    return _count(machine, slab, slab.active - 1, "count-mismatch")
 
-    slab = next(machine.all_slabs(victim), None)
-    return _count(machine, slab, slab.active - 1 if slab else 0, "count-mismatch")
+
+def _full_on_slab(machine: Machine) -> Slab:
+    return machine.slab(
+        "full slab with its array at its end",
+        lambda slab: slab.kind == "full" and slab.cache.mode == "on-slab",
+    )
 
 
 @recipe
-def active_one_too_low_stale_entry(machine: Machine) -> Optional[Injury]:
+def active_one_too_low_in_full_on_slab(machine: Machine) -> Injury:
+    slab = _full_on_slab(machine)
+    return _count(machine, slab, slab.active - 1, "count-mismatch")
+
+
+@recipe
+def active_one_too_low_object_in_array(machine: Machine) -> Injury:
+    slab = machine.slab(
+        "slab whose last taken object is in an array",
+        lambda slab: partial(slab) and slab.indexes[slab.active - 1] in machine.parked(slab),
+    )
+    return _count(machine, slab, slab.active - 1, "count-mismatch")
+
+
+@recipe
+def active_one_too_low_stale_entry(machine: Machine) -> Injury:
     def victim(slab: Slab) -> bool:
         if not partial(slab):
             return False
         stale = slab.indexes[slab.active - 1]
         return stale >= slab.cache.num or stale in slab.free
 
-    slab = next(machine.all_slabs(victim), None)
-    return _count(machine, slab, slab.active - 1 if slab else 0, "count-mismatch")
+    slab = machine.slab("slab with such a stale entry", victim)
+    return _count(machine, slab, slab.active - 1, "count-mismatch")
 
 
 @recipe
-def active_one_too_low_object_in_use(machine: Machine) -> Optional[Injury]:
+def active_one_too_low_object_in_use(machine: Machine) -> Injury:
     def victim(slab: Slab) -> bool:
         if not partial(slab):
             return False
@@ -94,177 +94,161 @@ def active_one_too_low_object_in_use(machine: Machine) -> Optional[Injury]:
         debug = slab.cache.object.flags.value_() & 0xC00
         return stale < slab.cache.num and not taken and not debug
 
-    slab = next(machine.all_slabs(victim), None)
-    if slab is None:
-        return None
-    write = machine.active(slab, slab.active - 1)
-    return Injury([write], "node-free-objects", slab.cache.name, node=slab.nid)
+    slab = machine.slab("slab whose last taken object is in use", victim)
+    return _unseen(machine, slab, slab.active - 1)
 
 
 @recipe
-def active_zero(machine: Machine) -> Optional[Injury]:
-    slab = next(machine.all_slabs(partial), None)
-    return _count(machine, slab, 0, "count-mismatch")
+def active_zero(machine: Machine) -> Injury:
+    return _count(machine, some_partial(machine), 0, "count-mismatch")
 
 
 @recipe
-def active_zero_in_full_slab(machine: Machine) -> Optional[Injury]:
-    slab = next(
-        machine.all_slabs(lambda slab: slab.kind == "full" and slab.cache.mode == "on-slab"), None
-    )
-    return _count(machine, slab, 0, "count-mismatch")
+def active_zero_in_full_slab(machine: Machine) -> Injury:
+    return _count(machine, _full_on_slab(machine), 0, "count-mismatch")
 
 
 @recipe
-def active_one_over_num(machine: Machine) -> Optional[Injury]:
-    slab = next(machine.all_slabs(partial), None)
-    return _count(machine, slab, slab.cache.num + 1 if slab else 0, "count-range")
+def active_one_over_num(machine: Machine) -> Injury:
+    slab = some_partial(machine)
+    return _count(machine, slab, slab.cache.num + 1, "count-range")
 
 
 @recipe
-def active_65535(machine: Machine) -> Optional[Injury]:
-    slab = next(machine.all_slabs(partial), None)
-    return _count(machine, slab, 65535, "count-range")
+def active_65535(machine: Machine) -> Injury:
+    return _count(machine, some_partial(machine), 65535, "count-range")
 
 
-@recipe
-def active_65536(machine: Machine) -> Optional[Injury]:
+def _beyond_16_bits(machine: Machine, number: int) -> Injury:
     if machine.layout == "alternative-2":
-        return None
+        raise NoVictim("the count has 16 bits")
     code = "active-overflow" if machine.layout == "rfc-v3" else "count-range"
-    return _count(machine, next(machine.all_slabs(partial), None), 65536, code)
+    return _count(machine, some_partial(machine), number, code)
 
 
 @recipe
-def active_131072(machine: Machine) -> Optional[Injury]:
-    if machine.layout == "alternative-2":
-        return None
-    code = "active-overflow" if machine.layout == "rfc-v3" else "count-range"
-    return _count(machine, next(machine.all_slabs(partial), None), 131072, code)
+def active_65536(machine: Machine) -> Injury:
+    return _beyond_16_bits(machine, 65536)
 
 
 @recipe
-def active_below_zero(machine: Machine) -> Optional[Injury]:
-    # A store to 16 bits leaves 65535.
+def active_131072(machine: Machine) -> Injury:
+    return _beyond_16_bits(machine, 131072)
+
+
+@recipe
+def active_below_zero(machine: Machine) -> Injury:
+    """A store to 16 bits leaves 65535."""
     code = "active-underflow" if machine.layout == "rfc-v3" else "count-range"
-    slab = next(machine.all_slabs(lambda slab: slab.kind == "free"), None)
-    slab = slab or next(machine.all_slabs(partial), None)
+    try:
+        slab = machine.slab("empty slab", lambda slab: slab.kind == "free")
+    except NoVictim:
+        slab = some_partial(machine)
     return _count(machine, slab, -1, code)
 
 
-def _word(machine: Machine, value: int, code: str) -> Optional[Injury]:
-    slab = next(machine.all_slabs(partial), None)
-    if slab is None:
-        return None
+# The page_type word.
+
+
+def _word(machine: Machine, number: int, code: str) -> Injury:
+    if machine.layout == "plain":
+        raise NoVictim("slab is no page type")
+    slab = some_partial(machine)
     also = ANY if machine.layout == "rfc-v3" else frozenset()
-    write = machine.word(slab.page, value)
-    return Injury([write], code, slab.cache.name, slab.page, slab.nid, also=also)
+    return on_slab(slab, code, machine.word(slab.page, number), also=also)
+
+
+def _in_word(machine: Machine, slab: Slab) -> int:
+    # What the word holds of the count.
+    return slab.active if machine.layout == "rfc-v3" else 0
 
 
 @recipe
-def word_idle(machine: Machine) -> Optional[Injury]:
-    if machine.layout == "plain":
-        return None
+def word_idle(machine: Machine) -> Injury:
     return _word(machine, 0xFFFFFFFF, "slab-mark-lost")
 
 
 @recipe
-def word_zero(machine: Machine) -> Optional[Injury]:
-    if machine.layout == "plain":
-        return None
+def word_zero(machine: Machine) -> Injury:
     return _word(machine, 0, "slab-mark-lost")
 
 
 @recipe
-def word_of_another_type(machine: Machine) -> Optional[Injury]:
-    if machine.layout == "plain":
-        return None
+def word_of_another_type(machine: Machine) -> Injury:
     return _word(machine, 0xFFFBFFFF, "slab-mark-lost")
 
 
 @recipe
-def word_slab_and_guard(machine: Machine) -> Optional[Injury]:
-    # With a count in the lower half this is what a count of 0x80000 looks like.
-    if machine.layout == "plain":
-        return None
+def word_slab_and_guard(machine: Machine) -> Injury:
+    """With a count in the lower half this is what a count of 0x80000 looks like."""
     rfc = machine.layout == "rfc-v3"
     return _word(machine, 0xFFE7FFFF, "active-overflow" if rfc else "type-conflict")
 
 
 @recipe
-def word_reserved_bit(machine: Machine) -> Optional[Injury]:
-    if machine.layout == "plain":
-        return None
-    slab = next(machine.all_slabs(partial), None)
-    count = slab.active if slab and machine.layout == "rfc-v3" else 0
+def word_reserved_bit(machine: Machine) -> Injury:
+    count = _in_word(machine, some_partial(machine))
     return _word(machine, 0xFFCFFFFF - count, "type-conflict")
 
 
 @recipe
-def mark_lost(machine: Machine) -> Optional[Injury]:
-    slab = next(machine.all_slabs(partial), None)
-    if slab is None:
-        return None
-    if machine.layout == "plain":
-        flags = machine.prog.read_u64(slab.page)
-        bit = 1 << machine.prog["PG_slab"].value_()
-        write = machine.flags(slab.page, flags & ~bit)
-        return Injury([write], "slab-mark-lost", slab.cache.name, slab.page, slab.nid)
-    count = slab.active if machine.layout == "rfc-v3" else 0
-    return _word(machine, 0xFFFFFFFF - count, "slab-mark-lost")
+def mark_lost_on_partial(machine: Machine) -> Injury:
+    slab = some_partial(machine)
+    if machine.layout != "plain":
+        return _word(machine, 0xFFFFFFFF - _in_word(machine, slab), "slab-mark-lost")
+    flags = machine.flags(slab.page) & ~(machine.slab_flag or 0)
+    return on_slab(slab, "slab-mark-lost", value(slab.page, flags))
 
 
 @recipe
-def mark_stray(machine: Machine) -> Optional[Injury]:
+def mark_on_page_of_user(machine: Machine) -> Injury:
     page = machine.user_page()
     if machine.layout == "plain":
-        bit = 1 << machine.prog["PG_slab"].value_()
-        write = machine.flags(page, machine.prog.read_u64(page) | bit)
+        write = value(page, machine.flags(page) | (machine.slab_flag or 0))
     else:
         write = machine.word(page, 0xFFEFFFFF)
     return Injury([write], "slab-mark-stray", slab=page)
 
 
 @recipe
-def mark_stray_on_tail(machine: Machine) -> Optional[Injury]:
-    # Where slab is a page flag, nobody asks a tail for it.
-    slab = next(machine.all_slabs(lambda slab: slab.cache.order == 1), None)
-    if slab is None or machine.layout == "plain":
-        return None
-    page = slab.page + 64
+def mark_on_tail(machine: Machine) -> Injury:
+    if machine.layout == "plain":
+        raise NoVictim("nobody asks a tail for its flags")
+    slab = machine.slab("slab of two pages", lambda slab: slab.cache.order == 1)
+    page = slab.page + sizeof(machine.prog.type("struct page"))
     return Injury([machine.word(page, 0xFFEFFFFF)], "slab-mark-stray", slab=page)
 
 
-def _counter(machine: Machine, name: str, change: int, code: str) -> Optional[Injury]:
-    for cache in machine.caches:
-        node = cache.nodes[0]
-        if node is not None and cache.name == "dentry":
-            value = node.member_(name).value_() + change
-            write = machine.node(node, name, value)
-            return Injury([write], code, cache.name, node=0, place=name, expected=value - change)
-    return None
+# Nodes.
+
+
+def _counter(machine: Machine, name: str, change: int, code: str) -> Injury:
+    cache = machine.cache("dentry")
+    kept = machine.node(cache).member_(name).value_()
+    write = machine.node_member(cache, 0, name, kept + change)
+    return Injury([write], code, cache.name, node=0, place=name, expected=kept)
 
 
 @recipe
-def total_slabs_too_high(machine: Machine) -> Optional[Injury]:
+def total_slabs_too_high(machine: Machine) -> Injury:
     return _counter(machine, "total_slabs", 1, "node-list-length")
 
 
 @recipe
-def free_slabs_too_high(machine: Machine) -> Optional[Injury]:
+def free_slabs_too_high(machine: Machine) -> Injury:
     return _counter(machine, "free_slabs", 1, "node-list-length")
 
 
 @recipe
-def free_objects_too_high(machine: Machine) -> Optional[Injury]:
+def free_objects_too_high(machine: Machine) -> Injury:
     return _counter(machine, "free_objects", 1, "node-free-objects")
 
 
 @recipe
-def free_objects_too_low(machine: Machine) -> Optional[Injury]:
+def free_objects_too_low(machine: Machine) -> Injury:
     return _counter(machine, "free_objects", -1, "node-free-objects")
 
 
 @recipe
-def free_objects_below_zero(machine: Machine) -> Optional[Injury]:
+def free_objects_below_zero(machine: Machine) -> Injury:
     return _counter(machine, "free_objects", -(1 << 40), "node-free-objects")

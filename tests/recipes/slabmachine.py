@@ -8,7 +8,7 @@ Read with drgn objects and nothing of the library, to find victims in.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Callable, Dict, Iterator, List, Optional, Tuple
 
 from drgn import Object, Program, offsetof, sizeof
@@ -214,15 +214,25 @@ class Machine(AnyMachine):
                     found[home[1]] = array
         return found
 
-    def spare_array(self, cache: Cache, nid: int = 0) -> Optional[Array]:
-        """Return an array that is neither nearly empty nor full, so that no work explains it."""
+    def some_array(self, kind: str, least: int = 2) -> Array:
+        """Return the first array of a kind that holds so many objects."""
+        for array in self.all_arrays(lambda a: a.kind == kind and len(a.entries) >= least):
+            return array
+        raise NoVictim(f"no {kind} array with {least} entries")
+
+    def spare_array(self, cache: Cache, nid: int = 0) -> Array:
+        """
+        Return an array that is neither nearly empty nor full, so that no work explains it.
+
+        :raises NoVictim: if the cache has none.
+        """
         for array in self.arrays[cache.name]:
             count = len(array.entries)
             full = count in (array.limit, array.limit - array.limit // 2)
             own = array.kind == "cpu" and count >= 4 and not full
             if own and self.node_of(array.entries[0]) == nid:
                 return array
-        return None
+        raise NoVictim("no array with entries and room")
 
     def node_of(self, address: int) -> int:
         """Return the node whose lists hold the slab of an object."""

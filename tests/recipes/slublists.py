@@ -27,17 +27,17 @@ def _list(machine: Machine) -> List[Slab]:
 
 
 @recipe
-def next_of_first_garbage(machine: Machine) -> Injury:
+def next_link_of_first_garbage(machine: Machine) -> Injury:
     return _link(machine, _list(machine)[0], 0, GARBAGE)
 
 
 @recipe
-def next_of_second_poisoned(machine: Machine) -> Injury:
+def next_link_poisoned(machine: Machine) -> Injury:
     return _link(machine, _list(machine)[1], 0, _POISON)
 
 
 @recipe
-def next_of_second_null(machine: Machine) -> Injury:
+def next_link_null(machine: Machine) -> Injury:
     return _link(machine, _list(machine)[1], 0, 0)
 
 
@@ -148,14 +148,14 @@ def list_head_emptied(machine: Machine) -> Injury:
 
 
 @recipe
-def slab_lost(machine: Machine) -> Injury:
+def partial_slab_lost(machine: Machine) -> Injury:
     slab = _list(machine)[1]
     writes = machine.unlink(slab)
     return on_slab(slab, "list-missing", *writes, also=NODE)
 
 
 @recipe
-def slab_lost_without_mark(machine: Machine) -> Injury:
+def partial_slab_lost_without_mark(machine: Machine) -> Injury:
     """It looks like a slab that was just taken off its list."""
     if not machine.mark:
         raise NoVictim("no mark on partial slabs before 6.8")
@@ -186,7 +186,7 @@ def full_slab_on_partial(machine: Machine) -> Injury:
 
 
 @recipe
-def partial_slab_on_full_list(machine: Machine) -> Injury:
+def partial_slab_on_full(machine: Machine) -> Injury:
     full = {slab.cache.address for slab in machine.slabs.values() if slab.where == "full"}
     slab = machine.slab(
         "slab of a cache with full slabs on a list",

@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""All recipes for SLAB, and all states of its work."""
+
+from __future__ import annotations
+
+from . import slabbytes, slabcounts, slabflight, slablists, slabplaces
+from .slabsuite import SUITE
+
+__all__ = [
+    "SUITE",
+    "slabbytes",
+    "slabcounts",
+    "slabflight",
+    "slablists",
+    "slabplaces",
+]
