@@ -125,6 +125,7 @@ class SlabAllocator:
             counted=active,
             nid=index.nids[rows],
             order=cache.order,
+            readable=cache.order,
             word=index.words[rows].astype(np.int64),
             marked=index.marked[rows],
             cache_pointer=index["slab_cache"][rows],

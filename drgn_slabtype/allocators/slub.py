@@ -43,7 +43,7 @@ from .percpu import possible_cpus
 from .sheaves import read_sheaves
 from .slubcache import SlubCache, slab_flags
 from .slubdebug import ContentReader
-from .slubfit import MAX_OBJECTS, slab_fits, slab_orders
+from .slubfit import MAX_OBJECTS, readable_orders, slab_fits, slab_orders
 from .slublost import adopt_misnamed, find_unmarked, shortages
 from .slubstate import (
     Era,
@@ -139,7 +139,8 @@ class SlubAllocator:
         settled = np.where(index.known_by & np.uint8(KnownBy.KFENCE), 0, -1).astype(np.int64)
         owned = np.flatnonzero(self.ownership.cache >= 0)
         owner = self.ownership.cache[owned]
-        settled[owned] = slab_orders(index, self.caches, owned, owner)
+        orders = slab_orders(index, self.caches, owned, owner)
+        settled[owned] = readable_orders(index, owned, orders)
         return settled
 
     def _own_structures(self) -> LiveObjects:
@@ -219,6 +220,7 @@ class SlubAllocator:
             counted=inuse,
             nid=index.nids[rows],
             order=order,
+            readable=readable_orders(index, rows, order),
             word=index.words[rows].astype(np.int64),
             marked=index.marked[rows],
             cache_pointer=index["slab_cache"][rows],

@@ -241,6 +241,22 @@ class TailHeads(NamedTuple):
     """Page frame number of the head of each."""
 
 
+def head_pages(tails: U64, links: U64) -> U64:
+    """
+    Return the ``struct page *`` of the head that each tail leads to.
+
+    :param tails: ``struct page *`` of the tails.
+    :param links: Their ``compound_head``, since Linux 7.1 ``compound_info``; bit 0 is set.
+    """
+    one = np.uint64(1)
+    # Since Linux kernel commit 8c846c879e22 (in v7.1), a tail may hold a mask
+    # that leads from its own address to that of its head. As an address it
+    # would lie in the last 4 GiB, where no struct page is.
+    is_mask = links >> np.uint64(32) == np.uint64(0xFFFFFFFF)
+    heads: U64 = np.where(is_mask, tails & (links - one), links - one)
+    return heads
+
+
 def heads_of_tails(block: PageBlock, size: int, head_flag: int) -> TailHeads:
     """
     Return the tails of a block with their heads.
@@ -253,12 +269,8 @@ def heads_of_tails(block: PageBlock, size: int, head_flag: int) -> TailHeads:
         return TailHeads(rows, np.zeros(0, np.uint64))
     address, step, one = np.uint64(block.address), np.uint64(size), np.uint64(1)
     links = block.compound[rows].astype(np.uint64)
-    # Since Linux kernel commit 8c846c879e22 (in v7.1), a tail may hold a mask
-    # that leads from its own address to that of its head. As an address it
-    # would lie in the last 4 GiB, where no struct page is.
-    is_mask = links >> np.uint64(32) == np.uint64(0xFFFFFFFF)
     own = rows.astype(np.uint64) * step + address
-    heads = np.where(is_mask, own & (links - one), links - one)
+    heads = head_pages(own, links)
     # With the memory map of a HugeTLB folio folded onto its first pages (Linux
     # 5.18 to 7.0), a page-aligned struct page that looks like a head is a tail
     # if the one after it leads elsewhere.
