@@ -31,6 +31,7 @@ from ..ledger import (
 from ..memory import memory
 from ..pagetype.detect import page_type_layout
 from .base import Ownership, decide_ownership
+from .cachefit import judge_slub
 from .caches import Caches
 from .cpuslabs import read_cpu_slabs
 from .deferred import read_deferred
@@ -146,7 +147,8 @@ class SlubAllocator:
     def _own_structures(self) -> LiveObjects:
         own = [self.caches.addresses, self.nodes.rows.addresses]
         if self.caches.rows.structure.has("random_seq"):
-            own.append(self.caches.rows["random_seq"])
+            sequences = self.caches.rows["random_seq"]
+            own.append(sequences[sequences % np.uint64(self.memory.word_size) == 0])
         if self.sheaves is not None:
             own += [self.sheaves.barns, self.sheaves.sound]
         return LiveObjects(own)
@@ -185,6 +187,7 @@ class SlubAllocator:
         cache.facts.idle_word = self._word
         rows = self.ownership.rows_of(number)
         ledger = Ledger(cache.facts, PLACES, self._slabs(cache, rows, index))
+        ledger.suspects += judge_slub(self.prog, self.caches, cache)
         self._geometry(cache, rows, index, ledger)
         memberships(self._walks, number, rows, index, ledger)
         self.nodes.enter_lost(number, ledger)

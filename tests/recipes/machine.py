@@ -171,12 +171,12 @@ class Machine:
         at = int(self.node(cache, nid).address_ or 0)
         return field(self.prog, "struct kmem_cache_node", at, name, number)
 
-    def node_pointer(self, cache: AnyCache, nid: int, number: int) -> Write:
-        """Return the write of the pointer to a node's structure."""
+    def node_pointer(self, cache: AnyCache, nid: int, number: int, name: str = "node") -> Write:
+        """Return the write of the pointer to a node's structure, or since 7.1 to its barn."""
         layout = self.prog.type("struct kmem_cache")
         if layout.has_member("per_node"):
             pair = layout.member("per_node").type.type
-            at = offsetof(layout, "per_node") + nid * sizeof(pair) + offsetof(pair, "node")
+            at = offsetof(layout, "per_node") + nid * sizeof(pair) + offsetof(pair, name)
         else:
             at = offsetof(layout, "node") + 8 * nid
         return value(cache.address + at, number)

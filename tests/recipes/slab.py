@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
-from . import slabbytes, slabcounts, slabflight, slablists, slabplaces
+from . import slabbytes, slabcaches, slabcounts, slabflight, slablists, slabplaces
 from .slabsuite import SUITE
 
 __all__ = [
     "SUITE",
     "slabbytes",
+    "slabcaches",
     "slabcounts",
     "slabflight",
     "slablists",
