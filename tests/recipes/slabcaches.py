@@ -158,7 +158,7 @@ def constructor_of_cache_garbage(machine: Machine) -> Injury:
 
 @recipe
 def freelist_cache_of_cache_garbage(machine: Machine) -> Injury:
-    """Before 5.15, where index arrays of their own come from."""
+    """In 5.10, where index arrays off their slabs come from."""
     cache = next((cache for cache in machine.caches if cache.mode == "off-slab"), None)
     if cache is None or not has_member(cache.object, "freelist_cache"):
         raise NoVictim("no cache for index arrays")
