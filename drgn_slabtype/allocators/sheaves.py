@@ -25,7 +25,7 @@ from ..ledger import I64, U64, Containers, Ledger, State, Suspect, Walk
 from ..memory import memory
 from .arrays import enter_arrays
 from .base import lock_is_held
-from .caches import Caches, same_cache
+from .caches import Caches
 from .nodes import Nodes, lock_words, node_pointers
 from .percpu import per_cpu_structures, possible_cpus
 
@@ -75,7 +75,7 @@ class Sheaves:
         self._memory = memory(prog)
         self._capacity = caches.rows["sheaf_capacity"].astype(np.int64)
         self._addresses = caches.addresses
-        self._caches = caches
+        self._sizes = caches.rows["object_size"].astype(np.int64)
         self.found: List[Found] = []
         self.suspects: Dict[int, List[Suspect]] = {}
         self.barns: U64 = np.zeros(0, np.uint64)
@@ -202,29 +202,38 @@ class Sheaves:
         return found, Walk.POINTER
 
     def enter(
-        self, cache: int, rows: I64, index: SlabIndex, ledger: Ledger, places: Dict[str, int]
+        self,
+        cache: int,
+        rows: I64,
+        index: SlabIndex,
+        owner: I64,
+        ledger: Ledger,
+        places: Dict[str, int],
     ) -> None:
         """
         Enter one cache's sheaves into its ledger.
 
         :param rows: Rows of the index that are the rows of ``ledger.slabs``.
+        :param owner: Position of the cache of each row of the index.
         :param places: Position in ``ledger.places`` by name.
         """
         ledger.suspects += self.suspects.get(cache, [])
         mine = self._by_cache.get(cache, [])
         if not mine:
             return
-        capacity, room = int(self._capacity[cache]), self._room(mine, index)
-        layout = structure(self.prog, "struct slab_sheaf")
-        readable = min(capacity, int(room.max()), _MAX_CAPACITY)
-        width = layout.offset("objects") + readable * self._memory.word_size
         addresses = np.array([sheaf.address for sheaf in mine], np.uint64)
+        room = self._room(addresses, index, owner)
+        capacity, fits = int(self._capacity[cache]), int(room.max())
+        readable = min(capacity, fits if fits >= 0 else _MAX_CAPACITY)
+        layout = structure(self.prog, "struct slab_sheaf")
+        width = layout.offset("objects") + readable * self._memory.word_size
         content = read_rows(self.prog, "struct slab_sheaf", addresses, width)
         size = content["size"].astype(np.int64)
         ledger.suspects += self._judge(cache, mine, content, size)
         # The bootstrap sheaf stands in for one where a cache has none.
         own = (content["cache"] == self._addresses[cache]) & content.ok
-        ledger.suspects += _judge_capacity(capacity, room[own], size[own])
+        own_known = own & (room >= 0)
+        ledger.suspects += _judge_capacity(capacity, room[own_known], size[own_known])
         capacity = readable
         count = np.where(own, np.minimum(size, capacity), 0)
         boxes = Containers.build(
@@ -244,16 +253,17 @@ class Sheaves:
         states = np.where(waiting, State.WAITING, State.FREE).astype(np.uint8)
         enter_arrays(ledger, index, rows, boxes, entries.reshape(len(mine), -1), count, states)
 
-    def _room(self, mine: List[Found], index: SlabIndex) -> I64:
-        # How many objects there is room for in the memory of each sheaf.
-        addresses = np.array([sheaf.address for sheaf in mine], np.uint64)
+    def _room(self, addresses: U64, index: SlabIndex, owner: I64) -> I64:
+        # How many objects there is room for in the memory of each sheaf; -1 for
+        # one that is in pages of its own, or in KFENCE's.
+        room = np.full(len(addresses), -1, np.int64)
         rows = index.rows_of_addresses(addresses)
-        home = same_cache(index["slab_cache"][rows], self._caches)
+        known = np.flatnonzero(rows >= 0)
+        known = known[owner[rows[known]] >= 0]
         header = structure(self.prog, "struct slab_sheaf").offset("objects")
-        bytes_left = self._caches.rows["object_size"][home].astype(np.int64) - header
-        # A sheaf that is larger than any slab's object is in pages of its own.
-        known = (rows >= 0) & (home >= 0) & (bytes_left >= 0)
-        return np.where(known, bytes_left // self._memory.word_size, _MAX_CAPACITY)
+        bytes_left = self._sizes[owner[rows[known]]] - header
+        room[known] = np.maximum(bytes_left // self._memory.word_size, -1)
+        return room
 
     def _judge(self, cache: int, mine: List[Found], content: Rows, size: I64) -> Iterator[Suspect]:
         for at, sheaf in enumerate(mine):

@@ -198,7 +198,8 @@ class SlubAllocator:
         self._excuse(cache, ledger)
         self._freelists(cache, rows, index, ledger, local)
         if self.sheaves is not None:
-            self.sheaves.enter(number, rows, index, ledger, _PLACE)
+            owner = self.ownership.cache
+            self.sheaves.enter(number, rows, index, owner, ledger, _PLACE)
         self.deferred.enter(cache, rows, index, ledger, _PLACE)
         self._live.enter(number, rows, index, ledger, _PLACE[LIVE.name])
         self._counters(cache, ledger)
