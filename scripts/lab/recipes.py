@@ -81,7 +81,8 @@ def apply(dump: Dump) -> Recipes:
     """Apply all recipes to a dump."""
     begin = time.monotonic()
     result = Recipes(dump.name)
-    arguments = ["-m", "tests.recipes", str(dump.vmcore), str(dump.vmlinux), "--json"]
+    files = [str(file) for file in (dump.vmcore, dump.vmlinux) if file is not None]
+    arguments = ["-m", "tests.recipes", *files, "--json"]
     try:
         done = run_python(arguments, statuses=[0, 1], timeout_seconds=_TIMEOUT_SECONDS)
         _sort(json.loads(done.stdout), result)

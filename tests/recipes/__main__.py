@@ -8,9 +8,8 @@ import json
 import sys
 from typing import List, Optional
 
-from drgn import Program
-
-from drgn_slabtype.capture import open_capture
+from drgn_slabtype.errors import TargetError
+from drgn_slabtype.target import TargetOptions, open_target
 
 from .runner import OUTCOMES, Result, run
 from .suites import suite_of
@@ -26,7 +25,11 @@ def main(arguments: Optional[List[str]] = None) -> int:
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("-v", "--verbose", action="store_true", help="name found ones too")
     options = parser.parse_args(arguments)
-    prog = _open(options.core, options.symbols)
+    target = TargetOptions(core=options.core, symbols=options.symbols, default_symbols=False)
+    try:
+        prog = open_target(target)
+    except TargetError as error:
+        parser.error(str(error))
     suite = suite_of(prog)
     unknown = set(options.recipe) - set(suite.recipes) - set(suite.states)
     if unknown:
@@ -47,15 +50,6 @@ def main(arguments: Optional[List[str]] = None) -> int:
         false = sum(result.false for result in results)
         print(f"{len(results)} recipes: {told}; {false} false")
     return 0 if all(result.good for result in results) else 1
-
-
-def _open(core: str, symbols: List[str]) -> Program:
-    if not symbols:
-        return open_capture(core)
-    prog = Program()
-    prog.set_core_dump(core)
-    prog.load_debug_info(symbols)
-    return prog
 
 
 def _print(result: Result, verbose: bool) -> None:
