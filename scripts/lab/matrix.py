@@ -32,7 +32,7 @@ __all__ = ("Job", "Matrix", "ci_jobs", "full_jobs", "run", "table")
 
 CI_PAUSES = 5
 """How often a busy guest is stopped in ``--ci``."""
-CI_RECIPES_SECONDS = 6 * 60
+CI_RECIPES_SECONDS = 8 * 60
 """How long recipes may take in ``--ci``, so that all of it takes a quarter of an hour."""
 FULL_PAUSES = 10
 """How often a busy guest is stopped in ``--full``."""
