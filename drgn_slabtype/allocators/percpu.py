@@ -81,7 +81,9 @@ def per_cpu_structures(
     """
     pointers = caches[member]
     addresses = per_cpu_addresses(prog, pointers)
-    astray = ~memory(prog).is_kernel_address(addresses) | (addresses % np.uint64(alignment) != 0)
+    # Per-CPU memory may lie far below the direct map, as on RISC-V.
+    astray = ~memory(prog).is_kernel_address(addresses) & (addresses < np.uint64(1 << 63))
+    astray |= addresses % np.uint64(alignment) != 0
     wild = np.where(pointers == 0, needed, astray.any(axis=1)) & caches.ok
     addresses[wild] = 0
     cache, column = np.nonzero(addresses)
