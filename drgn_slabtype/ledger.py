@@ -153,6 +153,8 @@ class Slabs(_Table):
     """NUMA node of the page."""
     order: I64
     """Compound order: the slab has ``1 << order`` pages."""
+    readable: I64
+    """Order of the memory that its struct pages leave to it: no more is read."""
     word: I64
     """The page_type word of the head page."""
     marked: Bools

@@ -54,6 +54,11 @@ class Caches(NamedTuple):
         return len(self.names)
 
     @property
+    def listed(self) -> Bools:
+        """Which are on ``slab_caches``, as they are from when they are whole until they die."""
+        return ~(self.dying | self.unlisted)
+
+    @property
     def addresses(self) -> U64:
         """``struct kmem_cache *`` of each."""
         return self.rows.addresses

@@ -18,9 +18,10 @@ from drgn import Program
 from ..columns import Rows, read_rows, structure
 from ..index import KnownBy, SlabIndex
 from ..ledger import I64, U64, Ledger, ListKind, Memberships, Suspect
+from ..memory import memory
 from .base import Fits
 from .caches import Caches, same_cache
-from .percpu import per_cpu_addresses, possible_cpus
+from .percpu import PerCpu, per_cpu_structures, possible_cpus
 
 
 class PartialChain(NamedTuple):
@@ -37,11 +38,12 @@ class PartialChain(NamedTuple):
 class CpuSlabs:
     """Every ``struct kmem_cache_cpu`` of the machine."""
 
-    def __init__(self, cache: I64, cpu: I64, rows: Rows) -> None:
-        self.cache = cache
+    def __init__(self, found: PerCpu, cpu: I64, rows: Rows) -> None:
+        self.cache = found.cache
         """Position of the cache."""
         self.cpu = cpu
         self.rows = rows
+        self._found = found
         # Since Linux kernel commit bb192ed9aa71 (in v5.17), the member page
         # is named slab.
         self.slab: U64 = rows["slab" if rows.structure.has("slab") else "page"]
@@ -89,6 +91,7 @@ class CpuSlabs:
 
         :param local: Row of ``ledger.slabs`` of each row of the index.
         """
+        ledger.suspects += self._found.suspects(cache, "cpu slab")
         mine = np.flatnonzero((self.cache == cache) & (self.slab_row >= 0))
         wild = (self.cache == cache) & (self.slab != 0) & ~index.is_memory_map(self.slab)
         ledger.suspects += [
@@ -199,7 +202,8 @@ def read_cpu_slabs(prog: Program, caches: Caches) -> Optional[CpuSlabs]:
     """
     if not structure(prog, "struct kmem_cache").has("cpu_slab"):
         return None
-    addresses = per_cpu_addresses(prog, caches.rows["cpu_slab"])
-    cache, column = np.nonzero(addresses)
-    rows = read_rows(prog, "struct kmem_cache_cpu", addresses[cache, column])
-    return CpuSlabs(cache.astype(np.int64), possible_cpus(prog)[column], rows)
+    # Aligned to two words for the sake of this_cpu_cmpxchg_double().
+    alignment = 2 * memory(prog).word_size
+    found = per_cpu_structures(prog, caches.rows, "cpu_slab", alignment, caches.listed)
+    rows = read_rows(prog, "struct kmem_cache_cpu", found.addresses)
+    return CpuSlabs(found, possible_cpus(prog)[found.column], rows)

@@ -200,7 +200,7 @@ class FreelistReader:
 
     def _batches(self, ledger: Ledger, slabs: I64, heads: U64) -> Iterator[Tuple[I64, Chains]]:
         # Slabs of the same order together, no more than fit the batch.
-        orders = ledger.slabs.order[slabs]
+        orders = ledger.slabs.readable[slabs]
         for order in np.unique(orders[heads != 0]).tolist():
             some = np.flatnonzero((orders == order) & (heads != 0))
             span = self._memory.page_size << order
@@ -217,7 +217,7 @@ class FreelistReader:
         most = int(objects.max(initial=0))
         first = cache.red_left_pad + cache.offset
         at = (np.arange(most) * cache.size + first) // self._memory.word_size
-        # The last slots of a damaged cache can reach past the slab.
+        # The last slots of a damaged cache can reach past the slab's memory.
         stored = words[:, np.minimum(at, words.shape[1] - 1)].astype(np.uint64)
         geometry = Geometry(
             base, objects, cache.size, cache.offset, self._encoding, max(cache.random, 0)

@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
+from typing import List, NamedTuple
+
 import numpy as np
 from drgn import Program
 from drgn.helpers.linux.cpumask import for_each_possible_cpu
 
-from ..ledger import I64, U64
+from ..columns import Rows
+from ..ledger import I64, U64, Bools, Suspect
+from ..memory import memory
 
 
 def possible_cpus(prog: Program) -> I64:
@@ -34,3 +38,54 @@ def per_cpu_addresses(prog: Program, pointers: U64) -> U64:
         offsets = np.zeros(len(cpus), np.uint64)
     pointers = np.asarray(pointers, np.uint64)
     return np.where(pointers[:, None] != 0, pointers[:, None] + offsets[None, :], 0)
+
+
+class PerCpu(NamedTuple):
+    """A structure that every cache has once per CPU."""
+
+    cache: I64
+    """Position of the cache that each copy belongs to."""
+    column: I64
+    """Position of its CPU among the possible ones."""
+    addresses: U64
+    """Address of each copy."""
+    member: str
+    """The member of ``struct kmem_cache`` that leads to it."""
+    pointers: U64
+    """That member, of every cache."""
+    wild: Bools
+    """Of every cache: whether it leads where no CPU can have anything."""
+
+    def suspects(self, cache: int, place: str) -> List[Suspect]:
+        """
+        Return the finding that a cache has lost its structures.
+
+        :param place: What is in them.
+        """
+        if not self.wild[cache]:
+            return []
+        at = int(self.pointers[cache])
+        what = f"{self.member} is 0x{at:x}, which leads to no per-CPU memory"
+        return [Suspect("container-state", what, place=place, found=at)]
+
+
+def per_cpu_structures(
+    prog: Program, caches: Rows, member: str, alignment: int, needed: Bools
+) -> PerCpu:
+    """
+    Follow the per-CPU pointer of every cache.
+
+    :param caches: ``struct kmem_cache``.
+    :param alignment: What the structures are allocated with, in bytes.
+    :param needed: Which caches must have such structures.
+    """
+    pointers = caches[member]
+    addresses = per_cpu_addresses(prog, pointers)
+    # Per-CPU memory may lie far below the direct map, as on RISC-V.
+    astray = ~memory(prog).is_kernel_address(addresses) & (addresses < np.uint64(1 << 63))
+    astray |= addresses % np.uint64(alignment) != 0
+    wild = np.where(pointers == 0, needed, astray.any(axis=1)) & caches.ok
+    addresses[wild] = 0
+    cache, column = np.nonzero(addresses)
+    found = addresses[cache, column]
+    return PerCpu(cache.astype(np.int64), column.astype(np.int64), found, member, pointers, wild)

@@ -27,10 +27,11 @@ from .arrays import enter_arrays
 from .base import lock_is_held
 from .caches import Caches
 from .nodes import Nodes, lock_words, node_pointers
-from .percpu import per_cpu_addresses, possible_cpus
+from .percpu import per_cpu_structures, possible_cpus
 
 _MAX_SHEAVES = 4096  # a barn's soft limit is 10 of each kind
 _MAX_CAPACITY = 1 << 16
+_SEVERAL = 3  # sheaves that are not damaged alike by chance
 
 
 class Found(NamedTuple):
@@ -74,6 +75,7 @@ class Sheaves:
         self._memory = memory(prog)
         self._capacity = caches.rows["sheaf_capacity"].astype(np.int64)
         self._addresses = caches.addresses
+        self._sizes = caches.rows["object_size"].astype(np.int64)
         self.found: List[Found] = []
         self.suspects: Dict[int, List[Suspect]] = {}
         self.barns: U64 = np.zeros(0, np.uint64)
@@ -114,10 +116,15 @@ class Sheaves:
         self.sound = np.array(sound, np.uint64)
 
     def _read_cpus(self, caches: Caches) -> None:
-        addresses = per_cpu_addresses(self.prog, caches.rows["cpu_sheaves"])
-        cache, column = np.nonzero(addresses)
-        rows = read_rows(self.prog, "struct slub_percpu_sheaves", addresses[cache, column])
-        cpus = possible_cpus(self.prog)[column]
+        # Before Linux 7.0, caches without sheaves have no such structures.
+        needed = caches.listed & (self._capacity != 0)
+        word = self._memory.word_size
+        per_cpu = per_cpu_structures(self.prog, caches.rows, "cpu_sheaves", word, needed)
+        for number in np.flatnonzero(per_cpu.wild).tolist():
+            self.suspects[number] = per_cpu.suspects(number, "cpu sheaves")
+        cache = per_cpu.cache
+        rows = read_rows(self.prog, "struct slub_percpu_sheaves", per_cpu.addresses)
+        cpus = possible_cpus(self.prog)[per_cpu.column]
         for place in ("main", "spare", "rcu_free"):
             pointers = rows[place]
             # Each CPU has a main sheaf, be it one that stands in for none.
@@ -131,6 +138,14 @@ class Sheaves:
     def _read_barns(self, caches: Caches, nodes: Nodes) -> None:
         cache, nid, addresses = _barn_pointers(self.prog, caches, nodes)
         self.barns = addresses
+        wild = ~self._memory.is_kernel_address(addresses)
+        wild |= addresses % np.uint64(self._memory.word_size) != 0
+        for at in np.flatnonzero(wild).tolist():
+            what = f"pointer to the barn of node {nid[at]} leads to 0x{addresses[at]:x}"
+            suspect = Suspect(
+                "container-state", what, node=int(nid[at]), place="barn", found=int(addresses[at])
+            )
+            self._suspect(int(cache[at]), suspect)
         rows = read_rows(self.prog, "struct node_barn", addresses)
         held = lock_is_held(lock_words(rows, "lock"))
         link = structure(self.prog, "struct slab_sheaf").offset("barn_list")
@@ -187,28 +202,40 @@ class Sheaves:
         return found, Walk.POINTER
 
     def enter(
-        self, cache: int, rows: I64, index: SlabIndex, ledger: Ledger, places: Dict[str, int]
+        self,
+        cache: int,
+        rows: I64,
+        index: SlabIndex,
+        owner: I64,
+        ledger: Ledger,
+        places: Dict[str, int],
     ) -> None:
         """
         Enter one cache's sheaves into its ledger.
 
         :param rows: Rows of the index that are the rows of ``ledger.slabs``.
+        :param owner: Position of the cache of each row of the index.
         :param places: Position in ``ledger.places`` by name.
         """
         ledger.suspects += self.suspects.get(cache, [])
         mine = self._by_cache.get(cache, [])
         if not mine:
             return
-        capacity = min(int(self._capacity[cache]), _MAX_CAPACITY)
-        layout = structure(self.prog, "struct slab_sheaf")
-        width = layout.offset("objects") + capacity * self._memory.word_size
         addresses = np.array([sheaf.address for sheaf in mine], np.uint64)
+        room = self._room(addresses, index, owner)
+        capacity, fits = int(self._capacity[cache]), int(room.max())
+        readable = min(capacity, fits if fits >= 0 else _MAX_CAPACITY)
+        layout = structure(self.prog, "struct slab_sheaf")
+        width = layout.offset("objects") + readable * self._memory.word_size
         content = read_rows(self.prog, "struct slab_sheaf", addresses, width)
         size = content["size"].astype(np.int64)
         ledger.suspects += self._judge(cache, mine, content, size)
         # The bootstrap sheaf stands in for one where a cache has none.
-        own = content["cache"] == self._addresses[cache]
-        count = np.where(own & content.ok, np.minimum(size, capacity), 0)
+        own = (content["cache"] == self._addresses[cache]) & content.ok
+        own_known = own & (room >= 0)
+        ledger.suspects += _judge_capacity(capacity, room[own_known], size[own_known])
+        capacity = readable
+        count = np.where(own, np.minimum(size, capacity), 0)
         boxes = Containers.build(
             len(mine),
             place=np.array([places[sheaf.place] for sheaf in mine], np.int64),
@@ -226,12 +253,38 @@ class Sheaves:
         states = np.where(waiting, State.WAITING, State.FREE).astype(np.uint8)
         enter_arrays(ledger, index, rows, boxes, entries.reshape(len(mine), -1), count, states)
 
+    def _room(self, addresses: U64, index: SlabIndex, owner: I64) -> I64:
+        # How many objects there is room for in the memory of each sheaf; -1 for
+        # one that is in pages of its own, or in KFENCE's.
+        room = np.full(len(addresses), -1, np.int64)
+        rows = index.rows_of_addresses(addresses)
+        known = np.flatnonzero(rows >= 0)
+        known = known[owner[rows[known]] >= 0]
+        header = structure(self.prog, "struct slab_sheaf").offset("objects")
+        bytes_left = self._sizes[owner[rows[known]]] - header
+        room[known] = np.maximum(bytes_left // self._memory.word_size, -1)
+        return room
+
     def _judge(self, cache: int, mine: List[Found], content: Rows, size: I64) -> Iterator[Suspect]:
         for at, sheaf in enumerate(mine):
             if sheaf.place == "empty barn" and size[at]:
                 yield sheaf.suspect("is not empty", 0, int(size[at]))
             elif sheaf.place == "full barn" and content.ok[at] and not size[at]:
                 yield sheaf.suspect("is empty", int(self._capacity[cache]), 0)
+
+
+def _judge_capacity(capacity: int, room: I64, size: I64) -> Iterator[Suspect]:
+    # All sheaves of a cache are allocated for its capacity.
+    if not len(room):
+        return
+    fits = int(room.max())
+    over = int(np.count_nonzero(size > capacity))
+    if capacity > fits:
+        what = f"sheaf_capacity is {capacity}, and its sheaves have room for {fits} objects"
+        yield Suspect("cache-wrong", what, found=capacity)
+    elif over >= _SEVERAL and size.max() <= fits:
+        what = f"sheaf_capacity is {capacity}, and {over} of its sheaves hold more"
+        yield Suspect("cache-wrong", what, found=capacity)
 
 
 def read_sheaves(prog: Program, caches: Caches, nodes: Nodes) -> Optional[Sheaves]:

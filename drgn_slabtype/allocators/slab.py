@@ -19,6 +19,7 @@ from ..ledger import I64, Ledger, ListKind, Memberships, Place, Slabs, Suspect
 from ..memory import memory
 from . import slabarrays
 from .base import Ownership, decide_ownership
+from .cachefit import judge_slab
 from .caches import Caches
 from .kfence import kfence_pool
 from .lists import Walked, find_emptied
@@ -96,6 +97,7 @@ class SlabAllocator:
         rows = self.ownership.rows_of(number)
         ledger = Ledger(cache.facts, PLACES, self._slabs(cache, rows, index))
         memberships(self._walks, number, rows, index, ledger)
+        ledger.suspects += judge_slab(self.prog, self.caches, cache)
         self._geometry(cache, rows, index, ledger)
         self._nodes(cache, ledger)
         detached = np.count_nonzero(ledger.slabs.excused)
@@ -115,7 +117,7 @@ class SlabAllocator:
         active, loose = self.view.active[rows], self.view.loose[rows]
         # A slab is made, and filled into the array of its CPU, before it is
         # linked, and unlinked before its pages are given back.
-        making = loose & (active >= 0) & (active <= min(cache.batchcount, cache.num))
+        making = loose & (active >= 0) & (active <= min(max(cache.batchcount, 1), cache.num))
         held = self.nodes.nid[(self.nodes.cache == cache.number) & self.nodes.held]
         return Slabs.build(
             len(rows),
@@ -125,6 +127,7 @@ class SlabAllocator:
             counted=active,
             nid=index.nids[rows],
             order=cache.order,
+            readable=cache.order,
             word=index.words[rows].astype(np.int64),
             marked=index.marked[rows],
             cache_pointer=index["slab_cache"][rows],
@@ -201,8 +204,3 @@ class SlabAllocator:
                 Suspect(code, what, slab=slab, expected=int(expected[slab]), found=int(found[slab]))
                 for slab in np.flatnonzero(wrong).tolist()
             ]
-        if not cache.is_sane:
-            what = f"{cache.num} objects of {cache.size} bytes is not what a slab of order "
-            ledger.suspects.append(
-                Suspect("slab-objects-wrong", f"{what}{cache.order} of this cache holds")
-            )

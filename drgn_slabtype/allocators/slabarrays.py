@@ -10,7 +10,7 @@ array per pair of nodes. All of them count as in use in their slabs.
 
 from __future__ import annotations
 
-from typing import List, NamedTuple, Tuple
+from typing import Iterator, List, NamedTuple, Tuple
 
 import numpy as np
 from drgn import Program
@@ -24,7 +24,7 @@ from .arrays import enter_arrays
 from .base import lock_is_held
 from .caches import Caches, node_ids
 from .nodes import Nodes, lock_words
-from .percpu import per_cpu_addresses, possible_cpus
+from .percpu import PerCpu, per_cpu_addresses, per_cpu_structures, possible_cpus
 from .slabcache import SlabCache
 
 CPU, SHARED, ALIEN = range(3)
@@ -60,8 +60,11 @@ class ArrayCaches:
         self._memory = memory(prog)
         self._nodes = nodes
         aliens, tables = _alien_arrays(prog, nodes)
+        self._wild_tables = _wild_tables(prog, nodes)
         self.addresses: List[U64] = [nodes.rows["shared"], aliens.address, tables]
-        parts = [_cpu_arrays(prog, caches), _shared_arrays(nodes), aliens]
+        word = self._memory.word_size
+        self._per_cpu = per_cpu_structures(prog, caches.rows, "cpu_cache", word, caches.listed)
+        parts = [_cpu_arrays(prog, self._per_cpu), _shared_arrays(nodes), aliens]
         columns = [np.concatenate(column) for column in zip(*parts)]
         order = np.argsort(columns[0], kind="stable")
         self._found = _Found(*(column[order] for column in columns))
@@ -70,6 +73,8 @@ class ArrayCaches:
         is_alien = self._found.kind == ALIEN
         addresses = self._found.address + np.where(is_alien, ac, 0).astype(np.uint64)
         rows = read_rows(prog, "struct array_cache", addresses)
+        self.wild: Bools = ~self._memory.is_kernel_address(addresses)
+        self.wild |= addresses % np.uint64(self._memory.word_size) != 0
         self.addresses_of_arrays = addresses
         self.ok = rows.ok
         self.avail: I64 = rows["avail"].astype(np.int64)
@@ -145,8 +150,10 @@ class ArrayCaches:
         """
         mine = self._rows_of(cache.number)
         found, trusted = self._found, self.trusted[mine]
+        cpus = mine[found.kind[mine] == CPU]
         count = np.where(trusted, self.avail[mine], 0)
-        state = np.where(self.ok[mine], Walk.WHOLE, Walk.UNREADABLE).astype(np.uint8)
+        read = self.ok[mine] | self.wild[mine]
+        state = np.where(read, Walk.WHOLE, Walk.UNREADABLE).astype(np.uint8)
         boxes = Containers.build(
             len(mine),
             place=place + found.kind[mine],
@@ -166,7 +173,12 @@ class ArrayCaches:
             slots = self._entries[self._start[mine[0]] : self._start[mine[-1] + 1]]
             lead = np.where(self._memory.is_kernel_address(slots), cache.obj_offset, 0)
             entries[inside] = slots + lead.astype(np.uint64)
-        ledger.suspects += [self._unsound(row) for row in mine[self.ok[mine] & ~self.sound[mine]]]
+        ledger.suspects += self._per_cpu.suspects(cache.number, PLACES[CPU].name)
+        ledger.suspects += _judge_tuning(cache, self.limit[cpus], self.batchcount[cpus])
+        ledger.suspects += [self._lost(row) for row in mine[self.wild[mine]]]
+        ledger.suspects += [one for number, one in self._wild_tables if number == cache.number]
+        unsound = self.ok[mine] & ~self.sound[mine] & ~self.wild[mine]
+        ledger.suspects += [self._unsound(row) for row in mine[unsound]]
         states = np.full(len(mine), State.FREE, np.uint8)
         enter_arrays(ledger, index, rows, boxes, entries, count, states)
 
@@ -197,6 +209,13 @@ class ArrayCaches:
             expected=expected,
             found=limit,
         )
+
+    def _lost(self, row: int) -> Suspect:
+        kind, owner = int(self._found.kind[row]), int(self._found.owner[row])
+        at = int(self.addresses_of_arrays[row])
+        what = f"pointer to the {PLACES[kind].name} of node {owner} leads to 0x{at:x}"
+        place = PLACES[kind].name
+        return Suspect("container-state", what, node=owner, place=place, found=at)
 
     def mark_flushes(self, cache: SlabCache, ledger: Ledger, first_box: int) -> None:
         """
@@ -233,6 +252,23 @@ class ArrayCaches:
         return len(odd) == avail > 1
 
 
+def _judge_tuning(cache: SlabCache, limits: I64, batches: I64) -> Iterator[Suspect]:
+    # While the cache is tuned, its arrays are the new ones and its own numbers
+    # the old; both are such as a cache can be tuned to.
+    if not len(limits) or (limits != limits[0]).any() or (batches != batches[0]).any():
+        return
+    if not 0 < batches[0] <= limits[0] <= _MOST_ENTRIES:
+        return
+    for member, kept, own, sound in (
+        ("limit", cache.limit, int(limits[0]), cache.limit > 0),
+        ("batchcount", cache.batchcount, int(batches[0]), 0 < cache.batchcount <= cache.limit),
+    ):
+        if kept != own and not sound:
+            what = f"{member} is {kept}, and the arrays of its CPUs have {own}"
+            yield Suspect("cache-wrong", what, expected=own, found=kept)
+            return
+
+
 def _odd_claims(ledger: Ledger) -> Tuple[I64, I64]:
     # Claims of objects that are claimed more than once, or whose slab is gone;
     # and those that no work explains: inside an object, or of one that the
@@ -247,16 +283,14 @@ def _odd_claims(ledger: Ledger) -> Tuple[I64, I64]:
     return np.flatnonzero(gone | (times[which] > 1)), np.flatnonzero(wrong)
 
 
-def _cpu_arrays(prog: Program, caches: Caches) -> _Found:
-    pointers = per_cpu_addresses(prog, caches.rows["cpu_cache"])
-    cache, column = np.nonzero(pointers)
+def _cpu_arrays(prog: Program, found: PerCpu) -> _Found:
     return _Found(
-        cache.astype(np.int64),
-        np.full(len(cache), CPU, np.int64),
-        possible_cpus(prog)[column],
-        _memory_nodes(prog)[column],
-        pointers[cache, column],
-        np.zeros(len(cache), np.bool_),
+        found.cache,
+        np.full(len(found.cache), CPU, np.int64),
+        possible_cpus(prog)[found.column],
+        _memory_nodes(prog)[found.column],
+        found.addresses,
+        np.zeros(len(found.cache), np.bool_),
     )
 
 
@@ -294,6 +328,20 @@ def _alien_arrays(prog: Program, nodes: Nodes) -> Tuple[_Found, U64]:
         ),
         tables,
     )
+
+
+def _wild_tables(prog: Program, nodes: Nodes) -> List[Tuple[int, Suspect]]:
+    # Tables of alien arrays that no target can have, by cache.
+    tables = nodes.rows["alien"]
+    wild = ~memory(prog).is_kernel_address(tables) | (tables % memory(prog).word_size != 0)
+    found = []
+    for row in np.flatnonzero(wild & (tables != 0)).tolist():
+        nid, at = int(nodes.nid[row]), int(tables[row])
+        what = f"pointer to the alien arrays of node {nid} leads to 0x{at:x}"
+        place = PLACES[ALIEN].name
+        suspect = Suspect("container-state", what, node=nid, place=place, found=at)
+        found.append((int(nodes.cache[row]), suspect))
+    return found
 
 
 def _memory_nodes(prog: Program) -> I64:

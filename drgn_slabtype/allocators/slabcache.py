@@ -57,12 +57,9 @@ class SlabCache:
         self.size = max(value("size"), 1)
         """Bytes from one slot to the next."""
         self.object_size = value("object_size")
-        kept = value("num")
         # A damaged cache must not decide how much memory is read.
-        self.num = max(min(kept, self.span // self.size), 1)
+        self.num = max(min(value("num"), self.span // self.size), 1)
         """Objects of a slab."""
-        self.is_sane = self.num == kept and value("gfporder") == self.order
-        """Whether number, size and order of its objects fit together."""
         self.colours = max(value("colour"), 1)
         """How many places of the first object there are, ``colour_off`` bytes apart."""
         self.colour_off = max(value("colour_off"), 1)
@@ -74,7 +71,8 @@ class SlabCache:
         """Most objects in a CPU's array cache."""
         self.obj_offset = value("obj_offset")
         """Bytes from a slot to the object in it; 0 without CONFIG_DEBUG_SLAB."""
-        self.batchcount = max(value("batchcount"), 1)
+        self.batchcount = value("batchcount")
+        """How many objects move between its arrays and its slabs at a time."""
         self.red_zone = has(_RED_ZONE)
         self.poison = has(_POISON)
         self.store_user = has(_STORE_USER)
@@ -94,5 +92,5 @@ class SlabCache:
             self.object_size,
             self.size,
             self.num,
-            in_flight=cpus * self.batchcount,
+            in_flight=cpus * max(self.batchcount, 1),
         )

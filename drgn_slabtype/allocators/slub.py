@@ -31,6 +31,7 @@ from ..ledger import (
 from ..memory import memory
 from ..pagetype.detect import page_type_layout
 from .base import Ownership, decide_ownership
+from .cachefit import judge_slub
 from .caches import Caches
 from .cpuslabs import read_cpu_slabs
 from .deferred import read_deferred
@@ -43,7 +44,7 @@ from .percpu import possible_cpus
 from .sheaves import read_sheaves
 from .slubcache import SlubCache, slab_flags
 from .slubdebug import ContentReader
-from .slubfit import MAX_OBJECTS, slab_fits, slab_orders
+from .slubfit import MAX_OBJECTS, readable_orders, slab_fits, slab_orders
 from .slublost import adopt_misnamed, find_unmarked, shortages
 from .slubstate import (
     Era,
@@ -139,13 +140,15 @@ class SlubAllocator:
         settled = np.where(index.known_by & np.uint8(KnownBy.KFENCE), 0, -1).astype(np.int64)
         owned = np.flatnonzero(self.ownership.cache >= 0)
         owner = self.ownership.cache[owned]
-        settled[owned] = slab_orders(index, self.caches, owned, owner)
+        orders = slab_orders(index, self.caches, owned, owner)
+        settled[owned] = readable_orders(index, owned, orders)
         return settled
 
     def _own_structures(self) -> LiveObjects:
         own = [self.caches.addresses, self.nodes.rows.addresses]
         if self.caches.rows.structure.has("random_seq"):
-            own.append(self.caches.rows["random_seq"])
+            sequences = self.caches.rows["random_seq"]
+            own.append(sequences[sequences % np.uint64(self.memory.word_size) == 0])
         if self.sheaves is not None:
             own += [self.sheaves.barns, self.sheaves.sound]
         return LiveObjects(own)
@@ -184,6 +187,7 @@ class SlubAllocator:
         cache.facts.idle_word = self._word
         rows = self.ownership.rows_of(number)
         ledger = Ledger(cache.facts, PLACES, self._slabs(cache, rows, index))
+        ledger.suspects += judge_slub(self.prog, self.caches, cache)
         self._geometry(cache, rows, index, ledger)
         memberships(self._walks, number, rows, index, ledger)
         self.nodes.enter_lost(number, ledger)
@@ -194,7 +198,8 @@ class SlubAllocator:
         self._excuse(cache, ledger)
         self._freelists(cache, rows, index, ledger, local)
         if self.sheaves is not None:
-            self.sheaves.enter(number, rows, index, ledger, _PLACE)
+            owner = self.ownership.cache
+            self.sheaves.enter(number, rows, index, owner, ledger, _PLACE)
         self.deferred.enter(cache, rows, index, ledger, _PLACE)
         self._live.enter(number, rows, index, ledger, _PLACE[LIVE.name])
         self._counters(cache, ledger)
@@ -219,6 +224,7 @@ class SlubAllocator:
             counted=inuse,
             nid=index.nids[rows],
             order=order,
+            readable=readable_orders(index, rows, order),
             word=index.words[rows].astype(np.int64),
             marked=index.marked[rows],
             cache_pointer=index["slab_cache"][rows],

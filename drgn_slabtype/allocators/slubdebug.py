@@ -81,6 +81,7 @@ class ContentReader:
         # Which objects are free is known only where the count agrees.
         whole = boxes.slab[own & (boxes.state == Walk.WHOLE) & (boxes.walked == boxes.counted)]
         slabs = ledger.slabs
+        whole = whole[slabs.readable[whole] == slabs.order[whole]]
         judged = whole[~slabs.excused[whole] & ~slabs.transit[whole] & ~slabs.busy[whole]]
         for order in np.unique(slabs.order[judged]).tolist():
             some = judged[slabs.order[judged] == order]

@@ -10,6 +10,8 @@ import numpy as np
 from ..index import SlabIndex
 from ..ledger import I64, U64, Bools
 from ..memory import memory
+from ..pages.folios import head_pages
+from ..pages.scan import page_fields
 from .caches import Caches
 
 _MAX_ORDER = 24
@@ -34,6 +36,39 @@ def slab_orders(index: SlabIndex, caches: Caches, rows: I64, numbers: I64) -> I6
     size = np.maximum(caches.rows["size"][numbers], 1)
     told = (kept != _objects(index, order, size)) & (kept == _objects(index, other, size))
     return np.where(told, other, order).astype(np.int64)
+
+
+def readable_orders(index: SlabIndex, rows: I64, orders: I64) -> I64:
+    """
+    Return the order of the memory that is certainly a slab's, for reading it.
+
+    Where its compound order is another one than its cache asks for, that is the
+    one whose last page is a tail of the slab: what lies behind is not its own.
+
+    :param rows: Of the index.
+    :param orders: Order that the cache asks for, beside each.
+    """
+    readable = orders.copy()
+    doubtful = np.flatnonzero(index.orders[rows] != orders)
+    if not len(doubtful):
+        return readable
+    own = np.minimum(index.orders[rows[doubtful]], _MAX_ORDER).astype(np.int64)
+    told = np.where(_reaches(index, rows[doubtful], own), own, 0)
+    asked = orders[doubtful]
+    readable[doubtful] = np.where(_reaches(index, rows[doubtful], asked), asked, told)
+    return readable
+
+
+def _reaches(index: SlabIndex, rows: I64, orders: I64) -> Bools:
+    # Whether the last of so many pages is a tail whose head is the slab.
+    source = memory(index.prog)
+    heads = index.pages[rows]
+    ahead = (np.uint64(1) << orders.astype(np.uint64)) - np.uint64(1)
+    last = heads + ahead * np.uint64(index.page_bytes)
+    gathered = source.gather(last + np.uint64(page_fields(index.prog).compound), source.word_size)
+    links = gathered.bytes.view(source.word)[:, 0].astype(np.uint64)
+    tail = gathered.ok & (links & np.uint64(1) != 0)
+    return (orders == 0) | (tail & (head_pages(last, links) == heads))
 
 
 def _orders(caches: Caches, numbers: I64) -> Tuple[U64, U64]:

@@ -267,6 +267,22 @@ def tail_runs(links: U64, tails: Bools, pages: Rows) -> TailRuns:
     return TailRuns(starts, last.nonzero()[0] - starts + 1)
 
 
+def head_pages(tails: U64, links: U64) -> U64:
+    """
+    Return the ``struct page *`` of the head that each tail leads to.
+
+    :param tails: ``struct page *`` of the tails.
+    :param links: Their ``compound_head``, since Linux 7.1 ``compound_info``; bit 0 is set.
+    """
+    one = np.uint64(1)
+    # Since Linux kernel commit 8c846c879e22 (in v7.1), a tail may hold a mask
+    # that leads from its own address to that of its head. As an address it
+    # would lie in the last 4 GiB, where no struct page is.
+    is_mask = links >> np.uint64(32) == np.uint64(0xFFFFFFFF)
+    heads: U64 = np.where(is_mask, tails & (links - one), links - one)
+    return heads
+
+
 def heads_of_tails(fields: PageFields, pfns: U64, links: U64) -> U64:
     """
     Return the page frame numbers of the heads of tail pages.
@@ -275,12 +291,7 @@ def heads_of_tails(fields: PageFields, pfns: U64, links: U64) -> U64:
     :param links: The compound word of each.
     """
     size, vmemmap = np.uint64(fields.size), np.uint64(fields.vmemmap)
-    heads = links.astype(np.uint64) - np.uint64(1)
-    # Since Linux kernel commit 8c846c879e22 (in v7.1), a tail may hold a mask
-    # that leads from its own address to that of its head. As an address it
-    # would lie in the last 4 GiB, where no struct page is.
-    is_mask = heads >> np.uint64(32) == np.uint64(0xFFFFFFFF)
-    heads = np.where(is_mask, heads & (pfns * size + vmemmap), heads)
+    heads = head_pages(pfns * size + vmemmap, links.astype(np.uint64))
     return (heads - vmemmap) // size
 
 

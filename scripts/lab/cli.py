@@ -16,7 +16,7 @@ from typing import List, Optional, Sequence
 
 from tabulate import tabulate
 
-from . import cache, dumps, guests, kernels, library, matrix
+from . import cache, dumps, guests, kernels, library, matrix, recipes
 from .comparison import compare
 from .debian import Archive
 from .dumps import Dump
@@ -75,6 +75,14 @@ def _check(arguments: argparse.Namespace) -> int:
     return _finish(run, arguments.json)
 
 
+def _recipes(arguments: argparse.Namespace) -> int:
+    run = Matrix()
+    begin = time.monotonic()
+    run.recipes = [recipes.apply(_take(arguments)[0])]
+    run.seconds = time.monotonic() - begin
+    return _finish(run, arguments.json)
+
+
 def _boot(arguments: argparse.Namespace) -> int:
     files = library.get(kernels.find(arguments.kernel), Archive())
     install(GUEST_PACKAGES, log=cache.log_file("packages"))
@@ -95,7 +103,14 @@ def _matrix(arguments: argparse.Namespace) -> int:
     install(GUEST_PACKAGES, log=cache.log_file("packages"))
     minutes = arguments.budget or (55 if arguments.ci else None)
     budget = minutes * 60 if minutes else float("inf")
-    return _finish(matrix.run(jobs, Archive(), budget_seconds=budget), arguments.json)
+    run = matrix.run(
+        jobs,
+        Archive(),
+        budget_seconds=budget,
+        recipes_on=("plain",) if arguments.ci else recipes.GUESTS,
+        recipes_seconds=matrix.CI_RECIPES_SECONDS if arguments.ci else float("inf"),
+    )
+    return _finish(run, arguments.json)
 
 
 def _finish(run: Matrix, path: Optional[Path]) -> int:
@@ -161,6 +176,11 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--format", choices=("elf", *FORMATS), default="elf", help="of the dump")
     one.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON")
     one.set_defaults(run=_check)
+
+    one = commands.add_parser("recipes", help="dump a kernel and damage it in every known way")
+    _add_guest_arguments(one)
+    one.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON")
+    one.set_defaults(run=_recipes)
 
     one = commands.add_parser("matrix", help="check every kernel with every guest")
     which = one.add_mutually_exclusive_group()

@@ -33,7 +33,7 @@ from .kdump import convert
 from .library import KernelFiles
 from .oracle import KPF, Oracle
 
-__all__ = ("Result", "compare", "compare_live")
+__all__ = ("Result", "compare", "compare_live", "run_python")
 
 _TIMEOUT_SECONDS = 600
 _SCRIPTS = Path(__file__).resolve().parent.parent
@@ -81,7 +81,15 @@ class Result:
         return {**asdict(self), "good": self.good}
 
 
-def _run(arguments: List[str], *, statuses: List[int]) -> subprocess.CompletedProcess[str]:
+def run_python(
+    arguments: List[str], *, statuses: List[int], timeout_seconds: float = _TIMEOUT_SECONDS
+) -> subprocess.CompletedProcess[str]:
+    """
+    Run Python with the lab and the package in its path.
+
+    :raises LabError: with the last line of its standard error, if it ends with
+        another status than one of *statuses*, or takes too long.
+    """
     path = os.pathsep.join([str(_SCRIPTS), str(_SCRIPTS.parent)])
     try:
         done = subprocess.run(
@@ -90,11 +98,11 @@ def _run(arguments: List[str], *, statuses: List[int]) -> subprocess.CompletedPr
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=_TIMEOUT_SECONDS,
+            timeout=timeout_seconds,
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise LabError(f"{arguments[1]} took more than {_TIMEOUT_SECONDS} s") from None
+        raise LabError(f"{arguments[1]} took more than {timeout_seconds:.0f} s") from None
     if done.returncode not in statuses:
         lines = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
         raise LabError(lines[-1])
@@ -184,7 +192,7 @@ def compare_live(kernel: KernelFiles, guest: Guest, *, stopped: bool) -> Result:
 def _check(target: List[str], vmlinux: Path, result: Result) -> Dict[str, Any]:
     arguments = ["-m", "drgn_slabtype", "check", *target]
     arguments += ["-s", str(vmlinux), "--no-default-symbols", "--format", "json"]
-    done = _run(arguments, statuses=[0, 1, 3])
+    done = run_python(arguments, statuses=[0, 1, 3])
     report: Dict[str, Any] = json.loads(done.stdout)
     result.status = done.returncode
     totals = report["totals"]
@@ -208,7 +216,7 @@ def _compare(dump: Dump, target: List[str], result: Result) -> None:
     if totals["slab_pages"] != marked:
         result.mismatches.append(f"slab pages: {totals['slab_pages']}, the kernel says {marked}")
     pages = json.loads(
-        _run(["-m", "lab.pagebits", str(dump.folder), target[-1]], statuses=[0]).stdout
+        run_python(["-m", "lab.pagebits", str(dump.folder), target[-1]], statuses=[0]).stdout
     )
     for name, bit in pages["bits"].items():
         result.compared += bit["compared"]

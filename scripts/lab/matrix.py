@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 
 """
-The matrix: kernels × guests, each booted, dumped, checked and compared.
+The matrix: kernels × guests, each booted, dumped, checked and compared; then
+recipes of damage applied to a dump of each kernel.
 
 With a budget, what tells most comes first and what does not fit is left out and
 named.
@@ -15,7 +16,7 @@ from typing import Dict, Iterator, List, NamedTuple, Sequence, Tuple
 
 from tabulate import tabulate
 
-from . import dumps, guests, kernels, library
+from . import dumps, guests, kernels, library, recipes
 from .comparison import Result, compare, compare_live
 from .debian import Archive
 from .dumps import Dump
@@ -25,11 +26,14 @@ from .kdump import FORMATS
 from .kernels import Built, Kernel
 from .library import KernelFiles
 from .process import say
+from .recipes import Recipes
 
 __all__ = ("Job", "Matrix", "ci_jobs", "full_jobs", "run", "table")
 
 CI_PAUSES = 5
 """How often a busy guest is stopped in ``--ci``."""
+CI_RECIPES_SECONDS = 8 * 60
+"""How long recipes may take in ``--ci``, so that all of it takes a quarter of an hour."""
 FULL_PAUSES = 10
 """How often a busy guest is stopped in ``--full``."""
 
@@ -63,17 +67,25 @@ class Matrix:
 
     results: List[Result] = field(default_factory=list)
     """One for each dump."""
+    recipes: List[Recipes] = field(default_factory=list)
+    """One for each dump that recipes were applied to."""
     failed: Dict[str, str] = field(default_factory=dict)
     """Boots that gave no dump, and why."""
     left_out: List[str] = field(default_factory=list)
-    """Boots there was no time for."""
+    """Boots, and recipes on dumps, there was no time for."""
     seconds: float = 0.0
     """How long it took."""
 
     @property
     def good(self) -> bool:
         """Whether everything that ran was right, and something ran."""
-        return bool(self.results) and not self.failed and all(one.good for one in self.results)
+        verdicts = self.verdicts
+        return bool(verdicts) and not self.failed and all(verdicts)
+
+    @property
+    def verdicts(self) -> List[bool]:
+        """Whether each thing that ran was right."""
+        return [one.good for one in self.results] + [one.good for one in self.recipes]
 
     def record(self) -> Dict[str, object]:
         """Return it for JSON."""
@@ -82,6 +94,7 @@ class Matrix:
             "good": self.good,
             "seconds": round(self.seconds, 1),
             "results": [result.record() for result in self.results],
+            "recipes": [one.record() for one in self.recipes],
             "failed": self.failed,
             "left_out": self.left_out,
         }
@@ -126,15 +139,25 @@ def _needed_seconds(job: Job) -> float:
     return job.pauses * _CHECK_SECONDS
 
 
-def run(jobs: Sequence[Job], archive: Archive, *, budget_seconds: float = float("inf")) -> Matrix:
+def run(
+    jobs: Sequence[Job],
+    archive: Archive,
+    *,
+    budget_seconds: float = float("inf"),
+    recipes_on: Sequence[str] = recipes.GUESTS,
+    recipes_seconds: float = float("inf"),
+) -> Matrix:
     """
-    Boot, dump, check and compare.
+    Boot, dump, check and compare; when all boots are done, apply recipes.
 
     :param budget_seconds: Begin nothing that is likely to end later.
+    :param recipes_on: Guests to apply recipes to, the most telling first.
+    :param recipes_seconds: What of the budget recipes may take.
     """
     begin = time.monotonic()
     matrix = Matrix()
     broken: Dict[str, str] = {}
+    targets: List[Tuple[Job, Dump]] = []
     for job in jobs:
         remaining = budget_seconds - (time.monotonic() - begin)
         if _needed_seconds(job) > remaining:
@@ -160,8 +183,26 @@ def run(jobs: Sequence[Job], archive: Archive, *, budget_seconds: float = float(
         for result in _results(job, files, taken):
             matrix.results.append(result)
             say(f"{result.dump} ({result.format}): {_verdict(result)}")
+        targets.append((job, taken[0]))
+    left = min(recipes_seconds, budget_seconds - (time.monotonic() - begin))
+    _apply_recipes(
+        [(job, dump) for name in recipes_on for job, dump in targets if job.guest.name == name],
+        matrix,
+        left,
+    )
     matrix.seconds = time.monotonic() - begin
     return matrix
+
+
+def _apply_recipes(targets: Sequence[Tuple[Job, Dump]], matrix: Matrix, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    for job, dump in targets:
+        if time.monotonic() + recipes.needed_seconds(job.kernel.allocator) > end:
+            matrix.left_out.append(f"recipes on {job.name}")
+            continue
+        result = recipes.apply(dump)
+        matrix.recipes.append(result)
+        say(f"{result.dump}: recipes: {result.verdict}")
 
 
 def _results(job: Job, files: KernelFiles, taken: List[Dump]) -> Iterator[Result]:
@@ -185,24 +226,43 @@ def _verdict(result: Result) -> str:
 
 
 def table(matrix: Matrix) -> str:
-    """Return the matrix as a table, with what is wrong below it."""
-    rows = []
+    """Return the matrix as a table, one of the recipes below it, and what is wrong below each."""
+    lines = [_checks(matrix.results)] if matrix.results else []
     for result in matrix.results:
-        rows.append(
-            (
-                result.dump,
-                result.format,
-                result.status if not result.error else "-",
-                result.slabs,
-                result.slab_pages,
-                len(result.findings),
-                result.changing,
-                result.unavailable,
-                f"{result.compared:,}" if result.compared else "-",
-                len(result.mismatches) if result.compared else "-",
-                result.seconds,
-            )
+        wrong = [*([result.error] if result.error else []), *result.findings, *result.mismatches]
+        lines += [f"{result.dump}: {text}" for text in wrong[:10]]
+        if len(wrong) > 10:
+            lines.append(f"{result.dump}: and {len(wrong) - 10} more")
+    if matrix.recipes:
+        lines += ["", recipes.table(matrix.recipes), ""]
+    if not lines:
+        lines.append("no dump was checked")
+    lines += [f"{name}: no dump: {reason}" for name, reason in matrix.failed.items()]
+    if matrix.left_out:
+        lines.append(f"left out for lack of time: {', '.join(matrix.left_out)}")
+    good = sum(matrix.verdicts)
+    bad = len(matrix.verdicts) - good + len(matrix.failed)
+    lines.append(f"{good} passed, {bad} failed, {len(matrix.left_out)} skipped")
+    return "\n".join(lines)
+
+
+def _checks(results: Sequence[Result]) -> str:
+    rows = [
+        (
+            result.dump,
+            result.format,
+            result.status if not result.error else "-",
+            result.slabs,
+            result.slab_pages,
+            len(result.findings),
+            result.changing,
+            result.unavailable,
+            f"{result.compared:,}" if result.compared else "-",
+            len(result.mismatches) if result.compared else "-",
+            result.seconds,
         )
+        for result in results
+    ]
     headers = (
         "DUMP",
         "FORMAT",
@@ -216,26 +276,5 @@ def table(matrix: Matrix) -> str:
         "MISMATCHES",
         "SECONDS",
     )
-    lines = [
-        tabulate(
-            rows,
-            headers,
-            tablefmt="plain",
-            disable_numparse=True,
-            colalign=("left", "left", *("right",) * 9),
-        )
-        if rows
-        else "no dump was checked"
-    ]
-    for result in matrix.results:
-        wrong = [*([result.error] if result.error else []), *result.findings, *result.mismatches]
-        lines += [f"{result.dump}: {text}" for text in wrong[:10]]
-        if len(wrong) > 10:
-            lines.append(f"{result.dump}: and {len(wrong) - 10} more")
-    lines += [f"{name}: no dump: {reason}" for name, reason in matrix.failed.items()]
-    if matrix.left_out:
-        lines.append(f"left out for lack of time: {', '.join(matrix.left_out)}")
-    good = sum(result.good for result in matrix.results)
-    bad = len(matrix.results) - good + len(matrix.failed)
-    lines.append(f"{good} passed, {bad} failed, {len(matrix.left_out)} skipped")
-    return "\n".join(lines)
+    align = ("left", "left", *("right",) * 9)
+    return tabulate(rows, headers, tablefmt="plain", disable_numparse=True, colalign=align)

@@ -28,7 +28,7 @@ from drgn_slabtype.pages.scan import page_fields, page_ranges, scan
 from drgn_slabtype.pages.survey import Survey, survey
 from drgn_slabtype.pagetype.detect import page_type_layout
 
-from ..injections.overlay import Write, overlay
+from ..recipes.overlay import Write, overlay
 
 HERE = Path(__file__).parent
 CAPTURES: List[Path] = [

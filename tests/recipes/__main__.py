@@ -8,57 +8,55 @@ import json
 import sys
 from typing import List, Optional
 
-from drgn import Program
+from drgn_slabtype.errors import TargetError
+from drgn_slabtype.target import TargetOptions, open_target
 
-from drgn_slabtype.capture import open_capture
-
-from .runner import Result, run
+from .runner import OUTCOMES, Result, run
 from .suites import suite_of
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
-    """Apply recipes, print what became of them, and return 1 if any was missed."""
+    """Apply recipes, print what became of them, and return 1 if a check failed one."""
     parser = argparse.ArgumentParser(prog="python -m tests.recipes", description=__doc__)
     parser.add_argument("core", metavar="CORE", help="a dump or capture")
     parser.add_argument("symbols", metavar="VMLINUX", nargs="*", help="debug info of a dump")
     parser.add_argument("-r", "--recipe", action="append", default=[], help="apply only this one")
+    parser.add_argument("-j", "--jobs", type=int, help="how many at a time (default: CPUs)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("-v", "--verbose", action="store_true", help="name found ones too")
     options = parser.parse_args(arguments)
-    prog = _open(options.core, options.symbols)
+    target = TargetOptions(core=options.core, symbols=options.symbols, default_symbols=False)
+    try:
+        prog = open_target(target)
+    except TargetError as error:
+        parser.error(str(error))
+    suite = suite_of(prog)
+    unknown = set(options.recipe) - set(suite.recipes) - set(suite.states)
+    if unknown:
+        parser.error(f"no recipe for {suite.allocator}: {', '.join(sorted(unknown))}")
     results = []
-    for result in run(prog, suite_of(prog), options.recipe):
+    for result in run(prog, suite, options.recipe, options.jobs):
         results.append(result)
         if not options.json:
             _print(result, options.verbose)
-    bad = sum(result.outcome == "missed" or bool(result.strays) for result in results)
     if options.json:
         json.dump([result.record() for result in results], sys.stdout, indent=1)
         print()
     else:
-        counts = dict.fromkeys(("found", "missed", "pending", "no victim"), 0)
+        counts = dict.fromkeys(OUTCOMES, 0)
         for result in results:
             counts[result.outcome] += 1
         told = ", ".join(f"{number} {name}" for name, number in counts.items())
-        false = sum(len(result.strays) for result in results if result.outcome != "pending")
+        false = sum(result.false for result in results)
         print(f"{len(results)} recipes: {told}; {false} false")
-    return 1 if bad else 0
-
-
-def _open(core: str, symbols: List[str]) -> Program:
-    if not symbols:
-        return open_capture(core)
-    prog = Program()
-    prog.set_core_dump(core)
-    prog.load_debug_info(symbols)
-    return prog
+    return 0 if all(result.good for result in results) else 1
 
 
 def _print(result: Result, verbose: bool) -> None:
     noisy = result.outcome in ("missed", "pending") or result.strays
     if not (noisy or verbose):
         return
-    print(f"{result.outcome:10} {result.name} ({result.code or 'none'})", flush=True)
+    print(f"{result.outcome:10} {result.name} ({result.code or 'no finding'})", flush=True)
     for reason in result.reasons:
         print(f"           - {reason}")
     for stray in result.strays:

@@ -4,7 +4,8 @@ What a recipe is, and what it expects
 -------------------------------------
 
 A recipe is a function from a *machine*, the allocator's structures as drgn sees
-them, to an :class:`Injury`. It knows nothing of the library's own reading.
+them, to an :class:`Injury`. It knows nothing of the library's own reading. A
+state is one to bytes that are no injury, and must give no finding.
 """
 
 from __future__ import annotations
@@ -65,8 +66,15 @@ class NoVictim(Exception):
     """A kernel has nothing that a recipe could damage; the message says what is missing."""
 
 
-Recipe = Callable[[M], Optional[Injury]]
-"""Returns ``None``, or raises :class:`NoVictim`, where a kernel has no victim for it."""
+Recipe = Callable[[M], Injury]
+"""Raises :class:`NoVictim` where a kernel has no victim for it."""
+
+State = Callable[[M], Sequence[Write]]
+"""
+Puts together a state in which a kernel can be stopped, by hand: no damage. A
+check may say that something is changing, and no more. Raises :class:`NoVictim`
+where a kernel has nothing to put it together from.
+"""
 
 
 @dataclass
@@ -81,17 +89,27 @@ class Suite(Generic[M]):
     """By name."""
     pending: Dict[str, str] = field(default_factory=dict)
     """Why the rule for a recipe is not built yet, by the recipe's name."""
+    states: Dict[str, State[M]] = field(default_factory=dict)
+    """Work in progress that is no damage, by name."""
 
     def recipe(self, function: Recipe[M]) -> Recipe[M]:
-        """Enter a function under its own name."""
-        name = function.__name__.replace("_", "-")
-        if name in self.recipes:
-            raise ValueError(f"there are two recipes named {name}")
-        self.recipes[name] = function
+        """Enter a recipe under the function's name."""
+        self.recipes[self._new_name(function)] = function
         return function
 
+    def state(self, function: State[M]) -> State[M]:
+        """Enter a state under the function's name."""
+        self.states[self._new_name(function)] = function
+        return function
+
+    def _new_name(self, function: Callable[[M], Any]) -> str:
+        name = function.__name__.replace("_", "-")
+        if name in self.recipes or name in self.states:
+            raise ValueError(f"there are two recipes named {name}")
+        return name
+
     def waits_for(self, reason: str) -> Callable[[Recipe[M]], Recipe[M]]:
-        """Enter a function whose damage nothing finds yet."""
+        """Enter a recipe whose damage nothing finds yet."""
 
         def enter(function: Recipe[M]) -> Recipe[M]:
             self.pending[function.__name__.replace("_", "-")] = reason
@@ -140,6 +158,16 @@ def compare(injury: Injury, report: Report, clean: Report) -> Verdict:
             strays.append(f"does not follow: {_tell(finding)}")
     strays += _left_over(injury, report, clean)
     return Verdict(not differences[root.id], strays, differences[root.id])
+
+
+def alarms(report: Report, clean: Report) -> List[str]:
+    """Return what a report says too much, in words, where there is no damage."""
+    known = {finding.message for finding in clean.unavailable}
+    return [_tell(finding) for finding in report.findings] + [
+        f"unavailable: {_tell(finding)}"
+        for finding in report.unavailable
+        if finding.message not in known
+    ]
 
 
 def _tell(finding: Finding) -> str:

@@ -5,37 +5,38 @@ Applying recipes
 
 Debug info is read once; each recipe then has a process of its own, forked from
 there, in which the dump is damaged and checked. Nothing of one recipe is left
-for the next.
+for the next, and as many run at a time as there are CPUs.
 """
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import time
-import traceback
 from dataclasses import asdict, dataclass, field
-from multiprocessing.connection import Connection
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple, TypeVar
+from typing import Any, Dict, Iterator, List, Optional, Sequence
 
 from drgn import Program
 
 from drgn_slabtype.check import check
 from drgn_slabtype.findings import Report
 
-from .language import Injury, NoVictim, Suite, compare
+from .apart import apart
+from .language import NoVictim, Suite, alarms, compare
 from .overlay import overlay
 
-T = TypeVar("T")
+OUTCOMES = ("found", "missed", "quiet", "pending", "no victim")
 
 
 @dataclass
 class Result:
-    """What became of one recipe on one kernel."""
+    """What became of one recipe, or one state, on one kernel."""
 
     name: str
     outcome: str
-    """``found``, ``missed``, ``no victim`` or ``pending``."""
+    """
+    One of :data:`OUTCOMES`: ``found`` or ``missed``, ``pending`` where the rule is
+    not built, ``quiet`` for a state that must give no finding.
+    """
     reasons: List[str] = field(default_factory=list)
     """Why it was missed, is pending or has no victim."""
     strays: List[str] = field(default_factory=list)
@@ -44,71 +45,77 @@ class Result:
     """Of the root finding that must come."""
     seconds: float = 0.0
 
+    @property
+    def false(self) -> int:
+        """How many false alarms it gave; what a rule to come will say counts as none."""
+        return 0 if self.outcome == "pending" else len(self.strays)
+
+    @property
+    def good(self) -> bool:
+        """Whether nothing was missed, and nothing said too much."""
+        return self.outcome != "missed" and not self.false
+
     def record(self) -> Dict[str, Any]:
         """Return the result as JSON has it."""
         return asdict(self)
 
 
-def run(prog: Program, suite: Suite[Any], names: Sequence[str] = ()) -> Iterator[Result]:
+def run(
+    prog: Program, suite: Suite[Any], names: Sequence[str] = (), jobs: Optional[int] = None
+) -> Iterator[Result]:
     """
-    Apply recipes to a kernel, one by one.
+    Apply recipes and states to a kernel, and yield what became of them in their order.
 
     :param prog: With debug info; the library must not have read anything of it.
-    :param names: Of the recipes to apply; all if empty.
+    :param names: Of those to apply; all if empty.
+    :param jobs: How many run at a time; as many as this process has CPUs if ``None``.
     """
     machine = suite.open(prog)
-    clean, trouble = _apart(lambda: check(prog))
+    clean, trouble = next(apart([lambda: check(prog)], 1))
     if clean is None:
         raise RuntimeError(f"the kernel cannot be checked undamaged: {trouble}")
-    for name in names or suite.recipes:
+    if clean.findings:
+        raise RuntimeError(f"the kernel is damaged already: {clean.findings[0].message}")
+    applied = names or [*suite.recipes, *suite.states]
+    tasks = [_Task(prog, suite, name, machine, clean) for name in applied]
+    answers = apart(tasks, jobs or len(os.sched_getaffinity(0)))
+    for name, (result, trouble) in zip(applied, answers):
+        yield Result(name, "missed", [trouble]) if result is None else result
+
+
+@dataclass
+class _Task:
+    prog: Program
+    suite: Suite[Any]
+    name: str
+    machine: Any
+    clean: Report
+
+    def __call__(self) -> Result:
         started = time.monotonic()
-        result = _apply(prog, suite, name, machine, clean)
+        try:
+            result = self._state() if self.name in self.suite.states else self._recipe()
+        except (NoVictim, LookupError) as reason:  # the structure to damage is not there
+            result = Result(self.name, "no victim", [str(reason)])
         result.seconds = round(time.monotonic() - started, 2)
-        yield result
+        return result
 
+    def _recipe(self) -> Result:
+        injury = self.suite.recipes[self.name](self.machine)
+        report = self._check(injury.writes)
+        verdict = compare(injury, report, self.clean)
+        outcome, reasons = "found" if verdict.found else "missed", verdict.reasons
+        if self.name in self.suite.pending and (not verdict.found or verdict.strays):
+            outcome, reasons = "pending", [self.suite.pending[self.name], *reasons]
+        return Result(self.name, outcome, reasons, verdict.strays, injury.code)
 
-def _apply(prog: Program, suite: Suite[Any], name: str, machine: Any, clean: Report) -> Result:
-    try:
-        injury = suite.recipes[name](machine)
-    except (NoVictim, LookupError) as reason:  # the structure, or the one to damage, is not there
-        return Result(name, "no victim", [str(reason)])
-    if injury is None:
-        return Result(name, "no victim")
-    report, trouble = _apart(lambda: _check(prog, injury))
-    if report is None:
-        return Result(name, "missed", [trouble], code=injury.code)
-    verdict = compare(injury, report, clean)
-    outcome = "found" if verdict.found else "missed"
-    reasons = verdict.reasons
-    if name in suite.pending and (not verdict.found or verdict.strays):
-        outcome, reasons = "pending", [suite.pending[name], *reasons]
-    return Result(name, outcome, reasons, verdict.strays, injury.code)
+    def _state(self) -> Result:
+        report = self._check(self.suite.states[self.name](self.machine))
+        return Result(self.name, "quiet", [], alarms(report, self.clean))
 
-
-def _check(prog: Program, injury: Injury) -> Report:
-    overlay(prog, injury.writes)
-    return check(prog)
-
-
-def _apart(work: Callable[[], T]) -> Tuple[Optional[T], str]:
-    # What a function returns when a forked process runs it, or what went wrong.
-    context = multiprocessing.get_context("fork")
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_child, args=(work, theirs))
-    process.start()
-    theirs.close()
-    try:
-        good, answer = ours.recv()
-    except EOFError:
-        good, answer = False, "the check died"
-    process.join()
-    return (answer, "") if good else (None, str(answer))
-
-
-def _child(work: Callable[[], T], theirs: Connection) -> None:
-    try:
-        theirs.send((True, work()))
-    except Exception:
-        theirs.send((False, traceback.format_exc()))
-    theirs.close()
-    os._exit(0)  # nothing of the parent is ours to clean up
+    def _check(self, writes: Sequence[Any]) -> Report:
+        overlay(self.prog, writes)
+        try:
+            return check(self.prog)
+        except LookupError as error:  # not that a victim is missing
+            raise RuntimeError(f"the check failed: {error!r}") from error

@@ -8,9 +8,10 @@ from typing import Callable
 from drgn import offsetof, sizeof
 
 from .language import Injury, NoVictim
+from .machine import on_slab
 from .overlay import Write
 from .slubmachine import Cache, Machine, Slab
-from .slubsuite import on_slab, pointer, recipe
+from .slubsuite import pointer, recipe
 from .writes import value
 
 # What follows when an object's own metadata lie in the bytes written over.

@@ -4,16 +4,17 @@
 from __future__ import annotations
 
 from .language import Injury, NoVictim
+from .machine import on_slab
 from .overlay import Write
 from .slubmachine import Machine, Slab
-from .slubsuite import NODE, member, on_slab, recipe
+from .slubsuite import NODE, recipe
 from .writes import field, value
 
 
 def _inuse(machine: Machine, slab: Slab, number: int) -> Injury:
     code = "count-range" if number > slab.objects else "count-mismatch"
     expected = slab.objects if code == "count-range" else slab.inuse
-    write = member(machine, slab, "inuse", number)
+    write = machine.member(slab, "inuse", number)
     also = frozenset({"list-wrong", "list-missing", "slab-frozen", "count-mismatch"})
     return on_slab(slab, code, write, expected=expected, found=number, also=also)
 
@@ -96,7 +97,7 @@ def inuse_of_empty_slab_one(machine: Machine) -> Injury:
 
 def _objects(machine: Machine, number: int) -> Injury:
     slab = machine.quiet()
-    write = member(machine, slab, "objects", slab.objects + number if number else 0)
+    write = machine.member(slab, "objects", slab.objects + number if number else 0)
     return on_slab(slab, "slab-objects-wrong", write, expected=slab.objects)
 
 
@@ -174,7 +175,7 @@ def total_objects_too_low(machine: Machine) -> Injury:
 
 
 def _frozen(machine: Machine, slab: Slab, frozen: int, code: str, **more: bool) -> Injury:
-    return on_slab(slab, code, member(machine, slab, "frozen", frozen), also=NODE, **more)
+    return on_slab(slab, code, machine.member(slab, "frozen", frozen), also=NODE, **more)
 
 
 @recipe
@@ -220,7 +221,7 @@ def cpu_partial_frozen(machine: Machine) -> Injury:
 def _flip(machine: Machine, slab: Slab) -> Write:
     if not machine.mark:
         raise NoVictim("no mark on partial slabs before 6.8")
-    return value(slab.page, machine.flags(slab) ^ machine.mark)
+    return value(slab.page, machine.flags(slab.page) ^ machine.mark)
 
 
 @recipe

@@ -8,10 +8,11 @@ from typing import Tuple
 from drgn.helpers.linux.percpu import per_cpu_ptr
 
 from .language import Injury, NoVictim
+from .machine import on_slab
 from .overlay import Write
 from .slubmachine import Cache, Chain, CpuSlab, Machine, Slab
-from .slubsuite import GARBAGE, NODE, member, on_slab, pointer, recipe
-from .writes import field, value
+from .slubsuite import NODE, pointer, recipe
+from .writes import GARBAGE, field, value
 
 _TWICE = frozenset({"claim-twice"})
 _LOST = NODE | {"slab-in-transit", "list-missing"}
@@ -92,8 +93,8 @@ def cpu_object_also_on_slab_freelist(machine: Machine) -> Injury:
             return on_slab(
                 slab,
                 "claim-twice",
-                member(machine, slab, "freelist", found.free[-1]),
-                member(machine, slab, "inuse", slab.inuse - 1),
+                machine.member(slab, "freelist", found.free[-1]),
+                machine.member(slab, "inuse", slab.inuse - 1),
                 object=found.free[-1],
             )
     raise NoVictim("no CPU slab with free objects")
@@ -209,7 +210,7 @@ def _chain(machine: Machine, least: int) -> Chain:
 
 def _broken(machine: Machine, chain: Chain, at: int, target: int) -> Injury:
     slab = chain.slabs[at]
-    write = member(machine, slab, "next", target)
+    write = machine.member(slab, "next", target)
     return on_slab(
         slab,
         "list-broken",
@@ -254,7 +255,7 @@ def cpu_partial_cut(machine: Machine) -> Injury:
     return on_slab(
         chain.slabs[0],
         "container-count",
-        member(machine, slab, "next", 0),
+        machine.member(slab, "next", 0),
         cpu=chain.cpu,
         place="cpu partial",
         expected=2,
@@ -271,7 +272,7 @@ def _count(machine: Machine, change: int) -> Injury:
     return on_slab(
         slab,
         "container-count",
-        member(machine, slab, name, kept + change),
+        machine.member(slab, name, kept + change),
         cpu=chain.cpu,
         place="cpu partial",
         expected=kept,
@@ -291,7 +292,7 @@ def cpu_partial_counts_too_few(machine: Machine) -> Injury:
 
 def _into(machine: Machine, chain: Chain, slab: Slab) -> Injury:
     last = chain.slabs[-1]
-    write = member(machine, last, "next", slab.page)
+    write = machine.member(last, "next", slab.page)
     return on_slab(last, "list-broken", write, cpu=chain.cpu, place="cpu partial", found=slab.page)
 
 

@@ -7,8 +7,8 @@ from .language import Injury, NoVictim
 from .overlay import Write
 from .slubmachine import Machine
 from .slubsheaves import entry, some_sheaf
-from .slubsuite import GARBAGE, member, pointer, recipe
-from .writes import value
+from .slubsuite import pointer, recipe
+from .writes import GARBAGE, value
 
 _TWICE = frozenset({"claim-twice"})
 
@@ -77,9 +77,7 @@ def deferred_list_cycle(machine: Machine) -> Injury:
 @recipe
 def deferred_object_in_no_slab(machine: Machine) -> Injury:
     """Something that no cache gave out was freed."""
-    base, page = machine.prog["vmemmap"].value_(), machine.user_page()
-    linear = machine.prog["page_offset_base"].value_()
-    node = linear + ((page - base) // 64 << 12) + 64
+    node = machine.address_of(machine.user_page()) + 64
     return Injury(
         [_deferred(machine, node), value(node, 0)],
         "claim-foreign",
@@ -137,8 +135,8 @@ def _freed_to_slab(machine: Machine, address: int) -> Injury:
     return Injury(
         [
             pointer(machine, slab, address, head),
-            member(machine, slab, "freelist", address),
-            member(machine, slab, "inuse", slab.inuse - 1),
+            machine.member(slab, "freelist", address),
+            machine.member(slab, "inuse", slab.inuse - 1),
         ],
         "claim-live",
         slab.cache.name,

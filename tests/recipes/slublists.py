@@ -8,16 +8,17 @@ from typing import List
 from drgn import offsetof
 
 from .language import Injury, NoVictim
+from .machine import on_slab
 from .slubmachine import Machine, Slab
-from .slubsuite import GARBAGE, LISTS, NODE, head, link, on_slab, recipe
-from .writes import push, unlink, value
+from .slubsuite import LISTS, NODE, recipe
+from .writes import GARBAGE, value
 
 _POISON = 0xDEAD000000000100  # what list_del() leaves
 
 
 def _link(machine: Machine, slab: Slab, prev: int, target: int, kind: str = "partial") -> Injury:
     # next is the first word of a struct list_head, prev the second.
-    write = value(link(machine, slab) + 8 * prev, target)
+    write = value(machine.link(slab) + 8 * prev, target)
     return on_slab(slab, "list-links", write, place=kind, found=target, also=LISTS)
 
 
@@ -26,17 +27,17 @@ def _list(machine: Machine) -> List[Slab]:
 
 
 @recipe
-def next_of_first_garbage(machine: Machine) -> Injury:
+def next_link_of_first_garbage(machine: Machine) -> Injury:
     return _link(machine, _list(machine)[0], 0, GARBAGE)
 
 
 @recipe
-def next_of_second_poisoned(machine: Machine) -> Injury:
+def next_link_poisoned(machine: Machine) -> Injury:
     return _link(machine, _list(machine)[1], 0, _POISON)
 
 
 @recipe
-def next_of_second_null(machine: Machine) -> Injury:
+def next_link_null(machine: Machine) -> Injury:
     return _link(machine, _list(machine)[1], 0, 0)
 
 
@@ -48,25 +49,25 @@ def next_link_of_last_garbage(machine: Machine) -> Injury:
 @recipe
 def next_leads_to_itself(machine: Machine) -> Injury:
     slab = _list(machine)[1]
-    return _link(machine, slab, 0, link(machine, slab))
+    return _link(machine, slab, 0, machine.link(slab))
 
 
 @recipe
 def next_leads_back(machine: Machine) -> Injury:
     slabs = _list(machine)
-    return _link(machine, slabs[2], 0, link(machine, slabs[0]))
+    return _link(machine, slabs[2], 0, machine.link(slabs[0]))
 
 
 @recipe
 def next_skips(machine: Machine) -> Injury:
     slabs = _list(machine)
-    return _link(machine, slabs[0], 0, link(machine, slabs[2]))
+    return _link(machine, slabs[0], 0, machine.link(slabs[2]))
 
 
 @recipe
 def next_leads_to_head_too_early(machine: Machine) -> Injury:
     slab = _list(machine)[1]
-    return _link(machine, slab, 0, head(machine, slab.cache, slab.nid))
+    return _link(machine, slab, 0, machine.head(slab.cache, slab.nid))
 
 
 @recipe
@@ -76,13 +77,13 @@ def next_leads_to_another_cache(machine: Machine) -> Injury:
         "list of another cache",
         lambda other: other.where == "partial" and other.cache is not slab.cache,
     )
-    return _link(machine, slab, 0, link(machine, other))
+    return _link(machine, slab, 0, machine.link(other))
 
 
 @recipe
 def next_link_misaligned(machine: Machine) -> Injury:
     slabs = _list(machine)
-    return _link(machine, slabs[1], 0, link(machine, slabs[2]) + 8)
+    return _link(machine, slabs[1], 0, machine.link(slabs[2]) + 8)
 
 
 @recipe
@@ -93,7 +94,7 @@ def prev_link_null(machine: Machine) -> Injury:
 @recipe
 def prev_of_first_wrong(machine: Machine) -> Injury:
     slabs = _list(machine)
-    return _link(machine, slabs[0], 1, link(machine, slabs[2]))
+    return _link(machine, slabs[0], 1, machine.link(slabs[2]))
 
 
 @recipe
@@ -110,7 +111,7 @@ def next_on_full_list_garbage(machine: Machine) -> Injury:
 
 
 def _head(machine: Machine, slab: Slab, *numbers: int) -> Injury:
-    at = head(machine, slab.cache, slab.nid)
+    at = machine.head(slab.cache, slab.nid)
     old = machine.prog.read_u64(at), machine.prog.read_u64(at + 8)
     writes = [value(at + 8 * i, new) for i, new in enumerate(numbers) if new != old[i]]
     cache = slab.cache.name
@@ -132,14 +133,14 @@ def list_head_next_garbage(machine: Machine) -> Injury:
 @recipe
 def list_head_prev_wrong(machine: Machine) -> Injury:
     slabs = _list(machine)
-    return _head(machine, slabs[0], link(machine, slabs[0]), link(machine, slabs[1]))
+    return _head(machine, slabs[0], machine.link(slabs[0]), machine.link(slabs[1]))
 
 
 @recipe
 def list_head_emptied(machine: Machine) -> Injury:
     """INIT_LIST_HEAD() of a list that is not empty."""
     slab = _list(machine)[0]
-    at = head(machine, slab.cache, slab.nid)
+    at = machine.head(slab.cache, slab.nid)
     return _head(machine, slab, at, at)
 
 
@@ -147,29 +148,29 @@ def list_head_emptied(machine: Machine) -> Injury:
 
 
 @recipe
-def slab_lost(machine: Machine) -> Injury:
+def partial_slab_lost(machine: Machine) -> Injury:
     slab = _list(machine)[1]
-    writes = unlink(machine.prog, link(machine, slab))
+    writes = machine.unlink(slab)
     return on_slab(slab, "list-missing", *writes, also=NODE)
 
 
 @recipe
-def slab_lost_without_mark(machine: Machine) -> Injury:
+def partial_slab_lost_without_mark(machine: Machine) -> Injury:
     """It looks like a slab that was just taken off its list."""
     if not machine.mark:
         raise NoVictim("no mark on partial slabs before 6.8")
     slab = next((slab for slab in _list(machine) if slab.free), None)
     if slab is None:
         raise NoVictim("no slab with free objects on a list")
-    flags = machine.flags(slab) & ~machine.mark
-    writes = [*unlink(machine.prog, link(machine, slab)), value(slab.page, flags)]
+    flags = machine.flags(slab.page) & ~machine.mark
+    writes = [*machine.unlink(slab), value(slab.page, flags)]
     return on_slab(slab, "slab-in-transit", *writes, also=NODE, changing=True)
 
 
 @recipe
 def full_slab_lost(machine: Machine) -> Injury:
     slab = machine.listed(4, "full")[1]
-    writes = unlink(machine.prog, link(machine, slab))
+    writes = machine.unlink(slab)
     return on_slab(slab, "list-missing", *writes, also=NODE)
 
 
@@ -179,22 +180,22 @@ def full_slab_on_partial(machine: Machine) -> Injury:
         "full slab",
         lambda slab: slab.where in ("nowhere", "full") and slab.inuse == slab.objects,
     )
-    writes = unlink(machine.prog, link(machine, slab)) if slab.where == "full" else []
-    writes += push(machine.prog, link(machine, slab), head(machine, slab.cache, slab.nid))
+    writes = machine.unlink(slab) if slab.where == "full" else []
+    writes += machine.push(slab, machine.head(slab.cache, slab.nid))
     return on_slab(slab, "list-wrong", *writes, also=NODE, place="partial")
 
 
 @recipe
-def partial_slab_on_full_list(machine: Machine) -> Injury:
+def partial_slab_on_full(machine: Machine) -> Injury:
     full = {slab.cache.address for slab in machine.slabs.values() if slab.where == "full"}
     slab = machine.slab(
         "slab of a cache with full slabs on a list",
         lambda slab: slab.quiet and slab.cache.address in full,
     )
-    at = head(machine, slab.cache, slab.nid, "full")
+    at = machine.head(slab.cache, slab.nid, "full")
     writes = [
-        *unlink(machine.prog, link(machine, slab)),
-        *push(machine.prog, link(machine, slab), at),
+        *machine.unlink(slab),
+        *machine.push(slab, at),
     ]
     return on_slab(slab, "list-wrong", *writes, also=NODE, place="full")
 
@@ -206,10 +207,10 @@ def slab_on_list_of_another_cache(machine: Machine) -> Injury:
         "list of another cache",
         lambda other: other.where == "partial" and other.cache.size != slab.cache.size,
     )
-    at = head(machine, other.cache, other.nid)
+    at = machine.head(other.cache, other.nid)
     writes = [
-        *unlink(machine.prog, link(machine, slab)),
-        *push(machine.prog, link(machine, slab), at),
+        *machine.unlink(slab),
+        *machine.push(slab, at),
     ]
     return Injury(
         writes,
@@ -228,10 +229,10 @@ def slab_on_list_of_another_node(machine: Machine) -> Injury:
     slab = _list(machine)[1]
     if len(slab.cache.nodes) < 2 or not slab.cache.nodes[1]:
         raise NoVictim("no second node")
-    at = head(machine, slab.cache, 1)
+    at = machine.head(slab.cache, 1)
     writes = [
-        *unlink(machine.prog, link(machine, slab)),
-        *push(machine.prog, link(machine, slab), at),
+        *machine.unlink(slab),
+        *machine.push(slab, at),
     ]
     return on_slab(slab, "slab-node-wrong", *writes, also=NODE)
 

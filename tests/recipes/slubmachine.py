@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import numpy as np
-from drgn import FaultError, Object, Program, cast, container_of, offsetof
-from drgn.helpers.linux.cpumask import for_each_possible_cpu
-from drgn.helpers.linux.list import list_for_each, list_for_each_entry
-from drgn.helpers.linux.mm import PageSlab, page_to_virt
+from drgn import FaultError, Object, Program, container_of, offsetof
+from drgn.helpers.linux.list import list_for_each
+from drgn.helpers.linux.mm import PageSlab
 from drgn.helpers.linux.percpu import per_cpu, per_cpu_ptr
 
 from .language import NoVictim
+from .machine import Machine as AnyMachine
+from .machine import all_caches, has_member, node_ids
 
 # The allocator's own objects; other damage is plainer in anybody else's.
 _OWN = ("kmem_cache", "kmem_cache_node")
@@ -125,14 +126,12 @@ class Sheaf(NamedTuple):
     """Address of the pointer to it; of the list head, for those in a barn."""
 
 
-class Machine:
+class Machine(AnyMachine):
     """Everything SLUB keeps in a dump."""
 
     def __init__(self, prog: Program) -> None:
-        self.prog = prog
-        self.descriptor = _descriptor(prog)
-        self.cpus = list(for_each_possible_cpu(prog))
-        self.caches: List[Cache] = [self._cache(o) for o in _caches(prog)]
+        super().__init__(prog)
+        self.caches: List[Cache] = [self._cache(object) for object in all_caches(prog)]
         self.by_address = {cache.address: cache for cache in self.caches}
         self._where: Dict[int, Tuple[str, int]] = {}
         self._find_listed()
@@ -157,7 +156,7 @@ class Machine:
         flags = cache.flags.value_()
         names = frozenset(name for name, bit in _flags(self.prog).items() if flags & bit)
         nodes, barns = [], []
-        for nid in range(_node_ids(self.prog)):
+        for nid in range(node_ids(self.prog)):
             node, barn = _per_node(cache, nid)
             nodes.append(node)
             barns.append(barn)
@@ -171,7 +170,7 @@ class Machine:
             cache.offset.value_(),
             cache.oo.x.value_() >> 16,
             cache.red_left_pad.value_() if "RED_ZONE" in names else 0,
-            cache.random.value_() if _has(cache, "random") else None,
+            cache.random.value_() if has_member(cache, "random") else None,
             names,
             tuple(nodes),
             tuple(barns),
@@ -183,13 +182,11 @@ class Machine:
             for nid, address in enumerate(cache.nodes):
                 if not address:
                     continue
-                node = Object(self.prog, node_type, address=address)
                 for kind in ("partial", "full"):
                     # Without CONFIG_SLUB_DEBUG there is no list of full slabs.
                     if not node_type.has_member(kind):
                         continue
-                    head = node.member_(kind).address_of_()
-                    for slab in list_for_each_entry(self.descriptor, head, "slab_list"):
+                    for slab in self.listed_slabs(cache, nid, kind):
                         self._where[slab.value_()] = kind, nid
             for cpu in self.cpus if self.has_cpu_slabs else ():
                 c = per_cpu_ptr(cache.object.cpu_slab, cpu)
@@ -228,15 +225,15 @@ class Machine:
             owners = np.ascontiguousarray(words[:, at : at + 8]).view("<u8")[:, 0]
             for row in np.flatnonzero(np.isin(owners, known)).tolist():
                 address = base + (pfn + row) * size
-                head = _page(self.prog, address)
-                if PageSlab(head) and page_to_virt(head).value_() not in pool:
+                marked = PageSlab(Object(self.prog, "struct page *", address))
+                if marked and self.address_of(address) not in pool:
                     found.add(address)
         return sorted(found)
 
     def _slab(self, page: int) -> Slab:
         slab = Object(self.prog, self.descriptor + " *", page)
         cache = self.by_address[slab.slab_cache.value_()]
-        start = page_to_virt(cast("struct page *", slab)).value_()
+        start = self.address_of(page)
         where, owner = self._where.get(page, ("nowhere", -1))
         order = cache.order if slab.objects.value_() * cache.size > 4096 else 0
         fits = (4096 << order) // cache.size == slab.objects.value_()
@@ -247,7 +244,7 @@ class Machine:
             page,
             start,
             order,
-            self.prog.read_u64(page) >> (64 - self.nodes_shift),
+            self.flags(page) >> (64 - self.nodes_shift),
             where,
             owner,
             slab.inuse.value_(),
@@ -255,13 +252,6 @@ class Machine:
             bool(slab.frozen),
             tuple(self.follow(cache, slab.freelist.value_(), start, 4096 << order)),
         )
-
-    @property
-    def nodes_shift(self) -> int:
-        """Bits of a page's flags that hold its node."""
-        cache = self.prog.type("struct kmem_cache")
-        name = "per_node" if cache.has_member("per_node") else "node"
-        return (cache.member(name).type.length or 1).bit_length() - 1
 
     def follow(self, cache: Cache, head: int, start: int, span: int) -> Iterator[int]:
         """Yield the objects of a chain of free pointers, as long as it stays in one slab."""
@@ -299,7 +289,7 @@ class Machine:
 
     def _sheaves(self) -> Iterator[Sheaf]:
         for cache in self.caches:
-            if not _has(cache.object, "cpu_sheaves") or not cache.object.cpu_sheaves:
+            if not has_member(cache.object, "cpu_sheaves") or not cache.object.cpu_sheaves:
                 continue
             capacity = cache.object.sheaf_capacity.value_()
             for cpu in self.cpus:
@@ -342,12 +332,8 @@ class Machine:
         """The bit of a slab's flags that marks it as on a node's partial list; 0 before 6.8."""
         bit = 1 << _constant(self.prog, "SL_partial", "PG_workingset")
         partial = [slab for slab in self.slabs.values() if slab.where == "partial"]
-        marked = sum(bool(self.flags(slab) & bit) for slab in partial)
+        marked = sum(bool(self.flags(slab.page) & bit) for slab in partial)
         return bit if 2 * marked > len(partial) else 0
-
-    def flags(self, slab: Slab) -> int:
-        """Return the flags word of a slab, which is its first."""
-        return self.prog.read_u64(slab.page)
 
     # Finding -----------------------------------------------------------------
 
@@ -385,12 +371,7 @@ class Machine:
         for cache in self.caches:
             if cache.name in _OWN or not cache.nodes[nid]:
                 continue
-            node = Object(self.prog, "struct kmem_cache_node", address=cache.nodes[nid])
-            head = node.member_(kind).address_of_()
-            found = [
-                self.slabs[slab.value_()]
-                for slab in list_for_each_entry(self.descriptor, head, "slab_list")
-            ]
+            found = [self.slabs[slab.value_()] for slab in self.listed_slabs(cache, nid, kind)]
             if len(found) >= least:
                 return found
         raise NoVictim(f"no {kind} list of {least} slabs")
@@ -406,52 +387,12 @@ class Machine:
                 return sheaf
         raise NoVictim(f"no {what}" if self.sheaves else "no sheaves")
 
-    def offset(self, member: str) -> int:
-        """Return the offset of a member of the slab descriptor."""
-        return offsetof(self.prog.type(self.descriptor), member)
-
-    def user_page(self) -> int:
-        """Return a ``struct page *`` that belongs to a file or a process."""
-        page = self.prog.type("struct page")
-        size, mapping = page.size or 0, offsetof(page, "mapping")
-        base = self.prog["vmemmap"].value_()
-        for pfn in range(1, int(self.prog["max_pfn"])):
-            try:
-                data = self.prog.read(base + pfn * size, size)
-            except FaultError:
-                continue
-            word = int.from_bytes(data[offsetof(page, "_mapcount") :][:4], "little")
-            owner = int.from_bytes(data[mapping : mapping + 8], "little")
-            # Mapped once or not at all, no tail, and its mapping a kernel pointer.
-            single = word in (0, 0xFFFFFFFF) and not data[8] & 1
-            at = base + pfn * size
-            if single and owner >> 47 == 0x1FFFF and not PageSlab(_page(self.prog, at)):
-                return int(at)
-        raise NoVictim("no page of a user")
-
-
-def _page(prog: Program, address: int) -> Object:
-    return Object(prog, "struct page *", address)
-
 
 def _sheaf(
     cache: Cache, place: str, owner: int, sheaf: Object, capacity: int, holder: int
 ) -> Sheaf:
     entries = tuple(sheaf.objects[i].value_() for i in range(sheaf.size.value_()))
     return Sheaf(cache, place, owner, sheaf.value_(), capacity, entries, holder)
-
-
-def _caches(prog: Program) -> Iterator[Object]:
-    head = prog["slab_caches"].address_of_()
-    return list_for_each_entry("struct kmem_cache", head, "list")
-
-
-def _descriptor(prog: Program) -> str:
-    try:
-        prog.type("struct slab")
-    except LookupError:
-        return "struct page"
-    return "struct slab"
 
 
 def _flags(prog: Program) -> Dict[str, int]:
@@ -479,22 +420,11 @@ def _kfence_pool(prog: Program) -> range:
     return range(start, start + (2 << 20)) if start else range(0)
 
 
-def _has(object: Object, member: str) -> bool:
-    return object.type_.type.has_member(member)
-
-
-def _node_ids(prog: Program) -> int:
-    try:
-        return int(prog["nr_node_ids"])
-    except LookupError:
-        return 1
-
-
 def _per_node(cache: Object, nid: int) -> Tuple[int, int]:
     # The addresses of a cache's node structure and barn.
-    if _has(cache, "per_node"):
+    if has_member(cache, "per_node"):
         pair = cache.per_node[nid]
         return pair.node.value_(), pair.barn.value_()
     node = cache.node[nid]
-    barn = node.barn.value_() if node and _has(node, "barn") else 0
+    barn = node.barn.value_() if node and has_member(node, "barn") else 0
     return node.value_(), barn

@@ -6,9 +6,10 @@ from __future__ import annotations
 from typing import Dict
 
 from .language import Injury, NoVictim
+from .machine import on_slab
 from .slubmachine import Machine, Slab
-from .slubsuite import GARBAGE, member, on_slab, pointer, recipe
-from .writes import value
+from .slubsuite import pointer, recipe
+from .writes import GARBAGE, value
 
 
 def _other_slab(machine: Machine, slab: Slab) -> Slab:
@@ -162,8 +163,8 @@ def freed_twice(machine: Machine) -> Injury:
         slab,
         "freelist-cycle",
         pointer(machine, slab, twice, slab.free[0]),
-        member(machine, slab, "freelist", twice),
-        member(machine, slab, "inuse", slab.inuse - 1),
+        machine.member(slab, "freelist", twice),
+        machine.member(slab, "inuse", slab.inuse - 1),
         place="freelist",
         found=twice,
     )
@@ -173,7 +174,7 @@ def freed_twice(machine: Machine) -> Injury:
 
 
 def _head(machine: Machine, code: str, slab: Slab, target: int, found: int) -> Injury:
-    write = member(machine, slab, "freelist", target)
+    write = machine.member(slab, "freelist", target)
     return on_slab(slab, code, write, place="freelist", found=found)
 
 
@@ -238,7 +239,7 @@ def head_of_full_slab_in_use(machine: Machine) -> Injury:
     injury = on_slab(
         slab,
         "count-mismatch",
-        member(machine, slab, "freelist", used),
+        machine.member(slab, "freelist", used),
         pointer(machine, slab, used, 0),
         place="freelist",
         found=slab.inuse,

@@ -10,8 +10,8 @@ from drgn import offsetof
 from .language import Injury, NoVictim
 from .overlay import Write
 from .slubmachine import Machine, Sheaf, Slab
-from .slubsuite import GARBAGE, recipe
-from .writes import field, unlink, value
+from .slubsuite import recipe
+from .writes import GARBAGE, field, unlink, value
 
 _TWICE = frozenset({"claim-twice"})
 _PLACES = ("main sheaf", "spare sheaf", "rcu_free sheaf")
@@ -104,10 +104,7 @@ def sheaf_entry_of_another_cache(machine: Machine) -> Injury:
 
 @recipe
 def sheaf_entry_in_page_of_user(machine: Machine) -> Injury:
-    page = machine.user_page()
-    base = machine.prog["vmemmap"].value_()
-    linear = machine.prog["page_offset_base"].value_()
-    return _foreign(machine, linear + ((page - base) // 64 << 12))
+    return _foreign(machine, machine.address_of(machine.user_page()))
 
 
 def _twice(machine: Machine, sheaf: Sheaf, position: int, target: int) -> Injury:

@@ -3,50 +3,37 @@
 
 from __future__ import annotations
 
-from typing import Callable, FrozenSet, Optional
+from typing import Callable, FrozenSet
 
-from drgn import offsetof, sizeof
+from drgn import sizeof
 from drgn.helpers.linux.mm import virt_to_page
 from drgn.helpers.linux.pid import find_task
 
 from .language import Injury, NoVictim
+from .machine import on_slab
 from .overlay import Write
 from .slubmachine import Machine, Slab
-from .slubsuite import GARBAGE, NODE, member, on_slab, recipe
-from .writes import value
+from .slubsuite import NODE, recipe
+from .writes import GARBAGE, value
 
 # What a free block shows whose first page is not marked as free any more.
 _FREE = frozenset({"page-free-count", "page-free-flags", "page-free-list", "page-free-type"})
 _CLAIMS = frozenset({"claim-foreign", "freelist-pointer", "container-state"})
 
 
-def _word_at(machine: Machine) -> int:
-    return offsetof(machine.prog.type("struct page"), "_mapcount")
-
-
-def _page_flag(machine: Machine) -> Optional[int]:
-    # The bit of page->flags that marks a slab, before 6.10.
-    try:
-        enum = machine.prog.type("enum pageflags")
-    except LookupError:
-        return None
-    found = [e.value for e in enum.enumerators or () if e.name == "PG_slab"]
-    return 1 << found[0] if found else None
-
-
 def _mark_lost(machine: Machine, page: int) -> Write:
-    bit = _page_flag(machine)
+    bit = machine.slab_flag
     if bit is None:
-        return value(page + _word_at(machine), 0xFFFFFFFF, 4)
+        return machine.word(page, 0xFFFFFFFF)
     return value(page, machine.prog.read_u64(page) & ~bit)
 
 
 def _mark_set(machine: Machine, page: int) -> Write:
-    bit = _page_flag(machine)
+    bit = machine.slab_flag
     if bit is None:
         slab = machine.quiet()
-        word = machine.prog.read_u32(slab.page + _word_at(machine))
-        return value(page + _word_at(machine), word, 4)
+        word = machine.prog.read_u32(machine.word_at(slab.page))
+        return machine.word(page, word)
     return value(page, machine.prog.read_u64(page) | bit)
 
 
@@ -119,7 +106,7 @@ def mark_on_free_page(machine: Machine) -> Injury:
 @recipe
 def mark_on_tail(machine: Machine) -> Injury:
     """Where slab is a page type, a tail must not have one of its own."""
-    if _page_flag(machine) is not None:
+    if machine.slab_flag is not None:
         raise NoVictim("nobody asks a tail for its flags")
     slab = machine.slab("slab of two pages or more", lambda slab: slab.order > 0)
     return _stray(machine, slab.page + sizeof(machine.prog.type("struct page")))
@@ -129,22 +116,22 @@ def mark_on_tail(machine: Machine) -> Injury:
 
 
 def _word(machine: Machine, slab: Slab, word: int, code: str) -> Injury:
-    write = value(slab.page + _word_at(machine), word, 4)
+    write = machine.word(slab.page, word)
     return on_slab(slab, code, write, found=f"0x{word:08x}")
 
 
 @recipe
 def word_zero(machine: Machine) -> Injury:
     """A page that is mapped once."""
-    code = "slab-mark-lost" if _page_flag(machine) is None else "type-conflict"
+    code = "slab-mark-lost" if machine.slab_flag is None else "type-conflict"
     return _word(machine, machine.quiet(), 0, code)
 
 
 @recipe
 def word_of_page_table(machine: Machine) -> Injury:
     slab = machine.quiet()
-    word = machine.prog.read_u32(_page_table(machine) + _word_at(machine))
-    code = "slab-mark-lost" if _page_flag(machine) is None else "type-conflict"
+    word = machine.prog.read_u32(machine.word_at(_page_table(machine)))
+    code = "slab-mark-lost" if machine.slab_flag is None else "type-conflict"
     return _word(machine, slab, word, code)
 
 
@@ -152,9 +139,9 @@ def word_of_page_table(machine: Machine) -> Injury:
 def word_of_slab_and_page_table(machine: Machine) -> Injury:
     """A word of bits can hold two types; one of values cannot."""
     slab = machine.quiet()
-    own = machine.prog.read_u32(slab.page + _word_at(machine))
-    other = machine.prog.read_u32(_page_table(machine) + _word_at(machine))
-    if _page_flag(machine) is not None:
+    own = machine.prog.read_u32(machine.word_at(slab.page))
+    other = machine.prog.read_u32(machine.word_at(_page_table(machine)))
+    if machine.slab_flag is not None:
         raise NoVictim("slab is no page type")
     if own >> 24 == 0xF5:
         raise NoVictim("one type per page since 6.12")
@@ -165,7 +152,7 @@ def word_of_slab_and_page_table(machine: Machine) -> Injury:
 def word_with_stray_bits(machine: Machine) -> Injury:
     """Bits below the type, which no slab sets."""
     slab = machine.quiet()
-    own = machine.prog.read_u32(slab.page + _word_at(machine))
+    own = machine.prog.read_u32(machine.word_at(slab.page))
     if own >> 24 != 0xF5:
         raise NoVictim("bits, not values, before 6.12")
     return _word(machine, slab, own | 0x1234, "type-conflict")
@@ -175,11 +162,11 @@ def word_with_stray_bits(machine: Machine) -> Injury:
 def word_of_page_table_also_buddy(machine: Machine) -> Injury:
     """Two types in a page that is no slab's."""
     page = _page_table(machine)
-    word = machine.prog.read_u32(page + _word_at(machine))
-    if word >> 28 != 0xF or _page_flag(machine) is None:
+    word = machine.prog.read_u32(machine.word_at(page))
+    if word >> 28 != 0xF or machine.slab_flag is None:
         raise NoVictim("one type per page since 6.12")
     both = word & ~0x80
-    write = value(page + _word_at(machine), both, 4)
+    write = machine.word(page, both)
     return Injury([write], "type-conflict", page=page, found=f"0x{both:08x}")
 
 
@@ -187,7 +174,7 @@ def word_of_page_table_also_buddy(machine: Machine) -> Injury:
 
 
 def _says(machine: Machine, slab: Slab, target: int) -> Injury:
-    write = member(machine, slab, "slab_cache", target)
+    write = machine.member(slab, "slab_cache", target)
     return on_slab(slab, "slab-cache-wrong", write, found=target, also=_CLAIMS | NODE)
 
 
@@ -264,21 +251,8 @@ def _order(machine: Machine, order: int) -> Injury:
     slab = machine.slab(
         "slab of two pages or more", lambda slab: slab.order > 0 and slab.where == "partial"
     )
-    second = slab.page + sizeof(machine.prog.type("struct page"))
-    write = value(second + _order_offset(machine), order, 1)
+    write = value(machine.order_at(slab.page), order, 1)
     return on_slab(slab, "slab-order-wrong", write, found=order)
-
-
-def _order_offset(machine: Machine) -> int:
-    # In the second page of a compound page.
-    prog = machine.prog
-    for name in ("_folio_order", "_flags_1"):
-        try:
-            folio = prog.type("struct folio")
-            return offsetof(folio, name) - sizeof(prog.type("struct page"))
-        except LookupError:
-            pass
-    return offsetof(prog.type("struct page"), "compound_order")
 
 
 @recipe
@@ -286,7 +260,7 @@ def node_of_page_wrong(machine: Machine) -> Injury:
     slab = machine.quiet()
     other = slab.nid ^ 1
     keep = (1 << (64 - machine.nodes_shift)) - 1
-    flags = machine.flags(slab) & keep | other << (64 - machine.nodes_shift)
+    flags = machine.flags(slab.page) & keep | other << (64 - machine.nodes_shift)
     return on_slab(slab, "slab-node-wrong", value(slab.page, flags), node=other, also=NODE)
 
 
@@ -312,9 +286,8 @@ def _free_page(machine: Machine) -> int:
     # The first page of a free block, which the page allocator marks.
     prog = machine.prog
     size, base = sizeof(prog.type("struct page")), prog["vmemmap"].value_()
-    word = _word_at(machine)
     for pfn in range(int(prog["max_pfn"]) - 1, 0, -1):
-        found = prog.read_u32(base + pfn * size + word)
+        found = prog.read_u32(machine.word_at(base + pfn * size))
         if found in (0xFFFFFF7F, 0xF0000000) or found >> 24 == 0xF0:
             return int(base + pfn * size)
     raise NoVictim("no free page")

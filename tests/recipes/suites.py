@@ -7,8 +7,8 @@ from typing import Any
 
 from drgn import Program
 
-from ..injections.slab import SUITE as SLAB
 from .language import Suite
+from .slab import SUITE as SLAB
 from .slub import SUITE as SLUB
 
 

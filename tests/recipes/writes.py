@@ -9,6 +9,9 @@ from drgn import Program, Type, TypeKind
 
 from .overlay import Write
 
+GARBAGE = 0x6B6B6B6B6B6B6B6B
+"""No address of any kernel."""
+
 
 def value(address: int, number: int, width: int = 8) -> Write:
     """Return the write of an integer or pointer."""

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+
+"""
+Injected damage: the recipes of ``tests/recipes/`` on dumps.
+
+They run as ``python -m tests.recipes``, each on a dump that is not touched.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Any, Dict, List, Sequence
+
+from tabulate import tabulate
+
+from .comparison import run_python
+from .dumps import Dump
+from .errors import LabError
+
+__all__ = ("GUESTS", "Recipes", "apply", "needed_seconds", "table")
+
+GUESTS = ("plain", "numa", "debug", "kfence")
+"""Guests on which recipes find victims, the one that has most first."""
+
+_TIMEOUT_SECONDS = 3600
+# Of a kernel on two cores, rounded up.
+_SECONDS = {"SLAB": 60.0, "SLUB": 140.0}
+
+
+@dataclass
+class Recipes:
+    """What became of all recipes on one dump."""
+
+    dump: str
+    """Name of the dump: ``KERNEL/GUEST``."""
+    found: int = 0
+    """Damage that was found as it must be."""
+    quiet: int = 0
+    """Work in progress that was not taken for damage, as it must not be."""
+    missed: List[str] = field(default_factory=list)
+    """Damage that was not found, or not as it must be, and why."""
+    false: List[str] = field(default_factory=list)
+    """Findings that belong to no damage."""
+    pending: List[str] = field(default_factory=list)
+    """Recipes whose rule is not built."""
+    no_victim: List[str] = field(default_factory=list)
+    """Recipes that have nothing to damage in this dump."""
+    error: str = ""
+    """Why there is no answer."""
+    seconds: float = 0.0
+    """How long it took."""
+
+    @property
+    def good(self) -> bool:
+        """Whether nothing was missed, and nothing said too much."""
+        return bool(self.found) and not (self.error or self.missed or self.false)
+
+    def record(self) -> Dict[str, object]:
+        """Return it for JSON."""
+        return {**asdict(self), "good": self.good}
+
+    @property
+    def verdict(self) -> str:
+        """It in a few words."""
+        if self.error:
+            return f"no answer: {self.error}"
+        return (
+            f"{self.found} found, {len(self.missed)} missed, {len(self.false)} false, "
+            f"{len(self.pending)} pending"
+        )
+
+
+def needed_seconds(allocator: str) -> float:
+    """Return about how long the recipes of an allocator take on two cores."""
+    return _SECONDS[allocator]
+
+
+def apply(dump: Dump) -> Recipes:
+    """Apply all recipes to a dump."""
+    begin = time.monotonic()
+    result = Recipes(dump.name)
+    files = [str(file) for file in (dump.vmcore, dump.vmlinux) if file is not None]
+    arguments = ["-m", "tests.recipes", *files, "--json"]
+    try:
+        done = run_python(arguments, statuses=[0, 1], timeout_seconds=_TIMEOUT_SECONDS)
+        _sort(json.loads(done.stdout), result)
+    except (LabError, ValueError) as error:
+        result.error = str(error)
+    result.seconds = round(time.monotonic() - begin, 1)
+    return result
+
+
+def _sort(records: List[Dict[str, Any]], result: Recipes) -> None:
+    for record in records:
+        name, outcome = record["name"], record["outcome"]
+        why = "; ".join(reason.strip().splitlines()[-1] for reason in record["reasons"][:2])
+        if outcome == "found":
+            result.found += 1
+        elif outcome == "quiet":
+            result.quiet += 1
+        elif outcome == "missed":
+            result.missed.append(f"{name}: {why}")
+        elif outcome == "pending":
+            result.pending.append(name)
+        else:
+            result.no_victim.append(name)
+        if outcome != "pending":
+            result.false += [f"{name}: {stray}" for stray in record["strays"]]
+
+
+def table(results: Sequence[Recipes]) -> str:
+    """Return a row for each dump, with what is wrong and what is waited for below."""
+    rows = [
+        (
+            one.dump,
+            one.found,
+            one.quiet,
+            len(one.missed),
+            len(one.false),
+            len(one.pending),
+            len(one.no_victim),
+            one.seconds,
+        )
+        for one in results
+    ]
+    headers = "RECIPES ON", "FOUND", "QUIET", "MISSED", "FALSE", "PENDING", "NO VICTIM", "SECONDS"
+    align = ("left", *("right",) * 7)
+    lines = [tabulate(rows, headers, tablefmt="plain", disable_numparse=True, colalign=align)]
+    for one in results:
+        lines += [f"{one.dump}: recipes: {one.error}"] if one.error else []
+        lines += [f"{one.dump}: missed {text}" for text in one.missed]
+        lines += [f"{one.dump}: false alarm of {text}" for text in one.false]
+    pending = sorted({name for one in results for name in one.pending})
+    if pending:
+        lines.append(f"rule not built for {len(pending)} recipes: {', '.join(pending)}")
+    return "\n".join(lines)
