@@ -330,8 +330,8 @@ def _load_symbols(prog: Program, options: TargetOptions) -> None:
         except TargetError as why:
             if matching:
                 raise TargetError(
-                    f"{matching}: build ID {_hex(wanted)} is right, but the file has no debug info; "
-                    f"the kernel does not describe itself: {why}"
+                    f"{matching}: build ID {_hex(wanted)} is right, but the file has no debug "
+                    f"info; the kernel does not describe itself: {why}"
                 ) from None
             raise TargetError(_not_found(prog, options, wanted, why)) from None
         return

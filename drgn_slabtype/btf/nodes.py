@@ -25,6 +25,7 @@ _QUALIFIERS = {
 }
 _MODIFIERS = (*_QUALIFIERS, b.TYPEDEF)
 _TAGS = {b.STRUCT: "struct", b.UNION: "union"}
+_OF_BITS = (b.INT, b.ENUM, b.ENUM64)
 _SIGNED, _BOOL = 1, 4  # encodings of integers
 _INTEGER_NAMES = {1: "char", 2: "short", 4: "int", 8: "long"}
 _MAX_CHAIN = 64  # of qualifiers
@@ -159,17 +160,24 @@ class BtfNodes:
     def _place(self, type: int, word: int, flag: bool) -> Tuple[int, Optional[int]]:
         # Offset in bits, and the size of a bit field.
         if flag:
-            return word & 0xFFFFFF, word >> 24 or None
-        # Before Linux kernel commit 9d5f9f701b18 ("bpf: btf: fix struct/union/
-        # fwd types with kind_flag") (in v5.0), and where no member is one, a bit
-        # field is an integer that does not fill its bytes.
-        bare = self._bare(type)
-        if self.blob.kind(bare) == b.INT:
-            integer = self.blob.entry(bare)
-            start, bits = integer.words[0] >> 16 & 0xFF, integer.words[0] & 0xFF
-            if bits < 8 * integer.size_type:
-                return word + start, bits
-        return word, None
+            offset, bits = word & 0xFFFFFF, word >> 24
+            if not bits:
+                return offset, None
+            bare = self._bare(type)
+            fits = self.blob.kind(bare) in _OF_BITS
+        else:
+            # Before Linux kernel commit 9d5f9f701b18 ("bpf: btf: fix struct/
+            # union/fwd types with kind_flag") (in v5.0), and where no member is
+            # one, a bit field is an integer that does not fill its bytes.
+            bare = self._bare(type)
+            if self.blob.kind(bare) != b.INT:
+                return word, None
+            place = self.blob.entry(bare).words[0]
+            offset, bits, fits = word + (place >> 16 & 0xFF), place & 0xFF, True
+        room = 8 * self.blob.entry(bare).size_type if fits else 0
+        if not 0 < bits <= room:
+            raise BtfError(f"BTF is damaged: a bit field of {bits} bits of {room}")
+        return offset, None if not flag and bits == room else bits
 
     def _count_unnamed(self, at: int, depth: int = 0) -> int:
         # What has no name is searched whenever a member is; it must end.
