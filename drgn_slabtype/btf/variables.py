@@ -18,10 +18,13 @@ class Alternative(NamedTuple):
     """A type that a variable had for some releases."""
 
     type: str
-    """As in C; behind it the lengths of an array: names of enumerators, ``[]`` for all there is."""
+    """As in C; behind it the lengths of an array, ``[]`` for all there is."""
     symbol: str
     """The kernel has this symbol if it has that type."""
 
+
+# Behind the last variable of a section there may be room for nothing.
+_MAX_ROOM = 1 << 20
 
 Declaration = Union[str, Tuple[Union[str, Alternative], ...]]
 
@@ -66,7 +69,7 @@ VARIABLES: Dict[str, Declaration] = {
     "kfence_allocation_gate": "atomic_t",
     # Nodes and zones.
     "nr_node_ids": "unsigned int",
-    "nr_online_nodes": "int",
+    "nr_online_nodes": "unsigned int",
     "node_states": "nodemask_t [NR_NODE_STATES]",
     "node_data": "struct pglist_data * []",
     "contig_page_data": "struct pglist_data",
@@ -85,7 +88,7 @@ VARIABLES: Dict[str, Declaration] = {
     "cpu_online_mask": "const struct cpumask *",
     "cpu_possible_mask": "const struct cpumask *",
     "cpu_present_mask": "const struct cpumask *",
-    "cpu_bit_bitmap": "unsigned long []",
+    "cpu_bit_bitmap": "const unsigned long []",
     "__num_online_cpus": "atomic_t",
     "__per_cpu_offset": "unsigned long []",
     "pcpu_base_addr": "void *",
@@ -120,7 +123,7 @@ VARIABLES: Dict[str, Declaration] = {
     "_debug_pagealloc_enabled": "struct static_key_false",
     # The machine.
     "saved_command_line": "char *",
-    "linux_banner": "const char []",
+    "linux_banner": "const char [256]",
     "init_uts_ns": "struct uts_namespace",
     "jiffies_64": "u64",
 }
@@ -163,8 +166,10 @@ def _parse(prog: Program, text: str, size: Callable[[], int]) -> Type:
     whole = sizeof(type)
     for length in lengths:
         name = length.rstrip("]")
-        known.append(int(prog.constant(name)) if name else None)
+        known.append(int(name) if name.isdecimal() else int(prog.constant(name)) if name else None)
         whole *= known[-1] or 1
     for count in reversed(known):
-        type = prog.array_type(type, size() // max(whole, 1) if count is None else count)
+        type = prog.array_type(
+            type, min(size(), _MAX_ROOM) // max(whole, 1) if count is None else count
+        )
     return type

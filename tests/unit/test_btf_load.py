@@ -27,6 +27,7 @@ SYMBOLS = {
     "stack_pools": DATA + 0x400,
     "kmem_cache": DATA + 0x10400,
     "end_of_data": DATA + 0x10408,
+    "numa_cpu_lookup_table": DATA + 0x10410,
 }
 
 
@@ -36,6 +37,7 @@ def types(little: bool = True) -> bytes:
     word = btf.integer("long unsigned int", 8)
     btf.integer("unsigned int", 4)
     btf.integer("char", 1, 1)
+    btf.integer("int", 4, 1)
     btf.structure("list_head", 16, [("next", word, 0), ("prev", word, 64)])
     btf.structure("kmem_cache", 8, [("flags", word, 0)])
     btf.structure("kfence_metadata", 24, [("addr", word, 0)])
@@ -70,10 +72,11 @@ def test_variables(prog: Program) -> None:
         "nr_node_ids": "unsigned int",
         "node_states": "nodemask_t [3]",
         "kmalloc_caches": "struct kmem_cache *[4][4]",
-        "linux_banner": "const char [64]",
+        "linux_banner": "const char [256]",
         "kfence_metadata": "struct kfence_metadata [32]",
         "stack_pools": "void *[8192]",
         "kmem_cache": "struct kmem_cache *",
+        "numa_cpu_lookup_table": "int [262144]",
     }
     assert prog["slab_caches"].address_ == DATA
 
@@ -100,7 +103,7 @@ def test_functions_and_constants(prog: Program) -> None:
 
 def test_evidence_says_so(prog: Program) -> None:
     assert btf_evidence(prog) == (
-        "types from the kernel's own BTF (14 of them), symbols from its kallsyms"
+        "types from the kernel's own BTF (15 of them), symbols from its kallsyms"
     )
 
 
