@@ -32,6 +32,7 @@ _NAMES = {
     "check": ".check",
     "decode": ".answers.decode",
     "dump_page": ".pages.dumppage",
+    "ensure_types": ".target",
     "for_each_object": ".answers.objects",
     "kpagecount": ".pages.kpageflags",
     "kpageflags": ".pages.kpageflags",

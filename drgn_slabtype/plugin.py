@@ -34,9 +34,14 @@ def _register(spec: Command, name: str) -> None:
     def run(prog: Program, name: str, args: argparse.Namespace, **kwargs: Any) -> Any:
         from .errors import SlabTypeError
         from .report.output import emit
+        from .target import ensure_types
+
+        def program() -> Program:
+            ensure_types(prog)
+            return prog
 
         try:
-            found = answer(spec, lambda: prog, args)
+            found = answer(spec, program, args)
             emit(found.text, found.output)
             return found.records
         except SlabTypeError as e:

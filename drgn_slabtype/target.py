@@ -4,7 +4,8 @@ Opening what to look at
 -----------------------
 
 :func:`open_target` turns the options ``-k``, ``-c``, ``--qemu`` and ``-s`` into
-a :class:`drgn.Program` with the kernel's debug info, or raises a
+a :class:`drgn.Program` with the kernel's debug info, or with the types and
+symbols that the kernel has in its own memory, or raises a
 :class:`~drgn_slabtype.errors.TargetError` of one line that names what is wrong.
 """
 
@@ -18,6 +19,7 @@ import drgn
 from drgn import FaultError, Program, ProgramFlags
 from drgn.helpers.common.format import escape_ascii_string
 
+from .btf import load_btf
 from .elf import ET_CORE, ET_REL, ElfFile
 from .errors import TargetError
 from .findings import Finding, Target
@@ -57,7 +59,7 @@ class TargetOptions:
 
 def open_target(options: TargetOptions) -> Program:
     """
-    Open a kernel and load its debug info.
+    Open a kernel and load its debug info, or else what it says of itself.
 
     :raises TargetError: if that is not possible; its message is one line.
     """
@@ -326,11 +328,16 @@ def _load_symbols(prog: Program, options: TargetOptions) -> None:
     try:
         prog.load_debug_info(list(options.symbols), main=True)
     except drgn.MissingDebugInfoError:
-        if matching:
-            raise TargetError(
-                f"{matching}: build ID {_hex(wanted)} is right, but the file has no debug info"
-            ) from None
-        raise TargetError(_not_found(prog, options, wanted)) from None
+        try:
+            load_btf(prog)
+        except TargetError as why:
+            if matching:
+                raise TargetError(
+                    f"{matching}: build ID {_hex(wanted)} is right, but the file has no debug "
+                    f"info; the kernel does not describe itself: {why}"
+                ) from None
+            raise TargetError(_not_found(prog, options, wanted, why)) from None
+        return
     except OSError as e:
         raise TargetError(f"{e.filename or 'debug info'}: {_reason(e)}") from None
     except Exception as e:
@@ -374,7 +381,9 @@ def _matching_symbols(paths: Sequence[str], wanted: Optional[bytes]) -> Optional
     return None
 
 
-def _not_found(prog: Program, options: TargetOptions, wanted: Optional[bytes]) -> str:
+def _not_found(
+    prog: Program, options: TargetOptions, wanted: Optional[bytes], why: TargetError
+) -> str:
     release = _release(prog) or "unknown release"
     text = f"no debug info for Linux {release}"
     if wanted is not None:
@@ -387,7 +396,28 @@ def _not_found(prog: Program, options: TargetOptions, wanted: Optional[bytes]) -
             name = _hex(wanted)
             looked += [f"{d}/.build-id/{name[:2]}/{name[2:]}.debug" for d in directories]
         text += f": looked for {', '.join(looked)}"
-    return f"{text}; give its vmlinux with -s"
+    return f"{text}; the kernel does not describe itself: {why}; give its vmlinux with -s"
+
+
+def ensure_types(prog: Program) -> None:
+    """
+    Let a program without the kernel's debug info use what the kernel has in its own memory.
+
+    Does nothing if there is debug info.
+
+    :param prog: A Linux kernel, whoever opened it.
+    :raises TargetError: if there is neither; its message is one line.
+    """
+    try:
+        prog.type("struct page")
+    except LookupError:
+        try:
+            load_btf(prog)
+        except TargetError as why:
+            release = _release(prog) or "unknown release"
+            raise TargetError(
+                f"no debug info for Linux {release}; the kernel does not describe itself: {why}"
+            ) from None
 
 
 def _confirm_banner(prog: Program) -> None:

@@ -5,11 +5,11 @@ Refresh the captures that the tests replay from dumps of the lab.
 
 usage: scripts/captures.py DUMP_FOLDER ...
 
-Each folder is one that ``scripts/vmlab dump`` made: ``vmcore``, ``vmlinux``,
-``manifest.json`` and the kernel's own numbers in ``oracle/``. What comes of it
-is ``tests/captures/KERNEL-GUEST/``: the capture, the manifest, and the numbers
-a replay is compared with. The RFC v3 capture also goes into the package, for
-``drgn-slabtype demo``.
+Each folder is one that ``scripts/vmlab dump`` made: ``vmcore``, ``vmlinux`` (not
+of kernels without debug symbols), ``manifest.json`` and the kernel's own numbers
+in ``oracle/``. What comes of it is ``tests/captures/KERNEL-GUEST/``: the capture,
+the manifest, and the numbers a replay is compared with. The RFC v3 capture also
+goes into the package, for ``drgn-slabtype demo``.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ def refresh(dump: Path) -> Path:
     folder = _TESTS / f"{manifest['kernel']}-{manifest['guest']}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    target = TargetOptions(core=str(dump / "vmcore"), symbols=[str(dump / "vmlinux")])
+    vmlinux = dump / "vmlinux"
+    symbols = [str(vmlinux)] if vmlinux.exists() else []
+    target = TargetOptions(core=str(dump / "vmcore"), symbols=symbols, default_symbols=False)
     write_capture(open_target(target), str(folder / "capture.xz"))
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
     for name in _TEXT:

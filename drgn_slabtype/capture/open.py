@@ -27,19 +27,10 @@ from typing import (
     Tuple,
 )
 
-from drgn import (
-    FindObjectFlags,
-    Object,
-    Program,
-    Symbol,
-    SymbolBinding,
-    SymbolKind,
-    Type,
-    TypeKind,
-    TypeKindSet,
-)
+from drgn import Object, Program, Symbol, SymbolBinding, SymbolKind, Type, TypeKind
 
 from ..errors import TargetError
+from ..finders import Finders
 from .elf import START_BYTES, payload_size
 from .types import TypeReader
 
@@ -50,7 +41,7 @@ _CACHE_KEY = "slabtype_capture"
 _NEAR_SYMBOLS = 8  # that contain an address, counted back from it: aliases and nested labels
 
 
-class Names:
+class Names(Finders):
     """
     Finders for the types, objects and symbols of a capture.
 
@@ -82,36 +73,29 @@ class Names:
 
     def register(self) -> None:
         """Add the finders to the program, before all others."""
-        self._prog.register_type_finder(_FINDER, self._find_type, enable_index=0)
-        self._prog.register_object_finder(_FINDER, self._find_object, enable_index=0)
+        self.register_finders(self._prog, _FINDER)
         self._prog.register_symbol_finder(_FINDER, self._find_symbols, enable_index=0)
         self._prog.cache[_CACHE_KEY] = self
 
-    def _find_type(
-        self, prog: Program, kinds: TypeKindSet, name: str, filename: Optional[str]
-    ) -> Optional[Type]:
-        for kind in TypeKind:
-            if kind in kinds:
-                found = self._types.find(kind, name)
-                if found is not None:
-                    return found
-        return None
+    def find_type(self, kind: TypeKind, name: str) -> Optional[Type]:
+        return self._types.find(kind, name)
 
-    def _find_object(
-        self, prog: Program, name: str, flags: FindObjectFlags, filename: Optional[str]
-    ) -> Optional[Object]:
-        for flag, known in (
-            (FindObjectFlags.VARIABLE, self._variables),
-            (FindObjectFlags.FUNCTION, self._functions),
-        ):
-            if flags & flag and name in known:
-                type, address = known[name]
-                if address is None:
-                    return Object(prog, self._types.type(type))
-                return Object(prog, self._types.type(type), address=address)
-        if flags & FindObjectFlags.CONSTANT:
-            return self._types.constant(name, self._constants.get(name))
-        return None
+    def find_variable(self, name: str) -> Optional[Object]:
+        return self._find(self._variables, name)
+
+    def find_function(self, name: str) -> Optional[Object]:
+        return self._find(self._functions, name)
+
+    def find_constant(self, name: str) -> Optional[Object]:
+        return self._types.constant(name, self._constants.get(name))
+
+    def _find(self, known: Dict[str, Tuple[Any, Optional[int]]], name: str) -> Optional[Object]:
+        if name not in known:
+            return None
+        type, address = known[name]
+        if address is None:
+            return Object(self._prog, self._types.type(type))
+        return Object(self._prog, self._types.type(type), address=address)
 
     def _find_symbols(
         self, prog: Program, name: Optional[str], address: Optional[int], one: bool

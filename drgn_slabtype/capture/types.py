@@ -11,15 +11,11 @@ out of the hundred thousand of a kernel.
 
 from __future__ import annotations
 
-from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 
-from drgn import Object, Program, Qualifiers, Type, TypeEnumerator, TypeKind, TypeMember
-from drgn import TypeParameter as Parameter
+from drgn import Object, Program, Type, TypeKind, TypeMember
 
-Node = List[Any]
-"""One type: its kind followed by what the constructor of that kind needs."""
-Ref = Union[int, List[int]]
-"""Position of a node, or that and its qualifiers."""
+from ..finders import Node, Ref, TypeBuilder
 
 _TAGGED = {
     TypeKind.STRUCT: "struct",
@@ -136,7 +132,7 @@ def _values(type: Type) -> Tuple[Tuple[str, int], ...]:
     return tuple((enumerator.name, enumerator.value) for enumerator in type.enumerators or ())
 
 
-class TypeReader:
+class TypeReader(TypeBuilder):
     """
     Builds the types of a graph for another program, each when it is first asked for.
 
@@ -144,9 +140,7 @@ class TypeReader:
     """
 
     def __init__(self, prog: Program, nodes: Sequence[Node]) -> None:
-        self._prog = prog
-        self._nodes = nodes
-        self._built: Dict[int, Type] = {}
+        super().__init__(prog, nodes)
         self._by_name: Dict[Tuple[str, str], int] = {}
         self.enumerators: Dict[str, int] = {}
         """Position of the first enumeration that has an enumerator of this name."""
@@ -172,58 +166,4 @@ class TypeReader:
         :param at: Position of its enumeration, if it is not the first of that name.
         """
         found = self.enumerators.get(name) if at is None else at
-        if found is None:
-            return None
-        for enumerator, value in self._nodes[found][3]:
-            if enumerator == name:
-                return Object(self._prog, self.type(found), value)
-        return None
-
-    def type(self, ref: Ref) -> Type:
-        """Return the type that a reference means."""
-        if isinstance(ref, list):
-            return self.type(ref[0]).qualified(Qualifiers(ref[1]))
-        built = self._built.get(ref)
-        if built is None:
-            built = self._built[ref] = self._build(self._nodes[ref])
-        return built
-
-    def _build(self, node: Node) -> Type:
-        prog, kind = self._prog, node[0]
-        if kind == "void":
-            return prog.void_type()
-        if kind == "int":
-            return prog.int_type(node[1], node[2], node[3], node[4])
-        if kind == "bool":
-            return prog.bool_type(node[1], node[2], node[3])
-        if kind == "float":
-            return prog.float_type(node[1], node[2], node[3])
-        if kind == "typedef":
-            return prog.typedef_type(node[1], self.type(node[2]))
-        if kind == "pointer":
-            return prog.pointer_type(self.type(node[1]), node[2])
-        if kind == "array":
-            return prog.array_type(self.type(node[1]), node[2])
-        if kind == "function":
-            parameters = [Parameter(self.type(ref)) for ref in node[2]]
-            return prog.function_type(self.type(node[1]), parameters, node[3])
-        if kind == "enum":
-            if len(node) < 4:
-                return prog.enum_type(node[1])
-            enumerators = [TypeEnumerator(name, value) for name, value in node[3]]
-            return prog.enum_type(node[1], self.type(node[2]), enumerators)
-        make = {"struct": prog.struct_type, "union": prog.union_type, "class": prog.class_type}
-        if len(node) < 4:
-            return make[kind](node[1])
-        return make[kind](node[1], node[2], [self._member(member) for member in node[3]])
-
-    def _member(self, member: Node) -> TypeMember:
-        # The member's type is built on first use, so that structures may lead
-        # back to themselves.
-        name, bit_offset, ref = member[:3]
-        if len(member) == 3:
-            return TypeMember(lambda: self.type(ref), name, bit_offset)
-        size = member[3]
-        return TypeMember(
-            lambda: Object(self._prog, self.type(ref), bit_field_size=size), name, bit_offset
-        )
+        return None if found is None else self.enumerator(name, found)

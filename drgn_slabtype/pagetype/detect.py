@@ -18,6 +18,7 @@ from typing import Any, List, Mapping, NoReturn, Optional, Tuple
 import numpy as np
 from drgn import PlatformFlags, Program, Type, sizeof
 
+from ..btf import btf_evidence
 from ..errors import LayoutError, MissingDebugInfoError, UnsupportedError
 from .encoding import (
     ALTERNATIVE_1_SLUB,
@@ -129,7 +130,8 @@ class _Detection:
 
     def __init__(self, prog: Program) -> None:
         self.prog = prog
-        self.evidence: List[str] = []
+        origin = btf_evidence(prog)
+        self.evidence: List[str] = [] if origin is None else [origin]
         self.notes: List[str] = []
         self.page_type = self._type("struct page")
         self.page = fields(self.page_type)

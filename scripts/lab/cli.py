@@ -45,7 +45,7 @@ def _get(arguments: argparse.Namespace) -> int:
     archive = Archive()
     for name in arguments.kernels or kernels.KERNELS:
         files = library.get(kernels.find(name), archive, refresh=arguments.refresh)
-        print(f"{name} {files.release} {files.vmlinux}")
+        print(f"{name} {files.release} {files.vmlinux or 'without debug symbols'}")
     return 0
 
 
@@ -88,7 +88,8 @@ def _boot(arguments: argparse.Namespace) -> int:
     install(GUEST_PACKAGES, log=cache.log_file("packages"))
     with dumps.running(files, guests.find(arguments.guest)) as guest:
         guest.stop()
-        print(f"drgn-slabtype check --qemu {guest.qmp_path} -s {files.vmlinux}", flush=True)
+        symbols = f" -s {files.vmlinux}" if files.vmlinux else ""
+        print(f"drgn-slabtype check --qemu {guest.qmp_path}{symbols}", flush=True)
         say("the guest is stopped; press Ctrl-C to end it")
         try:
             while guest.process.poll() is None:

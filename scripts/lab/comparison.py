@@ -24,9 +24,9 @@ import sys
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Mapping
+from typing import Any, Dict, List, Mapping, Optional
 
-from .dumps import Dump, running
+from .dumps import Dump, running, vmcoreinfo
 from .errors import LabError
 from .guests import Guest
 from .kdump import convert
@@ -179,9 +179,13 @@ def compare_live(kernel: KernelFiles, guest: Guest, *, stopped: bool) -> Result:
     result = Result(f"{kernel.kernel.name}/{guest.name}", f"qmp {state}")
     try:
         with running(kernel, guest) as machine:
-            if stopped:
-                machine.stop()
+            machine.stop()
             target = ["--qemu", str(machine.qmp_path)]
+            info = vmcoreinfo(kernel, machine, machine.qmp_path.with_name("vmcoreinfo"))
+            if info is not None:
+                target += ["--vmcoreinfo", str(info)]
+            if not stopped:
+                machine.resume()
             _check(target, kernel.vmlinux, result)
     except LabError as error:
         result.error = str(error)
@@ -189,9 +193,9 @@ def compare_live(kernel: KernelFiles, guest: Guest, *, stopped: bool) -> Result:
     return result
 
 
-def _check(target: List[str], vmlinux: Path, result: Result) -> Dict[str, Any]:
-    arguments = ["-m", "drgn_slabtype", "check", *target]
-    arguments += ["-s", str(vmlinux), "--no-default-symbols", "--format", "json"]
+def _check(target: List[str], vmlinux: Optional[Path], result: Result) -> Dict[str, Any]:
+    arguments = ["-m", "drgn_slabtype", "check", *target, "--no-default-symbols"]
+    arguments += ["--format", "json", *(["-s", str(vmlinux)] if vmlinux is not None else [])]
     done = run_python(arguments, statuses=[0, 1, 3])
     report: Dict[str, Any] = json.loads(done.stdout)
     result.status = done.returncode

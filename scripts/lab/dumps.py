@@ -3,8 +3,8 @@
 """
 Dumps: a kernel booted as a guest, made busy, stopped, asked and written down.
 
-One folder for each dump: ``vmcore``, ``vmlinux`` (a link), ``oracle/``,
-``console.log`` and ``manifest.json``.
+One folder for each dump: ``vmcore``, ``vmlinux`` (a link; not there if the kernel
+comes without debug symbols), ``oracle/``, ``console.log`` and ``manifest.json``.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Dict, Iterator, List, NamedTuple, Optional
 
 from . import cache, initramfs, oracle
-from .elfcore import Core
+from .elfcore import Core, Note, add_note
 from .errors import BootError, GuestError
 from .guests import Guest
 from .library import KernelFiles
 from .process import run, say
 from .qemu import Machine, machine
 
-__all__ = ("Dump", "command_line", "load", "present", "running", "take")
+__all__ = ("Dump", "command_line", "load", "present", "running", "take", "vmcoreinfo")
 
 _HIGHLIGHTS = (
     "SLAB",
@@ -73,9 +73,10 @@ class Dump(NamedTuple):
         return self.folder / "vmcore"
 
     @property
-    def vmlinux(self) -> Path:
-        """The kernel with its debug information."""
-        return self.folder / "vmlinux"
+    def vmlinux(self) -> Optional[Path]:
+        """The kernel with its debug information; ``None`` if there is none to be had."""
+        file = self.folder / "vmlinux"
+        return file if file.exists() else None
 
     @property
     def oracle(self) -> oracle.Oracle:
@@ -138,11 +139,11 @@ def _write(
         (folder / "vmcore").chmod(0o644)
         # Most of a guest's memory is zero: let it take no room.
         run(["fallocate", "--dig-holes", str(folder / "vmcore")], log=cache.log_file("dumps"))
-        (folder / "vmlinux").symlink_to(kernel.vmlinux)
+        if kernel.vmlinux is not None:
+            (folder / "vmlinux").symlink_to(kernel.vmlinux)
         files: Dict[str, bytes] = {}
+        _complete(kernel, folder / "vmcore")
         with Core(folder / "vmcore") as core:
-            if "VMCOREINFO" not in {note.name for note in core.notes()}:
-                raise GuestError("the dump has no VMCOREINFO: qemu_fw_cfg did not load")
             if said is not None:
                 files = oracle.read_guest(core, said)
                 oracle.save(files, folder / "oracle")
@@ -167,6 +168,33 @@ def _write(
         if stopped.console.exists():
             (folder / "console.log").write_bytes(stopped.console.read_bytes())
     return dump
+
+
+def _complete(kernel: KernelFiles, vmcore: Path) -> None:
+    # VMCOREINFO reaches QEMU through the module qemu_fw_cfg.
+    with Core(vmcore) as core:
+        if "VMCOREINFO" in {note.name for note in core.notes()}:
+            return
+        if kernel.modules or kernel.config:
+            raise GuestError("the dump has no VMCOREINFO: qemu_fw_cfg did not load")
+        note = Note("VMCOREINFO", 0, core.vmcoreinfo())
+    add_note(vmcore, note)
+
+
+def vmcoreinfo(kernel: KernelFiles, stopped: Machine, file: Path) -> Optional[Path]:
+    """
+    Write VMCOREINFO of a guest whose kernel comes without modules into a file.
+
+    :return: The file; ``None`` if QEMU has it from the guest.
+    """
+    if kernel.modules or kernel.config:
+        return None
+    core = file.with_suffix(".core")
+    stopped.dump(core)
+    with Core(core) as opened:
+        file.write_bytes(opened.vmcoreinfo())
+    core.unlink()
+    return file
 
 
 def take(kernel: KernelFiles, guest: Guest, *, count: int = 1, seed: int = 1) -> List[Dump]:

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 
-"""Read an ELF core of QEMU by physical address."""
+"""Read an ELF core of QEMU by physical address, and give it the note that QEMU had not."""
 
 from __future__ import annotations
 
+import mmap
 import struct
 from pathlib import Path
 from types import TracebackType
@@ -11,7 +12,7 @@ from typing import Iterator, List, NamedTuple, Optional, Type
 
 from .errors import LabError
 
-__all__ = ("Core", "Note", "Segment")
+__all__ = ("Core", "Note", "Segment", "add_note")
 
 _HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
 _PROGRAM_HEADER = struct.Struct("<IIQQQQQQ")
@@ -88,6 +89,29 @@ class Core:
                 return self._stream.read(size)
         raise LabError(f"physical address {address:#x} is not in the dump")
 
+    def find(self, data: bytes) -> Optional[int]:
+        """Return the physical address at which some bytes are first found."""
+        with mmap.mmap(self._stream.fileno(), 0, access=mmap.ACCESS_READ) as file:
+            for segment in self.segments:
+                at = file.find(data, segment.offset, segment.offset + segment.size)
+                if at >= 0:
+                    return segment.address + at - segment.offset
+        return None
+
+    def vmcoreinfo(self) -> bytes:
+        """
+        Return the kernel's VMCOREINFO from its own memory.
+
+        :raises LabError: if it is not there.
+        """
+        # The kernel keeps it as a note, ready for kexec.
+        name = b"VMCOREINFO\0\0"
+        at = self.find(name + b"OSRELEASE=")
+        if at is None:
+            raise LabError("the kernel's VMCOREINFO is not in its memory")
+        _, size, _ = _NOTE.unpack(self.read(at - _NOTE.size, _NOTE.size))
+        return self.read(at + len(name), size)
+
     def notes(self) -> Iterator[Note]:
         """Yield the notes, in order."""
         for segment in self._notes:
@@ -103,3 +127,26 @@ class Core:
                 position += (name_size + 3) // 4 * 4
                 yield Note(name, kind, data[position : position + size])
                 position += (size + 3) // 4 * 4
+
+
+def add_note(path: Path, note: Note) -> None:
+    """Add a note to an ELF core: all of them are written once more, behind everything."""
+    name = note.name.encode() + b"\0"
+    more = _NOTE.pack(len(name), len(note.data), note.kind)
+    more += name + bytes(-len(name) % 4) + note.data + bytes(-len(note.data) % 4)
+    with path.open("r+b") as stream:
+        header = _HEADER.unpack(stream.read(_HEADER.size))
+        for number in range(header[10]):
+            place = header[5] + number * _PROGRAM_HEADER.size
+            stream.seek(place)
+            fields = list(_PROGRAM_HEADER.unpack(stream.read(_PROGRAM_HEADER.size)))
+            if fields[0] == _PT_NOTE:
+                break
+        else:
+            raise LabError(f"{path} has no notes")
+        stream.seek(fields[2])
+        notes = stream.read(fields[5]) + more
+        fields[2], fields[5] = stream.seek(0, 2), len(notes)
+        stream.write(notes)
+        stream.seek(place)
+        stream.write(_PROGRAM_HEADER.pack(*fields))

@@ -22,12 +22,19 @@ __all__ = ("KERNELS", "Built", "Kernel", "Stock", "find")
 
 @dataclass(frozen=True)
 class Stock:
-    """A kernel as Debian ships it, with its debug symbols."""
+    """A kernel as Debian ships it."""
 
     image: str
-    """Pattern for the release in ``linux-image-RELEASE-dbg``; the newest match is taken."""
+    """Pattern for the release in ``linux-image-RELEASE``; the newest match is taken."""
     suites: Tuple[str, ...]
     """Suites to look in, the first that has one wins."""
+    symbols: bool = True
+    """Whether there is a ``linux-image-RELEASE-dbg``; without, the kernel's BTF has to do."""
+
+    @property
+    def package(self) -> str:
+        """Pattern for the name of the package that decides about the release."""
+        return f"linux-image-({self.image}){'-dbg' if self.symbols else ''}"
 
 
 @dataclass(frozen=True)
@@ -71,6 +78,7 @@ class Kernel:
 
 _6_1 = ("linux-source-6.1", ("bookworm", "bookworm-security"))
 _5_10 = ("linux-source-5.10", ("bullseye", "bullseye-security"))
+_BACKPORTS = ("trixie-backports",)
 
 # In the order in which they tell most when time runs out. Variants of one
 # source that share most objects stand next to each other.
@@ -162,6 +170,55 @@ _TABLE = (
         Stock(r"6\.1\.0-\d+-cloud-amd64", ("bookworm", "bookworm-security")),
         special="debug",
         kfence=False,
+    ),
+    # Debian has no debug symbols of these.
+    Kernel(
+        "debian-6.19",
+        "SLUB with CPU slabs and sheaves",
+        "SLUB",
+        "top-byte",
+        Stock(r"6\.19\.\d+\S*-cloud-amd64", _BACKPORTS, symbols=False),
+        special="busy",
+    ),
+    Kernel(
+        "debian-7.0",
+        "SLUB with sheaves, barns in the nodes",
+        "SLUB",
+        "top-byte",
+        Stock(r"7\.0\.\d+\S*-cloud-amd64", _BACKPORTS, symbols=False),
+        special="busy-numa",
+    ),
+    Kernel(
+        "debian-7.1",
+        "SLUB with sheaves, barns beside the nodes",
+        "SLUB",
+        "top-byte",
+        Stock(r"7\.1\.\d+\S*-cloud-amd64", _BACKPORTS, symbols=False),
+        special="debug",
+    ),
+    Kernel(
+        "debian-6.18",
+        "SLUB with CPU slabs and the first sheaves",
+        "SLUB",
+        "top-byte",
+        Stock(r"6\.18\.\d+\S*-cloud-amd64", _BACKPORTS, symbols=False),
+        special="busy",
+    ),
+    Kernel(
+        "debian-6.17",
+        "the last SLUB without sheaves",
+        "SLUB",
+        "top-byte",
+        Stock(r"6\.17\.\d+\S*-cloud-amd64", _BACKPORTS, symbols=False),
+        special="busy",
+    ),
+    Kernel(
+        "debian-6.16",
+        "SLUB before struct slab got flags of its own",
+        "SLUB",
+        "top-byte",
+        Stock(r"6\.16\.\d+\S*-cloud-amd64", _BACKPORTS, symbols=False),
+        special="kfence",
     ),
 )
 

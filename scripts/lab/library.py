@@ -33,9 +33,10 @@ class KernelFiles:
     """Version of the package it was made from."""
 
     @property
-    def vmlinux(self) -> Path:
-        """The kernel with its debug information."""
-        return self.folder / "vmlinux"
+    def vmlinux(self) -> Optional[Path]:
+        """The kernel with its debug information; ``None`` if there is none to be had."""
+        file = self.folder / "vmlinux"
+        return file if file.exists() else None
 
     @property
     def vmlinuz(self) -> Path:
@@ -49,9 +50,10 @@ class KernelFiles:
 
     @property
     def config(self) -> Dict[str, str]:
-        """Its configuration, without ``CONFIG_``."""
-        options = {}
-        for line in (self.folder / "config").read_text().splitlines():
+        """Its configuration, without ``CONFIG_``; empty if Debian has it no more."""
+        options: Dict[str, str] = {}
+        file = self.folder / "config"
+        for line in file.read_text().splitlines() if file.exists() else ():
             name, equals, value = line.partition("=")
             if equals and name.startswith("CONFIG_"):
                 options[name[len("CONFIG_") :]] = value.strip('"')
@@ -129,7 +131,7 @@ def _is_newer(found: KernelFiles, archive: Archive) -> bool:
     origin = found.kernel.origin
     suites = list(origin.suites)
     if isinstance(origin, Stock):
-        package = archive.newest(rf"linux-image-{origin.image}-dbg", suites)
+        package = archive.newest(origin.package, suites)
     else:
         package = archive.newest(origin.package.replace(".", r"\."), suites)
     return package.version != found.version

@@ -177,7 +177,9 @@ def has_type(prog: Program, name: str) -> bool:
 def main() -> int:
     """Compare the dump in a folder; write JSON."""
     folder, vmcore = Path(sys.argv[1]), sys.argv[2]
-    options = TargetOptions(core=vmcore, symbols=[str(folder / "vmlinux")], default_symbols=False)
+    vmlinux = folder / "vmlinux"
+    symbols = [str(vmlinux)] if vmlinux.exists() else []
+    options = TargetOptions(core=vmcore, symbols=symbols, default_symbols=False)
     prog = open_target(options)
     flags = np.fromfile(folder / "oracle" / "kpageflags", "<u8")
     json.dump({"bits": compare(prog, flags), "partial_free": partial_free(prog)}, sys.stdout)

@@ -7,7 +7,7 @@ from __future__ import annotations
 import lzma
 import re
 from pathlib import Path
-from typing import Dict
+from typing import Dict, Set
 
 from . import cache
 from .debian import Archive, unpack
@@ -31,60 +31,68 @@ MODULES = (
 
 def recipe(origin: Stock) -> str:
     """Return the key of everything in this repository that a stock kernel depends on."""
-    return cache.key(1, origin.image, origin.suites, MODULES)
+    without = () if origin.symbols else ("without symbols",)
+    return cache.key(1, origin.image, origin.suites, MODULES, *without)
 
 
 def fetch(kernel: Kernel, archive: Archive, folder: Path) -> Dict[str, str]:
     """
     Take a kernel from Debian's packages into a folder of the cache.
 
-    :param folder: Gets ``vmlinux``, ``vmlinuz``, ``config`` and ``modules/``.
+    :param folder: Gets ``vmlinuz``, ``config`` and ``modules/``, and ``vmlinux`` if
+        there are debug symbols. Without those, of a release that Debian has
+        moved on from, there may be nothing but ``vmlinuz``.
     :return: What to remember of it: ``release``, ``package``, ``version``.
     :raises LabError: if a package or a file in it is missing.
     """
     origin = kernel.origin
     assert isinstance(origin, Stock)
-    symbols = archive.newest(rf"linux-image-{origin.image}-dbg", list(origin.suites))
-    release = symbols.name[len("linux-image-") : -len("-dbg")]
-    file = archive.download(symbols, folder)
-    say(f"unpacking vmlinux of {release}")
-    # The same file is also there under other names, as links.
-    vmlinux = unpack(file, rf"usr/lib/debug/.*/(?:vmlinux|vmlinux-{re.escape(release)})", folder)[0]
-    vmlinux.rename(folder / "vmlinux")
-    file.unlink()
+    chosen = archive.newest(origin.package, list(origin.suites))
+    matched = re.fullmatch(origin.package, chosen.name)
+    assert matched is not None
+    release = matched[1]
+    if origin.symbols:
+        file = archive.download(chosen, folder)
+        say(f"unpacking vmlinux of {release}")
+        # The same file is also there under other names, as links.
+        wanted = rf"usr/lib/debug/.*/(?:vmlinux|vmlinux-{re.escape(release)})"
+        unpack(file, wanted, folder)[0].rename(folder / "vmlinux")
+        file.unlink()
+    missing = _unpack_image(release, chosen.suite, archive, folder)
+    if missing if origin.symbols else "vmlinuz" in missing:
+        raise LabError(f"the packages of {release} lack {', '.join(sorted(missing))}")
+    return {"release": release, "package": chosen.name, "version": chosen.version}
 
-    # One package has image, config and modules before 7.x, three afterwards.
+
+def _unpack_image(release: str, suite: str, archive: Archive, folder: Path) -> Set[str]:
+    # One package has image, config and modules before 6.19, several afterwards.
+    # Returns what none of them has.
     escaped = re.escape(release)
     patterns = {
-        rf"boot/vmlinuz-{escaped}|usr/lib/modules/{escaped}/vmlinuz": "vmlinuz",
-        rf"boot/config-{escaped}|usr/lib/modules/{escaped}/config": "config",
-        rf".*/(?:{'|'.join(MODULES)})\.ko(?:\.xz)?": "",
+        "vmlinuz": rf"boot/vmlinuz-{escaped}|usr/lib/modules/{escaped}/vmlinuz",
+        "config": rf"boot/config-{escaped}|usr/lib/modules/{escaped}/config",
+        "modules": rf".*/(?:{'|'.join(MODULES)})\.ko(?:\.xz)?",
     }
-    suites = [symbols.suite]
-    try:
-        packages = [archive.newest(rf"linux-(?:binary|base|modules)-{escaped}", suites)]
-        packages = [
-            archive.newest(rf"linux-{part}-{escaped}", suites)
-            for part in ("binary", "base", "modules")
-        ]
-    except LabError:
-        packages = [archive.newest(rf"linux-image-{escaped}", suites)]
     missing = set(patterns)
-    for package in packages:
+    for part in ("binary", "base", "modules", "image"):
+        if not missing:
+            break
+        try:
+            package = archive.newest(rf"linux-{part}-{escaped}", [suite])
+        except LabError:
+            continue
         file = archive.download(package, folder)
-        for pattern in sorted(missing):
-            target = folder if patterns[pattern] else folder / "modules"
+        for name in sorted(missing):
+            target = folder / name if name == "modules" else folder
             try:
-                found = unpack(file, pattern, target)
+                found = unpack(file, patterns[name], target)
             except LabError:
                 continue
-            missing.discard(pattern)
-            if patterns[pattern]:
-                found[0].rename(folder / patterns[pattern])
+            missing.discard(name)
+            if name != "modules":
+                found[0].rename(folder / name)
         file.unlink()
-    if missing:
-        raise LabError(f"the packages of {release} lack {', '.join(sorted(missing))}")
     for module in (folder / "modules").glob("*.ko.xz"):
         module.with_suffix("").write_bytes(lzma.decompress(module.read_bytes()))
         module.unlink()
-    return {"release": release, "package": symbols.name, "version": symbols.version}
+    return missing

@@ -124,7 +124,17 @@ def reporting(monkeypatch: pytest.MonkeyPatch) -> Dict[str, Any]:
         return healthy()
 
     monkeypatch.setattr(import_module("drgn_slabtype.check"), "check", check)
+    monkeypatch.setattr("drgn_slabtype.target.ensure_types", lambda prog: None)
     return calls
+
+
+def test_command_says_what_a_kernel_without_debug_info_lacks(prog: Program) -> None:
+    with pytest.raises(CommandError) as caught:
+        run_command(prog, "slabcheck")
+    assert str(caught.value) == (
+        "no debug info for Linux 6.1.0-test; the kernel does not describe itself: "
+        "its VMCOREINFO does not tell where kallsyms are (before Linux 6.0)"
+    )
 
 
 def test_command_prints_and_returns_its_records(

@@ -122,7 +122,10 @@ def test_no_debug_info_names_what_was_looked_for(dump: Path) -> None:
     name = BUILD_ID.hex()
     assert message.startswith(f"no debug info for Linux 6.1.0-test, build ID {name}: looked for ")
     assert f"/.build-id/{name[:2]}/{name[2:]}.debug" in message
-    assert message.endswith("; give its vmlinux with -s")
+    assert message.endswith(
+        "; the kernel does not describe itself: its VMCOREINFO does not tell where kallsyms are "
+        "(before Linux 6.0); give its vmlinux with -s"
+    )
 
 
 def test_no_default_symbols_looks_nowhere(dump: Path) -> None:
@@ -156,7 +159,9 @@ def test_right_vmlinux_without_debug_info(dump: Path, tmp_path: Path) -> None:
     path = tmp_path / "vmlinux"
     path.write_bytes(vmlinux())
     message = refusal(TargetOptions(core=str(dump), symbols=[str(path)]))
-    assert message == f"{path}: build ID {BUILD_ID.hex()} is right, but the file has no debug info"
+    assert message.startswith(
+        f"{path}: build ID {BUILD_ID.hex()} is right, but the file has no debug info; "
+    )
 
 
 def test_modules_are_not_taken_for_a_wrong_vmlinux(dump: Path, tmp_path: Path) -> None:
