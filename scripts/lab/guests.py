@@ -29,10 +29,9 @@ class Guest:
     """CPUs of the machine."""
     nodes: int = 1
     """NUMA nodes, each with the same part of memory and CPUs."""
-    cpu: str = "Nehalem,-cx16"
-    """Model of the CPUs. The cmpxchg16b of QEMU 7.2 breaks SLUB where each CPU has a thread."""
-    threads: str = "multi"
-    """Whether QEMU runs the CPUs in one thread (``single``) or in one each."""
+    cx16: bool = False
+    """Whether its CPUs have cmpxchg16b. That of QEMU 7.2 is not atomic where each
+    CPU has a thread of its own, so they share one then, and are slow."""
     seconds: int = 3
     """How long the load runs before it is stopped and the oracle is asked."""
     busy: bool = False
@@ -43,7 +42,8 @@ class Guest:
     @property
     def options(self) -> Tuple[str, ...]:
         """Arguments for QEMU."""
-        arguments = ["-accel", f"tcg,thread={self.threads}", "-cpu", self.cpu]
+        arguments = ["-accel", f"tcg,thread={'single' if self.cx16 else 'multi'}"]
+        arguments += ["-cpu", "Nehalem" if self.cx16 else "Nehalem,-cx16"]
         arguments += ["-m", f"{self.memory_mib}M", "-smp", str(self.cpus)]
         if self.nodes > 1:
             for node in range(self.nodes):
@@ -118,16 +118,16 @@ _TABLE = (
     Guest(
         "cx16",
         "freelist and counters of a slab change at once, by cmpxchg16b",
-        cpu="Nehalem",
-        threads="single",
+        "slub_debug=-",
+        cx16=True,
         suits=lambda kernel: kernel.allocator == "SLUB",
     ),
     Guest(
         "busy-cx16",
         "stopped at random moments with cmpxchg16b",
+        "slub_debug=-",
         busy=True,
-        cpu="Nehalem",
-        threads="single",
+        cx16=True,
         suits=lambda kernel: kernel.allocator == "SLUB",
     ),
 )
