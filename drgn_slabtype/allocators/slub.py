@@ -247,12 +247,15 @@ class SlubAllocator:
         else:
             fresh &= slabs.transit
         fresh &= ~listed
-        # Where no CPU takes whole slabs, its first object is taken before it is
+        # At its beginning there is no freelist, and no node counts it.
+        first = (slabs.counted == 0) & (freelist == 0)
+        # Where no CPU takes whole slabs, the first object is taken before it is
         # put on a list, since Linux kernel commit c7323a5ad078 ("mm/slub:
         # restrict sysfs validation to debug caches and make it safe") (in v6.1).
         if cache.debug or self.cpu_slabs is None:
-            first = (slabs.counted == 1) & ~listed & ((slabs.allowed & ListKind.NOWHERE) == 0)
-            fresh |= first & self._uncounted(cache, slabs, first)
+            first |= (slabs.counted == 1) & ((slabs.allowed & ListKind.NOWHERE) == 0)
+        first &= ~listed
+        fresh |= first & self._uncounted(cache, slabs, first)
         if np.count_nonzero(fresh) <= ledger.facts.in_flight:
             slabs.transit |= fresh
             slabs.busy |= fresh

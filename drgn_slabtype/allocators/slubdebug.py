@@ -68,8 +68,8 @@ class ContentReader:
         self._cache = cache
         self._ledger = ledger
         self._slot = SlotLayout(prog, cache)
-        track = structure(prog, "struct track")
-        self._track_addr = track.offset("addr")
+        self._track = structure(prog, "struct track")
+        self._track_addr = self._track.offset("addr")
         self._slab = structure(prog, f"struct {page_type_layout(prog).slab_struct}")
 
     def zones(self) -> Iterator[Zone]:
@@ -212,21 +212,28 @@ class ContentReader:
 
     def _tracks(self, slots: U8, slab: I64, index: I64, base: U64, used: Bools) -> Iterator[Zone]:
         # An allocated object has the caller in its first track, but for the
-        # node structures that were carved out by hand while SLUB came up.
+        # node structures that were carved out by hand while SLUB came up. It is
+        # off the freelist before its track is written: for a moment, the first
+        # time it is allocated, all of the track is as it was made.
         assert self._slot.tracks is not None
-        first = self._slot.tracks + self._track_addr
-        at = self._cache.red_left_pad + first
-        rows = np.flatnonzero(used & ~np.isin(base, self._untracked))
-        addr = slots[rows, at : at + self._memory.word_size]
-        yield Zone(
-            "track",
-            "caller of the allocation",
-            slab[rows],
-            index[rows],
-            base[rows] + np.uint64(first),
-            addr,
-            None,
-        )
+        word = self._memory.word_size
+        start = self._cache.red_left_pad + self._slot.tracks
+        tracks = slots[:, start : start + self._track.size]
+        addr = tracks[:, self._track_addr : self._track_addr + word]
+        unwritten = ~tracks.any(axis=1)
+        told = used & ~np.isin(base, self._untracked)
+        for which, passing in ((~unwritten, None), (unwritten, np.zeros((1, word), np.uint8))):
+            rows = np.flatnonzero(told & which)
+            yield Zone(
+                "track",
+                "caller of the allocation",
+                slab[rows],
+                index[rows],
+                base[rows] + np.uint64(self._slot.tracks + self._track_addr),
+                addr[rows],
+                None,
+                passing,
+            )
 
     def _asked_size(
         self, slots: U8, slab: I64, index: I64, base: U64, used: Bools
