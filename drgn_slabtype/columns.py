@@ -51,6 +51,14 @@ class Structure:
         """
         return self._find(path)[0] // 8
 
+    def size_of(self, path: str) -> int:
+        """
+        Return the size of a member in bytes.
+
+        :raises LookupError: if there is no such member.
+        """
+        return sizeof(self._find(path)[2])
+
     def _find(self, path: str) -> tuple[int, Optional[int], Type]:
         type, bits, width = self.type, 0, None
         for name in path.split("."):

@@ -16,7 +16,7 @@ from typing import Callable, List, Optional, Protocol, Sequence, Tuple
 import numpy as np
 
 from ..index import KnownBy, SlabIndex
-from ..ledger import I64, U64, Bools, Ledger, Suspect
+from ..ledger import I64, Bools, Ledger, Suspect
 from .caches import Caches, same_cache
 from .lists import Walked
 
@@ -101,14 +101,3 @@ def decide_ownership(
         keep[named] = fits(mine, told[mine]) & ~fits(mine, theirs)
     cache[rows[~keep]] = other[rows[~keep]]
     return Ownership(cache, told)
-
-
-def lock_is_held(words: U64) -> Bools:
-    """
-    Return which spinlocks are held, from the first 32 bits of each.
-
-    A queued spinlock is 0 when free; a ticket lock's halves are equal.
-    """
-    low = words & np.uint64(0xFFFF)
-    high = (words >> np.uint64(16)) & np.uint64(0xFFFF)
-    return low != high

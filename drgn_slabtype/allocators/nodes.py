@@ -17,9 +17,9 @@ from drgn import Program
 from ..columns import Rows, read_rows, structure
 from ..index import SlabIndex
 from ..ledger import I64, U64, Bools, Break, Counter, Ledger, ListKind, Memberships, Suspect
+from ..locks import held as held_locks
 from ..memory import memory
 from .arrays import local_rows
-from .base import lock_is_held
 from .caches import Caches, node_ids
 from .lists import ListHead, SlabLists, Walked
 
@@ -133,19 +133,12 @@ def node_pointers(prog: Program, caches: Caches, member: str) -> Tuple[I64, I64,
     return cache.astype(np.int64), nid.astype(np.int64), pointers[cache, nid]
 
 
-def lock_words(rows: Rows, member: str) -> U64:
-    """Return the first 32 bits of a lock in every row, for :func:`.base.lock_is_held`."""
-    at = rows.structure.offset(member)
-    cut = np.ascontiguousarray(rows.raw[:, at : at + 4])
-    return cut.view(f"{rows.structure.byteorder}u4")[:, 0].astype(np.uint64)
-
-
 def read_nodes(prog: Program, caches: Caches) -> Nodes:
     """Read every ``struct kmem_cache_node`` that the caches point to."""
     cache, nid, pointers = node_pointers(prog, caches, "node")
     rows = read_rows(prog, "struct kmem_cache_node", pointers)
     wild = ~memory(prog).is_kernel_address(pointers) | (pointers % np.uint64(4) != 0)
-    return Nodes(cache, nid, rows, lock_is_held(lock_words(rows, "list_lock")), wild)
+    return Nodes(cache, nid, rows, held_locks(rows, "list_lock"), wild)
 
 
 def memberships(

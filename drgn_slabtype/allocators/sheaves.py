@@ -22,11 +22,11 @@ from drgn import FaultError, Program
 from ..columns import Rows, read_rows, structure
 from ..index import SlabIndex
 from ..ledger import I64, U64, Containers, Ledger, State, Suspect, Walk
+from ..locks import held as held_locks
 from ..memory import memory
 from .arrays import enter_arrays
-from .base import lock_is_held
 from .caches import Caches
-from .nodes import Nodes, lock_words, node_pointers
+from .nodes import Nodes, node_pointers
 from .percpu import per_cpu_structures, possible_cpus
 
 _MAX_SHEAVES = 4096  # a barn's soft limit is 10 of each kind
@@ -147,7 +147,7 @@ class Sheaves:
             )
             self._suspect(int(cache[at]), suspect)
         rows = read_rows(self.prog, "struct node_barn", addresses)
-        held = lock_is_held(lock_words(rows, "lock"))
+        held = held_locks(rows, "lock")
         link = structure(self.prog, "struct slab_sheaf").offset("barn_list")
         for kind in ("full", "empty"):
             heads = addresses + np.uint64(rows.structure.offset(f"sheaves_{kind}"))

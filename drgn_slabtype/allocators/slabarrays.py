@@ -18,12 +18,12 @@ from drgn import Program
 from ..columns import Rows, read_rows, structure
 from ..index import KnownBy, SlabIndex
 from ..ledger import I64, U64, Bools, Containers, Ledger, Place, State, Suspect, Walk
+from ..locks import held as held_locks
 from ..memory import memory
 from ..pages.scan import page_fields
 from .arrays import enter_arrays
-from .base import lock_is_held
 from .caches import Caches, node_ids
-from .nodes import Nodes, lock_words
+from .nodes import Nodes
 from .percpu import PerCpu, per_cpu_addresses, per_cpu_structures, possible_cpus
 from .slabcache import SlabCache
 
@@ -324,7 +324,7 @@ def _alien_arrays(prog: Program, nodes: Nodes) -> Tuple[_Found, U64]:
             nodes.nid[rows[which]],
             other.astype(np.int64),
             address,
-            lock_is_held(lock_words(around, "lock")),
+            held_locks(around, "lock"),
         ),
         tables,
     )

@@ -194,7 +194,7 @@ class SlubAllocator:
         local = {row: i for i, row in enumerate(rows.tolist())}
         if self.cpu_slabs is not None:
             self.cpu_slabs.enter(number, local, index, ledger)
-        self._let_new(ledger, index["freelist"][rows])
+        self._let_new(cache, ledger, index["freelist"][rows])
         self._excuse(cache, ledger)
         self._freelists(cache, rows, index, ledger, local)
         if self.sheaves is not None:
@@ -242,19 +242,42 @@ class SlubAllocator:
         mine = (self.nodes.cache == cache.number) & self.nodes.held
         return locked | np.isin(index.nids[rows], self.nodes.nid[mine])
 
-    def _let_new(self, ledger: Ledger, freelist: U64) -> None:
+    def _let_new(self, cache: SlubCache, ledger: Ledger, freelist: U64) -> None:
         # A slab that is being made is on no list yet and has no object in use,
         # or, to Linux 6.7 and at the end of it, all of them. Its free pointers
         # are being written.
         slabs, fresh = ledger.slabs, ledger.slabs.counted == 0
+        listed = np.isin(np.arange(len(slabs)), ledger.memberships.slab)
         if self.era in (Era.FROZEN, Era.UNKNOWN):
             fresh |= slabs.transit & (slabs.counted == slabs.objects) & (freelist != 0)
         else:
             fresh &= slabs.transit
-        fresh[ledger.memberships.slab[ledger.memberships.slab >= 0]] = False
+        fresh &= ~listed
+        # At its beginning there is no freelist, and no node counts it.
+        first = (slabs.counted == 0) & (freelist == 0)
+        # Where no CPU takes whole slabs, the first object is taken before it is
+        # put on a list, since Linux kernel commit c7323a5ad078 ("mm/slub:
+        # restrict sysfs validation to debug caches and make it safe") (in v6.1).
+        if cache.debug or self.cpu_slabs is None:
+            first |= (slabs.counted == 1) & ((slabs.allowed & ListKind.NOWHERE) == 0)
+        first &= ~listed
+        fresh |= first & self._uncounted(cache, slabs, first)
         if np.count_nonzero(fresh) <= ledger.facts.in_flight:
             slabs.transit |= fresh
             slabs.busy |= fresh
+
+    def _uncounted(self, cache: SlubCache, slabs: Slabs, first: Bools) -> Bools:
+        # Slabs of nodes that count fewer slabs than there are, by as many as
+        # have their first object. Without CONFIG_SLUB_DEBUG no node counts any.
+        nodes, out = self.nodes, np.ones(len(slabs), np.bool_)
+        if not nodes.rows.structure.has("nr_slabs"):
+            return out
+        kept = nodes.rows["nr_slabs.counter"].astype(np.int64)
+        for row in np.flatnonzero((nodes.cache == cache.number) & nodes.rows.ok).tolist():
+            mine = slabs.nid == nodes.nid[row]
+            missing = np.count_nonzero(mine) - int(kept[row])
+            out[mine] = missing >= np.count_nonzero(mine & first)
+        return out
 
     def _excuse(self, cache: SlubCache, ledger: Ledger) -> None:
         # An empty slab of a TYPESAFE_BY_RCU cache leaves its list and the

@@ -23,6 +23,7 @@ from .slubcache import SlubCache
 
 _RED_FREE, _RED_USED = 0xBB, 0xCC
 _POISON_FREE, _POISON_END, _POISON_PAD = 0x6B, 0xA5, 0x5A
+_EXTENSION_FLAGS = 7  # of slab->obj_exts; the rest is a pointer
 _BATCH_BYTES = 8 << 20  # slab memory held at a time
 
 
@@ -67,11 +68,9 @@ class ContentReader:
         self._cache = cache
         self._ledger = ledger
         self._slot = SlotLayout(prog, cache)
-        track = structure(prog, "struct track")
-        self._track_addr = track.offset("addr")
-        # Since Linux 7.0, slabobj_ext arrays may lie in what is left of a slab.
-        slab = structure(prog, f"struct {page_type_layout(prog).slab_struct}")
-        self._tail_is_padding = not (slab.has("stride") or slab.has("obj_exts_in_object"))
+        self._track = structure(prog, "struct track")
+        self._track_addr = self._track.offset("addr")
+        self._slab = structure(prog, f"struct {page_type_layout(prog).slab_struct}")
 
     def zones(self) -> Iterator[Zone]:
         """Yield the zones of all slabs whose freelist is whole."""
@@ -99,12 +98,13 @@ class ContentReader:
             return
         count = int(table.objects[slabs].max())
         used = count * cache.size
+        self._cover_extensions(slabs, start[gathered.ok], data, count)
         slots = data[:, :used].reshape(len(slabs) * count, cache.size)
         slab, index = np.repeat(slabs, count), np.tile(np.arange(count), len(slabs))
         free, sure = self._free(slab, index)
         base = table.base[slab] + (index * cache.size).astype(np.uint64)
         yield from self._slots(slots, slab, index, base, free, sure)
-        if cache.poison and self._tail_is_padding and used < span:
+        if cache.poison and used < span:
             tail = data[:, used:]
             yield Zone(
                 "padding",
@@ -115,6 +115,30 @@ class ContentReader:
                 tail,
                 np.full((1, tail.shape[1]), _POISON_PAD, np.uint8),
             )
+
+    def _cover_extensions(self, slabs: I64, start: U64, data: U8, count: int) -> None:
+        # What memory cgroups and allocation profiling know of each object is a
+        # struct slabobj_ext, a word for each of the two. Since Linux 7.0, these
+        # lie in the slab itself where there is room: behind the last object, or
+        # in the padding of each. Here they become the padding that they replace.
+        if not self._slab.has("obj_exts"):
+            return
+        word, size = self._memory.word_size, self._cache.size
+        where = self._ledger.slabs.page[slabs] + np.uint64(self._slab.offset("obj_exts"))
+        gathered = self._memory.gather(where, word)
+        pointers = gathered.bytes.view(self._memory.word)[:, 0].astype(np.uint64)
+        offsets = (pointers & ~np.uint64(_EXTENSION_FLAGS)) - start
+        used, span = count * size, data.shape[1]
+        first = self._cache.red_left_pad + self._slot.end
+        behind = (offsets >= np.uint64(used)) & (offsets < np.uint64(span))
+        within = (offsets >= np.uint64(first)) & (offsets < np.uint64(size))
+        for row in np.flatnonzero(behind).tolist():
+            at = int(offsets[row])
+            data[row, at : at + 2 * word * count] = _POISON_PAD
+        for row in np.flatnonzero(within).tolist():
+            at = int(offsets[row])
+            slots = data[row, :used].reshape(count, size)
+            slots[:, at : at + 2 * word] = _POISON_PAD
 
     def _free(self, slab: I64, index: I64) -> Tuple[Bools, Bools]:
         # Whether each object is on its slab's freelist, and whether that is
@@ -189,21 +213,28 @@ class ContentReader:
 
     def _tracks(self, slots: U8, slab: I64, index: I64, base: U64, used: Bools) -> Iterator[Zone]:
         # An allocated object has the caller in its first track, but for the
-        # node structures that were carved out by hand while SLUB came up.
+        # node structures that were carved out by hand while SLUB came up. It is
+        # off the freelist before its track is written: for a moment, the first
+        # time it is allocated, all of the track is as it was made.
         assert self._slot.tracks is not None
-        first = self._slot.tracks + self._track_addr
-        at = self._cache.red_left_pad + first
-        rows = np.flatnonzero(used & ~np.isin(base, self._untracked))
-        addr = slots[rows, at : at + self._memory.word_size]
-        yield Zone(
-            "track",
-            "caller of the allocation",
-            slab[rows],
-            index[rows],
-            base[rows] + np.uint64(first),
-            addr,
-            None,
-        )
+        word = self._memory.word_size
+        start = self._cache.red_left_pad + self._slot.tracks
+        tracks = slots[:, start : start + self._track.size]
+        addr = tracks[:, self._track_addr : self._track_addr + word]
+        unwritten = ~tracks.any(axis=1)
+        told = used & ~np.isin(base, self._untracked)
+        for which, passing in ((~unwritten, None), (unwritten, np.zeros((1, word), np.uint8))):
+            rows = np.flatnonzero(told & which)
+            yield Zone(
+                "track",
+                "caller of the allocation",
+                slab[rows],
+                index[rows],
+                base[rows] + np.uint64(self._slot.tracks + self._track_addr),
+                addr[rows],
+                None,
+                passing,
+            )
 
     def _asked_size(
         self, slots: U8, slab: I64, index: I64, base: U64, used: Bools

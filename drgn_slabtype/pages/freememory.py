@@ -16,11 +16,12 @@ from typing import Dict, List, NamedTuple, Tuple
 
 import numpy as np
 import numpy.typing as npt
-from drgn import FaultError, Object, Program
+from drgn import Object, Program
 from drgn.helpers.linux.mmzone import NODE_DATA
 from drgn.helpers.linux.nodemask import for_each_online_node
 
 from ..columns import read_rows
+from ..locks import is_held
 from ..memory import U64, memory
 from ..pagetype.detect import page_type_layout
 from ..pagetype.sources import enumerators
@@ -216,7 +217,7 @@ class _Collector:
             for kind, (first, last) in enumerate(raw.tolist()):
                 heads.append((order, kind, start + kind * width, first, last))
         begin = int(zone.zone_start_pfn)
-        locked = _is_held(zone.lock)
+        locked = is_held(zone.lock)
         end = begin + int(zone.spanned_pages)
         self.zones.append(Zone(nid, number, name, begin, end, tuple(counts), locked))
         self.rows[nid, number] = row
@@ -306,15 +307,6 @@ class _Collector:
             return int(self.prog["pageblock_order"])
         except LookupError:
             return 9
-
-
-def _is_held(lock: Object) -> bool:
-    # A queued spinlock is 0 when free; a ticket lock's halves are equal.
-    try:
-        word = lock.prog_.read_u32(lock.address_ or 0)
-    except FaultError:
-        return False
-    return bool(word & 0xFFFF != word >> 16)
 
 
 def _joined(parts: List[Strays]) -> Strays:

@@ -62,7 +62,8 @@ code { font: .9em ui-monospace, monospace; }
 .facts div { background: var(--raised); border: 1px solid var(--line); border-radius: .4rem;
   padding: .5rem .75rem; }
 .facts dt { color: var(--quiet); font-size: .85rem; }
-.facts dd { margin: 0; font-size: 1.2rem; font-variant-numeric: tabular-nums; }
+.facts dd { margin: 0; font-size: 1.2rem; font-variant-numeric: tabular-nums;
+  white-space: nowrap; }
 .legend { display: flex; flex-wrap: wrap; gap: .25rem 1rem; margin: .5rem 0; padding: 0;
   list-style: none; font-size: .9rem; }
 .legend i, td i { display: inline-block; width: .85em; height: .85em; margin-right: .4em;
@@ -95,6 +96,7 @@ dl.codes dt:target { background: var(--raised); outline: 2px solid var(--link); 
 .sr { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
 @media (max-width: 40rem) {
   body { font-size: 15px; }
+  .facts div { padding: .5rem; } .facts dd { font-size: 1.05rem; }
   table, tbody, tr, td { display: block; width: 100%; }
   thead { display: none; }
   tr { padding: .5rem 0; border-bottom: 1px solid var(--line); }

@@ -153,7 +153,7 @@ def _configure(work: Path, origin: Built, make: List[str], log: Path) -> None:
         for name in _options(fragment.read_text())
         if got.get(name, "n") != wanted[name]
     ]
-    lost += [name for name in _REQUIRED if got.get(name) != "y" and name in wanted]
+    lost += [name for name in _REQUIRED if got.get(name, "n") != wanted.get(name, "y")]
     if lost:
         raise LabError(f"the config did not take {', '.join(sorted(set(lost)))}")
 

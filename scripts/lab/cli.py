@@ -185,7 +185,11 @@ def _parser() -> argparse.ArgumentParser:
 
     one = commands.add_parser("matrix", help="check every kernel with every guest")
     which = one.add_mutually_exclusive_group()
-    which.add_argument("--ci", action="store_true", help="each kernel plain and one guest besides")
+    which.add_argument(
+        "--ci",
+        action="store_true",
+        help="each kernel that CI has the time for, plain and in one guest besides",
+    )
     which.add_argument("--full", action="store_true", help="everything (default)")
     one.add_argument("--kernel", action="append", default=[], help="only this kernel (with --full)")
     one.add_argument("--budget", type=float, metavar="MINUTES", help="begin nothing after that")

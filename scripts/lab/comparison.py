@@ -12,7 +12,13 @@ How exact the kernel's numbers are:
   but the free ones of slabs on the nodes' partial lists, so CPU slabs and CPU
   partial slabs count in full. With the lists' own sum that is exact too (up to
   10,000 slabs a list, which no guest here reaches).
-- ``/sys/kernel/slab``: ``total_objects`` and ``slabs`` as above.
+- ``/sys/kernel/slab``: ``total_objects`` and ``slabs`` as above, the size of
+  an object and how many a slab has.
+
+Without CONFIG_SLUB_DEBUG there is no slabinfo, and sysfs does not count objects
+and slabs; with CONFIG_SLUB_TINY there is no sysfs either. What is left are the
+pages, one by one and in sum: the orders of all slabs found add up to the pages
+that the kernel says are slabs.
 """
 
 from __future__ import annotations
@@ -26,6 +32,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional
 
+from . import guests
 from .dumps import Dump, running, vmcoreinfo
 from .errors import LabError
 from .guests import Guest
@@ -36,6 +43,13 @@ from .oracle import KPF, Oracle
 __all__ = ("Result", "compare", "compare_live", "run_python")
 
 _TIMEOUT_SECONDS = 600
+# Attributes in /sys/kernel/slab, and what they are called in a report.
+_SYSFS = {
+    "total_objects": "objects",
+    "slabs": "slabs",
+    "object_size": "object_size",
+    "objs_per_slab": "objects_per_slab",
+}
 _SCRIPTS = Path(__file__).resolve().parent.parent
 
 
@@ -121,7 +135,7 @@ def _compare_caches(
         if mine != kernel:
             result.mismatches.append(f"{cache}: {what}: {mine}, the kernel says {kernel}")
 
-    if set(ours) != set(theirs):
+    if theirs and set(ours) != set(theirs):
         difference = ", ".join(sorted(set(ours) ^ set(theirs)))
         result.mismatches.append(f"caches in one place only: {difference}")
     for name in sorted(set(ours) & set(theirs)):
@@ -137,9 +151,12 @@ def _compare_caches(
             active = mine["objects"] - partial_free.get(mine["address"], 0)
             equal(name, "active objects", active, kernel.active_objects)
     sysfs = oracle.sysfs
+    if sysfs and not set(ours) <= set(sysfs):
+        missing = ", ".join(sorted(set(ours) - set(sysfs)))
+        result.mismatches.append(f"caches that /sys/kernel/slab does not have: {missing}")
     for name in sorted(set(ours) & set(sysfs)):
         numbers = sysfs[sysfs[name].get("alias_of", name)]
-        for attribute, key in (("total_objects", "objects"), ("slabs", "slabs")):
+        for attribute, key in _SYSFS.items():
             if attribute in numbers:
                 kernel_number = int(numbers[attribute].split()[0])
                 equal(name, f"sysfs {attribute}", ours[name][key], kernel_number)
@@ -226,4 +243,7 @@ def _compare(dump: Dump, target: List[str], result: Result) -> None:
         result.compared += bit["compared"]
         if bit["differ"]:
             result.mismatches.append(f"{bit['differ']} pages differ in {name}: {bit['examples']}")
+    guest = guests.find(dump.guest)
+    if guest.cx16 and dump.manifest["allocator"] == "SLUB" and not pages["cx16"]:
+        result.mismatches.append("no cache uses cmpxchg16b, which the CPUs have")
     _compare_caches(report, oracle, pages["partial_free"], result)

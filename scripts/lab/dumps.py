@@ -284,12 +284,14 @@ def _boot(kernel: KernelFiles, guest: Guest, stack: contextlib.ExitStack) -> Mac
     image = _image(kernel)
     line = command_line(guest)
     started = stack.enter_context(machine(kernel.vmlinuz, image, line, guest.options, console=log))
+    # CPUs that share a thread of the host are slower, the more of them there are.
+    seconds = _BOOT_SECONDS * (guest.cpus if guest.cx16 else 1)
     try:
-        started.wait_for("ready", _BOOT_SECONDS)
+        started.wait_for("ready", seconds)
         # Pages that are in the balloon are offline.
         balloon = (guest.memory_mib - _BALLOON_MIB) << 20
         started.qmp.command("balloon", value=balloon)
-        started.wait_for("load", _BOOT_SECONDS)
+        started.wait_for("load", seconds)
     except GuestError as error:
         raise BootError(str(error)) from None
     return started

@@ -29,6 +29,9 @@ class Guest:
     """CPUs of the machine."""
     nodes: int = 1
     """NUMA nodes, each with the same part of memory and CPUs."""
+    cx16: bool = False
+    """Whether its CPUs have cmpxchg16b. That of QEMU 7.2 is not atomic where each
+    CPU has a thread of its own, so they share one then, and are slow."""
     seconds: int = 3
     """How long the load runs before it is stopped and the oracle is asked."""
     busy: bool = False
@@ -39,7 +42,9 @@ class Guest:
     @property
     def options(self) -> Tuple[str, ...]:
         """Arguments for QEMU."""
-        arguments = ["-m", f"{self.memory_mib}M", "-smp", str(self.cpus)]
+        arguments = ["-accel", f"tcg,thread={'single' if self.cx16 else 'multi'}"]
+        arguments += ["-cpu", "Nehalem" if self.cx16 else "Nehalem,-cx16"]
+        arguments += ["-m", f"{self.memory_mib}M", "-smp", str(self.cpus)]
         if self.nodes > 1:
             for node in range(self.nodes):
                 first = node * self.cpus // self.nodes
@@ -53,15 +58,25 @@ class Guest:
         return tuple(arguments)
 
 
+def _has_slub_debug(kernel: Kernel) -> bool:
+    return kernel.allocator == "SLUB" and kernel.slub_debug
+
+
 _TABLE = (
     Guest("plain", "4 CPUs, one node"),
-    Guest("numa", "two nodes: alien caches, lists for each node", nodes=2, memory_mib=384),
+    Guest(
+        "numa",
+        "two nodes: alien caches, lists for each node",
+        nodes=2,
+        memory_mib=384,
+        suits=lambda kernel: kernel.numa,
+    ),
     Guest(
         "debug",
         "slub_debug=FZPU: red zones, poison, tracks",
         "slub_debug=FZPU",
         memory_mib=384,
-        suits=lambda kernel: kernel.allocator == "SLUB",
+        suits=_has_slub_debug,
     ),
     Guest(
         "kfence",
@@ -77,7 +92,44 @@ _TABLE = (
         suits=lambda kernel: not kernel.stock,
     ),
     Guest("busy", "stopped at random moments under load", busy=True),
-    Guest("busy-numa", "the same on two nodes", busy=True, nodes=2, memory_mib=384),
+    Guest(
+        "busy-numa",
+        "the same on two nodes",
+        busy=True,
+        nodes=2,
+        memory_mib=384,
+        suits=lambda kernel: kernel.numa,
+    ),
+    Guest(
+        "busy-kfence",
+        "the same with KFENCE",
+        "kfence.sample_interval=5",
+        busy=True,
+        suits=lambda kernel: kernel.kfence,
+    ),
+    Guest(
+        "busy-debug",
+        "the same with slub_debug=FZPU",
+        "slub_debug=FZPU",
+        busy=True,
+        memory_mib=384,
+        suits=_has_slub_debug,
+    ),
+    Guest(
+        "cx16",
+        "freelist and counters of a slab change at once, by cmpxchg16b",
+        "slub_debug=-",
+        cx16=True,
+        suits=lambda kernel: kernel.allocator == "SLUB",
+    ),
+    Guest(
+        "busy-cx16",
+        "stopped at random moments with cmpxchg16b",
+        "slub_debug=-",
+        busy=True,
+        cx16=True,
+        suits=lambda kernel: kernel.allocator == "SLUB",
+    ),
 )
 
 GUESTS: Dict[str, Guest] = {guest.name: guest for guest in _TABLE}

@@ -69,6 +69,12 @@ class Kernel:
     """The guest that tells most about it after the plain one."""
     kfence: bool = True
     """Whether KFENCE is built in."""
+    numa: bool = True
+    """Whether it can have more than one node."""
+    slub_debug: bool = True
+    """Whether SLUB is built with CONFIG_SLUB_DEBUG; means nothing for SLAB."""
+    ci: bool = True
+    """Whether ``matrix --ci`` has the time for it."""
 
     @property
     def stock(self) -> bool:
@@ -77,6 +83,8 @@ class Kernel:
 
 
 _6_1 = ("linux-source-6.1", ("bookworm", "bookworm-security"))
+_6_12 = ("linux-source-6.12", ("trixie", "bookworm-backports"))
+_7 = ("linux-source-7.3", ("trixie-backports", "sid", "forky"))
 _5_10 = ("linux-source-5.10", ("bullseye", "bullseye-security"))
 _BACKPORTS = ("trixie-backports",)
 
@@ -219,6 +227,70 @@ _TABLE = (
         "top-byte",
         Stock(r"6\.16\.\d+\S*-cloud-amd64", _BACKPORTS, symbols=False),
         special="kfence",
+    ),
+    # Configurations, for the full matrix alone. Each costs a download or a build.
+    Kernel(
+        "slub-6.12-tiny",
+        "SLUB_TINY: no CPU slabs, no SLUB_DEBUG",
+        "SLUB",
+        "top-byte",
+        Built(*_6_12, ("small", "slub-tiny")),
+        slub_debug=False,
+        ci=False,
+    ),
+    Kernel(
+        "slub-6.1-bare",
+        "no SLUB_DEBUG, CPU partial slabs, merging, NUMA, cgroups or huge pages; PREEMPT",
+        "SLUB",
+        "page-flag-5.11",
+        Built(*_6_1, ("small", "slub", "bare", "preempt")),
+        kfence=False,
+        numa=False,
+        slub_debug=False,
+        ci=False,
+    ),
+    Kernel(
+        "slub-7-tiny",
+        "SLUB_TINY: sheaves without capacity",
+        "SLUB",
+        "top-byte",
+        Built(*_7, ("small", "slub-tiny")),
+        slub_debug=False,
+        ci=False,
+    ),
+    Kernel(
+        "slub-7-profiled",
+        "MEM_ALLOC_PROFILING: a vector for every slab, within it where there is room",
+        "SLUB",
+        "top-byte",
+        Built(*_7, ("small", "slub-profiled")),
+        ci=False,
+    ),
+    Kernel(
+        "slub-5.10-debug",
+        "SLUB in struct page with SLUB_DEBUG_ON and PREEMPT",
+        "SLUB",
+        "page-flag-5.3",
+        Built(*_5_10, ("slub", "slub-debug-on", "preempt")),
+        kfence=False,
+        ci=False,
+    ),
+    Kernel(
+        "debian-7-rt",
+        "newest Debian kernel with PREEMPT_RT: locks that sleep",
+        "SLUB",
+        "top-byte",
+        Stock(r"7\.\d+\.\d+\S*-rt-amd64", ("trixie-backports", "sid", "forky")),
+        ci=False,
+    ),
+    Kernel(
+        "debian-6.1-rt",
+        "Debian 12 with PREEMPT_RT: CPU slabs under locks that sleep",
+        "SLUB",
+        "page-flag-5.11",
+        Stock(r"6\.1\.0-\d+-rt-amd64", ("bookworm", "bookworm-security")),
+        kfence=False,
+        ci=False,
     ),
 )
 

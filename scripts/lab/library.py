@@ -121,7 +121,10 @@ def _drop_idle_tree(made: KernelFiles) -> None:
     siblings = [
         kernel
         for kernel in KERNELS.values()
-        if isinstance(kernel.origin, Built) and kernel.origin.package == origin.package
+        if isinstance(kernel.origin, Built)
+        and kernel.origin.package == origin.package
+        # CI never comes to the kernels that it leaves out.
+        and (kernel.ci or not made.kernel.ci)
     ]
     if all(present(kernel) for kernel in siblings):
         build.drop_tree(origin.package, made.version)

@@ -104,6 +104,8 @@ def ci_jobs() -> List[Job]:
     """Return each kernel's plain guest and the one that tells most besides."""
     jobs = []
     for kernel in kernels.KERNELS.values():
+        if not kernel.ci:
+            continue
         for name in ("plain", kernel.special):
             guest = guests.find(name)
             jobs.append(Job(kernel, guest, CI_PAUSES if guest.busy else 1))

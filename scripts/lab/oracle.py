@@ -153,8 +153,9 @@ class Oracle:
 
     @property
     def slabinfo(self) -> Dict[str, CacheNumbers]:
-        """``/proc/slabinfo``, by cache."""
-        text = (self._folder / "slabinfo").read_text()
+        """``/proc/slabinfo``, by cache; empty with SLUB but without CONFIG_SLUB_DEBUG."""
+        file = self._folder / "slabinfo"
+        text = file.read_text() if file.exists() else ""
         return {
             match.group(1): CacheNumbers(*(int(number) for number in match.groups()[1:]))
             for match in _SLABINFO_LINE.finditer(text)
@@ -168,7 +169,7 @@ class Oracle:
 
     @property
     def sysfs(self) -> Dict[str, Dict[str, str]]:
-        """``/sys/kernel/slab``, by name; empty with SLAB."""
+        """``/sys/kernel/slab``, by name; empty with SLAB and with CONFIG_SLUB_TINY."""
         file = self._folder / "slab.json"
         if not file.exists():
             return {}

@@ -25,7 +25,7 @@ from drgn_slabtype.pagetype.detect import page_type_layout
 from drgn_slabtype.target import TargetOptions, open_target
 from lab.oracle import KPF
 
-__all__ = ("compare", "partial_free")
+__all__ = ("caches_with_cx16", "compare", "partial_free")
 
 Bools = npt.NDArray[np.bool_]
 
@@ -160,6 +160,16 @@ def partial_free(prog: Program) -> Dict[str, int]:
     return result
 
 
+def caches_with_cx16(prog: Program) -> int:
+    """Return how many SLUB caches change freelist and counters of a slab by cmpxchg16b."""
+    # A bit number of enum _slab_flag_bits since Linux 6.9, a macro before.
+    try:
+        flag = 1 << int(prog["_SLAB_CMPXCHG_DOUBLE"])
+    except LookupError:
+        flag = 0x40000000
+    return sum(bool(cache.flags & flag) for cache in for_each_slab_cache(prog))
+
+
 def cache_has(cache: Object, name: str) -> bool:
     """Return whether ``struct kmem_cache`` has a member of that name."""
     return bool(cache.prog_.type("struct kmem_cache").has_member(name))
@@ -182,7 +192,12 @@ def main() -> int:
     options = TargetOptions(core=vmcore, symbols=symbols, default_symbols=False)
     prog = open_target(options)
     flags = np.fromfile(folder / "oracle" / "kpageflags", "<u8")
-    json.dump({"bits": compare(prog, flags), "partial_free": partial_free(prog)}, sys.stdout)
+    answer = {
+        "bits": compare(prog, flags),
+        "partial_free": partial_free(prog),
+        "cx16": caches_with_cx16(prog),
+    }
+    json.dump(answer, sys.stdout)
     return 0
 
 

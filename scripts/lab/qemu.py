@@ -170,11 +170,6 @@ def _arguments(
         _QEMU,
         "-M",
         "q35",
-        # The cmpxchg16b of QEMU 7.2 breaks SLUB under multi-threaded TCG.
-        "-accel",
-        "tcg,thread=multi",
-        "-cpu",
-        "Nehalem,-cx16",
         "-nographic",
         "-nodefaults",
         "-no-user-config",
@@ -219,7 +214,7 @@ def machine(
     """
     Run a guest for as long as the context lasts.
 
-    :param options: Further arguments for QEMU: memory, CPUs, nodes.
+    :param options: Further arguments for QEMU: CPUs, memory, nodes.
     :param console: Where to leave what the kernel printed.
     """
     with tempfile.TemporaryDirectory(prefix="slabtype-") as name:

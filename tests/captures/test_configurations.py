@@ -4,15 +4,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import FrozenSet, Set
+from typing import Callable, FrozenSet, List, NamedTuple, Set, Tuple
 
 import pytest
-from drgn import Program, Type, TypeKind, TypeKindSet
+from drgn import Program, Type, TypeKind, TypeKindSet, sizeof
 
 from drgn_slabtype.capture import open_capture
 from drgn_slabtype.check import check
 
+from ..recipes.overlay import Write, overlay
 from ..recipes.runner import run
+from ..recipes.slubmachine import Machine, Slab
 from ..recipes.suites import suite_of
 
 _CAPTURES = sorted(path.parent for path in Path(__file__).parent.glob("debian-*-plain/capture.xz"))
@@ -52,3 +54,81 @@ def test_without_slub_debug_counts_and_freelists_are_still_compared(folder: Path
         if result.outcome == "found":
             found.add(result.name)
     assert found
+
+
+_EXTENSION = 8  # bytes of a struct slabobj_ext
+_DEBUGGED = Path(__file__).parent / "debian-7-debug" / "capture.xz"
+
+
+class Vector(NamedTuple):
+    """Where a slab has room for a vector of what is known of its objects."""
+
+    start: int
+    step: int
+    end: int
+
+
+def _behind(slab: Slab) -> Vector:
+    start = slab.start + slab.objects * slab.cache.size
+    return Vector(-(-start // 16) * 16, 2 * _EXTENSION, slab.start + (4096 << slab.order))
+
+
+def _within(slab: Slab) -> Vector:
+    # Behind the free pointer, two tracks and the size asked for.
+    cache = slab.cache
+    end = cache.inuse + (8 if cache.offset >= cache.inuse else 0)
+    end += 2 * sizeof(cache.object.prog_.type("struct track")) + 8
+    return Vector(slab.start + cache.pad + end, cache.size, slab.start + cache.size)
+
+
+def _with_vector(place: Callable[[Slab], Vector]) -> Tuple[Slab, List[Write]]:
+    # As memory cgroups leave a slab: a pointer to the vector, and pointers in it.
+    machine = Machine(open_capture(str(_DEBUGGED)))
+    width = 2 * _EXTENSION
+
+    def fits(slab: Slab) -> bool:
+        vector = place(slab)
+        need = width * slab.objects if vector.step == width else width
+        return (
+            slab.quiet
+            and {"OBJECT_POISON", "STORE_USER"} <= set(slab.cache.flags)
+            and vector.end - vector.start >= need + 4
+        )
+
+    slab = machine.slab("room for a vector", fits)
+    vector, pointer = place(slab), (slab.start | 0x40).to_bytes(8, "little") * 2
+    at = slab.page + machine.offset("obj_exts")
+    writes = [Write(at, (vector.start | 1).to_bytes(8, "little"))]
+    writes += [Write(vector.start + i * vector.step, pointer) for i in range(slab.objects)]
+    return slab, writes
+
+
+@pytest.mark.parametrize("place", [_behind, _within])
+def test_vector_inside_a_slab_is_no_damage(place: Callable[[Slab], Vector]) -> None:
+    _, writes = _with_vector(place)
+    prog = open_capture(str(_DEBUGGED))
+    overlay(prog, writes)
+    assert check(prog).findings == []
+
+
+@pytest.mark.parametrize("place", [_behind, _within])
+def test_padding_beside_a_vector_is_still_judged(place: Callable[[Slab], Vector]) -> None:
+    slab, writes = _with_vector(place)
+    damaged = place(slab).end - 1
+    prog = open_capture(str(_DEBUGGED))
+    overlay(prog, [*writes, Write(damaged, b"\x00")])
+    findings = check(prog).findings
+    assert [(one.code, one.slab, one.address) for one in findings] == [
+        ("padding", slab.page, damaged)
+    ]
+
+
+def test_what_only_looks_like_a_vector_hides_no_damage() -> None:
+    # A pointer into the first object, where no vector can be.
+    slab, _ = _with_vector(_behind)
+    prog = open_capture(str(_DEBUGGED))
+    machine = Machine(open_capture(str(_DEBUGGED)))
+    at = slab.page + machine.offset("obj_exts")
+    damaged = slab.start + (4096 << slab.order) - 1
+    overlay(prog, [Write(at, (slab.start | 1).to_bytes(8, "little")), Write(damaged, b"\x00")])
+    assert [one.address for one in check(prog).findings] == [damaged]

@@ -144,15 +144,26 @@ def used_after_free(machine: Machine) -> Injury:
 
 @recipe
 def slot_padding(machine: Machine) -> Injury:
-    slab = _victim(
-        machine,
+    def roomy(slab: Slab) -> bool:
+        cache = slab.cache
+        room = cache.size - cache.pad - _asked(machine, cache)
+        return "OBJECT_POISON" in cache.flags and room >= 16 and not _has_vector(machine, slab)
+
+    slab = machine.slab(
         "padding between objects",
-        lambda cache: (
-            "OBJECT_POISON" in cache.flags and cache.size - cache.pad - _asked(machine, cache) >= 16
-        ),
+        lambda slab: slab.quiet and bool(machine.used(slab)) and roomy(slab),
     )
     at = slab.cache.size - slab.cache.pad - 1
     return _bytes(slab, "padding", machine.used(slab)[0], at, b"\x00", "padding after the slot")
+
+
+def _has_vector(machine: Machine, slab: Slab) -> bool:
+    # Since Linux 7.0 a vector of slabobj_ext may lie in the slab itself.
+    descriptor = machine.prog.type(machine.descriptor)
+    if not descriptor.has_member("obj_exts"):
+        return False
+    pointer = machine.prog.read_u64(slab.page + machine.offset("obj_exts"))
+    return 0 <= pointer - slab.start < 4096 << slab.order
 
 
 @recipe
@@ -163,10 +174,9 @@ def slab_tail_padding(machine: Machine) -> Injury:
             slab.quiet
             and "OBJECT_POISON" in slab.cache.flags
             and (4096 << slab.order) - slab.objects * slab.cache.size >= 8
+            and not _has_vector(machine, slab)
         ),
     )
-    if machine.prog.type(machine.descriptor).has_member("obj_exts_in_object"):
-        raise NoVictim("the end of a slab may hold other things since 7.0")
     at = slab.start + slab.objects * slab.cache.size
     write = Write(at + 4, b"\x00")
     return on_slab(slab, "padding", write, place="padding at the end of the slab")

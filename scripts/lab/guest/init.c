@@ -124,6 +124,16 @@ static long option(const char *name, long missing)
 	return found ? strtol(found + strlen(name), NULL, 0) : missing;
 }
 
+/* What is allocated from now on is charged, as on any machine with systemd. */
+static void join_memory_cgroup(void)
+{
+	mount("cgroup2", "/sys/fs/cgroup", "cgroup2", 0, NULL);
+	write_file("/sys/fs/cgroup/cgroup.subtree_control", "+memory");
+	mkdir("/sys/fs/cgroup/lab", 0755);
+	if (!write_file("/sys/fs/cgroup/lab/cgroup.procs", "1"))
+		report("warning no memory cgroup");
+}
+
 static void set_up(void)
 {
 	struct rlimit files = { 20000, 20000 };
@@ -162,6 +172,7 @@ int main(void)
 		return 1;
 	set_up();
 	load_modules();
+	join_memory_cgroup();
 	seconds = option("lab.seconds=", 3);
 	report("ready cpus=%d", num_cpus);
 
