@@ -18,9 +18,6 @@ How exact the kernel's numbers are:
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -32,11 +29,10 @@ from .guests import Guest
 from .kdump import convert
 from .library import KernelFiles
 from .oracle import KPF, Oracle
+from .process import run_python
 
 __all__ = ("Result", "compare", "compare_live")
 
-_TIMEOUT_SECONDS = 600
-_SCRIPTS = Path(__file__).resolve().parent.parent
 
 
 @dataclass
@@ -79,26 +75,6 @@ class Result:
     def record(self) -> Dict[str, object]:
         """Return it for JSON."""
         return {**asdict(self), "good": self.good}
-
-
-def _run(arguments: List[str], *, statuses: List[int]) -> subprocess.CompletedProcess[str]:
-    path = os.pathsep.join([str(_SCRIPTS), str(_SCRIPTS.parent)])
-    try:
-        done = subprocess.run(
-            [sys.executable, *arguments],
-            env={**os.environ, "PYTHONPATH": path},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=_TIMEOUT_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise LabError(f"{arguments[1]} took more than {_TIMEOUT_SECONDS} s") from None
-    if done.returncode not in statuses:
-        lines = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
-        raise LabError(lines[-1])
-    return done
 
 
 def _compare_caches(
@@ -184,7 +160,7 @@ def compare_live(kernel: KernelFiles, guest: Guest, *, stopped: bool) -> Result:
 def _check(target: List[str], vmlinux: Path, result: Result) -> Dict[str, Any]:
     arguments = ["-m", "drgn_slabtype", "check", *target]
     arguments += ["-s", str(vmlinux), "--no-default-symbols", "--format", "json"]
-    done = _run(arguments, statuses=[0, 1, 3])
+    done = run_python(arguments, statuses=[0, 1, 3])
     report: Dict[str, Any] = json.loads(done.stdout)
     result.status = done.returncode
     totals = report["totals"]
@@ -207,9 +183,7 @@ def _compare(dump: Dump, target: List[str], result: Result) -> None:
     marked = sum(word >> KPF["SLAB"] & 1 for word in flags)
     if totals["slab_pages"] != marked:
         result.mismatches.append(f"slab pages: {totals['slab_pages']}, the kernel says {marked}")
-    pages = json.loads(
-        _run(["-m", "lab.pagebits", str(dump.folder), target[-1]], statuses=[0]).stdout
-    )
+    pages = json.loads(run_python(["-m", "lab.pagebits", str(dump.folder), target[-1]]).stdout)
     for name, bit in pages["bits"].items():
         result.compared += bit["compared"]
         if bit["differ"]:
