@@ -13,7 +13,8 @@ import contextlib
 from typing import Iterator, List, Optional, Tuple
 
 import numpy as np
-from drgn import FaultError, Object, Program, cast
+from drgn import FaultError, Object, Program, cast, container_of
+from drgn.helpers.common.format import escape_ascii_string
 
 from ..columns import Structure, structure
 from ..memory import U8, memory
@@ -21,6 +22,8 @@ from ..pagetype.sources import enumerators
 from .mapcount import block_counts
 from .single import one_page
 from .zones import nodes_shift, zone_bits
+
+_NAME_LENGTH = 63  # what is printed of the name of a file
 
 
 def dump_page(page: Object) -> List[str]:
@@ -50,21 +53,13 @@ class _Dump:
 
     def lines(self) -> Iterator[str]:
         folios, row, head = self.folios, self.row, self.head
-        pages = structure(self.prog, "struct page")
-        raw = folios.raw[head][None, :]
-        index_member = next((n for n in ("__folio_index", "index") if pages.has(n)), None)
-        index = int(pages.column(raw, index_member)[0]) if index_member else 0
-        index += int(folios.pfns[row]) - int(folios.pfns[head])
-        refcount = _signed(int(pages.column(raw, "_refcount")[0]))
+        refcount = _signed(int(folios.column(folios.where.refcount, 4)[head]))
         mapping = int(folios.long(folios.where.mapping)[head])
-        counts = self._mapcount()
         name = "page: " if self.is_new else f"page:{self.page.value_():016x} "
-        # page_mapping() of a slab or of anonymous memory is NULL.
-        is_slab = bool(folios.slab()[head])
-        shown = 0 if mapping & 1 or is_slab else mapping & ~3
+        shown = self._mapping(mapping)
         yield (
-            f"{name}refcount:{refcount} mapcount:{counts} mapping:{shown:016x} "
-            f"index:{index:#x} pfn:{int(folios.pfns[row]):#x}"
+            f"{name}refcount:{refcount} mapcount:{self._mapcount()} mapping:{shown:016x} "
+            f"index:{self._index():#x} pfn:{int(folios.pfns[row]):#x}"
         )
         large = bool(folios.tails[row]) or self._is_head()
         if large:
@@ -73,7 +68,10 @@ class _Dump:
         if memcg:
             yield f"memcg:{memcg:x}"
         flags = int(folios.flags[head])
-        kind = "ksm " if mapping & 3 == 3 else "anon " if mapping & 1 else ""
+        anonymous = mapping & 1 and not folios.slab()[head]
+        kind = "" if not anonymous else "ksm " if mapping & 3 == 3 else "anon "
+        if shown and not kind:
+            yield _mapping_text(self.prog, shown)
         yield f"{kind}flags: {page_flags_text(self.prog, flags)}"
         yield from self._page_type()
         yield from self._hex("raw", folios.raw[row])
@@ -83,18 +81,60 @@ class _Dump:
         elif head != row:
             yield from self._hex("head", folios.raw[head])
 
+    def _index(self) -> int:
+        folios, head = self.folios, self.head
+        pages = structure(self.prog, "struct page")
+        name = next((n for n in ("__folio_index", "index") if pages.has(n)), None)
+        index = int(pages.column(folios.raw[head][None, :], name)[0]) if name else 0
+        if self._scales_index() and folios.hugetlb(np.array([head]))[0] and self._is_head():
+            index <<= int(folios.orders(np.array([head]))[0])
+        return index + int(folios.pfns[self.row]) - int(folios.pfns[head])
+
+    def _scales_index(self) -> bool:
+        # Before Linux kernel commit a08c7193e4f1 ("mm/filemap: remove hugetlb
+        # special casing in filemap.c") (in v6.7), the index of a HugeTLB page
+        # counted huge pages. Where there are no symbols, the destructor tells
+        # all but Linux 6.6.
+        if self.folios.where.hugetlb_dtor_value is not None:
+            return True
+        try:
+            self.prog.symbol("hugetlb_basepage_index")
+        except LookupError:
+            return False
+        return True
+
+    def _mapping(self, mapping: int) -> int:
+        # page_mapping() of a slab or of anonymous memory is NULL; since Linux
+        # kernel commit 68f2736a8583 ("mm: Convert all PageMovable users to
+        # movable_operations") (in v6.0), that of a movable page of a driver too.
+        if self.folios.slab()[self.head] or mapping & 1:
+            return 0
+        if mapping & 2:
+            try:
+                self.prog.type("struct movable_operations")
+            except LookupError:
+                return mapping & ~3
+            return 0
+        return mapping
+
     def _is_head(self) -> bool:
         flags = int(self.folios.flags[self.head])
         return bool(flags >> self.folios.layout.head_flag & 1)
 
     def _mapcount(self) -> int:
         folios, row = self.folios, self.row
-        if not self.is_new:
-            return _signed(int(block_counts(folios)[row]))
-        # Since Linux 6.10, that of the page alone.
-        word = int(folios.words[row])
-        typed = folios.layout.encoding.has_type(word)
-        return 0 if typed else _signed((word + 1) & 0xFFFFFFFF)
+        word, encoding = int(folios.words[row]), folios.layout.encoding
+        own = 0 if encoding.has_type(word) else _signed((word + 1) & 0xFFFFFFFF)
+        if self.is_new:
+            # Since Linux 6.10, that of the page alone.
+            return own
+        count = _signed(int(block_counts(folios)[row]))
+        # Before Linux kernel commit d99e3140a4d3 ("mm: turn folio_test_hugetlb
+        # into a PageType") (in v6.9), a type was printed as the count it would be.
+        if encoding.has_type(word) and "hugetlb" not in encoding.types:
+            if not folios.slab()[self.head]:
+                count += _signed((word + 1) & 0xFFFFFFFF)
+        return count
 
     def _large(self) -> str:
         folios, where = self.folios, self.folios.where
@@ -166,6 +206,36 @@ class _Dump:
         for start in range(0, len(words), per_line):
             cut = words[start : start + per_line]
             yield f"{label}: {' '.join(f'{word:0{2 * self.word_size}x}' for word in cut)}"
+
+
+def _mapping_text(prog: Program, address: int) -> str:
+    # As dump_mapping() has it; a kernel that cannot read the memory says so,
+    # and a dump that lacks it means something else.
+    mapping = Object(prog, "struct address_space *", address)
+    try:
+        text = f"aops:{_symbol(prog, mapping.a_ops.value_())}"
+        inode = mapping.host.read_()
+        if not inode:
+            return text
+        text += f" ino:{inode.i_ino.value_():x}"
+        first = inode.i_dentry.first.read_()
+        if not first:
+            return text
+        dentry = container_of(first, "struct dentry", "d_u.d_alias")
+        name = dentry.d_name.name.string_()[:_NAME_LENGTH]
+    except FaultError:
+        return f"aops: 0x{address:x} is not in the target"
+    except (AttributeError, LookupError) as error:
+        return f"aops: {error}"
+    shown = escape_ascii_string(name, escape_backslash=True)
+    return f'{text} dentry name{"(?)" if _prints_places(prog) else ""}:"{shown}"'
+
+
+def _symbol(prog: Program, address: int) -> str:
+    try:
+        return prog.symbol(address).name
+    except LookupError:
+        return f"0x{address:x}"
 
 
 def _signed(value: int) -> int:

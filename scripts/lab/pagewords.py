@@ -92,7 +92,7 @@ def compare(prog: Program, words: List[Words]) -> Iterator[str]:
 
     Kernels before Linux 5.12 print a hash of each pointer, always the same.
 
-    :return: Iterator of what differs, a line or several of one page.
+    :return: Iterator of what differs first, a line for each page.
     """
     hashes: Dict[str, str] = {}
     for page in words:
@@ -101,13 +101,15 @@ def compare(prog: Program, words: List[Words]) -> Iterator[str]:
         except FaultError as error:
             yield f"PFN {page.pfn:#x} ({page.what}): {error}"
             continue
-        for mine, theirs in zip(ours, page.lines):
+        missing = [""] * (len(page.lines) - len(ours))
+        for mine, theirs in zip([*ours, *missing], page.lines):
             if not _same(mine, theirs, hashes):
                 yield f"PFN {page.pfn:#x} ({page.what}): {mine!r}, the kernel says {theirs!r}"
-        if len(ours) != len(page.lines):
-            more = ours[len(page.lines) :] or page.lines[len(ours) :]
-            who = "only we say" if len(ours) > len(page.lines) else "the kernel also says"
-            yield f"PFN {page.pfn:#x} ({page.what}): {who} {more}"
+                break
+        else:
+            if len(ours) > len(page.lines):
+                more = ours[len(page.lines) :]
+                yield f"PFN {page.pfn:#x} ({page.what}): {more}, the kernel no more"
 
 
 def _same(mine: str, theirs: str, hashes: Dict[str, str]) -> bool:
