@@ -10,7 +10,7 @@ of its release. Pointers are shown as they are, where a kernel prints hashes.
 from __future__ import annotations
 
 import contextlib
-from typing import Iterator, List, Optional, Tuple
+from typing import Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
 from drgn import FaultError, Object, Program, cast, container_of
@@ -20,6 +20,8 @@ from ..columns import Structure, structure
 from ..memory import U8, memory
 from ..pagetype.sources import enumerators
 from .mapcount import block_counts
+from .pageowner import owner_lines, page_owner
+from .printed import Table, flag_table
 from .single import one_page
 from .zones import nodes_shift, zone_bits
 
@@ -80,6 +82,7 @@ class _Dump:
             yield from self._hex("head", np.concatenate([folios.raw[head], folios.raw[after]]))
         elif head != row:
             yield from self._hex("head", folios.raw[head])
+        yield from owner_lines(page_owner(self.page))
 
     def _index(self) -> int:
         folios, head = self.folios, self.head
@@ -131,9 +134,9 @@ class _Dump:
         count = _signed(int(block_counts(folios)[row]))
         # Before Linux kernel commit d99e3140a4d3 ("mm: turn folio_test_hugetlb
         # into a PageType") (in v6.9), a type was printed as the count it would be.
-        if encoding.has_type(word) and "hugetlb" not in encoding.types:
-            if not folios.slab()[self.head]:
-                count += _signed((word + 1) & 0xFFFFFFFF)
+        is_slab = bool(folios.slab()[self.head])
+        if encoding.has_type(word) and not is_slab and "hugetlb" not in encoding.types:
+            count += _signed((word + 1) & 0xFFFFFFFF)
         return count
 
     def _large(self) -> str:
@@ -250,31 +253,20 @@ def flag_words(prog: Program, flags: int) -> Tuple[str, ...]:
 
     :param flags: ``page->flags``.
     """
-    found = prog.cache.get("slabtype_pageflag_names")
-    if found is None:
-        found = prog.cache["slabtype_pageflag_names"] = _flag_names(prog)
-    return tuple(name for mask, name in found if flags & mask == mask)
+    return tuple(name for mask, name in _page_flags(prog) if flags & mask == mask)
 
 
-def _flag_names(prog: Program) -> List[Tuple[int, str]]:
+def _page_flags(prog: Program) -> Table:
     # The kernel's own table, which has its own order; or else the enumerators,
     # of which the first of a value is the name.
-    names: List[Tuple[int, str]] = []
-    try:
-        for entry in prog["pageflag_names"]:
-            if not entry.name:
-                break
-            names.append((entry.mask.value_(), entry.name.string_().decode("ascii", "replace")))
-    except (FaultError, LookupError):
-        names = []
+    names = flag_table(prog, "pageflag_names")
     if names:
         return names
-    seen = set()
+    seen: Dict[int, str] = {}
     for name, bit in enumerators(prog, "pageflags").items():
-        if name.startswith("PG_") and bit not in seen:
-            seen.add(bit)
-            names.append((1 << bit, name[len("PG_") :]))
-    return names
+        if name.startswith("PG_"):
+            seen.setdefault(1 << bit, name[len("PG_") :])
+    return list(seen.items())
 
 
 def page_flags_text(prog: Program, flags: int) -> str:

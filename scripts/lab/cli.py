@@ -23,7 +23,7 @@ from .dumps import Dump
 from .errors import LabError
 from .kdump import FORMATS
 from .matrix import Matrix
-from .process import GUEST_PACKAGES, install, say
+from .process import GUEST_PACKAGES, install, run_python, say
 
 __all__ = ("main",)
 
@@ -73,6 +73,21 @@ def _check(arguments: argparse.Namespace) -> int:
     run.results = [compare(dump, arguments.format) for dump in _take(arguments)]
     run.seconds = time.monotonic() - begin
     return _finish(run, arguments.json)
+
+
+def _pages(arguments: argparse.Namespace) -> int:
+    pages, wrong = 0, []
+    for dump in _take(arguments):
+        command = ["-m", "lab.pagewords", "compare", str(dump.folder), str(dump.vmcore)]
+        answer = json.loads(run_python(command).stdout)
+        print(f"{dump.name}: {answer['pages']} pages compared, {len(answer['differ'])} differ")
+        pages += answer["pages"]
+        wrong += answer["differ"]
+        if not answer["pages"]:
+            print(f"{dump.name}: {dump.manifest['dump_page']}")
+    for line in wrong:
+        print(line)
+    return 0 if pages and not wrong else 1
 
 
 def _boot(arguments: argparse.Namespace) -> int:
@@ -161,6 +176,10 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--format", choices=("elf", *FORMATS), default="elf", help="of the dump")
     one.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON")
     one.set_defaults(run=_check)
+
+    one = commands.add_parser("pages", help="compare single pages with what dump_page() prints")
+    _add_guest_arguments(one)
+    one.set_defaults(run=_pages)
 
     one = commands.add_parser("matrix", help="check every kernel with every guest")
     which = one.add_mutually_exclusive_group()

@@ -6,6 +6,7 @@ Check a dump with ``drgn-slabtype`` and compare the answer with the kernel's own
 How exact the kernel's numbers are:
 
 - ``/proc/kpageflags``: exact for every page, see :mod:`lab.pagebits`;
+- ``dump_page()``: exact line by line, see :mod:`lab.pagewords`;
 - SLAB's slabinfo: objects, slabs and active objects (those in array caches
   count as active) are exact, as is the number of objects in shared arrays;
 - SLUB's slabinfo: objects and slabs are exact. Active objects are all objects
@@ -32,7 +33,6 @@ from .oracle import KPF, Oracle
 from .process import run_python
 
 __all__ = ("Result", "compare", "compare_live")
-
 
 
 @dataclass
@@ -188,4 +188,8 @@ def _compare(dump: Dump, target: List[str], result: Result) -> None:
         result.compared += bit["compared"]
         if bit["differ"]:
             result.mismatches.append(f"{bit['differ']} pages differ in {name}: {bit['examples']}")
+    result.compared += pages["words"]
+    result.mismatches += pages["words_differ"]
+    if not pages["words"]:
+        result.mismatches.append(f"dump_page(): {dump.manifest['dump_page']}")
     _compare_caches(report, oracle, pages["partial_free"], result)
