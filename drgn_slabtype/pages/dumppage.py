@@ -25,6 +25,8 @@ from .printed import Table, flag_table
 from .single import one_page
 from .zones import nodes_shift, zone_bits
 
+# Above them is ENTIRELY_MAPPED, COMPOUND_MAPPED in Linux 6.2.
+_PAGES_MAPPED = (1 << 23) - 1
 _NAME_LENGTH = 63  # what is printed of the name of a file
 
 
@@ -66,7 +68,7 @@ class _Dump:
         large = bool(folios.tails[row]) or self._is_head()
         if large:
             yield self._large()
-        memcg = self._memcg()
+        memcg = self._memcg("memcg_data", head)
         if memcg:
             yield f"memcg:{memcg:x}"
         flags = int(folios.flags[head])
@@ -82,6 +84,11 @@ class _Dump:
             yield from self._hex("head", np.concatenate([folios.raw[head], folios.raw[after]]))
         elif head != row:
             yield from self._hex("head", folios.raw[head])
+        # Before Linux kernel commit bcfe06bf2622 ("mm: memcontrol: Use helpers to
+        # read page's memcg data") (in v5.11), of the page itself.
+        memcg = self._memcg("mem_cgroup", row)
+        if memcg:
+            yield f"page->mem_cgroup:{memcg:x}"
         yield from owner_lines(page_owner(self.page))
 
     def _index(self) -> int:
@@ -154,40 +161,42 @@ class _Dump:
             self.page.value_()
             - (int(folios.pfns[self.row]) - int(folios.pfns[self.head])) * where.size
         )
-        pinned = count(self._offset("_pincount", "compound_pincount"), 0)
+        mapped = count(where.pages_mapped, 0) & _PAGES_MAPPED
+        pins = self._pincount()
+        pinned = count(pins, 0)
         if self.is_new:
-            mapcount, mapped = count(where.large_mapcount), count(where.pages_mapped, 0)
+            mapcount = count(where.large_mapcount)
             return (
                 f"head: order:{order} mapcount:{mapcount} entire_mapcount:{entire} "
                 f"nr_pages_mapped:{mapped} pincount:{pinned}"
             )
         if where.pages_mapped is not None:
-            mapped = count(where.pages_mapped, 0)
             return (
                 f"head:{address:016x} order:{order} entire_mapcount:{entire} "
                 f"nr_pages_mapped:{mapped} pincount:{pinned}"
             )
-        return (
-            f"head:{address:016x} order:{order} compound_mapcount:{entire} "
-            f"compound_pincount:{pinned}"
-        )
+        text = f"head:{address:016x} order:{order} compound_mapcount:{entire}"
+        # A folio of two pages has no second tail page.
+        if pins is None or (order == 1 and pins >= 2 * where.size):
+            return text
+        return f"{text} compound_pincount:{pinned}"
 
-    def _offset(self, folio_name: str, page_name: str) -> Optional[int]:
-        if self.folio is not None and self.folio.has(folio_name):
-            return int(self.folio.offset(folio_name))
+    def _pincount(self) -> Optional[int]:
+        # Where the folio counts its pins.
+        if self.folio is not None and self.folio.has("_pincount"):
+            return int(self.folio.offset("_pincount"))
         page = structure(self.prog, "struct page")
-        if page.has(page_name):
-            return page.size + page.offset(page_name)
-        # With 64-bit counters in the second tail page before Linux 5.18.
-        name = f"hpage_{page_name.split('_')[-1]}"
+        if page.has("compound_pincount"):
+            return page.size + page.offset("compound_pincount")
+        # In the second tail page before Linux 5.18.
+        name = "hpage_pinned_refcount"
         return 2 * page.size + page.offset(name) if page.has(name) else None
 
-    def _memcg(self) -> int:
+    def _memcg(self, name: str, row: int) -> int:
         page = structure(self.prog, "struct page")
-        for name in ("memcg_data", "mem_cgroup"):
-            if page.has(name):
-                return int(page.column(self.folios.raw[self.head][None, :], name)[0])
-        return 0
+        if not page.has(name):
+            return 0
+        return int(page.column(self.folios.raw[row][None, :], name)[0])
 
     def _page_type(self) -> Iterator[str]:
         # Since "mm/debug: use %pGt to display page_type in dump_page()" (in
@@ -224,7 +233,9 @@ def _mapping_text(prog: Program, address: int) -> str:
         first = inode.i_dentry.first.read_()
         if not first:
             return text
-        dentry = container_of(first, "struct dentry", "d_u.d_alias")
+        # In newer kernels the union has no name.
+        nested = prog.type("struct dentry").has_member("d_u")
+        dentry = container_of(first, "struct dentry", "d_u.d_alias" if nested else "d_alias")
         name = dentry.d_name.name.string_()[:_NAME_LENGTH]
     except FaultError:
         return f"aops: 0x{address:x} is not in the target"

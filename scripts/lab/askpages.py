@@ -51,6 +51,9 @@ def ask(machine: Machine, folder: Path) -> List[Dict[str, object]]:
     with entered(machine.gdb_path, chosen["entry"]) as caller:
         loglevel = caller.stub.read(chosen["loglevel"], 4)
         caller.stub.write(chosen["loglevel"], _EVERYTHING)
+        # Since Linux 6.12 a thread may do the printing, but not in an emergency.
+        if chosen["before"]:
+            caller.call(chosen["before"], 0)
         for page in chosen["pages"]:
             start = machine.console.stat().st_size
             caller.call(chosen["function"], page["page"])
@@ -58,5 +61,7 @@ def ask(machine: Machine, folder: Path) -> List[Dict[str, object]]:
             if not lines:
                 raise GuestError(f"dump_page() printed nothing about PFN {page['pfn']:#x}")
             words.append({"pfn": page["pfn"], "what": page["what"], "lines": lines})
+        if chosen["after"]:
+            caller.call(chosen["after"], 0)
         caller.stub.write(chosen["loglevel"], loglevel)
     return words

@@ -24,6 +24,7 @@ from drgn_slabtype.pages.dumppage import dump_page
 from drgn_slabtype.pages.flagnames import flag_names
 from drgn_slabtype.pages.kinds import TAIL
 from drgn_slabtype.pages.kpageflags import kpageflags
+from drgn_slabtype.pages.scan import scan
 from drgn_slabtype.pages.survey import survey
 from drgn_slabtype.target import TargetOptions, open_target
 from lab.askpages import FILE
@@ -33,7 +34,8 @@ __all__ = ("Words", "choose", "compare", "load")
 # Where the guest is stopped for it: a function that every CPU enters soon, with
 # no lock held that printing needs.
 _ENTRY = "sysvec_apic_timer_interrupt"
-_POINTER = re.compile(r"\b(page|head|mapping):([0-9a-f]{16})\b")
+_UNHASHED = "(____ptrval____)"  # a guest without randomness cannot even hash
+_POINTER = re.compile(rf"\b(page|head|mapping):([0-9a-f]{{16}}\b|{re.escape(_UNHASHED)})")
 # What the kernel's own symbol table takes from the next symbol.
 _SYMBOL_SIZE = re.compile(r"(\+0x[0-9a-f]+)/0x[0-9a-f]+")
 
@@ -59,8 +61,9 @@ def choose(prog: Program) -> Dict[str, Any]:
     Return the pages to ask about, and the addresses that are needed for it.
 
     :return: ``pages``: two pages (``pfn``, ``page``, ``what``) of each kind and
-        word of ``kpageflags``; ``entry``, ``function`` and ``loglevel``:
-        addresses of code and of ``console_loglevel``.
+        word of ``kpageflags``, and a slab of each order; ``entry``, ``function``,
+        ``before`` and ``after``: addresses of code; ``loglevel``: that of
+        ``console_loglevel``.
     """
     flags = kpageflags(prog)
     found = survey(prog)
@@ -71,8 +74,13 @@ def choose(prog: Program) -> Dict[str, Any]:
             key = (kind, int(flags[piece.pfn + row]))
             first.setdefault(key, piece.pfn + row)
             last[key] = piece.pfn + row
+    heads = scan(prog).heads
+    orders = {int(order): int(pfn) for pfn, order in zip(heads.pfns, heads.orders)}
+    slab = found.names.index("slab")
+    some = [*first.items(), *last.items()]
+    some += [((slab, int(flags[pfn])), pfn) for pfn in orders.values()]
     pages = []
-    for key, pfn in [*first.items(), *last.items()]:
+    for key, pfn in some:
         name = found.names[key[0] & ~int(TAIL)]
         words = [name, *(["tail"] if key[0] & int(TAIL) else []), *flag_names(key[1])]
         record = {"pfn": pfn, "page": pfn_to_page(prog, pfn).value_(), "what": ", ".join(words)}
@@ -82,8 +90,17 @@ def choose(prog: Program) -> Dict[str, Any]:
         "pages": pages,
         "entry": prog.symbol(_ENTRY).address,
         "function": prog.symbol("dump_page").address,
+        "before": _optional(prog, "nbcon_cpu_emergency_enter"),
+        "after": _optional(prog, "nbcon_cpu_emergency_exit"),
         "loglevel": prog["console_printk"].address_,
     }
+
+
+def _optional(prog: Program, name: str) -> int:
+    try:
+        return prog.symbol(name).address
+    except LookupError:
+        return 0
 
 
 def compare(prog: Program, words: List[Words]) -> Iterator[str]:
@@ -119,11 +136,16 @@ def _same(mine: str, theirs: str, hashes: Dict[str, str]) -> bool:
     if len(left) != len(right):
         return False
     for (name, pointer), (other, shown) in zip(left, right):
-        if pointer != shown:
-            is_hash = shown.startswith("00000000") and hashes.setdefault(pointer, shown) == shown
-            if name != other or not is_hash:
-                return False
+        if name != other or (pointer != shown and not _is_hash(pointer, shown, hashes)):
+            return False
     return _plain(mine) == _plain(theirs)
+
+
+def _is_hash(pointer: str, shown: str, hashes: Dict[str, str]) -> bool:
+    if not int(pointer, 16):
+        return False  # NULL is shown as it is
+    hashed = shown == _UNHASHED or shown.startswith("00000000")
+    return hashed and hashes.setdefault(pointer, shown) == shown
 
 
 def _plain(line: str) -> str:
