@@ -72,8 +72,8 @@ class _Dump:
         if memcg:
             yield f"memcg:{memcg:x}"
         flags = int(folios.flags[head])
-        anonymous = mapping & 1 and not folios.slab()[head]
-        kind = "" if not anonymous else "ksm " if mapping & 3 == 3 else "anon "
+        # The kernel does not ask whether it is a slab, whose words are other things.
+        kind = "ksm " if mapping & 3 == 3 else "anon " if mapping & 1 else ""
         if shown and not kind:
             yield _mapping_text(self.prog, shown)
         yield f"{kind}flags: {page_flags_text(self.prog, flags)}"
@@ -237,10 +237,9 @@ def _mapping_text(prog: Program, address: int) -> str:
         nested = prog.type("struct dentry").has_member("d_u")
         dentry = container_of(first, "struct dentry", "d_u.d_alias" if nested else "d_alias")
         name = dentry.d_name.name.string_()[:_NAME_LENGTH]
-    except FaultError:
-        return f"aops: 0x{address:x} is not in the target"
-    except (AttributeError, LookupError) as error:
-        return f"aops: {error}"
+    except (AttributeError, FaultError, LookupError):
+        # Captures lack the types too.
+        return f"aops: address_space 0x{address:x} is not in the target"
     shown = escape_ascii_string(name, escape_backslash=True)
     return f'{text} dentry name{"(?)" if _prints_places(prog) else ""}:"{shown}"'
 

@@ -17,11 +17,11 @@ from typing import Dict, List
 import numpy as np
 import pytest
 from drgn import Program
+from lab import pagetypes, pagewords
 
 from drgn_slabtype.pages.flagnames import BITS, flag_names
 from drgn_slabtype.pages.kpageflags import kpagecount, kpageflags, write_kernel_files
 from drgn_slabtype.target import TargetOptions, open_target
-from lab import pagetypes, pagewords
 
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
 _DUMPS = Path(os.environ.get("DRGN_SLABTYPE_DUMPS", _CACHE / "drgn-slabtype/lab/dumps"))
