@@ -32,7 +32,7 @@ def page_memcg(prog: Program, value: int) -> Optional[str]:
     :param value: ``memcg_data`` of the head, or ``mem_cgroup`` before Linux 5.11.
     """
     address = value & ~_FLAGS
-    if not memory(prog).is_kernel_address(np.array([address], np.uint64))[0]:
+    if not _is_address(prog, address):
         return None
     if value & _OBJECT_CGROUP:
         return f"{_of_object_cgroup(prog, address)}, by object cgroup 0x{address:x}"
@@ -47,7 +47,7 @@ def slab_memcg(prog: Program, value: int, objects: int) -> Optional[str]:
     :param objects: How many objects the slab has.
     """
     address = value & ~_FLAGS
-    if not memory(prog).is_kernel_address(np.array([address], np.uint64))[0]:
+    if not _is_address(prog, address):
         return None
     where = f"an object cgroup for each object, at 0x{address:x}"
     found = _of_objects(prog, address, objects)
@@ -86,8 +86,14 @@ def _of_objects(prog: Program, address: int, objects: int) -> Optional[Dict[str,
     return found
 
 
+def _is_address(prog: Program, address: int) -> bool:
+    return bool(memory(prog).is_kernel_address(np.array([address], np.uint64))[0])
+
+
 def _of_object_cgroup(prog: Program, address: int) -> str:
     try:
+        if not _is_address(prog, address):
+            raise FaultError("no kernel address", address)
         cgroup = Object(prog, "struct obj_cgroup *", address).memcg.value_()
     except (AttributeError, FaultError, LookupError):
         return "a cgroup that is not in the target"
@@ -96,6 +102,8 @@ def _of_object_cgroup(prog: Program, address: int) -> str:
 
 def _name(prog: Program, address: int) -> str:
     told = f"mem_cgroup 0x{address:x}"
+    if not _is_address(prog, address):
+        return told
     try:
         cgroup = Object(prog, "struct mem_cgroup *", address).css.cgroup.read_()
         path = escape_ascii_string(cgroup_path(cgroup), escape_backslash=True)

@@ -33,7 +33,10 @@ def _said(console: Path, start: int) -> List[str]:
     with console.open("rb") as stream:
         stream.seek(start)
         text = stream.read().decode("utf-8", "replace").replace("\r", "")
-    return [_PREFIX.sub("", line).rstrip() for line in text.splitlines()]
+    lines = [_PREFIX.sub("", line).rstrip() for line in text.splitlines()]
+    # What was said before and had not been printed yet comes first.
+    first = next((at for at, line in enumerate(lines) if line.startswith("page:")), len(lines))
+    return lines[first:]
 
 
 def ask(machine: Machine, folder: Path) -> List[Dict[str, object]]:

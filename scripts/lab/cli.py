@@ -77,7 +77,11 @@ def _check(arguments: argparse.Namespace) -> int:
 
 def _pages(arguments: argparse.Namespace) -> int:
     pages, wrong = 0, []
-    for dump in _take(arguments):
+    taken = _take(arguments)
+    if not arguments.again and any(dump.manifest["dump_page"] for dump in taken):
+        arguments.again = True
+        taken = _take(arguments)
+    for dump in taken:
         command = ["-m", "lab.pagewords", "compare", str(dump.folder), str(dump.vmcore)]
         answer = json.loads(run_python(command).stdout)
         print(f"{dump.name}: {answer['pages']} pages compared, {len(answer['differ'])} differ")

@@ -62,6 +62,8 @@ class Kernel:
     """The guest that tells most about it after the plain one."""
     kfence: bool = True
     """Whether KFENCE is built in."""
+    page_owner: bool = False
+    """Whether CONFIG_PAGE_OWNER is."""
 
     @property
     def stock(self) -> bool:
@@ -162,6 +164,15 @@ _TABLE = (
         Stock(r"6\.1\.0-\d+-cloud-amd64", ("bookworm", "bookworm-security")),
         special="debug",
         kfence=False,
+    ),
+    Kernel(
+        "slub-6.1-owner",
+        "SLUB with CONFIG_PAGE_OWNER",
+        "SLUB",
+        "page-flag-5.11",
+        Built(*_6_1, ("slub", "page-owner")),
+        special="owner",
+        page_owner=True,
     ),
 )
 

@@ -109,7 +109,7 @@ def compare(prog: Program, words: List[Words], *, partial: bool = False) -> Iter
 
     Kernels before Linux 5.12 print a hash of each pointer, always the same.
 
-    :param partial: The target lacks what does not belong to slabs, as captures do.
+    :param partial: The target may lack inodes and names of files, as captures do.
     :return: Iterator of what differs first, a line for each page.
     """
     hashes: Dict[str, str] = {}
