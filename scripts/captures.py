@@ -28,7 +28,7 @@ _TESTS = _ROOT / "tests" / "captures"
 _PACKAGE = _ROOT / "drgn_slabtype" / "captures"
 _SHIPPED = "slab-6.1-rfc3-plain"
 
-_TEXT = ("slabinfo", "vmstat")
+_TEXT = ("slabinfo", "vmstat", "dump_page.json")
 _PER_PAGE = ("kpageflags", "kpagecount")
 
 

@@ -27,6 +27,7 @@ from ..pages.folios import Folios
 from ..pages.kinds import MEANINGS, TAIL, KindFinder
 from ..pages.kpageflags import stable_page_flags
 from ..pages.mapcount import block_counts
+from ..pages.pageowner import PageOwner, page_owner
 from ..pages.scan import page_fields, page_ranges
 from ..pages.sections import online_ranges
 from ..pages.single import free_block, one_page
@@ -34,6 +35,7 @@ from ..pages.survey import survey
 from ..pages.zones import zone_bits, zone_names
 from ..pagetype.detect import page_type_layout
 from .lookup import lookup
+from .memcg import page_memcg, slab_memcg
 from .object import describe
 from .states import ObjectState
 
@@ -109,6 +111,11 @@ class PageInfo:
     """First page frame and order of the free block the page lies in."""
     slab: Optional[SlabOfPage] = None
     memcg: Optional[str] = None
+    """Memory cgroup the page or its objects are charged to."""
+    owner: Optional[PageOwner] = None
+    """Who allocated it and freed it last, if the kernel keeps that."""
+    owner_missing: Optional[str] = None
+    """Why that is not known, although the kernel keeps it."""
 
 
 def page_info(prog: Program, which: Union[int, Object]) -> PageInfo:
@@ -182,6 +189,8 @@ def _info(prog: Program, pfn: int, page: Object) -> PageInfo:
     block = free_block(page)
     kernel_flags = stable_page_flags(page)
     kind = _kind(prog, folios, head, block is not None)
+    slab = _slab(prog, folios, head) if kind == "slab" else None
+    owner = page_owner(page)
     refcount = int(folios.column(folios.where.refcount, 4)[head])
     return PageInfo(
         pfn=pfn,
@@ -207,8 +216,10 @@ def _info(prog: Program, pfn: int, page: Object) -> PageInfo:
         online=any(start <= pfn < end for start, end in online_ranges(prog)),
         mapping=_mapping(prog, folios, head),
         buddy=block,
-        slab=_slab(prog, folios, head) if kind == "slab" else None,
-        memcg=_memcg(prog, folios, head, kind == "slab"),
+        slab=slab,
+        memcg=_memcg(prog, folios, head, slab),
+        owner=owner if isinstance(owner, PageOwner) else None,
+        owner_missing=owner if isinstance(owner, str) else None,
     )
 
 
@@ -265,18 +276,13 @@ def _mapping(prog: Program, folios: Folios, head: int) -> Optional[str]:
     return text
 
 
-def _memcg(prog: Program, folios: Folios, head: int, slab: bool) -> Optional[str]:
+def _memcg(prog: Program, folios: Folios, head: int, slab: Optional[SlabOfPage]) -> Optional[str]:
     page = structure(prog, "struct page")
     name = next((name for name in ("memcg_data", "mem_cgroup") if page.has(name)), None)
     value = int(page.column(folios.raw[head][None, :], name)[0]) if name else 0
-    if not value or value >> 47 == 0:
-        return None
-    # Since Linux kernel commit 87944e2992bd ("mm: Introduce page memcg flags")
-    # (in v5.11), the lowest bits tell an array for each object of a slab and
-    # an object cgroup.
-    if slab:
-        return f"an object cgroup for each object, at 0x{value & ~7:x}"
-    return f"0x{value & ~7:x}{' (object cgroup)' if value & 2 else ''}"
+    if slab is not None:
+        return slab_memcg(prog, value, slab.objects)
+    return page_memcg(prog, value)
 
 
 def _slab(prog: Program, folios: Folios, head: int) -> SlabOfPage:

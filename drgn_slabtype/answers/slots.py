@@ -17,7 +17,8 @@ from ..allocators.slabcache import SlabCache
 from ..allocators.slubcache import SlubCache, slab_flags
 from ..allocators.slubdebug import SlotLayout
 from ..memory import memory
-from .tracks import Track, slub_tracks, symbolise
+from ..stacks import symbolise
+from .tracks import Track, slub_tracks
 
 
 class Slot(NamedTuple):

@@ -89,6 +89,7 @@ TYPES = [
     "enum memory_type",
     "enum kpage_operation",
     "struct page_snapshot",
+    "struct movable_operations",
 ]
 """Types by name; structures among them stay complete behind pointers."""
 
@@ -197,6 +198,7 @@ VARIABLES = [
     "jiffies_64",
     "task_struct_cachep",
     "thread_stack_cache",
+    "sysctl_numa_balancing_mode",
 ]
 """Variables; their own memory is kept, not what they point to."""
 

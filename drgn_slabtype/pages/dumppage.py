@@ -10,17 +10,24 @@ of its release. Pointers are shown as they are, where a kernel prints hashes.
 from __future__ import annotations
 
 import contextlib
-from typing import Iterator, List, Optional, Tuple
+from typing import Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
-from drgn import FaultError, Object, Program, cast
+from drgn import FaultError, Object, Program, cast, container_of
+from drgn.helpers.common.format import escape_ascii_string
 
 from ..columns import Structure, structure
 from ..memory import U8, memory
 from ..pagetype.sources import enumerators
 from .mapcount import block_counts
+from .pageowner import owner_lines, page_owner
+from .printed import Table, flag_table
 from .single import one_page
 from .zones import nodes_shift, zone_bits
+
+# Above them is ENTIRELY_MAPPED, COMPOUND_MAPPED in Linux 6.2.
+_PAGES_MAPPED = (1 << 23) - 1
+_NAME_LENGTH = 63  # what is printed of the name of a file
 
 
 def dump_page(page: Object) -> List[str]:
@@ -50,30 +57,25 @@ class _Dump:
 
     def lines(self) -> Iterator[str]:
         folios, row, head = self.folios, self.row, self.head
-        pages = structure(self.prog, "struct page")
-        raw = folios.raw[head][None, :]
-        index_member = next((n for n in ("__folio_index", "index") if pages.has(n)), None)
-        index = int(pages.column(raw, index_member)[0]) if index_member else 0
-        index += int(folios.pfns[row]) - int(folios.pfns[head])
-        refcount = _signed(int(pages.column(raw, "_refcount")[0]))
+        refcount = _signed(int(folios.column(folios.where.refcount, 4)[head]))
         mapping = int(folios.long(folios.where.mapping)[head])
-        counts = self._mapcount()
         name = "page: " if self.is_new else f"page:{self.page.value_():016x} "
-        # page_mapping() of a slab or of anonymous memory is NULL.
-        is_slab = bool(folios.slab()[head])
-        shown = 0 if mapping & 1 or is_slab else mapping & ~3
+        shown = self._mapping(mapping)
         yield (
-            f"{name}refcount:{refcount} mapcount:{counts} mapping:{shown:016x} "
-            f"index:{index:#x} pfn:{int(folios.pfns[row]):#x}"
+            f"{name}refcount:{refcount} mapcount:{self._mapcount()} mapping:{shown:016x} "
+            f"index:{self._index():#x} pfn:{int(folios.pfns[row]):#x}"
         )
         large = bool(folios.tails[row]) or self._is_head()
         if large:
             yield self._large()
-        memcg = self._memcg()
+        memcg = self._memcg("memcg_data", head)
         if memcg:
             yield f"memcg:{memcg:x}"
         flags = int(folios.flags[head])
+        # The kernel does not ask whether it is a slab, whose words are other things.
         kind = "ksm " if mapping & 3 == 3 else "anon " if mapping & 1 else ""
+        if shown and not kind:
+            yield _mapping_text(self.prog, shown)
         yield f"{kind}flags: {page_flags_text(self.prog, flags)}"
         yield from self._page_type()
         yield from self._hex("raw", folios.raw[row])
@@ -82,6 +84,48 @@ class _Dump:
             yield from self._hex("head", np.concatenate([folios.raw[head], folios.raw[after]]))
         elif head != row:
             yield from self._hex("head", folios.raw[head])
+        # Before Linux kernel commit bcfe06bf2622 ("mm: memcontrol: Use helpers to
+        # read page's memcg data") (in v5.11), of the page itself.
+        memcg = self._memcg("mem_cgroup", row)
+        if memcg:
+            yield f"page->mem_cgroup:{memcg:x}"
+        yield from owner_lines(page_owner(self.page))
+
+    def _index(self) -> int:
+        folios, head = self.folios, self.head
+        pages = structure(self.prog, "struct page")
+        name = next((n for n in ("__folio_index", "index") if pages.has(n)), None)
+        index = int(pages.column(folios.raw[head][None, :], name)[0]) if name else 0
+        if self._scales_index() and folios.hugetlb(np.array([head]))[0] and self._is_head():
+            index <<= int(folios.orders(np.array([head]))[0])
+        return index + int(folios.pfns[self.row]) - int(folios.pfns[head])
+
+    def _scales_index(self) -> bool:
+        # Before Linux kernel commit a08c7193e4f1 ("mm/filemap: remove hugetlb
+        # special casing in filemap.c") (in v6.7), the index of a HugeTLB page
+        # counted huge pages. Where there are no symbols, the destructor tells
+        # all but Linux 6.6.
+        if self.folios.where.hugetlb_dtor_value is not None:
+            return True
+        try:
+            self.prog.symbol("hugetlb_basepage_index")
+        except LookupError:
+            return False
+        return True
+
+    def _mapping(self, mapping: int) -> int:
+        # page_mapping() of a slab or of anonymous memory is NULL; since Linux
+        # kernel commit 68f2736a8583 ("mm: Convert all PageMovable users to
+        # movable_operations") (in v6.0), that of a movable page of a driver too.
+        if self.folios.slab()[self.head] or mapping & 1:
+            return 0
+        if mapping & 2:
+            try:
+                self.prog.type("struct movable_operations")
+            except LookupError:
+                return mapping & ~3
+            return 0
+        return mapping
 
     def _is_head(self) -> bool:
         flags = int(self.folios.flags[self.head])
@@ -89,12 +133,18 @@ class _Dump:
 
     def _mapcount(self) -> int:
         folios, row = self.folios, self.row
-        if not self.is_new:
-            return _signed(int(block_counts(folios)[row]))
-        # Since Linux 6.10, that of the page alone.
-        word = int(folios.words[row])
-        typed = folios.layout.encoding.has_type(word)
-        return 0 if typed else _signed((word + 1) & 0xFFFFFFFF)
+        word, encoding = int(folios.words[row]), folios.layout.encoding
+        own = 0 if encoding.has_type(word) else _signed((word + 1) & 0xFFFFFFFF)
+        if self.is_new:
+            # Since Linux 6.10, that of the page alone.
+            return own
+        count = _signed(int(block_counts(folios)[row]))
+        # Before Linux kernel commit d99e3140a4d3 ("mm: turn folio_test_hugetlb
+        # into a PageType") (in v6.9), a type was printed as the count it would be.
+        is_slab = bool(folios.slab()[self.head])
+        if encoding.has_type(word) and not is_slab and "hugetlb" not in encoding.types:
+            count += _signed((word + 1) & 0xFFFFFFFF)
+        return count
 
     def _large(self) -> str:
         folios, where = self.folios, self.folios.where
@@ -111,40 +161,42 @@ class _Dump:
             self.page.value_()
             - (int(folios.pfns[self.row]) - int(folios.pfns[self.head])) * where.size
         )
-        pinned = count(self._offset("_pincount", "compound_pincount"), 0)
+        mapped = count(where.pages_mapped, 0) & _PAGES_MAPPED
+        pins = self._pincount()
+        pinned = count(pins, 0)
         if self.is_new:
-            mapcount, mapped = count(where.large_mapcount), count(where.pages_mapped, 0)
+            mapcount = count(where.large_mapcount)
             return (
                 f"head: order:{order} mapcount:{mapcount} entire_mapcount:{entire} "
                 f"nr_pages_mapped:{mapped} pincount:{pinned}"
             )
         if where.pages_mapped is not None:
-            mapped = count(where.pages_mapped, 0)
             return (
                 f"head:{address:016x} order:{order} entire_mapcount:{entire} "
                 f"nr_pages_mapped:{mapped} pincount:{pinned}"
             )
-        return (
-            f"head:{address:016x} order:{order} compound_mapcount:{entire} "
-            f"compound_pincount:{pinned}"
-        )
+        text = f"head:{address:016x} order:{order} compound_mapcount:{entire}"
+        # A folio of two pages has no second tail page.
+        if pins is None or (order == 1 and pins >= 2 * where.size):
+            return text
+        return f"{text} compound_pincount:{pinned}"
 
-    def _offset(self, folio_name: str, page_name: str) -> Optional[int]:
-        if self.folio is not None and self.folio.has(folio_name):
-            return int(self.folio.offset(folio_name))
+    def _pincount(self) -> Optional[int]:
+        # Where the folio counts its pins.
+        if self.folio is not None and self.folio.has("_pincount"):
+            return int(self.folio.offset("_pincount"))
         page = structure(self.prog, "struct page")
-        if page.has(page_name):
-            return page.size + page.offset(page_name)
-        # With 64-bit counters in the second tail page before Linux 5.18.
-        name = f"hpage_{page_name.split('_')[-1]}"
+        if page.has("compound_pincount"):
+            return page.size + page.offset("compound_pincount")
+        # In the second tail page before Linux 5.18.
+        name = "hpage_pinned_refcount"
         return 2 * page.size + page.offset(name) if page.has(name) else None
 
-    def _memcg(self) -> int:
+    def _memcg(self, name: str, row: int) -> int:
         page = structure(self.prog, "struct page")
-        for name in ("memcg_data", "mem_cgroup"):
-            if page.has(name):
-                return int(page.column(self.folios.raw[self.head][None, :], name)[0])
-        return 0
+        if not page.has(name):
+            return 0
+        return int(page.column(self.folios.raw[row][None, :], name)[0])
 
     def _page_type(self) -> Iterator[str]:
         # Since "mm/debug: use %pGt to display page_type in dump_page()" (in
@@ -168,6 +220,37 @@ class _Dump:
             yield f"{label}: {' '.join(f'{word:0{2 * self.word_size}x}' for word in cut)}"
 
 
+def _mapping_text(prog: Program, address: int) -> str:
+    # As dump_mapping() has it; a kernel that cannot read the memory says so,
+    # and a dump that lacks it means something else.
+    mapping = Object(prog, "struct address_space *", address)
+    try:
+        text = f"aops:{_symbol(prog, mapping.a_ops.value_())}"
+        inode = mapping.host.read_()
+        if not inode:
+            return text
+        text += f" ino:{inode.i_ino.value_():x}"
+        first = inode.i_dentry.first.read_()
+        if not first:
+            return text
+        # In newer kernels the union has no name.
+        nested = prog.type("struct dentry").has_member("d_u")
+        dentry = container_of(first, "struct dentry", "d_u.d_alias" if nested else "d_alias")
+        name = dentry.d_name.name.string_()[:_NAME_LENGTH]
+    except (AttributeError, FaultError, LookupError):
+        # Captures lack the types too.
+        return f"aops: address_space 0x{address:x} is not in the target"
+    shown = escape_ascii_string(name, escape_backslash=True)
+    return f'{text} dentry name{"(?)" if _prints_places(prog) else ""}:"{shown}"'
+
+
+def _symbol(prog: Program, address: int) -> str:
+    try:
+        return prog.symbol(address).name
+    except LookupError:
+        return f"0x{address:x}"
+
+
 def _signed(value: int) -> int:
     # A number of 32 bits, or of 64 that extends one.
     value &= 0xFFFFFFFF
@@ -180,31 +263,20 @@ def flag_words(prog: Program, flags: int) -> Tuple[str, ...]:
 
     :param flags: ``page->flags``.
     """
-    found = prog.cache.get("slabtype_pageflag_names")
-    if found is None:
-        found = prog.cache["slabtype_pageflag_names"] = _flag_names(prog)
-    return tuple(name for mask, name in found if flags & mask == mask)
+    return tuple(name for mask, name in _page_flags(prog) if flags & mask == mask)
 
 
-def _flag_names(prog: Program) -> List[Tuple[int, str]]:
+def _page_flags(prog: Program) -> Table:
     # The kernel's own table, which has its own order; or else the enumerators,
     # of which the first of a value is the name.
-    names: List[Tuple[int, str]] = []
-    try:
-        for entry in prog["pageflag_names"]:
-            if not entry.name:
-                break
-            names.append((entry.mask.value_(), entry.name.string_().decode("ascii", "replace")))
-    except (FaultError, LookupError):
-        names = []
+    names = flag_table(prog, "pageflag_names")
     if names:
         return names
-    seen = set()
+    seen: Dict[int, str] = {}
     for name, bit in enumerators(prog, "pageflags").items():
-        if name.startswith("PG_") and bit not in seen:
-            seen.add(bit)
-            names.append((1 << bit, name[len("PG_") :]))
-    return names
+        if name.startswith("PG_"):
+            seen.setdefault(1 << bit, name[len("PG_") :])
+    return list(seen.items())
 
 
 def page_flags_text(prog: Program, flags: int) -> str:

@@ -100,7 +100,7 @@ def _online_ranges(prog: Program) -> List[Tuple[int, int]]:
 
 
 def _online(prog: Program, sections: U64) -> Bools:
-    rows = read_rows(prog, "struct mem_section", _addresses(prog, sections))
+    rows = read_rows(prog, "struct mem_section", section_addresses(prog, sections))
     try:
         bit = int(prog["SECTION_IS_ONLINE_BIT"])
     except LookupError:
@@ -108,8 +108,8 @@ def _online(prog: Program, sections: U64) -> Bools:
     return (rows["section_mem_map"] >> np.uint64(bit)) & np.uint64(1) != 0
 
 
-def _addresses(prog: Program, sections: U64) -> U64:
-    # struct mem_section * of each section number.
+def section_addresses(prog: Program, sections: U64) -> U64:
+    """Return the ``struct mem_section *`` of each section number, bad ones for missing roots."""
     source, size = memory(prog), np.uint64(structure(prog, "struct mem_section").size)
     table = prog["mem_section"]
     per_root = np.uint64(prog["SECTIONS_PER_ROOT"].value_())

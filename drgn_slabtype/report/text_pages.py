@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ..answers.page import PageInfo, SlabOfPage
     from ..pages.census import Census, FlagRow, Run
     from ..pages.pagemap import Cell, PageMap
+    from ..pages.pageowner import PageOwner
 
 _CELLS_IN_ROW = 64
 _OBJECTS_IN_ROW = 64
@@ -215,12 +216,33 @@ def _facts(info: PageInfo) -> Iterator[Tuple[str, Optional[str]]]:
     yield "counts", f"refcount {info.refcount}, mapcount {info.mapcount}"
     yield "mapping", info.mapping
     yield "memcg", info.memcg
+    yield "owner", _owner(info.owner) if info.owner is not None else info.owner_missing
     if info.buddy is not None:
         first, order = info.buddy
         last = first + (1 << order) - 1
         yield "free block", f"order {order}, PFN {first:#x} to {last:#x}"
     if info.slab is not None:
         yield from _slab(info.slab)
+
+
+def _owner(owner: PageOwner) -> str:
+    # The call traces are above, as the kernel prints them.
+    by = [owner.comm] if owner.comm is not None else []
+    by += [f"pid {owner.pid}"] if owner.pid is not None else []
+    told = [f"allocated by {' '.join(by)}"] if by else ["allocated"]
+    told.append(f"order {owner.order}, {owner.gfp or hex(owner.gfp_mask)}")
+    if owner.ts_nsec is not None:
+        told.append(f"{_seconds(owner.ts_nsec)} after boot")
+    if owner.allocated:
+        return ", ".join(told)
+    told.append("and freed since" if not owner.free_pid else f"and freed by pid {owner.free_pid}")
+    if owner.free_ts_nsec:
+        told[-1] += f" {_seconds(owner.free_ts_nsec)} after boot"
+    return ", ".join(told)
+
+
+def _seconds(ns: int) -> str:
+    return f"{ns / 1e9:.6f} s"
 
 
 def _slab(slab: SlabOfPage) -> Iterator[Tuple[str, Optional[str]]]:

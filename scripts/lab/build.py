@@ -17,7 +17,7 @@ import shutil
 from pathlib import Path
 from typing import Dict, List
 
-from . import cache
+from . import cache, pagetypes
 from .debian import Archive, Package, unpack
 from .edits import SourceTree
 from .errors import LabError
@@ -173,6 +173,7 @@ def build(kernel: Kernel, archive: Archive, folder: Path) -> Dict[str, str]:
     package = archive.newest(re.escape(origin.package), list(origin.suites))
     with cache.lock("build"):
         work = _sources(archive, package)
+        pagetypes.make(work / "pristine")
         _switch(work, origin)
         objects = work / "objects"
         objects.mkdir(exist_ok=True)

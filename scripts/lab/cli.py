@@ -23,7 +23,7 @@ from .dumps import Dump
 from .errors import LabError
 from .kdump import FORMATS
 from .matrix import Matrix
-from .process import GUEST_PACKAGES, install, say
+from .process import GUEST_PACKAGES, install, run_python, say
 
 __all__ = ("main",)
 
@@ -81,6 +81,25 @@ def _recipes(arguments: argparse.Namespace) -> int:
     run.recipes = [recipes.apply(_take(arguments)[0])]
     run.seconds = time.monotonic() - begin
     return _finish(run, arguments.json)
+
+
+def _pages(arguments: argparse.Namespace) -> int:
+    pages, wrong = 0, []
+    taken = _take(arguments)
+    if not arguments.again and any(dump.manifest["dump_page"] for dump in taken):
+        arguments.again = True
+        taken = _take(arguments)
+    for dump in taken:
+        command = ["-m", "lab.pagewords", "compare", str(dump.folder), str(dump.vmcore)]
+        answer = json.loads(run_python(command).stdout)
+        print(f"{dump.name}: {answer['pages']} pages compared, {len(answer['differ'])} differ")
+        pages += answer["pages"]
+        wrong += answer["differ"]
+        if not answer["pages"]:
+            print(f"{dump.name}: {dump.manifest['dump_page']}")
+    for line in wrong:
+        print(line)
+    return 0 if pages and not wrong else 1
 
 
 def _boot(arguments: argparse.Namespace) -> int:
@@ -182,6 +201,10 @@ def _parser() -> argparse.ArgumentParser:
     _add_guest_arguments(one)
     one.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON")
     one.set_defaults(run=_recipes)
+
+    one = commands.add_parser("pages", help="compare single pages with what dump_page() prints")
+    _add_guest_arguments(one)
+    one.set_defaults(run=_pages)
 
     one = commands.add_parser("matrix", help="check every kernel with every guest")
     which = one.add_mutually_exclusive_group()

@@ -6,6 +6,7 @@ Check a dump with ``drgn-slabtype`` and compare the answer with the kernel's own
 How exact the kernel's numbers are:
 
 - ``/proc/kpageflags``: exact for every page, see :mod:`lab.pagebits`;
+- ``dump_page()``: exact line by line, see :mod:`lab.pagewords`;
 - SLAB's slabinfo: objects, slabs and active objects (those in array caches
   count as active) are exact, as is the number of objects in shared arrays;
 - SLUB's slabinfo: objects and slabs are exact. Active objects are all objects
@@ -24,9 +25,6 @@ that the kernel says are slabs.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -39,10 +37,10 @@ from .guests import Guest
 from .kdump import convert
 from .library import KernelFiles
 from .oracle import KPF, Oracle
+from .process import run_python
 
-__all__ = ("Result", "compare", "compare_live", "run_python")
+__all__ = ("Result", "compare", "compare_live")
 
-_TIMEOUT_SECONDS = 600
 # Attributes in /sys/kernel/slab, and what they are called in a report.
 _SYSFS = {
     "total_objects": "objects",
@@ -50,7 +48,6 @@ _SYSFS = {
     "object_size": "object_size",
     "objs_per_slab": "objects_per_slab",
 }
-_SCRIPTS = Path(__file__).resolve().parent.parent
 
 
 @dataclass
@@ -93,34 +90,6 @@ class Result:
     def record(self) -> Dict[str, object]:
         """Return it for JSON."""
         return {**asdict(self), "good": self.good}
-
-
-def run_python(
-    arguments: List[str], *, statuses: List[int], timeout_seconds: float = _TIMEOUT_SECONDS
-) -> subprocess.CompletedProcess[str]:
-    """
-    Run Python with the lab and the package in its path.
-
-    :raises LabError: with the last line of its standard error, if it ends with
-        another status than one of *statuses*, or takes too long.
-    """
-    path = os.pathsep.join([str(_SCRIPTS), str(_SCRIPTS.parent)])
-    try:
-        done = subprocess.run(
-            [sys.executable, *arguments],
-            env={**os.environ, "PYTHONPATH": path},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=timeout_seconds,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise LabError(f"{arguments[1]} took more than {timeout_seconds:.0f} s") from None
-    if done.returncode not in statuses:
-        lines = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
-        raise LabError(lines[-1])
-    return done
 
 
 def _compare_caches(
@@ -236,9 +205,7 @@ def _compare(dump: Dump, target: List[str], result: Result) -> None:
     marked = sum(word >> KPF["SLAB"] & 1 for word in flags)
     if totals["slab_pages"] != marked:
         result.mismatches.append(f"slab pages: {totals['slab_pages']}, the kernel says {marked}")
-    pages = json.loads(
-        run_python(["-m", "lab.pagebits", str(dump.folder), target[-1]], statuses=[0]).stdout
-    )
+    pages = json.loads(run_python(["-m", "lab.pagebits", str(dump.folder), target[-1]]).stdout)
     for name, bit in pages["bits"].items():
         result.compared += bit["compared"]
         if bit["differ"]:
@@ -246,4 +213,8 @@ def _compare(dump: Dump, target: List[str], result: Result) -> None:
     guest = guests.find(dump.guest)
     if guest.cx16 and dump.manifest["allocator"] == "SLUB" and not pages["cx16"]:
         result.mismatches.append("no cache uses cmpxchg16b, which the CPUs have")
+    result.compared += pages["words"]
+    result.mismatches += pages["words_differ"]
+    if not pages["words"]:
+        result.mismatches.append(f"dump_page(): {dump.manifest['dump_page']}")
     _compare_caches(report, oracle, pages["partial_free"], result)

@@ -17,9 +17,9 @@ import time
 from pathlib import Path
 from typing import Dict, Iterator, List, NamedTuple, Optional
 
-from . import cache, initramfs, oracle
+from . import askpages, cache, initramfs, oracle
 from .elfcore import Core, Note, add_note
-from .errors import BootError, GuestError
+from .errors import BootError, GuestError, LabError
 from .guests import Guest
 from .library import KernelFiles
 from .process import run, say
@@ -92,7 +92,7 @@ class Dump(NamedTuple):
 
 def _folder(kernel: KernelFiles, guest: Guest, number: int) -> Path:
     key = cache.key(
-        3,
+        4,
         kernel.key,
         initramfs.recipe(),
         guest.options,
@@ -123,6 +123,8 @@ def command_line(guest: Guest) -> str:
         "oops=panic",
         # A busy host is late with timer interrupts.
         "no_timer_check",
+        # Pointers as they are, where dump_page() prints them.
+        "no_hash_pointers",
         f"lab.seconds={guest.seconds}",
         f"lab.busy={int(guest.busy)}",
         guest.parameters,
@@ -147,6 +149,7 @@ def _write(
             if said is not None:
                 files = oracle.read_guest(core, said)
                 oracle.save(files, folder / "oracle")
+        asked = _ask(stopped, folder) if files else "there is no oracle"
         config = kernel.config
         manifest = {
             "kernel": kernel.kernel.name,
@@ -163,6 +166,7 @@ def _write(
             "nodes": guest.nodes,
             "format": "elf",
             "oracle": bool(files),
+            "dump_page": asked,
         }
         (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
         if stopped.console.exists():
@@ -195,6 +199,18 @@ def vmcoreinfo(kernel: KernelFiles, stopped: Machine, file: Path) -> Optional[Pa
         file.write_bytes(opened.vmcoreinfo())
     core.unlink()
     return file
+
+
+def _ask(stopped: Machine, folder: Path) -> str:
+    # A dump is good without it; the comparison says what became of this. What
+    # is asked goes on in the guest only after the dump.
+    try:
+        words = askpages.ask(stopped, folder)
+    except LabError as error:
+        say(f"the guest does not tell about its pages: {error}")
+        return str(error)
+    (folder / "oracle" / askpages.FILE).write_text(json.dumps(words, indent=1) + "\n")
+    return ""
 
 
 def take(kernel: KernelFiles, guest: Guest, *, count: int = 1, seed: int = 1) -> List[Dump]:

@@ -91,6 +91,12 @@ _TABLE = (
         "debug_pagealloc=on debug_guardpage_minorder=1",
         suits=lambda kernel: not kernel.stock,
     ),
+    Guest(
+        "owner",
+        "page_owner=on: who allocated and freed each page",
+        "page_owner=on",
+        suits=lambda kernel: kernel.page_owner,
+    ),
     Guest("busy", "stopped at random moments under load", busy=True),
     Guest(
         "busy-numa",

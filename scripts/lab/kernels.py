@@ -75,6 +75,8 @@ class Kernel:
     """Whether SLUB is built with CONFIG_SLUB_DEBUG; means nothing for SLAB."""
     ci: bool = True
     """Whether ``matrix --ci`` has the time for it."""
+    page_owner: bool = False
+    """Whether CONFIG_PAGE_OWNER is."""
 
     @property
     def stock(self) -> bool:
@@ -290,6 +292,16 @@ _TABLE = (
         "page-flag-5.11",
         Stock(r"6\.1\.0-\d+-rt-amd64", ("bookworm", "bookworm-security")),
         kfence=False,
+        ci=False,
+    ),
+    Kernel(
+        "slub-6.1-owner",
+        "SLUB with CONFIG_PAGE_OWNER",
+        "SLUB",
+        "page-flag-5.11",
+        Built(*_6_1, ("slub", "page-owner")),
+        special="owner",
+        page_owner=True,
         ci=False,
     ),
 )

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 
 """
-Compare what the library says of every page with the guest's ``kpageflags``.
+Compare what the library says of every page with the guest's ``kpageflags``, and
+of some with what the guest's ``dump_page()`` printed.
 
 Run as a program, with the folder and the core of a dump; writes JSON. It is a
 process of its own so that one broken dump does not end a whole matrix.
@@ -23,6 +24,7 @@ from drgn.helpers.linux.slab import for_each_slab_cache
 from drgn_slabtype.pages.scan import PageBlock, page_blocks
 from drgn_slabtype.pagetype.detect import page_type_layout
 from drgn_slabtype.target import TargetOptions, open_target
+from lab import pagewords
 from lab.oracle import KPF
 
 __all__ = ("caches_with_cx16", "compare", "partial_free")
@@ -192,10 +194,14 @@ def main() -> int:
     options = TargetOptions(core=vmcore, symbols=symbols, default_symbols=False)
     prog = open_target(options)
     flags = np.fromfile(folder / "oracle" / "kpageflags", "<u8")
+    words = pagewords.load(folder / "oracle")
     answer = {
         "bits": compare(prog, flags),
         "partial_free": partial_free(prog),
         "cx16": caches_with_cx16(prog),
+        "words": len(words),
+        # A filtered dump may lack slab pages, and so names of files.
+        "words_differ": list(pagewords.compare(prog, words, partial="-31" in Path(vmcore).name)),
     }
     json.dump(answer, sys.stdout)
     return 0

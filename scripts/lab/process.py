@@ -14,9 +14,11 @@ from typing import List, Mapping, Optional, Sequence
 
 from .errors import LabError, MissingToolError
 
-__all__ = ("install", "output", "run", "say")
+__all__ = ("install", "output", "run", "run_python", "say")
 
 _BEGIN = time.monotonic()
+_PYTHON_SECONDS = 600
+_SCRIPTS = Path(__file__).resolve().parent.parent
 
 BUILD_PACKAGES = ("build-essential", "bison", "flex", "bc", "libelf-dev", "xz-utils", "tar")
 """What building a kernel needs on Debian."""
@@ -90,6 +92,37 @@ def output(arguments: Sequence[str], *, env: Optional[Mapping[str, str]] = None)
         error = " | ".join(done.stderr.strip().splitlines()[-3:])
         raise LabError(f"{arguments[0]} failed with status {done.returncode}: {error}")
     return done.stdout
+
+
+def run_python(
+    arguments: Sequence[str],
+    *,
+    statuses: Sequence[int] = (0,),
+    timeout_seconds: float = _PYTHON_SECONDS,
+) -> subprocess.CompletedProcess[str]:
+    """
+    Run a module of this checkout with this Python.
+
+    :param statuses: What it may exit with.
+    :raises LabError: if it exits with another status, or takes too long.
+    """
+    path = os.pathsep.join([str(_SCRIPTS), str(_SCRIPTS.parent)])
+    try:
+        done = subprocess.run(
+            [sys.executable, *arguments],
+            env={**os.environ, "PYTHONPATH": path},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout_seconds,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise LabError(f"{arguments[1]} took more than {timeout_seconds:.0f} s") from None
+    if done.returncode not in statuses:
+        lines = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
+        raise LabError(lines[-1])
+    return done
 
 
 def _missing(packages: Sequence[str]) -> List[str]:

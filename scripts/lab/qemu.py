@@ -15,12 +15,17 @@ from typing import Any, Dict, Iterator, List, Optional, Sequence
 
 from .errors import GuestError, LabError, MissingToolError
 
-__all__ = ("Machine", "Qmp", "machine")
+__all__ = ("Machine", "Qmp", "connect", "machine")
 
 _QEMU = "qemu-system-x86_64"
 
 
-def _connect(path: Path, seconds: float) -> socket.socket:
+def connect(path: Path, seconds: float = 20) -> socket.socket:
+    """
+    Connect to a socket that QEMU is about to open.
+
+    :raises GuestError: if it is not there in time.
+    """
     deadline = time.monotonic() + seconds
     while True:
         stream = socket.socket(socket.AF_UNIX)
@@ -38,7 +43,7 @@ class Qmp:
     """A connection to QEMU's monitor."""
 
     def __init__(self, path: Path) -> None:
-        self._socket = _connect(path, 20)
+        self._socket = connect(path)
         self._stream = self._socket.makefile("r", encoding="utf-8")
         self._receive()
         self.command("qmp_capabilities")
@@ -86,9 +91,11 @@ class Machine:
         """What the guest's kernel printed."""
         self.qmp_path = folder / "qmp.socket"
         """A second QMP socket, for other programs."""
+        self.gdb_path = folder / "gdb.socket"
+        """The gdb stub."""
         self.qmp = Qmp(folder / "control.socket")
         """The monitor."""
-        self._lines = _connect(folder / "lines.socket", 20)
+        self._lines = connect(folder / "lines.socket")
         self._pending = b""
 
     def console_tail(self, lines: int = 2) -> str:
@@ -192,6 +199,8 @@ def _arguments(
         f"unix:{folder}/control.socket,server=on,wait=off",
         "-qmp",
         f"unix:{folder}/qmp.socket,server=on,wait=off",
+        "-gdb",
+        f"unix:{folder}/gdb.socket,server=on,wait=off",
         "-kernel",
         str(kernel),
         "-initrd",

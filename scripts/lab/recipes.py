@@ -15,9 +15,9 @@ from typing import Any, Dict, List, Sequence
 
 from tabulate import tabulate
 
-from .comparison import run_python
 from .dumps import Dump
 from .errors import LabError
+from .process import run_python
 
 __all__ = ("GUESTS", "Recipes", "apply", "needed_seconds", "table")
 

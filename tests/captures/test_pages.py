@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from drgn import Program
 from drgn.helpers.linux.mm import pfn_to_page
+from lab import pagewords
 
 from drgn_slabtype import demo
 from drgn_slabtype.answers.page import page_info
@@ -140,6 +141,14 @@ def test_single_pages_are_what_the_pass_over_all_says(machine: Machine) -> None:
         assert info.kpageflags == flags[pfn]
         assert info.dump == dump_page(page)
         assert (info.slab is not None) == (kind == "slab")
+
+
+def test_single_pages_are_as_the_kernel_printed_them(machine: Machine) -> None:
+    words = pagewords.load(machine.path.parent)
+    if not words:
+        pytest.skip("the kernel of this capture was not asked")
+    assert len(words) > 40
+    assert list(pagewords.compare(machine.prog, words, partial=True)) == []
 
 
 def test_page_is_found_by_number_address_and_struct_page(machine: Machine) -> None:

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Flags as the kernel prints them
+-------------------------------
+
+``%pGp`` and ``%pGg`` print names from tables of ``struct trace_print_flags``,
+each with a mask of one flag or several, in the table's order.
+"""
+
+from __future__ import annotations
+
+from typing import List, Tuple
+
+from drgn import FaultError, Program
+from drgn.helpers.common.format import escape_ascii_string
+
+Table = List[Tuple[int, str]]
+_MAX_ENTRIES = 512  # no table has as many
+
+
+def flag_table(prog: Program, name: str) -> Table:
+    """
+    Return the masks and names of one of the kernel's tables.
+
+    :param name: ``pageflag_names`` or ``gfpflag_names``.
+    :return: Empty if the target does not have the table.
+    """
+    key = "slabtype_flags " + name
+    found = prog.cache.get(key)
+    if found is None:
+        found = prog.cache[key] = _read(prog, name)
+    assert isinstance(found, list)
+    return found
+
+
+def _read(prog: Program, name: str) -> Table:
+    table: Table = []
+    try:
+        entries = prog[name]
+        for number in range(min(entries.type_.length or 0, _MAX_ENTRIES)):
+            entry = entries[number]
+            if not entry.name:
+                break
+            text = escape_ascii_string(entry.name.string_(), escape_backslash=True)
+            table.append((entry.mask.value_(), text))
+    except (FaultError, LookupError):
+        return []
+    return table
+
+
+def format_flags(table: Table, value: int) -> str:
+    """
+    Return the names of flags as the kernel prints them, the rest in hex.
+
+    A name stands for all bits of its mask, which later names do not repeat.
+    """
+    words = []
+    for mask, name in table:
+        if not value:
+            break
+        if value & mask == mask:
+            words.append(name)
+            value &= ~mask
+    if value:
+        words.append(f"{value:#x}")
+    return "|".join(words)

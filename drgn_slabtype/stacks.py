@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Call traces
+-----------
+
+Names of code, and the stack depot, which keeps each call trace once and gives
+out handles. Handles are found in memory that users can overwrite, so that none
+is trusted here.
+"""
+
+from __future__ import annotations
+
+from typing import List, Tuple
+
+from drgn import FaultError, Object, Program, cast, reinterpret
+
+_MAX_FRAMES = 256  # the most CONFIG_STACKDEPOT_MAX_FRAMES allows
+# Stack depot records begin at multiples of 16 bytes, since Linux kernel commit
+# cd11016e5f52 ("mm, kasan: stackdepot implementation. Enable stackdepot for
+# SLAB") (in v4.6).
+_DEPOT_ALIGN = 4
+
+
+def symbolise(prog: Program, address: int) -> str:
+    """Return an address of code or data as ``symbol+0xoffset``, or in hex."""
+    try:
+        symbol = prog.symbol(address)
+    except LookupError:
+        return f"0x{address:x}"
+    return f"{symbol.name}+0x{address - symbol.address:x}"
+
+
+def frames(prog: Program, addresses: List[int]) -> Tuple[str, ...]:
+    """Return the names of a call trace, which may end before the list does."""
+    found = []
+    for address in addresses:
+        if not address:
+            break
+        found.append(symbolise(prog, address))
+    return tuple(found)
+
+
+def depot_stack(prog: Program, handle: Object) -> Tuple[str, ...]:
+    """
+    Return a call trace from the stack depot.
+
+    drgn's ``stack_depot_fetch()`` follows any handle; this one may have been
+    overwritten, and counts only if the record it leads to says the same.
+
+    :param handle: ``depot_stack_handle_t``
+    """
+    try:
+        if not handle:
+            return ()
+        record = _depot_record(prog, handle)
+        if record.handle.handle.value_() != handle.value_():
+            return ()
+        size = min(record.size.value_(), _MAX_FRAMES)
+        return frames(prog, [record.entries[at].value_() for at in range(size)])
+    except (AttributeError, FaultError, LookupError, TypeError):
+        return ()
+
+
+def _depot_record(prog: Program, handle: Object) -> Object:
+    parts = reinterpret("union handle_parts", handle)
+    # Since Linux kernel commit 961c949b012f ("lib/stackdepot: rename slab to
+    # pool") (in v6.3).
+    try:
+        pools = prog["stack_pools"]
+    except KeyError:
+        pool = prog["stack_slabs"][parts.slabindex]
+    else:
+        # Since Linux kernel commit a6c1d9cb9a68 ("stackdepot: rename pool_index
+        # to pool_index_plus_1") (in v6.9).
+        if hasattr(parts, "pool_index_plus_1"):
+            pool = pools[parts.pool_index_plus_1 - 1]
+        else:
+            pool = pools[parts.pool_index]
+    address = pool.value_() + (parts.offset.value_() << _DEPOT_ALIGN)
+    return cast("struct stack_record *", Object(prog, "void *", value=address))

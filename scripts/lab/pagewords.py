@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+
+"""
+Single pages in the kernel's own words.
+
+Which pages of a dump to ask the kernel about, and whether ``page`` says of each
+what the kernel's ``dump_page()`` printed. Run as a program by the lab, so that
+one broken dump does not end a whole matrix: ``choose`` or ``compare`` with the
+folder and the core of a dump; writes JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, NamedTuple, Tuple
+
+from drgn import FaultError, Program
+from drgn.helpers.linux.mm import pfn_to_page
+
+from drgn_slabtype.pages.dumppage import dump_page
+from drgn_slabtype.pages.flagnames import flag_names
+from drgn_slabtype.pages.kinds import TAIL
+from drgn_slabtype.pages.kpageflags import kpageflags
+from drgn_slabtype.pages.scan import scan
+from drgn_slabtype.pages.survey import survey
+from drgn_slabtype.target import TargetOptions, open_target
+from lab.askpages import FILE
+
+__all__ = ("Words", "choose", "compare", "load")
+
+# Where the guest is stopped for it: a function that every CPU enters soon, with
+# no lock held that printing needs.
+_ENTRY = "sysvec_apic_timer_interrupt"
+_UNHASHED = "(____ptrval____)"  # a guest without randomness cannot even hash
+_POINTER = re.compile(rf"\b(page|head|mapping):([0-9a-f]{{16}}\b|{re.escape(_UNHASHED)})")
+# What the kernel's own symbol table takes from the next symbol.
+_SYMBOL_SIZE = re.compile(r"(\+0x[0-9a-f]+)/0x[0-9a-f]+")
+
+
+class Words(NamedTuple):
+    """What the kernel printed about one page."""
+
+    pfn: int
+    what: str
+    lines: List[str]
+
+
+def load(folder: Path) -> List[Words]:
+    """Return the kernel's words of a saved oracle; empty if there are none."""
+    file = folder / FILE
+    if not file.exists():
+        return []
+    return [Words(**record) for record in json.loads(file.read_text())]
+
+
+def choose(prog: Program) -> Dict[str, Any]:
+    """
+    Return the pages to ask about, and the addresses that are needed for it.
+
+    :return: ``pages``: two pages (``pfn``, ``page``, ``what``) of each kind and
+        word of ``kpageflags``, and a slab of each order; ``entry``, ``function``,
+        ``before`` and ``after``: addresses of code; ``loglevel``: that of
+        ``console_loglevel``.
+    """
+    flags = kpageflags(prog)
+    found = survey(prog)
+    first: Dict[Tuple[int, int], int] = {}
+    last: Dict[Tuple[int, int], int] = {}
+    for piece in found.pieces:
+        for row, kind in enumerate(piece.kinds.tolist()):
+            key = (kind, int(flags[piece.pfn + row]))
+            first.setdefault(key, piece.pfn + row)
+            last[key] = piece.pfn + row
+    heads = scan(prog).heads
+    orders = {int(order): int(pfn) for pfn, order in zip(heads.pfns, heads.orders)}
+    slab = found.names.index("slab")
+    some = [*first.items(), *last.items()]
+    some += [((slab, int(flags[pfn])), pfn) for pfn in orders.values()]
+    pages = []
+    for key, pfn in some:
+        name = found.names[key[0] & ~int(TAIL)]
+        words = [name, *(["tail"] if key[0] & int(TAIL) else []), *flag_names(key[1])]
+        record = {"pfn": pfn, "page": pfn_to_page(prog, pfn).value_(), "what": ", ".join(words)}
+        if name != "unreadable" and record not in pages:
+            pages.append(record)
+    return {
+        "pages": pages,
+        "entry": prog.symbol(_ENTRY).address,
+        "function": prog.symbol("dump_page").address,
+        "before": _optional(prog, "nbcon_cpu_emergency_enter"),
+        "after": _optional(prog, "nbcon_cpu_emergency_exit"),
+        "loglevel": prog["console_printk"].address_,
+    }
+
+
+def _optional(prog: Program, name: str) -> int:
+    try:
+        return prog.symbol(name).address
+    except LookupError:
+        return 0
+
+
+def compare(prog: Program, words: List[Words], *, partial: bool = False) -> Iterator[str]:
+    """
+    Compare what ``page`` prints with the kernel's words, line by line.
+
+    Kernels before Linux 5.12 print a hash of each pointer, always the same.
+
+    :param partial: The target may lack inodes and names of files, as captures do.
+    :return: Iterator of what differs first, a line for each page.
+    """
+    hashes: Dict[str, str] = {}
+    for page in words:
+        try:
+            ours = dump_page(pfn_to_page(prog, page.pfn))
+        except FaultError as error:
+            yield f"PFN {page.pfn:#x} ({page.what}): {error}"
+            continue
+        missing = [""] * (len(page.lines) - len(ours))
+        for mine, theirs in zip([*ours, *missing], page.lines):
+            if partial and theirs.startswith("aops:") and mine.endswith(" is not in the target"):
+                continue
+            if not _same(mine, theirs, hashes):
+                yield f"PFN {page.pfn:#x} ({page.what}): {mine!r}, the kernel says {theirs!r}"
+                break
+        else:
+            if len(ours) > len(page.lines):
+                more = ours[len(page.lines) :]
+                yield f"PFN {page.pfn:#x} ({page.what}): {more}, the kernel no more"
+
+
+def _same(mine: str, theirs: str, hashes: Dict[str, str]) -> bool:
+    if mine == theirs:
+        return True
+    left, right = _POINTER.findall(mine), _POINTER.findall(theirs)
+    if len(left) != len(right):
+        return False
+    for (name, pointer), (other, shown) in zip(left, right):
+        if name != other or (pointer != shown and not _is_hash(pointer, shown, hashes)):
+            return False
+    return _plain(mine) == _plain(theirs)
+
+
+def _is_hash(pointer: str, shown: str, hashes: Dict[str, str]) -> bool:
+    if not int(pointer, 16):
+        return False  # NULL is shown as it is
+    hashed = shown == _UNHASHED or shown.startswith("00000000")
+    return hashed and hashes.setdefault(pointer, shown) == shown
+
+
+def _plain(line: str) -> str:
+    return _SYMBOL_SIZE.sub(r"\1", _POINTER.sub(r"\1:", line))
+
+
+def main() -> int:
+    """Choose pages of a dump, or compare them with the kernel's words; write JSON."""
+    command, folder, core = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
+    options = TargetOptions(core=core, symbols=[str(folder / "vmlinux")], default_symbols=False)
+    prog = open_target(options)
+    if command == "choose":
+        json.dump(choose(prog), sys.stdout)
+    else:
+        words = load(folder / "oracle")
+        json.dump({"pages": len(words), "differ": list(compare(prog, words))}, sys.stdout)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
