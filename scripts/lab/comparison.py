@@ -24,18 +24,20 @@ import sys
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Mapping
+from typing import Any, Dict, List, Mapping, Sequence
 
 from .dumps import Dump, running
 from .errors import LabError
 from .guests import Guest
 from .kdump import convert
 from .library import KernelFiles
+from .live import run_inside
 from .oracle import KPF, Oracle
 
-__all__ = ("Result", "compare", "compare_live")
+__all__ = ("Result", "compare", "compare_inside", "compare_live")
 
 _TIMEOUT_SECONDS = 600
+_ANSWERED = (0, 1, 3)  # statuses of a checker that has judged
 _SCRIPTS = Path(__file__).resolve().parent.parent
 
 
@@ -81,7 +83,7 @@ class Result:
         return {**asdict(self), "good": self.good}
 
 
-def _run(arguments: List[str], *, statuses: List[int]) -> subprocess.CompletedProcess[str]:
+def _run(arguments: List[str], *, statuses: Sequence[int]) -> subprocess.CompletedProcess[str]:
     path = os.pathsep.join([str(_SCRIPTS), str(_SCRIPTS.parent)])
     try:
         done = subprocess.run(
@@ -181,12 +183,36 @@ def compare_live(kernel: KernelFiles, guest: Guest, *, stopped: bool) -> Result:
     return result
 
 
-def _check(target: List[str], vmlinux: Path, result: Result) -> Dict[str, Any]:
+def compare_inside(kernel: KernelFiles, guest: Guest) -> Result:
+    """Check a guest from inside, as the kernel that runs, under its load."""
+    begin = time.monotonic()
+    result = Result(f"{kernel.kernel.name}/{guest.name}", "inside")
+    try:
+        done = run_inside(
+            kernel, guest, _arguments(["-k"], kernel.vmlinux), timeout_seconds=_TIMEOUT_SECONDS
+        )
+        if done.status not in _ANSWERED:
+            raise LabError((done.errors.strip().splitlines() or [f"status {done.status}"])[-1])
+        _take(done.status, done.output, result)
+    except LabError as error:
+        result.error = str(error)
+    result.seconds = round(time.monotonic() - begin, 1)
+    return result
+
+
+def _arguments(target: List[str], vmlinux: Path) -> List[str]:
     arguments = ["-m", "drgn_slabtype", "check", *target]
-    arguments += ["-s", str(vmlinux), "--no-default-symbols", "--format", "json"]
-    done = _run(arguments, statuses=[0, 1, 3])
-    report: Dict[str, Any] = json.loads(done.stdout)
-    result.status = done.returncode
+    return [*arguments, "-s", str(vmlinux), "--no-default-symbols", "--format", "json"]
+
+
+def _check(target: List[str], vmlinux: Path, result: Result) -> Dict[str, Any]:
+    done = _run(_arguments(target, vmlinux), statuses=_ANSWERED)
+    return _take(done.returncode, done.stdout, result)
+
+
+def _take(status: int, output: str, result: Result) -> Dict[str, Any]:
+    report: Dict[str, Any] = json.loads(output)
+    result.status = status
     totals = report["totals"]
     result.slabs, result.slab_pages = totals["slabs"], totals["slab_pages"]
     result.changing, result.unavailable = totals["changing"], totals["unavailable"]
