@@ -36,9 +36,6 @@ from .pagetype.detect import PageTypeLayout, page_type_layout
 from .rules.blame import join, renumber
 from .snapshot import Snapshot
 
-# Pauses before a moving target is read again, in seconds.
-_PAUSES = (0.0, 0.01, 0.05, 0.2)
-
 
 def check(
     prog: Program,

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-The objects of a cache
-----------------------
+The objects and slabs of a cache
+--------------------------------
 
 Every object with its state and the place that says so. Addresses are those
 that users of the objects have, also where red zones lie before each object.
@@ -15,6 +15,7 @@ from typing import Iterator, Optional, Union
 from drgn import Object, Program, Type, TypeKind
 
 from ..allocators.kfence import kfence_pool
+from ..pagetype.detect import page_type_layout
 from .guarded import guarded_objects
 from .lookup import lookup
 from .states import Objects, ObjectState, select
@@ -66,3 +67,25 @@ def for_each_object(
         pointer = prog.pointer_type(pointer)
     for address in objects(prog, slab_cache, state).addresses():
         yield Object(prog, pointer, value=address)
+
+
+def for_each_slab(slab_cache: Object) -> Iterator[Object]:
+    """
+    Iterate over the slabs of a slab cache.
+
+    These are all slabs, whatever list or CPU they are on, full ones that are on
+    none included, and those that have lost their mark. KFENCE's are left out.
+
+    >>> for slab in for_each_slab(find_slab_cache("dentry")):
+    ...     print(slab_get_inuse(slab))
+
+    :param slab_cache: ``struct kmem_cache *``
+    :return: Iterator of ``struct slab *`` objects (``struct page *`` before
+        Linux 5.17).
+    :raises TargetError: if there is no such cache.
+    """
+    prog = slab_cache.prog_
+    reading = lookup(prog)
+    pointer = prog.type(f"struct {page_type_layout(prog).slab_struct} *")
+    for page in reading.judged(reading.number(slab_cache)).ledger.slabs.page.tolist():
+        yield Object(prog, pointer, value=page)

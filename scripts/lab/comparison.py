@@ -36,11 +36,14 @@ from .errors import LabError
 from .guests import Guest
 from .kdump import convert
 from .library import KernelFiles
+from .live import run_inside
 from .oracle import KPF, Oracle
 from .process import run_python
 
-__all__ = ("Result", "compare", "compare_live")
+__all__ = ("Result", "compare", "compare_inside", "compare_live")
 
+_INSIDE_SECONDS = 600
+_ANSWERED = (0, 1, 3)  # statuses of a checker that has judged
 # Attributes in /sys/kernel/slab, and what they are called in a report.
 _SYSFS = {
     "total_objects": "objects",
@@ -179,12 +182,36 @@ def compare_live(kernel: KernelFiles, guest: Guest, *, stopped: bool) -> Result:
     return result
 
 
+def compare_inside(kernel: KernelFiles, guest: Guest) -> Result:
+    """Check a guest from inside, as the kernel that runs, under its load."""
+    begin = time.monotonic()
+    result = Result(f"{kernel.kernel.name}/{guest.name}", "inside")
+    try:
+        arguments = _arguments(["-k"], kernel.vmlinux)
+        done = run_inside(kernel, guest, arguments, timeout_seconds=_INSIDE_SECONDS)
+        if done.status not in _ANSWERED:
+            raise LabError((done.errors.strip().splitlines() or [f"status {done.status}"])[-1])
+        _take(done.status, done.output, result)
+    except LabError as error:
+        result.error = str(error)
+    result.seconds = round(time.monotonic() - begin, 1)
+    return result
+
+
+def _arguments(target: List[str], vmlinux: Optional[Path]) -> List[str]:
+    symbols = ["-s", str(vmlinux)] if vmlinux is not None else []
+    check = ["-m", "drgn_slabtype", "check", *target, *symbols]
+    return [*check, "--no-default-symbols", "--format", "json"]
+
+
 def _check(target: List[str], vmlinux: Optional[Path], result: Result) -> Dict[str, Any]:
-    arguments = ["-m", "drgn_slabtype", "check", *target, "--no-default-symbols"]
-    arguments += ["--format", "json", *(["-s", str(vmlinux)] if vmlinux is not None else [])]
-    done = run_python(arguments, statuses=[0, 1, 3])
-    report: Dict[str, Any] = json.loads(done.stdout)
-    result.status = done.returncode
+    done = run_python(_arguments(target, vmlinux), statuses=_ANSWERED)
+    return _take(done.returncode, done.stdout, result)
+
+
+def _take(status: int, output: str, result: Result) -> Dict[str, Any]:
+    report: Dict[str, Any] = json.loads(output)
+    result.status = status
     totals = report["totals"]
     result.slabs, result.slab_pages = totals["slabs"], totals["slab_pages"]
     result.changing, result.unavailable = totals["changing"], totals["unavailable"]

@@ -15,7 +15,7 @@ import random
 import shutil
 import time
 from pathlib import Path
-from typing import Dict, Iterator, List, NamedTuple, Optional
+from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence
 
 from . import askpages, cache, initramfs, oracle
 from .elfcore import Core, Note, add_note
@@ -274,10 +274,14 @@ def _image(kernel: KernelFiles) -> Path:
 
 
 @contextlib.contextmanager
-def running(kernel: KernelFiles, guest: Guest) -> Iterator[Machine]:
+def running(
+    kernel: KernelFiles, guest: Guest, words: Sequence[str] = (), options: Sequence[str] = ()
+) -> Iterator[Machine]:
     """
     Run a guest for as long as the context lasts; its load has begun.
 
+    :param words: Added to the command line of its kernel.
+    :param options: Further arguments for QEMU.
     :raises BootError: if it does not come up in several tries.
     """
     # Multi-threaded TCG now and then runs a breakpoint that the kernel has
@@ -285,7 +289,7 @@ def running(kernel: KernelFiles, guest: Guest) -> Iterator[Machine]:
     for remaining in reversed(range(_BOOT_TRIES)):
         with contextlib.ExitStack() as stack:
             try:
-                started = _boot(kernel, guest, stack)
+                started = _boot(kernel, guest, words, options, stack)
             except BootError as error:
                 if not remaining:
                     raise
@@ -295,11 +299,18 @@ def running(kernel: KernelFiles, guest: Guest) -> Iterator[Machine]:
             return
 
 
-def _boot(kernel: KernelFiles, guest: Guest, stack: contextlib.ExitStack) -> Machine:
+def _boot(
+    kernel: KernelFiles,
+    guest: Guest,
+    words: Sequence[str],
+    options: Sequence[str],
+    stack: contextlib.ExitStack,
+) -> Machine:
     log = cache.log_file(f"console-{kernel.kernel.name}-{guest.name}")
     image = _image(kernel)
-    line = command_line(guest)
-    started = stack.enter_context(machine(kernel.vmlinuz, image, line, guest.options, console=log))
+    line = " ".join([command_line(guest), *words])
+    options = [*guest.options, *options]
+    started = stack.enter_context(machine(kernel.vmlinuz, image, line, options, console=log))
     # CPUs that share a thread of the host are slower, the more of them there are.
     seconds = _BOOT_SECONDS * (guest.cpus if guest.cx16 else 1)
     try:

@@ -23,7 +23,6 @@ from drgn.helpers.linux.slab import for_each_slab_cache
 
 from drgn_slabtype.pages.scan import PageBlock, page_blocks
 from drgn_slabtype.pagetype.detect import page_type_layout
-from drgn_slabtype.target import TargetOptions, open_target
 from lab import pagewords
 from lab.oracle import KPF
 
@@ -189,10 +188,7 @@ def has_type(prog: Program, name: str) -> bool:
 def main() -> int:
     """Compare the dump in a folder; write JSON."""
     folder, vmcore = Path(sys.argv[1]), sys.argv[2]
-    vmlinux = folder / "vmlinux"
-    symbols = [str(vmlinux)] if vmlinux.exists() else []
-    options = TargetOptions(core=vmcore, symbols=symbols, default_symbols=False)
-    prog = open_target(options)
+    prog = pagewords.open_dump(folder, vmcore)
     flags = np.fromfile(folder / "oracle" / "kpageflags", "<u8")
     words = pagewords.load(folder / "oracle")
     answer = {

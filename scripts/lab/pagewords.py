@@ -29,7 +29,7 @@ from drgn_slabtype.pages.survey import survey
 from drgn_slabtype.target import TargetOptions, open_target
 from lab.askpages import FILE
 
-__all__ = ("Words", "choose", "compare", "load")
+__all__ = ("Words", "choose", "compare", "load", "open_dump")
 
 # Where the guest is stopped for it: a function that every CPU enters soon, with
 # no lock held that printing needs.
@@ -155,11 +155,17 @@ def _plain(line: str) -> str:
     return _SYMBOL_SIZE.sub(r"\1", _POINTER.sub(r"\1:", line))
 
 
+def open_dump(folder: Path, core: str) -> Program:
+    """Open a dump of the lab, with debug info if there is any."""
+    vmlinux = folder / "vmlinux"
+    symbols = [str(vmlinux)] if vmlinux.exists() else []
+    return open_target(TargetOptions(core=core, symbols=symbols, default_symbols=False))
+
+
 def main() -> int:
     """Choose pages of a dump, or compare them with the kernel's words; write JSON."""
     command, folder, core = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
-    options = TargetOptions(core=core, symbols=[str(folder / "vmlinux")], default_symbols=False)
-    prog = open_target(options)
+    prog = open_dump(folder, core)
     if command == "choose":
         json.dump(choose(prog), sys.stdout)
     else:

@@ -13,10 +13,12 @@ from drgn.helpers.linux.slab import find_slab_cache
 from drgn_slabtype import demo
 from drgn_slabtype.answers.caches import CacheUsage, caches
 from drgn_slabtype.answers.object import slab_object
-from drgn_slabtype.answers.objects import for_each_object, objects
+from drgn_slabtype.answers.objects import for_each_object, for_each_slab, objects
 from drgn_slabtype.capture import is_capture, open_capture
 from drgn_slabtype.check import check, validate_slab_cache
 from drgn_slabtype.errors import CorruptionError, TargetError
+from drgn_slabtype.pages.predicates import slab_get_active, slab_get_inuse
+from drgn_slabtype.pagetype.detect import page_type_layout
 
 HERE = Path(__file__).parent
 CAPTURES: List[Path] = [
@@ -68,6 +70,17 @@ def test_for_each_object_gives_objects_of_the_type(prog: Program) -> None:
     free = {pointer.value_() for pointer in for_each_object(slab_cache, "void *", "free")}
     assert addresses
     assert not addresses & free
+
+
+def test_for_each_slab_gives_slabs_whose_counts_add_up(prog: Program) -> None:
+    known = {cache.name: cache for cache in caches(prog).caches}
+    slab_cache = find_slab_cache(prog, "dentry")
+    slabs = list(for_each_slab(slab_cache))
+    assert len(slabs) == known["dentry"].slabs
+    assert all(slab.slab_cache == slab_cache for slab in slabs)
+    is_slab = page_type_layout(prog).allocator == "SLAB"
+    counted = sum(slab_get_active(slab) if is_slab else slab_get_inuse(slab) for slab in slabs)
+    assert counted == known["dentry"].counted
 
 
 @pytest.mark.parametrize("state", ["in use", "free"])

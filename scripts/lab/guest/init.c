@@ -5,7 +5,8 @@
  * kernel say what it has, and waits for the host to stop the machine.
  *
  * On the kernel's command line: lab.busy=1 keeps the load running for good,
- * lab.seconds=N says how long it runs otherwise.
+ * lab.seconds=N says how long it runs otherwise, lab.live=FOLDER has the
+ * program run in a folder of the host's run in here while the load goes on.
  */
 
 #include "lab.h"
@@ -108,9 +109,9 @@ static void load_modules(void)
 	fclose(order);
 }
 
-static long option(const char *name, long missing)
+static bool text_option(const char *name, char *value, size_t size)
 {
-	char line[4096];
+	char line[4096], format[32];
 	const char *found;
 	int fd = open("/proc/cmdline", O_RDONLY | O_CLOEXEC);
 	ssize_t length = fd < 0 ? -1 : read(fd, line, sizeof(line) - 1);
@@ -118,10 +119,18 @@ static long option(const char *name, long missing)
 	if (fd >= 0)
 		close(fd);
 	if (length < 0)
-		return missing;
+		return false;
 	line[length] = 0;
 	found = strstr(line, name);
-	return found ? strtol(found + strlen(name), NULL, 0) : missing;
+	snprintf(format, sizeof(format), "%%%zu[^ \n]", size - 1);
+	return found && sscanf(found + strlen(name), format, value) == 1;
+}
+
+static long option(const char *name, long missing)
+{
+	char value[32];
+
+	return text_option(name, value, sizeof(value)) ? strtol(value, NULL, 0) : missing;
 }
 
 /* What is allocated from now on is charged, as on any machine with systemd. */
@@ -166,6 +175,7 @@ static void set_up(void)
 
 int main(void)
 {
+	char folder[200];
 	long seconds;
 
 	if (getpid() != 1)
@@ -179,6 +189,8 @@ int main(void)
 	leave_residue();
 	start_load();
 	report("load");
+	if (text_option("lab.live=", folder, sizeof(folder)))
+		run_live(folder);
 	if (option("lab.busy=", 0))
 		for (;;)
 			if (waitpid(-1, NULL, 0) < 0)

@@ -32,6 +32,9 @@ void thin_residue(void);
 void start_load(void);
 void stop_load(void);
 
+/* live.c: a program of the host's, run in here */
+void run_live(const char *folder);
+
 /* oracle.c: what the kernel says of this moment, left in locked memory */
 void prepare_oracle(void);
 void take_oracle(void);
