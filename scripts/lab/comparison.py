@@ -39,8 +39,15 @@ from .library import KernelFiles
 from .live import run_inside
 from .oracle import KPF, Oracle
 from .process import run_python
+from .qemu import Machine
 
-__all__ = ("Result", "compare", "compare_inside", "compare_live")
+__all__ = ("LIVE", "Result", "compare", "compare_live")
+
+LIVE = ("qmp stopped", "qmp running", "kdump-qemu", "inside")
+"""
+Ways to a guest that is there: over its monitor, stopped or not; QEMU's own
+compressed dump of it; and the checker inside it, as the kernel that runs.
+"""
 
 _INSIDE_SECONDS = 600
 _ANSWERED = (0, 1, 3)  # statuses of a checker that has judged
@@ -157,45 +164,46 @@ def compare(dump: Dump, format: str = "elf") -> Result:
     return result
 
 
-def compare_live(kernel: KernelFiles, guest: Guest, *, stopped: bool) -> Result:
+def compare_live(kernel: KernelFiles, guest: Guest, format: str) -> Result:
     """
-    Check a guest over its monitor, without any dump.
+    Check a guest while it exists, busy as it is.
 
-    :param stopped: Stop it for the time of the check; otherwise its load runs.
+    :param format: One of :data:`LIVE`.
     """
     begin = time.monotonic()
-    state = "stopped" if stopped else "running"
-    result = Result(f"{kernel.kernel.name}/{guest.name}", f"qmp {state}")
+    result = Result(f"{kernel.kernel.name}/{guest.name}", format)
     try:
-        with running(kernel, guest) as machine:
-            machine.stop()
-            target = ["--qemu", str(machine.qmp_path)]
-            info = vmcoreinfo(kernel, machine, machine.qmp_path.with_name("vmcoreinfo"))
-            if info is not None:
-                target += ["--vmcoreinfo", str(info)]
-            if not stopped:
-                machine.resume()
-            _check(target, kernel.vmlinux, result)
+        if format == "inside":
+            _check_inside(kernel, guest, result)
+        else:
+            with running(kernel, guest) as machine:
+                machine.stop()
+                target = _target(kernel, machine, format)
+                if format == "qmp running":
+                    machine.resume()
+                _check(target, kernel.vmlinux, result)
     except LabError as error:
         result.error = str(error)
     result.seconds = round(time.monotonic() - begin, 1)
     return result
 
 
-def compare_inside(kernel: KernelFiles, guest: Guest) -> Result:
-    """Check a guest from inside, as the kernel that runs, under its load."""
-    begin = time.monotonic()
-    result = Result(f"{kernel.kernel.name}/{guest.name}", "inside")
-    try:
-        arguments = _arguments(["-k"], kernel.vmlinux)
-        done = run_inside(kernel, guest, arguments, timeout_seconds=_INSIDE_SECONDS)
-        if done.status not in _ANSWERED:
-            raise LabError((done.errors.strip().splitlines() or [f"status {done.status}"])[-1])
-        _take(done.status, done.output, result)
-    except LabError as error:
-        result.error = str(error)
-    result.seconds = round(time.monotonic() - begin, 1)
-    return result
+def _target(kernel: KernelFiles, machine: Machine, format: str) -> List[str]:
+    folder = machine.qmp_path.parent
+    info = vmcoreinfo(kernel, machine, folder / "vmcoreinfo")
+    words = ["--vmcoreinfo", str(info)] if info is not None else []
+    if format != "kdump-qemu":
+        return ["--qemu", str(machine.qmp_path), *words]
+    machine.dump(folder / "vmcore", format="kdump-zlib")
+    return ["-c", str(folder / "vmcore"), *words]
+
+
+def _check_inside(kernel: KernelFiles, guest: Guest, result: Result) -> None:
+    arguments = _arguments(["-k"], kernel.vmlinux)
+    done = run_inside(kernel, guest, arguments, timeout_seconds=_INSIDE_SECONDS)
+    if done.status not in _ANSWERED or not done.output:
+        raise LabError((done.errors.strip().splitlines() or [f"status {done.status}"])[-1])
+    _take(done.status, done.output, result)
 
 
 def _arguments(target: List[str], vmlinux: Optional[Path]) -> List[str]:
