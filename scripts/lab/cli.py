@@ -121,21 +121,21 @@ def _boot(arguments: argparse.Namespace) -> int:
 def _matrix(arguments: argparse.Namespace) -> int:
     jobs = matrix.ci_jobs() if arguments.ci else matrix.full_jobs(arguments.kernel)
     install(GUEST_PACKAGES, log=cache.log_file("packages"))
-    minutes = arguments.budget or (55 if arguments.ci else None)
-    budget = minutes * 60 if minutes else float("inf")
     run = matrix.run(
         jobs,
         Archive(),
-        budget_seconds=budget,
+        budget_seconds=60 * (arguments.budget or (55 if arguments.ci else float("inf"))),
         recipes_on=("plain",) if arguments.ci else recipes.GUESTS,
-        recipes_seconds=matrix.CI_RECIPES_SECONDS if arguments.ci else float("inf"),
+        recipes_seconds=60 * (arguments.recipes or (8 if arguments.ci else float("inf"))),
     )
-    return _finish(run, arguments.json)
+    return _finish(run, arguments.json, arguments.markdown)
 
 
-def _finish(run: Matrix, path: Optional[Path]) -> int:
+def _finish(run: Matrix, path: Optional[Path], page: Optional[Path] = None) -> int:
     if path is not None:
         path.write_text(json.dumps(run.record(), indent=1) + "\n")
+    if page is not None:
+        page.write_text(matrix.markdown(run))
     print(matrix.table(run))
     return 0 if run.good else 1
 
@@ -216,7 +216,10 @@ def _parser() -> argparse.ArgumentParser:
     which.add_argument("--full", action="store_true", help="everything (default)")
     one.add_argument("--kernel", action="append", default=[], help="only this kernel (with --full)")
     one.add_argument("--budget", type=float, metavar="MINUTES", help="begin nothing after that")
+    text = "of which so many are kept for recipes (8 with --ci)"
+    one.add_argument("--recipes", type=float, metavar="MINUTES", help=text)
     one.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON")
+    one.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables as Markdown")
     one.set_defaults(run=_matrix)
 
     one = commands.add_parser("prune", help="delete dumps of former kernels and all build trees")

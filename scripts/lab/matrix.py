@@ -28,12 +28,10 @@ from .library import KernelFiles
 from .process import say
 from .recipes import Recipes
 
-__all__ = ("Job", "Matrix", "ci_jobs", "full_jobs", "run", "table")
+__all__ = ("Job", "Matrix", "ci_jobs", "full_jobs", "markdown", "run", "table")
 
 CI_PAUSES = 5
 """How often a busy guest is stopped in ``--ci``."""
-CI_RECIPES_SECONDS = 8 * 60
-"""How long recipes may take in ``--ci``, so that all of it takes a quarter of an hour."""
 FULL_PAUSES = 10
 """How often a busy guest is stopped in ``--full``."""
 
@@ -114,7 +112,7 @@ def ci_jobs() -> List[Job]:
 
 def full_jobs(names: Sequence[str] = ()) -> List[Job]:
     """
-    Return every kernel with every guest that suits it.
+    Return every kernel with every guest that suits it, guest by guest.
 
     :param names: Only these kernels.
     """
@@ -125,9 +123,9 @@ def full_jobs(names: Sequence[str] = ()) -> List[Job]:
             FULL_PAUSES if guest.busy else 1,
             _FORMATS.get(guest.name, ("elf",)),
         )
+        for guest in guests.GUESTS.values()
         for kernel in kernels.KERNELS.values()
-        if not names or kernel.name in names
-        for guest in guests.guests_for(kernel)
+        if (not names or kernel.name in names) and guest.suits(kernel)
     ]
 
 
@@ -242,16 +240,27 @@ def table(matrix: Matrix) -> str:
         lines += ["", recipes.table(matrix.recipes), ""]
     if not lines:
         lines.append("no dump was checked")
-    lines += [f"{name}: no dump: {reason}" for name, reason in matrix.failed.items()]
+    return "\n".join([*lines, *_totals(matrix)])
+
+
+def markdown(matrix: Matrix) -> str:
+    """Return the same tables for a page of documentation."""
+    parts = [_checks(matrix.results, "github")] if matrix.results else []
+    if matrix.recipes:
+        parts.append(recipes.table(matrix.recipes, "github"))
+    return "\n\n".join([*parts, *_totals(matrix)]) + "\n"
+
+
+def _totals(matrix: Matrix) -> Iterator[str]:
+    yield from (f"{name}: no dump: {reason}" for name, reason in matrix.failed.items())
     if matrix.left_out:
-        lines.append(f"left out for lack of time: {', '.join(matrix.left_out)}")
+        yield f"left out for lack of time: {', '.join(matrix.left_out)}"
     good = sum(matrix.verdicts)
     bad = len(matrix.verdicts) - good + len(matrix.failed)
-    lines.append(f"{good} passed, {bad} failed, {len(matrix.left_out)} skipped")
-    return "\n".join(lines)
+    yield f"{good} passed, {bad} failed, {len(matrix.left_out)} skipped"
 
 
-def _checks(results: Sequence[Result]) -> str:
+def _checks(results: Sequence[Result], style: str = "plain") -> str:
     rows = [
         (
             result.dump,
@@ -282,4 +291,4 @@ def _checks(results: Sequence[Result]) -> str:
         "SECONDS",
     )
     align = ("left", "left", *("right",) * 9)
-    return tabulate(rows, headers, tablefmt="plain", disable_numparse=True, colalign=align)
+    return tabulate(rows, headers, tablefmt=style, disable_numparse=True, colalign=align)

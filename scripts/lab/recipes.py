@@ -110,8 +110,12 @@ def _sort(records: List[Dict[str, Any]], result: Recipes) -> None:
             result.false += [f"{name}: {stray}" for stray in record["strays"]]
 
 
-def table(results: Sequence[Recipes]) -> str:
-    """Return a row for each dump, with what is wrong and what is waited for below."""
+def table(results: Sequence[Recipes], style: str = "plain") -> str:
+    """
+    Return a row for each dump, with what is wrong and what is waited for below.
+
+    :param style: As tabulate names it.
+    """
     rows = [
         (
             one.dump,
@@ -127,7 +131,7 @@ def table(results: Sequence[Recipes]) -> str:
     ]
     headers = "RECIPES ON", "FOUND", "QUIET", "MISSED", "FALSE", "PENDING", "NO VICTIM", "SECONDS"
     align = ("left", *("right",) * 7)
-    lines = [tabulate(rows, headers, tablefmt="plain", disable_numparse=True, colalign=align)]
+    lines = [tabulate(rows, headers, tablefmt=style, disable_numparse=True, colalign=align), ""]
     for one in results:
         lines += [f"{one.dump}: recipes: {one.error}"] if one.error else []
         lines += [f"{one.dump}: missed {text}" for text in one.missed]
