@@ -92,7 +92,7 @@ def choose(prog: Program) -> Dict[str, Any]:
         "function": prog.symbol("dump_page").address,
         "before": _optional(prog, "nbcon_cpu_emergency_enter"),
         "after": _optional(prog, "nbcon_cpu_emergency_exit"),
-        "loglevel": prog["console_printk"].address_,
+        "loglevel": prog.symbol("console_printk").address,
     }
 
 
