@@ -95,10 +95,14 @@ class _Dump:
         folios, head = self.folios, self.head
         pages = structure(self.prog, "struct page")
         name = next((n for n in ("__folio_index", "index") if pages.has(n)), None)
-        index = int(pages.column(folios.raw[head][None, :], name)[0]) if name else 0
+        # page_to_pgoff() goes to the head if CONFIG_TRANSPARENT_HUGEPAGE is on; later
+        # kernels always do.
+        alone = not self.is_new and "transparent_hugepage_flags" not in self.prog
+        of = self.row if alone and not folios.hugetlb(np.array([head]))[0] else head
+        index = int(pages.column(folios.raw[of][None, :], name)[0]) if name else 0
         if self._scales_index() and folios.hugetlb(np.array([head]))[0] and self._is_head():
             index <<= int(folios.orders(np.array([head]))[0])
-        return index + int(folios.pfns[self.row]) - int(folios.pfns[head])
+        return index + int(folios.pfns[self.row]) - int(folios.pfns[of])
 
     def _scales_index(self) -> bool:
         # Before Linux kernel commit a08c7193e4f1 ("mm/filemap: remove hugetlb

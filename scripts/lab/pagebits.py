@@ -141,11 +141,13 @@ def partial_free(prog: Program) -> Dict[str, int]:
     :return: By address of the cache; empty with SLAB.
     """
     result: Dict[str, int] = {}
+    # A macro without CONFIG_NUMA.
+    nodes = int(prog["nr_node_ids"]) if "nr_node_ids" in prog else 1
     for cache in for_each_slab_cache(prog):
         if not cache_has(cache, "oo"):
             break
         free = 0
-        for nid in range(int(prog["nr_node_ids"])):
+        for nid in range(nodes):
             # Since Linux 7.1, the nodes are in per_node.
             if cache_has(cache, "per_node"):
                 node = cache.per_node[nid].node
