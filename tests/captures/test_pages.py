@@ -243,7 +243,10 @@ def test_free_page_with_another_order_is_the_root(machine: Machine) -> None:
 
 
 def test_typed_tail_is_the_root(machine: Machine) -> None:
-    pfn = machine.pages("hugetlb", tails=True)[-1]
+    tails = machine.pages("hugetlb", tails=True)
+    if not len(tails):
+        pytest.skip("this kernel has no huge pages")
+    pfn = tails[-1]
     encoding = page_type_layout(machine.prog).encoding
     data = encoding.set(encoding.idle, "table").to_bytes(4, "little")
     report = machine.damaged(pfn, "word", data)

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Dict, List
 
 from .language import Injury, NoVictim
+from .machine import has_member
 from .overlay import Write
 from .slubmachine import Cache, Machine
 from .slubsuite import LISTS, SUITE, recipe
@@ -53,7 +54,10 @@ def secret_of_cache_wrong(machine: Machine) -> Injury:
 
 @recipe
 def free_pointer_offset_of_cache_wrong(machine: Machine) -> Injury:
+    """As they stand, wrong free pointers may well be NULL: each slab shows for itself then."""
     cache = _cache(machine)
+    if cache.random is None:
+        raise NoVictim("free pointers are not hardened")
     return _wrong(machine, cache, machine.cache_member(cache, "offset", cache.offset ^ 8))
 
 
@@ -164,7 +168,7 @@ def random_seq_of_cache_garbage(machine: Machine) -> Injury:
 @recipe
 def random_seq_of_cache_misaligned(machine: Machine) -> Injury:
     cache = _cache(machine)
-    kept = cache.object.random_seq.value_()
+    kept = cache.object.random_seq.value_() if has_member(cache.object, "random_seq") else 0
     if not kept:
         raise NoVictim("no random order")
     return _member(machine, cache, "random_seq", kept + 2)

@@ -47,9 +47,16 @@ def mark_lost_on_partial(machine: Machine) -> Injury:
     return _lost(machine, "partial slab", lambda slab: slab.quiet)
 
 
+def _need_counters(machine: Machine) -> None:
+    # Without CONFIG_SLUB_DEBUG, nothing remembers a slab that is on no list.
+    if not machine.prog.type("struct kmem_cache_node").has_member("nr_slabs"):
+        raise NoVictim("nodes do not count their slabs")
+
+
 @recipe
 def mark_lost_on_full(machine: Machine) -> Injury:
     """Nothing but a counter and the page itself remembers the slab."""
+    _need_counters(machine)
     return _lost(
         machine,
         "full slab",
@@ -223,11 +230,13 @@ def cache_pointer_of_cpu_slab_null(machine: Machine) -> Injury:
 @recipe
 def cache_pointer_of_full_slab_null(machine: Machine) -> Injury:
     """The slab is on no list; its objects in sheaves and the counters tell whose it is."""
+    _need_counters(machine)
     return _says(machine, _full(machine), 0)
 
 
 @recipe
 def cache_pointer_of_full_slab_of_another_cache(machine: Machine) -> Injury:
+    _need_counters(machine)
     slab = _full(machine)
     return _says(machine, slab, _other_cache(machine, slab))
 
@@ -257,6 +266,8 @@ def _order(machine: Machine, order: int) -> Injury:
 
 @recipe
 def node_of_page_wrong(machine: Machine) -> Injury:
+    if not machine.nodes_shift:
+        raise NoVictim("without CONFIG_NUMA a page has no node")
     slab = machine.quiet()
     other = slab.nid ^ 1
     keep = (1 << (64 - machine.nodes_shift)) - 1
