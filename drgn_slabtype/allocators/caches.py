@@ -126,7 +126,9 @@ def node_ids(prog: Program) -> int:
 
 
 def _name(prog: Program, pointer: int) -> Optional[str]:
-    # None if it is not in the target.
+    # None if it is not in the target. NULL need not fault.
+    if not memory(prog).is_kernel_address(np.array([pointer], np.uint64))[0]:
+        return None
     try:
         return escape_ascii_string(prog.read_c_string(pointer, max_size=256), escape_backslash=True)
     except FaultError:

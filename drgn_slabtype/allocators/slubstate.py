@@ -56,13 +56,15 @@ def detect_era(prog: Program, index: SlabIndex, on_partial: I64) -> Era:
     :param on_partial: Rows of all slabs on node partial lists.
     """
     cache = structure(prog, "struct kmem_cache")
-    if not cache.has("cpu_slab") and cache.has("cpu_sheaves"):
+    # With CONFIG_SLUB_TINY, no CPU has slabs either, since Linux 6.2.
+    marking = Era.MARKED if cache.has("cpu_slab") else Era.CPULESS
+    if marking is Era.CPULESS and cache.has("cpu_sheaves"):
         return Era.CPULESS
     mark = np.uint64(partial_mark(prog))
     if not len(on_partial):
         return Era.UNKNOWN
     marked = np.count_nonzero(index.flags[on_partial] & mark)
-    return Era.MARKED if 2 * marked > len(on_partial) else Era.FROZEN
+    return marking if 2 * marked > len(on_partial) else Era.FROZEN
 
 
 class States(NamedTuple):

@@ -273,8 +273,9 @@ class KindFinder:
         encoding = self._rules.layout.encoding
         pages, words, tails = _joined(self._typed)
         kinds = np.full(len(words), self.numbers["unknown"])
-        # Where several types are set, the first counts here.
-        for name in reversed(list(encoding.types)):
+        # Where several types are set, the first counts here, and that a page is
+        # accounted to a cgroup least of all.
+        for name in sorted([*encoding.types][::-1], key="kmemcg".__ne__):
             np.putmask(kinds, encoding.is_type(words, name), self.numbers[name])
         self.kinds[pages] = kinds
         odd = tails | ~encoding.has_type(words)

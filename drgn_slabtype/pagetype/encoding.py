@@ -115,6 +115,12 @@ class InvertedBits(Encoding):
 
     def _many_types(self, words: Any) -> Any:
         cleared = ~words & self.types_mask
+        # Page tables are accounted to memory cgroups, which is a type of its own
+        # beside that of a table, before Linux kernel commit 18b2db3b0385 ("mm:
+        # Convert page kmemcg type to a page memcg flag") (in v5.11).
+        accounted = self.types.get("kmemcg")
+        if accounted is not None:
+            cleared = cleared & ~(accounted * ((cleared & self.types["table"]) != 0))
         return (cleared & (cleared - 1)) != 0
 
     def _reserved_used(self, words: Any) -> Any:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from drgn import offsetof
+
 from .language import Injury, NoVictim
 from .overlay import Write
 from .slubmachine import Machine
@@ -149,11 +151,14 @@ def _freed_to_slab(machine: Machine, address: int) -> Injury:
 
 @recipe
 def cache_freed(machine: Machine) -> Injury:
+    links = offsetof(machine.prog.type("struct kmem_cache"), "list")
     for cache in machine.caches:
         slab = machine.home(cache.address)
-        if slab is not None and slab.where == "partial":
+        if slab is None or slab.where != "partial":
+            continue
+        if not links <= slab.cache.offset < links + 16:
             return _freed_to_slab(machine, cache.address)
-    raise NoVictim("no cache in a partial slab")
+    raise NoVictim("no cache in a partial slab whose links a free pointer leaves whole")
 
 
 @recipe

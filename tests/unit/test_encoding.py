@@ -318,7 +318,18 @@ def test_two_types_at_once_are_a_conflict(encoding: Encoding, data: st.DataObjec
     )
     word = encoding.set(encoding.set(encoding.idle, pair[0]), pair[1])
     assert set(encoding.types_of(word)) == set(pair)
-    assert encoding.conflict(word)
+    # Page tables are accounted to cgroups.
+    assert encoding.conflict(word) == (set(pair) != {"kmemcg", "table"})
+
+
+@pytest.mark.parametrize("name", ["page-flag-4.18", "page-flag-5.1", "page-flag-5.3"])
+def test_accounted_page_table_is_no_conflict(name: str) -> None:
+    encoding = ENCODINGS[name]
+    word = encoding.set(encoding.set(encoding.idle, "kmemcg"), "table")
+    words = np.array([word, encoding.set(word, "buddy"), encoding.idle], np.uint32)
+    assert encoding.types_of(word) == ("kmemcg", "table")
+    assert encoding.conflict(words).tolist() == [False, True, False]
+    assert "more than one" not in encoding.explain(word)
 
 
 @given(encodings, words)
