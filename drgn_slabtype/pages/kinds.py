@@ -275,7 +275,9 @@ class KindFinder:
         kinds = np.full(len(words), self.numbers["unknown"])
         # Where several types are set, the first counts here, and that a page is
         # accounted to a cgroup least of all.
-        for name in sorted([*encoding.types][::-1], key="kmemcg".__ne__):
+        names = [*reversed(encoding.types)]
+        names.sort(key="kmemcg".__ne__)
+        for name in names:
             np.putmask(kinds, encoding.is_type(words, name), self.numbers[name])
         self.kinds[pages] = kinds
         odd = tails | ~encoding.has_type(words)
