@@ -275,7 +275,8 @@ class KindFinder:
         kinds = np.full(len(words), self.numbers["unknown"])
         # Where several types are set, the first counts here, and that a page is
         # accounted to a cgroup least of all.
-        names = [*reversed(encoding.types)]
+        names = list(encoding.types)
+        names.reverse()
         names.sort(key="kmemcg".__ne__)
         for name in names:
             np.putmask(kinds, encoding.is_type(words, name), self.numbers[name])
