@@ -10,8 +10,17 @@ from ..ledger import Ledger, State
 
 
 def count_objects(ledger: Ledger) -> CacheResult:
-    """Return what there is of one cache, with nothing judged yet."""
-    facts, slabs, claims = ledger.facts, ledger.slabs, ledger.claims
+    """
+    Return what there is of one cache, with nothing judged yet.
+
+    Slabs that wait on no list for their pages to be given back are not in it, as
+    they are not in the kernel's own numbers.
+    """
+    facts, claims = ledger.facts, ledger.claims
+    gone = ledger.slabs.excused
+    if gone.any():
+        claims = claims.take((claims.slab < 0) | ~gone[claims.slab])
+    slabs = ledger.slabs.take(~gone)
     result = CacheResult(
         facts.name, facts.address, facts.object_size, facts.stride, facts.objects_per_slab
     )
