@@ -71,6 +71,7 @@ class ContentReader:
         self._track = structure(prog, "struct track")
         self._track_addr = self._track.offset("addr")
         self._slab = structure(prog, f"struct {page_type_layout(prog).slab_struct}")
+        self._extension = _extension_bytes(prog) if self._slab.has("obj_exts") else 0
 
     def zones(self) -> Iterator[Zone]:
         """Yield the zones of all slabs whose freelist is whole."""
@@ -118,10 +119,10 @@ class ContentReader:
 
     def _cover_extensions(self, slabs: I64, start: U64, data: U8, count: int) -> None:
         # What memory cgroups and allocation profiling know of each object is a
-        # struct slabobj_ext, a word for each of the two. Since Linux 7.0, these
-        # lie in the slab itself where there is room: behind the last object, or
-        # in the padding of each. Here they become the padding that they replace.
-        if not self._slab.has("obj_exts"):
+        # struct slabobj_ext. Since Linux 7.0, these lie in the slab itself where
+        # there is room: behind the last object, or in the padding of each. Here
+        # they become the padding that they replace.
+        if not self._extension:
             return
         word, size = self._memory.word_size, self._cache.size
         where = self._ledger.slabs.page[slabs] + np.uint64(self._slab.offset("obj_exts"))
@@ -134,11 +135,11 @@ class ContentReader:
         within = (offsets >= np.uint64(first)) & (offsets < np.uint64(size))
         for row in np.flatnonzero(behind).tolist():
             at = int(offsets[row])
-            data[row, at : at + 2 * word * count] = _POISON_PAD
+            data[row, at : at + self._extension * count] = _POISON_PAD
         for row in np.flatnonzero(within).tolist():
             at = int(offsets[row])
             slots = data[row, :used].reshape(count, size)
-            slots[:, at : at + 2 * word] = _POISON_PAD
+            slots[:, at : at + self._extension] = _POISON_PAD
 
     def _free(self, slab: I64, index: I64) -> Tuple[Bools, Bools]:
         # Whether each object is on its slab's freelist, and whether that is
@@ -265,3 +266,12 @@ class ContentReader:
             objects,
             np.where(beyond, np.uint8(_RED_USED), objects),
         )
+
+
+def _extension_bytes(prog: Program) -> int:
+    # A word for cgroups and one for profiling, where both are built in; that
+    # is taken, too, where the type is not known.
+    try:
+        return structure(prog, "struct slabobj_ext").size
+    except LookupError:
+        return 2 * memory(prog).word_size
