@@ -53,7 +53,14 @@ def _work_folder(package: str, version: str) -> Path:
 def drop_tree(package: str, version: str) -> None:
     """Delete the sources and objects of a source package."""
     with cache.lock("build"):
-        shutil.rmtree(_work_folder(package, version), ignore_errors=True)
+        # Out of the way first: half a tree, left by whoever was stopped here,
+        # would be built from.
+        folder = _work_folder(package, version)
+        rubbish = folder.with_name(f"{folder.name}.dropped")
+        shutil.rmtree(rubbish, ignore_errors=True)
+        if folder.exists():
+            folder.rename(rubbish)
+            shutil.rmtree(rubbish, ignore_errors=True)
 
 
 def _sources(archive: Archive, package: Package) -> Path:

@@ -86,6 +86,11 @@ _TABLE = (
     ),
     Guest("nomerge", "no two caches merged", "slab_nomerge"),
     Guest(
+        "large",
+        "memory on both sides of the hole below 4 GiB: another zone",
+        memory_mib=5120,
+    ),
+    Guest(
         "guard",
         "debug_pagealloc with guard pages",
         "debug_pagealloc=on debug_guardpage_minorder=1",
