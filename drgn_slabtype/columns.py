@@ -9,7 +9,7 @@ arrays. Offsets, widths and bit fields come from the debug info.
 
 from __future__ import annotations
 
-from typing import Dict, Optional
+from typing import Dict, Optional, Tuple
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +34,7 @@ class Structure:
         """Bytes of one copy."""
         self.byteorder = memory(prog).byteorder
         """``<`` or ``>``, as numpy spells it."""
+        self._found: Dict[str, Tuple[int, Optional[int], Type]] = {}
 
     def has(self, path: str) -> bool:
         """Return whether a member exists; dots lead into nested structures."""
@@ -59,7 +60,14 @@ class Structure:
         """
         return sizeof(self._find(path)[2])
 
-    def _find(self, path: str) -> tuple[int, Optional[int], Type]:
+    def _find(self, path: str) -> Tuple[int, Optional[int], Type]:
+        # Offset and width in bits, and the type; asked for once per cache of the machine.
+        found = self._found.get(path)
+        if found is None:
+            found = self._found[path] = self._look_up(path)
+        return found
+
+    def _look_up(self, path: str) -> Tuple[int, Optional[int], Type]:
         type, bits, width = self.type, 0, None
         for name in path.split("."):
             while type.kind == TypeKind.TYPEDEF:

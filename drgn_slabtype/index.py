@@ -74,7 +74,6 @@ class SlabIndex:
         self.vmemmap = prog["vmemmap"].value_()
         """``struct page *`` of page frame 0."""
         self._columns: Dict[str, Any] = {}
-        self._sorted: Optional[I64] = None
         self._settled: Optional[I64] = None
 
     def __len__(self) -> int:
@@ -169,31 +168,35 @@ class SlabIndex:
         :param orders: Order of each row; -1 for one that is no slab of any cache.
         """
         self._settled = orders
-        self._sorted = None
+        self._columns.pop("reaches", None)
 
     def _rows_of_pfns(self, pfns: U64, exact: bool) -> I64:
-        if not len(self):
-            return np.full(len(pfns), -1, np.int64)
-        if self._sorted is None:
-            self._sorted = np.argsort(self.pfns, kind="stable").astype(np.int64)
-        sorter, last = self._sorted, self.pfns
-        if not exact:
-            sorter, last = self._reach(sorter)
+        # Asked many times for each cache of the machine, and told by all slabs.
+        key = "heads" if exact else "reaches"
+        heads, last, sorter = self._cached(key, self._heads if exact else self._reaches)
         if not len(sorter):
             return np.full(len(pfns), -1, np.int64)
-        at = np.searchsorted(self.pfns[sorter], pfns, "right") - 1
-        rows: I64 = sorter[np.maximum(at, 0)]
-        return np.where((at >= 0) & (pfns >= self.pfns[rows]) & (pfns <= last[rows]), rows, -1)
+        at = np.maximum(heads.searchsorted(pfns, "right") - 1, 0)
+        rows: I64 = np.where((pfns >= heads[at]) & (pfns <= last[at]), sorter[at], -1)
+        return rows
 
-    def _reach(self, sorter: I64) -> Tuple[I64, U64]:
-        # The rows that addresses can lie in, in order, and the last page of each.
+    def _heads(self) -> Tuple[U64, U64, I64]:
+        # First and last page frame of each row, and the row, by page frame; here
+        # for who asks for a head.
+        sorter = np.argsort(self.pfns, kind="stable").astype(np.int64)
+        return self.pfns[sorter], self.pfns[sorter], sorter
+
+    def _reaches(self) -> Tuple[U64, U64, I64]:
+        # The same of the rows that addresses can lie in, as far as each reaches.
+        heads, _, sorter = self._cached("heads", self._heads)
         if self._settled is None:
-            pages = self.spans >> np.uint64(self._memory.page_shift)
+            pages = self.spans[sorter] >> np.uint64(self._memory.page_shift)
         else:
-            sorter = sorter[self._settled[sorter] >= 0]
-            order = np.clip(self._settled, 0, _MAX_ORDER)
+            owned = self._settled[sorter] >= 0
+            heads, sorter = heads[owned], sorter[owned]
+            order = np.minimum(self._settled[sorter], _MAX_ORDER)
             pages = np.uint64(1) << order.astype(np.uint64)
-        return sorter, self.pfns + pages - np.uint64(1)
+        return heads, heads + pages - np.uint64(1), sorter
 
     def struct_page(self, page: int) -> bytes:
         """Return the head ``struct page`` of a slab as it was read; empty if it is in no row."""
@@ -237,4 +240,4 @@ class SlabIndex:
 
     def _forget(self) -> None:
         self._columns.clear()
-        self._sorted = self._settled = None
+        self._settled = None

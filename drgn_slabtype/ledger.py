@@ -91,7 +91,7 @@ class _Table:
     # Columns of equal length, in declaration order.
 
     def __len__(self) -> int:
-        return len(getattr(self, fields(self)[0].name))
+        return len(getattr(self, _columns(type(self))[0][0]))
 
     @classmethod
     def build(cls: Type[_T], length: int, **columns: Any) -> _T:
@@ -102,12 +102,11 @@ class _Table:
             0, or -1 in signed columns.
         """
         made = []
-        for f in fields(cls):
-            dtype = _DTYPES[str(f.type)]
-            value = columns.pop(f.name, -1 if dtype is np.int64 else 0)
+        for name, dtype in _columns(cls):
+            value = columns.pop(name, -1 if dtype is np.int64 else 0)
             if isinstance(value, np.ndarray):
                 if len(value) != length:
-                    raise ValueError(f"{f.name} has {len(value)} rows, not {length}")
+                    raise ValueError(f"{name} has {len(value)} rows, not {length}")
                 made.append(value.astype(dtype, copy=False))
             else:
                 made.append(np.full(length, value, dtype))
@@ -127,14 +126,27 @@ class _Table:
             return cls.empty()
         if len(parts) == 1:
             return parts[0]
-        return cls(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(cls)))
+        names = [name for name, _ in _columns(cls)]
+        return cls(*(np.concatenate([getattr(p, name) for p in parts]) for name in names))
 
     def take(self: _T, which: Any) -> _T:
         """Return the table of the rows selected by a mask or by positions."""
-        return type(self)(*(getattr(self, f.name)[which] for f in fields(self)))
+        return type(self)(*(getattr(self, name)[which] for name, _ in _columns(type(self))))
 
 
 _DTYPES: Dict[str, Any] = {"I64": np.int64, "U64": np.uint64, "U8": np.uint8, "Bools": np.bool_}
+
+
+_COLUMNS: Dict[str, Tuple[Tuple[str, Any], ...]] = {}
+
+
+def _columns(table: Type[_Table]) -> Tuple[Tuple[str, Any], ...]:
+    # Names and dtypes, found once: each cache of the machine fills a dozen tables.
+    found = _COLUMNS.get(table.__name__)
+    if found is None:
+        found = tuple((column.name, _DTYPES[str(column.type)]) for column in fields(table))
+        _COLUMNS[table.__name__] = found
+    return found
 
 
 @dataclass

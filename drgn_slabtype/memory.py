@@ -164,8 +164,11 @@ class Memory:
                 self._gather_run(ordered[middle:], rows[middle:], out, ok)
             return
         flat = np.frombuffer(data, np.uint8)
-        offsets = (ordered - np.uint64(start)).astype(np.intp)
-        out[rows] = np.lib.stride_tricks.sliding_window_view(flat, width)[offsets]
+        if len(ordered) == 1:
+            out[rows[0]] = flat
+        else:
+            offsets = (ordered - np.uint64(start)).astype(np.intp)
+            out[rows] = np.lib.stride_tricks.sliding_window_view(flat, width)[offsets]
         ok[rows] = True
 
     def _read_linear(self, address: int, size: int) -> bytes:

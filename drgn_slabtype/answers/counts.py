@@ -31,10 +31,10 @@ def count_objects(ledger: Ledger) -> CacheResult:
     result.in_use = result.counted
     tenths = 10 * slabs.counted // np.maximum(slabs.objects, 1)
     result.fill = np.bincount(np.clip(tenths, 0, 10), minlength=11).tolist()
-    for number, place in enumerate(ledger.places):
-        here = claims.place == number
-        free = int((here & (claims.state == State.FREE)).sum())
-        waiting = int((here & (claims.state == State.WAITING)).sum())
+    states = len(State)
+    held = np.bincount(claims.place * states + claims.state, minlength=len(ledger.places) * states)
+    for place, here in zip(ledger.places, held.reshape(-1, states).tolist()):
+        free, waiting = here[State.FREE], here[State.WAITING]
         if free or not place.counted:
             result.free[place.name] = free
         result.waiting += waiting
