@@ -24,7 +24,7 @@ from .errors import LabError
 from .kernels import Built, Kernel
 from .process import BUILD_PACKAGES, install, output, run, say
 
-__all__ = ("build", "drop_tree", "recipe")
+__all__ = ("build", "drop_tree", "drop_trees", "recipe")
 
 _CONFIGS = Path(__file__).with_name("configs")
 _EDITS = (Path(__file__).with_name("rfc.py"), Path(__file__).with_name("edits.py"))
@@ -52,10 +52,20 @@ def _work_folder(package: str, version: str) -> Path:
 
 def drop_tree(package: str, version: str) -> None:
     """Delete the sources and objects of a source package."""
+    _drop(_work_folder(package, version))
+
+
+def drop_trees() -> None:
+    """Delete the sources and objects of all of them, when no build runs any more."""
+    for folder in (cache.root() / "trees").glob("*"):
+        say(f"deleting {folder}")
+        _drop(folder)
+
+
+def _drop(folder: Path) -> None:
     with cache.lock("build"):
         # Out of the way first: half a tree, left by whoever was stopped here,
         # would be built from.
-        folder = _work_folder(package, version)
         rubbish = folder.with_name(f"{folder.name}.dropped")
         shutil.rmtree(rubbish, ignore_errors=True)
         if folder.exists():

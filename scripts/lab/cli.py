@@ -16,7 +16,7 @@ from typing import List, Optional, Sequence
 
 from tabulate import tabulate
 
-from . import cache, dumps, guests, kernels, library, matrix, recipes
+from . import build, cache, dumps, guests, kernels, library, matrix, recipes
 from .comparison import compare
 from .debian import Archive
 from .dumps import Dump
@@ -119,16 +119,27 @@ def _boot(arguments: argparse.Namespace) -> int:
 
 
 def _matrix(arguments: argparse.Namespace) -> int:
-    jobs = matrix.ci_jobs() if arguments.ci else matrix.full_jobs(arguments.kernel)
+    jobs = matrix.ci_jobs() if arguments.ci else matrix.full_jobs(arguments.kernel, arguments.guest)
     install(GUEST_PACKAGES, log=cache.log_file("packages"))
     run = matrix.run(
         jobs,
         Archive(),
-        budget_seconds=60 * (arguments.budget or (55 if arguments.ci else float("inf"))),
+        budget_seconds=_seconds(arguments.budget, 55 if arguments.ci else None),
         recipes_on=("plain",) if arguments.ci else recipes.GUESTS,
-        recipes_seconds=60 * (arguments.recipes or (8 if arguments.ci else float("inf"))),
+        recipes_seconds=_seconds(arguments.recipes, 8 if arguments.ci else None),
+        tidy=arguments.tidy,
     )
     return _finish(run, arguments.json, arguments.markdown)
+
+
+def _seconds(minutes: Optional[float], default: Optional[float]) -> float:
+    wanted = default if minutes is None else minutes
+    return float("inf") if wanted is None else 60 * wanted
+
+
+def _table(arguments: argparse.Namespace) -> int:
+    records = [json.loads(file.read_text()) for file in arguments.files]
+    return _finish(Matrix.of_records(records), arguments.json, arguments.markdown)
 
 
 def _finish(run: Matrix, path: Optional[Path], page: Optional[Path] = None) -> int:
@@ -153,9 +164,7 @@ def _prune(arguments: argparse.Namespace) -> int:
         if name not in keep and name.rpartition("-")[0] not in keep:
             say(f"deleting {folder}")
             shutil.rmtree(folder)
-    for folder in (cache.root() / "trees").glob("*"):
-        say(f"deleting {folder}")
-        shutil.rmtree(folder)
+    build.drop_trees()
     return 0
 
 
@@ -165,6 +174,13 @@ def _add_guest_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pauses", type=int, default=5, help="how often a busy guest is stopped")
     parser.add_argument("--seed", type=int, default=1, help="for the moments at which it is")
     parser.add_argument("--again", action="store_true", help="even if there is such a dump")
+
+
+def _add_outputs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON")
+    parser.add_argument(
+        "--markdown", type=Path, metavar="FILE", help="write the tables as Markdown"
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -214,13 +230,21 @@ def _parser() -> argparse.ArgumentParser:
         help="each kernel that CI has the time for, plain and in one guest besides",
     )
     which.add_argument("--full", action="store_true", help="everything (default)")
-    one.add_argument("--kernel", action="append", default=[], help="only this kernel (with --full)")
+    for name in ("kernel", "guest"):
+        text = f"only this {name} (with --full)"
+        one.add_argument(f"--{name}", action="append", default=[], help=text)
     one.add_argument("--budget", type=float, metavar="MINUTES", help="begin nothing after that")
     text = "of which so many are kept for recipes (8 with --ci)"
     one.add_argument("--recipes", type=float, metavar="MINUTES", help=text)
-    one.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON")
-    one.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables as Markdown")
+    text = "delete the dumps that are right; all of --full take 100 GB"
+    one.add_argument("--tidy", action="store_true", help=text)
+    _add_outputs(one)
     one.set_defaults(run=_matrix)
+
+    one = commands.add_parser("table", help="join the results of several runs of the matrix")
+    one.add_argument("files", metavar="JSON", type=Path, nargs="+", help="the last one counts")
+    _add_outputs(one)
+    one.set_defaults(run=_table)
 
     one = commands.add_parser("prune", help="delete dumps of former kernels and all build trees")
     one.set_defaults(run=_prune)

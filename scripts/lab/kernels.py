@@ -148,7 +148,6 @@ _TABLE = (
         "page-flag-5.3",
         Built(*_5_10, ("slab",)),
         kfence=False,
-        ci=False,
     ),
     Kernel(
         "slab-6.1-debug",

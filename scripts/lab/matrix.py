@@ -10,9 +10,10 @@ named.
 
 from __future__ import annotations
 
+import shutil
 import time
 from dataclasses import dataclass, field
-from typing import Dict, Iterator, List, NamedTuple, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Sequence, Tuple
 
 from tabulate import tabulate
 
@@ -30,10 +31,8 @@ from .recipes import Recipes
 
 __all__ = ("Job", "Matrix", "ci_jobs", "full_jobs", "markdown", "run", "table")
 
-CI_PAUSES = 5
-"""How often a busy guest is stopped in ``--ci``."""
-FULL_PAUSES = 10
-"""How often a busy guest is stopped in ``--full``."""
+PAUSES = 5
+"""How often a busy guest is stopped."""
 
 # Formats besides ELF, with --full.
 _FORMATS = {"plain": ("elf", *FORMATS), "busy": ("elf", "kdump-31", *LIVE)}
@@ -97,6 +96,35 @@ class Matrix:
             "left_out": self.left_out,
         }
 
+    @classmethod
+    def of_records(cls, records: Sequence[Mapping[str, Any]]) -> Matrix:
+        """
+        Return several runs as one.
+
+        :param records: What :meth:`record` gave; of what is in several, the last counts.
+        """
+        whole = cls()
+        results: Dict[Tuple[str, str], Result] = {}
+        applied: Dict[str, Recipes] = {}
+        for record in records:
+            for one in record["results"]:
+                results[one["dump"], one["format"]] = Result(**_without_verdict(one))
+            for one in record["recipes"]:
+                applied[one["dump"]] = Recipes(**_without_verdict(one))
+            whole.failed.update(record["failed"])
+            whole.left_out += record["left_out"]
+            whole.seconds += record["seconds"]
+        whole.results, whole.recipes = list(results.values()), list(applied.values())
+        done = {name.rpartition("/")[0] if name.count("/") > 1 else name for name, _ in results}
+        done |= {f"recipes on {name}" for name in applied}
+        whole.failed = {name: why for name, why in whole.failed.items() if name not in done}
+        whole.left_out = [name for name in dict.fromkeys(whole.left_out) if name not in done]
+        return whole
+
+
+def _without_verdict(record: Mapping[str, Any]) -> Dict[str, Any]:
+    return {name: value for name, value in record.items() if name != "good"}
+
 
 def ci_jobs() -> List[Job]:
     """Return each kernel's plain guest and the one that tells most besides."""
@@ -106,24 +134,26 @@ def ci_jobs() -> List[Job]:
             continue
         for name in ("plain", kernel.special):
             guest = guests.find(name)
-            jobs.append(Job(kernel, guest, CI_PAUSES if guest.busy else 1))
+            jobs.append(Job(kernel, guest, PAUSES if guest.busy else 1))
     return jobs
 
 
-def full_jobs(names: Sequence[str] = ()) -> List[Job]:
+def full_jobs(names: Sequence[str] = (), only: Sequence[str] = ()) -> List[Job]:
     """
     Return every kernel with every guest that suits it, guest by guest.
 
     :param names: Only these kernels.
+    :param only: Only these guests.
     """
     return [
         Job(
             kernel,
             guest,
-            FULL_PAUSES if guest.busy else 1,
+            PAUSES if guest.busy else 1,
             _FORMATS.get(guest.name, ("elf",)),
         )
         for guest in guests.GUESTS.values()
+        if not only or guest.name in only
         for kernel in kernels.KERNELS.values()
         if (not names or kernel.name in names) and guest.suits(kernel)
     ]
@@ -146,6 +176,7 @@ def run(
     budget_seconds: float = float("inf"),
     recipes_on: Sequence[str] = recipes.GUESTS,
     recipes_seconds: float = float("inf"),
+    tidy: bool = False,
 ) -> Matrix:
     """
     Boot, dump, check and compare; when all boots are done, apply recipes.
@@ -153,6 +184,7 @@ def run(
     :param budget_seconds: Begin nothing that is likely to end later.
     :param recipes_on: Guests to apply recipes to, the most telling first.
     :param recipes_seconds: What of the budget recipes may take.
+    :param tidy: Delete the dumps that are right, but for those of *recipes_on*.
     """
     begin = time.monotonic()
     matrix = Matrix()
@@ -182,10 +214,16 @@ def run(
             say(f"{job.name}: {error}")
             matrix.failed[job.name] = str(error)
             continue
+        results = []
         for result in _results(job, files, taken):
-            matrix.results.append(result)
+            results.append(result)
             say(f"{result.dump} ({result.format}): {_verdict(result)}")
-        targets.append((job, taken[0]))
+        matrix.results += results
+        if job.guest.name in recipes_on:
+            targets.append((job, taken[0]))
+        elif tidy and all(result.good for result in results):
+            for dump in taken:
+                shutil.rmtree(dump.folder)
     left = min(recipes_seconds, budget_seconds - (time.monotonic() - begin))
     _apply_recipes(
         [(job, dump) for name in recipes_on for job, dump in targets if job.guest.name == name],
