@@ -44,9 +44,9 @@ def test_without_slub_debug_no_node_counter_is_asked_for(folder: Path) -> None:
     assert report.unavailable == []
 
 
-@pytest.mark.parametrize("folder", _CAPTURES, ids=[path.name for path in _CAPTURES])
-def test_without_slub_debug_counts_and_freelists_are_still_compared(folder: Path) -> None:
-    prog = _without(folder, "kmem_cache_node", _NO_SLUB_DEBUG)
+@pytest.mark.parametrize("name", ["debian-5.10-plain", "debian-7-plain"])
+def test_without_slub_debug_counts_and_freelists_are_still_compared(name: str) -> None:
+    prog = _without(Path(__file__).parent / name, "kmem_cache_node", _NO_SLUB_DEBUG)
     names = {"inuse-one-too-high", "inuse-one-too-low"}
     found: Set[str] = set()
     for result in run(prog, suite_of(prog), sorted(names)):
@@ -56,7 +56,7 @@ def test_without_slub_debug_counts_and_freelists_are_still_compared(folder: Path
     assert found
 
 
-_EXTENSION = 8  # bytes of a struct slabobj_ext
+_EXTENSION = 8  # bytes of a struct slabobj_ext in that kernel
 _DEBUGGED = Path(__file__).parent / "debian-7-debug" / "capture.xz"
 
 
@@ -70,7 +70,7 @@ class Vector(NamedTuple):
 
 def _behind(slab: Slab) -> Vector:
     start = slab.start + slab.objects * slab.cache.size
-    return Vector(-(-start // 16) * 16, 2 * _EXTENSION, slab.start + (4096 << slab.order))
+    return Vector(-(-start // 16) * 16, _EXTENSION, slab.start + (4096 << slab.order))
 
 
 def _within(slab: Slab) -> Vector:
@@ -84,7 +84,7 @@ def _within(slab: Slab) -> Vector:
 def _with_vector(place: Callable[[Slab], Vector]) -> Tuple[Slab, List[Write]]:
     # As memory cgroups leave a slab: a pointer to the vector, and pointers in it.
     machine = Machine(open_capture(str(_DEBUGGED)))
-    width = 2 * _EXTENSION
+    width = _EXTENSION
 
     def fits(slab: Slab) -> bool:
         vector = place(slab)
@@ -96,7 +96,7 @@ def _with_vector(place: Callable[[Slab], Vector]) -> Tuple[Slab, List[Write]]:
         )
 
     slab = machine.slab("room for a vector", fits)
-    vector, pointer = place(slab), (slab.start | 0x40).to_bytes(8, "little") * 2
+    vector, pointer = place(slab), (slab.start | 0x40).to_bytes(8, "little")
     at = slab.page + machine.offset("obj_exts")
     writes = [Write(at, (vector.start | 1).to_bytes(8, "little"))]
     writes += [Write(vector.start + i * vector.step, pointer) for i in range(slab.objects)]

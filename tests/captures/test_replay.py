@@ -148,12 +148,13 @@ def test_stock_drgn_sees_no_active_slab_of_rfc_v3() -> None:
     assert in_use > 0.9 * len(heads)
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(2))
 def test_holes_in_a_dump_are_no_findings(guest: Guest, seed: int) -> None:
     prog = _open(guest.folder)
     page = int(prog["PAGE_SIZE"])
     top = int(prog["max_pfn"]) * page
-    random_pages = random.Random(seed)
+    # Other pages in each kernel.
+    random_pages = random.Random(f"{guest.folder.name} {seed}")
 
     def missing(address: int, count: int, offset: int, physical: bool) -> bytes:
         raise FaultError("not in the dump", address)
