@@ -20,6 +20,7 @@ from ..columns import Structure, structure
 from ..memory import U8, memory
 from ..pagetype.sources import enumerators
 from .mapcount import block_counts
+from .pageblocks import migrate_type, migrate_types
 from .pageowner import owner_lines, page_owner
 from .printed import Table, flag_table
 from .single import one_page
@@ -76,7 +77,7 @@ class _Dump:
         kind = "ksm " if mapping & 3 == 3 else "anon " if mapping & 1 else ""
         if shown and not kind:
             yield _mapping_text(self.prog, shown)
-        yield f"{kind}flags: {page_flags_text(self.prog, flags)}"
+        yield f"{kind}flags: {page_flags_text(self.prog, flags)}{self._cma()}"
         yield from self._page_type()
         yield from self._hex("raw", folios.raw[row])
         if self.is_new and large:
@@ -201,6 +202,16 @@ class _Dump:
         if not page.has(name):
             return 0
         return int(page.column(self.folios.raw[row][None, :], name)[0])
+
+    def _cma(self) -> str:
+        # In an area that drivers get contiguous memory from.
+        cma = migrate_types(self.prog).get("MIGRATE_CMA")
+        if cma is None:
+            return ""
+        with contextlib.suppress(FaultError):  # captures have no blocks
+            if migrate_type(self.prog, int(self.folios.pfns[self.row])) == cma:
+                return " CMA"
+        return ""
 
     def _page_type(self) -> Iterator[str]:
         # Since "mm/debug: use %pGt to display page_type in dump_page()" (in

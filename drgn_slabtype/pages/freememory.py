@@ -28,6 +28,7 @@ from ..pagetype.sources import enumerators
 from .folios import MAX_BUDDY_ORDER, Folios, FreeBlocks
 from .kpageflags import for_each_block
 from .mapcount import whole_mapcounts
+from .pageblocks import pageblock_order
 from .scan import page_fields
 from .zones import zone_bits, zone_names
 
@@ -191,7 +192,7 @@ class _Collector:
             large=self.large,
             words={},
             max_order=max((len(zone.free) for zone in self.zones), default=11) - 1,
-            pageblock_order=self._pageblock_order(),
+            pageblock_order=pageblock_order(self.prog),
         )
         found.words.update(self._words(found))
         return found
@@ -299,14 +300,6 @@ class _Collector:
         rows = read_rows(self.prog, "struct page", addresses)
         words = rows["_mapcount"].tolist()
         return {pfn: word for pfn, word, ok in zip(pages.tolist(), words, rows.ok) if ok}
-
-    def _pageblock_order(self) -> int:
-        # Huge pages of 2 MiB with pages of 4 KiB; a variable where the
-        # architecture can have several sizes.
-        try:
-            return int(self.prog["pageblock_order"])
-        except LookupError:
-            return 9
 
 
 def _joined(parts: List[Strays]) -> Strays:

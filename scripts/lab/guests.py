@@ -102,6 +102,12 @@ _TABLE = (
         "page_owner=on",
         suits=lambda kernel: kernel.page_owner,
     ),
+    Guest(
+        "cma",
+        "an area for contiguous memory, lent to movable pages meanwhile",
+        "cma=32M",
+        suits=lambda kernel: kernel.cma,
+    ),
     Guest("busy", "stopped at random moments under load", busy=True),
     Guest(
         "busy-numa",

@@ -77,6 +77,8 @@ class Kernel:
     """Whether ``matrix --ci`` has the time for it."""
     page_owner: bool = False
     """Whether CONFIG_PAGE_OWNER is."""
+    cma: bool = False
+    """Whether CONFIG_DMA_CMA is."""
 
     @property
     def stock(self) -> bool:
@@ -115,6 +117,7 @@ _TABLE = (
         "top-byte",
         Stock(r"7\.\d+\.\d+\S*-cloud-amd64", ("trixie-backports", "sid", "forky")),
         special="busy",
+        cma=True,
     ),
     Kernel(
         "slab-6.1",

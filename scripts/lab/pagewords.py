@@ -15,7 +15,7 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, NamedTuple, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Set, Tuple
 
 from drgn import FaultError, Program
 from drgn.helpers.linux.mm import pfn_to_page
@@ -24,8 +24,9 @@ from drgn_slabtype.pages.dumppage import dump_page
 from drgn_slabtype.pages.flagnames import flag_names
 from drgn_slabtype.pages.kinds import TAIL
 from drgn_slabtype.pages.kpageflags import kpageflags
+from drgn_slabtype.pages.pageblocks import migrate_type, migrate_types, pageblock_order
 from drgn_slabtype.pages.scan import scan
-from drgn_slabtype.pages.survey import survey
+from drgn_slabtype.pages.survey import Survey, survey
 from drgn_slabtype.target import TargetOptions, open_target
 from lab.askpages import FILE
 
@@ -36,6 +37,8 @@ __all__ = ("Words", "choose", "compare", "load", "open_dump")
 _ENTRY = "sysvec_apic_timer_interrupt"
 _UNHASHED = "(____ptrval____)"  # a guest without randomness cannot even hash
 _POINTER = re.compile(rf"\b(page|head|mapping):([0-9a-f]{{16}}\b|{re.escape(_UNHASHED)})")
+# Pages that the guest may touch after it was dumped, until it is asked.
+_MOVED = 2
 # What the kernel's own symbol table takes from the next symbol.
 _SYMBOL_SIZE = re.compile(r"(\+0x[0-9a-f]+)/0x[0-9a-f]+")
 
@@ -61,24 +64,25 @@ def choose(prog: Program) -> Dict[str, Any]:
     Return the pages to ask about, and the addresses that are needed for it.
 
     :return: ``pages``: two pages (``pfn``, ``page``, ``what``) of each kind and
-        word of ``kpageflags``, and a slab of each order; ``entry``, ``function``,
-        ``before`` and ``after``: addresses of code; ``loglevel``: that of
-        ``console_loglevel``.
+        word of ``kpageflags``, in areas of CMA and elsewhere, and a slab of each
+        order; ``entry``, ``function``, ``before`` and ``after``: addresses of code;
+        ``loglevel``: that of ``console_loglevel``.
     """
     flags = kpageflags(prog)
     found = survey(prog)
-    first: Dict[Tuple[int, int], int] = {}
-    last: Dict[Tuple[int, int], int] = {}
+    areas = _contiguous_areas(prog, found)
+    first: Dict[Tuple[int, int, bool], int] = {}
+    last: Dict[Tuple[int, int, bool], int] = {}
     for piece in found.pieces:
-        for row, kind in enumerate(piece.kinds.tolist()):
-            key = (kind, int(flags[piece.pfn + row]))
-            first.setdefault(key, piece.pfn + row)
-            last[key] = piece.pfn + row
+        for pfn, kind in enumerate(piece.kinds.tolist(), piece.pfn):
+            key = (kind, int(flags[pfn]), pfn >> pageblock_order(prog) in areas)
+            first.setdefault(key, pfn)
+            last[key] = pfn
     heads = scan(prog).heads
     orders = {int(order): int(pfn) for pfn, order in zip(heads.pfns, heads.orders)}
     slab = found.names.index("slab")
     some = [*first.items(), *last.items()]
-    some += [((slab, int(flags[pfn])), pfn) for pfn in orders.values()]
+    some += [((slab, int(flags[pfn]), False), pfn) for pfn in orders.values()]
     pages = []
     for key, pfn in some:
         name = found.names[key[0] & ~int(TAIL)]
@@ -94,6 +98,13 @@ def choose(prog: Program) -> Dict[str, Any]:
         "after": _optional(prog, "nbcon_cpu_emergency_exit"),
         "loglevel": prog.symbol("console_printk").address,
     }
+
+
+def _contiguous_areas(prog: Program, found: Survey) -> Set[int]:
+    # The numbers of the blocks of CMA.
+    cma, order = migrate_types(prog).get("MIGRATE_CMA"), pageblock_order(prog)
+    blocks = {pfn >> order for piece in found.pieces for pfn in range(piece.pfn, piece.end)}
+    return {block for block in blocks if cma == migrate_type(prog, block << order)}
 
 
 def _optional(prog: Program, name: str) -> int:
@@ -113,11 +124,15 @@ def compare(prog: Program, words: List[Words], *, partial: bool = False) -> Iter
     :return: Iterator of what differs first, a line for each page.
     """
     hashes: Dict[str, str] = {}
+    moved: List[str] = []
     for page in words:
         try:
             ours = dump_page(pfn_to_page(prog, page.pfn))
         except FaultError as error:
             yield f"PFN {page.pfn:#x} ({page.what}): {error}"
+            continue
+        if _raw(ours) != _raw(page.lines):
+            moved.append(f"PFN {page.pfn:#x} ({page.what}): another struct page")
             continue
         missing = [""] * (len(page.lines) - len(ours))
         for mine, theirs in zip([*ours, *missing], page.lines):
@@ -130,6 +145,12 @@ def compare(prog: Program, words: List[Words], *, partial: bool = False) -> Iter
             if len(ours) > len(page.lines):
                 more = ours[len(page.lines) :]
                 yield f"PFN {page.pfn:#x} ({page.what}): {more}, the kernel no more"
+    if len(moved) > _MOVED:
+        yield from moved
+
+
+def _raw(lines: List[str]) -> List[str]:
+    return [line for line in lines if line.startswith("raw:")]
 
 
 def _same(mine: str, theirs: str, hashes: Dict[str, str]) -> bool:

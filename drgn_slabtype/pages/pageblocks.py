@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Blocks of pages
+---------------
+
+Memory is managed in blocks of ``pageblock_nr_pages``. What each is meant for, its
+migrate type, is in a few bits of its section's ``pageblock_flags``.
+"""
+
+from __future__ import annotations
+
+from typing import Dict
+
+import numpy as np
+from drgn import Program
+
+from ..columns import read_rows, structure
+from ..memory import memory
+from ..pagetype.sources import enumerators
+from .sections import pages_per_section, section_addresses
+
+_TYPE = 7  # MIGRATETYPE_MASK
+
+
+def pageblock_order(prog: Program) -> int:
+    """Return ``pageblock_order``: how many pages a block has, as a power of two."""
+    # Huge pages of 2 MiB with pages of 4 KiB; a variable where the
+    # architecture can have several sizes.
+    try:
+        return int(prog["pageblock_order"])
+    except LookupError:
+        return 9
+
+
+def migrate_types(prog: Program) -> Dict[str, int]:
+    """Return ``enum migratetype``; ``MIGRATE_CMA`` and ``MIGRATE_ISOLATE`` may not be in it."""
+    return enumerators(prog, "migratetype")
+
+
+def migrate_type(prog: Program, pfn: int) -> int:
+    """
+    Return the migrate type of the block that a page is in.
+
+    :raises FaultError: if it is not in the target.
+    """
+    section, within = divmod(pfn, pages_per_section(prog))
+    at = section_addresses(prog, np.array([section], np.uint64))
+    usage = int(read_rows(prog, "struct mem_section", at)["usage"][0])
+    bits = enumerators(prog, "pageblock_bits")
+    bit = (within >> pageblock_order(prog)) * _width(bits)
+    word, shift = divmod(bit, 8 * memory(prog).word_size)
+    flags = structure(prog, "struct mem_section_usage").offset("pageblock_flags")
+    found = prog.read_word(usage + flags + word * memory(prog).word_size) >> shift
+    # Since Linux 6.17, an isolated block keeps its type and has a bit besides.
+    if "PB_migrate_isolate" in bits and found >> bits["PB_migrate_isolate"] & 1:
+        return migrate_types(prog)["MIGRATE_ISOLATE"]
+    return found & _TYPE
+
+
+def _width(bits: Dict[str, int]) -> int:
+    # NR_PAGEBLOCK_BITS: a power of two.
+    count = bits.get("NR_PAGEBLOCK_BITS", bits.get("__NR_PAGEBLOCK_BITS", 4))
+    return 1 << (count - 1).bit_length()
