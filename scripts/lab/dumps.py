@@ -149,7 +149,6 @@ def _write(
             if said is not None:
                 files = oracle.read_guest(core, said)
                 oracle.save(files, folder / "oracle")
-        asked = _ask(stopped, folder) if files else "there is no oracle"
         config = kernel.config
         manifest = {
             "kernel": kernel.kernel.name,
@@ -166,7 +165,7 @@ def _write(
             "nodes": guest.nodes,
             "format": "elf",
             "oracle": bool(files),
-            "dump_page": asked,
+            "dump_page": "it was not asked",
         }
         (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
         if stopped.console.exists():
@@ -201,16 +200,17 @@ def vmcoreinfo(kernel: KernelFiles, stopped: Machine, file: Path) -> Optional[Pa
     return file
 
 
-def _ask(stopped: Machine, folder: Path) -> str:
-    # A dump is good without it; the comparison says what became of this. What
-    # is asked goes on in the guest only after the dump.
+def _ask(stopped: Machine, dump: Dump) -> None:
+    # A dump is good without it; the comparison says what became of this.
+    why = ""
     try:
-        words = askpages.ask(stopped, folder)
+        words = askpages.ask(stopped, dump.folder)
+        (dump.folder / "oracle" / askpages.FILE).write_text(json.dumps(words, indent=1) + "\n")
     except LabError as error:
-        say(f"the guest does not tell about its pages: {error}")
-        return str(error)
-    (folder / "oracle" / askpages.FILE).write_text(json.dumps(words, indent=1) + "\n")
-    return ""
+        why = str(error)
+        say(f"the guest does not tell about its pages: {why}")
+    manifest = json.dumps({**dump.manifest, "dump_page": why}, indent=1)
+    (dump.folder / "manifest.json").write_text(manifest + "\n")
 
 
 def take(kernel: KernelFiles, guest: Guest, *, count: int = 1, seed: int = 1) -> List[Dump]:
@@ -257,6 +257,9 @@ def _write_steady(kernel: KernelFiles, guest: Guest, started: Machine) -> Dump:
         started.resume()
         held = started.wait_for("held", _ORACLE_SECONDS)
         if held.startswith("changed=- "):
+            # Last of all: a guest that was called from outside may not go on.
+            started.stop()
+            _ask(started, dump)
             return dump
         say(f"{dump.name}: dumped once more, {held}")
         shutil.rmtree(dump.folder)
