@@ -103,6 +103,8 @@ def choose(prog: Program) -> Dict[str, Any]:
 def _contiguous_areas(prog: Program, found: Survey) -> Set[int]:
     # The numbers of the blocks of CMA.
     cma, order = migrate_types(prog).get("MIGRATE_CMA"), pageblock_order(prog)
+    if cma is None:
+        return set()
     blocks = {pfn >> order for piece in found.pieces for pfn in range(piece.pfn, piece.end)}
     return {block for block in blocks if cma == migrate_type(prog, block << order)}
 
