@@ -70,12 +70,12 @@ def choose(prog: Program) -> Dict[str, Any]:
     """
     flags = kpageflags(prog)
     found = survey(prog)
-    areas = _contiguous_areas(prog, found)
+    block_order, areas = pageblock_order(prog), _contiguous_areas(prog, found)
     first: Dict[Tuple[int, int, bool], int] = {}
     last: Dict[Tuple[int, int, bool], int] = {}
     for piece in found.pieces:
         for pfn, kind in enumerate(piece.kinds.tolist(), piece.pfn):
-            key = (kind, int(flags[pfn]), pfn >> pageblock_order(prog) in areas)
+            key = (kind, int(flags[pfn]), pfn >> block_order in areas)
             first.setdefault(key, pfn)
             last[key] = pfn
     heads = scan(prog).heads
