@@ -173,7 +173,8 @@ class Snapshot:
         # A page gets its mark a moment before its cache pointer. Then it has
         # the users and the type of any other slab, no object of it is in use,
         # and where the pointer will be is what the page allocator left there:
-        # NULL for a mapping, poison in the links of a list.
+        # NULL for a mapping; in the links of a list poison, or in newer
+        # kernels NULL, which says that the page is none of the reserves.
         index, fields = self.index, page_fields(self._prog)
         source, owned = memory(self._prog), self.allocator.ownership.cache >= 0
         cut = np.ascontiguousarray(index.raw[:, fields.refcount : fields.refcount + 4])
@@ -183,7 +184,7 @@ class Snapshot:
         if index.structure.offset("slab_cache") == links:
             fresh = stray & (pointers == 0)
         else:
-            fresh = stray & (pointers != 0) & ~source.is_kernel_address(pointers)
+            fresh = stray & ~source.is_kernel_address(pointers)
         fresh &= (users == _most_common(users[owned])) & (pointers % 8 == 0)
         # Before Linux 5.17, struct page has the members of both allocators.
         if self.layout.allocator == "SLUB":

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import lzma
 import random
+import struct
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional
 
@@ -28,6 +29,9 @@ from drgn_slabtype.findings import Outcome
 from drgn_slabtype.pages.kpageflags import kpagecount, kpageflags
 from drgn_slabtype.pages.predicates import PageSlab
 from drgn_slabtype.pages.scan import scan
+from drgn_slabtype.pages.survey import survey
+
+from ..recipes.overlay import Write, overlay
 
 _FOLDERS = sorted(path.parent for path in Path(__file__).parent.glob("*/manifest.json"))
 _KPF_SLAB = np.uint64(1 << 7)
@@ -146,6 +150,32 @@ def test_stock_drgn_sees_no_active_slab_of_rfc_v3() -> None:
     # What compares the whole word with the exported one sees the idle slabs only.
     assert theirs == len(heads) - in_use
     assert in_use > 0.9 * len(heads)
+
+
+@pytest.mark.parametrize("pointer", [0, 0xDEAD000000000100])
+@pytest.mark.parametrize("inuse", [0, 3])
+def test_page_that_becomes_a_slab_is_work_in_progress(pointer: int, inuse: int) -> None:
+    # What the page allocator leaves where the cache pointer will be.
+    folder = next(path for path in _FOLDERS if path.name == "debian-6.12-plain")
+    prog = _open(folder)
+    found = survey(prog)
+    other = found.names.index("other")
+    piece = next(piece for piece in found.pieces if (piece.kinds == other).any())
+    pfn = piece.pfn + int(np.flatnonzero(piece.kinds == other)[0])
+    page = pfn_to_page(prog, pfn).value_()
+    slab = prog.type("struct slab")
+    start, end = (slab.member(name).offset for name in ("slab_cache", "__page_type"))
+    counters = (16 << 16 | inuse).to_bytes(8, "little")
+    members = pointer.to_bytes(8, "little").ljust(end - start - 8, b"\0") + counters
+    word_and_users = struct.pack("<II", 0xF5 << 24, 1)
+    overlaid = _open(folder)
+    overlay(overlaid, [Write(page + start, members + word_and_users)])
+    report = check(overlaid)
+    shelf, empty = report.changing, report.findings
+    if inuse:
+        shelf, empty = empty, shelf
+    assert [finding.code for finding in shelf] == ["slab-mark-stray"]
+    assert empty == []
 
 
 @pytest.mark.parametrize("seed", range(2))
