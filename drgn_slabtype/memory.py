@@ -104,17 +104,20 @@ class Memory:
         Read [*start*, *end*) piece by piece.
 
         Pieces are at most *step* bytes; what cannot be read is left out, by page.
+        Let go of a piece before asking for the next one, and that is read into
+        the same memory, which the processor still has in its cache.
 
         :return: Iterator of (virtual address, bytes).
         """
         for address in range(start, end, step):
             size = min(step, end - address)
             try:
-                data = self.prog.read(address, size)
+                data = np.frombuffer(self.prog.read(address, size), np.uint8)
             except FaultError:
                 yield from self._readable(address, address + size)
             else:
-                yield address, np.frombuffer(data, np.uint8)
+                yield address, data
+                del data
 
     def _readable(self, start: int, end: int) -> Iterator[Tuple[int, U8]]:
         # What can be read of a piece: pages that follow each other, together.

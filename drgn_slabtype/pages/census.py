@@ -22,7 +22,7 @@ from .flagnames import BITS
 from .kinds import MEANINGS, TAIL, Kinds
 from .kpageflags import kpageflags
 from .pagemap import PageMap, draw
-from .scan import Progress, page_fields
+from .scan import Progress, page_fields, runs_of
 from .survey import Piece, Survey, survey
 from .zones import zone_names
 
@@ -304,9 +304,5 @@ class _Counter:
 def count_bytes(values: Kinds) -> np.ndarray[Tuple[int], np.dtype[np.int64]]:
     """Return how often each of the 256 values occurs."""
     # Most are like the one before; whole runs are counted.
-    if not len(values):
-        return np.zeros(256, np.int64)
-    starts = np.append(0, (values[1:] != values[:-1]).nonzero()[0] + 1)
-    lengths = np.append(starts[1:], len(values)) - starts
-    counts = np.bincount(values[starts], lengths, 256)
-    return counts.astype(np.int64)
+    starts, lengths = runs_of(values)
+    return np.bincount(values[starts], lengths, 256).astype(np.int64)

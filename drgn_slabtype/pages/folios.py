@@ -158,18 +158,19 @@ class Folios:
         return cut.view(f"{self._order}u{width}")[:, 0]
 
     def _find_heads(self) -> None:
-        if not self.tails.any():
+        tails = self.tails.nonzero()[0]
+        if not len(tails):
             return
-        fields, links = page_fields(self.prog), np.ascontiguousarray(self.block.compound)
-        runs = tail_runs(links, self.tails, self.head)
-        pfns = self.pfns[runs.starts]
+        fields, links = page_fields(self.prog), self.block.compound[tails]
+        runs = tail_runs(links, tails)
+        pfns = self.pfns[tails[runs.starts]]
         heads = heads_of_tails(fields, pfns, links[runs.starts])
         fakes = fake_heads(fields, pfns, heads)
-        before = runs.starts[fakes] - 1
+        before = tails[runs.starts[fakes]] - 1
         flags = self.block.flags[np.maximum(before, 0)]
         is_head = flags >> np.uint64(self.layout.head_flag) & np.uint64(1) != 0
         is_fake = (before >= 0) & ~self.tails[before] & is_head
-        rows = np.concatenate([np.flatnonzero(self.tails), before[is_fake]])
+        rows = np.concatenate([tails, before[is_fake]])
         all_heads = np.concatenate([np.repeat(heads, runs.counts), heads[fakes[is_fake]]])
         self.tails[before[is_fake]] = True
         first, end = np.uint64(self.block.pfn), np.uint64(self.block.pfn + len(self.block))
@@ -244,27 +245,21 @@ class TailRuns(NamedTuple):
     """Tails that follow each other and have the same head."""
 
     starts: Rows
-    """Row of the first of each."""
+    """Which of the tails is the first of each."""
     counts: Rows
 
 
-def tail_runs(links: U64, tails: Bools, pages: Rows) -> TailRuns:
+def tail_runs(links: U64, pages: Rows) -> TailRuns:
     """
-    Return the runs of tails among some pages.
+    Return the runs of some tails.
 
-    :param links: The compound word of each page.
-    :param tails: Which pages are tails.
-    :param pages: Numbers of the pages, which grow by one from neighbour to neighbour.
+    :param links: The compound word of each.
+    :param pages: Numbers of them, ascending, which grow by one from neighbour to neighbour.
     """
-    goes_on = links[1:] == links[:-1]
-    goes_on &= tails[1:]
-    goes_on &= tails[:-1]
-    goes_on &= pages[1:] - pages[:-1] == 1
-    first, last = tails.copy(), tails.copy()
-    first[1:] ^= goes_on
-    last[:-1] ^= goes_on
-    starts = first.nonzero()[0]
-    return TailRuns(starts, last.nonzero()[0] - starts + 1)
+    breaks = links[1:] != links[:-1]
+    breaks |= pages[1:] - pages[:-1] != 1
+    edges = np.concatenate([[0], breaks.nonzero()[0] + 1, [len(pages)]])
+    return TailRuns(edges[:-1], edges[1:] - edges[:-1])
 
 
 def head_pages(tails: U64, links: U64) -> U64:
@@ -328,8 +323,7 @@ class FreeBlocks:
             edges[0] += 1
             edges[min(self._until - pfn, n)] -= 1
         if len(rows):
-            orders = buddy_orders(folios.long(folios.where.private)[rows])
-            ends = rows + (np.int64(1) << orders)
+            ends = rows + buddy_sizes(folios.long(folios.where.private)[rows])
             np.add.at(edges, rows, 1)
             np.add.at(edges, np.minimum(ends, n), -1)
             self._until = max(self._until, pfn + int(ends.max()))
@@ -339,7 +333,15 @@ class FreeBlocks:
 MAX_BUDDY_ORDER = 20
 """No kernel frees larger blocks; what a damaged page says beyond is not believed."""
 
+# By order; the last is that of all orders that are not believed.
+_SIZES = 1 << np.append(np.arange(MAX_BUDDY_ORDER + 1), 0)
+
 
 def buddy_orders(private: U64) -> I64:
     """Return the orders of free blocks from the ``private`` of their first pages."""
     return np.where(private <= MAX_BUDDY_ORDER, private, 0).astype(np.int64)
+
+
+def buddy_sizes(private: U64) -> I64:
+    """Return the pages of free blocks from the ``private`` of their first pages."""
+    return _SIZES.take(private.astype(np.int64), mode="clip")

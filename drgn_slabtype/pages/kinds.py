@@ -11,24 +11,24 @@ inside a free block is free. Every page is of one kind exactly.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
 
 import numpy as np
 import numpy.typing as npt
 from drgn import Program
 
-from ..memory import U8, U64, Bools, memory
+from ..memory import U64, Bools, memory
 from ..pagetype.detect import PageTypeLayout, page_type_layout
 from ..pagetype.sources import enumerators
 from .folios import (
     FolioLayout,
-    buddy_orders,
+    buddy_sizes,
     fake_heads,
     folio_layout,
     heads_of_tails,
     tail_runs,
 )
-from .scan import PageBlock, page_fields
+from .scan import BLOCK_PAGES, PageBlock, page_fields, runs_of
 from .sections import PageNumbers
 
 Kinds = npt.NDArray[np.uint8]
@@ -39,7 +39,7 @@ TAIL = np.uint8(0x80)
 """In the byte of a page: the kind is that of its head, or of the block it is in."""
 
 _FIRST_FLAG = np.uint64(4)  # PG_lru is 4 at least, PG_swapbacked below 20
-_ENOUGH = 8192  # pages that are looked at together
+_FEW = 4  # fewer pages of a block than one in so many are picked out of it
 _UNTOLD = np.uint8(0xFF)
 _TYPED = np.uint8(0xFE)
 
@@ -80,6 +80,8 @@ class _Rules:
     where: FolioLayout
     by_flags: Kinds
     """The kind of a page by 16 of its flags, beginning with _FIRST_FLAG."""
+    turns: Kinds
+    """What is not told yet, and what pages inside a free block are, by turns."""
     low_byte: int
     """Offset of the least significant byte of the mapping."""
 
@@ -111,7 +113,9 @@ def _find_rules(prog: Program) -> _Rules:
     if layout.slab_flag is not None:
         table[has(layout.slab_flag)] = numbers["slab"]
     last = 0 if memory(prog).byteorder == "<" else memory(prog).word_size - 1
-    return _Rules(names, numbers, layout, where, table, where.mapping + last)
+    turns = np.full(2 * BLOCK_PAGES, _UNTOLD)
+    turns[1::2] = numbers["buddy"] | TAIL
+    return _Rules(names, numbers, layout, where, table, turns, where.mapping + last)
 
 
 def kind_names(prog: Program) -> Tuple[str, ...]:
@@ -119,13 +123,21 @@ def kind_names(prog: Program) -> Tuple[str, ...]:
     return _rules(prog).names
 
 
+class _Told(NamedTuple):
+    # A block of pages that types and free blocks told altogether.
+    what: Tuple[object, ...]
+    """What that was found out from."""
+    kinds: Kinds
+    free_until: int
+    """How far its last free block reaches, from its first page on."""
+
+
 class KindFinder:
     """
     Tells the kinds of pages; takes blocks in ascending order.
 
     What most pages are costs least: types and free blocks are found first. What
-    is left is copied out of its block and looked at when there is enough of it,
-    and what only other pages can tell is found out after the last block.
+    only other pages can tell is found out after the last block.
 
     :param ranges: Ranges [start, end) of the page frame numbers there are.
     """
@@ -141,10 +153,10 @@ class KindFinder:
         """Of each page of the ranges, with :data:`TAIL` where it is not its own."""
         self._tail = self.numbers["file"] | TAIL  # no page is one before finish()
         self._free_until = 0
-        self._waiting: List[Tuple[Rows, U8]] = []
-        self._waiting_pages = 0
+        self._told = _Told((), self.kinds, 0)
         # Columns of what is left for the end.
         self._typed: List[Tuple[Rows, U32, Bools]] = []
+        self._tails: List[Tuple[Rows]] = []
         self._runs: List[Tuple[Rows, Rows, U64]] = []
         self._unused: List[Tuple[Rows, U64, U64]] = []
 
@@ -153,97 +165,109 @@ class KindFinder:
         at = self.pages.number(block.pfn)
         kinds = self.kinds[at : at + len(block)]
         rows = block.typed()
-        typed = block.pick(rows)
-        words, tails = typed.words.astype(np.uint32), typed.tails
-        buddy = self._rules.layout.encoding.is_type(words, "buddy") & ~tails
-        self._free(block.pfn, kinds, rows[buddy], typed.long(self._rules.where.private)[buddy])
-        kinds[rows] = _TYPED
+        words, tails = block.words[rows], block.tails_of(rows)
+        private = block.long(self._rules.where.private)[rows]
         self._typed.append((rows + at, words, tails))
-        left = (kinds == _UNTOLD).nonzero()[0]
-        if len(left):
-            self._waiting.append((left + at, block.raw.take(left, axis=0)))
-            self._waiting_pages += len(left)
-            if self._waiting_pages >= _ENOUGH:
-                self._look_at_waiting()
-
-    def _free(self, pfn: int, kinds: Kinds, rows: Rows, private: U64) -> None:
-        # Pages inside free blocks, of which only the first has the type.
-        inside = self.numbers["buddy"] | TAIL
-        until = self._free_until - pfn
-        if len(rows):
-            reach = np.maximum.accumulate(rows + (1 << buddy_orders(private)))
-            self._free_until = max(self._free_until, pfn + int(reach[-1]))
-            # Where pages inside blocks begin and end, by turns.
-            edges = np.zeros(2 * len(rows) + 2, np.intp)
-            edges[1:-1:2] = rows + 1
-            edges[2:-2:2] = np.minimum(reach[:-1], rows[1:])
-            edges[-2] = min(int(reach[-1]), len(kinds))
-            edges[-1] = len(kinds)
-            values = np.full(len(edges) - 1, _UNTOLD)
-            values[1::2] = inside
-            kinds[:] = np.repeat(values, edges[1:] - edges[:-1])
+        # Where much is free, one block of the memory map is as the one before.
+        columns = [column.tobytes() for column in (rows, words, tails, private)]
+        what = (self._free_until - block.pfn, len(block), *columns)
+        if what == self._told.what:
+            kinds[:] = self._told.kinds
+            self._free_until = block.pfn + self._told.free_until
+            return
+        # Of two flags, "greater" is "and not".
+        buddy = self._rules.layout.encoding.is_type(words, "buddy") > tails
+        self._free(block, kinds, rows[buddy], private[buddy])
+        kinds[rows] = _TYPED
+        if kinds.max() != _UNTOLD:
+            self._told = _Told(what, kinds, self._free_until - block.pfn)
+            return
+        untold = kinds == _UNTOLD
+        if np.count_nonzero(untold) < len(block) // _FEW:
+            rows = untold.nonzero()[0]
+            kinds[rows] = self._own(block, rows)
         else:
-            kinds[:] = _UNTOLD
+            # It costs less to look at all than to pick so many. What is told
+            # already stays, since _UNTOLD has all bits set.
+            kinds &= self._own(block, slice(None)) | ~_bits(untold)
+        self._look_closer(np.arange(at, at + len(block)), block, kinds)
+
+    def _free(self, block: PageBlock, kinds: Kinds, rows: Rows, private: U64) -> None:
+        # Free blocks, from the pages that have the type on.
+        until, end = self._free_until - block.pfn, 0
+        if len(rows):
+            reach = rows + buddy_sizes(private)
+            np.maximum.accumulate(reach, out=reach)
+            last = int(reach[-1])
+            self._free_until = max(self._free_until, block.pfn + last)
+            # Where blocks begin and end, by turns.
+            end = min(last, len(block))
+            edges = np.empty(2 * len(rows) + 1, np.intp)
+            edges[0], edges[-1] = 0, end
+            edges[1::2] = rows
+            np.minimum(reach[:-1], rows[1:], out=edges[2:-2:2])
+            turns = self._rules.turns[: 2 * len(rows)]
+            kinds[:end] = turns.repeat(edges[1:] - edges[:-1])
+        kinds[end:] = _UNTOLD
         if until > 0:
             # A block that began before these pages.
-            kinds[:until] = inside
+            kinds[:until] = self._rules.turns[1]
 
-    def _look_at_waiting(self) -> None:
-        if self._waiting:
-            numbers, raw = _joined(self._waiting)
-            self._waiting, self._waiting_pages = [], 0
-            order = memory(self._prog).byteorder
-            self._look_at(numbers, PageBlock(0, 0, raw, self._fields, order))
-
-    def _look_at(self, pages: Rows, part: PageBlock) -> None:
-        # Pages without a type, outside of free blocks.
+    def _own(self, block: PageBlock, rows: Any) -> Kinds:
+        # What pages without a type, outside of free blocks, tell of themselves;
+        # _UNTOLD for tails.
         rules, numbers = self._rules, self.numbers
-        flags = part.flags
+        flags = block.flags[rows]
         kinds: Kinds = rules.by_flags.take((flags >> _FIRST_FLAG).astype(np.uint16))
-        anonymous = (part.raw[:, rules.low_byte] & np.uint8(1)).view(np.bool_)
+        anonymous = block.raw[rows, rules.low_byte] & np.uint8(1)
         if rules.layout.slab_flag is not None:
             # Slabs have other things in place of the mapping; a struct page
             # that was never initialised has all flags.
             kinds[flags == np.uint64(rules.layout.flags_mask)] = numbers["reserved"]
             anonymous &= kinds != numbers["slab"]
-        np.putmask(kinds, anonymous, numbers["anon"])
-        tails = part.tails
-        if tails.any():
-            np.putmask(kinds, tails, self._tail)
-            links = np.ascontiguousarray(part.compound)
-            runs = tail_runs(links, tails, pages)
-            self._runs.append((pages[runs.starts], runs.counts, links[runs.starts]))
-            if "hugetlb" not in rules.layout.encoding.types:
-                self._hugetlb(part, kinds, runs.starts)
-        self._rest(pages, part, kinds, (kinds == numbers["other"]).nonzero()[0])
-        self.kinds[pages] = kinds
+        # With masks: np.putmask() takes three times as long.
+        kinds ^= (kinds ^ numbers["anon"]) & _bits(anonymous)
+        kinds |= _bits(block.tails_of(rows))
+        return kinds
 
-    def _hugetlb(self, part: PageBlock, kinds: Kinds, seconds: Rows) -> None:
+    def _look_closer(self, pages: Rows, block: PageBlock, kinds: Kinds) -> None:
+        # At tails, and at pages that tell too little of themselves.
+        rules = self._rules
+        tails = (kinds == _UNTOLD).nonzero()[0]
+        if len(tails):
+            kinds[tails] = self._tail
+            links, numbers = block.compound[tails], pages[tails]
+            runs = tail_runs(links, numbers)
+            self._tails.append((numbers,))
+            self._runs.append((numbers[runs.starts], runs.counts, links[runs.starts]))
+            if "hugetlb" not in rules.layout.encoding.types:
+                self._hugetlb(block, kinds, tails[runs.starts])
+        rows = (kinds == self.numbers["other"]).nonzero()[0]
+        # Pages on their way to the LRU lists have a mapping; 2 in its low bits
+        # is a driver's page.
+        mapping = block.long(rules.where.mapping)[rows]
+        cached = (mapping >> np.uint64(32) != 0) & (mapping & np.uint64(3) == 0)
+        kinds[rows[cached]] = self.numbers["file"]
+        unused = rows[~cached & (block.refcounts[rows] == 0)]
+        kinds[unused] = self.numbers["pcp"]
+        after, before = self._fields.compound, self._fields.compound + self._fields.long
+        self._unused.append((pages[unused], block.long(after)[unused], block.long(before)[unused]))
+
+    def _hugetlb(self, block: PageBlock, kinds: Kinds, seconds: Rows) -> None:
         # Before it was a page type: a flag or a destructor in the second page.
         where = self._rules.where
         if where.hugetlb_flag is not None:
             bit = np.uint64(1) << np.uint64(where.hugetlb_flag)
-            seconds = seconds[part.flags[seconds] & bit != 0]
+            seconds = seconds[block.flags[seconds] & bit != 0]
         elif where.hugetlb_dtor is not None and where.hugetlb_dtor_value is not None:
             page, offset = divmod(where.hugetlb_dtor, where.size)
-            dtors = part.raw[np.minimum(seconds + page - 1, len(part) - 1), offset]
+            dtors = block.raw[np.minimum(seconds + page - 1, len(block) - 1), offset]
             seconds = seconds[dtors == where.hugetlb_dtor_value]
         else:
             return
         heads = seconds[seconds > 0] - 1
-        is_head = part.flags[heads] >> np.uint64(self._rules.layout.head_flag) & np.uint64(1)
+        is_head = block.flags[heads] >> np.uint64(self._rules.layout.head_flag) & np.uint64(1)
         kinds[heads[is_head != 0]] = self.numbers["hugetlb"]
-
-    def _rest(self, pages: Rows, part: PageBlock, kinds: Kinds, rows: Rows) -> None:
-        # Pages that neither a type nor a flag tells. Those on their way to the
-        # LRU lists have a mapping; 2 in its low bits is a driver's page.
-        mapping = part.long(self._rules.where.mapping)[rows]
-        cached = (mapping >> np.uint64(32) != 0) & (mapping & np.uint64(3) == 0)
-        kinds[rows[cached]] = self.numbers["file"]
-        unused = rows[~cached & (part.refcounts[rows] == 0)]
-        kinds[unused] = self.numbers["pcp"]
-        after, before = self._fields.compound, self._fields.compound + self._fields.long
-        self._unused.append((pages[unused], part.long(after)[unused], part.long(before)[unused]))
 
     # After the last block.
 
@@ -256,10 +280,12 @@ class KindFinder:
         larger allocation.
         """
         empty = np.zeros(0, np.intp), np.zeros(0, np.uint64), np.zeros(0, np.uint64)
-        pages, after, before = _joined([empty, *self._unused])
+        pages, after, before = _joined(self._unused or [empty])
         # Pages that were looked at again come last.
-        order = pages.argsort(kind="stable")
-        return pages[order], after[order], before[order]
+        if (pages[1:] < pages[:-1]).any():
+            order = pages.argsort(kind="stable")
+            pages, after, before = pages[order], after[order], before[order]
+        return pages, after, before
 
     def finish(self) -> List[Tuple[int, int]]:
         """
@@ -267,27 +293,36 @@ class KindFinder:
 
         :return: (PFN, word) of words that no healthy page shows.
         """
-        self._look_at_waiting()
         if not self._typed:
             return []
         encoding = self._rules.layout.encoding
         pages, words, tails = _joined(self._typed)
-        kinds = np.full(len(words), self.numbers["unknown"])
+        # Most words are like the one before.
+        starts, counts = runs_of(words)
+        words = words[starts]
+        self.kinds[pages] = np.repeat(self._by_word(words), counts)
+        odd = tails | np.repeat(~encoding.has_type(words), counts)
+        if odd.any():
+            self._look_again(pages[odd])
+        if self._runs:
+            self._finish_tails(*_joined(self._runs))
+        conflicts = []
+        for run in encoding.conflict(words).nonzero()[0].tolist():
+            same = self.pages.pfns(pages[starts[run] : starts[run] + counts[run]]).tolist()
+            conflicts += [(pfn, int(words[run])) for pfn in same]
+        return conflicts
+
+    def _by_word(self, words: U32) -> Kinds:
         # Where several types are set, the first counts here, and that a page is
         # accounted to a cgroup least of all.
+        encoding = self._rules.layout.encoding
+        kinds = np.full(len(words), self.numbers["unknown"])
         names = list(encoding.types)
         names.reverse()
         names.sort(key="kmemcg".__ne__)
         for name in names:
             np.putmask(kinds, encoding.is_type(words, name), self.numbers[name])
-        self.kinds[pages] = kinds
-        odd = tails | ~encoding.has_type(words)
-        if odd.any():
-            self._look_again(pages[odd])
-        if self._runs:
-            self._finish_tails(*_joined(self._runs))
-        bad = encoding.conflict(words)
-        return list(zip(self.pages.pfns(pages[bad]).tolist(), words[bad].tolist()))
+        return kinds
 
     def _look_again(self, pages: Rows) -> None:
         # Pages that seemed to have a type and are tails, or have a map count
@@ -296,19 +331,20 @@ class KindFinder:
         addresses = self.pages.pfns(pages) * np.uint64(size) + np.uint64(self._fields.vmemmap)
         raw = memory(self._prog).gather(addresses, size)
         order = memory(self._prog).byteorder
-        self._look_at(pages[raw.ok], PageBlock(0, 0, raw.bytes[raw.ok], self._fields, order))
+        block, pages = PageBlock(0, 0, raw.bytes[raw.ok], self._fields, order), pages[raw.ok]
+        kinds = self._own(block, slice(None))
+        self._look_closer(pages, block, kinds)
+        self.kinds[pages] = kinds
 
     def _finish_tails(self, starts: Rows, counts: Rows, links: U64) -> None:
         pfns = self.pages.pfns(starts)
         heads = heads_of_tails(self._fields, pfns, links)
         kinds = self._of_heads(heads)
-        if (starts[1:] < starts[:-1]).any():
-            order = starts.argsort()
-            counts, kinds = counts[order], kinds[order]
         fakes = fake_heads(self._fields, pfns, heads)
         before = np.maximum(self.pages.numbers(pfns[fakes] - np.uint64(1)), 0)
         fakes = fakes[self.kinds[before] != self._tail]
-        self.kinds[self.kinds == self._tail] = np.repeat(kinds, counts)
+        (tails,) = _joined(self._tails)
+        self.kinds[tails] = np.repeat(kinds, counts)
         if len(fakes):
             self._finish_fakes(pfns[fakes] - np.uint64(1), heads[fakes])
 
@@ -328,6 +364,11 @@ class KindFinder:
         kinds = self.kinds[np.maximum(pages, 0)] & ~TAIL
         kinds[(pages < 0) | (kinds == self.numbers["unreadable"])] = self.numbers["other"]
         return kinds | TAIL
+
+
+def _bits(flags: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    # All bits of a byte where a flag is set, none elsewhere.
+    return np.negative(flags.view(np.uint8))
 
 
 def _joined(parts: Sequence[Tuple[Any, ...]]) -> Tuple[Any, ...]:

@@ -22,6 +22,7 @@ from drgn.helpers.linux.percpu import per_cpu_ptr
 from ..memory import U64, memory, unchanging
 from ..pagetype.sources import enumerators
 from .scan import page_fields
+from .sections import PageNumbers, Rows
 
 Orders = npt.NDArray[np.int64]
 
@@ -36,37 +37,45 @@ class _Lists(NamedTuple):
     orders: Orders
 
 
-def orders_on_lists(prog: Program, pfns: U64, after: U64, before: U64) -> Orders:
+def orders_on_lists(
+    prog: Program, numbers: PageNumbers, pages: Rows, after: U64, before: U64
+) -> Orders:
     """
     Return which of some pages stand on a list of a CPU.
 
-    :param pfns: Page frame numbers of the pages that may, in ascending order.
-    :param after: The ``lru.next`` of each.
-    :param before: The ``lru.prev`` of each.
+    :param pages: Numbers of the pages that may, in ascending order.
+    :param after: The ``lru.next`` of each, uint64.
+    :param before: The ``lru.prev`` of each, uint64.
     :return: The order of the list that each is on, -1 if on none.
     """
     fields, lists = page_fields(prog), _lists(prog)
-    pages, heads = len(pfns), len(lists.addresses)
-    links = pfns * np.uint64(fields.size) + np.uint64(fields.vmemmap + fields.compound)
-    first = _first_links(prog, lists)
+    size, base = np.uint64(fields.size), np.uint64(fields.vmemmap + fields.compound)
+    links = numbers.pfns(pages) * size + base
     # What leads to each page: another page, or the head of a list; nothing, if
     # that does not lead there.
-    nothing = pages + heads
+    nothing = len(pages) + len(lists.addresses)
     leads = np.full(nothing + 1, nothing)
-    leads[pages:] = np.arange(pages, nothing + 1)
-    left = np.arange(pages)
-    for places, forth, start in ((links, after, 0), (lists.addresses, first, pages)):
-        if len(places):
-            at = np.minimum(places.searchsorted(before[left]), len(places) - 1)
-            found = (places[at] == before[left]) & (forth[at] == links[left])
-            leads[left[found]] = at[found] + start
-            left = left[~found]
+    leads[len(pages) :] = np.arange(len(pages), nothing + 1)
+    # Where each page stands among these ones; 0 for any other, which a look at
+    # the first one refutes. To search for the pages takes five times as long.
+    where = np.zeros(numbers.total, np.int32)
+    where[pages] = np.arange(len(pages))
+    at = where[numbers.numbers((before - base) // size)]
+    found = (links[at] == before) & (after[at] == links)
+    leads[: len(pages)][found] = at[found]
+    if len(lists.addresses):
+        low, high = lists.addresses[0], lists.addresses[-1]
+        rows = (~found & (before >= low) & (before <= high)).nonzero()[0]
+        at = lists.addresses.searchsorted(before[rows])
+        first = _first_links(prog, lists)
+        found = (lists.addresses[at] == before[rows]) & (first[at] == links[rows])
+        leads[rows[found]] = at[found] + len(pages)
     # Twice as far with each step, to where the list begins.
-    for _ in range(pages.bit_length()):
+    for _ in range(len(pages).bit_length()):
         leads = leads.take(leads)
     orders = np.full(nothing + 1, -1)
-    orders[pages:nothing] = lists.orders
-    return orders[leads[:pages]]
+    orders[len(pages) : nothing] = lists.orders
+    return orders[leads[: len(pages)]]
 
 
 def _lists(prog: Program) -> _Lists:

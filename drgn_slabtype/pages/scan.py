@@ -11,6 +11,7 @@ processor's cache. Consumers take what they need from each block;
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import numpy as np
@@ -30,6 +31,10 @@ Progress = Callable[[str, int, int], None]
 # 32768 pages are 2 MiB of struct pages. Larger blocks leave the processor's
 # cache before the columns are read, smaller ones cost numpy more calls.
 BLOCK_PAGES = 32768
+
+
+# To name a dtype takes longer than to make the column.
+_DTYPES = {(order, width): np.dtype(f"{order}u{width}") for order in "<>" for width in (4, 8)}
 
 
 class PageFields(NamedTuple):
@@ -92,28 +97,30 @@ class PageBlock:
     def __len__(self) -> int:
         return len(self.raw)
 
-    def _column(self, offset: int, type: str, width: int) -> Any:
-        flat = self.raw.reshape(-1).view(f"{self._order}{type}{width}")
-        return flat[offset // width :: self._fields.size // width]
+    def _column(self, offset: int, width: int) -> Any:
+        dtype = _DTYPES[self._order, width]
+        return np.ndarray(len(self.raw), dtype, self.raw, offset, self._fields.size)
 
-    @property
+    @cached_property
     def words(self) -> U32:
-        """The page_type words: shape (n,), uint32, a view."""
-        return self._column(self._fields.word, "u", 4)
+        """The page_type words: shape (n,), uint32 in host byte order, a copy."""
+        words: U32 = self._column(self._fields.word, 4).astype(np.uint32)
+        return words
 
     @property
     def refcounts(self) -> U32:
         """``page->_refcount``: shape (n,), uint32, a view."""
-        return self._column(self._fields.refcount, "u", 4)
+        return self._column(self._fields.refcount, 4)
 
     def long(self, offset: int) -> U64:
         """Return the unsigned long at an offset of each page: shape (n,), a view."""
-        return self._column(offset, "u", self._fields.long)
+        return self._column(offset, self._fields.long)
 
-    @property
+    @cached_property
     def flags(self) -> U64:
-        """``page->flags``: shape (n,), unsigned long, a view."""
-        return self.long(self._fields.flags)
+        """``page->flags``: shape (n,), unsigned long in host byte order, a copy."""
+        flags: U64 = self.long(self._fields.flags).astype(f"u{self._fields.long}")
+        return flags
 
     @property
     def compound(self) -> U64:
@@ -123,17 +130,16 @@ class PageBlock:
     @property
     def tails(self) -> Bools:
         """Which pages are tails of a compound page: bit 0 of the compound word."""
-        return (self._byte(self._fields.compound, 0) & np.uint8(1)).view(np.bool_)
+        return self.tails_of(slice(None))
 
-    def pick(self, rows: npt.NDArray[np.intp]) -> PageBlock:
-        """Return copies of some pages; only its columns mean something."""
-        raw = self.raw.take(rows, axis=0)
-        return PageBlock(self.pfn, self.address, raw, self._fields, self._order)
+    def tails_of(self, rows: Any) -> Bools:
+        """Return which of some rows are tails of a compound page."""
+        return (self._byte(self._fields.compound, 0)[rows] & np.uint8(1)).view(np.bool_)
 
     def typed(self) -> npt.NDArray[np.intp]:
         """Return the rows whose word is neither a map count nor idle: a type, or damage."""
-        rows = (self._column(self._fields.word, "i", 4) < -1).nonzero()[0]
-        return np.asarray(rows)
+        rows: npt.NDArray[np.intp] = (self.words.view(np.int32) < -1).nonzero()[0]
+        return rows
 
     def flagged(self, bit: int) -> npt.NDArray[np.intp]:
         """Return the rows whose ``page->flags`` have a bit set."""
@@ -210,11 +216,21 @@ def page_blocks(
                 skip = vmemmap + pfn * size - found
                 whole = (len(data) - skip) // size
                 if whole > 0:
-                    raw = data[skip : skip + whole * size].reshape(-1, size)
-                    yield PageBlock(pfn, found + skip, raw, fields, source.byteorder)
+                    data = data[skip : skip + whole * size].reshape(-1, size)
+                    yield PageBlock(pfn, found + skip, data, fields, source.byteorder)
+                del data
                 if progress:
                     progress("pages", done + pfn + max(whole, 0) - low, total)
             done += high - low
+
+
+def runs_of(values: npt.NDArray[Any]) -> Tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Return where runs of equal values begin, and how long each is."""
+    edges = np.empty(len(values) + 1, np.bool_)
+    edges[0] = edges[-1] = True
+    np.not_equal(values[1:], values[:-1], out=edges[1:-1])
+    bounds = edges.nonzero()[0]
+    return bounds[:-1], bounds[1:] - bounds[:-1]
 
 
 @dataclass
@@ -261,7 +277,8 @@ class _Collector:
             marked = rows[self._layout.encoding.is_type(some, "slab")]
         else:
             marked = block.flagged(self._layout.slab_flag)
-            marked = marked[self._layout.is_slab(block.flags[marked], block.words[marked])]
+            flags = block.long(self._layout.flags_offset)[marked]
+            marked = marked[self._layout.is_slab(flags, block.words[marked])]
             marked = marked[(block.compound[marked] & np.uint64(1)) == 0]
         first = np.uint64(block.pfn)
         self._pages += len(block)
@@ -277,13 +294,16 @@ class _Collector:
         heads = self._slab_heads(prog)
         pfns = np.concatenate([np.zeros(0, np.uint64), *(pfns for pfns, _ in self._words)])
         words = np.concatenate([np.zeros(0, np.uint32), *(words for _, words in self._words)])
-        typed = {
-            name: int(np.count_nonzero(encoding.is_type(words, name))) for name in encoding.types
-        }
+        # Most words are like the one before.
+        starts, counts = runs_of(words)
+        words = words[starts]
+        typed = {name: int(counts[encoding.is_type(words, name)].sum()) for name in encoding.types}
         if self._layout.slab_flag is not None:
             typed["slab"] = len(heads.pfns)
-        bad = encoding.conflict(words)
-        conflicts = list(zip(pfns[bad].tolist(), words[bad].tolist()))
+        conflicts = []
+        for run in encoding.conflict(words).nonzero()[0].tolist():
+            same = pfns[starts[run] : starts[run] + counts[run]].tolist()
+            conflicts += [(pfn, int(words[run])) for pfn in same]
         return PageScan(heads, pages, pages - self._pages, typed, conflicts)
 
     def _slab_heads(self, prog: Program) -> SlabHeads:
@@ -339,4 +359,5 @@ def scan(prog: Program, progress: Optional[Progress] = None) -> PageScan:
     ranges = page_ranges(prog)
     for block in page_blocks(prog, progress, ranges):
         collector.take(block)
+        del block  # the next one is read into the same memory
     return collector.result(prog, sum(end - start for start, end in ranges))

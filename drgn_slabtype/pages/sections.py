@@ -36,13 +36,14 @@ class PageNumbers:
         self._starts, self._ends = bounds[:, 0], bounds[:, 1]
         lengths = self._ends - self._starts
         self._first = np.cumsum(lengths) - lengths
+        self._first_of = self._first.tolist()
         self.total = int(lengths.sum())
         """How many there are."""
 
     def number(self, pfn: int) -> int:
         """Return the number of a page frame that is in one of the ranges."""
         which = bisect_right(self._ranges, (pfn, 1 << 64)) - 1
-        return pfn - self._ranges[which][0] + int(self._first[which])
+        return pfn - self._ranges[which][0] + self._first_of[which]
 
     def numbers(self, pfns: U64) -> Rows:
         """Return the numbers of page frames; -1 for those in no range."""

@@ -79,17 +79,17 @@ class _Surveyor:
         seen = 0
         for block in page_blocks(self.prog, progress, self.ranges):
             self.finder.take(block)
-            self._place(block.pfn, np.ascontiguousarray(block.flags))
+            self._place(block.pfn, block.flags)
             seen += len(block)
+            del block  # the next one is read into the same memory
         conflicts = self.finder.finish()
         self._free_pages_of_cpus()
         unreadable = self.finder.pages.total - seen
         return Survey(self.finder.names, list(self._pieces()), conflicts, unreadable)
 
     def _place(self, pfn: int, flags: U64) -> None:
-        shift = np.uint64(self.zones.shift)
-        low = int(np.bitwise_and.reduce(flags) >> shift)
-        if low == int(np.bitwise_or.reduce(flags) >> shift):
+        low = int(np.bitwise_and.reduce(flags)) >> self.zones.shift
+        if low == int(np.bitwise_or.reduce(flags)) >> self.zones.shift:
             if not self.places or self.places[-1][1] != low:
                 self.places.append((pfn, low))
             return
@@ -106,13 +106,12 @@ class _Surveyor:
         pages, after, before = self.finder.unused
         numbers, kinds = self.finder.pages, self.finder.kinds
         pcp, other = self.finder.numbers["pcp"], self.finder.numbers["other"]
-        pfns = numbers.pfns(pages)
-        orders = orders_on_lists(self.prog, pfns, after, before)
+        orders = orders_on_lists(self.prog, numbers, pages, after, before)
         kinds[pages] = np.where(orders == 0, pcp, other)
         for order in np.unique(orders[orders > 0]).tolist():
             # A block may not reach beyond its range.
             rows, steps = (orders == order).nonzero()[0], np.arange(1, 1 << order)
-            last = numbers.numbers(pfns[rows] + np.uint64(steps[-1]))
+            last = numbers.numbers(numbers.pfns(pages[rows]) + np.uint64(steps[-1]))
             heads = pages[rows[last == pages[rows] + steps[-1]]]
             kinds[heads[:, None] + steps] = pcp | TAIL
             kinds[heads] = pcp

@@ -87,6 +87,19 @@ def test_census_counts_each_page_once(machine: Machine) -> None:
     assert all(row.heads + row.tails == row.pages for row in found.rows)
 
 
+@pytest.mark.parametrize("pages", [512, 2048])
+def test_survey_does_not_depend_on_where_blocks_end(
+    machine: Machine, pages: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("drgn_slabtype.pages.scan.BLOCK_PAGES", pages)
+    found = survey(machine.prog)
+    assert found.unreadable == machine.survey.unreadable
+    assert found.conflicts == machine.survey.conflicts
+    for piece, expected in zip(found.pieces, machine.survey.pieces):
+        assert piece[:3] == expected[:3]
+        assert np.array_equal(piece.kinds, expected.kinds)
+
+
 def test_census_agrees_with_the_scan_of_slabs(machine: Machine) -> None:
     heads = scan(machine.prog).heads
     row = next(row for row in census(machine.prog).rows if row.type == "slab")
