@@ -56,11 +56,11 @@ def orders_on_lists(
     nothing = len(pages) + len(lists.addresses)
     leads = np.full(nothing + 1, nothing)
     leads[len(pages) :] = np.arange(len(pages), nothing + 1)
-    # Where each page stands among these ones; 0 for any other, which a look at
-    # the first one refutes. To search for the pages takes five times as long.
-    where = np.zeros(numbers.total, np.int32)
+    # Where each page stands among these ones; anything for any other, which a
+    # look at that one refutes. To search for the pages takes five times as long.
+    where = np.empty(numbers.total, np.uint32)
     where[pages] = np.arange(len(pages))
-    at = where[numbers.numbers((before - base) // size)]
+    at = np.minimum(where[numbers.numbers((before - base) // size)], max(len(pages) - 1, 0))
     found = (links[at] == before) & (after[at] == links)
     leads[: len(pages)][found] = at[found]
     if len(lists.addresses):
