@@ -10,6 +10,7 @@ is trusted here.
 
 from __future__ import annotations
 
+import contextlib
 from typing import List, Tuple
 
 from drgn import FaultError, Object, Program, cast, reinterpret
@@ -23,11 +24,13 @@ _DEPOT_ALIGN = 4
 
 def symbolise(prog: Program, address: int) -> str:
     """Return an address of code or data as ``symbol+0xoffset``, or in hex."""
-    try:
-        symbol = prog.symbol(address)
-    except LookupError:
-        return f"0x{address:x}"
-    return f"{symbol.name}+0x{address - symbol.address:x}"
+    # A call that does not come back can be the last instruction of a function,
+    # and the address it would return to the first one behind it.
+    for inside in (address, address - 1):
+        with contextlib.suppress(LookupError, OverflowError):
+            symbol = prog.symbol(inside)
+            return f"{symbol.name}+0x{address - symbol.address:x}"
+    return f"0x{address:x}"
 
 
 def frames(prog: Program, addresses: List[int]) -> Tuple[str, ...]:

@@ -162,7 +162,8 @@ def owner_lines(owner: Union[PageOwner, str, None]) -> Iterator[str]:
         yield owner
         return
     yield f"page_owner tracks the page as {'allocated' if owner.allocated else 'freed'}"
-    mask = f"{owner.gfp_mask:#x}({owner.gfp})" if owner.gfp else f"{owner.gfp_mask:#x}"
+    known = owner.gfp or not owner.gfp_mask  # pages allocated before it ran have no mask
+    mask = f"{owner.gfp_mask:#x}({owner.gfp})" if known else f"{owner.gfp_mask:#x}"
     line = f"page last allocated via order {owner.order}, migratetype {owner.migratetype}"
     line += f", gfp_mask {mask}"
     if owner.pid is not None:

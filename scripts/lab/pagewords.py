@@ -39,6 +39,7 @@ _UNHASHED = "(____ptrval____)"  # a guest without randomness cannot even hash
 _POINTER = re.compile(rf"\b(page|head|mapping):([0-9a-f]{{16}}\b|{re.escape(_UNHASHED)})")
 # Other pages that the guest may touch after it was dumped, until it is asked.
 _MOVED = 2
+_FRAME = re.compile(r" (\S+)\+(0x[0-9a-f]+)(?:/0x[0-9a-f]+)?")
 # What the kernel's own symbol table takes from the next symbol.
 _SYMBOL_SIZE = re.compile(r"(\+0x[0-9a-f]+)/0x[0-9a-f]+")
 
@@ -142,7 +143,7 @@ def compare(prog: Program, words: List[Words], *, partial: bool = False) -> Iter
         for mine, theirs in zip([*ours, *missing], page.lines):
             if partial and theirs.startswith("aops:") and mine.endswith(" is not in the target"):
                 continue
-            if not _same(mine, theirs, hashes):
+            if not (_same(mine, theirs, hashes) or _same_frame(prog, mine, theirs)):
                 yield f"PFN {page.pfn:#x} ({page.what}): {mine!r}, the kernel says {theirs!r}"
                 break
         else:
@@ -167,6 +168,19 @@ def _same(mine: str, theirs: str, hashes: Dict[str, str]) -> bool:
         if name != other or (pointer != shown and not _is_hash(pointer, shown, hashes)):
             return False
     return _plain(mine) == _plain(theirs)
+
+
+def _same_frame(prog: Program, mine: str, theirs: str) -> bool:
+    # The kernel names code by its last symbol, which may be a label inside a function.
+    ours, named = _FRAME.fullmatch(mine), _FRAME.fullmatch(theirs)
+    if ours is None or named is None:
+        return False
+    places = _places(prog, *ours.groups())
+    return bool(places) and places & _places(prog, *named.groups()) == places
+
+
+def _places(prog: Program, name: str, offset: str) -> Set[int]:
+    return {symbol.address + int(offset, 16) for symbol in prog.symbols(name)}
 
 
 def _is_hash(pointer: str, shown: str, hashes: Dict[str, str]) -> bool:
