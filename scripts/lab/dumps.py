@@ -257,9 +257,10 @@ def _write_steady(kernel: KernelFiles, guest: Guest, started: Machine) -> Dump:
         started.resume()
         held = started.wait_for("held", _ORACLE_SECONDS)
         if held.startswith("changed=- "):
-            # Last of all: a guest that was called from outside may not go on.
-            started.stop()
-            _ask(started, dump)
+            if kernel.kernel.prints:
+                # Last of all: a guest that was called from outside may not go on.
+                started.stop()
+                _ask(started, dump)
             return dump
         say(f"{dump.name}: dumped once more, {held}")
         shutil.rmtree(dump.folder)

@@ -77,6 +77,8 @@ class Kernel:
     """Whether ``matrix --ci`` has the time for it."""
     page_owner: bool = False
     """Whether CONFIG_PAGE_OWNER is."""
+    prints: bool = True
+    """Whether it prints while all but one CPU stand still, as dump_page() has to."""
     cma: bool = False
     """Whether CONFIG_DMA_CMA is."""
 
@@ -295,6 +297,7 @@ _TABLE = (
         "page-flag-5.11",
         Stock(r"6\.1\.0-\d+-rt-amd64", ("bookworm", "bookworm-security")),
         kfence=False,
+        prints=False,
         ci=False,
     ),
     Kernel(
