@@ -25,11 +25,16 @@ from ..regions import Region, object_region, region
 from . import roots
 from .describe import find_variables
 
+_FLAG_NAME_BYTES = 32  # more than any flag's name has
+
 
 def variables(prog: Program) -> Iterator[Region]:
     """Yield the memory of all variables that a capture knows."""
-    for _, variable in find_variables(prog, roots.VARIABLES):
+    for name, variable in find_variables(prog, roots.VARIABLES):
         yield object_region("variables", variable)
+        if name == "pageflag_names":
+            names = [variable[at].name.value_() for at in range(variable.type_.length or 0)]
+            yield region("variables", [name for name in names if name], _FLAG_NAME_BYTES)
     for _, variable in find_variables(prog, roots.PER_CPU_VARIABLES):
         yield per_cpu_region(prog, "variables", variable.address_of_())
 

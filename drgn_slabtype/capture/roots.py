@@ -199,6 +199,7 @@ VARIABLES = [
     "task_struct_cachep",
     "thread_stack_cache",
     "sysctl_numa_balancing_mode",
+    "pageflag_names",
 ]
 """Variables; their own memory is kept, not what they point to."""
 
