@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Real kernels, replayed."""
+
+from __future__ import annotations
+
+ONE_OF_EACH_SHAPE = (
+    "debian-5.10-plain",
+    "debian-6.1-plain",
+    "debian-6.18-plain",
+    "debian-7-debug",
+    "debian-7-numa",
+    "slab-5.10-plain",
+    "slab-6.1-alt2-plain",
+    "slab-6.1-debug-plain",
+    "slab-6.1-rfc3-plain",
+    "slub-6.1-bare-plain",
+    "slub-6.12-tiny-plain",
+)
+"""Captures on which damage is tried; in the others it would meet the same code."""

@@ -17,7 +17,6 @@ from ..recipes.runner import run
 from ..recipes.slubmachine import Machine, Slab
 from ..recipes.suites import suite_of
 
-_CAPTURES = sorted(path.parent for path in Path(__file__).parent.glob("debian-*-plain/capture.xz"))
 _NO_SLUB_DEBUG = frozenset({"nr_slabs", "total_objects", "full"})
 
 
@@ -35,9 +34,9 @@ def _without(folder: Path, name: str, members: FrozenSet[str]) -> Program:
     return prog
 
 
-@pytest.mark.parametrize("folder", _CAPTURES, ids=[path.name for path in _CAPTURES])
-def test_without_slub_debug_no_node_counter_is_asked_for(folder: Path) -> None:
-    prog = _without(folder, "kmem_cache_node", _NO_SLUB_DEBUG)
+@pytest.mark.parametrize("name", ["debian-5.10-plain", "debian-7-plain"])
+def test_without_slub_debug_no_node_counter_is_asked_for(name: str) -> None:
+    prog = _without(Path(__file__).parent / name, "kmem_cache_node", _NO_SLUB_DEBUG)
     assert not prog.type("struct kmem_cache_node").has_member("nr_slabs")
     report = check(prog)
     assert report.findings == []

@@ -30,6 +30,7 @@ from drgn_slabtype.pages.survey import Survey, survey
 from drgn_slabtype.pagetype.detect import page_type_layout
 
 from ..recipes.overlay import Write, overlay
+from . import ONE_OF_EACH_SHAPE
 
 HERE = Path(__file__).parent
 CAPTURES: List[Path] = [
@@ -70,6 +71,15 @@ class Machine:
 
 @pytest.fixture(scope="module", params=CAPTURES, ids=lambda path: path.parent.name)
 def machine(request: pytest.FixtureRequest) -> Machine:
+    return Machine(request.param)
+
+
+@pytest.fixture(
+    scope="module",
+    params=[path for path in CAPTURES if path.parent.name in ONE_OF_EACH_SHAPE],
+    ids=lambda path: path.parent.name,
+)
+def shape(request: pytest.FixtureRequest) -> Machine:
     return Machine(request.param)
 
 
@@ -225,45 +235,45 @@ _DAMAGE: Dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", _DAMAGE)
-def test_damage_inside_a_free_block_has_one_root(machine: Machine, name: str) -> None:
+def test_damage_inside_a_free_block_has_one_root(shape: Machine, name: str) -> None:
     member, data, code = _DAMAGE[name]
-    pfn = machine.pages("buddy", tails=True)[100]
-    encoding = page_type_layout(machine.prog).encoding
+    pfn = shape.pages("buddy", tails=True)[100]
+    encoding = page_type_layout(shape.prog).encoding
     if data is None:
         data = encoding.set(encoding.idle, "table").to_bytes(4, "little")
-    report = machine.damaged(pfn, member, data)
-    page = pfn_to_page(machine.prog, pfn).value_()
+    report = shape.damaged(pfn, member, data)
+    page = pfn_to_page(shape.prog, pfn).value_()
     assert _roots(report) == [(code, page)]
 
 
-def test_free_page_that_lost_its_type_is_the_root(machine: Machine) -> None:
-    free = free_memory(machine.prog)
+def test_free_page_that_lost_its_type_is_the_root(shape: Machine) -> None:
+    free = free_memory(shape.prog)
     pfn = int(free.pfn[len(free.pfn) // 2])
-    report = machine.damaged(pfn, "word", b"\xff\xff\xff\xff")
-    page = pfn_to_page(machine.prog, pfn).value_()
+    report = shape.damaged(pfn, "word", b"\xff\xff\xff\xff")
+    page = pfn_to_page(shape.prog, pfn).value_()
     assert _roots(report) == [("page-free-type", page)]
     assert len(report.findings) > 1
 
 
-def test_free_page_with_another_order_is_the_root(machine: Machine) -> None:
-    free = free_memory(machine.prog)
+def test_free_page_with_another_order_is_the_root(shape: Machine) -> None:
+    free = free_memory(shape.prog)
     row = int(np.flatnonzero(free.order > 2)[0])
     pfn = int(free.pfn[row])
-    report = machine.damaged(pfn, "private", bytes([int(free.order[row]) - 1, 0, 0, 0]))
-    page = pfn_to_page(machine.prog, pfn).value_()
+    report = shape.damaged(pfn, "private", bytes([int(free.order[row]) - 1, 0, 0, 0]))
+    page = pfn_to_page(shape.prog, pfn).value_()
     assert [root for root in _roots(report) if root[1] == page]
     assert len(_roots(report)) == 1
 
 
-def test_typed_tail_is_the_root(machine: Machine) -> None:
-    tails = machine.pages("hugetlb", tails=True)
+def test_typed_tail_is_the_root(shape: Machine) -> None:
+    tails = shape.pages("hugetlb", tails=True)
     if not len(tails):
         pytest.skip("this kernel has no huge pages")
     pfn = tails[-1]
-    encoding = page_type_layout(machine.prog).encoding
+    encoding = page_type_layout(shape.prog).encoding
     data = encoding.set(encoding.idle, "table").to_bytes(4, "little")
-    report = machine.damaged(pfn, "word", data)
-    page = pfn_to_page(machine.prog, pfn).value_()
+    report = shape.damaged(pfn, "word", data)
+    page = pfn_to_page(shape.prog, pfn).value_()
     assert _roots(report) == [("page-tail-type", page)]
 
 

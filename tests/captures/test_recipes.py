@@ -19,20 +19,8 @@ from drgn_slabtype.capture import open_capture
 
 from ..recipes.runner import Result, run
 from ..recipes.suites import SLAB, SLUB, suite_of
+from . import ONE_OF_EACH_SHAPE
 
-_KERNELS = """
-    debian-5.10-plain
-    debian-6.1-plain
-    debian-6.18-plain
-    debian-7-debug
-    debian-7-numa
-    slab-5.10-plain
-    slab-6.1-alt2-plain
-    slab-6.1-debug-plain
-    slab-6.1-rfc3-plain
-    slub-6.1-bare-plain
-    slub-6.12-tiny-plain
-""".split()
 _DOCS = Path(__file__).parents[2] / "docs"
 
 # What each needs is in one of these kernels at least.
@@ -73,7 +61,7 @@ def _wrong(results: List[Result]) -> Dict[str, List[str]]:
     return {r.name: r.reasons + r.strays for r in results if not r.good}
 
 
-@pytest.mark.parametrize("kernel", _KERNELS)
+@pytest.mark.parametrize("kernel", ONE_OF_EACH_SHAPE)
 def test_damage_gives_one_root_and_what_follows_from_it(kernel: str) -> None:
     prog = open_capture(str(Path(__file__).parent / kernel / "capture.xz"))
     suite = suite_of(prog)
