@@ -11,7 +11,7 @@ inside a free block is free. Every page is of one kind exactly.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import numpy.typing as npt
@@ -160,8 +160,13 @@ class KindFinder:
         self._runs: List[Tuple[Rows, Rows, U64]] = []
         self._unused: List[Tuple[Rows, U64, U64]] = []
 
-    def take(self, block: PageBlock) -> None:
-        """Look at a block of pages."""
+    def take(self, block: PageBlock) -> Optional[Rows]:
+        """
+        Look at a block of pages.
+
+        :return: Rows of the pages that have a type, if all others are inside free
+            blocks, each in the zone of the page that its block begins with.
+        """
         at = self.pages.number(block.pfn)
         kinds = self.kinds[at : at + len(block)]
         rows = block.typed()
@@ -174,23 +179,24 @@ class KindFinder:
         if what == self._told.what:
             kinds[:] = self._told.kinds
             self._free_until = block.pfn + self._told.free_until
-            return
+            return rows
         # Of two flags, "greater" is "and not".
         buddy = self._rules.layout.encoding.is_type(words, "buddy") > tails
         self._free(block, kinds, rows[buddy], private[buddy])
         kinds[rows] = _TYPED
         if kinds.max() != _UNTOLD:
             self._told = _Told(what, kinds, self._free_until - block.pfn)
-            return
+            return rows
         untold = kinds == _UNTOLD
         if np.count_nonzero(untold) < len(block) // _FEW:
-            rows = untold.nonzero()[0]
-            kinds[rows] = self._own(block, rows)
+            few = untold.nonzero()[0]
+            kinds[few] = self._own(block, few)
         else:
             # It costs less to look at all than to pick so many. What is told
             # already stays, since _UNTOLD has all bits set.
             kinds &= self._own(block, slice(None)) | ~_bits(untold)
         self._look_closer(np.arange(at, at + len(block)), block, kinds)
+        return None
 
     def _free(self, block: PageBlock, kinds: Kinds, rows: Rows, private: U64) -> None:
         # Free blocks, from the pages that have the type on.

@@ -122,6 +122,10 @@ class PageBlock:
         flags: U64 = self.long(self._fields.flags).astype(f"u{self._fields.long}")
         return flags
 
+    def flags_of(self, rows: npt.NDArray[np.intp]) -> U64:
+        """Return ``page->flags`` of some rows."""
+        return self.long(self._fields.flags)[rows]
+
     @property
     def compound(self) -> U64:
         """``page->compound_head`` or ``compound_info``: shape (n,), unsigned long, a view."""

@@ -16,7 +16,7 @@ import numpy as np
 from drgn import Program
 
 from ..memory import U64
-from .kinds import TAIL, KindFinder, Kinds
+from .kinds import TAIL, KindFinder, Kinds, Rows
 from .pcp import orders_on_lists
 from .scan import Progress, page_blocks
 from .sections import online_ranges
@@ -78,8 +78,11 @@ class _Surveyor:
     def survey(self, progress: Optional[Progress]) -> Survey:
         seen = 0
         for block in page_blocks(self.prog, progress, self.ranges):
-            self.finder.take(block)
-            self._place(block.pfn, block.flags)
+            rows = self.finder.take(block)
+            if rows is None:
+                self._place(block.pfn, block.flags)
+            elif len(rows):
+                self._place(block.pfn, block.flags_of(rows), rows)
             seen += len(block)
             del block  # the next one is read into the same memory
         conflicts = self.finder.finish()
@@ -87,18 +90,19 @@ class _Surveyor:
         unreadable = self.finder.pages.total - seen
         return Survey(self.finder.names, list(self._pieces()), conflicts, unreadable)
 
-    def _place(self, pfn: int, flags: U64) -> None:
+    def _place(self, pfn: int, flags: U64, rows: Optional[Rows] = None) -> None:
+        # Where the place changes among the pages of a block, or some rows of it.
         low = int(np.bitwise_and.reduce(flags)) >> self.zones.shift
         if low == int(np.bitwise_or.reduce(flags)) >> self.zones.shift:
-            if not self.places or self.places[-1][1] != low:
-                self.places.append((pfn, low))
-            return
-        places = self.zones.place(flags)
-        starts = np.concatenate([[0], np.flatnonzero(places[1:] != places[:-1]) + 1])
-        for start in starts.tolist():
-            place = int(places[start])
+            places, starts = [low], [0]
+        else:
+            column = self.zones.place(flags)
+            changes = np.flatnonzero(column[1:] != column[:-1]) + 1
+            starts = [0, *changes.tolist()]
+            places = column[starts].tolist()
+        for start, place in zip(starts, places):
             if not self.places or self.places[-1][1] != place:
-                self.places.append((pfn + start, place))
+                self.places.append((pfn + (start if rows is None else int(rows[start])), place))
 
     def _free_pages_of_cpus(self) -> None:
         # A page without references is free if a list of a CPU has it, or else
