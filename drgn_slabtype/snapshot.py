@@ -25,6 +25,7 @@ from .memory import Bools, memory
 from .pagecheck import judge_memory
 from .pages.scan import PageScan, Progress, page_fields, scan
 from .pagetype.detect import PageTypeLayout, page_type_layout
+from .pagetype.sources import enumerators
 from .rules import judge
 
 # What memory that is not in the target can make look wrong.
@@ -171,8 +172,9 @@ class Snapshot:
 
     def _being_made(self, stray: Bools) -> Bools:
         # A page gets its mark a moment before its cache pointer. Then it has
-        # the users and the type of any other slab, no object of it is in use,
-        # and where the pointer will be is what the page allocator left there:
+        # the users and the type of any other slab, no flag but that of a compound
+        # page (PAGE_FLAGS_CHECK_AT_PREP), no object of it is in use, and where
+        # the pointer will be is what the page allocator left there:
         # NULL for a mapping; in the links of a list poison, or in newer
         # kernels NULL, which says that the page is none of the reserves.
         index, fields = self.index, page_fields(self._prog)
@@ -186,11 +188,21 @@ class Snapshot:
         else:
             fresh = stray & ~source.is_kernel_address(pointers)
         fresh &= (users == _most_common(users[owned])) & (pointers % 8 == 0)
+        fresh &= (index.flags & np.uint64(self._flags_of_users())) == 0
         # Before Linux 5.17, struct page has the members of both allocators.
         if self.layout.allocator == "SLUB":
             fresh &= (index["inuse"] == 0) & (index.words == _most_common(index.words[owned]))
         enough = np.count_nonzero(fresh) > len(possible_cpus(self._prog))
         return np.zeros_like(fresh) if enough else fresh
+
+    def _flags_of_users(self) -> int:
+        # Those that a page of the page allocator's does not have.
+        flags = enumerators(self._prog, "pageflags")
+        every = (1 << flags.get("__NR_PAGEFLAGS", 0)) - 1
+        own = 1 << self.layout.head_flag
+        if self.layout.slab_flag is not None:
+            own |= 1 << self.layout.slab_flag
+        return every & ~own
 
     def _judge_cache_list(self) -> List[Finding]:
         caches = self.allocator.caches
