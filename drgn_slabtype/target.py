@@ -247,7 +247,7 @@ def _open_qemu(prog: Program, address: str) -> None:
     if not prog.flags & ProgramFlags.IS_LINUX_KERNEL:
         raise TargetError(
             f"QEMU at {address}: no VMCOREINFO: QEMU needs -device vmcoreinfo and the guest "
-            "CONFIG_FW_CFG_SYSFS; give the guest's with --vmcoreinfo"
+            "CONFIG_FW_CFG_SYSFS, as drgn does not take it from --vmcoreinfo here"
         )
 
 

@@ -248,13 +248,20 @@ def _apply_recipes(targets: Sequence[Tuple[Job, Dump]], matrix: Matrix, seconds:
 def _results(job: Job, files: KernelFiles, taken: List[Dump]) -> Iterator[Result]:
     for format in job.formats:
         if format in LIVE:
-            # Debian's kernels have no file system over which to see the host.
-            if format != "inside" or not job.kernel.stock:
+            if _lives(format, files):
                 yield compare_live(files, job.guest, format)
             continue
         # One dump of a boot tells all there is about a format other than ELF.
         for dump in taken if format == "elf" else taken[:1]:
             yield compare(dump, format)
+
+
+def _lives(format: str, files: KernelFiles) -> bool:
+    if format == "inside":
+        # Debian's kernels have no file system over which to see the host.
+        return not files.kernel.stock
+    # Over QMP, drgn 0.3 takes a guest for a Linux kernel only if QEMU has its VMCOREINFO.
+    return "qmp" not in format or bool(files.modules or files.config)
 
 
 def _verdict(result: Result) -> str:

@@ -102,7 +102,11 @@ def mark_on_page_of_user(machine: Machine) -> Injury:
 
 @recipe
 def mark_on_page_table(machine: Machine) -> Injury:
-    return _stray(machine, _page_table(machine))
+    page = _page_table(machine)
+    pointer = machine.prog.read_u64(page + machine.offset("slab_cache"))
+    if machine.slab_flag is None and not pointer:
+        raise NoVictim("but for its type a page table is as a slab that is being made")
+    return _stray(machine, page)
 
 
 @recipe
