@@ -11,6 +11,7 @@ every drgn program through the plugin and therefore imports nothing heavy.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, Dict, List, Optional, Protocol, Union
 
 from drgn import (
@@ -133,24 +134,24 @@ class TypeBuilder:
         )
 
 
-class Finders:
+class Finders(ABC):
     """Answers for the types and objects of a program; what it does not know is ``None``."""
 
+    @abstractmethod
     def find_type(self, kind: TypeKind, name: str) -> Optional[Type]:
         """Return the type of this kind and name (or tag)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def find_variable(self, name: str) -> Optional[Object]:
         """Return a variable."""
-        raise NotImplementedError
 
+    @abstractmethod
     def find_function(self, name: str) -> Optional[Object]:
         """Return a function."""
-        raise NotImplementedError
 
+    @abstractmethod
     def find_constant(self, name: str) -> Optional[Object]:
         """Return an enumerator."""
-        raise NotImplementedError
 
     def register_finders(self, prog: Program, name: str) -> None:
         """

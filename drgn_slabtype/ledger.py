@@ -135,17 +135,15 @@ class _Table:
 
 
 _DTYPES: Dict[str, Any] = {"I64": np.int64, "U64": np.uint64, "U8": np.uint8, "Bools": np.bool_}
-
-
-_COLUMNS: Dict[str, Tuple[Tuple[str, Any], ...]] = {}
+_COLUMNS: Dict[Any, Tuple[Tuple[str, Any], ...]] = {}
 
 
 def _columns(table: Type[_Table]) -> Tuple[Tuple[str, Any], ...]:
     # Names and dtypes, found once: each cache of the machine fills a dozen tables.
-    found = _COLUMNS.get(table.__name__)
+    found = _COLUMNS.get(table)
     if found is None:
         found = tuple((column.name, _DTYPES[str(column.type)]) for column in fields(table))
-        _COLUMNS[table.__name__] = found
+        _COLUMNS[table] = found
     return found
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Dict
 
 import numpy as np
-from drgn import Program
+from drgn import FaultError, Program
 
 from ..columns import read_rows, structure
 from ..memory import memory
@@ -50,7 +50,10 @@ def migrate_type(prog: Program, pfn: int) -> int:
     bit = (within >> pageblock_order(prog)) * _width(bits)
     word, shift = divmod(bit, 8 * memory(prog).word_size)
     flags = structure(prog, "struct mem_section_usage").offset("pageblock_flags")
-    found = prog.read_word(usage + flags + word * memory(prog).word_size) >> shift
+    at = np.array([usage + flags + word * memory(prog).word_size], np.uint64)
+    if not memory(prog).is_kernel_address(at)[0]:
+        raise FaultError("section has no blocks", int(at[0]))
+    found = prog.read_word(int(at[0])) >> shift
     # Since Linux 6.17, an isolated block keeps its type and has a bit besides.
     if "PB_migrate_isolate" in bits and found >> bits["PB_migrate_isolate"] & 1:
         return migrate_types(prog)["MIGRATE_ISOLATE"]

@@ -91,7 +91,8 @@ class _Surveyor:
         return Survey(self.finder.names, list(self._pieces()), conflicts, unreadable)
 
     def _place(self, pfn: int, flags: U64, rows: Optional[Rows] = None) -> None:
-        # Where the place changes among the pages of a block, or some rows of it.
+        # Where the place changes among the pages of a block, or some rows of it:
+        # pages before the first row are inside a free block that began earlier.
         low = int(np.bitwise_and.reduce(flags)) >> self.zones.shift
         if low == int(np.bitwise_or.reduce(flags)) >> self.zones.shift:
             places, starts = [low], [0]

@@ -1,5 +1,4 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-
 """
 Which encoding a kernel uses
 ----------------------------
@@ -47,10 +46,9 @@ from .sources import (
     vmcoreinfo_integer,
     vmcoreinfo_number,
 )
+from .word import WORD_MASK
 
 __all__ = ("PageTypeLayout", "page_type_layout", "vmcoreinfo", "vmcoreinfo_number")
-
-_ALL = 0xFFFFFFFF
 
 
 @dataclass(frozen=True)
@@ -290,9 +288,9 @@ class _Detection:
         # ff202303c398 ("mm: convert page type macros to enum") (in v6.10), the
         # types are enumerators. 8db00ad56461 ("mm: allow reuse of the lower 16
         # bit of the page type with an actual type") (in v6.11) moved them up.
-        base = self.pagetype["PAGE_TYPE_BASE"] & _ALL
+        base = self.pagetype["PAGE_TYPE_BASE"] & WORD_MASK
         types = {
-            name[len("PG_") :]: value & _ALL
+            name[len("PG_") :]: value & WORD_MASK
             for name, value in self.pagetype.items()
             if name.startswith("PG_")
         }
@@ -300,7 +298,7 @@ class _Detection:
             f"enum pagetype has PG_slab = {types['slab']:#x} and PAGE_TYPE_BASE = {base:#x}:"
             " page types are bits of the word, clear when set"
         )
-        low_mask = ~self.pagetype.get("PAGE_MAPCOUNT_RESERVE", -128) & _ALL
+        low_mask = ~self.pagetype.get("PAGE_MAPCOUNT_RESERVE", -128) & WORD_MASK
         for known in (INVERTED_6_10, INVERTED_6_11):
             if (base, low_mask) == (known.base, known.low_mask):
                 return known if types == known.types else replace(known, types=types)
@@ -379,7 +377,7 @@ class _Detection:
                 "no slab mark: neither enum pagetype nor enum pageflags has PG_slab or PGTY_slab,"
                 f" and VMCOREINFO has no {key}"
             )
-        word = number & _ALL
+        word = number & WORD_MASK
         known: Tuple[Encoding, ...] = (RFC_V3, INVERTED_6_10, INVERTED_6_11, ALTERNATIVE_1_SLUB)
         for encoding in (*known, TOP_BYTE):
             if word == encoding.set(encoding.idle, "slab"):
@@ -476,8 +474,8 @@ class _Detection:
             if encoding in (RFC_V1, RFC_V1_LOW):
                 # RFC v1 left VMCOREINFO alone, which prints ~PG_buddy of the
                 # 16-bit value.
-                word = ~(mask >> 16) & _ALL
-            if number & _ALL != word:
+                word = ~(mask >> 16) & WORD_MASK
+            if number & WORD_MASK != word:
                 self._contradiction(f"NUMBER({key})", number, f"{name} pages have {word:#x}")
             agreed.append(f"{key} {number}")
         if agreed:

@@ -23,7 +23,7 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple
 import numpy as np
 import numpy.typing as npt
 
-from .word import ActiveState, Encoding, Mask, PackedActive, Words
+from .word import WORD_MASK, ActiveState, Encoding, Mask, PackedActive, Words
 
 __all__ = (
     "ALTERNATIVE_1_SLUB",
@@ -52,7 +52,6 @@ __all__ = (
     "top_byte",
 )
 
-_ALL = 0xFFFFFFFF
 _SIGN = 0x80000000
 
 # The order in which %pGt tries the names it knows; what remains of the word is
@@ -88,7 +87,7 @@ class InvertedBits(Encoding):
     @property
     def reserved(self) -> int:
         """Bits that belong to nothing and are always set in a typed word."""
-        return _ALL & ~(self.base | self.types_mask | self.low_mask)
+        return WORD_MASK & ~(self.base | self.types_mask | self.low_mask)
 
     def _is(self, words: Any, value: int) -> Any:
         return (words & (self.base | value)) == self.base
@@ -96,10 +95,10 @@ class InvertedBits(Encoding):
     def _has_type(self, words: Any) -> Any:
         # The kernel compares as signed: (int)word < PAGE_MAPCOUNT_RESERVE,
         # which is -128 (low_mask 0x7f) or -65536 (low_mask 0xffff).
-        return (words >= _SIGN) & (words < (_ALL & ~self.low_mask))
+        return (words >= _SIGN) & (words < (WORD_MASK & ~self.low_mask))
 
     def _set(self, words: Any, value: int) -> Any:
-        return words & (_ALL & ~value)
+        return words & (WORD_MASK & ~value)
 
     def _clear(self, words: Any, value: int) -> Any:
         return words | value
@@ -164,7 +163,7 @@ class InvertedBits(Encoding):
         return []
 
     def _text(self, word: int) -> str:
-        rest = _ALL & ~word
+        rest = WORD_MASK & ~word
         parts = []
         for name in _PRINTED:
             bit = self.types.get(name, 0)
@@ -193,12 +192,12 @@ class NegatedActive(InvertedBits):
         return True
 
     def _active(self, words: Any) -> Any:
-        return ~(words | self.types["slab"]) & _ALL
+        return ~(words | self.types["slab"]) & WORD_MASK
 
     def _with_active(self, words: Any, active: Any) -> Any:
         # Keeps the slab bit as it is; a word that is no slab stays none.
         slab = self.types["slab"]
-        return (((_ALL & ~slab) | (words & slab)) - active) & _ALL
+        return (((WORD_MASK & ~slab) | (words & slab)) - active) & WORD_MASK
 
     def _active_state(self, words: Any) -> Tuple[Any, Any, Any]:
         upper = words >> 16
@@ -257,7 +256,7 @@ class SplitHalves(InvertedBits):
     def _turn(self, words: Any) -> Any:
         # Between the word and the form with the types in the upper half.
         if self.type_low:
-            return ((words << 16) | (words >> 16)) & _ALL
+            return ((words << 16) | (words >> 16)) & WORD_MASK
         return words
 
     def _is(self, words: Any, value: int) -> Any:
@@ -329,7 +328,7 @@ class TopByte(Encoding):
         return (words & 0) | (value << 24)
 
     def _clear(self, words: Any, value: int) -> Any:
-        return words | _ALL
+        return words | WORD_MASK
 
     def _low_bits(self, words: Any) -> Any:
         return words & 0xFFFFFF
@@ -350,12 +349,12 @@ class TopByte(Encoding):
         known = np.zeros(256, np.bool_)
         known[:0x80] = True
         known[list(self.types.values())] = True
-        healthy = known[words >> 24] | (words == _ALL)
+        healthy = known[words >> 24] | (words == WORD_MASK)
         return ~healthy if isinstance(words, np.ndarray) else not healthy
 
     def _faults(self, word: int) -> List[str]:
         byte = word >> 24
-        if byte < 0x80 or byte in self.types.values() or word == _ALL:
+        if byte < 0x80 or byte in self.types.values() or word == WORD_MASK:
             return []
         if byte < 0xF0:
             return ["map count overflow"]

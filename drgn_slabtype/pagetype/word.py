@@ -11,6 +11,7 @@ encodings themselves are in :mod:`drgn_slabtype.pagetype.encoding`.
 from __future__ import annotations
 
 import operator
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, List, Mapping, Tuple, overload
@@ -23,7 +24,7 @@ __all__ = ("ActiveState", "Encoding", "Mask", "PackedActive", "Words")
 Words = npt.NDArray[np.uint32]
 Mask = npt.NDArray[np.bool_]
 
-_ALL = 0xFFFFFFFF
+WORD_MASK = 0xFFFFFFFF
 _SIGN = 0x80000000
 
 
@@ -32,7 +33,7 @@ def _word(words: Any) -> Any:
     # 0..0xffffffff. Signed input is taken modulo 2**32.
     if isinstance(words, np.ndarray):
         return words.astype(np.uint32, copy=False)
-    return operator.index(words) & _ALL
+    return operator.index(words) & WORD_MASK
 
 
 class ActiveState(IntEnum):
@@ -49,7 +50,7 @@ class ActiveState(IntEnum):
 
 
 @dataclass(frozen=True)
-class Encoding:
+class Encoding(ABC):
     """One meaning of the page type word."""
 
     name: str
@@ -60,7 +61,7 @@ class Encoding:
     value of the top byte. The order is that of :meth:`types_of` bits.
     """
 
-    idle = _ALL
+    idle = WORD_MASK
     """The word of a page that has no type and no mapping."""
 
     def __post_init__(self) -> None:
@@ -80,27 +81,28 @@ class Encoding:
     # The hooks of each encoding. They get and return what _word() returns, in
     # expressions that mean the same for an int and for an array.
 
-    def _is(self, words: Any, value: int) -> Any:
-        raise NotImplementedError
+    @abstractmethod
+    def _is(self, words: Any, value: int) -> Any: ...
 
-    def _has_type(self, words: Any) -> Any:
-        raise NotImplementedError
+    @abstractmethod
+    def _has_type(self, words: Any) -> Any: ...
 
-    def _set(self, words: Any, value: int) -> Any:
-        raise NotImplementedError
+    @abstractmethod
+    def _set(self, words: Any, value: int) -> Any: ...
 
-    def _clear(self, words: Any, value: int) -> Any:
-        raise NotImplementedError
+    @abstractmethod
+    def _clear(self, words: Any, value: int) -> Any: ...
 
-    def _low_bits(self, words: Any) -> Any:
-        raise NotImplementedError
+    @abstractmethod
+    def _low_bits(self, words: Any) -> Any: ...
 
-    def _conflict(self, words: Any) -> Any:
-        raise NotImplementedError
+    @abstractmethod
+    def _conflict(self, words: Any) -> Any: ...
 
+    @abstractmethod
     def _faults(self, word: int) -> List[str]:
         # What _conflict() objects to, in words.
-        raise NotImplementedError
+        ...
 
     def _type_bits(self, words: Words) -> npt.NDArray[np.uint16]:
         bits = np.zeros(words.shape, np.uint16)
@@ -108,8 +110,8 @@ class Encoding:
             bits |= self._is(words, value).astype(np.uint16) << np.uint16(i)
         return bits
 
-    def _text(self, word: int) -> str:
-        raise NotImplementedError
+    @abstractmethod
+    def _text(self, word: int) -> str: ...
 
     def _details(self, word: int) -> List[str]:
         # What explain() adds about a healthy word.

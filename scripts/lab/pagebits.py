@@ -193,13 +193,14 @@ def main() -> int:
     prog = pagewords.open_dump(folder, vmcore)
     flags = np.fromfile(folder / "oracle" / "kpageflags", "<u8")
     words = pagewords.load(folder / "oracle")
+    said = pagewords.compare(prog, words, partial="-31" in Path(vmcore).name)
     answer = {
         "bits": compare(prog, flags),
         "partial_free": partial_free(prog),
         "cx16": caches_with_cx16(prog),
-        "words": len(words),
+        "words": said.compared,
         # A filtered dump may lack slab pages, and so names of files.
-        "words_differ": list(pagewords.compare(prog, words, partial="-31" in Path(vmcore).name)),
+        "words_differ": said.differ,
     }
     json.dump(answer, sys.stdout)
     return 0

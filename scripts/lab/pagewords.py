@@ -15,7 +15,7 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, NamedTuple, Set, Tuple
+from typing import Any, Dict, List, NamedTuple, Set, Tuple
 
 from drgn import FaultError, Program
 from drgn.helpers.linux.mm import pfn_to_page
@@ -30,7 +30,7 @@ from drgn_slabtype.pages.survey import Survey, survey
 from drgn_slabtype.target import TargetOptions, open_target
 from lab.askpages import FILE
 
-__all__ = ("Words", "choose", "compare", "load", "open_dump")
+__all__ = ("Comparison", "Words", "choose", "compare", "load", "open_dump")
 
 # Where the guest is stopped for it: a function that every CPU enters soon, with
 # no lock held that printing needs.
@@ -117,41 +117,52 @@ def _optional(prog: Program, name: str) -> int:
         return 0
 
 
-def compare(prog: Program, words: List[Words], *, partial: bool = False) -> Iterator[str]:
+class Comparison(NamedTuple):
+    """What came of it."""
+
+    compared: int
+    """Pages that were compared: those whose struct page was as it had been dumped."""
+    differ: List[str]
+    """What differs first, a line for each page."""
+
+
+def compare(prog: Program, words: List[Words], *, partial: bool = False) -> Comparison:
     """
     Compare what ``page`` prints with the kernel's words, line by line.
 
     Kernels before Linux 5.12 print a hash of each pointer, always the same.
 
     :param partial: The target may lack inodes and names of files, as captures do.
-    :return: Iterator of what differs first, a line for each page.
     """
     hashes: Dict[str, str] = {}
     moved: List[str] = []
+    differ: List[str] = []
+    compared = 0
     for page in words:
+        name = f"PFN {page.pfn:#x} ({page.what})"
         try:
             ours = dump_page(pfn_to_page(prog, page.pfn))
         except FaultError as error:
-            yield f"PFN {page.pfn:#x} ({page.what}): {error}"
+            differ.append(f"{name}: {error}")
             continue
         if _raw(ours) != _raw(page.lines):
-            if "mmap" in page.what.split(", "):
-                continue  # the program that asks is itself a user of memory
-            moved.append(f"PFN {page.pfn:#x} ({page.what}): another struct page")
+            # The program that asks is itself a user of memory.
+            if "mmap" not in page.what.split(", "):
+                moved.append(f"{name}: another struct page")
             continue
+        compared += 1
         missing = [""] * (len(page.lines) - len(ours))
         for mine, theirs in zip([*ours, *missing], page.lines):
             if partial and theirs.startswith("aops:") and mine.endswith(" is not in the target"):
                 continue
             if not (_same(mine, theirs, hashes) or _same_frame(prog, mine, theirs)):
-                yield f"PFN {page.pfn:#x} ({page.what}): {mine!r}, the kernel says {theirs!r}"
+                differ.append(f"{name}: {mine!r}, the kernel says {theirs!r}")
                 break
         else:
             if len(ours) > len(page.lines):
                 more = ours[len(page.lines) :]
-                yield f"PFN {page.pfn:#x} ({page.what}): {more}, the kernel no more"
-    if len(moved) > _MOVED:
-        yield from moved
+                differ.append(f"{name}: {more}, the kernel no more")
+    return Comparison(compared, differ + (moved if len(moved) > _MOVED else []))
 
 
 def _raw(lines: List[str]) -> List[str]:
@@ -209,7 +220,8 @@ def main() -> int:
         json.dump(choose(prog), sys.stdout)
     else:
         words = load(folder / "oracle")
-        json.dump({"pages": len(words), "differ": list(compare(prog, words))}, sys.stdout)
+        compared, differ = compare(prog, words)
+        json.dump({"pages": compared, "differ": differ}, sys.stdout)
     return 0
 
 

@@ -178,7 +178,7 @@ def test_page_that_becomes_a_slab_is_work_in_progress(pointer: int, inuse: int) 
     assert empty == []
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", range(6))
 def test_holes_in_a_dump_are_no_findings(guest: Guest, seed: int) -> None:
     prog = _open(guest.folder)
     page = int(prog["PAGE_SIZE"])

@@ -58,5 +58,6 @@ def test_isolated_block_is_of_no_other_type() -> None:
 def test_section_that_is_not_there() -> None:
     kernel = make_kernel(OLD)
     kernel.write(SECTIONS, bytes(16))
+    kernel.add_memory(0, 0x1000)  # as in QEMU's dumps, where NULL does not fault
     with pytest.raises(FaultError):
         migrate_type(kernel.prog, 0)
