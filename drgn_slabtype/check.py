@@ -29,7 +29,7 @@ from .findings import (
     Target,
     Totals,
 )
-from .memory import memory
+from .machine.memory import memory
 from .pages.exported import Missed, missed_by_equality
 from .pages.scan import Progress, require_64_bit
 from .pagetype.detect import PageTypeLayout, page_type_layout

@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 from drgn import Program
 
-from .columns import structure
-from .memory import U8, U64, Bools, memory
+from .machine.columns import structure
+from .machine.memory import U8, U64, Bools, memory
 from .pages.scan import SlabHeads, compound_orders, page_fields
 from .pages.zones import nodes_shift
 from .pagetype.detect import page_type_layout

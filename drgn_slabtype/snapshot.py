@@ -17,11 +17,11 @@ from drgn import FaultError, Program
 
 from .allocators import open_allocator
 from .allocators.percpu import possible_cpus
-from .columns import structure
 from .findings import Finding
 from .index import KnownBy, SlabIndex
 from .ledger import Facts, Ledger, Slabs
-from .memory import Bools, memory
+from .machine.columns import structure
+from .machine.memory import Bools, memory
 from .pagecheck import judge_memory
 from .pages.scan import PageScan, Progress, page_fields, scan
 from .pagetype.detect import PageTypeLayout, page_type_layout

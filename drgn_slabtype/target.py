@@ -20,10 +20,10 @@ from drgn import FaultError, Program, ProgramFlags
 from drgn.helpers.common.format import escape_ascii_string
 
 from .btf import load_btf
-from .elf import ET_CORE, ET_REL, ElfFile
 from .errors import TargetError
+from .files.elf import ET_CORE, ET_REL, ElfFile
+from .files.kdump import missing_platform
 from .findings import Finding, Target
-from .kdump import missing_platform
 
 _QMP_SECONDS = 10
 _COMPRESSED = {

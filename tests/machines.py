@@ -15,8 +15,8 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Sequence, Tuple
 
 import numpy as np
 
-from drgn_slabtype.allocators.freeptr import Encoding as PointerEncoding
-from drgn_slabtype.allocators.freeptr import Geometry, follow
+from drgn_slabtype.allocators.slub.freelists import Encoding as PointerEncoding
+from drgn_slabtype.allocators.slub.freelists import Geometry, follow
 from drgn_slabtype.ledger import (
     Break,
     Claims,

@@ -11,8 +11,8 @@ from ..errors import UnsupportedError
 from ..pagetype.detect import page_type_layout
 from .base import Allocator
 from .caches import read_caches
-from .slab import SlabAllocator
-from .slub import SlubAllocator
+from .slab.allocator import SlabAllocator
+from .slub.allocator import SlubAllocator
 
 
 def open_allocator(prog: Program, told: Sequence[int] = ()) -> Allocator:

@@ -15,12 +15,12 @@ from typing import Iterator
 import numpy as np
 from drgn import Program
 
-from ..columns import structure
 from ..ledger import Suspect
-from ..memory import Memory, memory
+from ..machine.columns import structure
+from ..machine.memory import Memory, memory
 from .caches import Caches, same_cache
-from .slabcache import Mode, SlabCache
-from .slubcache import SlubCache
+from .slab.cache import Mode, SlabCache
+from .slub.cache import SlubCache
 
 _CODE = "cache-wrong"
 

@@ -15,9 +15,9 @@ import numpy as np
 from drgn import FaultError, Program
 from drgn.helpers.common.format import escape_ascii_string
 
-from ..columns import Rows, read_rows, structure
 from ..ledger import I64, U64, Bools
-from ..memory import memory
+from ..machine.columns import Rows, read_rows, structure
+from ..machine.memory import memory
 
 _MAX_CACHES = 1 << 20  # more slab caches than any kernel has
 _MAX_SIZE = 64 << 20  # bytes of the largest object that any slab can hold

@@ -14,11 +14,11 @@ from typing import Any, Callable, Iterable, List, Mapping, NamedTuple, Optional,
 import numpy as np
 from drgn import Program
 
-from ..columns import Rows, read_rows, structure
 from ..index import SlabIndex
 from ..ledger import I64, U64, Bools, Break, Counter, Ledger, ListKind, Memberships, Suspect
-from ..locks import held as held_locks
-from ..memory import memory
+from ..machine.columns import Rows, read_rows, structure
+from ..machine.locks import held as held_locks
+from ..machine.memory import memory
 from .arrays import local_rows
 from .caches import Caches, node_ids
 from .lists import ListHead, SlabLists, Walked

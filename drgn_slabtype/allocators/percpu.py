@@ -9,9 +9,9 @@ import numpy as np
 from drgn import Program
 from drgn.helpers.linux.cpumask import for_each_possible_cpu
 
-from ..columns import Rows
 from ..ledger import I64, U64, Bools, Suspect
-from ..memory import memory
+from ..machine.columns import Rows
+from ..machine.memory import memory
 
 
 def possible_cpus(prog: Program) -> I64:

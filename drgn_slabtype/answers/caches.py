@@ -16,9 +16,9 @@ from typing import Callable, Dict, List, Mapping, NamedTuple, Optional, Tuple
 import numpy as np
 from drgn import Program
 
-from ..allocators.kfence import kfence_pool
 from ..ledger import I64, Bools, Ledger, ListKind, State
-from ..memory import memory
+from ..machine.kfence import kfence_pool
+from ..machine.memory import memory
 from ..pages.scan import Progress
 from .aliases import cache_aliases
 from .counts import count_objects

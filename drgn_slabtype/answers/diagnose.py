@@ -15,10 +15,10 @@ from typing import Callable, Dict, Iterator, List, Optional, Sequence
 import numpy as np
 from drgn import FaultError, Program, sizeof
 
-from ..allocators.freeptr import Encoding, decode
-from ..allocators.slubcache import SlubCache, slab_flags
+from ..allocators.slub.cache import SlubCache, slab_flags
+from ..allocators.slub.freelists import Encoding, decode
 from ..findings import Finding
-from ..memory import memory
+from ..machine.memory import memory
 from .content import Content, classify, continues, describe_word
 from .lookup import Lookup
 from .object import AddressInfo, describe

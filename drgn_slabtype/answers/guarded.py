@@ -13,9 +13,9 @@ from typing import List, Mapping, Optional, Tuple
 
 from drgn import Program
 
-from ..allocators.kfence import KfencePool
 from ..index import SlabIndex
-from ..memory import memory
+from ..machine.kfence import KfencePool
+from ..machine.memory import memory
 from ..snapshot import memory_map_address
 from .states import SlabObject
 

@@ -17,7 +17,7 @@ from drgn import Object, Program
 from ..errors import TargetError
 from ..findings import Finding
 from ..ledger import Ledger
-from ..memory import memory
+from ..machine.memory import memory
 from ..pages.scan import Progress
 from ..snapshot import Snapshot
 from .aliases import cache_aliases

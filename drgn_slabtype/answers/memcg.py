@@ -16,8 +16,8 @@ from drgn import FaultError, Object, Program
 from drgn.helpers.common.format import escape_ascii_string
 from drgn.helpers.linux.cgroup import cgroup_path
 
-from ..columns import structure
-from ..memory import U64, memory
+from ..machine.columns import structure
+from ..machine.memory import U64, memory
 
 # Since Linux kernel commit 87944e2992bd ("mm: Introduce page memcg flags") (in
 # v5.11), the lowest bits tell arrays and object cgroups apart.

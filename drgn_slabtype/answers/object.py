@@ -19,9 +19,9 @@ from drgn.helpers.common.format import escape_ascii_string
 from drgn.helpers.common.memory import identify_address
 from drgn.helpers.linux.mm import compound_order, in_direct_map, page_to_pfn, virt_to_page
 
-from ..allocators.kfence import KfencePool, kfence_pool
-from ..columns import structure
-from ..memory import memory
+from ..machine.columns import structure
+from ..machine.kfence import KfencePool, kfence_pool
+from ..machine.memory import memory
 from ..pages.predicates import compound_head, page_types
 from ..pagetype.detect import page_type_layout
 from .guarded import state_of

@@ -14,7 +14,7 @@ from typing import Iterator, Optional, Union
 
 from drgn import Object, Program, Type, TypeKind
 
-from ..allocators.kfence import kfence_pool
+from ..machine.kfence import kfence_pool
 from ..pagetype.detect import page_type_layout
 from .guarded import guarded_objects
 from .lookup import lookup

@@ -17,17 +17,17 @@ from drgn import FaultError, Object, Program
 from drgn.helpers.common.format import escape_ascii_string
 from drgn.helpers.linux.mm import follow_phys, pfn_to_page
 
-from ..allocators.kfence import kfence_pool
-from ..columns import structure
 from ..errors import TargetError
-from ..memory import memory
-from ..pages.dumppage import dump_page, flag_words, section_number
+from ..machine.columns import structure
+from ..machine.kfence import kfence_pool
+from ..machine.memory import memory
+from ..pages.dump import dump_page, flag_words, section_number
 from ..pages.flagnames import flag_names
 from ..pages.folios import Folios
 from ..pages.kinds import MEANINGS, TAIL, KindFinder
 from ..pages.kpageflags import stable_page_flags
 from ..pages.mapcount import block_counts
-from ..pages.pageowner import PageOwner, page_owner
+from ..pages.owner import PageOwner, page_owner
 from ..pages.scan import page_fields, page_ranges
 from ..pages.sections import online_ranges
 from ..pages.single import free_block, one_page

@@ -13,11 +13,11 @@ from typing import List, NamedTuple, Optional, Tuple
 from drgn import Program, sizeof
 
 from ..allocators.base import Allocator
-from ..allocators.slabcache import SlabCache
-from ..allocators.slubcache import SlubCache, slab_flags
-from ..allocators.slubdebug import SlotLayout
-from ..memory import memory
-from ..stacks import symbolise
+from ..allocators.slab.cache import SlabCache
+from ..allocators.slub.cache import SlubCache, slab_flags
+from ..allocators.slub.debug import SlotLayout
+from ..machine.memory import memory
+from ..machine.symbols import symbolise
 from .tracks import Track, slub_tracks
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple, Optional, Tuple
 
 from drgn import FaultError, Object, Program
 
-from ..stacks import depot_stack, frames, symbolise
+from ..machine.symbols import depot_stack, frames, symbolise
 
 
 class Track(NamedTuple):

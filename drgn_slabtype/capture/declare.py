@@ -16,10 +16,10 @@ from drgn import FaultError, Program
 
 from ..allocators import open_allocator
 from ..allocators.caches import Caches
-from ..allocators.slab import SlabAllocator
-from ..allocators.slub import SlubAllocator
+from ..allocators.slab.allocator import SlabAllocator
+from ..allocators.slub.allocator import SlubAllocator
 from ..index import SlabIndex
-from ..memory import memory
+from ..machine.memory import memory
 from ..pages.scan import scan
 from ..regions import Region, region
 from . import machine

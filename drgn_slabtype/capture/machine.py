@@ -18,9 +18,9 @@ from drgn.helpers.linux.mm import for_each_valid_page_range
 from drgn.helpers.linux.mmzone import NODE_DATA
 from drgn.helpers.linux.nodemask import for_each_online_node
 
-from ..allocators.kfence import kfence_pool
-from ..columns import read_rows
-from ..memory import U64, memory
+from ..machine.columns import read_rows
+from ..machine.kfence import kfence_pool
+from ..machine.memory import U64, memory
 from ..regions import Region, object_region, region
 from . import roots
 from .describe import find_variables

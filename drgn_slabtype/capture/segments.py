@@ -14,7 +14,7 @@ from typing import IO, Callable, Iterator, List, Optional, Tuple
 import numpy as np
 from drgn import FaultError
 
-from ..memory import U8, Bools
+from ..machine.memory import U8, Bools
 from ..regions import Ranges
 from .elf import Segment
 from .open import Progress

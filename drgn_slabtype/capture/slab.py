@@ -15,11 +15,11 @@ import numpy as np
 from drgn import Program
 
 from ..allocators.caches import node_ids
-from ..allocators.slab import SlabAllocator
-from ..columns import read_rows, structure
+from ..allocators.slab.allocator import SlabAllocator
 from ..index import SlabIndex
 from ..ledger import I64, U64, Bools
-from ..memory import memory
+from ..machine.columns import read_rows, structure
+from ..machine.memory import memory
 from ..regions import Region, region
 from .machine import per_cpu_addresses
 from .slabs import CacheObjects, Slots, batches, debugging, each

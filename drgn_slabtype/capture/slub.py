@@ -17,14 +17,14 @@ from drgn.helpers.linux.cpumask import for_each_possible_cpu
 from drgn.helpers.linux.percpu import per_cpu
 
 from ..allocators.caches import node_ids
-from ..allocators.freeptr import Encoding, Geometry, decode
-from ..allocators.slub import SlubAllocator
-from ..allocators.slubcache import SlubCache, slab_flags
-from ..allocators.slubdebug import SlotLayout
-from ..columns import read_rows, structure
+from ..allocators.slub.allocator import SlubAllocator
+from ..allocators.slub.cache import SlubCache, slab_flags
+from ..allocators.slub.debug import SlotLayout
+from ..allocators.slub.freelists import Encoding, Geometry, decode
 from ..index import SlabIndex
 from ..ledger import I64, U64, Bools
-from ..memory import memory
+from ..machine.columns import read_rows, structure
+from ..machine.memory import memory
 from ..regions import Region, region
 from .machine import per_cpu_addresses
 from .slabs import MAX_OBJECTS, CacheObjects, Slots, batches, debugging, each

@@ -16,8 +16,8 @@ from typing import Dict, Iterable, Iterator, List, Set, Tuple
 import numpy as np
 from drgn import Program, SymbolBinding, TypeKind
 
-from ..columns import Structure, read_rows, structure
-from ..memory import U64, memory
+from ..machine.columns import Structure, read_rows, structure
+from ..machine.memory import U64, memory
 from ..regions import Region, merge, region
 from .describe import Name
 

@@ -20,7 +20,7 @@ from typing import IO, Any, Callable, ContextManager, Dict, NamedTuple, Optional
 from drgn import FaultError, Program
 from drgn.helpers.linux.mm import for_each_valid_page_range
 
-from ..memory import memory
+from ..machine.memory import memory
 from ..regions import merge
 from .declare import declared_regions
 from .describe import describe

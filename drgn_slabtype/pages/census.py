@@ -16,12 +16,12 @@ import numpy as np
 from drgn import Program
 
 from ..errors import TargetError
-from ..memory import U64, Bools, memory
+from ..machine.memory import U64, Bools, memory
 from ..pagetype.detect import page_type_layout
 from .flagnames import BITS
 from .kinds import MEANINGS, TAIL, Kinds
 from .kpageflags import kpageflags
-from .pagemap import PageMap, draw
+from .map import PageMap, draw
 from .scan import Progress, page_fields, runs_of
 from .survey import Piece, Survey, survey
 from .zones import zone_names

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from drgn import Program
 
-from ..memory import memory
+from ..machine.memory import memory
 from ..pagetype.detect import page_type_layout, vmcoreinfo_number
 from .scan import PageScan, scan
 

@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 from drgn import Program
 
-from ..columns import Structure, structure
-from ..memory import U8, U64, Bools, memory
+from ..machine.columns import Structure, structure
+from ..machine.memory import U8, U64, Bools, memory
 from ..pagetype.detect import PageTypeLayout, page_type_layout
 from ..pagetype.sources import enumerators
 from .scan import PageBlock, PageFields, compound_orders, page_fields

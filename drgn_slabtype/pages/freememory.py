@@ -20,15 +20,15 @@ from drgn import Object, Program
 from drgn.helpers.linux.mmzone import NODE_DATA
 from drgn.helpers.linux.nodemask import for_each_online_node
 
-from ..columns import read_rows
-from ..locks import is_held
-from ..memory import U64, memory
+from ..machine.columns import read_rows
+from ..machine.locks import is_held
+from ..machine.memory import U64, memory
 from ..pagetype.detect import page_type_layout
 from ..pagetype.sources import enumerators
+from .blocks import pageblock_order
 from .folios import MAX_BUDDY_ORDER, Folios, FreeBlocks
 from .kpageflags import for_each_block
 from .mapcount import whole_mapcounts
-from .pageblocks import pageblock_order
 from .scan import page_fields
 from .zones import zone_bits, zone_names
 

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from drgn import Program
 
-from ..memory import U64, Bools, memory
+from ..machine.memory import U64, Bools, memory
 from ..pagetype.detect import PageTypeLayout, page_type_layout
 from ..pagetype.sources import enumerators
 from .folios import (

@@ -27,9 +27,9 @@ import numpy as np
 from drgn import Object, Program, TypeKind
 from drgn.helpers.linux.mm import page_to_pfn
 
-from ..columns import structure
 from ..errors import TargetError
-from ..memory import U64, Bools, memory
+from ..machine.columns import structure
+from ..machine.memory import U64, Bools, memory
 from ..pagetype.detect import page_type_layout
 from ..pagetype.sources import enumerators
 from .flagnames import BITS

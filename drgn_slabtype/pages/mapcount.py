@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from ..memory import U64, Bools
+from ..machine.memory import U64, Bools
 from .folios import Folios
 
 Heads = npt.NDArray[np.intp]

@@ -19,7 +19,7 @@ from drgn.helpers.linux.mmzone import NODE_DATA
 from drgn.helpers.linux.nodemask import for_each_online_node
 from drgn.helpers.linux.percpu import per_cpu_ptr
 
-from ..memory import U64, memory, unchanging
+from ..machine.memory import U64, memory, unchanging
 from ..pagetype.sources import enumerators
 from .scan import page_fields
 from .sections import PageNumbers, Rows

@@ -19,9 +19,9 @@ import numpy.typing as npt
 from drgn import PlatformFlags, Program
 from drgn.helpers.linux.mm import for_each_valid_page_range
 
-from ..columns import structure
 from ..errors import MissingDebugInfoError, UnsupportedError
-from ..memory import U8, U64, Bools, memory, unchanging
+from ..machine.columns import structure
+from ..machine.memory import U8, U64, Bools, memory, unchanging
 from ..pagetype.detect import PageTypeLayout, page_type_layout
 
 U32 = npt.NDArray[np.uint32]

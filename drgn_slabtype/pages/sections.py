@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from drgn import Program, TypeKind
 
-from ..columns import read_rows, structure
-from ..memory import U64, Bools, memory, unchanging
+from ..machine.columns import read_rows, structure
+from ..machine.memory import U64, Bools, memory, unchanging
 from .scan import page_ranges, require_64_bit
 
 Rows = npt.NDArray[np.intp]

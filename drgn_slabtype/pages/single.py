@@ -14,8 +14,8 @@ import numpy as np
 from drgn import Object
 from drgn.helpers.linux.mm import page_to_pfn
 
-from ..columns import read_rows
-from ..memory import memory
+from ..machine.columns import read_rows
+from ..machine.memory import memory
 from ..pagetype.detect import page_type_layout
 from .folios import MAX_BUDDY_ORDER, Folios, buddy_orders
 from .scan import PageBlock, page_fields

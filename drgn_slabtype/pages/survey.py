@@ -15,7 +15,7 @@ from typing import Iterator, List, NamedTuple, Optional, Tuple
 import numpy as np
 from drgn import Program
 
-from ..memory import U64
+from ..machine.memory import U64
 from .kinds import TAIL, KindFinder, Kinds, Rows
 from .pcp import orders_on_lists
 from .scan import Progress, page_blocks

@@ -19,8 +19,8 @@ from drgn.helpers.common.format import escape_ascii_string
 from drgn.helpers.linux.mmzone import NODE_DATA
 from drgn.helpers.linux.nodemask import for_each_online_node
 
-from ..columns import structure
-from ..memory import U64, memory, unchanging
+from ..machine.columns import structure
+from ..machine.memory import U64, memory, unchanging
 from ..pagetype.sources import enumerators
 
 I64 = npt.NDArray[np.int64]

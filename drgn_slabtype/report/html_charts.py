@@ -11,7 +11,7 @@ from .tables import size
 from .values import printable
 
 if TYPE_CHECKING:
-    from ..pages.pagemap import Cell, PageMap
+    from ..pages.map import Cell, PageMap
 
 _COLUMNS = 128
 _MOSTLY = 0.9  # a cell with this share of one kind is drawn as all of it

@@ -18,8 +18,8 @@ from .values import plural
 if TYPE_CHECKING:
     from ..answers.page import PageInfo, SlabOfPage
     from ..pages.census import Census, FlagRow, Run
-    from ..pages.pagemap import Cell, PageMap
-    from ..pages.pageowner import PageOwner
+    from ..pages.map import Cell, PageMap
+    from ..pages.owner import PageOwner
 
 _CELLS_IN_ROW = 64
 _OBJECTS_IN_ROW = 64

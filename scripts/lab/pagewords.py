@@ -20,11 +20,11 @@ from typing import Any, Dict, List, NamedTuple, Set, Tuple
 from drgn import FaultError, Program
 from drgn.helpers.linux.mm import pfn_to_page
 
-from drgn_slabtype.pages.dumppage import dump_page
+from drgn_slabtype.pages.blocks import migrate_type, migrate_types, pageblock_order
+from drgn_slabtype.pages.dump import dump_page
 from drgn_slabtype.pages.flagnames import flag_names
 from drgn_slabtype.pages.kinds import TAIL
 from drgn_slabtype.pages.kpageflags import kpageflags
-from drgn_slabtype.pages.pageblocks import migrate_type, migrate_types, pageblock_order
 from drgn_slabtype.pages.scan import scan
 from drgn_slabtype.pages.survey import Survey, survey
 from drgn_slabtype.target import TargetOptions, open_target

@@ -19,7 +19,7 @@ from drgn_slabtype.check import check
 from drgn_slabtype.errors import TargetError
 from drgn_slabtype.findings import Report
 from drgn_slabtype.pages.census import Selection, census
-from drgn_slabtype.pages.dumppage import dump_page
+from drgn_slabtype.pages.dump import dump_page
 from drgn_slabtype.pages.exported import missed_by_equality
 from drgn_slabtype.pages.flagnames import BITS
 from drgn_slabtype.pages.freememory import free_memory

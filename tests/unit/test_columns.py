@@ -11,7 +11,7 @@ from drgn import Object, Type, cast, sizeof
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drgn_slabtype.columns import Structure, read_rows, structure
+from drgn_slabtype.machine.columns import Structure, read_rows, structure
 from tests.direct_map import LINEAR, CountedMemory, make_mapped_kernel
 from tests.synthetic import make_kernel
 from tests.synthetic.kernel import PAGE_SIZE, Kernel
@@ -53,7 +53,7 @@ def kernel(request: pytest.FixtureRequest) -> Any:
     kernel = make_kernel("5.10-slub", little, bits)
     where = Object(kernel.prog, kernel.types.ulong, value=0x80000000)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("drgn_slabtype.memory.phys_to_virt", lambda prog, address: where)
+        patch.setattr("drgn_slabtype.machine.memory.phys_to_virt", lambda prog, address: where)
         define(kernel)
         layout = structure(kernel.prog, "struct made_up")
     return kernel, layout

@@ -8,7 +8,7 @@ import struct
 
 import pytest
 
-from drgn_slabtype.elf import ElfFile
+from drgn_slabtype.files.elf import ElfFile
 
 _PT_LOAD = 1
 

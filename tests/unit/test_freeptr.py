@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drgn_slabtype.allocators.freeptr import Chains, Encoding, Geometry, decode, follow
+from drgn_slabtype.allocators.slub.freelists import Chains, Encoding, Geometry, decode, follow
 from drgn_slabtype.ledger import Walk
 
 LINEAR = 0xFFFF888000000000

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from drgn import Architecture
 
-from drgn_slabtype.kdump import missing_platform
+from drgn_slabtype.files.kdump import missing_platform
 
 
 def _header(machine: str, *names: str) -> bytes:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from drgn import Object, Type
 
-from drgn_slabtype.columns import read_rows
-from drgn_slabtype.locks import held, is_held
+from drgn_slabtype.machine.columns import read_rows
+from drgn_slabtype.machine.locks import held, is_held
 from tests.direct_map import LINEAR, make_mapped_kernel
 from tests.synthetic.kernel import Kernel
 from tests.synthetic.types import Types

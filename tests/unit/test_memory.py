@@ -12,7 +12,7 @@ from drgn import Object
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drgn_slabtype.memory import Gathered, memory
+from drgn_slabtype.machine.memory import Gathered, memory
 from tests.direct_map import LINEAR, CountedMemory, make_mapped_kernel
 from tests.synthetic import make_kernel
 from tests.synthetic.kernel import PAGE_SIZE, Kernel
@@ -177,7 +177,7 @@ def test_word_is_that_of_the_target(
 ) -> None:
     kernel = make_kernel("5.10-slub", little, bits)
     where = Object(kernel.prog, kernel.types.ulong, value=0x80000000)
-    monkeypatch.setattr("drgn_slabtype.memory.phys_to_virt", lambda prog, address: where)
+    monkeypatch.setattr("drgn_slabtype.machine.memory.phys_to_virt", lambda prog, address: where)
     known = memory(kernel.prog)
     assert known.word_size == bits // 8
     assert known.word.itemsize == bits // 8

@@ -9,7 +9,7 @@ from typing import Dict
 import pytest
 from drgn import FaultError, Object
 
-from drgn_slabtype.pages.pageblocks import migrate_type, pageblock_order
+from drgn_slabtype.pages.blocks import migrate_type, pageblock_order
 from tests.direct_map import make_mapped_kernel
 from tests.synthetic.kernel import Kernel
 

@@ -9,7 +9,7 @@ from typing import Any, Dict, List
 import pytest
 from drgn import Object, Symbol, SymbolBinding, SymbolKind
 
-from drgn_slabtype.pages.pageowner import PageOwner, owner_lines, page_owner
+from drgn_slabtype.pages.owner import PageOwner, owner_lines, page_owner
 from tests.direct_map import make_mapped_kernel
 from tests.synthetic.kernel import Kernel
 

@@ -14,7 +14,7 @@ from drgn_slabtype.commands import pfn_range
 from drgn_slabtype.pages.census import Census, CensusRow, Conflict, FlagRow, Place, Run
 from drgn_slabtype.pages.flagnames import BITS, FLAGS, flag_letters, flag_names
 from drgn_slabtype.pages.kinds import TAIL
-from drgn_slabtype.pages.pagemap import Cell, PageMap, draw
+from drgn_slabtype.pages.map import Cell, PageMap, draw
 from drgn_slabtype.pages.survey import Piece
 from drgn_slabtype.report import present
 

@@ -7,12 +7,12 @@ from typing import Tuple
 
 import numpy as np
 
-from ..index import SlabIndex
-from ..ledger import I64, U64, Bools
-from ..memory import memory
-from ..pages.folios import head_pages
-from ..pages.scan import page_fields
-from .caches import Caches
+from ...index import SlabIndex
+from ...ledger import I64, U64, Bools
+from ...machine.memory import memory
+from ...pages.folios import head_pages
+from ...pages.scan import page_fields
+from ..caches import Caches
 
 _MAX_ORDER = 24
 MAX_OBJECTS = 32767  # the widest that slab->objects, a field of 15 bits, can hold

@@ -15,14 +15,14 @@ from typing import Dict, List, NamedTuple, Optional
 import numpy as np
 from drgn import FaultError, Program
 
-from ..columns import structure
-from ..index import SlabIndex
-from ..ledger import I64, Containers, Ledger, State, Suspect, Walk
-from ..memory import memory
-from .arrays import enter_arrays, local_rows
-from .kfence import kfence_pool
-from .percpu import per_cpu_addresses, possible_cpus
-from .slubcache import SlubCache
+from ...index import SlabIndex
+from ...ledger import I64, Containers, Ledger, State, Suspect, Walk
+from ...machine.columns import structure
+from ...machine.kfence import kfence_pool
+from ...machine.memory import memory
+from ..arrays import enter_arrays, local_rows
+from ..percpu import per_cpu_addresses, possible_cpus
+from .cache import SlubCache
 
 _MAX_ENTRIES = 1 << 20
 

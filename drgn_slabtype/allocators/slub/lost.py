@@ -16,14 +16,14 @@ from typing import Dict, Iterator, List, NamedTuple, Tuple
 
 import numpy as np
 
-from ..index import KnownBy, SlabIndex
-from ..ledger import I64
-from ..memory import memory
-from ..pages.scan import SlabHeads, page_blocks, page_fields
-from .base import Ownership
-from .caches import Caches, same_cache
-from .nodes import Nodes
-from .slubfit import slab_fits
+from ...index import KnownBy, SlabIndex
+from ...ledger import I64
+from ...machine.memory import memory
+from ...pages.scan import SlabHeads, page_blocks, page_fields
+from ..base import Ownership
+from ..caches import Caches, same_cache
+from ..nodes import Nodes
+from .fit import slab_fits
 
 
 class Shortage(NamedTuple):

@@ -15,11 +15,11 @@ from typing import Iterator, Optional, Tuple
 import numpy as np
 from drgn import Program, sizeof
 
-from ..columns import structure
-from ..ledger import I64, U8, U64, Bools, Ledger, Walk, Zone
-from ..memory import memory
-from ..pagetype.detect import page_type_layout
-from .slubcache import SlubCache
+from ...ledger import I64, U8, U64, Bools, Ledger, Walk, Zone
+from ...machine.columns import structure
+from ...machine.memory import memory
+from ...pagetype.detect import page_type_layout
+from .cache import SlubCache
 
 _RED_FREE, _RED_USED = 0xBB, 0xCC
 _POISON_FREE, _POISON_END, _POISON_PAD = 0x6B, 0xA5, 0x5A

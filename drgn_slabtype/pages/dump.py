@@ -16,12 +16,12 @@ import numpy as np
 from drgn import FaultError, Object, Program, cast, container_of
 from drgn.helpers.common.format import escape_ascii_string
 
-from ..columns import Structure, structure
-from ..memory import U8, memory
+from ..machine.columns import Structure, structure
+from ..machine.memory import U8, memory
 from ..pagetype.sources import enumerators
+from .blocks import migrate_type, migrate_types
 from .mapcount import block_counts
-from .pageblocks import migrate_type, migrate_types
-from .pageowner import owner_lines, page_owner
+from .owner import owner_lines, page_owner
 from .printed import Table, flag_table
 from .single import one_page
 from .zones import nodes_shift, zone_bits

@@ -14,7 +14,7 @@ from typing import List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from ..memory import Bools
+from ..machine.memory import Bools
 from .kinds import TAIL
 from .survey import Piece
 

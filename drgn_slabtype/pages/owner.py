@@ -18,9 +18,9 @@ from drgn import FaultError, Object, Program
 from drgn.helpers.common.format import escape_ascii_string
 from drgn.helpers.linux.mm import page_to_pfn
 
-from ..memory import memory
+from ..machine.memory import memory
+from ..machine.symbols import depot_stack
 from ..pagetype.sources import enumerators
-from ..stacks import depot_stack
 from .printed import flag_table, format_flags
 from .sections import pages_per_section, section_addresses
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from drgn import FaultError, PlatformFlags, Program, ProgramFlags
 from drgn.helpers.linux.mm import phys_to_virt
 
-from .elf import ElfFile
+from ..files.elf import ElfFile
 
 U8 = npt.NDArray[np.uint8]
 U64 = npt.NDArray[np.uint64]

@@ -15,8 +15,8 @@ from typing import NamedTuple, Tuple
 import numpy as np
 from drgn import FaultError, Program, TypeKind, sizeof
 
-from ..columns import Rows, read_rows
-from ..memory import U64, memory
+from .columns import Rows, read_rows
+from .memory import U64, memory
 
 _STEP = 256  # metadata entries read at a time; CONFIG_KFENCE_NUM_OBJECTS is 255 by default
 

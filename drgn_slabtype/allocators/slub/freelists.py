@@ -17,9 +17,9 @@ from typing import Iterator, List, Tuple
 
 import numpy as np
 
-from ..ledger import I64, U8, U64, Bools, Claims, Containers, Ledger, State, Walk
-from ..memory import Memory
-from .slubcache import SlubCache
+from ...ledger import I64, U8, U64, Bools, Claims, Containers, Ledger, State, Walk
+from ...machine.memory import Memory
+from .cache import SlubCache
 
 _BATCH_BYTES = 32 << 20  # slab memory held at a time
 

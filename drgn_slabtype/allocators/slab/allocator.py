@@ -14,23 +14,23 @@ from typing import List
 import numpy as np
 from drgn import Program
 
-from ..index import KnownBy, SlabIndex
-from ..ledger import I64, Ledger, ListKind, Memberships, Place, Slabs, Suspect
-from ..memory import memory
-from . import slabarrays
-from .base import Ownership, decide_ownership
-from .cachefit import judge_slab
-from .caches import Caches
-from .kfence import kfence_pool
-from .lists import Walked, find_emptied
-from .live import LIVE, LiveObjects
-from .nodes import memberships, read_nodes
-from .percpu import possible_cpus
-from .slabarrays import ArrayCaches
-from .slabcache import Mode, SlabCache
-from .slabdebug import DebugReader
-from .slabfreelists import IndexArrays, allowed_lists, right_places, shared_arrays
-from .slabview import SlabView
+from ...index import KnownBy, SlabIndex
+from ...ledger import I64, Ledger, ListKind, Memberships, Place, Slabs, Suspect
+from ...machine.kfence import kfence_pool
+from ...machine.memory import memory
+from ..base import Ownership, decide_ownership
+from ..cachefit import judge_slab
+from ..caches import Caches
+from ..lists import Walked, find_emptied
+from ..live import LIVE, LiveObjects
+from ..nodes import memberships, read_nodes
+from ..percpu import possible_cpus
+from . import arrays as slabarrays
+from .arrays import ArrayCaches
+from .cache import Mode, SlabCache
+from .debug import DebugReader
+from .indexes import IndexArrays, allowed_lists, right_places, shared_arrays
+from .view import SlabView
 
 PLACES = (
     Place("freelist", counted=False, bad="freelist-index", repeat="freelist-duplicate"),

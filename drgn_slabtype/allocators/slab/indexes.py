@@ -15,9 +15,21 @@ from typing import List
 import numpy as np
 from drgn import Program, sizeof
 
-from ..ledger import I64, U8, U64, Bools, Claims, Containers, Ledger, ListKind, State, Suspect, Walk
-from ..memory import memory
-from .slabcache import Mode, SlabCache
+from ...ledger import (
+    I64,
+    U8,
+    U64,
+    Bools,
+    Claims,
+    Containers,
+    Ledger,
+    ListKind,
+    State,
+    Suspect,
+    Walk,
+)
+from ...machine.memory import memory
+from .cache import Mode, SlabCache
 
 _NODE_LISTS = int(ListKind.PARTIAL | ListKind.FULL | ListKind.FREE)
 

@@ -15,10 +15,10 @@ from typing import NamedTuple
 import numpy as np
 from drgn import Program
 
-from ..columns import structure
-from ..index import SlabIndex
-from ..ledger import I64, U64, Bools, ListKind
-from .slubcache import SlubCache
+from ...index import SlabIndex
+from ...ledger import I64, U64, Bools, ListKind
+from ...machine.columns import structure
+from .cache import SlubCache
 
 
 class Era(enum.Enum):

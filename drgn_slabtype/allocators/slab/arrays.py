@@ -15,17 +15,17 @@ from typing import Iterator, List, NamedTuple, Tuple
 import numpy as np
 from drgn import Program
 
-from ..columns import Rows, read_rows, structure
-from ..index import KnownBy, SlabIndex
-from ..ledger import I64, U64, Bools, Containers, Ledger, Place, State, Suspect, Walk
-from ..locks import held as held_locks
-from ..memory import memory
-from ..pages.scan import page_fields
-from .arrays import enter_arrays
-from .caches import Caches, node_ids
-from .nodes import Nodes
-from .percpu import PerCpu, per_cpu_addresses, per_cpu_structures, possible_cpus
-from .slabcache import SlabCache
+from ...index import KnownBy, SlabIndex
+from ...ledger import I64, U64, Bools, Containers, Ledger, Place, State, Suspect, Walk
+from ...machine.columns import Rows, read_rows, structure
+from ...machine.locks import held as held_locks
+from ...machine.memory import memory
+from ...pages.scan import page_fields
+from ..arrays import enter_arrays
+from ..caches import Caches, node_ids
+from ..nodes import Nodes
+from ..percpu import PerCpu, per_cpu_addresses, per_cpu_structures, possible_cpus
+from .cache import SlabCache
 
 CPU, SHARED, ALIEN = range(3)
 PLACES = (

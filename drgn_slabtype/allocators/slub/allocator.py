@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from drgn import Program
 
-from ..index import KnownBy, SlabIndex
-from ..ledger import (
+from ...index import KnownBy, SlabIndex
+from ...ledger import (
     I64,
     U64,
     Bools,
@@ -28,25 +28,25 @@ from ..ledger import (
     Suspect,
     Walk,
 )
-from ..memory import memory
-from ..pagetype.detect import page_type_layout
-from .base import Ownership, decide_ownership
-from .cachefit import judge_slub
-from .caches import Caches
+from ...machine.kfence import kfence_pool
+from ...machine.memory import memory
+from ...pagetype.detect import page_type_layout
+from ..base import Ownership, decide_ownership
+from ..cachefit import judge_slub
+from ..caches import Caches
+from ..lists import Walked, find_emptied
+from ..live import LIVE, LiveObjects
+from ..nodes import memberships, read_nodes
+from ..percpu import possible_cpus
+from .cache import SlubCache, slab_flags
 from .cpuslabs import read_cpu_slabs
+from .debug import ContentReader
 from .deferred import read_deferred
-from .freeptr import Encoding, FreelistReader, decode
-from .kfence import kfence_pool
-from .lists import Walked, find_emptied
-from .live import LIVE, LiveObjects
-from .nodes import memberships, read_nodes
-from .percpu import possible_cpus
+from .fit import MAX_OBJECTS, readable_orders, slab_fits, slab_orders
+from .freelists import Encoding, FreelistReader, decode
+from .lost import adopt_misnamed, find_unmarked, shortages
 from .sheaves import read_sheaves
-from .slubcache import SlubCache, slab_flags
-from .slubdebug import ContentReader
-from .slubfit import MAX_OBJECTS, readable_orders, slab_fits, slab_orders
-from .slublost import adopt_misnamed, find_unmarked, shortages
-from .slubstate import (
+from .state import (
     Era,
     States,
     allowed_lists,

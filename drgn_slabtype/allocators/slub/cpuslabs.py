@@ -15,13 +15,13 @@ from typing import Dict, List, NamedTuple, Optional, Tuple
 import numpy as np
 from drgn import Program
 
-from ..columns import Rows, read_rows, structure
-from ..index import KnownBy, SlabIndex
-from ..ledger import I64, U64, Ledger, ListKind, Memberships, Suspect
-from ..memory import memory
-from .base import Fits
-from .caches import Caches, same_cache
-from .percpu import PerCpu, per_cpu_structures, possible_cpus
+from ...index import KnownBy, SlabIndex
+from ...ledger import I64, U64, Ledger, ListKind, Memberships, Suspect
+from ...machine.columns import Rows, read_rows, structure
+from ...machine.memory import memory
+from ..base import Fits
+from ..caches import Caches, same_cache
+from ..percpu import PerCpu, per_cpu_structures, possible_cpus
 
 
 class PartialChain(NamedTuple):

@@ -15,14 +15,14 @@ from typing import Sequence
 import numpy as np
 from drgn import Program, sizeof
 
-from ..index import KnownBy, SlabIndex
-from ..ledger import I64, U64, Bools
-from ..memory import memory
-from ..pagetype.detect import PageTypeLayout, page_type_layout
-from .base import Ownership
-from .caches import Caches
-from .kfence import KfencePool
-from .lists import Walked
+from ...index import KnownBy, SlabIndex
+from ...ledger import I64, U64, Bools
+from ...machine.kfence import KfencePool
+from ...machine.memory import memory
+from ...pagetype.detect import PageTypeLayout, page_type_layout
+from ..base import Ownership
+from ..caches import Caches
+from ..lists import Walked
 
 _OFF_SLAB = 0x80000000
 _TYPESAFE_BY_RCU = 0x80000

@@ -14,9 +14,9 @@ from typing import Iterator
 import numpy as np
 from drgn import Program
 
-from ..ledger import I64, U8, U64, Bools, Ledger, State, Walk, Zone
-from ..memory import memory
-from .slabcache import Mode, SlabCache
+from ...ledger import I64, U8, U64, Bools, Ledger, State, Walk, Zone
+from ...machine.memory import memory
+from .cache import Mode, SlabCache
 
 _RED_FREE, _RED_USED = 0x09F911029D74E35B, 0xD84156C5635688C0
 _RED_BYTES = 8  # an unsigned long long, also on 32 bits

@@ -14,8 +14,8 @@ from typing import Dict
 import numpy as np
 from drgn import FaultError, Program
 
-from ..columns import read_rows, structure
-from ..memory import memory
+from ..machine.columns import read_rows, structure
+from ..machine.memory import memory
 from ..pagetype.sources import enumerators
 from .sections import pages_per_section, section_addresses
 

@@ -7,8 +7,8 @@ from typing import Mapping
 
 from drgn import Program
 
-from ..ledger import Facts
-from .caches import Caches
+from ...ledger import Facts
+from ..caches import Caches
 
 # Values of the macros before Linux kernel commit cc61eb85b1a7 ("mm, slab: use
 # an enum to define SLAB_ cache creation flags") (in v6.9); unchanged for years.

@@ -19,15 +19,15 @@ from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
 import numpy as np
 from drgn import FaultError, Program
 
-from ..columns import Rows, read_rows, structure
-from ..index import SlabIndex
-from ..ledger import I64, U64, Containers, Ledger, State, Suspect, Walk
-from ..locks import held as held_locks
-from ..memory import memory
-from .arrays import enter_arrays
-from .caches import Caches
-from .nodes import Nodes, node_pointers
-from .percpu import per_cpu_structures, possible_cpus
+from ...index import SlabIndex
+from ...ledger import I64, U64, Containers, Ledger, State, Suspect, Walk
+from ...machine.columns import Rows, read_rows, structure
+from ...machine.locks import held as held_locks
+from ...machine.memory import memory
+from ..arrays import enter_arrays
+from ..caches import Caches
+from ..nodes import Nodes, node_pointers
+from ..percpu import per_cpu_structures, possible_cpus
 
 _MAX_SHEAVES = 4096  # a barn's soft limit is 10 of each kind
 _MAX_CAPACITY = 1 << 16

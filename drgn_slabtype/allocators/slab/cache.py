@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import enum
 
-from ..ledger import Facts
-from .caches import Caches
+from ...ledger import Facts
+from ..caches import Caches
 
 # Values of the flags are the same from 5.10 to the removal of SLAB in 6.8.
 _RED_ZONE = 0x400
