@@ -42,7 +42,7 @@ _NAMES = {
     "objects": ".answers.objects",
     "open_target": ".target",
     "page_info": ".answers.page",
-    "page_type_layout": ".pagetype.detect",
+    "page_type_layout": ".machine",
     "page_types": ".pages.predicates",
     "slab_get_active": ".pages.predicates",
     "slab_get_inuse": ".pages.predicates",

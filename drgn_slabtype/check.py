@@ -29,10 +29,10 @@ from .findings import (
     Target,
     Totals,
 )
-from .machine.memory import memory
+from .machine import Machine, machine
 from .pages.exported import Missed, missed_by_equality
 from .pages.scan import Progress, require_64_bit
-from .pagetype.detect import PageTypeLayout, page_type_layout
+from .pagetype.detect import PageTypeLayout
 from .rules.blame import join, renumber
 from .snapshot import Snapshot
 
@@ -55,14 +55,14 @@ def check(
     :raises TargetError: if a cache or address is not known.
     :raises UnsupportedError: if the kernel is a 32-bit one.
     """
-    require_64_bit(prog)
-    layout = page_type_layout(prog)
-    report = Report(_target(prog), LayoutSummary(layout.encoding.name, layout.allocator))
+    require_64_bit(machine(prog))
+    layout = machine(prog).layout
+    report = Report(_target(machine(prog)), LayoutSummary(layout.encoding.name, layout.allocator))
     report.layout.evidence = layout.evidence
     groups: List[List[Finding]] = []
     snapshot: Optional[Snapshot] = None
     try:
-        snapshot = Snapshot(prog, progress)
+        snapshot = Snapshot(machine(prog), progress)
         _total_pages(report, snapshot)
         wanted = _wanted(snapshot, caches, addresses)
         suspicious: Dict[int, List[Finding]] = {}
@@ -77,17 +77,17 @@ def check(
         groups = list(suspicious.values())
         if strays:
             groups.append(strays)
-        if memory(prog).is_live and groups:
-            groups, changing = confirm(prog, snapshot, groups)
+        if machine(prog).memory.is_live and groups:
+            groups, changing = confirm(machine(prog), snapshot, groups)
             report.changing += changing
     except KeyboardInterrupt:
         report.interrupted = True
     _file(report, renumber(join(groups)))
     if snapshot is not None and report.findings and not report.interrupted:
-        seen = Snapshot(prog) if memory(prog).is_live else snapshot
-        report.findings = explain(Lookup(prog, seen), report.findings)
+        seen = Snapshot(machine(prog)) if machine(prog).memory.is_live else snapshot
+        report.findings = explain(Lookup(machine(prog), seen), report.findings)
     _settle_outcomes(report)
-    _notes(report, layout, missed_by_equality(prog, snapshot.scan) if snapshot else None)
+    _notes(report, layout, missed_by_equality(machine(prog), snapshot.scan) if snapshot else None)
     return report
 
 
@@ -104,11 +104,11 @@ def validate_slab_cache(slab_cache: Object) -> None:
         raise CorruptionError(finding)
 
 
-def _target(prog: Program) -> Target:
-    kind = "live" if memory(prog).is_live else "core"
-    release = escape_ascii_string(prog["UTS_RELEASE"].string_(), escape_backslash=True)
-    assert prog.platform is not None
-    return Target(kind, None, release, prog.platform.arch.name)
+def _target(machine: Machine) -> Target:
+    kind = "live" if machine.memory.is_live else "core"
+    release = escape_ascii_string(machine.prog["UTS_RELEASE"].string_(), escape_backslash=True)
+    assert machine.prog.platform is not None
+    return Target(kind, None, release, machine.prog.platform.arch.name)
 
 
 def _total_pages(report: Report, snapshot: Snapshot) -> None:
@@ -116,9 +116,9 @@ def _total_pages(report: Report, snapshot: Snapshot) -> None:
     bytes_marked = int(index.spans[index.marked].sum())
     report.totals = Totals(
         pages=snapshot.scan.pages,
-        slab_pages=bytes_marked // memory(index.prog).page_size,
+        slab_pages=bytes_marked // index.machine.memory.page_size,
         unreadable_pages=snapshot.scan.unreadable,
-        zero_filled_pages=memory(index.prog).zero_filled_pages,
+        zero_filled_pages=index.machine.memory.zero_filled_pages,
     )
 
 

@@ -200,11 +200,11 @@ print("\\n".join(page_info(prog, {args.page:#x}).dump))
 def _layout(prog: Program, args: argparse.Namespace) -> PageTypeLayout:
     from dataclasses import replace
 
+    from .machine import machine
     from .pages.exported import missed_by_equality
-    from .pagetype.detect import page_type_layout
 
-    layout = page_type_layout(prog)
-    missed = missed_by_equality(prog)
+    layout = machine(prog).layout
+    missed = missed_by_equality(machine(prog))
     return replace(layout, notes=(*layout.notes, str(missed))) if missed else layout
 
 

@@ -15,9 +15,8 @@ import time
 from dataclasses import replace
 from typing import Dict, List, Optional, Sequence, Tuple
 
-from drgn import Program
-
 from .findings import Finding
+from .machine import Machine
 from .snapshot import Snapshot
 
 # Pauses before each further reading, in seconds.
@@ -27,7 +26,7 @@ Groups = List[List[Finding]]
 """The findings of one cache each; those of no cache stand together."""
 
 
-def confirm(prog: Program, first: Snapshot, groups: Groups) -> Tuple[Groups, List[Finding]]:
+def confirm(machine: Machine, first: Snapshot, groups: Groups) -> Tuple[Groups, List[Finding]]:
     """
     Read a moving target again until each finding has settled, or time is up.
 
@@ -39,7 +38,7 @@ def confirm(prog: Program, first: Snapshot, groups: Groups) -> Tuple[Groups, Lis
     unsettled: List[Finding] = []
     for attempt, pause in enumerate(_PAUSES, 2):
         time.sleep(pause)
-        after = Snapshot(prog)
+        after = Snapshot(machine)
         stayed: Groups = []
         unsettled = []
         for group in groups:

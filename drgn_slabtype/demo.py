@@ -20,7 +20,7 @@ from .capture import is_capture
 from .check import check
 from .errors import TargetError
 from .findings import Outcome, Report
-from .pagetype.detect import page_type_layout
+from .machine import page_type_layout
 from .target import TargetOptions, describe, open_target
 
 _CAPTURES = Path(__file__).with_name("captures")

@@ -15,13 +15,10 @@ from typing import Any, Callable, Dict, Optional, Tuple
 
 import numpy as np
 import numpy.typing as npt
-from drgn import Program
 
-from .machine.columns import structure
-from .machine.memory import U8, U64, Bools, memory
-from .pages.scan import SlabHeads, compound_orders, page_fields
-from .pages.zones import nodes_shift
-from .pagetype.detect import page_type_layout
+from .machine import Machine
+from .machine.memory import U8, U64, Bools
+from .pages.scan import SlabHeads, compound_orders
 
 I64 = npt.NDArray[np.int64]
 
@@ -56,10 +53,10 @@ class SlabIndex:
     :param heads: What :func:`~drgn_slabtype.pages.scan.scan` found.
     """
 
-    def __init__(self, prog: Program, heads: SlabHeads) -> None:
-        self.prog = prog
-        self.layout = page_type_layout(prog)
-        self.structure = structure(prog, f"struct {self.layout.slab_struct}")
+    def __init__(self, machine: Machine, heads: SlabHeads) -> None:
+        self.machine = machine
+        self.layout = machine.layout
+        self.structure = machine.structure(f"struct {self.layout.slab_struct}")
         self.pfns: U64 = heads.pfns
         """Page frame number of each head page."""
         self.raw: U8 = heads.raw
@@ -68,10 +65,10 @@ class SlabIndex:
         """Compound orders."""
         self.known_by: U8 = np.full(len(heads.pfns), KnownBy.MARK, np.uint8)
         """:class:`KnownBy` bits."""
-        self._memory = memory(prog)
-        self.page_bytes = page_fields(prog).size
+        self._memory = machine.memory
+        self.page_bytes = machine.page.size
         """sizeof(struct page)."""
-        self.vmemmap = prog["vmemmap"].value_()
+        self.vmemmap = machine.page.vmemmap
         """``struct page *`` of page frame 0."""
         self._columns: Dict[str, Any] = {}
         self._settled: Optional[I64] = None
@@ -113,14 +110,14 @@ class SlabIndex:
     @property
     def words(self) -> npt.NDArray[np.uint32]:
         """The page_type word of each head page."""
-        return self._cached("words", lambda: self._cut(page_fields(self.prog).word, "u4"))
+        return self._cached("words", lambda: self._cut(self.machine.page.word, "u4"))
 
     @property
     def flags(self) -> U64:
         """``page->flags`` of each head page."""
         word = f"u{self._memory.word_size}"
         return self._cached(
-            "flags", lambda: self._cut(page_fields(self.prog).flags, word).astype(np.uint64)
+            "flags", lambda: self._cut(self.machine.page.flags, word).astype(np.uint64)
         )
 
     def _cut(self, offset: int, type: str) -> Any:
@@ -140,7 +137,7 @@ class SlabIndex:
         return self._cached("nids", self._nids)
 
     def _nids(self) -> I64:
-        shift = nodes_shift(self.prog)
+        shift = self.machine.nodes_shift
         if not shift:
             return np.zeros(len(self), np.int64)
         return (self.flags >> np.uint64(8 * self._memory.word_size - shift)).astype(np.int64)
@@ -234,7 +231,7 @@ class SlabIndex:
         pfns = (new - np.uint64(self.vmemmap)) // np.uint64(self.page_bytes)
         self.pfns = np.concatenate([self.pfns, pfns])
         self.raw = np.concatenate([self.raw, raw])
-        self.orders = np.concatenate([self.orders, compound_orders(self.prog, self.layout, raw)])
+        self.orders = np.concatenate([self.orders, compound_orders(self.machine, self.layout, raw)])
         self.known_by = np.concatenate([self.known_by, np.full(len(new), known_by, np.uint8)])
         self._forget()
 

@@ -13,21 +13,21 @@ from dataclasses import replace
 from typing import Iterator, List, Sequence
 
 import numpy as np
-from drgn import FaultError, Program
+from drgn import FaultError
 from drgn.helpers.linux.cpumask import for_each_possible_cpu
 from drgn.helpers.linux.nodemask import for_each_online_node
 
 from .errors import LayoutError
 from .findings import Finding
 from .index import KnownBy, SlabIndex
+from .machine import Machine
 from .pages.freememory import FreeMemory, free_memory
 from .pages.vmstat import SlabPages, slab_page_counts
-from .pagetype.detect import page_type_layout
 from .rules.pages import PageNames, judge_pages, judge_vmstat
 
 
 def judge_memory(
-    prog: Program, index: SlabIndex, unreadable: int, found: Sequence[Finding]
+    machine: Machine, index: SlabIndex, unreadable: int, found: Sequence[Finding]
 ) -> List[Finding]:
     """
     Return what is wrong with free memory, typed pages and their counts.
@@ -44,19 +44,19 @@ def judge_memory(
         return [_not_judged(f"{unreadable} struct pages are not in the target", start + 1)]
     told = {page: one.id for one in found for page in (one.page, one.slab) if page is not None}
     try:
-        free = free_memory(prog)
+        free = free_memory(machine)
     except FaultError as e:
         return [_not_judged(str(e), start + 1, "unreadable")]
     except (AttributeError, LookupError) as e:
         return [_not_judged(f"{type(e).__name__}: {e}", start + 1)]
-    encoding = page_type_layout(prog).encoding
+    encoding = machine.layout.encoding
     # A slab that lost its mark is the business of its cache.
     lost = ~index.marked | encoding.conflict(index.words)
     known = {int(page) for page in index.pages[lost]}
     names = PageNames(index.vmemmap, index.page_bytes)
     judged = judge_pages(free, encoding, names, told, known, start)
     try:
-        nodes = list(_slab_pages(prog, index, free))
+        nodes = list(_slab_pages(machine, index, free))
     except (AttributeError, FaultError, LayoutError, LookupError):
         return judged
     start += len(judged)
@@ -67,13 +67,13 @@ def _not_judged(why: str, id: int, code: str = "not-judged") -> Finding:
     return Finding(code, f"free memory was not judged: {why}", id=id)
 
 
-def _slab_pages(prog: Program, index: SlabIndex, free: FreeMemory) -> Iterator[SlabPages]:
-    counts = slab_page_counts(prog)
-    cpus = sum(1 for _ in for_each_possible_cpu(prog))
+def _slab_pages(machine: Machine, index: SlabIndex, free: FreeMemory) -> Iterator[SlabPages]:
+    counts = slab_page_counts(machine)
+    cpus = sum(1 for _ in for_each_possible_cpu(machine.prog))
     counted = index.marked & ((index.known_by & np.uint8(KnownBy.KFENCE)) == 0)
-    pages = (index.spans >> np.uint64(prog["PAGE_SHIFT"].value_())).astype(np.int64)
-    typed = "large_kmalloc" in page_type_layout(prog).encoding.types
-    for nid, count in zip(for_each_online_node(prog), counts):
+    pages = (index.spans >> np.uint64(machine.prog["PAGE_SHIFT"].value_())).astype(np.int64)
+    typed = "large_kmalloc" in machine.layout.encoding.types
+    for nid, count in zip(for_each_online_node(machine.prog), counts):
         here = pages[counted & (index.nids == nid)]
         large, largest = free.large.get(nid, (0, 0))
         # Each CPU can have stopped in one allocation.

@@ -14,7 +14,9 @@ from typing import Iterator, List, NamedTuple, Protocol, Tuple, Union
 
 import numpy as np
 import numpy.typing as npt
-from drgn import Object, Program, sizeof
+from drgn import Object, sizeof
+
+from .machine import Machine
 
 U64 = npt.NDArray[np.uint64]
 
@@ -44,7 +46,7 @@ class Declaration(Protocol):
 
     __name__: str
 
-    def __call__(self, prog: Program) -> Iterator[Region]: ...
+    def __call__(self, machine: Machine) -> Iterator[Region]: ...
 
 
 Addresses = Union[int, List[int], U64]

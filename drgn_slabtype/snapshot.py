@@ -13,19 +13,17 @@ from typing import List, Optional, Tuple
 
 import numpy as np
 import numpy.typing as npt
-from drgn import FaultError, Program
+from drgn import FaultError
 
 from .allocators import open_allocator
-from .allocators.percpu import possible_cpus
 from .findings import Finding
 from .index import KnownBy, SlabIndex
 from .ledger import Facts, Ledger, Slabs
-from .machine.columns import structure
-from .machine.memory import Bools, memory
+from .machine import Machine
+from .machine.memory import Bools
 from .pagecheck import judge_memory
-from .pages.scan import PageScan, Progress, page_fields, scan
-from .pagetype.detect import PageTypeLayout, page_type_layout
-from .pagetype.sources import enumerators
+from .pages.scan import PageScan, Progress, scan
+from .pagetype.detect import PageTypeLayout
 from .rules import judge
 
 # What memory that is not in the target can make look wrong.
@@ -47,16 +45,15 @@ class Snapshot:
     """
     One reading of the machine: memory map, slab index, lists and CPUs.
 
-    :param prog: A Linux kernel program.
     """
 
-    def __init__(self, prog: Program, progress: Optional[Progress] = None) -> None:
-        self._prog = prog
-        self.layout: PageTypeLayout = page_type_layout(prog)
-        self.scan: PageScan = scan(prog, progress)
-        self.index = SlabIndex(prog, self.scan.heads)
+    def __init__(self, machine: Machine, progress: Optional[Progress] = None) -> None:
+        self._machine = machine
+        self.layout: PageTypeLayout = machine.layout
+        self.scan: PageScan = scan(machine, progress)
+        self.index = SlabIndex(machine, self.scan.heads)
         told = np.unique(self.index["slab_cache"]).tolist()
-        self.allocator = open_allocator(prog, told)
+        self.allocator = open_allocator(machine, told)
         self.allocator.discover(self.index)
 
     def judge(self, number: int) -> Tuple[Ledger, List[Finding]]:
@@ -92,7 +89,7 @@ class Snapshot:
             return replace(finding, code="not-judged")
         if finding.code in ("list-links", "list-broken") and isinstance(finding.found, int):
             try:
-                self._prog.read(finding.found, 1)
+                self._machine.prog.read(finding.found, 1)
             except FaultError:
                 return replace(finding, code="unreadable")
         return finding
@@ -111,7 +108,7 @@ class Snapshot:
         pages, words, pointers = index.pages, index.words, index["slab_cache"]
         making = self._being_made(stray)
         rows = np.flatnonzero(stray)
-        source = memory(self._prog)
+        source = self._machine.memory
         there = source.gather(pointers[rows], 1).ok
         # A tail holds the way to its head where a slab has its cache.
         there |= ~source.is_kernel_address(pointers[rows]) | (pointers[rows] % 8 != 0)
@@ -166,8 +163,8 @@ class Snapshot:
                     id=len(found) + 1,
                 )
             )
-        if not memory(self._prog).is_live:
-            found += judge_memory(self._prog, self.index, self.scan.unreadable, found)
+        if not self._machine.memory.is_live:
+            found += judge_memory(self._machine, self.index, self.scan.unreadable, found)
         return found
 
     def _being_made(self, stray: Bools) -> Bools:
@@ -177,12 +174,12 @@ class Snapshot:
         # the pointer will be is what the page allocator left there:
         # NULL for a mapping; in the links of a list poison, or in newer
         # kernels NULL, which says that the page is none of the reserves.
-        index, fields = self.index, page_fields(self._prog)
-        source, owned = memory(self._prog), self.allocator.ownership.cache >= 0
+        index, fields = self.index, self._machine.page
+        source, owned = self._machine.memory, self.allocator.ownership.cache >= 0
         cut = np.ascontiguousarray(index.raw[:, fields.refcount : fields.refcount + 4])
         users = cut.view(f"{source.byteorder}u4")[:, 0]
         pointers = index["slab_cache"]
-        links = structure(self._prog, "struct page").offset("mapping")
+        links = self._machine.structure("struct page").offset("mapping")
         if index.structure.offset("slab_cache") == links:
             fresh = stray & (pointers == 0)
         else:
@@ -192,12 +189,12 @@ class Snapshot:
         # Before Linux 5.17, struct page has the members of both allocators.
         if self.layout.allocator == "SLUB":
             fresh &= (index["inuse"] == 0) & (index.words == _most_common(index.words[owned]))
-        enough = np.count_nonzero(fresh) > len(possible_cpus(self._prog))
+        enough = np.count_nonzero(fresh) > len(self._machine.cpus)
         return np.zeros_like(fresh) if enough else fresh
 
     def _flags_of_users(self) -> int:
         # Those that a page of the page allocator's does not have.
-        flags = enumerators(self._prog, "pageflags")
+        flags = self._machine.enumerators("pageflags")
         every = (1 << flags.get("__NR_PAGEFLAGS", 0)) - 1
         own = 1 << self.layout.head_flag
         if self.layout.slab_flag is not None:

@@ -24,6 +24,7 @@ from .errors import TargetError
 from .files.elf import ET_CORE, ET_REL, ElfFile
 from .files.kdump import missing_platform
 from .findings import Finding, Target
+from .machine import machine
 
 _QMP_SECONDS = 10
 _COMPRESSED = {
@@ -69,7 +70,7 @@ def open_target(options: TargetOptions) -> Program:
         _readable(options.core)
         if is_capture(options.core):
             prog = open_capture(options.core)
-            prog.cache["slabtype_target"] = ("capture", options.core)
+            machine(prog).opened = ("capture", options.core)
             return prog
     prog = _program(options)
     if options.core is not None:
@@ -84,7 +85,7 @@ def open_target(options: TargetOptions) -> Program:
         _open_kernel(prog)
         opened = ("live", None)
     _load_symbols(prog, options)
-    prog.cache["slabtype_target"] = opened
+    machine(prog).opened = opened
     return prog
 
 
@@ -106,13 +107,13 @@ def describe(prog: Program) -> Target:
 
 def _kind(prog: Program) -> Tuple[str, Optional[str]]:
     # What it is and where: as open_target() left it, or as drgn opened it.
-    opened: Optional[Tuple[str, Optional[str]]] = prog.cache.get("slabtype_target")
-    if opened is not None:
-        return opened
+    known = machine(prog)
+    if known.opened is not None:
+        return known.opened
     if prog.flags & ProgramFlags.IS_LIVE:
         return ("live" if prog.flags & ProgramFlags.IS_LOCAL else "qemu"), None
-    # The mark that capture.attach() leaves, whoever opened the file.
-    return ("capture" if "slabtype_capture" in prog.cache else "core"), prog.core_dump_path
+    # Set by capture.attach(), whoever opened the file.
+    return ("capture" if known.manifest is not None else "core"), prog.core_dump_path
 
 
 def _release(prog: Program) -> Optional[str]:
@@ -329,7 +330,7 @@ def _load_symbols(prog: Program, options: TargetOptions) -> None:
         prog.load_debug_info(list(options.symbols), main=True)
     except drgn.MissingDebugInfoError:
         try:
-            load_btf(prog)
+            machine(prog).btf = load_btf(prog)
         except TargetError as why:
             if matching:
                 raise TargetError(
@@ -412,7 +413,7 @@ def ensure_types(prog: Program) -> None:
         prog.type("struct page")
     except LookupError:
         try:
-            load_btf(prog)
+            machine(prog).btf = load_btf(prog)
         except TargetError as why:
             release = _release(prog) or "unknown release"
             raise TargetError(

@@ -22,8 +22,9 @@ from drgn.helpers.linux.mm import PageSlab, for_each_page
 
 from drgn_slabtype.check import check
 from drgn_slabtype.errors import SlabTypeError
+from drgn_slabtype.machine import machine
 from drgn_slabtype.pages.census import census
-from drgn_slabtype.pages.scan import BLOCK_PAGES, page_fields, page_ranges, scan
+from drgn_slabtype.pages.scan import BLOCK_PAGES, page_ranges, scan
 from drgn_slabtype.target import TargetOptions, open_target
 
 SCAN_TO_READ = 2.0  # the scan may take this many times as long as the plain read
@@ -33,8 +34,8 @@ LOOP_TO_SCAN = 150.0  # and the loop must take this many times as long as the sc
 
 def read_memory_map(prog: Program) -> None:
     """Read every struct page, in the blocks that the scan reads, and drop it."""
-    size, vmemmap = page_fields(prog).size, prog["vmemmap"].value_()
-    for start, end in page_ranges(prog):
+    size, vmemmap = machine(prog).page.size, prog["vmemmap"].value_()
+    for start, end in page_ranges(machine(prog)):
         for low in range(start, end, BLOCK_PAGES):
             pages = min(BLOCK_PAGES, end - low)
             prog.read(vmemmap + low * size, pages * size)
@@ -62,7 +63,7 @@ def best(functions: List[Callable[[Program], object]], prog: Program, times: int
 def measure(prog: Program, times: int) -> Tuple[float, float, float]:
     """Print the times and return the three ratios that have targets."""
     first = timed(census, prog)
-    pages = scan(prog).pages
+    pages = scan(machine(prog)).pages
     read, scanned, counted = best([read_memory_map, scan, census], prog, times)
     loop = timed(page_slab_loop, prog)
     for what, seconds in (

@@ -13,11 +13,10 @@ from __future__ import annotations
 from typing import Iterator
 
 import numpy as np
-from drgn import Program
 
 from ..ledger import Suspect
-from ..machine.columns import structure
-from ..machine.memory import Memory, memory
+from ..machine import Machine
+from ..machine.memory import Memory
 from .caches import Caches, same_cache
 from .slab.cache import Mode, SlabCache
 from .slub.cache import SlubCache
@@ -48,11 +47,11 @@ def judge_pointers(caches: Caches, number: int, source: Memory) -> Iterator[Susp
             yield _wrong(f"{member} leads to 0x{at:x}", None, at)
 
 
-def judge_slub(prog: Program, caches: Caches, cache: SlubCache) -> Iterator[Suspect]:
+def judge_slub(machine: Machine, caches: Caches, cache: SlubCache) -> Iterator[Suspect]:
     """Yield what calculate_sizes() cannot have left in a cache of SLUB."""
     rows, number = caches.rows, cache.number
-    yield from judge_pointers(caches, number, memory(prog))
-    word = memory(prog).word_size
+    yield from judge_pointers(caches, number, machine.memory)
+    word = machine.memory.word_size
     kept = int(rows["inuse"][number])
     size, align = int(rows["size"][number]), int(rows["align"][number])
     usual = -(-cache.object_size // word) * word
@@ -90,11 +89,11 @@ def _judge_usercopy(caches: Caches, cache: SlubCache) -> Iterator[Suspect]:
         yield _wrong(what, None, first + count)
 
 
-def judge_slab(prog: Program, caches: Caches, cache: SlabCache) -> Iterator[Suspect]:
+def judge_slab(machine: Machine, caches: Caches, cache: SlabCache) -> Iterator[Suspect]:
     """Yield what __kmem_cache_create() cannot have left in a cache of SLAB."""
     rows, number = caches.rows, cache.number
-    yield from judge_pointers(caches, number, memory(prog))
-    index_bytes = structure(prog, "freelist_idx_t").size
+    yield from judge_pointers(caches, number, machine.memory)
+    index_bytes = machine.structure("freelist_idx_t").size
     each = cache.size + (index_bytes if cache.mode is Mode.ON_SLAB else 0)
     num, left = divmod(cache.span, each)
     for member, should in (

@@ -12,12 +12,12 @@ from __future__ import annotations
 from typing import Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 import numpy as np
-from drgn import FaultError, Program
+from drgn import FaultError
 from drgn.helpers.common.format import escape_ascii_string
 
 from ..ledger import I64, U64, Bools
-from ..machine.columns import Rows, read_rows, structure
-from ..machine.memory import memory
+from ..machine import Machine
+from ..machine.columns import Rows
 
 _MAX_CACHES = 1 << 20  # more slab caches than any kernel has
 _MAX_SIZE = 64 << 20  # bytes of the largest object that any slab can hold
@@ -64,7 +64,7 @@ class Caches(NamedTuple):
         return self.rows.addresses
 
 
-def read_caches(prog: Program, told: Sequence[int] = ()) -> Caches:
+def read_caches(machine: Machine, told: Sequence[int] = ()) -> Caches:
     """
     Read every ``struct kmem_cache``.
 
@@ -72,17 +72,17 @@ def read_caches(prog: Program, told: Sequence[int] = ()) -> Caches:
 
     :param told: What slabs call their cache: ``struct kmem_cache *`` if all is well.
     """
-    listed, lost = _walk(prog, "slab_caches")
+    listed, lost = _walk(machine, "slab_caches")
     try:
-        dying, _ = _walk(prog, "slab_caches_to_rcu_destroy")
+        dying, _ = _walk(machine, "slab_caches_to_rcu_destroy")
     except LookupError:
         dying = []
     known = set(listed) | set(dying)
-    unlisted = _plausible(prog, [address for address in told if address not in known])
+    unlisted = _plausible(machine, [address for address in told if address not in known])
     addresses = listed + dying + unlisted
-    rows = _read(prog, addresses)
+    rows = _read(machine, addresses)
     names = [
-        _name(prog, pointer) or f"(cache 0x{address:x})"
+        _name(machine, pointer) or f"(cache 0x{address:x})"
         for pointer, address in zip(rows["name"].tolist(), addresses)
     ]
     at = np.arange(len(addresses))
@@ -90,20 +90,20 @@ def read_caches(prog: Program, told: Sequence[int] = ()) -> Caches:
     return Caches(rows, names, (at >= len(listed)) & ~is_unlisted, is_unlisted, lost)
 
 
-def _read(prog: Program, addresses: List[int]) -> Rows:
-    layout = structure(prog, "struct kmem_cache")
+def _read(machine: Machine, addresses: List[int]) -> Rows:
+    layout = machine.structure("struct kmem_cache")
     node_array = "per_node" if layout.has("per_node") else "node"
     entry = layout.type.member(node_array).type.type
-    size = layout.offset(node_array) + node_ids(prog) * (entry.size or memory(prog).word_size)
-    return read_rows(prog, "struct kmem_cache", np.array(addresses, np.uint64), size)
+    size = layout.offset(node_array) + machine.node_ids * (entry.size or machine.memory.word_size)
+    return machine.rows("struct kmem_cache", np.array(addresses, np.uint64), size)
 
 
-def _plausible(prog: Program, addresses: List[int]) -> List[int]:
+def _plausible(machine: Machine, addresses: List[int]) -> List[int]:
     # What a slab points to is a cache if it reads as one.
-    rows = _read(prog, addresses)
+    rows = _read(machine, addresses)
     if not len(rows):
         return []
-    source = memory(prog)
+    source = machine.memory
     size, object_size = rows["size"].astype(np.int64), rows["object_size"].astype(np.int64)
     good = rows.ok & (rows.addresses % np.uint64(source.word_size) == 0)
     good &= (size > 0) & (size <= _MAX_SIZE) & (object_size > 0) & (object_size <= size)
@@ -111,39 +111,41 @@ def _plausible(prog: Program, addresses: List[int]) -> List[int]:
         good &= source.is_kernel_address(rows[link])
     named = []
     for row in np.flatnonzero(good).tolist():
-        name = _name(prog, int(rows["name"][row]))
+        name = _name(machine, int(rows["name"][row]))
         if name is None or (name and name.isprintable()):
             named.append(addresses[row])
     return named
 
 
-def node_ids(prog: Program) -> int:
+def node_ids(machine: Machine) -> int:
     """Return ``nr_node_ids``: how many entries of per-node arrays exist."""
     try:
-        return int(prog["nr_node_ids"])
+        return int(machine.prog["nr_node_ids"])
     except LookupError:
         return 1
 
 
-def _name(prog: Program, pointer: int) -> Optional[str]:
+def _name(machine: Machine, pointer: int) -> Optional[str]:
     # None if it is not in the target. NULL need not fault.
-    if not memory(prog).is_kernel_address(np.array([pointer], np.uint64))[0]:
+    if not machine.memory.is_kernel_address(np.array([pointer], np.uint64))[0]:
         return None
     try:
-        return escape_ascii_string(prog.read_c_string(pointer, max_size=256), escape_backslash=True)
+        return escape_ascii_string(
+            machine.prog.read_c_string(pointer, max_size=256), escape_backslash=True
+        )
     except FaultError:
         return None
 
 
-def _walk(prog: Program, symbol: str) -> Tuple[List[int], Optional[Lost]]:
+def _walk(machine: Machine, symbol: str) -> Tuple[List[int], Optional[Lost]]:
     # Links are read one by one: there are hundreds of caches, not millions.
-    head = prog[symbol].address_
+    head = machine.prog[symbol].address_
     assert head is not None
-    offset = structure(prog, "struct kmem_cache").offset("list")
-    forward = _follow(prog, head, "next")
+    offset = machine.structure("struct kmem_cache").offset("list")
+    forward = _follow(machine, head, "next")
     links, lost = forward.links, None
     if not forward.closed:
-        backward = _follow(prog, head, "prev")
+        backward = _follow(machine, head, "prev")
         seen: Set[int] = set(links)
         links = links + [link for link in reversed(backward.links) if link not in seen]
         lost = _blame(head, offset, forward, backward)
@@ -160,8 +162,8 @@ class _Followed(NamedTuple):
     readable: bool
 
 
-def _follow(prog: Program, head: int, member: str) -> _Followed:
-    source = memory(prog)
+def _follow(machine: Machine, head: int, member: str) -> _Followed:
+    source = machine.memory
     ahead: Dict[str, int] = {"next": 0, "prev": source.word_size}
     back = source.word_size - ahead[member]
     links: List[int] = []
@@ -169,12 +171,12 @@ def _follow(prog: Program, head: int, member: str) -> _Followed:
     at = link = head
     while len(links) < _MAX_CACHES:
         try:
-            link = prog.read_word(at + ahead[member])
+            link = machine.prog.read_word(at + ahead[member])
             if link == head:
                 return _Followed(links, True, at, link, True)
             if not source.is_kernel_address(np.array([link], np.uint64))[0]:
                 break
-            if link in seen or prog.read_word(link + back) != at:
+            if link in seen or machine.prog.read_word(link + back) != at:
                 break
         except FaultError:
             return _Followed(links, False, at, link, False)

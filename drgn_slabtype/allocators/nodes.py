@@ -12,15 +12,14 @@ from __future__ import annotations
 from typing import Any, Callable, Iterable, List, Mapping, NamedTuple, Optional, Tuple
 
 import numpy as np
-from drgn import Program
 
 from ..index import SlabIndex
 from ..ledger import I64, U64, Bools, Break, Counter, Ledger, ListKind, Memberships, Suspect
-from ..machine.columns import Rows, read_rows, structure
+from ..machine import Machine
+from ..machine.columns import Rows
 from ..machine.locks import held as held_locks
-from ..machine.memory import memory
 from .arrays import local_rows
-from .caches import Caches, node_ids
+from .caches import Caches
 from .lists import ListHead, SlabLists, Walked
 
 Sum = Callable[[int], int]
@@ -107,23 +106,23 @@ class Nodes(NamedTuple):
         return found
 
 
-def node_pointers(prog: Program, caches: Caches, member: str) -> Tuple[I64, I64, U64]:
+def node_pointers(machine: Machine, caches: Caches, member: str) -> Tuple[I64, I64, U64]:
     """
     Return a pointer that every cache keeps per node, where it is not NULL.
 
     :param member: ``node`` or ``barn``.
     :return: Position of the cache, node, and pointer.
     """
-    layout = structure(prog, "struct kmem_cache")
-    word = memory(prog).word
+    layout = machine.structure("struct kmem_cache")
+    word = machine.memory.word
     # Since Linux kernel commit 5ba6bc27b1f9 (in v7.1), per_node[] holds a pair
     # of pointers (barn, node) in place of node[].
     if layout.has("per_node"):
-        pair = structure(prog, "struct kmem_cache_per_node_ptrs")
+        pair = machine.structure("struct kmem_cache_per_node_ptrs")
         first, step = layout.offset("per_node") + pair.offset(member), pair.size
     else:
         first, step = layout.offset(member), word.itemsize
-    starts = [first + nid * step for nid in range(node_ids(prog))]
+    starts = [first + nid * step for nid in range(machine.node_ids)]
     columns = [
         np.ascontiguousarray(caches.rows.raw[:, start : start + word.itemsize]).view(word)[:, 0]
         for start in starts
@@ -133,11 +132,11 @@ def node_pointers(prog: Program, caches: Caches, member: str) -> Tuple[I64, I64,
     return cache.astype(np.int64), nid.astype(np.int64), pointers[cache, nid]
 
 
-def read_nodes(prog: Program, caches: Caches) -> Nodes:
+def read_nodes(machine: Machine, caches: Caches) -> Nodes:
     """Read every ``struct kmem_cache_node`` that the caches point to."""
-    cache, nid, pointers = node_pointers(prog, caches, "node")
-    rows = read_rows(prog, "struct kmem_cache_node", pointers)
-    wild = ~memory(prog).is_kernel_address(pointers) | (pointers % np.uint64(4) != 0)
+    cache, nid, pointers = node_pointers(machine, caches, "node")
+    rows = machine.rows("struct kmem_cache_node", pointers)
+    wild = ~machine.memory.is_kernel_address(pointers) | (pointers % np.uint64(4) != 0)
     return Nodes(cache, nid, rows, held_locks(rows, "list_lock"), wild)
 
 

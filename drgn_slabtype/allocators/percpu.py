@@ -6,23 +6,22 @@ from __future__ import annotations
 from typing import List, NamedTuple
 
 import numpy as np
-from drgn import Program
 from drgn.helpers.linux.cpumask import for_each_possible_cpu
 
 from ..ledger import I64, U64, Bools, Suspect
+from ..machine import Machine
 from ..machine.columns import Rows
-from ..machine.memory import memory
 
 
-def possible_cpus(prog: Program) -> I64:
+def possible_cpus(machine: Machine) -> I64:
     """Return the numbers of all possible CPUs, offline ones too."""
     try:
-        return np.array(list(for_each_possible_cpu(prog)), np.int64)
+        return np.array(list(for_each_possible_cpu(machine.prog)), np.int64)
     except LookupError:
         return np.zeros(1, np.int64)
 
 
-def per_cpu_addresses(prog: Program, pointers: U64) -> U64:
+def per_cpu_addresses(machine: Machine, pointers: U64) -> U64:
     """
     Return where the CPUs' copies of some per-CPU memory lie.
 
@@ -30,9 +29,9 @@ def per_cpu_addresses(prog: Program, pointers: U64) -> U64:
         variables: shape (n,).
     :return: Shape (n, possible CPUs). NULL stays NULL.
     """
-    cpus = possible_cpus(prog)
+    cpus = machine.cpus
     try:
-        table = prog["__per_cpu_offset"]
+        table = machine.prog["__per_cpu_offset"]
         offsets = np.array([int(table[cpu]) for cpu in cpus.tolist()], np.uint64)
     except LookupError:
         offsets = np.zeros(len(cpus), np.uint64)
@@ -70,7 +69,7 @@ class PerCpu(NamedTuple):
 
 
 def per_cpu_structures(
-    prog: Program, caches: Rows, member: str, alignment: int, needed: Bools
+    machine: Machine, caches: Rows, member: str, alignment: int, needed: Bools
 ) -> PerCpu:
     """
     Follow the per-CPU pointer of every cache.
@@ -80,9 +79,9 @@ def per_cpu_structures(
     :param needed: Which caches must have such structures.
     """
     pointers = caches[member]
-    addresses = per_cpu_addresses(prog, pointers)
+    addresses = per_cpu_addresses(machine, pointers)
     # Per-CPU memory may lie far below the direct map, as on RISC-V.
-    astray = ~memory(prog).is_kernel_address(addresses) & (addresses < np.uint64(1 << 63))
+    astray = ~machine.memory.is_kernel_address(addresses) & (addresses < np.uint64(1 << 63))
     astray |= addresses % np.uint64(alignment) != 0
     wild = np.where(pointers == 0, needed, astray.any(axis=1)) & caches.ok
     addresses[wild] = 0

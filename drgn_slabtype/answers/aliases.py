@@ -12,14 +12,16 @@ from __future__ import annotations
 from itertools import islice
 from typing import Dict, List, Mapping, Optional, Tuple
 
-from drgn import FaultError, Program, cast, container_of
+from drgn import FaultError, cast, container_of
 from drgn.helpers.common.format import escape_ascii_string
 from drgn.helpers.linux.rbtree import rbtree_inorder_for_each_entry
+
+from ..machine import Machine
 
 _MAX_LINKS = 1 << 16  # names under /sys/kernel/slab; damage must not make the walk endless
 
 
-def cache_aliases(prog: Program) -> Optional[Mapping[int, Tuple[str, ...]]]:
+def cache_aliases(machine: Machine) -> Optional[Mapping[int, Tuple[str, ...]]]:
     """
     Return the names that were merged into each cache.
 
@@ -29,8 +31,8 @@ def cache_aliases(prog: Program) -> Optional[Mapping[int, Tuple[str, ...]]]:
     """
     found: Dict[int, List[str]] = {}
     try:
-        children = prog["slab_kset"].kobj.sd.dir.children
-        is_link = prog.constant("KERNFS_LINK")
+        children = machine.prog["slab_kset"].kobj.sd.dir.children
+        is_link = machine.prog.constant("KERNFS_LINK")
         nodes = rbtree_inorder_for_each_entry("struct kernfs_node", children.address_of_(), "rb")
         for node in islice(nodes, _MAX_LINKS):
             if not node.flags & is_link:

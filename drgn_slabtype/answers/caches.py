@@ -17,8 +17,8 @@ import numpy as np
 from drgn import Program
 
 from ..ledger import I64, Bools, Ledger, ListKind, State
+from ..machine import machine
 from ..machine.kfence import kfence_pool
-from ..machine.memory import memory
 from ..pages.scan import Progress
 from .aliases import cache_aliases
 from .counts import count_objects
@@ -176,15 +176,18 @@ def caches(
     :param aliases: Whether to look for the names of merged caches.
     :raises LayoutError: if the kernel's layout is not understood.
     """
-    reading = lookup(prog, progress)
-    names = cache_aliases(prog) if aliases else None
-    guarded = Counter(cache for cache, _ in guarded_objects(prog, kfence_pool(prog), reading.index))
+    reading = lookup(machine(prog), progress)
+    names = cache_aliases(machine(prog)) if aliases else None
+    guarded = Counter(
+        cache
+        for cache, _ in guarded_objects(machine(prog), kfence_pool(machine(prog)), reading.index)
+    )
     found = []
     for number in range(len(reading.allocator.caches)):
         if progress:
             progress("caches", number, len(reading.allocator.caches))
         ledger = reading.allocator.collect(number, reading.index)
-        usage = cache_usage(ledger, memory(prog).page_size)
+        usage = cache_usage(ledger, machine(prog).memory.page_size)
         usage.guarded = guarded[usage.address]
         _add_facts(reading, number, usage, names)
         usage.slabinfo = slabinfo(ledger, usage.pages_per_slab, reading.allocator.name)

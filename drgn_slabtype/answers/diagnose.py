@@ -13,12 +13,12 @@ from dataclasses import replace
 from typing import Callable, Dict, Iterator, List, Optional, Sequence
 
 import numpy as np
-from drgn import FaultError, Program, sizeof
+from drgn import FaultError, sizeof
 
 from ..allocators.slub.cache import SlubCache, slab_flags
 from ..allocators.slub.freelists import Encoding, decode
 from ..findings import Finding
-from ..machine.memory import memory
+from ..machine import Machine
 from .content import Content, classify, continues, describe_word
 from .lookup import Lookup
 from .object import AddressInfo, describe
@@ -65,11 +65,11 @@ def _explain_pointer(reading: Lookup, finding: Finding) -> Iterator[str]:
     # A free pointer that leads astray: the word as it is stored, other ways to
     # read it, and what it leads to.
     assert isinstance(finding.found, int)
-    prog, value = reading.prog, finding.found
+    prog, value = reading.machine.prog, finding.found
     row = reading.row_of_page(finding.slab or 0)
     number = reading.owner(row) if row >= 0 else -1
     if number >= 0 and finding.index is not None and reading.allocator.name == "SLUB":
-        cache = SlubCache(reading.allocator.caches, number, slab_flags(prog), 1)
+        cache = SlubCache(reading.allocator.caches, number, slab_flags(reading.machine), 1)
         start = int(reading.index.addresses[row])
         holder = start + cache.red_left_pad + finding.index * cache.size
         stored = prog.read_word(holder + cache.offset)
@@ -109,9 +109,9 @@ def _explain_index(reading: Lookup, finding: Finding) -> Iterator[str]:
     if row < 0 or finding.index is None:
         return
     array = int(reading.index["freelist"][row])
-    width = sizeof(reading.prog.type("freelist_idx_t"))
+    width = sizeof(reading.machine.prog.type("freelist_idx_t"))
     entry = array + finding.index * width
-    data = reading.prog.read(entry, 16)
+    data = reading.machine.prog.read(entry, 16)
     yield f"from entry {finding.index} at 0x{entry:x} on: {_classify(reading, data, entry).text}"
     yield f"the array at 0x{array:x} is {spell(describe(reading, array))}"
 
@@ -120,7 +120,7 @@ def _explain_bytes(reading: Lookup, finding: Finding) -> Iterator[str]:
     # Overwritten red zones, poison and padding.
     if finding.address is None or not isinstance(finding.found, str):
         return
-    prog, address = reading.prog, finding.address
+    prog, address = reading.machine.prog, finding.address
     # The finding spells out the first bytes of longer damage only.
     cut = finding.found.endswith("…")
     length = _BYTES if cut else len(finding.found.split())
@@ -158,18 +158,18 @@ _EXPLAINERS: Dict[str, Callable[[Lookup, Finding], Iterator[str]]] = {
 
 
 def _classify(reading: Lookup, data: bytes, address: int) -> Content:
-    source = memory(reading.prog)
+    source = reading.machine.memory
     order = "little" if source.byteorder == "<" else "big"
     return classify(data, source.word_size, order, address)
 
 
 def _word(reading: Lookup, value: int) -> str:
     # A word in full: what its value says, what its bytes say, where it points.
-    source = memory(reading.prog)
+    source = reading.machine.memory
     known = describe_word(value, source.word_size)
     if known is not None:
         return known
-    if _is_kernel(reading.prog, value):
+    if _is_kernel(reading.machine, value):
         return spell(describe(reading, value))
     order = "little" if source.byteorder == "<" else "big"
     data = value.to_bytes(source.word_size, order)  # type: ignore[arg-type]
@@ -180,7 +180,7 @@ def _word(reading: Lookup, value: int) -> str:
 
 
 def _pointer(reading: Lookup, value: int, prefix: str) -> Iterator[str]:
-    if _is_kernel(reading.prog, value):
+    if _is_kernel(reading.machine, value):
         yield f"{prefix}0x{value:x}: {spell(describe(reading, value))}"
     else:
         yield f"{prefix}0x{value:x}: not an address of the kernel's half"
@@ -189,14 +189,14 @@ def _pointer(reading: Lookup, value: int, prefix: str) -> Iterator[str]:
 def _pointers(reading: Lookup, content: Content) -> Iterator[str]:
     if content.kind in ("text", "fill", "pattern"):
         return
-    known = [value for _, value in content.words if _is_kernel(reading.prog, value)]
+    known = [value for _, value in content.words if _is_kernel(reading.machine, value)]
     for value in known[:_POINTERS]:
-        if describe_word(value, memory(reading.prog).word_size) is None:
+        if describe_word(value, reading.machine.memory.word_size) is None:
             yield f"0x{value:x}: {spell(describe(reading, value))}"
 
 
-def _is_kernel(prog: Program, value: int) -> bool:
-    return bool(memory(prog).is_kernel_address(np.array([value], np.uint64))[0])
+def _is_kernel(machine: Machine, value: int) -> bool:
+    return bool(machine.memory.is_kernel_address(np.array([value], np.uint64))[0])
 
 
 def _neighbours(info: AddressInfo) -> Iterator[str]:

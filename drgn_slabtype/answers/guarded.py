@@ -11,11 +11,9 @@ from __future__ import annotations
 
 from typing import List, Mapping, Optional, Tuple
 
-from drgn import Program
-
 from ..index import SlabIndex
+from ..machine import Machine
 from ..machine.kfence import KfencePool
-from ..machine.memory import memory
 from ..snapshot import memory_map_address
 from .states import SlabObject
 
@@ -28,16 +26,17 @@ STATES: Mapping[str, str] = {
 """What KFENCE's states are called here."""
 
 
-def state_of(prog: Program, value: int) -> str:
+def state_of(machine: Machine, value: int) -> str:
     """Return the state of a KFENCE object from ``kfence_metadata.state``."""
     names = {
-        number: name for name, number in prog.type("enum kfence_object_state").enumerators or ()
+        number: name
+        for name, number in machine.prog.type("enum kfence_object_state").enumerators or ()
     }
     return STATES.get(names.get(value, ""), "unknown")
 
 
 def guarded_objects(
-    prog: Program, pool: KfencePool, index: SlabIndex, cache: Optional[int] = None
+    machine: Machine, pool: KfencePool, index: SlabIndex, cache: Optional[int] = None
 ) -> List[Tuple[int, SlabObject]]:
     """
     Return the objects in KFENCE's pool that have not come back to it.
@@ -45,17 +44,17 @@ def guarded_objects(
     :param cache: ``struct kmem_cache *``; all caches if ``None``.
     :return: (``struct kmem_cache *``, object) of each.
     """
-    shift = memory(prog).page_shift
+    shift = machine.memory.page_shift
     found = []
     for rows in pool.metadata:
         columns = (rows[name].tolist() for name in ("cache", "addr", "state"))
         for owner, address, value in zip(*columns):
             if not owner or cache not in (None, owner):
                 continue
-            state = state_of(prog, value)
+            state = state_of(machine, value)
             # An object that was freed belongs to the pool again.
             if state != "free" and pool.start <= address < pool.end:
-                pfn = (address - memory(prog).linear_base) >> shift
+                pfn = (address - machine.memory.linear_base) >> shift
                 page = memory_map_address(index, pfn)
                 found.append((owner, SlabObject(address, page, 0, state, "KFENCE", None)))
     return found

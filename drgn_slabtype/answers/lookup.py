@@ -12,12 +12,12 @@ from collections import OrderedDict
 from typing import List, NamedTuple, Optional, Union
 
 import numpy as np
-from drgn import Object, Program
+from drgn import Object
 
 from ..errors import TargetError
 from ..findings import Finding
 from ..ledger import Ledger
-from ..machine.memory import memory
+from ..machine import Machine
 from ..pages.scan import Progress
 from ..snapshot import Snapshot
 from .aliases import cache_aliases
@@ -42,8 +42,8 @@ class Lookup:
         as of its moment, as far as structures are read already.
     """
 
-    def __init__(self, prog: Program, snapshot: Snapshot) -> None:
-        self.prog = prog
+    def __init__(self, machine: Machine, snapshot: Snapshot) -> None:
+        self.machine = machine
         self.snapshot = snapshot
         self.index = snapshot.index
         self.allocator = snapshot.allocator
@@ -95,7 +95,7 @@ class Lookup:
         return int(found[0])
 
     def _merged(self, name: str) -> str:
-        for number, names in (cache_aliases(self.prog) or {}).items():
+        for number, names in (cache_aliases(self.machine) or {}).items():
             if name in names:
                 known = self.allocator.caches
                 at = np.flatnonzero(known.addresses == np.uint64(number))
@@ -104,17 +104,17 @@ class Lookup:
         return ""
 
 
-def lookup(prog: Program, progress: Optional[Progress] = None) -> Lookup:
+def lookup(machine: Machine, progress: Optional[Progress] = None) -> Lookup:
     """
     Return a reading of the machine.
 
     A target that does not change is read once. A moving one is read for every
     question.
     """
-    found = prog.cache.get("slabtype_lookup")
+    found = machine.kept.get(Lookup)
     if isinstance(found, Lookup):
         return found
-    found = Lookup(prog, Snapshot(prog, progress))
-    if not memory(prog).is_live:
-        prog.cache["slabtype_lookup"] = found
+    found = Lookup(machine, Snapshot(machine, progress))
+    if not machine.is_live:
+        machine.kept[Lookup] = found
     return found

@@ -12,12 +12,12 @@ from __future__ import annotations
 from typing import Dict, List, Optional
 
 import numpy as np
-from drgn import FaultError, Object, Program
+from drgn import FaultError, Object
 from drgn.helpers.common.format import escape_ascii_string
 from drgn.helpers.linux.cgroup import cgroup_path
 
-from ..machine.columns import structure
-from ..machine.memory import U64, memory
+from ..machine import Machine
+from ..machine.memory import U64
 
 # Since Linux kernel commit 87944e2992bd ("mm: Introduce page memcg flags") (in
 # v5.11), the lowest bits tell arrays and object cgroups apart.
@@ -25,21 +25,21 @@ _FLAGS = 7
 _OBJECT_CGROUP = 2
 
 
-def page_memcg(prog: Program, value: int) -> Optional[str]:
+def page_memcg(machine: Machine, value: int) -> Optional[str]:
     """
     Tell which memory cgroup a page is charged to that is no slab.
 
     :param value: ``memcg_data`` of the head, or ``mem_cgroup`` before Linux 5.11.
     """
     address = value & ~_FLAGS
-    if not _is_address(prog, address):
+    if not _is_address(machine, address):
         return None
     if value & _OBJECT_CGROUP:
-        return f"{_of_object_cgroup(prog, address)}, by object cgroup 0x{address:x}"
-    return _name(prog, address)
+        return f"{_of_object_cgroup(machine, address)}, by object cgroup 0x{address:x}"
+    return _name(machine, address)
 
 
-def slab_memcg(prog: Program, value: int, objects: int) -> Optional[str]:
+def slab_memcg(machine: Machine, value: int, objects: int) -> Optional[str]:
     """
     Tell how many objects of a slab are charged to which memory cgroup.
 
@@ -47,20 +47,20 @@ def slab_memcg(prog: Program, value: int, objects: int) -> Optional[str]:
     :param objects: How many objects the slab has.
     """
     address = value & ~_FLAGS
-    if not _is_address(prog, address):
+    if not _is_address(machine, address):
         return None
     where = f"an object cgroup for each object, at 0x{address:x}"
-    found = _of_objects(prog, address, objects)
+    found = _of_objects(machine, address, objects)
     if found is None:
         return where
     told = [f"{count} charged to {name}" for name, count in found.items()]
     return f"{where}: {'; '.join(told) or 'no object charged'}"
 
 
-def _of_objects(prog: Program, address: int, objects: int) -> Optional[Dict[str, int]]:
-    source = memory(prog)
+def _of_objects(machine: Machine, address: int, objects: int) -> Optional[Dict[str, int]]:
+    source = machine.memory
     try:
-        slab = structure(prog, "struct slab")
+        slab = machine.structure("struct slab")
         # Since Linux 7.0, the entries may lie apart from each other.
         if slab.has("stride") or slab.has("obj_exts_in_object"):
             return None
@@ -70,7 +70,7 @@ def _of_objects(prog: Program, address: int, objects: int) -> Optional[Dict[str,
     try:
         # Since Linux kernel commit 21c690a349ba ("mm: introduce slabobj_ext to
         # support slab object extensions") (in v6.10).
-        entry = structure(prog, "struct slabobj_ext")
+        entry = machine.structure("struct slabobj_ext")
         step, offset = entry.size, entry.offset("objcg")
     except LookupError:
         pass
@@ -81,31 +81,31 @@ def _of_objects(prog: Program, address: int, objects: int) -> Optional[Dict[str,
     cgroups: List[int] = gathered.bytes.view(source.word)[:, 0].tolist()
     found: Dict[str, int] = {}
     for cgroup in set(cgroups) - {0}:
-        name = _of_object_cgroup(prog, cgroup)
+        name = _of_object_cgroup(machine, cgroup)
         found[name] = found.get(name, 0) + cgroups.count(cgroup)
     return found
 
 
-def _is_address(prog: Program, address: int) -> bool:
-    return bool(memory(prog).is_kernel_address(np.array([address], np.uint64))[0])
+def _is_address(machine: Machine, address: int) -> bool:
+    return bool(machine.memory.is_kernel_address(np.array([address], np.uint64))[0])
 
 
-def _of_object_cgroup(prog: Program, address: int) -> str:
+def _of_object_cgroup(machine: Machine, address: int) -> str:
     try:
-        if not _is_address(prog, address):
+        if not _is_address(machine, address):
             raise FaultError("no kernel address", address)
-        cgroup = Object(prog, "struct obj_cgroup *", address).memcg.value_()
+        cgroup = Object(machine.prog, "struct obj_cgroup *", address).memcg.value_()
     except (AttributeError, FaultError, LookupError):
         return "a cgroup that is not in the target"
-    return _name(prog, cgroup) if cgroup else "no cgroup"
+    return _name(machine, cgroup) if cgroup else "no cgroup"
 
 
-def _name(prog: Program, address: int) -> str:
+def _name(machine: Machine, address: int) -> str:
     told = f"mem_cgroup 0x{address:x}"
-    if not _is_address(prog, address):
+    if not _is_address(machine, address):
         return told
     try:
-        cgroup = Object(prog, "struct mem_cgroup *", address).css.cgroup.read_()
+        cgroup = Object(machine.prog, "struct mem_cgroup *", address).css.cgroup.read_()
         path = escape_ascii_string(cgroup_path(cgroup), escape_backslash=True)
         return f"{path} (inode {cgroup.kn.id.value_()}, {told})"
     except (AttributeError, FaultError, LookupError):

@@ -19,11 +19,9 @@ from drgn.helpers.common.format import escape_ascii_string
 from drgn.helpers.common.memory import identify_address
 from drgn.helpers.linux.mm import compound_order, in_direct_map, page_to_pfn, virt_to_page
 
-from ..machine.columns import structure
+from ..machine import Machine, machine
 from ..machine.kfence import KfencePool, kfence_pool
-from ..machine.memory import memory
 from ..pages.predicates import compound_head, page_types
-from ..pagetype.detect import page_type_layout
 from .guarded import state_of
 from .lookup import Judged, Lookup, lookup
 from .slots import slot
@@ -85,16 +83,16 @@ def slab_object(prog: Program, addr: IntegerLike) -> AddressInfo:
     :param addr: Any address: of an object or inside one, of a page, of code.
     :raises LayoutError: if the kernel's layout is not understood.
     """
-    return describe(lookup(prog), operator.index(addr))
+    return describe(lookup(machine(prog)), operator.index(addr))
 
 
 def describe(reading: Lookup, addr: int) -> AddressInfo:
     """Return what an address is, as of one reading of the machine."""
-    prog = reading.prog
-    addr &= (1 << 8 * memory(prog).word_size) - 1
-    pool = kfence_pool(prog)
+    machine = reading.machine
+    addr &= (1 << 8 * machine.memory.word_size) - 1
+    pool = kfence_pool(machine)
     if pool.contains(np.array([addr], np.uint64))[0]:
-        return _kfence(prog, pool, addr)
+        return _kfence(machine, pool, addr)
     row = reading.row_at(addr)
     if row >= 0:
         number = reading.owner(row)
@@ -103,7 +101,7 @@ def describe(reading: Lookup, addr: int) -> AddressInfo:
     row = reading.row_of_page(addr)
     if row >= 0:
         return _struct_slab(reading, row, addr)
-    return _elsewhere(prog, addr)
+    return _elsewhere(machine, addr)
 
 
 def _in_slab(reading: Lookup, number: int, row: int, addr: int) -> AddressInfo:
@@ -111,7 +109,7 @@ def _in_slab(reading: Lookup, number: int, row: int, addr: int) -> AddressInfo:
     facts, slabs = judged.ledger.facts, judged.ledger.slabs
     page = int(reading.index.pages[row])
     local = int(np.flatnonzero(slabs.page == np.uint64(page))[0])
-    layout = slot(reading.prog, reading.allocator, number)
+    layout = slot(reading.machine, reading.allocator, number)
     base, count = int(slabs.base[local]), int(slabs.objects[local])
     index = (addr + layout.before - base) // facts.stride
     where = f"{facts.name} slab 0x{page:x}"
@@ -187,7 +185,7 @@ def _contradictions(judged: Judged, slab: int, found: Optional[SlabObject]) -> T
 def _tracks(reading: Lookup, judged: Judged, address: int) -> Tuple[Track, ...]:
     number = reading.number(judged.ledger.facts.address)
     try:
-        return slot(reading.prog, reading.allocator, number).events(reading.prog, address)
+        return slot(reading.machine, reading.allocator, number).events(reading.machine, address)
     except FaultError:
         return ()
 
@@ -197,7 +195,7 @@ def _struct_slab(reading: Lookup, row: int, addr: int) -> AddressInfo:
     name = reading.allocator.caches.names[number] if number >= 0 else None
     address = int(reading.allocator.caches.addresses[number]) if number >= 0 else None
     start = int(reading.index.addresses[row])
-    kind = page_type_layout(reading.prog).slab_struct
+    kind = reading.machine.layout.slab_struct
     of = f"{name} slab" if name else "slab of no cache"
     return AddressInfo(
         addr,
@@ -211,27 +209,27 @@ def _struct_slab(reading: Lookup, row: int, addr: int) -> AddressInfo:
     )
 
 
-def _kfence(prog: Program, pool: KfencePool, addr: int) -> AddressInfo:
+def _kfence(machine: Machine, pool: KfencePool, addr: int) -> AddressInfo:
     # Each object has two pages, the second a guard; so have the metadata of all.
-    pair = (addr - pool.start) // (2 * memory(prog).page_size) - 1
-    size = structure(prog, "struct kfence_metadata").size
+    pair = (addr - pool.start) // (2 * machine.memory.page_size) - 1
+    size = machine.structure("struct kfence_metadata").size
     if pair < 0 or not pool.metadata:
         return AddressInfo(addr, "kfence object", "in KFENCE's pool, before its first object")
     first = int(pool.metadata[0].addresses[0])
-    metadata = Object(prog, "struct kfence_metadata", address=first + pair * size)
+    metadata = Object(machine.prog, "struct kfence_metadata", address=first + pair * size)
     try:
-        return _kfence_object(prog, metadata, addr, pair)
+        return _kfence_object(machine, metadata, addr, pair)
     except FaultError:
         return AddressInfo(addr, "kfence object", "in KFENCE's pool; its metadata is not there")
 
 
-def _kfence_object(prog: Program, metadata: Object, addr: int, pair: int) -> AddressInfo:
-    name, cache = _cache_name(prog, metadata.cache)
+def _kfence_object(machine: Machine, metadata: Object, addr: int, pair: int) -> AddressInfo:
+    name, cache = _cache_name(machine, metadata.cache)
     object = metadata.addr.value_()
     size = metadata.size.value_()
     inside = object <= addr < object + size
     tracks = [
-        kfence_track(prog, event, getattr(metadata, member))
+        kfence_track(machine, event, getattr(metadata, member))
         for event, member in (("allocated", "alloc_track"), ("freed", "free_track"))
     ]
     return AddressInfo(
@@ -245,13 +243,13 @@ def _kfence_object(prog: Program, metadata: Object, addr: int, pair: int) -> Add
         index=pair,
         offset=addr - object,
         part=None if inside else "beside the object, or its guard page",
-        state=state_of(prog, metadata.state.value_()),
+        state=state_of(machine, metadata.state.value_()),
         places=("KFENCE's metadata",),
         tracks=tuple(track for track in tracks if track is not None),
     )
 
 
-def _cache_name(prog: Program, cache: Object) -> Tuple[Optional[str], Optional[int]]:
+def _cache_name(machine: Machine, cache: Object) -> Tuple[Optional[str], Optional[int]]:
     try:
         name = escape_ascii_string(cache.name.string_(), escape_backslash=True) if cache else None
     except FaultError:
@@ -259,36 +257,37 @@ def _cache_name(prog: Program, cache: Object) -> Tuple[Optional[str], Optional[i
     return name, cache.value_() or None
 
 
-def _elsewhere(prog: Program, addr: int) -> AddressInfo:
-    known = _identify(prog, addr)
+def _elsewhere(machine: Machine, addr: int) -> AddressInfo:
+    known = _identify(machine, addr)
     if known is not None:
         return AddressInfo(addr, "other", known)
     try:
-        if in_direct_map(prog, addr):
-            return _page(prog, addr)
+        if in_direct_map(machine.prog, addr):
+            return _page(machine, addr)
     except (FaultError, LookupError):
         pass
-    kernel = memory(prog).is_kernel_address(np.array([addr], np.uint64))[0]
+    kernel = machine.memory.is_kernel_address(np.array([addr], np.uint64))[0]
     if not kernel:
         return AddressInfo(addr, "other", "not an address of the kernel's half")
     return AddressInfo(addr, "other", "nothing that is known")
 
 
-def _identify(prog: Program, addr: int) -> Optional[str]:
+def _identify(machine: Machine, addr: int) -> Optional[str]:
     try:
-        return f"symbol {prog.symbol(addr).name}+0x{addr - prog.symbol(addr).address:x}"
+        symbol = machine.prog.symbol(addr)
+        return f"symbol {symbol.name}+0x{addr - symbol.address:x}"
     except LookupError:
         pass
     try:
-        if in_direct_map(prog, addr):
+        if in_direct_map(machine.prog, addr):
             return None
-        return identify_address(prog, addr)
+        return identify_address(machine.prog, addr)
     except (AttributeError, FaultError, LookupError, ObjectAbsentError, ValueError):
         return None
 
 
-def _page(prog: Program, addr: int) -> AddressInfo:
-    page = virt_to_page(prog, addr)
+def _page(machine: Machine, addr: int) -> AddressInfo:
+    page = virt_to_page(machine.prog, addr)
     head = compound_head(page)
     types = page_types(head)
     pfn = page_to_pfn(page).value_()

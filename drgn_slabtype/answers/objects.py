@@ -14,8 +14,8 @@ from typing import Iterator, Optional, Union
 
 from drgn import Object, Program, Type, TypeKind
 
+from ..machine import machine
 from ..machine.kfence import kfence_pool
-from ..pagetype.detect import page_type_layout
 from .guarded import guarded_objects
 from .lookup import lookup
 from .states import Objects, ObjectState, select
@@ -33,10 +33,10 @@ def objects(prog: Program, cache: Union[str, int, Object], state: Optional[str] 
     :return: Columns; iterating gives :class:`~drgn_slabtype.answers.states.SlabObject`.
     :raises TargetError: if there is no such cache.
     """
-    reading = lookup(prog)
+    reading = lookup(machine(prog))
     judged = reading.judged(reading.number(cache))
     address = judged.ledger.facts.address
-    guarded = guarded_objects(prog, kfence_pool(prog), reading.index, address)
+    guarded = guarded_objects(machine(prog), kfence_pool(machine(prog)), reading.index, address)
     found = replace(judged.objects, guarded=tuple(one for _, one in guarded))
     return select(found, None if state is None else STATES[state])
 
@@ -85,7 +85,7 @@ def for_each_slab(slab_cache: Object) -> Iterator[Object]:
     :raises TargetError: if there is no such cache.
     """
     prog = slab_cache.prog_
-    reading = lookup(prog)
-    pointer = prog.type(f"struct {page_type_layout(prog).slab_struct} *")
+    reading = lookup(machine(prog))
+    pointer = prog.type(f"struct {machine(prog).layout.slab_struct} *")
     for page in reading.judged(reading.number(slab_cache)).ledger.slabs.page.tolist():
         yield Object(prog, pointer, value=page)

@@ -18,9 +18,8 @@ from drgn.helpers.common.format import escape_ascii_string
 from drgn.helpers.linux.mm import follow_phys, pfn_to_page
 
 from ..errors import TargetError
-from ..machine.columns import structure
+from ..machine import Machine, machine
 from ..machine.kfence import kfence_pool
-from ..machine.memory import memory
 from ..pages.dump import dump_page, flag_words, section_number
 from ..pages.flagnames import flag_names
 from ..pages.folios import Folios
@@ -28,12 +27,11 @@ from ..pages.kinds import MEANINGS, TAIL, KindFinder
 from ..pages.kpageflags import stable_page_flags
 from ..pages.mapcount import block_counts
 from ..pages.owner import PageOwner, page_owner
-from ..pages.scan import page_fields, page_ranges
+from ..pages.scan import page_ranges
 from ..pages.sections import online_ranges
 from ..pages.single import free_block, one_page
 from ..pages.survey import survey
 from ..pages.zones import zone_bits, zone_names
-from ..pagetype.detect import page_type_layout
 from .lookup import lookup
 from .memcg import page_memcg, slab_memcg
 from .object import describe
@@ -126,24 +124,24 @@ def page_info(prog: Program, which: Union[int, Object]) -> PageInfo:
     :raises TargetError: if there is no such page, or it is not in the target.
     """
     value = int(which.value_()) if isinstance(which, Object) else int(which)
-    pfn = find_pfn(prog, value)
+    pfn = find_pfn(machine(prog), value)
     page = pfn_to_page(prog, pfn)
     try:
-        return _info(prog, pfn, page)
+        return _info(machine(prog), pfn, page)
     except FaultError as e:
         raise TargetError(f"the struct page of PFN {pfn:#x} is not in the target: {e}") from e
 
 
-def find_pfn(prog: Program, value: int) -> int:
+def find_pfn(machine: Machine, value: int) -> int:
     """
     Return the page frame that a number means.
 
     :param value: A page frame number, a virtual address, or ``struct page *``.
     :raises TargetError: if there is no such page.
     """
-    value &= (1 << 8 * memory(prog).word_size) - 1
-    pfn, said = _meant(prog, value)
-    ranges = page_ranges(prog)
+    value &= (1 << 8 * machine.memory.word_size) - 1
+    pfn, said = _meant(machine, value)
+    ranges = page_ranges(machine)
     if any(start <= pfn < end for start, end in ranges):
         return pfn
     there = ", ".join(f"{start:#x} to {end - 1:#x}" for start, end in ranges[:4])
@@ -151,11 +149,11 @@ def find_pfn(prog: Program, value: int) -> int:
     raise TargetError(f"{said} is a hole: there are pages {there}{more}")
 
 
-def _meant(prog: Program, value: int) -> Tuple[int, str]:
-    source, size = memory(prog), page_fields(prog).size
+def _meant(machine: Machine, value: int) -> Tuple[int, str]:
+    source, size = machine.memory, machine.page.size
     if not source.is_kernel_address(np.array([value], np.uint64))[0]:
         return value, f"PFN {value:#x}"
-    vmemmap, last = prog["vmemmap"].value_(), max(end for _, end in page_ranges(prog))
+    vmemmap, last = machine.prog["vmemmap"].value_(), max(end for _, end in page_ranges(machine))
     if vmemmap <= value < vmemmap + last * size:
         pfn, beyond = divmod(value - vmemmap, size)
         if beyond:
@@ -169,18 +167,18 @@ def _meant(prog: Program, value: int) -> Tuple[int, str]:
         return pfn, f"PFN {pfn:#x}"
     # Kernel image, vmalloc and the like: the page tables know.
     try:
-        physical = int(follow_phys(prog["init_mm"].address_of_(), value).value_())
+        physical = int(follow_phys(machine.prog["init_mm"].address_of_(), value).value_())
     except (FaultError, LookupError, NotImplementedError):
         raise TargetError(f"0x{value:x} is not mapped, or its page tables are not there") from None
     return physical >> source.page_shift, f"0x{value:x}, physical 0x{physical:x},"
 
 
-def _info(prog: Program, pfn: int, page: Object) -> PageInfo:
-    layout, encoding = page_type_layout(prog), page_type_layout(prog).encoding
+def _info(machine: Machine, pfn: int, page: Object) -> PageInfo:
+    layout, encoding = machine.layout, machine.layout.encoding
     folios, row = one_page(page)
     head = int(folios.head[row])
     word, flags = int(folios.words[row]), int(folios.flags[row])
-    bits = zone_bits(prog)
+    bits = zone_bits(machine)
     node, zone = bits.split(int(bits.place(np.uint64(flags))))
     large = bool(folios.tails[row]) or bool(int(folios.flags[head]) >> layout.head_flag & 1)
     types = encoding.types_of(word)
@@ -188,14 +186,14 @@ def _info(prog: Program, pfn: int, page: Object) -> PageInfo:
         types = (*types, "slab")
     block = free_block(page)
     kernel_flags = stable_page_flags(page)
-    kind = _kind(prog, folios, head, block is not None)
-    slab = _slab(prog, folios, head) if kind == "slab" else None
+    kind = _kind(machine, folios, head, block is not None)
+    slab = _slab(machine, folios, head) if kind == "slab" else None
     owner = page_owner(page)
     refcount = int(folios.column(folios.where.refcount, 4)[head])
     return PageInfo(
         pfn=pfn,
         page=page.value_(),
-        physical=pfn << memory(prog).page_shift,
+        physical=pfn << machine.memory.page_shift,
         dump=dump_page(page),
         kind=kind,
         meaning=MEANINGS.get(kind, "a page type of this kernel"),
@@ -205,38 +203,38 @@ def _info(prog: Program, pfn: int, page: Object) -> PageInfo:
         head=int(folios.pfns[head]),
         order=int(folios.orders(np.array([head]))[0]) if large else 0,
         flags=flags,
-        flag_names=flag_words(prog, flags),
+        flag_names=flag_words(machine, flags),
         kpageflags=kernel_flags,
         kpageflags_names=flag_names(kernel_flags),
         refcount=refcount - (1 << 32) if refcount >> 31 else refcount,
         mapcount=int(block_counts(folios)[row]),
         node=node,
-        zone=zone_names(prog).get((node, zone), f"zone {zone}"),
-        section=section_number(prog, pfn),
-        online=any(start <= pfn < end for start, end in online_ranges(prog)),
-        mapping=_mapping(prog, folios, head),
+        zone=zone_names(machine).get((node, zone), f"zone {zone}"),
+        section=section_number(machine, pfn),
+        online=any(start <= pfn < end for start, end in online_ranges(machine)),
+        mapping=_mapping(machine, folios, head),
         buddy=block,
         slab=slab,
-        memcg=_memcg(prog, folios, head, slab),
+        memcg=_memcg(machine, folios, head, slab),
         owner=owner if isinstance(owner, PageOwner) else None,
         owner_missing=owner if isinstance(owner, str) else None,
     )
 
 
-def _kind(prog: Program, folios: Folios, head: int, free: bool) -> str:
+def _kind(machine: Machine, folios: Folios, head: int, free: bool) -> str:
     # As the census has it.
     if free:
         return "buddy"
     pfn = int(folios.pfns[head])
-    own, row = one_page(pfn_to_page(prog, pfn))
-    finder = KindFinder(prog, [(pfn - row, pfn - row + len(own))])
+    own, row = one_page(pfn_to_page(machine.prog, pfn))
+    finder = KindFinder(machine, [(pfn - row, pfn - row + len(own))])
     finder.take(own.block)
     finder.finish()
     name = finder.names[int(finder.kinds[row]) & ~int(TAIL)]
     if name != "pcp":
         return name
     # Only the lists of all CPUs tell, and so only a look at all pages.
-    found = survey(prog)
+    found = survey(machine)
     piece = next(piece for piece in found.pieces if piece.pfn <= pfn < piece.end)
     return found.names[int(piece.kinds[pfn - piece.pfn]) & ~int(TAIL)]
 
@@ -253,7 +251,7 @@ def _word_meaning(folios: Folios, head: int, row: int) -> str:
     return meaning
 
 
-def _mapping(prog: Program, folios: Folios, head: int) -> Optional[str]:
+def _mapping(machine: Machine, folios: Folios, head: int) -> Optional[str]:
     value = int(folios.long(folios.where.mapping)[head])
     if not value or folios.slab()[head] or value >> 47 == 0:
         return None
@@ -264,11 +262,11 @@ def _mapping(prog: Program, folios: Folios, head: int) -> Optional[str]:
     if value & 3 == 2:
         return f"movable page of a driver, 0x{value - 2:x}"
     text = f"address_space 0x{value:x}"
-    mapping = Object(prog, "struct address_space *", value)
+    mapping = Object(machine.prog, "struct address_space *", value)
     with contextlib.suppress(AttributeError, FaultError, LookupError):
         operations = mapping.a_ops.value_()
         with contextlib.suppress(LookupError):
-            text += f", {prog.symbol(operations).name}"
+            text += f", {machine.prog.symbol(operations).name}"
         inode = mapping.host.read_()
         if inode:
             name = escape_ascii_string(inode.i_sb.s_type.name.string_(), escape_backslash=True)
@@ -276,21 +274,23 @@ def _mapping(prog: Program, folios: Folios, head: int) -> Optional[str]:
     return text
 
 
-def _memcg(prog: Program, folios: Folios, head: int, slab: Optional[SlabOfPage]) -> Optional[str]:
-    page = structure(prog, "struct page")
+def _memcg(
+    machine: Machine, folios: Folios, head: int, slab: Optional[SlabOfPage]
+) -> Optional[str]:
+    page = machine.structure("struct page")
     name = next((name for name in ("memcg_data", "mem_cgroup") if page.has(name)), None)
     value = int(page.column(folios.raw[head][None, :], name)[0]) if name else 0
     if slab is not None:
-        return slab_memcg(prog, value, slab.objects)
-    return page_memcg(prog, value)
+        return slab_memcg(machine, value, slab.objects)
+    return page_memcg(machine, value)
 
 
-def _slab(prog: Program, folios: Folios, head: int) -> SlabOfPage:
-    vmemmap = prog["vmemmap"].value_()
+def _slab(machine: Machine, folios: Folios, head: int) -> SlabOfPage:
+    vmemmap = machine.prog["vmemmap"].value_()
     address = vmemmap + int(folios.pfns[head]) * folios.where.size
-    reading, source = lookup(prog), memory(prog)
+    reading, source = lookup(machine), machine.memory
     start = source.phys_to_virt(folios.pfns[head : head + 1] << np.uint64(source.page_shift))
-    if kfence_pool(prog).contains(start)[0]:
+    if kfence_pool(machine).contains(start)[0]:
         info = describe(reading, int(start[0]))
         told = f"{info.meaning}, {info.state}" if info.state else info.meaning
         return SlabOfPage(address, info.cache, info.slab_cache, guarded=told)

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from typing import List, NamedTuple, Optional, Tuple
 
-from drgn import Program, sizeof
+from drgn import sizeof
 
 from ..allocators.base import Allocator
 from ..allocators.slab.cache import SlabCache
 from ..allocators.slub.cache import SlubCache, slab_flags
 from ..allocators.slub.debug import SlotLayout
-from ..machine.memory import memory
+from ..machine import Machine
 from ..machine.symbols import symbolise
 from .tracks import Track, slub_tracks
 
@@ -42,41 +42,41 @@ class Slot(NamedTuple):
                 return name
         return None
 
-    def events(self, prog: Program, address: int) -> Tuple[Track, ...]:
+    def events(self, machine: Machine, address: int) -> Tuple[Track, ...]:
         """
         Return who allocated and freed an object, where that is kept.
 
         :param address: The object.
         """
         if self.tracks is not None:
-            return slub_tracks(prog, address + self.tracks)
+            return slub_tracks(machine, address + self.tracks)
         if self.last_caller is not None:
-            caller = prog.read_word(address + self.last_caller)
+            caller = machine.prog.read_word(address + self.last_caller)
             if caller:
-                return (Track("last used", symbolise(prog, caller), None, None, None, ()),)
+                return (Track("last used", symbolise(machine, caller), None, None, None, ()),)
         return ()
 
 
-def slot(prog: Program, allocator: Allocator, number: int) -> Slot:
+def slot(machine: Machine, allocator: Allocator, number: int) -> Slot:
     """
     Return the layout of the slots of a cache.
 
     :param number: Position in ``allocator.caches``.
     """
     if allocator.name == "SLUB":
-        return _slub_slot(prog, SlubCache(allocator.caches, number, slab_flags(prog), 1))
-    return _slab_slot(prog, SlabCache(allocator.caches, number, memory(prog).page_size, 1))
+        return _slub_slot(machine, SlubCache(allocator.caches, number, slab_flags(machine), 1))
+    return _slab_slot(machine, SlabCache(allocator.caches, number, machine.memory.page_size, 1))
 
 
-def _slub_slot(prog: Program, cache: SlubCache) -> Slot:
-    word = memory(prog).word_size
-    layout = SlotLayout(prog, cache)
+def _slub_slot(machine: Machine, cache: SlubCache) -> Slot:
+    word = machine.memory.word_size
+    layout = SlotLayout(machine, cache)
     gap = "right red zone" if cache.red_zone else "padding"
     parts: List[Tuple[int, int, str]] = [(cache.object_size, cache.inuse, gap)]
     if not layout.free_pointer_inside:
         parts.append((cache.offset, cache.offset + word, "free pointer"))
     if layout.tracks is not None:
-        size = sizeof(prog.type("struct track"))
+        size = sizeof(machine.prog.type("struct track"))
         parts.append((layout.tracks, layout.tracks + size, "track of the allocation"))
         parts.append((layout.tracks + size, layout.tracks + 2 * size, "track of the free"))
     if layout.orig_size is not None:
@@ -85,7 +85,7 @@ def _slub_slot(prog: Program, cache: SlubCache) -> Slot:
     return Slot(cache.red_left_pad, tuple(parts), layout.tracks)
 
 
-def _slab_slot(prog: Program, cache: SlabCache) -> Slot:
+def _slab_slot(machine: Machine, cache: SlabCache) -> Slot:
     # The red zones are unsigned long long, the last caller is one word, and
     # both stand at the end of the slot in steps of that alignment.
     end = cache.size - cache.obj_offset
@@ -99,6 +99,6 @@ def _slab_slot(prog: Program, cache: SlabCache) -> Slot:
         end -= 8
     parts.append((cache.object_size, end, "padding"))
     # The caller is a word at the very end of the slot.
-    word = memory(prog).word_size
+    word = machine.memory.word_size
     last = None if caller is None else cache.size - cache.obj_offset - word
     return Slot(cache.obj_offset, tuple(parts), last_caller=last)

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from typing import NamedTuple, Optional, Tuple
 
-from drgn import FaultError, Object, Program
+from drgn import FaultError, Object
 
+from ..machine import Machine
 from ..machine.symbols import depot_stack, frames, symbolise
 
 
@@ -32,38 +33,38 @@ class Track(NamedTuple):
     """Call trace, innermost first, if it was kept."""
 
 
-def slub_tracks(prog: Program, first: int) -> Tuple[Track, ...]:
+def slub_tracks(machine: Machine, first: int) -> Tuple[Track, ...]:
     """
     Return the tracks of an object.
 
     :param first: Address of the first of the two ``struct track``.
     """
     found = []
-    type = prog.type("struct track")
+    type = machine.prog.type("struct track")
     for number, event in enumerate(("allocated", "freed")):
-        track = Object(prog, type, address=first + number * (type.size or 0))
+        track = Object(machine.prog, type, address=first + number * (type.size or 0))
         try:
             caller = track.addr.value_()
             if caller:
-                found.append(_slub_track(prog, event, caller, track))
+                found.append(_slub_track(machine, event, caller, track))
         except FaultError:
             pass
     return tuple(found)
 
 
-def _slub_track(prog: Program, event: str, caller: int, track: Object) -> Track:
+def _slub_track(machine: Machine, event: str, caller: int, track: Object) -> Track:
     stack: Tuple[str, ...] = ()
     # Since "mm/slub: use stackdepot to save stack trace in objects" (in v5.19),
     # a handle takes the place of addrs.
     if hasattr(track, "handle"):
-        stack = depot_stack(prog, track.handle)
+        stack = depot_stack(machine, track.handle)
     elif hasattr(track, "addrs"):
-        stack = frames(prog, [entry.value_() for entry in track.addrs])
+        stack = frames(machine, [entry.value_() for entry in track.addrs])
     cpu, pid = track.cpu.value_(), track.pid.value_()
-    return Track(event, symbolise(prog, caller), cpu, pid, track.when.value_(), stack)
+    return Track(event, symbolise(machine, caller), cpu, pid, track.when.value_(), stack)
 
 
-def kfence_track(prog: Program, event: str, track: Object) -> Optional[Track]:
+def kfence_track(machine: Machine, event: str, track: Object) -> Optional[Track]:
     """
     Return a track of an object of KFENCE's pool.
 
@@ -73,7 +74,7 @@ def kfence_track(prog: Program, event: str, track: Object) -> Optional[Track]:
     count = min(track.num_stack_entries.value_(), track.stack_entries.type_.length or 0)
     if not count:
         return None
-    stack = frames(prog, [track.stack_entries[at].value_() for at in range(count)])
+    stack = frames(machine, [track.stack_entries[at].value_() for at in range(count)])
     when = track.ts_nsec.value_() if hasattr(track, "ts_nsec") else None
     cpu = track.cpu.value_() if hasattr(track, "cpu") else None
     return Track(event, stack[0] if stack else None, cpu, track.pid.value_(), when, stack)

@@ -10,6 +10,6 @@ without debug info.
 from __future__ import annotations
 
 from .blob import BtfError
-from .load import btf_evidence, load_btf
+from .load import load_btf
 
 __all__ = ("BtfError", "btf_evidence", "load_btf")

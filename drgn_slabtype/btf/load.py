@@ -37,7 +37,6 @@ from .variables import variable_type
 U64 = npt.NDArray[np.uint64]
 
 _FINDER = "slabtype-btf"
-_CACHE_KEY = "slabtype_btf"
 _MAX_BYTES = 1 << 28  # of BTF; of distributions' kernels it has some 5 MiB
 _MAX_SYMBOLS = 1 << 23  # some 200,000 in distributions' kernels
 _KINDS = {
@@ -133,12 +132,13 @@ class BtfNames(Finders):
         return int(self._starts[after]) - address if after < len(self._starts) else 0
 
 
-def load_btf(prog: Program) -> None:
+def load_btf(prog: Program) -> str:
     """
     Give a program the types and symbols that the kernel has in its own memory.
 
     They are asked before any that the program has already.
 
+    :return: The sentence that says so, for the evidence of what is read with them.
     :raises TargetError: if the kernel has none, or they cannot be read; the
         message is a clause that says why.
     """
@@ -164,7 +164,7 @@ def load_btf(prog: Program) -> None:
     names = BtfNames(prog, blob, index)
     names.register_finders(prog, _FINDER)
     prog.register_symbol_finder(_FINDER, index, enable_index=0)
-    prog.cache[_CACHE_KEY] = names
+    return names.evidence
 
 
 def _kallsyms(prog: Program) -> SymbolIndex:
@@ -200,9 +200,3 @@ def _check_count(prog: Program) -> None:
 
 def _address(index: SymbolIndex, prog: Program, name: str) -> Optional[int]:
     return next((symbol.address for symbol in index(prog, name, None, False)), None)
-
-
-def btf_evidence(prog: Program) -> Optional[str]:
-    """Return the sentence that says that types are from BTF; ``None`` if they are not."""
-    names = prog.cache.get(_CACHE_KEY)
-    return names.evidence if isinstance(names, BtfNames) else None

@@ -12,23 +12,23 @@ from __future__ import annotations
 from typing import Callable, Iterable, Iterator, List, Set, Tuple
 
 import numpy as np
-from drgn import FaultError, Program
+from drgn import FaultError
 
 from ..allocators import open_allocator
 from ..allocators.caches import Caches
 from ..allocators.slab.allocator import SlabAllocator
 from ..allocators.slub.allocator import SlubAllocator
 from ..index import SlabIndex
-from ..machine.memory import memory
+from ..machine import Machine
 from ..pages.scan import scan
 from ..regions import Region, region
-from . import machine
+from . import ground
 from .slab import SlabRegions
 from .slabs import MAX_ORDER
 from .slub import SlubRegions
 
 
-def declared_regions(prog: Program) -> Tuple[List[Region], Set[str]]:
+def declared_regions(machine: Machine) -> Tuple[List[Region], Set[str]]:
     """
     Return every region of a program, and the names of what could not be declared.
 
@@ -43,18 +43,18 @@ def declared_regions(prog: Program) -> Tuple[List[Region], Set[str]]:
         except (FaultError, LookupError):
             missing.add(name)
 
-    take("variables", lambda: machine.variables(prog))
-    take("memory map", lambda: machine.memory_map(prog))
-    take("sections", lambda: machine.sections(prog))
-    take("nodes", lambda: machine.nodes(prog))
-    take("KFENCE", lambda: machine.kfence(prog))
-    take("page tables", lambda: machine.translation(prog))
-    index = SlabIndex(prog, scan(prog).heads)
-    allocator = open_allocator(prog)
+    take("variables", lambda: ground.variables(machine))
+    take("memory map", lambda: ground.memory_map(machine))
+    take("sections", lambda: ground.sections(machine))
+    take("nodes", lambda: ground.nodes(machine))
+    take("KFENCE", lambda: ground.kfence(machine))
+    take("page tables", lambda: ground.translation(machine))
+    index = SlabIndex(machine, scan(machine).heads)
+    allocator = open_allocator(machine)
     allocator.discover(index)
     caches = allocator.caches
-    take("slab caches", lambda: _caches(prog, caches))
-    take("slab pages", lambda: _slab_pages(prog, index))
+    take("slab caches", lambda: _caches(machine, caches))
+    take("slab pages", lambda: _slab_pages(machine, index))
     if isinstance(allocator, SlabAllocator):
         slab = SlabRegions(allocator, index)
         take("per-CPU caches", slab.cpus)
@@ -70,17 +70,17 @@ def declared_regions(prog: Program) -> Tuple[List[Region], Set[str]]:
     return regions, missing
 
 
-def _caches(prog: Program, caches: Caches) -> Iterator[Region]:
+def _caches(machine: Machine, caches: Caches) -> Iterator[Region]:
     yield region("slab caches", caches.addresses, caches.rows.raw.shape[1])
     for pointer in caches.rows["name"].tolist():
         try:
-            name = prog.read_c_string(pointer, max_size=256)
+            name = machine.prog.read_c_string(pointer, max_size=256)
         except FaultError:
             continue
         yield region("slab caches", pointer, len(name) + 1)
 
 
-def _slab_pages(prog: Program, index: SlabIndex) -> Iterator[Region]:
+def _slab_pages(machine: Machine, index: SlabIndex) -> Iterator[Region]:
     orders = np.minimum(index.orders, MAX_ORDER).astype(np.uint64)
-    sizes = np.uint64(memory(prog).page_size) << orders
+    sizes = np.uint64(machine.memory.page_size) << orders
     yield region("slab pages", index.addresses, sizes, masked=True)

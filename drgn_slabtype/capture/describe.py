@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from typing import Any, Dict, Iterator, List, Set, Tuple
 
-from drgn import Object, Program, Type, TypeKind, sizeof
+from drgn import Object, Type, TypeKind, sizeof
 
+from ..machine import Machine
 from . import roots
 from .types import TypeWriter
 
@@ -19,11 +20,11 @@ Name = Tuple[str, int, int]
 """Name, address and size of a symbol."""
 
 
-def find_variables(prog: Program, names: List[str]) -> Iterator[Tuple[str, Object]]:
+def find_variables(machine: Machine, names: List[str]) -> Iterator[Tuple[str, Object]]:
     """Yield those of some variables that this kernel has in memory."""
     for name in names:
         try:
-            variable = prog.variable(name)
+            variable = machine.prog.variable(name)
         except LookupError:
             continue
         if variable.address_ is None:
@@ -33,30 +34,30 @@ def find_variables(prog: Program, names: List[str]) -> Iterator[Tuple[str, Objec
             # linux_banner is declared weak, without a length, beside its
             # definition; which of the two drgn finds first is left to chance.
             try:
-                size = prog.symbol(name).size
+                size = machine.prog.symbol(name).size
             except LookupError:
                 continue
-            whole = prog.array_type(type.type, size // sizeof(type.type))
-            variable = Object(prog, whole, address=variable.address_)
+            whole = machine.prog.array_type(type.type, size // sizeof(type.type))
+            variable = Object(machine.prog, whole, address=variable.address_)
         if variable.type_.is_complete():
             yield name, variable
 
 
-def describe(prog: Program, names: Set[Name]) -> Dict[str, Any]:
+def describe(machine: Machine, names: Set[Name]) -> Dict[str, Any]:
     """
     Return the types, objects, constants and symbols that a capture needs.
 
     :param names: Further symbols.
     """
-    types = TypeWriter(_find_types(prog))
+    types = TypeWriter(_find_types(machine))
     variables, functions, symbols = {}, {}, set(names)
-    for name, variable in find_variables(prog, roots.VARIABLES + roots.PER_CPU_VARIABLES):
+    for name, variable in find_variables(machine, roots.VARIABLES + roots.PER_CPU_VARIABLES):
         variables[name] = types.add(variable.type_), variable.address_
         if name not in roots.PER_CPU_VARIABLES:
             symbols.add((name, variable.address_ or 0, sizeof(variable)))
     for name in roots.FUNCTIONS:
         try:
-            function = prog.function(name)
+            function = machine.prog.function(name)
         except LookupError:
             continue
         # Optimised away, it has no address; that there is one is what drgn asks.
@@ -65,11 +66,11 @@ def describe(prog: Program, names: Set[Name]) -> Dict[str, Any]:
             symbols.add((name, function.address_, 0))
     for name in roots.SYMBOLS:
         try:
-            symbol = prog.symbol(name)
+            symbol = machine.prog.symbol(name)
         except LookupError:
             continue
         symbols.add((name, symbol.address, symbol.size))
-    constants = _find_constants(prog, types)
+    constants = _find_constants(machine, types)
     return {
         "types": types.nodes,
         "variables": variables,
@@ -79,22 +80,22 @@ def describe(prog: Program, names: Set[Name]) -> Dict[str, Any]:
     }
 
 
-def _find_types(prog: Program) -> List[Type]:
+def _find_types(machine: Machine) -> List[Type]:
     found = []
     for name in roots.TYPES:
         try:
-            found.append(prog.type(name))
+            found.append(machine.prog.type(name))
         except LookupError:
             continue
     for name in roots.ENUMERATORS:
         try:
-            found.append(prog.constant(name).type_)
+            found.append(machine.prog.constant(name).type_)
         except LookupError:
             continue
     return found
 
 
-def _find_constants(prog: Program, types: TypeWriter) -> Dict[str, int]:
+def _find_constants(machine: Machine, types: TypeWriter) -> Dict[str, int]:
     # An enumerator may be in two enumerations (PG_slab, over the years, in
     # several). By default the first one counts; here is where that differs
     # from what this kernel's debug info answers.
@@ -106,7 +107,7 @@ def _find_constants(prog: Program, types: TypeWriter) -> Dict[str, int]:
     differing = {}
     for name, at in first.items():
         try:
-            ref = types.add(prog.constant(name).type_)
+            ref = types.add(machine.prog.constant(name).type_)
         except LookupError:
             continue
         position = ref[0] if isinstance(ref, list) else ref

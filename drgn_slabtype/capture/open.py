@@ -31,13 +31,13 @@ from drgn import Object, Program, Symbol, SymbolBinding, SymbolKind, Type, TypeK
 
 from ..errors import TargetError
 from ..finders import Finders
+from ..machine import machine
 from .elf import START_BYTES, payload_size
 from .types import TypeReader
 
 _XZ_MAGIC = b"\xfd7zXZ\0"
 _BLOCK_BYTES = 1 << 16
 _FINDER = "slabtype-capture"
-_CACHE_KEY = "slabtype_capture"
 _NEAR_SYMBOLS = 8  # that contain an address, counted back from it: aliases and nested labels
 
 
@@ -75,7 +75,7 @@ class Names(Finders):
         """Add the finders to the program, before all others."""
         self.register_finders(self._prog, _FINDER)
         self._prog.register_symbol_finder(_FINDER, self._find_symbols, enable_index=0)
-        self._prog.cache[_CACHE_KEY] = self
+        machine(self._prog).manifest = self.manifest
 
     def find_type(self, kind: TypeKind, name: str) -> Optional[Type]:
         return self._types.find(kind, name)
@@ -156,7 +156,7 @@ def open_capture(path: str) -> Program:
         prog.set_core_dump(fd)  # takes the descriptor over
     except Exception as error:
         raise TargetError(f"{path}: damaged capture: {error}") from error
-    if _CACHE_KEY not in prog.cache:
+    if machine(prog).manifest is None:
         # The plugin's hook has not done it: it cannot open the memory of a compressed one.
         Names(prog, payload).register()
     return prog
@@ -170,7 +170,7 @@ def attach(prog: Program) -> bool:
 
     :return: Whether the program is a capture.
     """
-    if _CACHE_KEY in prog.cache:
+    if machine(prog).manifest is not None:
         return True
     path = prog.core_dump_path
     if path is None:
@@ -202,8 +202,7 @@ def left_out(prog: Program) -> FrozenSet[str]:
 
 def manifest(prog: Program) -> Dict[str, Any]:
     """Return what a capture says of itself; empty for any program that is not a capture."""
-    names = prog.cache.get(_CACHE_KEY)
-    return names.manifest if isinstance(names, Names) else {}
+    return dict(machine(prog).manifest or {})
 
 
 def _read_payload(fd: int) -> Optional[Dict[str, Any]]:

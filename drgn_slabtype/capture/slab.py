@@ -12,16 +12,12 @@ from __future__ import annotations
 from typing import Iterator, Optional, Tuple
 
 import numpy as np
-from drgn import Program
 
-from ..allocators.caches import node_ids
 from ..allocators.slab.allocator import SlabAllocator
 from ..index import SlabIndex
 from ..ledger import I64, U64, Bools
-from ..machine.columns import read_rows, structure
-from ..machine.memory import memory
 from ..regions import Region, region
-from .machine import per_cpu_addresses
+from .ground import per_cpu_addresses
 from .slabs import CacheObjects, Slots, batches, debugging, each
 
 # The same from 5.10 to the removal of SLAB in 6.8.
@@ -37,17 +33,17 @@ class SlabRegions:
     """
 
     def __init__(self, allocator: SlabAllocator, index: SlabIndex) -> None:
-        self.prog: Program = allocator.prog
+        self.machine = allocator.machine
         self._allocator = allocator
         self._caches = allocator.caches.rows
         self._index = index
-        self._memory = memory(self.prog)
+        self._memory = self.machine.memory
 
     def cpus(self) -> Iterator[Region]:
         """Yield the array caches of all CPUs."""
         pointers = self._caches["cpu_cache"]
         some = np.flatnonzero(pointers)
-        addresses = per_cpu_addresses(self.prog, pointers[some])
+        addresses = per_cpu_addresses(self.machine, pointers[some])
         cpus = len(addresses) // max(len(some), 1)
         limits = np.repeat(self._caches["limit"][some], cpus)
         yield self._array_caches(addresses, limits)
@@ -61,18 +57,18 @@ class SlabRegions:
         tables = nodes["alien"]
         tables = tables[self._memory.is_kernel_address(tables)]
         word = self._memory.word_size
-        yield region("array caches", tables, node_ids(self.prog) * word)
-        at = (tables[:, None] + each(0, word, node_ids(self.prog))).reshape(-1)
+        yield region("array caches", tables, self.machine.node_ids * word)
+        at = (tables[:, None] + each(0, word, self.machine.node_ids)).reshape(-1)
         gathered = self._memory.gather(at, word)
         aliens = gathered.bytes.view(self._memory.word)[:, 0].astype(np.uint64)
         aliens = aliens[self._memory.is_kernel_address(aliens)]
         if len(aliens):
-            alien = structure(self.prog, "struct alien_cache")
+            alien = self.machine.structure("struct alien_cache")
             yield region("array caches", aliens, alien.size)
             yield self._array_caches(aliens + np.uint64(alien.offset("ac")))
 
     def _array_caches(self, addresses: U64, limits: Optional[U64] = None) -> Region:
-        rows = read_rows(self.prog, "struct array_cache", addresses)
+        rows = self.machine.rows("struct array_cache", addresses)
         if limits is None:
             limits = rows["limit"]
         limits = np.minimum(limits, _MAX_ENTRIES)

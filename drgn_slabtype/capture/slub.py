@@ -12,21 +12,18 @@ from __future__ import annotations
 from typing import Iterator, List, Set, Tuple
 
 import numpy as np
-from drgn import FaultError, Object, Program
+from drgn import FaultError, Object
 from drgn.helpers.linux.cpumask import for_each_possible_cpu
 from drgn.helpers.linux.percpu import per_cpu
 
-from ..allocators.caches import node_ids
 from ..allocators.slub.allocator import SlubAllocator
 from ..allocators.slub.cache import SlubCache, slab_flags
 from ..allocators.slub.debug import SlotLayout
 from ..allocators.slub.freelists import Encoding, Geometry, decode
 from ..index import SlabIndex
 from ..ledger import I64, U64, Bools
-from ..machine.columns import read_rows, structure
-from ..machine.memory import memory
 from ..regions import Region, region
-from .machine import per_cpu_addresses
+from .ground import per_cpu_addresses
 from .slabs import MAX_OBJECTS, CacheObjects, Slots, batches, debugging, each
 from .stacks import stack_traces
 
@@ -43,11 +40,11 @@ class SlubRegions:
     """
 
     def __init__(self, allocator: SlubAllocator, index: SlabIndex) -> None:
-        self.prog: Program = allocator.prog
+        self.machine = allocator.machine
         self._allocator = allocator
         self._caches = allocator.caches.rows
         self._index = index
-        self._memory = memory(self.prog)
+        self._memory = self.machine.memory
         self._handles: List[U64] = []
 
     def cpus(self) -> Iterator[Region]:
@@ -60,11 +57,11 @@ class SlubRegions:
                 continue
             pointers = self._caches[member]
             owner = np.flatnonzero(pointers)
-            layout = structure(self.prog, type)
-            addresses = per_cpu_addresses(self.prog, pointers[owner])
+            layout = self.machine.structure(type)
+            addresses = per_cpu_addresses(self.machine, pointers[owner])
             yield region("per-CPU slabs and sheaves", addresses, layout.size)
             if member == "cpu_sheaves":
-                rows = read_rows(self.prog, type, addresses)
+                rows = self.machine.rows(type, addresses)
                 cpus = len(addresses) // max(len(owner), 1)
                 cache = np.repeat(owner, cpus)
                 for sheaf in ("main", "spare", "rcu_free"):
@@ -74,7 +71,7 @@ class SlubRegions:
     def _sheaves(self, pointers: U64, cache: I64) -> Region:
         some = self._memory.is_kernel_address(pointers)
         capacity = self._caches["sheaf_capacity"][cache[some]]
-        head = structure(self.prog, "struct slab_sheaf").size
+        head = self.machine.structure("struct slab_sheaf").size
         sizes = np.uint64(head) + capacity * np.uint64(self._memory.word_size)
         return region("per-CPU slabs and sheaves", pointers[some], sizes)
 
@@ -83,12 +80,12 @@ class SlubRegions:
         nodes = self._allocator.nodes.rows
         yield region("cache nodes", nodes.addresses, nodes.structure.size)
         try:
-            barn = structure(self.prog, "struct node_barn")
+            barn = self.machine.structure("struct node_barn")
         except LookupError:
             return
         cache, pointers = self._barns()
         yield region("cache nodes", pointers, barn.size)
-        link = structure(self.prog, "struct slab_sheaf").offset("barn_list")
+        link = self.machine.structure("struct slab_sheaf").offset("barn_list")
         for number, address in zip(cache.tolist(), pointers.tolist()):
             for member in ("sheaves_full", "sheaves_empty"):
                 links = self._list(address + barn.offset(member))
@@ -102,9 +99,9 @@ class SlubRegions:
         if nodes.rows.structure.has("barn"):
             cache, pointers = nodes.cache, nodes.rows["barn"]
         else:
-            pair = structure(self.prog, "struct kmem_cache_per_node_ptrs")
+            pair = self.machine.structure("struct kmem_cache_per_node_ptrs")
             first = self._caches.structure.offset("per_node") + pair.offset("barn")
-            starts = first + pair.size * np.arange(node_ids(self.prog))
+            starts = first + pair.size * np.arange(self.machine.node_ids)
             at = (self._caches.addresses[:, None] + starts.astype(np.uint64)).reshape(-1)
             cache = np.repeat(np.arange(len(self._caches)), len(starts))
             gathered = self._memory.gather(at, self._memory.word_size)
@@ -119,7 +116,7 @@ class SlubRegions:
         at = head
         while len(found) < _MAX_LIST:
             try:
-                at = self.prog.read_word(at)
+                at = self.machine.prog.read_word(at)
             except FaultError:
                 break
             if at in seen or not self._memory.is_kernel_address(np.array([at], np.uint64))[0]:
@@ -133,10 +130,10 @@ class SlubRegions:
         word = self._memory.word_size
         for name in ("defer_free_objects", "deferred_percpu_work"):
             try:
-                variable = self.prog[name]
+                variable = self.machine.prog[name]
             except LookupError:
                 continue
-            for cpu in for_each_possible_cpu(self.prog):
+            for cpu in for_each_possible_cpu(self.machine.prog):
                 work = per_cpu(variable, cpu)
                 for member, size in (
                     ("objects", word),
@@ -149,7 +146,7 @@ class SlubRegions:
 
     def objects(self) -> Iterator[Region]:
         """Yield what SLUB keeps in the pages of slabs."""
-        flags = slab_flags(self.prog)
+        flags = slab_flags(self.machine)
         for number in range(len(self._caches)):
             cache = SlubCache(self._allocator.caches, number, flags, 1)
             rows = self._allocator.ownership.rows_of(number)
@@ -166,21 +163,21 @@ class SlubRegions:
     def traces(self) -> Iterator[Region]:
         """Yield the call traces of all tracks that :meth:`objects` has met."""
         if self._handles:
-            yield from stack_traces(self.prog, np.concatenate(self._handles))
+            yield from stack_traces(self.machine, np.concatenate(self._handles))
 
     def _note_handles(self, cache: SlubCache, slots: Slots) -> None:
         # Handles of the stack depot in both tracks of every object.
-        where = SlotLayout(self.prog, cache).tracks
+        where = SlotLayout(self.machine, cache).tracks
         if where is None:
             return
-        track = structure(self.prog, "struct track")
+        track = self.machine.structure("struct track")
         # Since "mm/slub: use stackdepot to save stack trace in objects" (in
         # v5.19); before, the addresses themselves are in the track.
         if not track.has("handle"):
             return
         first = slots.addresses.reshape(-1) + np.uint64(slots.lead + where)
         for start in (first, first + np.uint64(track.size)):
-            handles = read_rows(self.prog, "struct track", start)["handle"]
+            handles = self.machine.rows("struct track", start)["handle"]
             self._handles.append(np.unique(handles))
 
     def _slots(self, cache: SlubCache, rows: I64) -> Slots:
@@ -198,7 +195,7 @@ class SlubRegions:
         # Bytes of a kmalloc object beyond the size asked for are a red zone
         # since Linux 6.2; before, they are what the memory held earlier. Only
         # a cache where most are red is taken to have red zones there.
-        where = SlotLayout(self.prog, cache).orig_size
+        where = SlotLayout(self.machine, cache).orig_size
         if where is None or not cache.red_zone:
             return
         gathered = self._memory.gather(slots.start, slots.number * slots.stride)
@@ -249,8 +246,8 @@ class SlubRegions:
         heads = self._index["freelist"][rows]
         if self._caches.structure.has("cpu_slab"):
             pointer = self._caches["cpu_slab"][number : number + 1]
-            addresses = per_cpu_addresses(self.prog, pointer)
-            cpus = read_rows(self.prog, "struct kmem_cache_cpu", addresses)
+            addresses = per_cpu_addresses(self.machine, pointer)
+            cpus = self.machine.rows("struct kmem_cache_cpu", addresses)
             heads = np.concatenate([heads, cpus["freelist"]])
         known = self._index.rows_of_addresses(heads)
         slab = np.minimum(np.searchsorted(rows, known), len(rows) - 1)

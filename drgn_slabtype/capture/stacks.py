@@ -14,10 +14,11 @@ from itertools import accumulate
 from typing import Dict, Iterable, Iterator, List, Set, Tuple
 
 import numpy as np
-from drgn import Program, SymbolBinding, TypeKind
+from drgn import SymbolBinding, TypeKind
 
-from ..machine.columns import Structure, read_rows, structure
-from ..machine.memory import U64, memory
+from ..machine import Machine
+from ..machine.columns import Structure
+from ..machine.memory import U64
 from ..regions import Region, merge, region
 from .describe import Name
 
@@ -29,27 +30,27 @@ _REACH = 1 << 31
 _NEAR_SYMBOLS = 32  # that contain an address, counted back from it: aliases and nested labels
 
 
-def stack_traces(prog: Program, handles: U64) -> Iterator[Region]:
+def stack_traces(machine: Machine, handles: U64) -> Iterator[Region]:
     """
     Yield the stack depot's records of some handles.
 
     :param handles: ``depot_stack_handle_t``; what leads nowhere is ignored.
     :raises LookupError: if the kernel has no stack depot.
     """
-    source = memory(prog)
-    parts = structure(prog, "union handle_parts")
+    source = machine.memory
+    parts = machine.structure("union handle_parts")
     raw = np.unique(handles[handles != 0]).astype(f"{source.byteorder}u4")
     if not len(raw):
         return
-    pools = _pools(prog, parts, raw)
+    pools = _pools(machine, parts, raw)
     yield region("stack traces", pools, source.word_size)
     gathered = source.gather(pools, source.word_size)
     pool = gathered.bytes.view(source.word)[:, 0].astype(np.uint64)
     offset = parts.column(raw.view(np.uint8).reshape(-1, 4), "offset") << np.uint64(_ALIGN_SHIFT)
     used = source.is_kernel_address(pool)
     records = (pool + offset)[used]
-    layout = structure(prog, "struct stack_record")
-    rows = read_rows(prog, "struct stack_record", records, layout.offset("entries"))
+    layout = machine.structure("struct stack_record")
+    rows = machine.rows("struct stack_record", records, layout.offset("entries"))
     frames = np.minimum(rows["size"], np.uint64(_MAX_FRAMES))
     sizes = np.uint64(layout.offset("entries")) + frames * np.uint64(source.word_size)
     # An overwritten handle may lead anywhere; a record knows its own handle.
@@ -57,7 +58,7 @@ def stack_traces(prog: Program, handles: U64) -> Iterator[Region]:
     yield region("stack traces", rows.addresses[own], sizes[own], code=True)
 
 
-def _pools(prog: Program, parts: Structure, raw: U64) -> U64:
+def _pools(machine: Machine, parts: Structure, raw: U64) -> U64:
     # Addresses of the pointers to the pools that handles name.
     data = raw.view(np.uint8).reshape(-1, 4)
     # Since Linux kernel commit 961c949b012f ("lib/stackdepot: rename slab to
@@ -69,22 +70,22 @@ def _pools(prog: Program, parts: Structure, raw: U64) -> U64:
         name, index = "stack_pools", parts.column(data, "pool_index")
     else:
         name, index = "stack_slabs", parts.column(data, "slabindex")
-    pools = prog[name]
+    pools = machine.prog[name]
     is_array = pools.type_.kind == TypeKind.ARRAY
     start = pools.address_ if is_array else pools.value_()
-    return np.uint64(start) + index * np.uint64(memory(prog).word_size)
+    return np.uint64(start) + index * np.uint64(machine.memory.word_size)
 
 
-def code_symbols(prog: Program, regions: Iterable[Region]) -> Set[Name]:
+def code_symbols(machine: Machine, regions: Iterable[Region]) -> Set[Name]:
     """
     Return the symbols that words of regions marked as such lead to.
 
     Any word that can be an address in the kernel or a module counts, also one
     that overwrote something else.
     """
-    source = memory(prog)
+    source = machine.memory
     try:
-        text = prog.symbol("_stext").address
+        text = machine.prog.symbol("_stext").address
     except LookupError:
         return set()
     low, high = max(text - _REACH, 0), min(text + _REACH, (1 << 8 * source.word_size) - 1)
@@ -97,10 +98,10 @@ def code_symbols(prog: Program, regions: Iterable[Region]) -> Set[Name]:
             words = whole.view(source.word).astype(np.uint64)
             found.append(np.unique(words[(words >= low) & (words < high)]))
     addresses = np.unique(np.concatenate([np.zeros(0, np.uint64), *found]))
-    return _resolve(prog, addresses.tolist()) if len(addresses) else set()
+    return _resolve(machine, addresses.tolist()) if len(addresses) else set()
 
 
-def _resolve(prog: Program, addresses: List[int]) -> Set[Name]:
+def _resolve(machine: Machine, addresses: List[int]) -> Set[Name]:
     # As Program.symbol() answers for each; but that searches all symbols every
     # time. Of those that contain the address the one counts that starts
     # nearest, then the shortest, then the one with the strongest binding. What
@@ -108,7 +109,7 @@ def _resolve(prog: Program, addresses: List[int]) -> Set[Name]:
     precedence = {SymbolBinding.GLOBAL: 0, SymbolBinding.UNIQUE: 0, SymbolBinding.WEAK: 1}
     known = [
         (symbol.address, -symbol.size, -precedence.get(symbol.binding, 2), -number, symbol)
-        for number, symbol in enumerate(prog.symbols())
+        for number, symbol in enumerate(machine.prog.symbols())
     ]
     known.sort(key=lambda entry: entry[:4])
     starts = [entry[0] for entry in known]

@@ -20,7 +20,7 @@ from typing import IO, Any, Callable, ContextManager, Dict, NamedTuple, Optional
 from drgn import FaultError, Program
 from drgn.helpers.linux.mm import for_each_valid_page_range
 
-from ..machine.memory import memory
+from ..machine import Machine, machine
 from ..regions import merge
 from .declare import declared_regions
 from .describe import describe
@@ -77,8 +77,9 @@ def write_capture(
     """
     platform = prog.platform
     assert platform is not None
-    machine, format = elf_machine(platform), elf_format(platform)
-    declared, missing = declared_regions(prog)
+    number, format = elf_machine(platform), elf_format(platform)
+    of = machine(prog)
+    declared, missing = declared_regions(of)
     masked = not contents and any(region.masked for region in declared)
     absent = sorted(left_out(prog) | missing | ({OBJECT_CONTENTS} if masked else set()))
     present = merge(declared)
@@ -87,11 +88,11 @@ def write_capture(
     for name in sorted({region.what for region in declared}):
         sizes[name] = merge([region for region in declared if region.what == name]).total
     with tempfile.TemporaryFile() as data:
-        physical = _physical_address(prog)
-        read, page_size = _reader(prog, physical), memory(prog).page_size
+        physical = _physical_address(of)
+        read, page_size = _reader(of, physical), of.memory.page_size
         writer = SegmentWriter(data, read, physical, page_size)
         writer.write(present, kept, progress)
-        payload: Dict[str, Any] = describe(prog, code_symbols(prog, declared))
+        payload: Dict[str, Any] = describe(of, code_symbols(of, declared))
         payload["manifest"] = {
             "contents": contents,
             "left_out": absent,
@@ -102,7 +103,7 @@ def write_capture(
             Note(NOTE_NAME, NOTE_TYPE, json.dumps(payload, separators=(",", ":")).encode()),
             Note(b"VMCOREINFO", 0, prog["VMCOREINFO"].string_()),
         ]
-        head = format.head(machine, notes, writer.segments)
+        head = format.head(number, notes, writer.segments)
         _write_file(path, head, data, compressed, progress)
     return CaptureSummary(
         path=path,
@@ -115,11 +116,11 @@ def write_capture(
     )
 
 
-def _physical_address(prog: Program) -> Callable[[int], int]:
+def _physical_address(machine: Machine) -> Callable[[int], int]:
     # The direct map reaches as far as pages are known; vmalloc may begin
     # anywhere after it.
-    source = memory(prog)
-    last = max((end for _, end, _ in for_each_valid_page_range(prog)), default=0)
+    source = machine.memory
+    last = max((end for _, end, _ in for_each_valid_page_range(machine.prog)), default=0)
     end = source.linear_base + (last << source.page_shift)
 
     def physical(address: int) -> int:
@@ -130,16 +131,16 @@ def _physical_address(prog: Program) -> Callable[[int], int]:
     return physical
 
 
-def _reader(prog: Program, physical: Callable[[int], int]) -> Callable[[int, int], bytes]:
+def _reader(machine: Machine, physical: Callable[[int], int]) -> Callable[[int, int], bytes]:
     # KFENCE and debug_pagealloc take pages out of the direct map that are there.
     def read(address: int, size: int) -> bytes:
         try:
-            return prog.read(address, size)
+            return machine.prog.read(address, size)
         except FaultError:
             at = physical(address)
             if at == NO_PHYSICAL_ADDRESS:
                 raise
-            return prog.read(at, size, True)
+            return machine.prog.read(at, size, True)
 
     return read
 

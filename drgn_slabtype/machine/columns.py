@@ -13,9 +13,9 @@ from typing import Dict, Optional, Tuple
 
 import numpy as np
 import numpy.typing as npt
-from drgn import Program, Type, TypeKind, sizeof
+from drgn import Type, TypeKind, sizeof
 
-from .memory import U8, U64, Gathered, memory
+from .memory import U8, U64, Gathered, Memory
 
 _INTEGER_SIZES = (1, 2, 4, 8)
 _COMPOUND = (TypeKind.STRUCT, TypeKind.UNION)
@@ -26,13 +26,14 @@ class Structure:
     Where the members of one type lie.
 
     :param type: A complete structure, union or typedef of one.
+    :param byteorder: ``<`` or ``>``, as numpy spells it.
     """
 
-    def __init__(self, prog: Program, type: Type) -> None:
+    def __init__(self, type: Type, byteorder: str) -> None:
         self.type = type
         self.size = sizeof(type)
         """Bytes of one copy."""
-        self.byteorder = memory(prog).byteorder
+        self.byteorder = byteorder
         """``<`` or ``>``, as numpy spells it."""
         self._found: Dict[str, Tuple[int, Optional[int], Type]] = {}
 
@@ -134,28 +135,13 @@ class Rows:
         return column
 
 
-def structure(prog: Program, name: str) -> Structure:
-    """
-    Return the layout of a type, found once per program.
-
-    :param name: As in C, ``struct kmem_cache_node``.
-    :raises LookupError: if the kernel has no such type.
-    """
-    key = "slabtype_structure " + name
-    found = prog.cache.get(key)
-    if found is None:
-        found = prog.cache[key] = Structure(prog, prog.type(name))
-    assert isinstance(found, Structure)
-    return found
-
-
-def read_rows(prog: Program, name: str, addresses: U64, size: Optional[int] = None) -> Rows:
+def read_rows(
+    memory: Memory, layout: Structure, addresses: U64, size: Optional[int] = None
+) -> Rows:
     """
     Read the same structure at many virtual addresses.
 
     :param size: Bytes of each that exist, where that is less than the whole type.
     """
-    layout = structure(prog, name)
     addresses = np.asarray(addresses, np.uint64)
-    gathered = memory(prog).gather(addresses, layout.size if size is None else size)
-    return Rows(layout, addresses, gathered)
+    return Rows(layout, addresses, memory.gather(addresses, layout.size if size is None else size))

@@ -10,13 +10,16 @@ accounted for by KFENCE's own metadata.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Tuple
+from typing import TYPE_CHECKING, NamedTuple, Tuple
 
 import numpy as np
-from drgn import FaultError, Program, TypeKind, sizeof
+from drgn import FaultError, TypeKind, sizeof
 
-from .columns import Rows, read_rows
-from .memory import U64, memory
+from .columns import Rows
+from .memory import U64
+
+if TYPE_CHECKING:
+    from . import Machine
 
 _STEP = 256  # metadata entries read at a time; CONFIG_KFENCE_NUM_OBJECTS is 255 by default
 
@@ -35,7 +38,7 @@ class KfencePool(NamedTuple):
         return (addresses >= np.uint64(self.start)) & (addresses < np.uint64(self.end))
 
 
-def kfence_pool(prog: Program) -> KfencePool:
+def kfence_pool(machine: Machine) -> KfencePool:
     """
     Find KFENCE's pool (Linux 5.12 on).
 
@@ -44,8 +47,8 @@ def kfence_pool(prog: Program) -> KfencePool:
     metadata itself tells where it ends.
     """
     try:
-        start = prog["__kfence_pool"].value_()
-        metadata = prog["kfence_metadata"]
+        start = machine.prog["__kfence_pool"].value_()
+        metadata = machine.prog["kfence_metadata"]
     except LookupError:
         return KfencePool(0, 0, ())
     # Since Linux kernel commit cabdf74e6b31 ("mm: kfence: allocate
@@ -60,14 +63,14 @@ def kfence_pool(prog: Program) -> KfencePool:
     if not start or not first:
         return KfencePool(0, 0, ())
     name = "struct kfence_metadata"
-    step = sizeof(prog.type(name))
-    page = memory(prog).page_size
+    step = sizeof(machine.prog.type(name))
+    page = machine.memory.page_size
     pieces = []
     count = 0
     while True:
         want = min(_STEP, known - count) if known else _STEP
         addresses = first + np.arange(count, count + want, dtype=np.uint64) * np.uint64(step)
-        rows = read_rows(prog, name, addresses)
+        rows = machine.rows(name, addresses)
         home = start + np.arange(count + 1, count + want + 1, dtype=np.uint64) * np.uint64(2 * page)
         fits = rows.ok & (rows["addr"] & ~np.uint64(page - 1) == home)
         good = int(np.argmin(fits)) if not fits.all() else want

@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from drgn import Object, sizeof
 
-from .columns import Rows, read_rows
+from . import machine
+from .columns import Rows
 
 Bools = npt.NDArray[np.bool_]
 
@@ -27,7 +28,7 @@ def is_held(lock: Object) -> bool:
     if not sizeof(lock):
         return False
     where = np.array([lock.address_], np.uint64)
-    return bool(held(read_rows(lock.prog_, lock.type_.type_name(), where))[0])
+    return bool(held(machine(lock.prog_).rows(lock.type_.type_name(), where))[0])
 
 
 def held(rows: Rows, lock: str = "") -> Bools:

@@ -10,7 +10,7 @@ target allows it, which saves drgn the page-table walk.
 
 from __future__ import annotations
 
-from typing import Callable, Iterator, List, NamedTuple, Tuple, TypeVar
+from typing import Iterator, List, NamedTuple, Tuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,6 @@ from ..files.elf import ElfFile
 U8 = npt.NDArray[np.uint8]
 U64 = npt.NDArray[np.uint64]
 Bools = npt.NDArray[np.bool_]
-Found = TypeVar("Found")
 
 _RUN_BYTES = 1 << 20  # longest single read; larger ones only cost page faults of our own
 _GAP_BYTES = 4096  # cheaper to read over a gap of this size than to start a new read
@@ -42,9 +41,10 @@ class Memory:
     Bulk access to the memory of one program.
 
     :param prog: A Linux kernel program, 32 or 64 bit, either byte order.
+    :param is_capture: Whether the core is one of ours, which leaves nothing out of itself.
     """
 
-    def __init__(self, prog: Program) -> None:
+    def __init__(self, prog: Program, is_capture: bool = False) -> None:
         platform = prog.platform
         assert platform is not None
         self.prog = prog
@@ -63,7 +63,7 @@ class Memory:
         # The kernel's half begins no lower than the 128 TiB (of 64-bit address
         # space) that hold the direct map; vmemmap may lie below it, as on RISC-V.
         self._lowest = max(self.page_size, self.linear_base >> 47 << 47)
-        self.zero_filled_pages = _hide_left_out(prog) // self.page_size
+        self.zero_filled_pages = 0 if is_capture else _hide_left_out(prog) // self.page_size
         """Pages that the dumper left out of the core, which would read as zeroes."""
         self._physical = self._reads_physical()
 
@@ -203,7 +203,7 @@ def _runs(ordered: U64, width: int) -> List[Tuple[int, int]]:
 def _hide_left_out(prog: Program) -> int:
     # What is not in an ELF core must fault, as it does in other formats: zeroes
     # would look like damage. Returns how many bytes that is.
-    if prog.core_dump_path is None or "slabtype_capture" in prog.cache:
+    if prog.core_dump_path is None:
         return 0
     try:
         with open(prog.core_dump_path, "rb") as file:
@@ -219,28 +219,3 @@ def _hide_left_out(prog: Program) -> int:
         if segment.address:
             prog.add_memory_segment(segment.address, segment.memory_size, fault, False)
     return sum(segment.memory_size for segment in left_out)
-
-
-def memory(prog: Program) -> Memory:
-    """Return the :class:`Memory` of *prog*, made once."""
-    found = prog.cache.get("slabtype_memory")
-    if found is None:
-        found = prog.cache["slabtype_memory"] = Memory(prog)
-    assert isinstance(found, Memory)
-    return found
-
-
-def unchanging(prog: Program, key: str, find: Callable[[Program], Found]) -> Found:
-    """
-    Return what *find* returns for a program, found once if the target does not move.
-
-    For what is read from the target's memory and holds until that changes.
-
-    :param key: Of ``prog.cache``.
-    """
-    if memory(prog).is_live:
-        return find(prog)
-    if key not in prog.cache:
-        prog.cache[key] = find(prog)
-    found: Found = prog.cache[key]
-    return found

@@ -11,9 +11,12 @@ is trusted here.
 from __future__ import annotations
 
 import contextlib
-from typing import List, Tuple
+from typing import TYPE_CHECKING, List, Tuple
 
-from drgn import FaultError, Object, Program, cast, reinterpret
+from drgn import FaultError, Object, cast, reinterpret
+
+if TYPE_CHECKING:
+    from . import Machine
 
 _MAX_FRAMES = 256  # the most CONFIG_STACKDEPOT_MAX_FRAMES allows
 # Stack depot records begin at multiples of 16 bytes, since Linux kernel commit
@@ -22,28 +25,28 @@ _MAX_FRAMES = 256  # the most CONFIG_STACKDEPOT_MAX_FRAMES allows
 _DEPOT_ALIGN = 4
 
 
-def symbolise(prog: Program, address: int) -> str:
+def symbolise(machine: Machine, address: int) -> str:
     """Return an address of code or data as ``symbol+0xoffset``, or in hex."""
     # A call that does not come back can be the last instruction of a function,
     # and the address it would return to the first one behind it.
     for inside in (address, address - 1):
         with contextlib.suppress(LookupError, OverflowError):
-            symbol = prog.symbol(inside)
+            symbol = machine.prog.symbol(inside)
             return f"{symbol.name}+0x{address - symbol.address:x}"
     return f"0x{address:x}"
 
 
-def frames(prog: Program, addresses: List[int]) -> Tuple[str, ...]:
+def frames(machine: Machine, addresses: List[int]) -> Tuple[str, ...]:
     """Return the names of a call trace, which may end before the list does."""
     found = []
     for address in addresses:
         if not address:
             break
-        found.append(symbolise(prog, address))
+        found.append(symbolise(machine, address))
     return tuple(found)
 
 
-def depot_stack(prog: Program, handle: Object) -> Tuple[str, ...]:
+def depot_stack(machine: Machine, handle: Object) -> Tuple[str, ...]:
     """
     Return a call trace from the stack depot.
 
@@ -55,23 +58,23 @@ def depot_stack(prog: Program, handle: Object) -> Tuple[str, ...]:
     try:
         if not handle:
             return ()
-        record = _depot_record(prog, handle)
+        record = _depot_record(machine, handle)
         if record.handle.handle.value_() != handle.value_():
             return ()
         size = min(record.size.value_(), _MAX_FRAMES)
-        return frames(prog, [record.entries[at].value_() for at in range(size)])
+        return frames(machine, [record.entries[at].value_() for at in range(size)])
     except (AttributeError, FaultError, LookupError, TypeError):
         return ()
 
 
-def _depot_record(prog: Program, handle: Object) -> Object:
+def _depot_record(machine: Machine, handle: Object) -> Object:
     parts = reinterpret("union handle_parts", handle)
     # Since Linux kernel commit 961c949b012f ("lib/stackdepot: rename slab to
     # pool") (in v6.3).
     try:
-        pools = prog["stack_pools"]
+        pools = machine.prog["stack_pools"]
     except KeyError:
-        pool = prog["stack_slabs"][parts.slabindex]
+        pool = machine.prog["stack_slabs"][parts.slabindex]
     else:
         # Since Linux kernel commit a6c1d9cb9a68 ("stackdepot: rename pool_index
         # to pool_index_plus_1") (in v6.9).
@@ -80,4 +83,4 @@ def _depot_record(prog: Program, handle: Object) -> Object:
         else:
             pool = pools[parts.pool_index]
     address = pool.value_() + (parts.offset.value_() << _DEPOT_ALIGN)
-    return cast("struct stack_record *", Object(prog, "void *", value=address))
+    return cast("struct stack_record *", Object(machine.prog, "void *", value=address))

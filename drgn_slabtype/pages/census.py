@@ -16,13 +16,13 @@ import numpy as np
 from drgn import Program
 
 from ..errors import TargetError
-from ..machine.memory import U64, Bools, memory
-from ..pagetype.detect import page_type_layout
+from ..machine import Machine, machine
+from ..machine.memory import U64, Bools
 from .flagnames import BITS
 from .kinds import MEANINGS, TAIL, Kinds
 from .kpageflags import kpageflags
 from .map import PageMap, draw
-from .scan import Progress, page_fields, runs_of
+from .scan import Progress, runs_of
 from .survey import Piece, Survey, survey
 from .zones import zone_names
 
@@ -152,9 +152,9 @@ def census(
     :raises TargetError: if a type or a flag to select does not exist.
     """
     select = select or Selection()
-    found = survey(prog, progress)
+    found = survey(machine(prog), progress)
     words = kpageflags(prog, progress) if flags or select.flags else None
-    counter = _Counter(prog, found, select, words if flags else None)
+    counter = _Counter(machine(prog), found, select, words if flags else None)
     pieces = list(_selected(found, select, words))
     for piece, wanted in pieces:
         counter.count(piece, wanted)
@@ -167,8 +167,8 @@ def census(
         pages=int(sum(counter.totals)),
         unreadable_pages=found.unreadable,
         places=counter.places(),
-        conflicts=_conflicts(prog, found, select),
-        page_size=memory(prog).page_size,
+        conflicts=_conflicts(machine(prog), found, select),
+        page_size=machine(prog).memory.page_size,
         flags=counter.flag_rows() if flags else None,
         runs=counter.runs if runs else None,
         map=draw(found.names, pieces, cells, colour) if cells else None,
@@ -217,9 +217,9 @@ def _number(found: Survey, name: str) -> int:
     return found.names.index(name)
 
 
-def _conflicts(prog: Program, found: Survey, select: Selection) -> List[Conflict]:
-    encoding, size = page_type_layout(prog).encoding, page_fields(prog).size
-    vmemmap = prog["vmemmap"].value_()
+def _conflicts(machine: Machine, found: Survey, select: Selection) -> List[Conflict]:
+    encoding, size = machine.layout.encoding, machine.page.size
+    vmemmap = machine.prog["vmemmap"].value_()
     low, high = select.pfns or (0, 1 << 62)
     return [
         Conflict(pfn, vmemmap + pfn * size, word, encoding.explain(word))
@@ -230,12 +230,12 @@ def _conflicts(prog: Program, found: Survey, select: Selection) -> List[Conflict
 
 class _Counter:
     def __init__(
-        self, prog: Program, found: Survey, select: Selection, words: Optional[U64]
+        self, machine: Machine, found: Survey, select: Selection, words: Optional[U64]
     ) -> None:
         self._names = found.names
-        self._zone_names = zone_names(prog)
+        self._zone_names = zone_names(machine)
         self._words = words
-        self._page_size = memory(prog).page_size
+        self._page_size = machine.memory.page_size
         self._places: Dict[Tuple[int, str], List[int]] = {}
         self._flags: Dict[int, int] = {}
         self.totals = [0] * 256

@@ -13,18 +13,18 @@ import contextlib
 from typing import Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
-from drgn import FaultError, Object, Program, cast, container_of
+from drgn import FaultError, Object, cast, container_of
 from drgn.helpers.common.format import escape_ascii_string
 
-from ..machine.columns import Structure, structure
-from ..machine.memory import U8, memory
-from ..pagetype.sources import enumerators
+from ..machine import Machine, machine
+from ..machine.columns import Structure
+from ..machine.memory import U8
 from .blocks import migrate_type, migrate_types
 from .mapcount import block_counts
 from .owner import owner_lines, page_owner
 from .printed import Table, flag_table
 from .single import one_page
-from .zones import nodes_shift, zone_bits
+from .zones import zone_bits
 
 # Above them is ENTIRELY_MAPPED, COMPOUND_MAPPED in Linux 6.2.
 _PAGES_MAPPED = (1 << 23) - 1
@@ -43,14 +43,14 @@ def dump_page(page: Object) -> List[str]:
 
 class _Dump:
     def __init__(self, page: Object) -> None:
-        self.prog = page.prog_
+        self.machine = machine(page.prog_)
         self.page = cast("struct page *", page)
         self.folios, self.row = one_page(page)
         self.head = int(self.folios.head[self.row])
-        self.word_size = memory(self.prog).word_size
+        self.word_size = self.machine.memory.word_size
         folio: Optional[Structure] = None
         with contextlib.suppress(LookupError):
-            folio = structure(self.prog, "struct folio")
+            folio = self.machine.structure("struct folio")
         # Since Linux kernel commit 05c5323b2a34 ("mm: track mapcount of large
         # folios in single value") (in v6.10).
         self.is_new = folio is not None and folio.has("_large_mapcount")
@@ -76,8 +76,8 @@ class _Dump:
         # The kernel does not ask whether it is a slab, whose words are other things.
         kind = "ksm " if mapping & 3 == 3 else "anon " if mapping & 1 else ""
         if shown and not kind:
-            yield _mapping_text(self.prog, shown)
-        yield f"{kind}flags: {page_flags_text(self.prog, flags)}{self._cma()}"
+            yield _mapping_text(self.machine, shown)
+        yield f"{kind}flags: {page_flags_text(self.machine, flags)}{self._cma()}"
         yield from self._page_type()
         yield from self._hex("raw", folios.raw[row])
         if self.is_new and large:
@@ -94,11 +94,11 @@ class _Dump:
 
     def _index(self) -> int:
         folios, head = self.folios, self.head
-        pages = structure(self.prog, "struct page")
+        pages = self.machine.structure("struct page")
         name = next((n for n in ("__folio_index", "index") if pages.has(n)), None)
         # page_to_pgoff() goes to the head if CONFIG_TRANSPARENT_HUGEPAGE is on; later
         # kernels always do.
-        alone = not self.is_new and "transparent_hugepage_flags" not in self.prog
+        alone = not self.is_new and "transparent_hugepage_flags" not in self.machine.prog
         of = self.row if alone and not folios.hugetlb(np.array([head]))[0] else head
         index = int(pages.column(folios.raw[of][None, :], name)[0]) if name else 0
         if self._scales_index() and folios.hugetlb(np.array([head]))[0] and self._is_head():
@@ -113,7 +113,7 @@ class _Dump:
         if self.folios.where.hugetlb_dtor_value is not None:
             return True
         try:
-            self.prog.symbol("hugetlb_basepage_index")
+            self.machine.prog.symbol("hugetlb_basepage_index")
         except LookupError:
             return False
         return True
@@ -126,7 +126,7 @@ class _Dump:
             return 0
         if mapping & 2:
             try:
-                self.prog.type("struct movable_operations")
+                self.machine.prog.type("struct movable_operations")
             except LookupError:
                 return mapping & ~3
             return 0
@@ -190,7 +190,7 @@ class _Dump:
         # Where the folio counts its pins.
         if self.folio is not None and self.folio.has("_pincount"):
             return int(self.folio.offset("_pincount"))
-        page = structure(self.prog, "struct page")
+        page = self.machine.structure("struct page")
         if page.has("compound_pincount"):
             return page.size + page.offset("compound_pincount")
         # In the second tail page before Linux 5.18.
@@ -198,18 +198,18 @@ class _Dump:
         return 2 * page.size + page.offset(name) if page.has(name) else None
 
     def _memcg(self, name: str, row: int) -> int:
-        page = structure(self.prog, "struct page")
+        page = self.machine.structure("struct page")
         if not page.has(name):
             return 0
         return int(page.column(self.folios.raw[row][None, :], name)[0])
 
     def _cma(self) -> str:
         # In an area that drivers get contiguous memory from.
-        cma = migrate_types(self.prog).get("MIGRATE_CMA")
+        cma = migrate_types(self.machine).get("MIGRATE_CMA")
         if cma is None:
             return ""
         with contextlib.suppress(FaultError):  # captures have no blocks
-            if migrate_type(self.prog, int(self.folios.pfns[self.row])) == cma:
+            if migrate_type(self.machine, int(self.folios.pfns[self.row])) == cma:
                 return " CMA"
         return ""
 
@@ -224,23 +224,23 @@ class _Dump:
         )
         if self.is_new and not encoding.has_type(word):
             return
-        if prints and not structure(self.prog, "struct page").has("compound_mapcount"):
+        if prints and not self.machine.structure("struct page").has("compound_mapcount"):
             yield f"page_type: {encoding.text(word)}"
 
     def _hex(self, label: str, raw: U8) -> Iterator[str]:
-        words = np.ascontiguousarray(raw).view(memory(self.prog).word).tolist()
+        words = np.ascontiguousarray(raw).view(self.machine.memory.word).tolist()
         per_line = 32 // self.word_size
         for start in range(0, len(words), per_line):
             cut = words[start : start + per_line]
             yield f"{label}: {' '.join(f'{word:0{2 * self.word_size}x}' for word in cut)}"
 
 
-def _mapping_text(prog: Program, address: int) -> str:
+def _mapping_text(machine: Machine, address: int) -> str:
     # As dump_mapping() has it; a kernel that cannot read the memory says so,
     # and a dump that lacks it means something else.
-    mapping = Object(prog, "struct address_space *", address)
+    mapping = Object(machine.prog, "struct address_space *", address)
     try:
-        text = f"aops:{_symbol(prog, mapping.a_ops.value_())}"
+        text = f"aops:{_symbol(machine, mapping.a_ops.value_())}"
         inode = mapping.host.read_()
         if not inode:
             return text
@@ -249,19 +249,19 @@ def _mapping_text(prog: Program, address: int) -> str:
         if not first:
             return text
         # In newer kernels the union has no name.
-        nested = prog.type("struct dentry").has_member("d_u")
+        nested = machine.prog.type("struct dentry").has_member("d_u")
         dentry = container_of(first, "struct dentry", "d_u.d_alias" if nested else "d_alias")
         name = dentry.d_name.name.string_()[:_NAME_LENGTH]
     except (AttributeError, FaultError, LookupError):
         # Captures lack the types too.
         return f"aops: address_space 0x{address:x} is not in the target"
     shown = escape_ascii_string(name, escape_backslash=True)
-    return f'{text} dentry name{"(?)" if _prints_places(prog) else ""}:"{shown}"'
+    return f'{text} dentry name{"(?)" if _prints_places(machine) else ""}:"{shown}"'
 
 
-def _symbol(prog: Program, address: int) -> str:
+def _symbol(machine: Machine, address: int) -> str:
     try:
-        return prog.symbol(address).name
+        return machine.prog.symbol(address).name
     except LookupError:
         return f"0x{address:x}"
 
@@ -272,79 +272,79 @@ def _signed(value: int) -> int:
     return value - (1 << 32) if value >> 31 else value
 
 
-def flag_words(prog: Program, flags: int) -> Tuple[str, ...]:
+def flag_words(machine: Machine, flags: int) -> Tuple[str, ...]:
     """
     Return the names of the flags of a page, as the kernel prints them.
 
     :param flags: ``page->flags``.
     """
-    return tuple(name for mask, name in _page_flags(prog) if flags & mask == mask)
+    return tuple(name for mask, name in _page_flags(machine) if flags & mask == mask)
 
 
-def _page_flags(prog: Program) -> Table:
+def _page_flags(machine: Machine) -> Table:
     # The kernel's own table, which has its own order; or else the enumerators,
     # of which the first of a value is the name.
-    names = flag_table(prog, "pageflag_names")
+    names = flag_table(machine, "pageflag_names")
     if names:
         return names
     seen: Dict[int, str] = {}
-    for name, bit in enumerators(prog, "pageflags").items():
+    for name, bit in machine.enumerators("pageflags").items():
         if name.startswith("PG_"):
             seen.setdefault(1 << bit, name[len("PG_") :])
     return list(seen.items())
 
 
-def page_flags_text(prog: Program, flags: int) -> str:
+def page_flags_text(machine: Machine, flags: int) -> str:
     """
     Return the flags of a page as ``%pGp`` prints them since Linux 5.12.
 
     :param flags: ``page->flags``, with node and zone in its upper bits.
     """
-    parts = list(flag_words(prog, flags))
-    bits = zone_bits(prog)
+    parts = list(flag_words(machine, flags))
+    bits = zone_bits(machine)
     node, zone = bits.split(int(bits.place(np.uint64(flags))))
-    if nodes_shift(prog):
+    if machine.nodes_shift:
         parts.append(f"node={node}")
     if bits.zone_width:
         parts.append(f"zone={zone}")
-    if not _prints_places(prog):
-        return f"{flags:#x}({'|'.join(flag_words(prog, flags))})"
+    if not _prints_places(machine):
+        return f"{flags:#x}({'|'.join(flag_words(machine, flags))})"
     # What lies below the zone, if it fits there, is the CPU and process that
     # touched the page last.
-    width = _last_cpupid_width(prog)
+    width = _last_cpupid_width(machine)
     if width:
         value = flags >> (bits.shift - width) & ((1 << width) - 1)
         parts.append(f"lastcpupid={value:#x}")
     return f"{flags:#x}({'|'.join(parts)})"
 
 
-def _prints_places(prog: Program) -> bool:
+def _prints_places(machine: Machine) -> bool:
     # Since Linux 5.12; the next trace of that time is struct folio (in v5.16).
     try:
-        prog.type("struct folio")
+        machine.prog.type("struct folio")
     except LookupError:
         return False
     return True
 
 
-def _last_cpupid_width(prog: Program) -> int:
+def _last_cpupid_width(machine: Machine) -> int:
     # LAST_CPUPID_SHIFT: 8 bits of the process and as many as the CPUs need, or
     # nothing if struct page has a member for it, or without NUMA balancing.
-    page = structure(prog, "struct page")
+    page = machine.structure("struct page")
     try:
-        cpus = prog["__per_cpu_offset"].type_.length or 1
-        prog["sysctl_numa_balancing_mode"]
+        cpus = machine.prog["__per_cpu_offset"].type_.length or 1
+        machine.prog["sysctl_numa_balancing_mode"]
     except LookupError:
         return 0
     width = 8 + max(cpus - 1, 0).bit_length()
-    used = enumerators(prog, "pageflags").get("__NR_PAGEFLAGS", 32)
-    fits = width <= zone_bits(prog).shift - used
+    used = machine.enumerators("pageflags").get("__NR_PAGEFLAGS", 32)
+    fits = width <= zone_bits(machine).shift - used
     return 0 if page.has("_last_cpupid") or not fits else width
 
 
-def section_number(prog: Program, pfn: int) -> Optional[int]:
+def section_number(machine: Machine, pfn: int) -> Optional[int]:
     """Return the number of the section of memory a page frame is in; ``None`` without any."""
     try:
-        return pfn >> (int(prog["SECTION_SIZE_BITS"]) - memory(prog).page_shift)
+        return pfn >> (int(machine.prog["SECTION_SIZE_BITS"]) - machine.memory.page_shift)
     except LookupError:
         return None

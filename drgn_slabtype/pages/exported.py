@@ -14,10 +14,9 @@ from typing import NamedTuple, Optional
 
 import numpy as np
 import numpy.typing as npt
-from drgn import Program
 
-from ..machine.memory import memory
-from ..pagetype.detect import page_type_layout, vmcoreinfo_number
+from ..machine import Machine
+from ..pagetype.sources import vmcoreinfo_number
 from .scan import PageScan, scan
 
 _SLAB = "PAGE_SLAB_MAPCOUNT_VALUE"
@@ -40,21 +39,21 @@ class Missed(NamedTuple):
         )
 
 
-def missed_by_equality(prog: Program, found: Optional[PageScan] = None) -> Optional[Missed]:
+def missed_by_equality(machine: Machine, found: Optional[PageScan] = None) -> Optional[Missed]:
     """
     Return which slabs a dump tool misses that compares words for equality.
 
     :param found: A scan of the memory map, if there is one already.
     :return: ``None`` if it misses none, or has no number to compare with.
     """
-    number = vmcoreinfo_number(prog, _SLAB)
-    layout = page_type_layout(prog)
+    number = vmcoreinfo_number(machine.vmcoreinfo, _SLAB)
+    layout = machine.layout
     if number is None or layout.slab_flag is not None:
         return None
-    heads = (found or scan(prog)).heads
+    heads = (found or scan(machine)).heads
     at = layout.word_offset
     cut = np.ascontiguousarray(heads.raw[:, at : at + 4])
-    words = cut.view(f"{memory(prog).byteorder}u4")[:, 0]
+    words = cut.view(f"{machine.memory.byteorder}u4")[:, 0]
     pages: npt.NDArray[np.int64] = np.int64(1) << np.minimum(heads.orders, 24).astype(np.int64)
     other = words != np.uint32(number & 0xFFFFFFFF)
     if not other.any():

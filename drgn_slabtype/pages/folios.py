@@ -15,13 +15,13 @@ from typing import Any, NamedTuple, Optional
 
 import numpy as np
 import numpy.typing as npt
-from drgn import Program
 
-from ..machine.columns import Structure, structure
-from ..machine.memory import U8, U64, Bools, memory
-from ..pagetype.detect import PageTypeLayout, page_type_layout
-from ..pagetype.sources import enumerators
-from .scan import PageBlock, PageFields, compound_orders, page_fields
+from ..machine import Machine
+from ..machine.columns import Structure
+from ..machine.memory import U8, U64, Bools
+from ..machine.page import PageFields
+from ..pagetype.detect import PageTypeLayout
+from .scan import PageBlock, compound_orders
 
 I64 = npt.NDArray[np.int64]
 Rows = npt.NDArray[np.intp]
@@ -56,19 +56,15 @@ class FolioLayout:
     """Bit of the second page's flags: mapped as a whole and in part; before Linux 6.2."""
 
 
-def folio_layout(prog: Program) -> FolioLayout:
+def folio_layout(machine: Machine) -> FolioLayout:
     """Return the :class:`FolioLayout` of a program, found once."""
-    found = prog.cache.get("slabtype_folio_layout")
-    if found is None:
-        found = prog.cache["slabtype_folio_layout"] = _find_layout(prog)
-    assert isinstance(found, FolioLayout)
-    return found
+    return machine.fact(_find_layout)
 
 
-def _find_layout(prog: Program) -> FolioLayout:
-    page = structure(prog, "struct page")
+def _find_layout(machine: Machine) -> FolioLayout:
+    page = machine.structure("struct page")
     try:
-        folio: Optional[Structure] = structure(prog, "struct folio")
+        folio: Optional[Structure] = machine.structure("struct folio")
     except LookupError:
         folio = None  # before Linux 5.16
 
@@ -81,7 +77,7 @@ def _find_layout(prog: Program) -> FolioLayout:
             return page.size + page.offset(page_name)
         return None
 
-    flags = enumerators(prog, "pageflags")
+    flags = machine.enumerators("pageflags")
     return FolioLayout(
         size=page.size,
         mapping=page.offset("mapping"),
@@ -95,7 +91,7 @@ def _find_layout(prog: Program) -> FolioLayout:
         # page in 6.6 to 6.8, a destructor before.
         hugetlb_flag=flags.get("PG_hugetlb"),
         hugetlb_dtor=shared("_folio_dtor", "compound_dtor"),
-        hugetlb_dtor_value=enumerators(prog, "compound_dtor_id").get("HUGETLB_PAGE_DTOR"),
+        hugetlb_dtor_value=machine.enumerators("compound_dtor_id").get("HUGETLB_PAGE_DTOR"),
         rmappable_flag=flags.get("PG_large_rmappable"),
         double_map_flag=flags.get("PG_double_map"),
     )
@@ -111,25 +107,25 @@ class Folios:
     :param block: Consecutive struct pages.
     """
 
-    def __init__(self, prog: Program, block: PageBlock) -> None:
-        self.prog = prog
+    def __init__(self, machine: Machine, block: PageBlock) -> None:
+        self.machine = machine
         self.block = block
-        self.layout: PageTypeLayout = page_type_layout(prog)
-        self.where: FolioLayout = folio_layout(prog)
+        self.layout: PageTypeLayout = machine.layout
+        self.where: FolioLayout = folio_layout(machine)
         self.raw: U8 = block.raw
         """Shape (rows, sizeof(struct page))."""
         self.pfns: U64 = np.arange(block.pfn, block.pfn + len(block), dtype=np.uint64)
         """Page frame number of each row."""
         self.head: Rows = np.arange(len(block))
         """Row of the head of each page of the block; a page that is no tail is its own."""
-        self._order = memory(prog).byteorder
-        self._long = memory(prog).word_size
+        self._order = machine.memory.byteorder
+        self._long = machine.memory.word_size
         self.tails: Bools = block.tails
         """Which pages of the block are tails."""
         self._find_heads()
-        self.flags: U64 = self.long(page_fields(prog).flags)
+        self.flags: U64 = self.long(machine.page.flags)
         """``page->flags`` of each row."""
-        self.words: U32 = self.column(page_fields(prog).word, 4).astype(np.uint32)
+        self.words: U32 = self.column(machine.page.word, 4).astype(np.uint32)
         """The page_type word of each row."""
 
     def __len__(self) -> int:
@@ -161,7 +157,7 @@ class Folios:
         tails = self.tails.nonzero()[0]
         if not len(tails):
             return
-        fields, links = page_fields(self.prog), self.block.compound[tails]
+        fields, links = self.machine.page, self.block.compound[tails]
         runs = tail_runs(links, tails)
         pfns = self.pfns[tails[runs.starts]]
         heads = heads_of_tails(fields, pfns, links[runs.starts])
@@ -185,7 +181,7 @@ class Folios:
         distinct, which = np.unique(heads, return_inverse=True)
         size = np.uint64(self.where.size)
         vmemmap = np.uint64(self.block.address) - np.uint64(self.block.pfn) * size
-        gathered = memory(self.prog).gather(vmemmap + distinct * size, _COPIED * self.where.size)
+        gathered = self.machine.memory.gather(vmemmap + distinct * size, _COPIED * self.where.size)
         where = np.full(len(distinct), -1, np.intp)
         where[gathered.ok] = len(self.raw) + _COPIED * np.arange(gathered.ok.sum())
         copies = gathered.bytes[gathered.ok].reshape(-1, self.where.size)
@@ -225,7 +221,7 @@ class Folios:
 
     def second_flag(self, heads: Rows, flag: int) -> Bools:
         """Return which heads have a flag in their second page."""
-        flags = self.of_heads(heads, self.where.size + page_fields(self.prog).flags, self._long)
+        flags = self.of_heads(heads, self.where.size + self.machine.page.flags, self._long)
         result: Bools = (flags.astype(np.uint64) >> np.uint64(flag)) & np.uint64(1) != 0
         return result
 
@@ -233,7 +229,7 @@ class Folios:
         """Return the orders of large folios."""
         after = np.minimum(heads + 1, len(self.raw) - 1)
         pairs = np.concatenate([self.raw[heads], self.raw[after]], axis=1)
-        return compound_orders(self.prog, self.layout, pairs).astype(np.int64)
+        return compound_orders(self.machine, self.layout, pairs).astype(np.int64)
 
     def slab(self) -> Bools:
         """Return which rows carry the slab mark themselves."""

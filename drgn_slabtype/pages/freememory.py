@@ -16,20 +16,17 @@ from typing import Dict, List, NamedTuple, Tuple
 
 import numpy as np
 import numpy.typing as npt
-from drgn import Object, Program
+from drgn import Object
 from drgn.helpers.linux.mmzone import NODE_DATA
 from drgn.helpers.linux.nodemask import for_each_online_node
 
-from ..machine.columns import read_rows
+from ..machine import Machine
 from ..machine.locks import is_held
-from ..machine.memory import U64, memory
-from ..pagetype.detect import page_type_layout
-from ..pagetype.sources import enumerators
+from ..machine.memory import U64
 from .blocks import pageblock_order
 from .folios import MAX_BUDDY_ORDER, Folios, FreeBlocks
 from .kpageflags import for_each_block
 from .mapcount import whole_mapcounts
-from .scan import page_fields
 from .zones import zone_bits, zone_names
 
 I64 = npt.NDArray[np.int64]
@@ -123,30 +120,30 @@ class FreeMemory:
     """Blocks below this order always merge with their neighbour."""
 
 
-def free_memory(prog: Program) -> FreeMemory:
+def free_memory(machine: Machine) -> FreeMemory:
     """
     Collect what there is to judge about free memory and typed pages.
 
     :raises LayoutError: if the kernel's page types are not understood.
     """
-    return _Collector(prog).collect()
+    return _Collector(machine).collect()
 
 
 class _Collector:
-    def __init__(self, prog: Program) -> None:
-        self.prog = prog
-        layout = page_type_layout(prog)
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        layout = machine.layout
         self.encoding = layout.encoding
-        flags = enumerators(prog, "pageflags")
+        flags = machine.enumerators("pageflags")
         names = [*_CHECKED_AT_FREE, *(["PG_slab"] if layout.slab_flag is not None else [])]
         mask = 0
         for name in names:
             if name in flags:
                 mask |= 1 << flags[name]
         self.checked = np.uint64(mask)
-        self.bits = zone_bits(prog)
-        self.size = page_fields(prog).size
-        self.link = prog["vmemmap"].value_() + page_fields(prog).compound
+        self.bits = zone_bits(machine)
+        self.size = machine.page.size
+        self.link = machine.prog["vmemmap"].value_() + machine.page.compound
         self.zones: List[Zone] = []
         self.lists: List[Tuple[FreeList, int]] = []
         self.rows: Dict[Tuple[int, int], int] = {}
@@ -159,7 +156,7 @@ class _Collector:
         tails: List[Strays] = []
         mapped: List[Strays] = []
         free = FreeBlocks()
-        for folios, _ in for_each_block(self.prog):
+        for folios, _ in for_each_block(self.machine):
             pages = free.inside(folios)
             typed = self.encoding.has_type(folios.words[: len(folios)])
             # A page that says two things at once is judged by its word.
@@ -192,15 +189,15 @@ class _Collector:
             large=self.large,
             words={},
             max_order=max((len(zone.free) for zone in self.zones), default=11) - 1,
-            pageblock_order=pageblock_order(self.prog),
+            pageblock_order=pageblock_order(self.machine),
         )
         found.words.update(self._words(found))
         return found
 
     def _zones(self) -> None:
-        names = zone_names(self.prog)
-        for nid in for_each_online_node(self.prog):
-            for number, zone in enumerate(NODE_DATA(self.prog, nid).node_zones):
+        names = zone_names(self.machine)
+        for nid in for_each_online_node(self.machine.prog):
+            for number, zone in enumerate(NODE_DATA(self.machine.prog, nid).node_zones):
                 if zone.spanned_pages:
                     self._zone(nid, number, names.get((nid, number), str(number)), zone)
 
@@ -208,13 +205,13 @@ class _Collector:
         row = len(self.zones)
         counts: List[int] = []
         heads: List[Tuple[int, int, int, int, int]] = []
-        word = memory(self.prog).word
+        word = self.machine.memory.word
         for order, area in enumerate(zone.free_area):
             counts.append(int(area.nr_free))
             lists = area.free_list
             count, width = lists.type_.length or 0, 2 * word.itemsize
             start = int(lists.address_ or 0)
-            raw = np.frombuffer(self.prog.read(start, count * width), word).reshape(-1, 2)
+            raw = np.frombuffer(self.machine.prog.read(start, count * width), word).reshape(-1, 2)
             for kind, (first, last) in enumerate(raw.tolist()):
                 heads.append((order, kind, start + kind * width, first, last))
         begin = int(zone.zone_start_pfn)
@@ -231,7 +228,7 @@ class _Collector:
     def _blocks(
         self, folios: Folios, rows: npt.NDArray[np.intp]
     ) -> Tuple[npt.NDArray[np.generic], ...]:
-        compound, step = page_fields(self.prog).compound, memory(self.prog).word_size
+        compound, step = self.machine.page.compound, self.machine.memory.word_size
         flags = folios.flags[rows]
         return (
             rows + folios.block.pfn,
@@ -295,9 +292,9 @@ class _Collector:
         ends_of_lists = [target for one in found.lists for target in (one.first, one.last)]
         targets = np.unique(np.concatenate([found.next, found.prev, ends_of_lists]))
         pages = np.setdiff1d(targets[targets >= 0], found.pfn).astype(np.int64)
-        vmemmap = np.uint64(self.link - page_fields(self.prog).compound)
+        vmemmap = np.uint64(self.link - self.machine.page.compound)
         addresses = pages.astype(np.uint64) * np.uint64(self.size) + vmemmap
-        rows = read_rows(self.prog, "struct page", addresses)
+        rows = self.machine.rows("struct page", addresses)
         words = rows["_mapcount"].tolist()
         return {pfn: word for pfn, word, ok in zip(pages.tolist(), words, rows.ok) if ok}
 

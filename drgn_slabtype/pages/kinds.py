@@ -15,11 +15,10 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import numpy.typing as npt
-from drgn import Program
 
-from ..machine.memory import U64, Bools, memory
-from ..pagetype.detect import PageTypeLayout, page_type_layout
-from ..pagetype.sources import enumerators
+from ..machine import Machine
+from ..machine.memory import U64, Bools
+from ..pagetype.detect import PageTypeLayout
 from .folios import (
     FolioLayout,
     buddy_sizes,
@@ -28,7 +27,7 @@ from .folios import (
     heads_of_tails,
     tail_runs,
 )
-from .scan import BLOCK_PAGES, PageBlock, page_fields, runs_of
+from .scan import BLOCK_PAGES, PageBlock, runs_of
 from .sections import PageNumbers
 
 Kinds = npt.NDArray[np.uint8]
@@ -86,20 +85,16 @@ class _Rules:
     """Offset of the least significant byte of the mapping."""
 
 
-def _rules(prog: Program) -> _Rules:
-    found = prog.cache.get("slabtype_kinds")
-    if found is None:
-        found = prog.cache["slabtype_kinds"] = _find_rules(prog)
-    assert isinstance(found, _Rules)
-    return found
+def _rules(machine: Machine) -> _Rules:
+    return machine.fact(_find_rules)
 
 
-def _find_rules(prog: Program) -> _Rules:
-    layout, where = page_type_layout(prog), folio_layout(prog)
+def _find_rules(machine: Machine) -> _Rules:
+    layout, where = machine.layout, folio_layout(machine)
     types = layout.encoding.types
     names = (*types, *(name for name in _PLAIN if name not in types))
     numbers = {name: np.uint8(number) for number, name in enumerate(names)}
-    flags = enumerators(prog, "pageflags")
+    flags = machine.enumerators("pageflags")
     # The kind of a page by 16 of its flags, beginning with _FIRST_FLAG.
     values = np.arange(1 << 16, dtype=np.uint32) << np.uint32(_FIRST_FLAG)
 
@@ -112,15 +107,15 @@ def _find_rules(prog: Program) -> _Rules:
     table[has(flags["PG_reserved"])] = numbers["reserved"]
     if layout.slab_flag is not None:
         table[has(layout.slab_flag)] = numbers["slab"]
-    last = 0 if memory(prog).byteorder == "<" else memory(prog).word_size - 1
+    last = 0 if machine.memory.byteorder == "<" else machine.memory.word_size - 1
     turns = np.full(2 * BLOCK_PAGES, _UNTOLD)
     turns[1::2] = numbers["buddy"] | TAIL
     return _Rules(names, numbers, layout, where, table, turns, where.mapping + last)
 
 
-def kind_names(prog: Program) -> Tuple[str, ...]:
+def kind_names(machine: Machine) -> Tuple[str, ...]:
     """Return the names of the kinds, by number: the page types, then what has none."""
-    return _rules(prog).names
+    return _rules(machine).names
 
 
 class _Told(NamedTuple):
@@ -142,10 +137,10 @@ class KindFinder:
     :param ranges: Ranges [start, end) of the page frame numbers there are.
     """
 
-    def __init__(self, prog: Program, ranges: Sequence[Tuple[int, int]]) -> None:
-        self._prog = prog
-        self._rules = _rules(prog)
-        self._fields = page_fields(prog)
+    def __init__(self, machine: Machine, ranges: Sequence[Tuple[int, int]]) -> None:
+        self._machine = machine
+        self._rules = _rules(machine)
+        self._fields = machine.page
         self.names = self._rules.names
         self.numbers = self._rules.numbers
         self.pages = PageNumbers(ranges)
@@ -335,8 +330,8 @@ class KindFinder:
         # that underflowed: rare enough to be read once more.
         size = self._fields.size
         addresses = self.pages.pfns(pages) * np.uint64(size) + np.uint64(self._fields.vmemmap)
-        raw = memory(self._prog).gather(addresses, size)
-        order = memory(self._prog).byteorder
+        raw = self._machine.memory.gather(addresses, size)
+        order = self._machine.memory.byteorder
         block, pages = PageBlock(0, 0, raw.bytes[raw.ok], self._fields, order), pages[raw.ok]
         kinds = self._own(block, slice(None))
         self._look_closer(pages, block, kinds)
@@ -357,8 +352,8 @@ class KindFinder:
     def _finish_fakes(self, pfns: U64, heads: U64) -> None:
         fields = self._fields
         addresses = pfns * np.uint64(fields.size) + np.uint64(fields.vmemmap + fields.flags)
-        read = memory(self._prog).gather(addresses, fields.long)
-        flags = read.bytes.view(memory(self._prog).word)[:, 0]
+        read = self._machine.memory.gather(addresses, fields.long)
+        flags = read.bytes.view(self._machine.memory.word)[:, 0]
         is_head = flags >> np.uint64(self._rules.layout.head_flag) & np.uint64(1) != 0
         numbers = self.pages.numbers(pfns)
         fake = is_head & (numbers >= 0)

@@ -28,10 +28,8 @@ from drgn import Object, Program, TypeKind
 from drgn.helpers.linux.mm import page_to_pfn
 
 from ..errors import TargetError
-from ..machine.columns import structure
-from ..machine.memory import U64, Bools, memory
-from ..pagetype.detect import page_type_layout
-from ..pagetype.sources import enumerators
+from ..machine import Machine, machine
+from ..machine.memory import U64, Bools
 from .flagnames import BITS
 from .folios import Folios, FreeBlocks
 from .mapcount import block_counts, mapped
@@ -95,22 +93,18 @@ class _Era:
     """First page frame of the huge page of zeros."""
 
 
-def _era(prog: Program) -> _Era:
-    found = prog.cache.get("slabtype_kpageflags")
-    if found is None:
-        found = prog.cache["slabtype_kpageflags"] = _find_era(prog)
-    assert isinstance(found, _Era)
-    return found
+def _era(machine: Machine) -> _Era:
+    return machine.fact(_find_era)
 
 
-def _find_era(prog: Program) -> _Era:
-    flags = enumerators(prog, "pageflags")
+def _find_era(machine: Machine) -> _Era:
+    flags = machine.enumerators("pageflags")
     # "proc: rewrite stable_page_flags()" is of the release in which slab became
     # a page type (v6.10), and "fs/proc/page: use a folio in ..." of the next.
     # Neither left a trace of its own; postings of 2022 have names of their own.
-    encoding = page_type_layout(prog).encoding.name
+    encoding = machine.layout.encoding.name
     of_head = encoding == "top-byte" or encoding.startswith("inverted-6.1")
-    thp = _has(prog, "transparent_hugepage_flags")
+    thp = _has(machine, "transparent_hugepage_flags")
     copied = []
     for name, sources in _COPIED.items():
         bit = next((flags[source] for source in sources if source in flags), None)
@@ -123,42 +117,42 @@ def _find_era(prog: Program) -> _Era:
         lru=flags["PG_lru"],
         of_head=of_head,
         # Since "fs: stable_page_flags(): use snapshot_page()" (in v6.17).
-        types_of_head=_has_type(prog, "struct page_snapshot"),
+        types_of_head=_has_type(machine, "struct page_snapshot"),
         thp_by_flag=of_head and encoding != "inverted-6.10",
         thp=thp,
         # Until Linux kernel commit 81401cebfc15 ("fs/proc: fix KPF_KSM reported
         # for all anonymous pages") (in v7.2, and in stable releases since),
         # which left no trace; the nearest is that of d50569612c29 (in v7.1).
-        ksm_is_anonymous=of_head and not structure(prog, "struct page").has("compound_info"),
+        ksm_is_anonymous=of_head and not machine.structure("struct page").has("compound_info"),
         # Since "fs/proc/page: refactor to reduce code duplication" (in v6.16),
         # holes are skipped before anything is said about them.
-        hole=0 if _has_type(prog, "enum kpage_operation") else 1 << BITS["nopage"],
-        zero=_zero_pfn(prog),
-        huge_zero=_huge_zero_pfn(prog),
+        hole=0 if _has_type(machine, "enum kpage_operation") else 1 << BITS["nopage"],
+        zero=_zero_pfn(machine),
+        huge_zero=_huge_zero_pfn(machine),
     )
 
 
-def _has(prog: Program, variable: str) -> bool:
+def _has(machine: Machine, variable: str) -> bool:
     try:
-        prog[variable]
+        machine.prog[variable]
     except LookupError:
         return False
     return True
 
 
-def _has_type(prog: Program, type: str) -> bool:
+def _has_type(machine: Machine, type: str) -> bool:
     try:
-        prog.type(type)
+        machine.prog.type(type)
     except LookupError:
         return False
     return True
 
 
-def _zero_pfn(prog: Program) -> Optional[int]:
+def _zero_pfn(machine: Machine) -> Optional[int]:
     # Since Linux 7.0, zero_pfn is a function and zero_page_pfn the variable.
     for name in ("zero_page_pfn", "zero_pfn"):
         try:
-            pfn = prog[name]
+            pfn = machine.prog[name]
         except LookupError:
             continue
         if pfn.type_.unaliased_kind() == TypeKind.INT:
@@ -166,14 +160,14 @@ def _zero_pfn(prog: Program) -> Optional[int]:
     return None
 
 
-def _huge_zero_pfn(prog: Program) -> Optional[int]:
+def _huge_zero_pfn(machine: Machine) -> Optional[int]:
     for name in ("huge_zero_folio", "huge_zero_page"):
         try:
-            page = prog[name].value_()
+            page = machine.prog[name].value_()
         except LookupError:
             continue
         if page:
-            return int(page_to_pfn(Object(prog, "struct page *", page)).value_())
+            return int(page_to_pfn(Object(machine.prog, "struct page *", page)).value_())
     return None
 
 
@@ -197,7 +191,7 @@ def block_flags(folios: Folios, free: Bools) -> U64:
 
     :param free: Which pages lie in free blocks of the buddy allocator.
     """
-    return _Words(folios, _era(folios.prog)).words(free)
+    return _Words(folios, _era(folios.machine)).words(free)
 
 
 class _Words:
@@ -286,7 +280,7 @@ class _Words:
 
 
 def for_each_block(
-    prog: Program, progress: Optional[Progress] = None, within: Optional[Tuple[int, int]] = None
+    machine: Machine, progress: Optional[Progress] = None, within: Optional[Tuple[int, int]] = None
 ) -> Iterator[Tuple[Folios, Bools]]:
     """
     Read the online pages block by block.
@@ -294,13 +288,13 @@ def for_each_block(
     :param within: Range [start, end) of page frame numbers; all if ``None``.
     :return: Iterator of the pages and which of them lie in free blocks.
     """
-    ranges = online_ranges(prog)
+    ranges = online_ranges(machine)
     if within is not None:
         cut = [(max(low, within[0]), min(high, within[1])) for low, high in ranges]
         ranges = [(low, high) for low, high in cut if low < high]
     free = FreeBlocks()
-    for block in page_blocks(prog, progress, ranges):
-        folios = Folios(prog, block)
+    for block in page_blocks(machine, progress, ranges):
+        folios = Folios(machine, block)
         yield folios, free.inside(folios)
 
 
@@ -312,18 +306,18 @@ def kpageflags(prog: Program, progress: Optional[Progress] = None) -> U64:
     or zero since Linux 6.16. Those whose struct page is not in the target have
     ``NOPAGE``.
     """
-    words = np.full(_length(prog), _era(prog).hole, np.uint64)
-    for start, end in online_ranges(prog):
+    words = np.full(_length(machine(prog)), _era(machine(prog)).hole, np.uint64)
+    for start, end in online_ranges(machine(prog)):
         words[start:end] = np.uint64(1 << BITS["nopage"])
-    for folios, free in for_each_block(prog, progress):
+    for folios, free in for_each_block(machine(prog), progress):
         _put(words, folios, block_flags(folios, free))
     return words
 
 
 def kpagecount(prog: Program, progress: Optional[Progress] = None) -> U64:
     """Return what ``/proc/kpagecount`` says, one number for each page frame."""
-    counts = np.zeros(_length(prog), np.uint64)
-    for folios, _ in for_each_block(prog, progress):
+    counts = np.zeros(_length(machine(prog)), np.uint64)
+    for folios, _ in for_each_block(machine(prog), progress):
         _put(counts, folios, block_counts(folios))
     return counts
 
@@ -334,9 +328,9 @@ def _put(all: U64, folios: Folios, values: U64) -> None:
     all[pfn : pfn + len(values)] = values[:room]
 
 
-def _length(prog: Program) -> int:
+def _length(machine: Machine) -> int:
     # Both files end with the section of the last page.
-    last, step = int(prog["max_pfn"]), pages_per_section(prog)
+    last, step = int(machine.prog["max_pfn"]), pages_per_section(machine)
     return -(-last // step) * step
 
 
@@ -366,11 +360,11 @@ def write_kernel_files(
     :param counts: File for what ``/proc/kpagecount`` has, if any.
     :raises TargetError: if a file cannot be written.
     """
-    order = memory(prog).byteorder
+    order = machine(prog).memory.byteorder
     for path, find in ((flags, kpageflags), (counts, kpagecount)):
         if path is None:
             continue
-        words = find(prog, progress).astype(f"{order}u8")
+        words = find(machine(prog), progress).astype(f"{order}u8")
         try:
             words.tofile(path)
         except OSError as e:

@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from typing import Any, Iterator, Optional, Tuple, Union
 
 import numpy as np
-from drgn import FaultError, Object, Program
+from drgn import FaultError, Object
 from drgn.helpers.common.format import escape_ascii_string
 from drgn.helpers.linux.mm import page_to_pfn
 
-from ..machine.memory import memory
+from ..machine import Machine, machine
 from ..machine.symbols import depot_stack
-from ..pagetype.sources import enumerators
 from .printed import flag_table, format_flags
 from .sections import pages_per_section, section_addresses
 
@@ -82,39 +81,39 @@ def page_owner(page: Object) -> Union[PageOwner, str, None]:
     if not enabled:
         return None
     try:
-        address = _page_ext(prog, int(page_to_pfn(page).value_()))
+        address = _page_ext(machine(prog), int(page_to_pfn(page).value_()))
         if not address:
             return "There is not page extension available."
         flags = Object(prog, "struct page_ext", address=address).flags.value_()
-        bits = enumerators(prog, "page_ext_flags")
+        bits = machine(prog).enumerators("page_ext_flags")
         if not flags >> bits["PAGE_EXT_OWNER"] & 1:
             return "page_owner info is not present (never set?)"
         offset = prog["page_owner_ops"].offset.value_()
         owner = Object(prog, "struct page_owner", address=address + offset).read_()
-        return _record(prog, owner, bool(flags >> bits["PAGE_EXT_OWNER_ALLOCATED"] & 1))
+        return _record(machine(prog), owner, bool(flags >> bits["PAGE_EXT_OWNER_ALLOCATED"] & 1))
     except FaultError as error:
         return f"page_owner info is not in the target: {error}"
     except (AttributeError, LookupError) as error:
         return f"page_owner of this kernel is not understood: {error}"
 
 
-def _page_ext(prog: Program, pfn: int) -> int:
+def _page_ext(machine: Machine, pfn: int) -> int:
     # struct page_ext * of a page, or 0.
-    source = memory(prog)
-    numbers = np.array([pfn // pages_per_section(prog)], np.uint64)
-    sections = section_addresses(prog, numbers)
+    source = machine.memory
+    numbers = np.array([pfn // pages_per_section(machine)], np.uint64)
+    sections = section_addresses(machine, numbers)
     if not source.is_kernel_address(sections)[0]:
         return 0
-    section = Object(prog, "struct mem_section", address=int(sections[0]))
+    section = Object(machine.prog, "struct mem_section", address=int(sections[0]))
     # The section's pointer is where the entry of page frame 0 would be.
     base = section.page_ext.value_()
     if not base or base & _INVALID:
         return 0
-    place = np.uint64(pfn * prog["page_ext_size"].value_())
+    place = np.uint64(pfn * machine.prog["page_ext_size"].value_())
     return int((np.array([base], np.uint64) + place)[0])
 
 
-def _record(prog: Program, owner: Object, allocated: bool) -> PageOwner:
+def _record(machine: Machine, owner: Object, allocated: bool) -> PageOwner:
     def member(name: str) -> Any:
         # Since when: pid and ts_nsec 5.11, free_ts_nsec 5.13, tgid and comm
         # 5.18, free_pid and free_tgid 6.10.
@@ -126,10 +125,10 @@ def _record(prog: Program, owner: Object, allocated: bool) -> PageOwner:
         allocated=allocated,
         order=member("order"),
         gfp_mask=gfp,
-        gfp=format_flags(table, gfp) if (table := flag_table(prog, "gfpflag_names")) else "",
-        migratetype=_name(prog, "migratetype_names", gfp >> _MIGRATE_SHIFT & _MIGRATE_MASK),
-        stack=depot_stack(prog, owner.handle),
-        free_stack=depot_stack(prog, owner.free_handle),
+        gfp=format_flags(table, gfp) if (table := flag_table(machine, "gfpflag_names")) else "",
+        migratetype=_name(machine, "migratetype_names", gfp >> _MIGRATE_SHIFT & _MIGRATE_MASK),
+        stack=depot_stack(machine, owner.handle),
+        free_stack=depot_stack(machine, owner.free_handle),
         has_stack=bool(owner.handle),
         has_free_stack=bool(owner.free_handle),
         pid=member("pid"),
@@ -139,14 +138,14 @@ def _record(prog: Program, owner: Object, allocated: bool) -> PageOwner:
         free_ts_nsec=member("free_ts_nsec"),
         free_pid=member("free_pid"),
         free_tgid=member("free_tgid"),
-        migrate_reason=None if reason == -1 else _name(prog, "migrate_reason_names", reason),
+        migrate_reason=None if reason == -1 else _name(machine, "migrate_reason_names", reason),
     )
 
 
-def _name(prog: Program, table: str, number: int) -> str:
+def _name(machine: Machine, table: str, number: int) -> str:
     # An entry of an array of strings.
     try:
-        names = prog[table]
+        names = machine.prog[table]
         if not 0 <= number < (names.type_.length or 0):
             return str(number)
         return escape_ascii_string(names[number].string_(), escape_backslash=True)

@@ -13,15 +13,14 @@ from typing import Iterator, List, NamedTuple, Tuple
 
 import numpy as np
 import numpy.typing as npt
-from drgn import FaultError, Object, Program
+from drgn import FaultError, Object
 from drgn.helpers.linux.cpumask import for_each_possible_cpu
 from drgn.helpers.linux.mmzone import NODE_DATA
 from drgn.helpers.linux.nodemask import for_each_online_node
 from drgn.helpers.linux.percpu import per_cpu_ptr
 
-from ..machine.memory import U64, memory, unchanging
-from ..pagetype.sources import enumerators
-from .scan import page_fields
+from ..machine import Machine
+from ..machine.memory import U64
 from .sections import PageNumbers, Rows
 
 Orders = npt.NDArray[np.int64]
@@ -38,7 +37,7 @@ class _Lists(NamedTuple):
 
 
 def orders_on_lists(
-    prog: Program, numbers: PageNumbers, pages: Rows, after: U64, before: U64
+    machine: Machine, numbers: PageNumbers, pages: Rows, after: U64, before: U64
 ) -> Orders:
     """
     Return which of some pages stand on a list of a CPU.
@@ -48,7 +47,7 @@ def orders_on_lists(
     :param before: The ``lru.prev`` of each, uint64.
     :return: The order of the list that each is on, -1 if on none.
     """
-    fields, lists = page_fields(prog), _lists(prog)
+    fields, lists = machine.page, _lists(machine)
     size, base = np.uint64(fields.size), np.uint64(fields.vmemmap + fields.compound)
     links = numbers.pfns(pages) * size + base
     # What leads to each page: another page, or the head of a list; nothing, if
@@ -67,7 +66,7 @@ def orders_on_lists(
         low, high = lists.addresses[0], lists.addresses[-1]
         rows = (~found & (before >= low) & (before <= high)).nonzero()[0]
         at = lists.addresses.searchsorted(before[rows])
-        first = _first_links(prog, lists)
+        first = _first_links(machine, lists)
         found = (lists.addresses[at] == before[rows]) & (first[at] == links[rows])
         leads[rows[found]] = at[found] + len(pages)
     # Twice as far with each step, to where the list begins.
@@ -78,16 +77,16 @@ def orders_on_lists(
     return orders[leads[: len(pages)]]
 
 
-def _lists(prog: Program) -> _Lists:
-    return unchanging(prog, "slabtype_pcp_lists", _find_lists)
+def _lists(machine: Machine) -> _Lists:
+    return machine.settled(_find_lists)
 
 
-def _find_lists(prog: Program) -> _Lists:
-    types = enumerators(prog, "migratetype").get("MIGRATE_PCPTYPES", 3)
-    width = 2 * memory(prog).word_size
-    cpus = list(for_each_possible_cpu(prog))
+def _find_lists(machine: Machine) -> _Lists:
+    types = machine.enumerators("migratetype").get("MIGRATE_PCPTYPES", 3)
+    width = 2 * machine.memory.word_size
+    cpus = list(for_each_possible_cpu(machine.prog))
     arrays: List[Tuple[int, int]] = []
-    for pages in _per_cpu_pages(prog):
+    for pages in _per_cpu_pages(machine):
         for cpu in cpus:
             lists = per_cpu_ptr(pages, cpu).lists
             arrays.append((lists.address_ or 0, lists.type_.length or 0))
@@ -97,13 +96,13 @@ def _find_lists(prog: Program) -> _Lists:
     return _Lists(arrays, np.array(addresses, np.uint64), np.array(orders, np.int64))
 
 
-def _first_links(prog: Program, lists: _Lists) -> U64:
+def _first_links(machine: Machine, lists: _Lists) -> U64:
     # What each list begins with; zero where that cannot be read.
-    word = memory(prog).word
+    word = machine.memory.word
     parts = [np.zeros(0, np.uint64)]
     for address, count in lists.arrays:
         try:
-            raw = prog.read(address, count * 2 * word.itemsize)
+            raw = machine.prog.read(address, count * 2 * word.itemsize)
         except FaultError:
             raw = bytes(count * 2 * word.itemsize)
         parts.append(np.frombuffer(raw, word)[::2].astype(np.uint64))
@@ -120,10 +119,10 @@ def _order(number: int, types: int, count: int) -> int:
     return 9
 
 
-def _per_cpu_pages(prog: Program) -> Iterator[Object]:
+def _per_cpu_pages(machine: Machine) -> Iterator[Object]:
     # struct per_cpu_pages __percpu * of each zone that has pages.
-    for nid in for_each_online_node(prog):
-        for zone in NODE_DATA(prog, nid).node_zones:
+    for nid in for_each_online_node(machine.prog):
+        for zone in NODE_DATA(machine.prog, nid).node_zones:
             if not zone.spanned_pages:
                 continue
             # Since Linux kernel commit 28f836b6777b ("mm/page_alloc: split per

@@ -33,9 +33,9 @@ from drgn import Object, Program, cast, sizeof
 from drgn.helpers.linux.mm import compound_head
 
 from ..errors import LayoutError
-from ..pagetype.detect import PageTypeLayout, page_type_layout
+from ..machine import Machine, machine
+from ..pagetype.detect import PageTypeLayout
 from ..pagetype.encoding import ActiveState
-from ..pagetype.sources import enumerators
 
 __all__ = (
     "PageBuddy",
@@ -82,7 +82,7 @@ def _word(page: Object, layout: PageTypeLayout) -> int:
 
 
 def _test(page: Object, type: str) -> bool:
-    layout = page_type_layout(page.prog_)
+    layout = machine(page.prog_).layout
     if type not in layout.encoding.types:
         raise LayoutError(f"this kernel has no page type {type} ({layout.encoding.name})")
     return layout.encoding.is_type(_word(page, layout), type)
@@ -104,7 +104,7 @@ def PageSlab(page: Object) -> bool:
     """
     # Before Linux kernel commit 46df8e73a4a3 ("mm: free up PG_slab") (in
     # v6.10), this is a page flag; the layout knows.
-    layout = page_type_layout(page.prog_)
+    layout = machine(page.prog_).layout
     if layout.page_slab_follows_head and _flags(page, layout) != layout.flags_mask:
         page = _head(page)
     return _test_slab(page, layout)
@@ -116,7 +116,7 @@ def folio_test_slab(folio: Object) -> bool:
 
     :param folio: ``struct folio *``, or its head ``struct page *``
     """
-    return _test_slab(folio, page_type_layout(folio.prog_))
+    return _test_slab(folio, machine(folio.prog_).layout)
 
 
 def PageBuddy(page: Object) -> bool:
@@ -205,7 +205,7 @@ def PageHuge(page: Object) -> bool:
 
     :param page: ``struct page *``
     """
-    layout = page_type_layout(page.prog_)
+    layout = machine(page.prog_).layout
     if _flags(page, layout) == layout.flags_mask:
         return False
     return folio_test_hugetlb(_head(page))
@@ -221,38 +221,33 @@ def folio_test_hugetlb(folio: Object) -> bool:
 
     :param folio: ``struct folio *``, or its head ``struct page *``
     """
-    prog = folio.prog_
-    try:
-        test: Callable[[Object], bool] = prog.cache["slabtype_folio_test_hugetlb"]
-    except KeyError:
-        test = prog.cache["slabtype_folio_test_hugetlb"] = _hugetlb_test(prog)
-    return test(folio)
+    return machine(folio.prog_).fact(_hugetlb_test)(folio)
 
 
-def _hugetlb_test(prog: Program) -> Callable[[Object], bool]:
-    layout = page_type_layout(prog)
+def _hugetlb_test(machine: Machine) -> Callable[[Object], bool]:
+    layout = machine.layout
     # Since Linux kernel commit d99e3140a4d3 ("mm: turn folio_test_hugetlb into
     # a PageType") (in v6.9).
     if "hugetlb" in layout.encoding.types:
         return lambda folio: _test(folio, "hugetlb")
-    page_size = sizeof(prog.type("struct page"))
+    page_size = sizeof(machine.prog.type("struct page"))
 
     def is_large(folio: Object) -> bool:
         return bool(_flags(folio, layout) & 1 << layout.head_flag)
 
     # In Linux 6.6 to 6.8, it is a flag of the second page.
-    flag = enumerators(prog, "pageflags").get("PG_hugetlb")
+    flag = machine.enumerators("pageflags").get("PG_hugetlb")
     if flag is not None:
 
         def test_flag(folio: Object) -> bool:
             second = folio.value_() + page_size + layout.flags_offset
-            return is_large(folio) and bool(prog.read_word(second) & 1 << flag)
+            return is_large(folio) and bool(machine.prog.read_word(second) & 1 << flag)
 
         return test_flag
 
     # Before that, it is a destructor, kept in the second page. The enumerator
     # depends on CONFIG_HUGETLB_PAGE.
-    dtor = enumerators(prog, "compound_dtor_id").get("HUGETLB_PAGE_DTOR")
+    dtor = machine.enumerators("compound_dtor_id").get("HUGETLB_PAGE_DTOR")
     if dtor is None:
         return lambda folio: False
 
@@ -338,7 +333,7 @@ def page_type_word(page: Object) -> int:
     :param page: ``struct page *``, ``struct folio *`` or ``struct slab *``
     :return: The word, from 0 to 0xffffffff.
     """
-    return _word(page, page_type_layout(page.prog_))
+    return _word(page, machine(page.prog_).layout)
 
 
 def page_types(page: Object) -> Tuple[str, ...]:
@@ -350,7 +345,7 @@ def page_types(page: Object) -> Tuple[str, ...]:
 
     :param page: ``struct page *``
     """
-    layout = page_type_layout(page.prog_)
+    layout = machine(page.prog_).layout
     types = layout.encoding.types_of(_word(page, layout))
     if layout.slab_flag is not None and _test_slab(page, layout):
         return (*types, "slab")
@@ -365,7 +360,7 @@ def page_type_text(page: Object) -> str:
 
     :param page: ``struct page *``
     """
-    return page_type_layout(page.prog_).encoding.text(page_type_word(page))
+    return machine(page.prog_).layout.encoding.text(page_type_word(page))
 
 
 def page_has_type(page: Object) -> bool:
@@ -387,7 +382,7 @@ def page_type_has_type(prog: Program, word: int) -> bool:
 
     :param word: The 32-bit word, signed or unsigned.
     """
-    return page_type_layout(prog).encoding.has_type(word)
+    return machine(prog).layout.encoding.has_type(word)
 
 
 def slab_get_active(slab: Object) -> int:
@@ -403,7 +398,7 @@ def slab_get_active(slab: Object) -> int:
     :raises LayoutError: if the slabs of this kernel have no such count (SLUB).
     """
     prog = slab.prog_
-    layout = page_type_layout(prog)
+    layout = machine(prog).layout
     # Since "[RFC v3 2/4] mm: move PG_slab flag to page_type", never merged, the
     # count is part of the page type word.
     if layout.active == "page_type":
@@ -424,7 +419,7 @@ def slab_active_state(slab: Object) -> ActiveState:
     :param slab: ``struct slab *``, or head ``struct page *``
     :raises LayoutError: if the slabs of this kernel have no such count (SLUB).
     """
-    layout = page_type_layout(slab.prog_)
+    layout = machine(slab.prog_).layout
     if layout.active is None:
         raise LayoutError(f"the slabs of {layout.allocator} have no active count")
     if layout.active != "page_type":
@@ -440,7 +435,7 @@ def slab_get_inuse(slab: Object) -> int:
     :return: Number of objects.
     :raises LayoutError: if the slabs of this kernel have no such count (SLAB).
     """
-    layout = page_type_layout(slab.prog_)
+    layout = machine(slab.prog_).layout
     if layout.allocator != "SLUB":
         raise LayoutError(f"the slabs of {layout.allocator} have no inuse count")
     return int(cast(f"struct {layout.slab_struct} *", slab).inuse.value_())

@@ -11,32 +11,29 @@ from __future__ import annotations
 
 from typing import List, Tuple
 
-from drgn import FaultError, Program
+from drgn import FaultError
 from drgn.helpers.common.format import escape_ascii_string
+
+from ..machine import Machine
 
 Table = List[Tuple[int, str]]
 _MAX_ENTRIES = 512  # no table has as many
 
 
-def flag_table(prog: Program, name: str) -> Table:
+def flag_table(machine: Machine, name: str) -> Table:
     """
     Return the masks and names of one of the kernel's tables.
 
     :param name: ``pageflag_names`` or ``gfpflag_names``.
     :return: Empty if the target does not have the table.
     """
-    key = "slabtype_flags " + name
-    found = prog.cache.get(key)
-    if found is None:
-        found = prog.cache[key] = _read(prog, name)
-    assert isinstance(found, list)
-    return found
+    return machine.fact(_read, name)
 
 
-def _read(prog: Program, name: str) -> Table:
+def _read(machine: Machine, name: str) -> Table:
     table: Table = []
     try:
-        entries = prog[name]
+        entries = machine.prog[name]
         for number in range(min(entries.type_.length or 0, _MAX_ENTRIES)):
             entry = entries[number]
             if not entry.name:

@@ -12,17 +12,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
 import numpy.typing as npt
-from drgn import PlatformFlags, Program
+from drgn import PlatformFlags
 from drgn.helpers.linux.mm import for_each_valid_page_range
 
 from ..errors import MissingDebugInfoError, UnsupportedError
-from ..machine.columns import structure
-from ..machine.memory import U8, U64, Bools, memory, unchanging
-from ..pagetype.detect import PageTypeLayout, page_type_layout
+from ..machine import Machine
+from ..machine.memory import U8, U64, Bools
+from ..machine.page import PageFields
+from ..pagetype.detect import PageTypeLayout
 
 U32 = npt.NDArray[np.uint32]
 Progress = Callable[[str, int, int], None]
@@ -35,47 +36,6 @@ BLOCK_PAGES = 32768
 
 # To name a dtype takes longer than to make the column.
 _DTYPES = {(order, width): np.dtype(f"{order}u{width}") for order in "<>" for width in (4, 8)}
-
-
-class PageFields(NamedTuple):
-    """Where the members of ``struct page`` lie that tell what a page is, in bytes."""
-
-    size: int
-    flags: int
-    word: int
-    """``_mapcount`` / ``page_type``."""
-    compound: int
-    """``compound_head``, since Linux 7.1 ``compound_info``."""
-    refcount: int
-    long: int
-    """Bytes of an ``unsigned long``."""
-    vmemmap: int = 0
-    """``struct page *`` of page frame 0."""
-
-
-def page_fields(prog: Program) -> PageFields:
-    """Return the :class:`PageFields` of a program, found once."""
-    found = prog.cache.get("slabtype_page_fields")
-    if found is None:
-        found = prog.cache["slabtype_page_fields"] = _page_fields(prog)
-    assert isinstance(found, PageFields)
-    return found
-
-
-def _page_fields(prog: Program) -> PageFields:
-    page = structure(prog, "struct page")
-    # Since Linux kernel commit d50569612c29 (in v7.1), compound_head is
-    # named compound_info.
-    compound = "compound_info" if page.has("compound_info") else "compound_head"
-    return PageFields(
-        page.size,
-        page.offset("flags"),
-        page.offset("_mapcount"),
-        page.offset(compound),
-        page.offset("_refcount"),
-        memory(prog).word_size,
-        prog["vmemmap"].value_(),
-    )
 
 
 class PageBlock:
@@ -157,7 +117,7 @@ class PageBlock:
         ]
 
 
-def require_64_bit(prog: Program) -> None:
+def require_64_bit(machine: Machine) -> None:
     """
     Refuse 32-bit kernels, of which only the page type word is understood.
 
@@ -165,31 +125,31 @@ def require_64_bit(prog: Program) -> None:
 
     :raises UnsupportedError: if the kernel is a 32-bit one.
     """
-    platform = prog.platform
+    platform = machine.prog.platform
     if platform is not None and not platform.flags & PlatformFlags.IS_64_BIT:
         raise UnsupportedError("32-bit kernels are not supported: they have no virtual memory map")
 
 
-def page_ranges(prog: Program) -> List[Tuple[int, int]]:
+def page_ranges(machine: Machine) -> List[Tuple[int, int]]:
     """
     Return the ranges [start, end) of valid page frame numbers.
 
     :raises MissingDebugInfoError: if the memory map is not one virtual array.
     :raises UnsupportedError: if the kernel is a 32-bit one.
     """
-    require_64_bit(prog)
-    return unchanging(prog, "slabtype_page_ranges", _page_ranges)
+    require_64_bit(machine)
+    return machine.settled(_page_ranges)
 
 
-def _page_ranges(prog: Program) -> List[Tuple[int, int]]:
+def _page_ranges(machine: Machine) -> List[Tuple[int, int]]:
     try:
-        return [(start, end) for start, end, _ in for_each_valid_page_range(prog)]
+        return [(start, end) for start, end, _ in for_each_valid_page_range(machine.prog)]
     except LookupError as error:
         raise MissingDebugInfoError(f"cannot find the memory map: {error}") from error
 
 
 def page_blocks(
-    prog: Program,
+    machine: Machine,
     progress: Optional[Progress] = None,
     ranges: Optional[List[Tuple[int, int]]] = None,
 ) -> Iterator[PageBlock]:
@@ -201,11 +161,11 @@ def page_blocks(
     :param ranges: What :func:`page_ranges` returns, where that is known.
     :return: Iterator of :class:`PageBlock`, in ascending order of PFN.
     """
-    source = memory(prog)
-    fields = page_fields(prog)
+    source = machine.memory
+    fields = machine.page
     size, vmemmap = fields.size, fields.vmemmap
     if ranges is None:
-        ranges = page_ranges(prog)
+        ranges = page_ranges(machine)
     total = sum(end - start for start, end in ranges)
     done = 0
     for start, end in ranges:
@@ -293,9 +253,9 @@ class _Collector:
             raw = block.raw.take(pairs.reshape(-1), axis=0).reshape(len(marked), -1)
             self._heads.append((marked.astype(np.uint64) + first, raw))
 
-    def result(self, prog: Program, pages: int) -> PageScan:
+    def result(self, machine: Machine, pages: int) -> PageScan:
         encoding = self._layout.encoding
-        heads = self._slab_heads(prog)
+        heads = self._slab_heads(machine)
         pfns = np.concatenate([np.zeros(0, np.uint64), *(pfns for pfns, _ in self._words)])
         words = np.concatenate([np.zeros(0, np.uint32), *(words for _, words in self._words)])
         # Most words are like the one before.
@@ -310,58 +270,58 @@ class _Collector:
             conflicts += [(pfn, int(words[run])) for pfn in same]
         return PageScan(heads, pages, pages - self._pages, typed, conflicts)
 
-    def _slab_heads(self, prog: Program) -> SlabHeads:
-        width = 2 * page_fields(prog).size
+    def _slab_heads(self, machine: Machine) -> SlabHeads:
+        width = 2 * machine.page.size
         pfns = np.concatenate([np.zeros(0, np.uint64), *(pfns for pfns, _ in self._heads)])
         raw = np.concatenate([np.zeros((0, width), np.uint8), *(raw for _, raw in self._heads)])
-        return SlabHeads(pfns, raw, compound_orders(prog, self._layout, raw))
+        return SlabHeads(pfns, raw, compound_orders(machine, self._layout, raw))
 
 
-def compound_orders(prog: Program, layout: PageTypeLayout, raw: U8) -> U8:
+def compound_orders(machine: Machine, layout: PageTypeLayout, raw: U8) -> U8:
     """
     Return the order of each compound page; 0 for a page that is not compound.
 
     :param raw: Shape (n, 2 × sizeof(struct page)): heads and first tails.
     """
-    size = page_fields(prog).size
-    flags = structure(prog, "struct page").column(raw[:, :size], _flags_member(prog))
-    offset = _order_offset(prog)
+    size = machine.page.size
+    flags = machine.structure("struct page").column(raw[:, :size], _flags_member(machine))
+    offset = _order_offset(machine)
     is_head = (flags >> np.uint64(layout.head_flag)) & np.uint64(1)
     return np.where(is_head.astype(np.bool_), raw[:, offset], 0).astype(np.uint8)
 
 
-def _flags_member(prog: Program) -> str:
+def _flags_member(machine: Machine) -> str:
     # Since Linux 6.18, flags is a memdesc_flags_t with the value in f.
-    return "flags.f" if structure(prog, "struct page").has("flags.f") else "flags"
+    return "flags.f" if machine.structure("struct page").has("flags.f") else "flags"
 
 
-def _order_offset(prog: Program) -> int:
+def _order_offset(machine: Machine) -> int:
     # Since Linux kernel commit ebc1baf5c9b4 ("mm: free up a word in the first
     # tail page") (in v6.6), the order is in the low byte of the first tail's
     # flags. Since 379708ffde1b (in v6.1) it is folio._folio_order, which is
     # the same byte as page[1].compound_order before.
     try:
-        folio = structure(prog, "struct folio")
+        folio = machine.structure("struct folio")
     except LookupError:
         folio = None
     if folio is not None and folio.has("_folio_order"):
         return folio.offset("_folio_order")
     if folio is not None and folio.has("_flags_1"):
-        low = 0 if memory(prog).byteorder == "<" else memory(prog).word_size - 1
+        low = 0 if machine.memory.byteorder == "<" else machine.memory.word_size - 1
         return folio.offset("_flags_1") + low
-    page = structure(prog, "struct page")
+    page = machine.structure("struct page")
     return page.size + page.offset("compound_order")
 
 
-def scan(prog: Program, progress: Optional[Progress] = None) -> PageScan:
+def scan(machine: Machine, progress: Optional[Progress] = None) -> PageScan:
     """
     Read the memory map once: slab heads, page types, damaged words.
 
     :raises LayoutError: if the kernel's page types are not understood.
     """
-    collector = _Collector(page_type_layout(prog))
-    ranges = page_ranges(prog)
-    for block in page_blocks(prog, progress, ranges):
+    collector = _Collector(machine.layout)
+    ranges = page_ranges(machine)
+    for block in page_blocks(machine, progress, ranges):
         collector.take(block)
         del block  # the next one is read into the same memory
-    return collector.result(prog, sum(end - start for start, end in ranges))
+    return collector.result(machine, sum(end - start for start, end in ranges))

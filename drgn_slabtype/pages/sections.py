@@ -14,10 +14,10 @@ from typing import List, Sequence, Tuple
 
 import numpy as np
 import numpy.typing as npt
-from drgn import Program, TypeKind
+from drgn import TypeKind
 
-from ..machine.columns import read_rows, structure
-from ..machine.memory import U64, Bools, memory, unchanging
+from ..machine import Machine
+from ..machine.memory import U64, Bools
 from .scan import page_ranges, require_64_bit
 
 Rows = npt.NDArray[np.intp]
@@ -58,35 +58,35 @@ class PageNumbers:
         return (numbers - self._first[which] + self._starts[which]).astype(np.uint64)
 
 
-def pages_per_section(prog: Program) -> int:
+def pages_per_section(machine: Machine) -> int:
     """Return how many pages a section has; 1 without SPARSEMEM."""
     try:
-        return 1 << (int(prog["SECTION_SIZE_BITS"]) - memory(prog).page_shift)
+        return 1 << (int(machine.prog["SECTION_SIZE_BITS"]) - machine.memory.page_shift)
     except LookupError:
         return 1
 
 
-def online_ranges(prog: Program) -> List[Tuple[int, int]]:
+def online_ranges(machine: Machine) -> List[Tuple[int, int]]:
     """
     Return the ranges [start, end) of page frame numbers whose pages are online.
 
     These are the pages that ``pfn_to_online_page()`` finds, but for device
     memory that shares a section with ordinary memory.
     """
-    require_64_bit(prog)
-    return unchanging(prog, "slabtype_online_ranges", _online_ranges)
+    require_64_bit(machine)
+    return machine.settled(_online_ranges)
 
 
-def _online_ranges(prog: Program) -> List[Tuple[int, int]]:
-    ranges = page_ranges(prog)
-    per_section = pages_per_section(prog)
+def _online_ranges(machine: Machine) -> List[Tuple[int, int]]:
+    ranges = page_ranges(machine)
+    per_section = pages_per_section(machine)
     if per_section == 1 or not ranges:
         return ranges
     first = np.concatenate(
         [np.arange(start // per_section, -(-end // per_section)) for start, end in ranges]
     )
     sections = np.unique(first)
-    online = dict(zip(sections.tolist(), _online(prog, sections.astype(np.uint64)).tolist()))
+    online = dict(zip(sections.tolist(), _online(machine, sections.astype(np.uint64)).tolist()))
     pieces: List[Tuple[int, int]] = []
     for start, end in ranges:
         for number in range(start // per_section, -(-end // per_section)):
@@ -100,20 +100,20 @@ def _online_ranges(prog: Program) -> List[Tuple[int, int]]:
     return pieces
 
 
-def _online(prog: Program, sections: U64) -> Bools:
-    rows = read_rows(prog, "struct mem_section", section_addresses(prog, sections))
+def _online(machine: Machine, sections: U64) -> Bools:
+    rows = machine.rows("struct mem_section", section_addresses(machine, sections))
     try:
-        bit = int(prog["SECTION_IS_ONLINE_BIT"])
+        bit = int(machine.prog["SECTION_IS_ONLINE_BIT"])
     except LookupError:
         bit = 2  # a macro before "mm/sparse: introduce enum" (in v5.12)
     return (rows["section_mem_map"] >> np.uint64(bit)) & np.uint64(1) != 0
 
 
-def section_addresses(prog: Program, sections: U64) -> U64:
+def section_addresses(machine: Machine, sections: U64) -> U64:
     """Return the ``struct mem_section *`` of each section number, bad ones for missing roots."""
-    source, size = memory(prog), np.uint64(structure(prog, "struct mem_section").size)
-    table = prog["mem_section"]
-    per_root = np.uint64(prog["SECTIONS_PER_ROOT"].value_())
+    source, size = machine.memory, np.uint64(machine.structure("struct mem_section").size)
+    table = machine.prog["mem_section"]
+    per_root = np.uint64(machine.prog["SECTIONS_PER_ROOT"].value_())
     root, index = sections // per_root, sections % per_root
     if table.type_.unaliased_kind() == TypeKind.ARRAY:
         # Without SPARSEMEM_EXTREME the sections are the variable itself.

@@ -14,11 +14,9 @@ import numpy as np
 from drgn import Object
 from drgn.helpers.linux.mm import page_to_pfn
 
-from ..machine.columns import read_rows
-from ..machine.memory import memory
-from ..pagetype.detect import page_type_layout
+from ..machine import machine
 from .folios import MAX_BUDDY_ORDER, Folios, buddy_orders
-from .scan import PageBlock, page_fields
+from .scan import PageBlock
 
 
 def one_page(page: Object) -> Tuple[Folios, int]:
@@ -32,10 +30,10 @@ def one_page(page: Object) -> Tuple[Folios, int]:
     pfn = int(page_to_pfn(page).value_())
     # The page after a head tells of the folio; folios are aligned.
     first = pfn - pfn % 4
-    address, size = page.value_() - (pfn - first) * page_fields(prog).size, page_fields(prog).size
+    address, size = page.value_() - (pfn - first) * machine(prog).page.size, machine(prog).page.size
     raw = np.frombuffer(prog.read(address, 4 * size), np.uint8).reshape(4, size)
-    block = PageBlock(first, address, raw, page_fields(prog), memory(prog).byteorder)
-    return Folios(prog, block), pfn - first
+    block = PageBlock(first, address, raw, machine(prog).page, machine(prog).memory.byteorder)
+    return Folios(machine(prog), block), pfn - first
 
 
 def free_block(page: Object) -> Optional[Tuple[int, int]]:
@@ -46,13 +44,13 @@ def free_block(page: Object) -> Optional[Tuple[int, int]]:
     :return: Page frame number of the first page, and the order.
     """
     prog = page.prog_
-    layout, fields = page_type_layout(prog), page_fields(prog)
+    layout, fields = machine(prog).layout, machine(prog).page
     pfn = int(page_to_pfn(page).value_())
     orders = np.arange(MAX_BUDDY_ORDER + 1, dtype=np.uint64)
     starts = np.uint64(pfn) >> orders << orders
     own = page.value_()
     addresses = np.uint64(own) - (np.uint64(pfn) - starts) * np.uint64(fields.size)
-    rows = read_rows(prog, "struct page", addresses)
+    rows = machine(prog).rows("struct page", addresses)
     words = rows["_mapcount"].astype(np.uint32)
     found = buddy_orders(rows["private"])
     fits = rows.ok & layout.encoding.is_type(words, "buddy") & (found >= orders)

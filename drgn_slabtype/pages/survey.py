@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Iterator, List, NamedTuple, Optional, Tuple
 
 import numpy as np
-from drgn import Program
 
+from ..machine import Machine
 from ..machine.memory import U64
 from .kinds import TAIL, KindFinder, Kinds, Rows
 from .pcp import orders_on_lists
@@ -57,27 +57,27 @@ class Survey:
         return sum(len(piece.kinds) for piece in self.pieces)
 
 
-def survey(prog: Program, progress: Optional[Progress] = None) -> Survey:
+def survey(machine: Machine, progress: Optional[Progress] = None) -> Survey:
     """
     Find out what every online page is.
 
     :raises LayoutError: if the kernel's page types are not understood.
     """
-    return _Surveyor(prog).survey(progress)
+    return _Surveyor(machine).survey(progress)
 
 
 class _Surveyor:
-    def __init__(self, prog: Program) -> None:
-        self.prog = prog
-        self.ranges = online_ranges(prog)
-        self.finder = KindFinder(prog, self.ranges)
-        self.zones: ZoneBits = zone_bits(prog)
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self.ranges = online_ranges(machine)
+        self.finder = KindFinder(machine, self.ranges)
+        self.zones: ZoneBits = zone_bits(machine)
         # (first page frame, place) wherever the place changes.
         self.places: List[Tuple[int, int]] = []
 
     def survey(self, progress: Optional[Progress]) -> Survey:
         seen = 0
-        for block in page_blocks(self.prog, progress, self.ranges):
+        for block in page_blocks(self.machine, progress, self.ranges):
             rows = self.finder.take(block)
             if rows is None:
                 self._place(block.pfn, block.flags)
@@ -111,7 +111,7 @@ class _Surveyor:
         pages, after, before = self.finder.unused
         numbers, kinds = self.finder.pages, self.finder.kinds
         pcp, other = self.finder.numbers["pcp"], self.finder.numbers["other"]
-        orders = orders_on_lists(self.prog, numbers, pages, after, before)
+        orders = orders_on_lists(self.machine, numbers, pages, after, before)
         kinds[pages] = np.where(orders == 0, pcp, other)
         for order in np.unique(orders[orders > 0]).tolist():
             # A block may not reach beyond its range.

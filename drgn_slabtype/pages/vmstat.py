@@ -14,13 +14,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import List, Optional
 
-from drgn import Object, Program
+from drgn import Object
 from drgn.helpers.linux.cpumask import for_each_possible_cpu
 from drgn.helpers.linux.mmzone import NODE_DATA
 from drgn.helpers.linux.nodemask import for_each_online_node
 from drgn.helpers.linux.percpu import per_cpu_ptr
 
-from ..pagetype.sources import enumerators
+from ..machine import Machine
 
 _SLAB_ITEMS = ("NR_SLAB_RECLAIMABLE", "NR_SLAB_UNRECLAIMABLE")
 
@@ -40,25 +40,28 @@ class SlabPages:
     """Pages that CPUs can have taken or given back without counting them yet."""
 
 
-def slab_page_counts(prog: Program) -> List[int]:
+def slab_page_counts(machine: Machine) -> List[int]:
     """
     Return how many pages of slabs the kernel counts, by online node.
 
     :raises LookupError: if the kernel does not count them by node.
     """
-    items = enumerators(prog, "node_stat_item")
+    items = machine.enumerators("node_stat_item")
     # Since Linux kernel commit d42f3245c7e2 ("mm: memcg: convert vmstat slab
     # counters to bytes") (in v5.9), they have a suffix; they still hold pages.
     numbers = [items.get(f"{name}_B", items.get(name)) for name in _SLAB_ITEMS]
     if None in numbers:
         raise LookupError("the kernel has no count of slab pages by node")
     wanted = [number for number in numbers if number is not None]
-    return [_of_node(prog, NODE_DATA(prog, nid), wanted) for nid in for_each_online_node(prog)]
+    return [
+        _of_node(machine, NODE_DATA(machine.prog, nid), wanted)
+        for nid in for_each_online_node(machine.prog)
+    ]
 
 
-def _of_node(prog: Program, node: Object, items: List[int]) -> int:
+def _of_node(machine: Machine, node: Object, items: List[int]) -> int:
     total = sum(int(node.vm_stat[item].counter) for item in items)
-    for cpu in for_each_possible_cpu(prog):
+    for cpu in for_each_possible_cpu(machine.prog):
         # Deltas of the CPU, of 8 bits each.
         deltas = per_cpu_ptr(node.per_cpu_nodestats, cpu).vm_node_stat_diff
         total += sum(int(deltas[item]) for item in items)

@@ -3,7 +3,7 @@
 Which encoding a kernel uses
 ----------------------------
 
-:func:`page_type_layout` decides from the debug info and VMCOREINFO how a kernel
+:func:`detect` decides from the debug info and VMCOREINFO how a kernel
 marks slab pages and where SLAB keeps its active count, and says which evidence
 it used. It never looks at the release, which distributions make meaningless
 with backports, and it refuses what it does not recognise.
@@ -17,7 +17,6 @@ from typing import Any, List, Mapping, NoReturn, Optional, Tuple
 import numpy as np
 from drgn import PlatformFlags, Program, Type, sizeof
 
-from ..btf import btf_evidence
 from ..errors import LayoutError, MissingDebugInfoError, UnsupportedError
 from .encoding import (
     ALTERNATIVE_1_SLUB,
@@ -42,13 +41,12 @@ from .sources import (
     enumerators,
     fields,
     parts,
-    vmcoreinfo,
     vmcoreinfo_integer,
     vmcoreinfo_number,
 )
 from .word import WORD_MASK
 
-__all__ = ("PageTypeLayout", "page_type_layout", "vmcoreinfo", "vmcoreinfo_number")
+__all__ = ("PageTypeLayout", "detect")
 
 
 @dataclass(frozen=True)
@@ -104,38 +102,33 @@ class PageTypeLayout:
         return bool(flags & (1 << self.slab_flag)) and flags != self.flags_mask
 
 
-def page_type_layout(prog: Program) -> PageTypeLayout:
+def detect(prog: Program, info: Mapping[str, str], origin: Optional[str]) -> PageTypeLayout:
     """
-    Return how a kernel marks its pages, decided once per program.
+    Return how a kernel marks its pages.
 
+    :param info: VMCOREINFO by its keys.
+    :param origin: Where its types are from, if not from debug info: evidence, a sentence.
     :raises MissingDebugInfoError: if the types needed are not there.
     :raises LayoutError: if the layout is not known, or the debug info
         contradicts VMCOREINFO.
     :raises UnsupportedError: if the kernel is older than Linux 4.18.
     """
-    try:
-        cached: PageTypeLayout = prog.cache["slabtype_page_type_layout"]
-        return cached
-    except KeyError:
-        pass
-    layout = _Detection(prog).layout()
-    prog.cache["slabtype_page_type_layout"] = layout
-    return layout
+    return _Detection(prog, info, origin).layout()
 
 
 class _Detection:
-    # The steps of page_type_layout(), with what they share.
+    # The steps of detect(), with what they share.
 
-    def __init__(self, prog: Program) -> None:
+    def __init__(self, prog: Program, info: Mapping[str, str], origin: Optional[str]) -> None:
         self.prog = prog
-        origin = btf_evidence(prog)
+        self.info = info
         self.evidence: List[str] = [] if origin is None else [origin]
         self.notes: List[str] = []
         self.page_type = self._type("struct page")
         self.page = fields(self.page_type)
         self.pageflags = enumerators(prog, "pageflags")
         self.pagetype = enumerators(prog, "pagetype")
-        if not vmcoreinfo(prog):
+        if not info:
             self.notes.append("there is no VMCOREINFO to confirm the debug info")
 
     def layout(self) -> PageTypeLayout:
@@ -181,7 +174,7 @@ class _Detection:
             ) from None
 
     def _number(self, name: str) -> Optional[int]:
-        return vmcoreinfo_number(self.prog, name)
+        return vmcoreinfo_number(self.info, name)
 
     def _contradiction(self, key: str, theirs: int, ours: str) -> NoReturn:
         raise LayoutError(
@@ -205,7 +198,7 @@ class _Detection:
         size = sizeof(self.page_type)
         offset = self.page["_mapcount"].bit_offset // 8
         for key, ours in (("SIZE(page)", size), ("OFFSET(page._mapcount)", offset)):
-            theirs = vmcoreinfo_integer(self.prog, key)
+            theirs = vmcoreinfo_integer(self.info, key)
             if theirs is not None and theirs != ours:
                 self._contradiction(key, theirs, f"the debug info says {ours}")
 

@@ -30,35 +30,28 @@ def vmcoreinfo(prog: Program) -> Mapping[str, str]:
     Keys are spelled as in the note: ``OSRELEASE``, ``NUMBER(PG_slab)``.
     """
     try:
-        cached: Mapping[str, str] = prog.cache["slabtype_vmcoreinfo"]
-        return cached
-    except KeyError:
-        pass
-    try:
         text = prog["VMCOREINFO"].string_().decode("ascii", "replace")
     except LookupError:
         return {}
-    info = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
-    prog.cache["slabtype_vmcoreinfo"] = info
-    return info
+    return dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
 
 
-def vmcoreinfo_number(prog: Program, name: str) -> Optional[int]:
+def vmcoreinfo_number(info: Mapping[str, str], name: str) -> Optional[int]:
     """
     Return a ``NUMBER()`` of VMCOREINFO, ``None`` if it is not there.
 
     :raises LayoutError: if it is no number.
     """
-    return vmcoreinfo_integer(prog, f"NUMBER({name})")
+    return vmcoreinfo_integer(info, f"NUMBER({name})")
 
 
-def vmcoreinfo_integer(prog: Program, key: str) -> Optional[int]:
+def vmcoreinfo_integer(info: Mapping[str, str], key: str) -> Optional[int]:
     """
     Return a decimal value of VMCOREINFO by its whole key, ``None`` if it is not there.
 
     :raises LayoutError: if it is no number.
     """
-    value = vmcoreinfo(prog).get(key)
+    value = info.get(key)
     if value is None:
         return None
     try:

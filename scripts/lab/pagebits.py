@@ -21,8 +21,8 @@ from drgn import Object, Program
 from drgn.helpers.linux.list import list_for_each_entry
 from drgn.helpers.linux.slab import for_each_slab_cache
 
+from drgn_slabtype.machine import machine, page_type_layout
 from drgn_slabtype.pages.scan import PageBlock, page_blocks
-from drgn_slabtype.pagetype.detect import page_type_layout
 from lab import pagewords
 from lab.oracle import KPF
 
@@ -44,7 +44,7 @@ class _Map:
         self.head_pfn = np.arange(pages, dtype=np.uint64)
         self.private = np.zeros(pages, np.uint64)
         page = prog.type("struct page")
-        for block in page_blocks(prog):
+        for block in page_blocks(machine(prog)):
             rows = slice(block.pfn, min(block.pfn + len(block), pages))
             count = rows.stop - rows.start
             if count <= 0:

@@ -20,6 +20,7 @@ from typing import Any, Dict, List, NamedTuple, Set, Tuple
 from drgn import FaultError, Program
 from drgn.helpers.linux.mm import pfn_to_page
 
+from drgn_slabtype.machine import machine
 from drgn_slabtype.pages.blocks import migrate_type, migrate_types, pageblock_order
 from drgn_slabtype.pages.dump import dump_page
 from drgn_slabtype.pages.flagnames import flag_names
@@ -70,8 +71,8 @@ def choose(prog: Program) -> Dict[str, Any]:
         ``loglevel``: that of ``console_loglevel``.
     """
     flags = kpageflags(prog)
-    found = survey(prog)
-    block_order, areas = pageblock_order(prog), _contiguous_areas(prog, found)
+    found = survey(machine(prog))
+    block_order, areas = pageblock_order(machine(prog)), _contiguous_areas(prog, found)
     first: Dict[Tuple[int, int, bool], int] = {}
     last: Dict[Tuple[int, int, bool], int] = {}
     for piece in found.pieces:
@@ -79,7 +80,7 @@ def choose(prog: Program) -> Dict[str, Any]:
             key = (kind, int(flags[pfn]), pfn >> block_order in areas)
             first.setdefault(key, pfn)
             last[key] = pfn
-    heads = scan(prog).heads
+    heads = scan(machine(prog)).heads
     orders = {int(order): int(pfn) for pfn, order in zip(heads.pfns, heads.orders)}
     slab = found.names.index("slab")
     some = [*first.items(), *last.items()]
@@ -103,11 +104,11 @@ def choose(prog: Program) -> Dict[str, Any]:
 
 def _contiguous_areas(prog: Program, found: Survey) -> Set[int]:
     # The numbers of the blocks of CMA.
-    cma, order = migrate_types(prog).get("MIGRATE_CMA"), pageblock_order(prog)
+    cma, order = migrate_types(machine(prog)).get("MIGRATE_CMA"), pageblock_order(machine(prog))
     if cma is None:
         return set()
     blocks = {pfn >> order for piece in found.pieces for pfn in range(piece.pfn, piece.end)}
-    return {block for block in blocks if cma == migrate_type(prog, block << order)}
+    return {block for block in blocks if cma == migrate_type(machine(prog), block << order)}
 
 
 def _optional(prog: Program, name: str) -> int:

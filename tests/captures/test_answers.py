@@ -17,8 +17,8 @@ from drgn_slabtype.answers.objects import for_each_object, for_each_slab, object
 from drgn_slabtype.capture import is_capture, open_capture
 from drgn_slabtype.check import check, validate_slab_cache
 from drgn_slabtype.errors import CorruptionError, TargetError
+from drgn_slabtype.machine import page_type_layout
 from drgn_slabtype.pages.predicates import slab_get_active, slab_get_inuse
-from drgn_slabtype.pagetype.detect import page_type_layout
 
 HERE = Path(__file__).parent
 CAPTURES: List[Path] = [

@@ -18,6 +18,8 @@ from drgn_slabtype.capture import is_capture, open_capture
 from drgn_slabtype.check import check
 from drgn_slabtype.errors import TargetError
 from drgn_slabtype.findings import Report
+from drgn_slabtype.machine import machine as machine_of
+from drgn_slabtype.machine import page_type_layout
 from drgn_slabtype.pages.census import Selection, census
 from drgn_slabtype.pages.dump import dump_page
 from drgn_slabtype.pages.exported import missed_by_equality
@@ -25,9 +27,8 @@ from drgn_slabtype.pages.flagnames import BITS
 from drgn_slabtype.pages.freememory import free_memory
 from drgn_slabtype.pages.kinds import TAIL
 from drgn_slabtype.pages.kpageflags import kpageflags, stable_page_flags
-from drgn_slabtype.pages.scan import page_fields, page_ranges, scan
+from drgn_slabtype.pages.scan import page_ranges, scan
 from drgn_slabtype.pages.survey import Survey, survey
-from drgn_slabtype.pagetype.detect import page_type_layout
 
 from ..recipes.overlay import Write, overlay
 from . import ONE_OF_EACH_SHAPE
@@ -47,7 +48,7 @@ class Machine:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.prog = open_capture(str(path))
-        self.survey: Survey = survey(self.prog)
+        self.survey: Survey = survey(machine_of(self.prog))
 
     def pages(self, kind: str, tails: bool = False) -> List[int]:
         """Return the page frames of one kind, heads or tails."""
@@ -61,10 +62,10 @@ class Machine:
     def damaged(self, pfn: int, member: str, data: bytes) -> Report:
         """Return what a check says with a member of one struct page overwritten."""
         prog = open_capture(str(self.path))
-        offset = getattr(page_fields(prog), member, None)
+        offset = getattr(machine_of(prog).page, member, None)
         if offset is None:
             offset = prog.type("struct page").member(member).offset
-        page = prog["vmemmap"].value_() + pfn * page_fields(prog).size
+        page = prog["vmemmap"].value_() + pfn * machine_of(prog).page.size
         overlay(prog, [Write(page + offset, data)])
         return check(prog)
 
@@ -85,7 +86,7 @@ def shape(request: pytest.FixtureRequest) -> Machine:
 
 def test_census_counts_each_page_once(machine: Machine) -> None:
     found = census(machine.prog, flags=True, runs=True, cells=100)
-    pages = sum(end - start for start, end in page_ranges(machine.prog))
+    pages = sum(end - start for start, end in page_ranges(machine_of(machine.prog)))
     assert found.pages == sum(row.pages for row in found.rows) == pages
     assert sum(place.pages for place in found.places) == pages
     assert sum(sum(place.types.values()) for place in found.places) == pages
@@ -102,7 +103,7 @@ def test_survey_does_not_depend_on_where_blocks_end(
     machine: Machine, pages: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("drgn_slabtype.pages.scan.BLOCK_PAGES", pages)
-    found = survey(machine.prog)
+    found = survey(machine_of(machine.prog))
     assert found.unreadable == machine.survey.unreadable
     assert found.conflicts == machine.survey.conflicts
     for piece, expected in zip(found.pieces, machine.survey.pieces):
@@ -111,7 +112,7 @@ def test_survey_does_not_depend_on_where_blocks_end(
 
 
 def test_census_agrees_with_the_scan_of_slabs(machine: Machine) -> None:
-    heads = scan(machine.prog).heads
+    heads = scan(machine_of(machine.prog)).heads
     row = next(row for row in census(machine.prog).rows if row.type == "slab")
     assert row.heads == len(heads.pfns)
     assert row.pages == int((1 << heads.orders.astype(np.int64)).sum())
@@ -235,7 +236,7 @@ def test_address_beside_a_struct_page_names_the_one_it_is_in(machine: Machine) -
 
 
 def test_tools_that_compare_words_miss_slabs_of_rfc_v3_only(machine: Machine) -> None:
-    missed = missed_by_equality(machine.prog)
+    missed = missed_by_equality(machine_of(machine.prog))
     assert (missed is not None) == (page_type_layout(machine.prog).encoding.name == "rfc-v3")
     notes = [note.message for note in check(machine.prog).notes]
     assert [note for note in notes if " of " in note and "misses" in note] == (
@@ -272,7 +273,7 @@ def test_damage_inside_a_free_block_has_one_root(shape: Machine, name: str) -> N
 
 
 def test_free_page_that_lost_its_type_is_the_root(shape: Machine) -> None:
-    free = free_memory(shape.prog)
+    free = free_memory(machine_of(shape.prog))
     pfn = int(free.pfn[len(free.pfn) // 2])
     report = shape.damaged(pfn, "word", b"\xff\xff\xff\xff")
     page = pfn_to_page(shape.prog, pfn).value_()
@@ -281,7 +282,7 @@ def test_free_page_that_lost_its_type_is_the_root(shape: Machine) -> None:
 
 
 def test_free_page_with_another_order_is_the_root(shape: Machine) -> None:
-    free = free_memory(shape.prog)
+    free = free_memory(machine_of(shape.prog))
     row = int(np.flatnonzero(free.order > 2)[0])
     pfn = int(free.pfn[row])
     report = shape.damaged(pfn, "private", bytes([int(free.order[row]) - 1, 0, 0, 0]))

@@ -26,6 +26,7 @@ from drgn_slabtype.answers.caches import SlabInfo, caches
 from drgn_slabtype.capture import open_capture
 from drgn_slabtype.check import check
 from drgn_slabtype.findings import Outcome
+from drgn_slabtype.machine import machine
 from drgn_slabtype.pages.kpageflags import kpagecount, kpageflags
 from drgn_slabtype.pages.predicates import PageSlab
 from drgn_slabtype.pages.scan import scan
@@ -102,7 +103,7 @@ def test_every_cache_equals_slabinfo(guest: Guest) -> None:
 def test_every_slab_page_has_kpf_slab(guest: Guest) -> None:
     theirs = (guest.words("kpageflags") & _KPF_SLAB) != 0
     ours = np.zeros(len(theirs), np.bool_)
-    heads = scan(guest.prog).heads
+    heads = scan(machine(guest.prog)).heads
     for pfn, order in zip(heads.pfns.tolist(), heads.orders.tolist()):
         ours[pfn : pfn + (1 << order)] = True
     assert theirs.any()
@@ -141,7 +142,7 @@ def _not_user_memory(
 def test_stock_drgn_sees_no_active_slab_of_rfc_v3() -> None:
     folder = next(path for path in _FOLDERS if path.name == "slab-6.1-rfc3-plain")
     prog = _open(folder)
-    heads = scan(prog).heads.pfns.tolist()
+    heads = scan(machine(prog)).heads.pfns.tolist()
     pages = [pfn_to_page(prog, pfn) for pfn in heads]
     ours = sum(PageSlab(page) for page in pages)
     theirs = sum(drgn_PageSlab(page) for page in pages)
@@ -158,7 +159,7 @@ def test_page_that_becomes_a_slab_is_work_in_progress(pointer: int, inuse: int) 
     # What the page allocator leaves where the cache pointer will be.
     folder = next(path for path in _FOLDERS if path.name == "debian-6.12-plain")
     prog = _open(folder)
-    found = survey(prog)
+    found = survey(machine(prog))
     other = found.names.index("other")
     piece = next(piece for piece in found.pieces if (piece.kinds == other).any())
     pfn = piece.pfn + int(np.flatnonzero(piece.kinds == other)[0])

@@ -11,7 +11,8 @@ from drgn import Object, Type, cast, sizeof
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drgn_slabtype.machine.columns import Structure, read_rows, structure
+from drgn_slabtype.machine import machine as machine_of
+from drgn_slabtype.machine.columns import Structure
 from tests.direct_map import LINEAR, CountedMemory, make_mapped_kernel
 from tests.synthetic import make_kernel
 from tests.synthetic.kernel import PAGE_SIZE, Kernel
@@ -55,7 +56,7 @@ def kernel(request: pytest.FixtureRequest) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("drgn_slabtype.machine.memory.phys_to_virt", lambda prog, address: where)
         define(kernel)
-        layout = structure(kernel.prog, "struct made_up")
+        layout = machine_of(kernel.prog).structure("struct made_up")
     return kernel, layout
 
 
@@ -98,7 +99,7 @@ def test_offsets_are_those_of_drgn(kernel: Tuple[Kernel, Structure]) -> None:
 
 def test_has_tells_members_of_unnamed_and_nested_structures() -> None:
     machine = make_mapped_kernel()
-    layout = Structure(machine.prog, define(machine))
+    layout = Structure(define(machine), "<")
     assert all(layout.has(path) for path in (*MEMBERS, "counters", "entries"))
     absent = ("nothing", "inner.nothing", "tiny.nothing", "pointer.nothing", "list.next.prev")
     assert not any(layout.has(path) for path in absent)
@@ -108,7 +109,7 @@ def test_has_tells_members_of_unnamed_and_nested_structures() -> None:
 
 def test_column_of_no_integer_is_refused() -> None:
     machine = make_mapped_kernel()
-    layout = Structure(machine.prog, define(machine))
+    layout = Structure(define(machine), "<")
     with pytest.raises(TypeError, match="entries is no integer"):
         layout.column(np.zeros((1, layout.size), np.uint8), "entries")
 
@@ -123,8 +124,7 @@ def test_rows_that_could_not_be_read_are_zero() -> None:
     for page in range(3):
         data[page * PAGE_SIZE : page * PAGE_SIZE + sizeof(type)] = object.to_bytes_()
     CountedMemory(base, data, holes=[1]).add_to(machine)
-    rows = read_rows(
-        machine.prog,
+    rows = machine_of(machine.prog).rows(
         "struct made_up",
         np.array([base + 2 * PAGE_SIZE, base + PAGE_SIZE, 0, base], np.uint64),
     )
@@ -142,7 +142,7 @@ def test_only_the_part_that_exists_is_read() -> None:
     base = LINEAR + (1 << 20)
     memory = CountedMemory(base, bytearray(b"\1" * PAGE_SIZE)).add_to(machine)
     end = base + PAGE_SIZE
-    rows = read_rows(machine.prog, "struct made_up", np.array([end - 8], np.uint64), size=8)
+    rows = machine_of(machine.prog).rows("struct made_up", np.array([end - 8], np.uint64), size=8)
     assert rows.ok.all()
     assert rows["tiny"].tolist() == [1]
     assert memory.reads[-1].size == 8
@@ -150,6 +150,7 @@ def test_only_the_part_that_exists_is_read() -> None:
 
 def test_structure_is_made_once_a_program() -> None:
     machine = make_mapped_kernel()
-    assert structure(machine.prog, "struct page") is structure(machine.prog, "struct page")
+    known = machine_of(machine.prog)
+    assert known.structure("struct page") is known.structure("struct page")
     with pytest.raises(LookupError):
-        structure(machine.prog, "struct not_there")
+        known.structure("struct not_there")

@@ -11,7 +11,7 @@ import pytest
 from drgn import Architecture, Platform, PlatformFlags, Program
 
 from drgn_slabtype.errors import LayoutError, MissingDebugInfoError, UnsupportedError
-from drgn_slabtype.pagetype.detect import page_type_layout
+from drgn_slabtype.machine import machine, page_type_layout
 from drgn_slabtype.pagetype.encoding import ENCODINGS, RFC_V1, PackedActive
 from drgn_slabtype.pagetype.sources import vmcoreinfo, vmcoreinfo_number
 from tests.synthetic import SPECS, Kernel, Spec, make_kernel
@@ -284,6 +284,6 @@ def test_is_slab_of_flags_and_words() -> None:
 def test_vmcoreinfo_is_read_once() -> None:
     prog = make_kernel("6.12-slub").prog
     assert vmcoreinfo(prog)["OSRELEASE"] == "0.0.0-synthetic"
-    assert vmcoreinfo(prog) is vmcoreinfo(prog)
-    assert vmcoreinfo_number(prog, "PAGE_SLAB_MAPCOUNT_VALUE") == -184549376
-    assert vmcoreinfo_number(prog, "PG_slab") is None
+    assert machine(prog).vmcoreinfo is machine(prog).vmcoreinfo
+    assert vmcoreinfo_number(vmcoreinfo(prog), "PAGE_SLAB_MAPCOUNT_VALUE") == -184549376
+    assert vmcoreinfo_number(vmcoreinfo(prog), "PG_slab") is None

@@ -10,6 +10,7 @@ import pytest
 from drgn import sizeof
 
 from drgn_slabtype.index import KnownBy, SlabIndex
+from drgn_slabtype.machine import machine
 from drgn_slabtype.pages import scan as scan_module
 from drgn_slabtype.pages.scan import scan
 from tests.direct_map import LINEAR, count_memory_map, make_mapped_kernel
@@ -32,12 +33,12 @@ def make_kernel_with(slabs: List[Tuple[int, int]], num_pages: int = 64) -> Kerne
 def set_order(kernel: Kernel, pfn: int, order: int) -> None:
     if order:
         tail = kernel.page(pfn + 1)
-        offset = scan_module._order_offset(kernel.prog) - sizeof(tail.type_.type)
+        offset = scan_module._order_offset(machine(kernel.prog)) - sizeof(tail.type_.type)
         kernel.write(tail.value_() + offset, bytes([order]))
 
 
 def make_index(kernel: Kernel) -> SlabIndex:
-    return SlabIndex(kernel.prog, scan(kernel.prog).heads)
+    return SlabIndex(machine(kernel.prog), scan(machine(kernel.prog)).heads)
 
 
 def pages_of(*pfns: int) -> np.ndarray[Tuple[int], np.dtype[np.uint64]]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from drgn import Object, Type
 
-from drgn_slabtype.machine.columns import read_rows
+from drgn_slabtype.machine import machine
 from drgn_slabtype.machine.locks import held, is_held
 from tests.direct_map import LINEAR, make_mapped_kernel
 from tests.synthetic.kernel import Kernel
@@ -62,7 +62,7 @@ def _node(kind: str, values: Dict[str, int]) -> Tuple[Kernel, Object]:
 
 def _held(kind: str, values: Dict[str, int]) -> bool:
     kernel, node = _node(kind, values)
-    rows = read_rows(kernel.prog, "struct made_up_node", np.array([_NODE], np.uint64))
+    rows = machine(kernel.prog).rows("struct made_up_node", np.array([_NODE], np.uint64))
     found: List[bool] = held(rows, "list_lock").tolist()
     alone = is_held(node.list_lock)
     assert found == [alone]

@@ -10,6 +10,7 @@ import pytest
 from drgn import Type, TypeMember
 
 from drgn_slabtype.answers.memcg import page_memcg, slab_memcg
+from drgn_slabtype.machine import machine
 from tests.direct_map import make_mapped_kernel
 from tests.synthetic.kernel import Kernel
 
@@ -70,33 +71,33 @@ def _write_objects(kernel: Kernel, cgroups: List[int], extended: bool = False) -
 
 def test_page_of_a_user() -> None:
     # Names are data: nothing of them reaches a terminal as it is.
-    told = page_memcg(make_kernel().prog, LAB)
+    told = page_memcg(machine(make_kernel().prog), LAB)
     assert told == f"/lab\\a (inode 27, mem_cgroup 0x{LAB:x})"
 
 
 def test_kernel_memory_is_charged_by_an_object_cgroup() -> None:
-    told = page_memcg(make_kernel().prog, OBJECT_CGROUP | 2)
+    told = page_memcg(machine(make_kernel().prog), OBJECT_CGROUP | 2)
     assert told is not None
     assert told.startswith("/lab\\a (inode 27,")
     assert told.endswith(f"by object cgroup 0x{OBJECT_CGROUP:x}")
 
 
 def test_page_that_is_not_charged() -> None:
-    assert page_memcg(make_kernel().prog, 0) is None
-    assert slab_memcg(make_kernel().prog, 0, 4) is None
+    assert page_memcg(machine(make_kernel().prog), 0) is None
+    assert slab_memcg(machine(make_kernel().prog), 0, 4) is None
     # OBJEXTS_ALLOC_FAIL is a flag without an array.
-    assert slab_memcg(make_kernel().prog, 4, 4) is None
+    assert slab_memcg(machine(make_kernel().prog), 4, 4) is None
 
 
 @pytest.mark.parametrize("extended", [False, True])
 def test_objects_of_a_slab(extended: bool) -> None:
     kernel = make_kernel(extended=extended)
     _write_objects(kernel, [0, OBJECT_CGROUP, OBJECT_CGROUP, 0], extended)
-    told = slab_memcg(kernel.prog, ARRAY | 1, 4)
+    told = slab_memcg(machine(kernel.prog), ARRAY | 1, 4)
     assert told is not None
     assert told.startswith(f"an object cgroup for each object, at 0x{ARRAY:x}: 2 charged to /lab")
     _write_objects(kernel, [0, 0, 0, 0], extended)
-    told = slab_memcg(kernel.prog, ARRAY | 1, 4)
+    told = slab_memcg(machine(kernel.prog), ARRAY | 1, 4)
     assert told is not None
     assert told.endswith(": no object charged")
 
@@ -104,11 +105,11 @@ def test_objects_of_a_slab(extended: bool) -> None:
 def test_cgroup_that_is_not_in_the_target() -> None:
     kernel = make_kernel()
     lost = CGROUPS + 0x100000
-    assert page_memcg(kernel.prog, lost) == f"mem_cgroup 0x{lost:x}"
-    assert page_memcg(kernel.prog, lost | 2) == (
+    assert page_memcg(machine(kernel.prog), lost) == f"mem_cgroup 0x{lost:x}"
+    assert page_memcg(machine(kernel.prog), lost | 2) == (
         f"a cgroup that is not in the target, by object cgroup 0x{lost:x}"
     )
-    assert slab_memcg(kernel.prog, lost | 1, 4) == (
+    assert slab_memcg(machine(kernel.prog), lost | 1, 4) == (
         f"an object cgroup for each object, at 0x{lost:x}"
     )
 
@@ -117,6 +118,6 @@ def test_objects_of_damaged_slabs_are_not_followed() -> None:
     # Freed, and set to a number below all kernel addresses.
     kernel = make_kernel()
     _write_objects(kernel, [0x10, 0, 0, 0])
-    told = slab_memcg(kernel.prog, ARRAY | 1, 4)
+    told = slab_memcg(machine(kernel.prog), ARRAY | 1, 4)
     assert told is not None
     assert told.endswith(": 1 charged to a cgroup that is not in the target")

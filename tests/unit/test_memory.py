@@ -12,7 +12,8 @@ from drgn import Object
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drgn_slabtype.machine.memory import Gathered, memory
+from drgn_slabtype.machine import machine as machine_of
+from drgn_slabtype.machine.memory import Gathered, Memory
 from tests.direct_map import LINEAR, CountedMemory, make_mapped_kernel
 from tests.synthetic import make_kernel
 from tests.synthetic.kernel import PAGE_SIZE, Kernel
@@ -37,7 +38,7 @@ class Machine:
         if physical:
             first = {"next": BASE + PAGE_SIZE, "prev": 0}
             self.kernel.objects["slab_caches"] = Object(prog, self.kernel.list_head, value=first)
-        self.memory = memory(prog)
+        self.memory = Memory(prog)
         self.counted.reads.clear()
 
     def gather(self, addresses: Sequence[int], width: int) -> Gathered:
@@ -94,7 +95,7 @@ def test_null_and_user_addresses_are_not_followed() -> None:
 
 
 def test_addresses_below_the_direct_map_may_be_kernel_addresses() -> None:
-    known = memory(make_mapped_kernel().prog)
+    known = Memory(make_mapped_kernel().prog)
     tested = np.array([0, PAGE_SIZE, LINEAR - PAGE_SIZE, LINEAR, (1 << 64) - 1], np.uint64)
     assert known.is_kernel_address(tested).tolist() == [False, False, True, True, True]
 
@@ -121,7 +122,7 @@ def test_no_read_is_longer_than_a_mebibyte_and_a_piece() -> None:
     kernel = make_mapped_kernel()
     counted = CountedMemory(BASE, bytearray(5 << 20)).add_to(kernel)
     pieces = np.arange(BASE, BASE + (5 << 20) - 512, 512, dtype=np.uint64)
-    assert memory(kernel.prog).gather(pieces, 512).ok.all()
+    assert Memory(kernel.prog).gather(pieces, 512).ok.all()
     assert max(read.size for read in counted.reads) <= (1 << 20) + 512
     assert len(counted.reads) <= 6
 
@@ -151,7 +152,7 @@ def test_physical_memory_that_differs_is_not_used() -> None:
     )
     first = Object(kernel.prog, kernel.list_head, value={"next": BASE + 64, "prev": 0})
     kernel.objects["slab_caches"] = first
-    found = memory(kernel.prog).gather(np.array([BASE + 64], np.uint64), 64)
+    found = Memory(kernel.prog).gather(np.array([BASE + 64], np.uint64), 64)
     assert found.bytes[0].tobytes() == bytes(DATA[64:128])
     assert not counted.reads[-1].physical
 
@@ -178,7 +179,7 @@ def test_word_is_that_of_the_target(
     kernel = make_kernel("5.10-slub", little, bits)
     where = Object(kernel.prog, kernel.types.ulong, value=0x80000000)
     monkeypatch.setattr("drgn_slabtype.machine.memory.phys_to_virt", lambda prog, address: where)
-    known = memory(kernel.prog)
+    known = Memory(kernel.prog)
     assert known.word_size == bits // 8
     assert known.word.itemsize == bits // 8
     data = (1).to_bytes(bits // 8, "little" if little else "big")
@@ -187,4 +188,4 @@ def test_word_is_that_of_the_target(
 
 def test_memory_is_made_once_a_program() -> None:
     prog = make_mapped_kernel().prog
-    assert memory(prog) is memory(prog)
+    assert machine_of(prog).memory is machine_of(prog).memory

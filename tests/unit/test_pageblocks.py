@@ -9,6 +9,7 @@ from typing import Dict
 import pytest
 from drgn import FaultError, Object
 
+from drgn_slabtype.machine import machine
 from drgn_slabtype.pages.blocks import migrate_type, pageblock_order
 from tests.direct_map import make_mapped_kernel
 from tests.synthetic.kernel import Kernel
@@ -44,15 +45,19 @@ def test_each_block_has_bits_of_its_own(bits: Dict[str, int], width: int) -> Non
     # Every block is movable and skipped by compaction, but for block 19.
     flags = sum((4 if block == 19 else 1 | 8) << width * block for block in range(64))
     kernel.write(USAGE + 8, flags.to_bytes(64 * width // 8, "little"))
-    assert pageblock_order(kernel.prog) == 9
-    assert [migrate_type(kernel.prog, pfn) for pfn in (0, 19 * 512 - 1, 20 * 512)] == [1, 1, 1]
-    assert [migrate_type(kernel.prog, pfn) for pfn in (19 * 512, 20 * 512 - 1)] == [4, 4]
+    assert pageblock_order(machine(kernel.prog)) == 9
+    assert [migrate_type(machine(kernel.prog), pfn) for pfn in (0, 19 * 512 - 1, 20 * 512)] == [
+        1,
+        1,
+        1,
+    ]
+    assert [migrate_type(machine(kernel.prog), pfn) for pfn in (19 * 512, 20 * 512 - 1)] == [4, 4]
 
 
 def test_isolated_block_is_of_no_other_type() -> None:
     kernel = make_kernel(NEW)
     kernel.write(USAGE + 8, bytes([4 | 1 << 4]))
-    assert migrate_type(kernel.prog, 0) == TYPES["MIGRATE_ISOLATE"]
+    assert migrate_type(machine(kernel.prog), 0) == TYPES["MIGRATE_ISOLATE"]
 
 
 def test_section_that_is_not_there() -> None:
@@ -60,4 +65,4 @@ def test_section_that_is_not_there() -> None:
     kernel.write(SECTIONS, bytes(16))
     kernel.add_memory(0, 0x1000)  # as in QEMU's dumps, where NULL does not fault
     with pytest.raises(FaultError):
-        migrate_type(kernel.prog, 0)
+        migrate_type(machine(kernel.prog), 0)

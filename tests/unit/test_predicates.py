@@ -10,6 +10,7 @@ import pytest
 from drgn import FaultError, Object, cast
 
 from drgn_slabtype.errors import LayoutError
+from drgn_slabtype.machine import machine, page_type_layout
 from drgn_slabtype.pages import predicates
 from drgn_slabtype.pages.predicates import (
     PageBuddy,
@@ -33,7 +34,6 @@ from drgn_slabtype.pages.predicates import (
     slab_get_active,
     slab_get_inuse,
 )
-from drgn_slabtype.pagetype.detect import page_type_layout
 from drgn_slabtype.pagetype.encoding import ActiveState
 from tests.synthetic import SPECS, Kernel, make_kernel
 
@@ -257,4 +257,4 @@ def test_layout_is_decided_once() -> None:
     layout = page_type_layout(kernel.prog)
     PageSlab(kernel.page(1))
     assert page_type_layout(kernel.prog) is layout
-    assert "slabtype_page_type_layout" in kernel.prog.cache
+    assert machine(kernel.prog).layout is machine(kernel.prog).layout

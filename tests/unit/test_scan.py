@@ -11,17 +11,16 @@ from drgn import Program, sizeof
 
 from drgn_slabtype.check import check
 from drgn_slabtype.errors import UnsupportedError
+from drgn_slabtype.machine import machine, page_type_layout
+from drgn_slabtype.machine.page import PageFields
 from drgn_slabtype.pages import scan as scan_module
 from drgn_slabtype.pages.census import census
 from drgn_slabtype.pages.scan import (
     BLOCK_PAGES,
-    PageFields,
     page_blocks,
-    page_fields,
     page_ranges,
     scan,
 )
-from drgn_slabtype.pagetype.detect import page_type_layout
 from tests.direct_map import CountedMemory, count_memory_map, make_mapped_kernel
 from tests.synthetic import SPECS
 from tests.synthetic.kernel import PAGE_SIZE, VMEMMAP, Kernel
@@ -37,7 +36,7 @@ def make_slabs(kernel: Kernel, slabs: List[Tuple[int, int]]) -> None:
         if not order:
             continue
         tail = kernel.page(pfn + 1)
-        offset = scan_module._order_offset(kernel.prog) - sizeof(tail.type_.type)
+        offset = scan_module._order_offset(machine(kernel.prog)) - sizeof(tail.type_.type)
         kernel.write(tail.value_() + offset, bytes([order]))
 
 
@@ -47,7 +46,7 @@ def test_slab_heads_are_found(layout: str) -> None:
     slabs = [(0, 0), (8, 3), (16, 1), (63, 0)]
     make_slabs(kernel, slabs)
     kernel.make_compound(24, 2)
-    found = scan(kernel.prog)
+    found = scan(machine(kernel.prog))
     assert found.heads.pfns.tolist() == [pfn for pfn, _ in slabs]
     assert found.heads.orders.tolist() == [order for _, order in slabs]
     assert found.typed["slab"] == len(slabs)
@@ -58,8 +57,8 @@ def test_slab_heads_are_found(layout: str) -> None:
 def test_copies_are_the_head_and_the_page_after_it(layout: str) -> None:
     kernel = make_mapped_kernel(layout)
     make_slabs(kernel, [(8, 1), (63, 0)])
-    size = page_fields(kernel.prog).size
-    raw = scan(kernel.prog).heads.raw
+    size = machine(kernel.prog).page.size
+    raw = scan(machine(kernel.prog)).heads.raw
     assert raw.shape == (2, 2 * size)
     assert raw[0].tobytes() == kernel.prog.read(kernel.page(8).value_(), 2 * size)
     # The last page has none after it.
@@ -73,7 +72,7 @@ def test_types_and_damaged_words_are_told_apart(layout: str) -> None:
     kernel.write_page(3, word=encoding.set(encoding.idle, "table"))
     kernel.write_page(4, word=17)  # a map count
     kernel.write_page(5, word=0xFF7FFFFF if encoding.name != "top-byte" else 0x80000001)
-    found = scan(kernel.prog)
+    found = scan(machine(kernel.prog))
     assert {name: n for name, n in found.typed.items() if n} == {"table": 1}
     assert encoding.conflict(kernel.page(5)._mapcount.counter.value_())
     assert found.conflicts == [(5, kernel.page(5)._mapcount.counter.value_() & 0xFFFFFFFF)]
@@ -83,13 +82,13 @@ def test_tail_with_a_stale_slab_flag_is_no_slab() -> None:
     kernel = make_mapped_kernel("6.1-slub")
     make_slabs(kernel, [(8, 1)])
     kernel.write_page(9, flags=kernel.page(8).flags.value_())
-    assert scan(kernel.prog).heads.pfns.tolist() == [8]
+    assert scan(machine(kernel.prog)).heads.pfns.tolist() == [8]
 
 
 def test_never_initialised_page_is_no_slab() -> None:
     kernel = make_mapped_kernel("6.1-slub")
     kernel.write_page(9, flags=(1 << 64) - 1)
-    assert len(scan(kernel.prog).heads.pfns) == 0
+    assert len(scan(machine(kernel.prog)).heads.pfns) == 0
 
 
 # Reading.
@@ -99,7 +98,7 @@ def test_never_initialised_page_is_no_slab() -> None:
 def test_scan_reads_each_struct_page_once_in_large_blocks(pages: int) -> None:
     kernel = make_mapped_kernel(num_pages=pages)
     counted = count_memory_map(kernel)
-    scan(kernel.prog)
+    scan(machine(kernel.prog))
     assert len(counted.reads) == -(-pages // BLOCK_PAGES)
     assert sum(read.size for read in counted.reads) == pages * 64
     assert [read.address for read in counted.reads] == sorted(r.address for r in counted.reads)
@@ -110,7 +109,7 @@ def test_unreadable_pages_cost_one_read_a_page_of_their_block() -> None:
     make_slabs(kernel, [(8, 3), (BLOCK_PAGES + 1024, 0), (3 * BLOCK_PAGES - 8, 2)])
     hole = (BLOCK_PAGES + 640) // PAGES_PER_PAGE
     counted = count_memory_map(kernel, holes=[hole, hole + 1])
-    found = scan(kernel.prog)
+    found = scan(machine(kernel.prog))
     assert found.unreadable == 2 * PAGES_PER_PAGE
     assert found.heads.pfns.tolist() == [8, BLOCK_PAGES + 1024, 3 * BLOCK_PAGES - 8]
     assert found.heads.orders.tolist() == [3, 0, 2]
@@ -122,14 +121,16 @@ def test_readable_pages_between_holes_stay_together() -> None:
     kernel = make_mapped_kernel(num_pages=8 * PAGES_PER_PAGE)
     holes = [1, 4, 7]
     count_memory_map(kernel, holes)
-    blocks = [(block.pfn // PAGES_PER_PAGE, len(block)) for block in page_blocks(kernel.prog)]
+    blocks = [
+        (block.pfn // PAGES_PER_PAGE, len(block)) for block in page_blocks(machine(kernel.prog))
+    ]
     assert blocks == [(0, 64), (2, 128), (5, 128)]
 
 
 def test_blocks_begin_at_multiples_of_their_size(monkeypatch: pytest.MonkeyPatch) -> None:
     kernel = make_mapped_kernel(num_pages=3 * BLOCK_PAGES)
     ranges = [(100, BLOCK_PAGES + 5), (2 * BLOCK_PAGES + 7, 2 * BLOCK_PAGES + 9)]
-    blocks = [(b.pfn, len(b)) for b in page_blocks(kernel.prog, ranges=ranges)]
+    blocks = [(b.pfn, len(b)) for b in page_blocks(machine(kernel.prog), ranges=ranges)]
     first = BLOCK_PAGES - 100
     assert blocks == [(100, first), (BLOCK_PAGES, 5), (2 * BLOCK_PAGES + 7, 2)]
 
@@ -143,10 +144,10 @@ def test_struct_pages_of_other_sizes_are_found_behind_holes(
     data = bytearray(b"".join(pfn.to_bytes(8, "little") * (size // 8) for pfn in range(pages)))
     data += bytes(-len(data) % PAGE_SIZE)
     CountedMemory(VMEMMAP[8], data, holes=[hole]).add_to(kernel)
-    fields = page_fields(kernel.prog)._replace(size=size)
-    monkeypatch.setattr(scan_module, "page_fields", lambda prog: fields)
+    fields = machine(kernel.prog).page._replace(size=size)
+    monkeypatch.setattr(machine(kernel.prog), "page", fields)
     seen: List[int] = []
-    for block in page_blocks(kernel.prog, ranges=[(0, pages)]):
+    for block in page_blocks(machine(kernel.prog), ranges=[(0, pages)]):
         pfns = np.arange(block.pfn, block.pfn + len(block))
         assert (block.raw.view(np.uint64) == pfns[:, None]).all()
         assert block.address == VMEMMAP[8] + size * block.pfn
@@ -158,13 +159,13 @@ def test_struct_pages_of_other_sizes_are_found_behind_holes(
 def test_progress_ends_at_the_total() -> None:
     kernel = make_mapped_kernel(num_pages=2 * BLOCK_PAGES + 1)
     calls: List[Tuple[str, int, int]] = []
-    scan(kernel.prog, lambda *call: calls.append(call))
+    scan(machine(kernel.prog), lambda *call: calls.append(call))
     total = 2 * BLOCK_PAGES + 1
     assert calls == [("pages", done, total) for done in (BLOCK_PAGES, 2 * BLOCK_PAGES, total)]
 
 
 def test_ranges_are_those_of_the_memory_map() -> None:
-    assert page_ranges(make_mapped_kernel(num_pages=77).prog) == [(0, 77)]
+    assert page_ranges(machine(make_mapped_kernel(num_pages=77).prog)) == [(0, 77)]
 
 
 @pytest.mark.parametrize(("order", "bits"), [("<", 64), (">", 64), ("<", 32), (">", 32)])
@@ -196,7 +197,7 @@ def test_columns_of_a_block_are_those_of_the_target(order: str, bits: int) -> No
     assert block.flagged(31).tolist() == [2, 3]
 
 
-@pytest.mark.parametrize("ask", [check, census, scan])
+@pytest.mark.parametrize("ask", [check, census, lambda prog: scan(machine(prog))])
 @pytest.mark.parametrize("little", [True, False])
 def test_32_bit_kernels_are_refused(ask: Callable[[Program], object], little: bool) -> None:
     kernel = Kernel(SPECS["6.2-slub"], little, 32)

@@ -18,12 +18,12 @@ from typing import Any, Dict, List, Tuple
 import pytest
 from drgn import Program, Type, TypeKind, sizeof
 
-from drgn_slabtype.btf import btf_evidence
 from drgn_slabtype.btf.blob import Blob
 from drgn_slabtype.btf.variables import VARIABLES
 from drgn_slabtype.capture import roots
 from drgn_slabtype.capture.describe import find_variables
 from drgn_slabtype.errors import TargetError
+from drgn_slabtype.machine import machine
 from drgn_slabtype.target import TargetOptions, open_target
 
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
@@ -46,7 +46,7 @@ def both(folder: Path) -> Tuple[Program, Program]:
         own = open_target(TargetOptions(core=core, default_symbols=False))
     except TargetError as why:
         pytest.skip(str(why))
-    assert btf_evidence(own)
+    assert machine(own).btf
     return open_target(TargetOptions(core=core, symbols=[vmlinux], default_symbols=False)), own
 
 

@@ -12,19 +12,17 @@ from __future__ import annotations
 from typing import List
 
 import numpy as np
-from drgn import Program
 
 from ...index import KnownBy, SlabIndex
 from ...ledger import I64, Ledger, ListKind, Memberships, Place, Slabs, Suspect
+from ...machine import Machine
 from ...machine.kfence import kfence_pool
-from ...machine.memory import memory
 from ..base import Ownership, decide_ownership
 from ..cachefit import judge_slab
 from ..caches import Caches
 from ..lists import Walked, find_emptied
 from ..live import LIVE, LiveObjects
 from ..nodes import memberships, read_nodes
-from ..percpu import possible_cpus
 from . import arrays as slabarrays
 from .arrays import ArrayCaches
 from .cache import Mode, SlabCache
@@ -52,15 +50,15 @@ class SlabAllocator:
 
     name = "SLAB"
 
-    def __init__(self, prog: Program, caches: Caches) -> None:
-        self.prog = prog
-        self.memory = memory(prog)
+    def __init__(self, machine: Machine, caches: Caches) -> None:
+        self.machine = machine
+        self.memory = machine.memory
         self.caches = caches
-        self.pool = kfence_pool(prog)
-        self.nodes = read_nodes(prog, self.caches)
-        self.arrays = ArrayCaches(prog, self.caches, self.nodes)
+        self.pool = kfence_pool(machine)
+        self.nodes = read_nodes(machine, self.caches)
+        self.arrays = ArrayCaches(machine, self.caches, self.nodes)
         self.ownership = Ownership(np.zeros(0, np.int64), np.zeros(0, np.int64))
-        self._cpus = len(possible_cpus(prog))
+        self._cpus = len(machine.cpus)
         self._walks: List[Walked] = []
         self._live = LiveObjects([])
 
@@ -68,11 +66,11 @@ class SlabAllocator:
         """Walk every node's lists; see :meth:`.base.Allocator.discover`."""
         index.known_by[self.pool.contains(index.addresses)] |= np.uint8(KnownBy.KFENCE)
         self._walks = find_emptied(index, self.nodes.walk(index, _LISTS))
-        self.arrays.locate(self.prog, index, self.caches)
+        self.arrays.locate(self.machine, index, self.caches)
         self.ownership = decide_ownership(index, self.caches, self._walks, ())
         heads = np.array([walked.head.address for walked in self._walks], np.uint64)
         self.view = SlabView(
-            self.prog, index, self.caches, self.ownership, self._walks, heads, self.pool
+            self.machine, index, self.caches, self.ownership, self._walks, heads, self.pool
         )
         own = [self.caches.addresses, self.nodes.rows.addresses, *self.arrays.addresses]
         if self.caches.rows.structure.has("random_seq"):
@@ -97,7 +95,7 @@ class SlabAllocator:
         rows = self.ownership.rows_of(number)
         ledger = Ledger(cache.facts, PLACES, self._slabs(cache, rows, index))
         memberships(self._walks, number, rows, index, ledger)
-        ledger.suspects += judge_slab(self.prog, self.caches, cache)
+        ledger.suspects += judge_slab(self.machine, self.caches, cache)
         self._geometry(cache, rows, index, ledger)
         self._nodes(cache, ledger)
         detached = np.count_nonzero(ledger.slabs.excused)
@@ -110,7 +108,7 @@ class SlabAllocator:
         self.arrays.mark_flushes(cache, ledger, 0)
         if cache.debug:
             freelist = index["freelist"][rows]
-            ledger.zones = DebugReader(self.prog, cache, ledger, freelist).zones()
+            ledger.zones = DebugReader(self.machine, cache, ledger, freelist).zones()
         return ledger
 
     def _slabs(self, cache: SlabCache, rows: I64, index: SlabIndex) -> Slabs:
@@ -142,7 +140,7 @@ class SlabAllocator:
         slabs, pointer = ledger.slabs, index["freelist"][rows]
         off_slab = self.view.index_array[rows]
         in_place = right_places(cache, pointer, index.addresses[rows], slabs.base, off_slab != 0)
-        arrays = IndexArrays(self.prog, cache, ledger, pointer, in_place, self.view.loose[rows])
+        arrays = IndexArrays(self.machine, cache, ledger, pointer, in_place, self.view.loose[rows])
         if cache.mode is Mode.OFF_SLAB:
             for slab in shared_arrays(off_slab, arrays.unsound()):
                 ledger.suspects.append(

@@ -13,18 +13,16 @@ from __future__ import annotations
 from typing import Iterator, List, NamedTuple, Tuple
 
 import numpy as np
-from drgn import Program
 
 from ...index import KnownBy, SlabIndex
 from ...ledger import I64, U64, Bools, Containers, Ledger, Place, State, Suspect, Walk
-from ...machine.columns import Rows, read_rows, structure
+from ...machine import Machine
+from ...machine.columns import Rows
 from ...machine.locks import held as held_locks
-from ...machine.memory import memory
-from ...pages.scan import page_fields
 from ..arrays import enter_arrays
-from ..caches import Caches, node_ids
+from ..caches import Caches
 from ..nodes import Nodes
-from ..percpu import PerCpu, per_cpu_addresses, per_cpu_structures, possible_cpus
+from ..percpu import PerCpu, per_cpu_addresses, per_cpu_structures
 from .cache import SlabCache
 
 CPU, SHARED, ALIEN = range(3)
@@ -56,23 +54,23 @@ class ArrayCaches:
     :ivar addresses: Of the arrays of nodes and what leads to them, all kmalloc'ed.
     """
 
-    def __init__(self, prog: Program, caches: Caches, nodes: Nodes) -> None:
-        self._memory = memory(prog)
+    def __init__(self, machine: Machine, caches: Caches, nodes: Nodes) -> None:
+        self._memory = machine.memory
         self._nodes = nodes
-        aliens, tables = _alien_arrays(prog, nodes)
-        self._wild_tables = _wild_tables(prog, nodes)
+        aliens, tables = _alien_arrays(machine, nodes)
+        self._wild_tables = _wild_tables(machine, nodes)
         self.addresses: List[U64] = [nodes.rows["shared"], aliens.address, tables]
         word = self._memory.word_size
-        self._per_cpu = per_cpu_structures(prog, caches.rows, "cpu_cache", word, caches.listed)
-        parts = [_cpu_arrays(prog, self._per_cpu), _shared_arrays(nodes), aliens]
+        self._per_cpu = per_cpu_structures(machine, caches.rows, "cpu_cache", word, caches.listed)
+        parts = [_cpu_arrays(machine, self._per_cpu), _shared_arrays(nodes), aliens]
         columns = [np.concatenate(column) for column in zip(*parts)]
         order = np.argsort(columns[0], kind="stable")
         self._found = _Found(*(column[order] for column in columns))
         # The address of an alien array is that of the struct around it.
-        ac = structure(prog, "struct alien_cache").offset("ac")
+        ac = machine.structure("struct alien_cache").offset("ac")
         is_alien = self._found.kind == ALIEN
         addresses = self._found.address + np.where(is_alien, ac, 0).astype(np.uint64)
-        rows = read_rows(prog, "struct array_cache", addresses)
+        rows = machine.rows("struct array_cache", addresses)
         self.wild: Bools = ~self._memory.is_kernel_address(addresses)
         self.wild |= addresses % np.uint64(self._memory.word_size) != 0
         self.addresses_of_arrays = addresses
@@ -120,9 +118,9 @@ class ArrayCaches:
         low, high = np.searchsorted(self._found.cache, [cache, cache + 1])
         return np.arange(low, high)
 
-    def locate(self, prog: Program, index: SlabIndex, caches: Caches) -> None:
+    def locate(self, machine: Machine, index: SlabIndex, caches: Caches) -> None:
         """Add to the index the slabs that only entries lead to, where they lead back."""
-        fields = page_fields(prog)
+        fields = machine.page
         lost = index.rows_of_addresses(self._entries) < 0
         lost &= self._memory.is_kernel_address(self._entries)
         physical = self._entries[lost] - np.uint64(self._memory.linear_base)
@@ -283,12 +281,12 @@ def _odd_claims(ledger: Ledger) -> Tuple[I64, I64]:
     return np.flatnonzero(gone | (times[which] > 1)), np.flatnonzero(wrong)
 
 
-def _cpu_arrays(prog: Program, found: PerCpu) -> _Found:
+def _cpu_arrays(machine: Machine, found: PerCpu) -> _Found:
     return _Found(
         found.cache,
         np.full(len(found.cache), CPU, np.int64),
-        possible_cpus(prog)[found.column],
-        _memory_nodes(prog)[found.column],
+        machine.cpus[found.column],
+        _memory_nodes(machine)[found.column],
         found.addresses,
         np.zeros(len(found.cache), np.bool_),
     )
@@ -306,17 +304,17 @@ def _shared_arrays(nodes: Nodes) -> _Found:
     )
 
 
-def _alien_arrays(prog: Program, nodes: Nodes) -> Tuple[_Found, U64]:
+def _alien_arrays(machine: Machine, nodes: Nodes) -> Tuple[_Found, U64]:
     # Each node has a table with an array for the objects of every other node;
     # there is none with one node, or with noaliencache.
-    word, ids = memory(prog).word, node_ids(prog)
+    word, ids = machine.memory.word, machine.node_ids
     rows = np.flatnonzero(nodes.rows["alien"])
     tables = nodes.rows["alien"][rows]
-    gathered = memory(prog).gather(tables, ids * word.itemsize)
+    gathered = machine.memory.gather(tables, ids * word.itemsize)
     pointers = gathered.bytes.view(word).astype(np.uint64)
     which, other = np.nonzero(pointers)
     address = pointers[which, other]
-    around = read_rows(prog, "struct alien_cache", address)
+    around = machine.rows("struct alien_cache", address)
     return (
         _Found(
             nodes.cache[rows[which]],
@@ -330,10 +328,10 @@ def _alien_arrays(prog: Program, nodes: Nodes) -> Tuple[_Found, U64]:
     )
 
 
-def _wild_tables(prog: Program, nodes: Nodes) -> List[Tuple[int, Suspect]]:
+def _wild_tables(machine: Machine, nodes: Nodes) -> List[Tuple[int, Suspect]]:
     # Tables of alien arrays that no target can have, by cache.
     tables = nodes.rows["alien"]
-    wild = ~memory(prog).is_kernel_address(tables) | (tables % memory(prog).word_size != 0)
+    wild = ~machine.memory.is_kernel_address(tables) | (tables % machine.memory.word_size != 0)
     found = []
     for row in np.flatnonzero(wild & (tables != 0)).tolist():
         nid, at = int(nodes.nid[row]), int(tables[row])
@@ -344,18 +342,18 @@ def _wild_tables(prog: Program, nodes: Nodes) -> List[Tuple[int, Suspect]]:
     return found
 
 
-def _memory_nodes(prog: Program) -> I64:
+def _memory_nodes(machine: Machine) -> I64:
     # The node whose memory each possible CPU allocates from: cpu_to_mem().
-    cpus = possible_cpus(prog)
-    if node_ids(prog) == 1:
+    cpus = machine.cpus
+    if machine.node_ids == 1:
         return np.zeros(len(cpus), np.int64)
     for name in ("_numa_mem_", "numa_node"):
         try:
-            address = prog[name].address_
+            address = machine.prog[name].address_
         except LookupError:
             continue
-        where = per_cpu_addresses(prog, np.array([address], np.uint64))[0]
-        gathered = memory(prog).gather(where, 4)
-        nid = gathered.bytes.view(f"{memory(prog).byteorder}i4")[:, 0].astype(np.int64)
+        where = per_cpu_addresses(machine, np.array([address], np.uint64))[0]
+        gathered = machine.memory.gather(where, 4)
+        nid = gathered.bytes.view(f"{machine.memory.byteorder}i4")[:, 0].astype(np.int64)
         return np.where(gathered.ok, nid, -1)
     return np.full(len(cpus), -1, np.int64)

@@ -12,10 +12,9 @@ from __future__ import annotations
 from typing import Iterator
 
 import numpy as np
-from drgn import Program
 
 from ...ledger import I64, U8, U64, Bools, Ledger, State, Walk, Zone
-from ...machine.memory import memory
+from ...machine import Machine
 from .cache import Mode, SlabCache
 
 _RED_FREE, _RED_USED = 0x09F911029D74E35B, 0xD84156C5635688C0
@@ -32,8 +31,8 @@ class DebugReader:
     :param freelist: ``slab->freelist`` of each slab.
     """
 
-    def __init__(self, prog: Program, cache: SlabCache, ledger: Ledger, freelist: U64) -> None:
-        self._memory = memory(prog)
+    def __init__(self, machine: Machine, cache: SlabCache, ledger: Ledger, freelist: U64) -> None:
+        self._memory = machine.memory
         self._cache = cache
         self._ledger = ledger
         self._freelist = freelist

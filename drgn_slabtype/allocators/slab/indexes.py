@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import List
 
 import numpy as np
-from drgn import Program, sizeof
+from drgn import sizeof
 
 from ...ledger import (
     I64,
@@ -28,7 +28,7 @@ from ...ledger import (
     Suspect,
     Walk,
 )
-from ...machine.memory import memory
+from ...machine import Machine
 from .cache import Mode, SlabCache
 
 _NODE_LISTS = int(ListKind.PARTIAL | ListKind.FULL | ListKind.FREE)
@@ -55,7 +55,7 @@ class IndexArrays:
 
     def __init__(
         self,
-        prog: Program,
+        machine: Machine,
         cache: SlabCache,
         ledger: Ledger,
         pointer: U64,
@@ -67,8 +67,8 @@ class IndexArrays:
         self._pointer = pointer
         self._in_place = in_place
         self._unlisted = unlisted
-        self._memory = memory(prog)
-        index_type = prog.type("freelist_idx_t")
+        self._memory = machine.memory
+        index_type = machine.prog.type("freelist_idx_t")
         dtype = np.dtype(f"{self._memory.byteorder}u{sizeof(index_type)}")
         readable = np.flatnonzero(in_place & ~ledger.slabs.excused)
         width = cache.num * dtype.itemsize

@@ -13,13 +13,13 @@ from __future__ import annotations
 from typing import Sequence
 
 import numpy as np
-from drgn import Program, sizeof
+from drgn import sizeof
 
 from ...index import KnownBy, SlabIndex
 from ...ledger import I64, U64, Bools
+from ...machine import Machine
 from ...machine.kfence import KfencePool
-from ...machine.memory import memory
-from ...pagetype.detect import PageTypeLayout, page_type_layout
+from ...pagetype.detect import PageTypeLayout
 from ..base import Ownership
 from ..caches import Caches
 from ..lists import Walked
@@ -39,7 +39,7 @@ class SlabView:
 
     def __init__(
         self,
-        prog: Program,
+        machine: Machine,
         index: SlabIndex,
         caches: Caches,
         ownership: Ownership,
@@ -47,12 +47,12 @@ class SlabView:
         heads: U64,
         pool: KfencePool,
     ) -> None:
-        self._memory = memory(prog)
+        self._memory = machine.memory
         self._index = index
         self._caches = caches
         self._owner = ownership.cache
         self._pool = pool
-        layout = page_type_layout(prog)
+        layout = machine.layout
         self.active: I64 = _active(layout, index)
         """Objects in use by the slab's own count."""
         self.first: U64 = _first(layout, index)
@@ -67,7 +67,7 @@ class SlabView:
             & ((self._of_cache("flags") & np.uint64(_TYPESAFE_BY_RCU)) != 0)
         )
         """Which slabs wait for RCU to give back their pages."""
-        self.index_array: U64 = self._off_slab_arrays(prog)
+        self.index_array: U64 = self._off_slab_arrays(machine)
         """Address of each slab's index array, where kmalloc gave the memory; else 0."""
 
     def _of_cache(self, member: str) -> U64:
@@ -105,7 +105,7 @@ class SlabView:
         good &= rows >= 0
         return np.where(good, self._owner[rows], -1)
 
-    def _off_slab_arrays(self, prog: Program) -> U64:
+    def _off_slab_arrays(self, machine: Machine) -> U64:
         pointer = self._index["freelist"]
         wanted = ((self._of_cache("flags") & np.uint64(_OFF_SLAB)) != 0) & ~self.detached
         home = self.homes(pointer)
@@ -113,19 +113,19 @@ class SlabView:
         good = wanted & (home >= 0)
         if len(self._caches):
             good &= self._caches.rows["object_size"][home] >= size
-            good &= self._gives_arrays(prog, home)
+            good &= self._gives_arrays(machine, home)
         good |= wanted & self._pool.contains(pointer)
         large = size > np.uint64(_LARGE_KMALLOC_PAGES * self._memory.page_size)
         good |= wanted & large & self._memory.is_kernel_address(pointer)
         return np.where(good, pointer, np.uint64(0))
 
-    def _gives_arrays(self, prog: Program, home: I64) -> Bools:
+    def _gives_arrays(self, machine: Machine, home: I64) -> Bools:
         # Before Linux kernel commit e36ce448a08d ("mm/slab: use kmalloc() for
         # on-slab freelist") (in v6.1), a cache names the one its arrays are from.
         if self._caches.rows.structure.has("freelist_cache"):
             return self._caches.addresses[home] == self._of_cache("freelist_cache")
         try:
-            kmalloc = prog["kmalloc_caches"]
+            kmalloc = machine.prog["kmalloc_caches"]
         except LookupError:
             return np.ones(len(home), np.bool_)
         start = np.array([kmalloc.address_], np.uint64)
@@ -136,7 +136,7 @@ class SlabView:
 
 def _packed(layout: PageTypeLayout, index: SlabIndex) -> I64:
     assert layout.packed is not None
-    source = memory(index.prog)
+    source = index.machine.memory
     at = layout.packed.offset
     cut = np.ascontiguousarray(index.raw[:, at : at + 4])
     return cut.view(f"{source.byteorder}u4")[:, 0].astype(np.int64)

@@ -13,7 +13,6 @@ from typing import Dict, List, Optional
 
 import numpy as np
 import numpy.typing as npt
-from drgn import Program
 
 from ...index import KnownBy, SlabIndex
 from ...ledger import (
@@ -28,16 +27,14 @@ from ...ledger import (
     Suspect,
     Walk,
 )
+from ...machine import Machine
 from ...machine.kfence import kfence_pool
-from ...machine.memory import memory
-from ...pagetype.detect import page_type_layout
 from ..base import Ownership, decide_ownership
 from ..cachefit import judge_slub
 from ..caches import Caches
 from ..lists import Walked, find_emptied
 from ..live import LIVE, LiveObjects
 from ..nodes import memberships, read_nodes
-from ..percpu import possible_cpus
 from .cache import SlubCache, slab_flags
 from .cpuslabs import read_cpu_slabs
 from .debug import ContentReader
@@ -82,23 +79,23 @@ class SlubAllocator:
 
     name = "SLUB"
 
-    def __init__(self, prog: Program, caches: Caches) -> None:
-        self.prog = prog
-        self.memory = memory(prog)
-        self.layout = page_type_layout(prog)
+    def __init__(self, machine: Machine, caches: Caches) -> None:
+        self.machine = machine
+        self.memory = machine.memory
+        self.layout = machine.layout
         self.caches = caches
-        self.pool = kfence_pool(prog)
-        self.nodes = read_nodes(prog, self.caches)
-        self.cpu_slabs = read_cpu_slabs(prog, self.caches)
-        self.sheaves = read_sheaves(prog, self.caches, self.nodes)
-        self.deferred = read_deferred(prog)
-        self.cpus = len(possible_cpus(prog))
+        self.pool = kfence_pool(machine)
+        self.nodes = read_nodes(machine, self.caches)
+        self.cpu_slabs = read_cpu_slabs(machine, self.caches)
+        self.sheaves = read_sheaves(machine, self.caches, self.nodes)
+        self.deferred = read_deferred(machine)
+        self.cpus = len(machine.cpus)
         self.encoding = Encoding.PLAIN
         self.era = Era.UNKNOWN
         self.ownership = Ownership(np.zeros(0, np.int64), np.zeros(0, np.int64))
-        self._flags = slab_flags(prog)
-        self._mark = np.uint64(partial_mark(prog))
-        self._locked = np.uint64(1 << int(prog["PG_locked"]))
+        self._flags = slab_flags(machine)
+        self._mark = np.uint64(partial_mark(machine))
+        self._locked = np.uint64(1 << int(machine.prog["PG_locked"]))
         self._word: Optional[int] = None
         self._walks: List[Walked] = []
         self._live = LiveObjects([])
@@ -129,7 +126,9 @@ class SlubAllocator:
         index.settle(self._settled_orders(index))
         self._word = _most_common(index.words[self.ownership.cache >= 0])
         partial = [w.rows for w in self._walks if w.head.kind is ListKind.PARTIAL]
-        self.era = detect_era(self.prog, index, np.concatenate([*partial, np.zeros(0, np.int64)]))
+        self.era = detect_era(
+            self.machine, index, np.concatenate([*partial, np.zeros(0, np.int64)])
+        )
         self.encoding = self._detect_encoding(index)
         self._live = self._own_structures()
         self._live.locate(index, self.ownership.cache)
@@ -187,7 +186,7 @@ class SlubAllocator:
         cache.facts.idle_word = self._word
         rows = self.ownership.rows_of(number)
         ledger = Ledger(cache.facts, PLACES, self._slabs(cache, rows, index))
-        ledger.suspects += judge_slub(self.prog, self.caches, cache)
+        ledger.suspects += judge_slub(self.machine, self.caches, cache)
         self._geometry(cache, rows, index, ledger)
         memberships(self._walks, number, rows, index, ledger)
         self.nodes.enter_lost(number, ledger)
@@ -205,7 +204,7 @@ class SlubAllocator:
         self._counters(cache, ledger)
         if cache.debug:
             untracked = self.nodes.rows.addresses
-            ledger.zones = ContentReader(self.prog, cache, ledger, untracked).zones()
+            ledger.zones = ContentReader(self.machine, cache, ledger, untracked).zones()
         return ledger
 
     def _slabs(self, cache: SlubCache, rows: I64, index: SlabIndex) -> Slabs:

@@ -5,9 +5,8 @@ from __future__ import annotations
 
 from typing import Mapping
 
-from drgn import Program
-
 from ...ledger import Facts
+from ...machine import Machine
 from ..caches import Caches
 
 # Values of the macros before Linux kernel commit cc61eb85b1a7 ("mm, slab: use
@@ -24,17 +23,17 @@ _MACROS = {
 }
 
 
-def slab_flags(prog: Program) -> Mapping[str, int]:
+def slab_flags(machine: Machine) -> Mapping[str, int]:
     """
     Return the values of ``kmem_cache.flags`` bits by name, without ``SLAB_``.
 
     The enum's bit numbers depend on the configuration, the macros' values do not.
     """
     try:
-        prog["_SLAB_RED_ZONE"]
+        machine.prog["_SLAB_RED_ZONE"]
     except LookupError:
         return _MACROS
-    return {name: 1 << int(prog["_SLAB_" + name]) for name in _MACROS}
+    return {name: 1 << int(machine.prog["_SLAB_" + name]) for name in _MACROS}
 
 
 class SlubCache:

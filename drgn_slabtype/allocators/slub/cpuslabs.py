@@ -13,15 +13,14 @@ from __future__ import annotations
 from typing import Dict, List, NamedTuple, Optional, Tuple
 
 import numpy as np
-from drgn import Program
 
 from ...index import KnownBy, SlabIndex
 from ...ledger import I64, U64, Ledger, ListKind, Memberships, Suspect
-from ...machine.columns import Rows, read_rows, structure
-from ...machine.memory import memory
+from ...machine import Machine
+from ...machine.columns import Rows
 from ..base import Fits
 from ..caches import Caches, same_cache
-from ..percpu import PerCpu, per_cpu_structures, possible_cpus
+from ..percpu import PerCpu, per_cpu_structures
 
 
 class PartialChain(NamedTuple):
@@ -193,17 +192,17 @@ def _judge_chain(index: SlabIndex, chain: PartialChain, local: Dict[int, int]) -
     ]
 
 
-def read_cpu_slabs(prog: Program, caches: Caches) -> Optional[CpuSlabs]:
+def read_cpu_slabs(machine: Machine, caches: Caches) -> Optional[CpuSlabs]:
     """
     Read every ``struct kmem_cache_cpu``.
 
     :return: ``None`` where there are none: CONFIG_SLUB_TINY, and since Linux
         kernel commit 32c894c7274b ("slab: remove struct kmem_cache_cpu") (in v7.0).
     """
-    if not structure(prog, "struct kmem_cache").has("cpu_slab"):
+    if not machine.structure("struct kmem_cache").has("cpu_slab"):
         return None
     # Aligned to two words for the sake of this_cpu_cmpxchg_double().
-    alignment = 2 * memory(prog).word_size
-    found = per_cpu_structures(prog, caches.rows, "cpu_slab", alignment, caches.listed)
-    rows = read_rows(prog, "struct kmem_cache_cpu", found.addresses)
-    return CpuSlabs(found, possible_cpus(prog)[found.column], rows)
+    alignment = 2 * machine.memory.word_size
+    found = per_cpu_structures(machine, caches.rows, "cpu_slab", alignment, caches.listed)
+    rows = machine.rows("struct kmem_cache_cpu", found.addresses)
+    return CpuSlabs(found, machine.cpus[found.column], rows)

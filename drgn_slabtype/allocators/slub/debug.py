@@ -13,12 +13,10 @@ from __future__ import annotations
 from typing import Iterator, Optional, Tuple
 
 import numpy as np
-from drgn import Program, sizeof
+from drgn import sizeof
 
 from ...ledger import I64, U8, U64, Bools, Ledger, Walk, Zone
-from ...machine.columns import structure
-from ...machine.memory import memory
-from ...pagetype.detect import page_type_layout
+from ...machine import Machine
 from .cache import SlubCache
 
 _RED_FREE, _RED_USED = 0xBB, 0xCC
@@ -30,14 +28,14 @@ _BATCH_BYTES = 8 << 20  # slab memory held at a time
 class SlotLayout:
     """Where the parts of a slot lie, in bytes from the object's address."""
 
-    def __init__(self, prog: Program, cache: SlubCache) -> None:
+    def __init__(self, machine: Machine, cache: SlubCache) -> None:
         outside = cache.offset >= cache.inuse
-        word = memory(prog).word_size
+        word = machine.memory.word_size
         self.tracks: Optional[int] = None
         end = cache.inuse + (word if outside else 0)
         if cache.store_user:
             self.tracks = end
-            end += 2 * sizeof(prog.type("struct track"))
+            end += 2 * sizeof(machine.prog.type("struct track"))
         self.orig_size: Optional[int] = None
         # Since Linux kernel commit 6edf2576a6cc ("mm/slub: enable debugging
         # memory wasting of kmalloc") (in v6.1), a kmalloc object remembers the
@@ -62,16 +60,16 @@ class ContentReader:
     :param untracked: Objects that need not know who allocated them.
     """
 
-    def __init__(self, prog: Program, cache: SlubCache, ledger: Ledger, untracked: U64) -> None:
+    def __init__(self, machine: Machine, cache: SlubCache, ledger: Ledger, untracked: U64) -> None:
         self._untracked = untracked
-        self._memory = memory(prog)
+        self._memory = machine.memory
         self._cache = cache
         self._ledger = ledger
-        self._slot = SlotLayout(prog, cache)
-        self._track = structure(prog, "struct track")
+        self._slot = SlotLayout(machine, cache)
+        self._track = machine.structure("struct track")
         self._track_addr = self._track.offset("addr")
-        self._slab = structure(prog, f"struct {page_type_layout(prog).slab_struct}")
-        self._extension = _extension_bytes(prog) if self._slab.has("obj_exts") else 0
+        self._slab = machine.structure(f"struct {machine.layout.slab_struct}")
+        self._extension = _extension_bytes(machine) if self._slab.has("obj_exts") else 0
 
     def zones(self) -> Iterator[Zone]:
         """Yield the zones of all slabs whose freelist is whole."""
@@ -268,10 +266,10 @@ class ContentReader:
         )
 
 
-def _extension_bytes(prog: Program) -> int:
+def _extension_bytes(machine: Machine) -> int:
     # A word for cgroups and one for profiling, where both are built in; that
     # is taken, too, where the type is not known.
     try:
-        return structure(prog, "struct slabobj_ext").size
+        return machine.structure("struct slabobj_ext").size
     except LookupError:
-        return 2 * memory(prog).word_size
+        return 2 * machine.memory.word_size

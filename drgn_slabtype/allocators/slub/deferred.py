@@ -13,15 +13,14 @@ from __future__ import annotations
 from typing import Dict, List, NamedTuple, Optional
 
 import numpy as np
-from drgn import FaultError, Program
+from drgn import FaultError
 
 from ...index import SlabIndex
 from ...ledger import I64, Containers, Ledger, State, Suspect, Walk
-from ...machine.columns import structure
+from ...machine import Machine
 from ...machine.kfence import kfence_pool
-from ...machine.memory import memory
 from ..arrays import enter_arrays, local_rows
-from ..percpu import per_cpu_addresses, possible_cpus
+from ..percpu import per_cpu_addresses
 from .cache import SlubCache
 
 _MAX_ENTRIES = 1 << 20
@@ -45,11 +44,11 @@ class DeferredList(NamedTuple):
 class Deferred:
     """The deferred frees of all CPUs."""
 
-    def __init__(self, prog: Program, lists: List[DeferredList]) -> None:
+    def __init__(self, machine: Machine, lists: List[DeferredList]) -> None:
         self.lists = lists
         self.suspects: List[Suspect] = []
         """Damage to the lists, which belong to no cache."""
-        self._pool = kfence_pool(prog)
+        self._pool = kfence_pool(machine)
 
     def locate(self, index: SlabIndex, owner: I64) -> None:
         """
@@ -120,38 +119,38 @@ class Deferred:
             enter_arrays(ledger, index, rows, box, objects[None, :], count, states)
 
 
-def read_deferred(prog: Program) -> Deferred:
+def read_deferred(machine: Machine) -> Deferred:
     """Read the per-CPU lists of deferred frees; none before Linux 6.18."""
     # Since Linux 7.3 the variable is named deferred_percpu_work.
     for name in ("deferred_percpu_work", "defer_free_objects"):
         try:
-            variable = prog[name]
+            variable = machine.prog[name]
         except LookupError:
             continue
-        layout = structure(prog, variable.type_.type_name())
+        layout = machine.structure(variable.type_.type_name())
         assert variable.address_ is not None
-        heads = per_cpu_addresses(prog, np.array([variable.address_], np.uint64))[0]
+        heads = per_cpu_addresses(machine, np.array([variable.address_], np.uint64))[0]
         members = {"objects": "deferred", "objects_by_rcu": "deferred by rcu"}
         return Deferred(
-            prog,
+            machine,
             [
-                _walk(prog, place, cpu, head + layout.offset(member))
-                for cpu, head in zip(possible_cpus(prog).tolist(), heads.tolist())
+                _walk(machine, place, cpu, head + layout.offset(member))
+                for cpu, head in zip(machine.cpus.tolist(), heads.tolist())
                 for member, place in members.items()
                 if layout.has(member)
             ],
         )
-    return Deferred(prog, [])
+    return Deferred(machine, [])
 
 
-def _walk(prog: Program, place: str, cpu: int, head: int) -> DeferredList:
-    source = memory(prog)
+def _walk(machine: Machine, place: str, cpu: int, head: int) -> DeferredList:
+    source = machine.memory
     nodes: List[int] = []
     seen = set()
     at = head
     while len(nodes) < _MAX_ENTRIES:
         try:
-            following = prog.read_word(at)
+            following = machine.prog.read_word(at)
         except FaultError:
             return DeferredList(place, cpu, head, nodes[:-1], at, False)
         at = following

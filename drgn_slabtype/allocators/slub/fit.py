@@ -9,9 +9,7 @@ import numpy as np
 
 from ...index import SlabIndex
 from ...ledger import I64, U64, Bools
-from ...machine.memory import memory
 from ...pages.folios import head_pages
-from ...pages.scan import page_fields
 from ..caches import Caches
 
 _MAX_ORDER = 24
@@ -61,11 +59,11 @@ def readable_orders(index: SlabIndex, rows: I64, orders: I64) -> I64:
 
 def _reaches(index: SlabIndex, rows: I64, orders: I64) -> Bools:
     # Whether the last of so many pages is a tail whose head is the slab.
-    source = memory(index.prog)
+    source = index.machine.memory
     heads = index.pages[rows]
     ahead = (np.uint64(1) << orders.astype(np.uint64)) - np.uint64(1)
     last = heads + ahead * np.uint64(index.page_bytes)
-    gathered = source.gather(last + np.uint64(page_fields(index.prog).compound), source.word_size)
+    gathered = source.gather(last + np.uint64(index.machine.page.compound), source.word_size)
     links = gathered.bytes.view(source.word)[:, 0].astype(np.uint64)
     tail = gathered.ok & (links & np.uint64(1) != 0)
     return (orders == 0) | (tail & (head_pages(last, links) == heads))
@@ -78,7 +76,7 @@ def _orders(caches: Caches, numbers: I64) -> Tuple[U64, U64]:
 
 
 def _objects(index: SlabIndex, orders: U64, size: U64) -> U64:
-    page = np.uint64(memory(index.prog).page_size)
+    page = np.uint64(index.machine.memory.page_size)
     return np.minimum((page << orders) // size, np.uint64(MAX_OBJECTS))
 
 

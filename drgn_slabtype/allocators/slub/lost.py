@@ -18,8 +18,7 @@ import numpy as np
 
 from ...index import KnownBy, SlabIndex
 from ...ledger import I64
-from ...machine.memory import memory
-from ...pages.scan import SlabHeads, page_blocks, page_fields
+from ...pages.scan import SlabHeads, page_blocks
 from ..base import Ownership
 from ..caches import Caches, same_cache
 from ..nodes import Nodes
@@ -78,7 +77,7 @@ def find_unmarked(index: SlabIndex, caches: Caches, short: List[Shortage]) -> bo
     """
     wanted = caches.addresses[[shortage.cache for shortage in short]]
     pages = [np.zeros(0, np.uint64)]
-    for block in page_blocks(index.prog):
+    for block in page_blocks(index.machine):
         pointers = index.structure.column(block.raw, "slab_cache")
         rows = np.flatnonzero(np.isin(pointers, wanted) & ~block.tails)
         pages.append(block.address + rows.astype(np.uint64) * np.uint64(index.page_bytes))
@@ -86,7 +85,7 @@ def find_unmarked(index: SlabIndex, caches: Caches, short: List[Shortage]) -> bo
     found = found[index.rows_of_pages(found) < 0]
     usual = np.bincount(_users(index)).argmax() if len(index) else 0
     none = np.zeros(0, np.uint64)
-    peeked = SlabIndex(index.prog, SlabHeads(none, index.raw[:0], index.orders[:0]))
+    peeked = SlabIndex(index.machine, SlabHeads(none, index.raw[:0], index.orders[:0]))
     peeked.add(found, KnownBy.POINTER)
     rows = np.flatnonzero(_users(peeked) == usual)
     told = same_cache(peeked["slab_cache"], caches)
@@ -125,7 +124,7 @@ def _share_out(
 
 def _users(index: SlabIndex) -> I64:
     # The reference counts of the head pages.
-    at = page_fields(index.prog).refcount
+    at = index.machine.page.refcount
     cut = np.ascontiguousarray(index.raw[:, at : at + 4])
-    users = cut.view(f"{memory(index.prog).byteorder}u4")[:, 0].astype(np.int64)
+    users = cut.view(f"{index.machine.memory.byteorder}u4")[:, 0].astype(np.int64)
     return np.minimum(users, 0xFFFF)

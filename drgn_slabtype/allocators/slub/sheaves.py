@@ -17,17 +17,17 @@ from __future__ import annotations
 from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import numpy as np
-from drgn import FaultError, Program
+from drgn import FaultError
 
 from ...index import SlabIndex
 from ...ledger import I64, U64, Containers, Ledger, State, Suspect, Walk
-from ...machine.columns import Rows, read_rows, structure
+from ...machine import Machine
+from ...machine.columns import Rows
 from ...machine.locks import held as held_locks
-from ...machine.memory import memory
 from ..arrays import enter_arrays
 from ..caches import Caches
 from ..nodes import Nodes, node_pointers
-from ..percpu import per_cpu_structures, possible_cpus
+from ..percpu import per_cpu_structures
 
 _MAX_SHEAVES = 4096  # a barn's soft limit is 10 of each kind
 _MAX_CAPACITY = 1 << 16
@@ -70,9 +70,9 @@ class Found(NamedTuple):
 class Sheaves:
     """Every sheaf that can be reached from a cache."""
 
-    def __init__(self, prog: Program, caches: Caches, nodes: Nodes) -> None:
-        self.prog = prog
-        self._memory = memory(prog)
+    def __init__(self, machine: Machine, caches: Caches, nodes: Nodes) -> None:
+        self.machine = machine
+        self._memory = machine.memory
         self._capacity = caches.rows["sheaf_capacity"].astype(np.int64)
         self._addresses = caches.addresses
         self._sizes = caches.rows["object_size"].astype(np.int64)
@@ -90,8 +90,8 @@ class Sheaves:
     def _sort_out(self) -> None:
         # Sets aside what is no sheaf of its cache, or stands in a second place.
         addresses = np.array([sheaf.address for sheaf in self.found], np.uint64)
-        width = structure(self.prog, "struct slab_sheaf").offset("objects")
-        heads = read_rows(self.prog, "struct slab_sheaf", addresses, width)
+        width = self.machine.structure("struct slab_sheaf").offset("objects")
+        heads = self.machine.rows("struct slab_sheaf", addresses, width)
         aligned = addresses % np.uint64(self._memory.word_size) == 0
         plausible = (self._memory.is_kernel_address(addresses) & aligned).tolist()
         seen: Dict[int, str] = {}
@@ -119,12 +119,12 @@ class Sheaves:
         # Before Linux 7.0, caches without sheaves have no such structures.
         needed = caches.listed & (self._capacity != 0)
         word = self._memory.word_size
-        per_cpu = per_cpu_structures(self.prog, caches.rows, "cpu_sheaves", word, needed)
+        per_cpu = per_cpu_structures(self.machine, caches.rows, "cpu_sheaves", word, needed)
         for number in np.flatnonzero(per_cpu.wild).tolist():
             self.suspects[number] = per_cpu.suspects(number, "cpu sheaves")
         cache = per_cpu.cache
-        rows = read_rows(self.prog, "struct slub_percpu_sheaves", per_cpu.addresses)
-        cpus = possible_cpus(self.prog)[per_cpu.column]
+        rows = self.machine.rows("struct slub_percpu_sheaves", per_cpu.addresses)
+        cpus = self.machine.cpus[per_cpu.column]
         for place in ("main", "spare", "rcu_free"):
             pointers = rows[place]
             # Each CPU has a main sheaf, be it one that stands in for none.
@@ -136,7 +136,7 @@ class Sheaves:
                 )
 
     def _read_barns(self, caches: Caches, nodes: Nodes) -> None:
-        cache, nid, addresses = _barn_pointers(self.prog, caches, nodes)
+        cache, nid, addresses = _barn_pointers(self.machine, caches, nodes)
         self.barns = addresses
         wild = ~self._memory.is_kernel_address(addresses)
         wild |= addresses % np.uint64(self._memory.word_size) != 0
@@ -146,9 +146,9 @@ class Sheaves:
                 "container-state", what, node=int(nid[at]), place="barn", found=int(addresses[at])
             )
             self._suspect(int(cache[at]), suspect)
-        rows = read_rows(self.prog, "struct node_barn", addresses)
+        rows = self.machine.rows("struct node_barn", addresses)
         held = held_locks(rows, "lock")
-        link = structure(self.prog, "struct slab_sheaf").offset("barn_list")
+        link = self.machine.structure("struct slab_sheaf").offset("barn_list")
         for kind in ("full", "empty"):
             heads = addresses + np.uint64(rows.structure.offset(f"sheaves_{kind}"))
             kept = rows[f"nr_{kind}"].astype(np.int64)
@@ -186,13 +186,13 @@ class Sheaves:
         at = head
         for _ in range(_MAX_SHEAVES):
             try:
-                following = self.prog.read_word(at)
+                following = self.machine.prog.read_word(at)
                 if following == head:
                     return found, Walk.WHOLE
                 kernel = self._memory.is_kernel_address(np.array([following], np.uint64))[0]
                 if following in seen or not kernel:
                     return found, Walk.POINTER
-                if self.prog.read_word(following + self._memory.word_size) != at:
+                if self.machine.prog.read_word(following + self._memory.word_size) != at:
                     return found, Walk.POINTER
             except FaultError:
                 return found, Walk.UNREADABLE
@@ -225,9 +225,9 @@ class Sheaves:
         room = self._room(addresses, index, owner)
         capacity, fits = int(self._capacity[cache]), int(room.max())
         readable = min(capacity, fits if fits >= 0 else _MAX_CAPACITY)
-        layout = structure(self.prog, "struct slab_sheaf")
+        layout = self.machine.structure("struct slab_sheaf")
         width = layout.offset("objects") + readable * self._memory.word_size
-        content = read_rows(self.prog, "struct slab_sheaf", addresses, width)
+        content = self.machine.rows("struct slab_sheaf", addresses, width)
         size = content["size"].astype(np.int64)
         ledger.suspects += self._judge(cache, mine, content, size)
         # The bootstrap sheaf stands in for one where a cache has none.
@@ -260,7 +260,7 @@ class Sheaves:
         rows = index.rows_of_addresses(addresses)
         known = np.flatnonzero(rows >= 0)
         known = known[owner[rows[known]] >= 0]
-        header = structure(self.prog, "struct slab_sheaf").offset("objects")
+        header = self.machine.structure("struct slab_sheaf").offset("objects")
         bytes_left = self._sizes[owner[rows[known]]] - header
         room[known] = np.maximum(bytes_left // self._memory.word_size, -1)
         return room
@@ -287,17 +287,17 @@ def _judge_capacity(capacity: int, room: I64, size: I64) -> Iterator[Suspect]:
         yield Suspect("cache-wrong", what, found=capacity)
 
 
-def read_sheaves(prog: Program, caches: Caches, nodes: Nodes) -> Optional[Sheaves]:
+def read_sheaves(machine: Machine, caches: Caches, nodes: Nodes) -> Optional[Sheaves]:
     """Read the sheaves of all caches; ``None`` before Linux 6.18."""
-    if not structure(prog, "struct kmem_cache").has("cpu_sheaves"):
+    if not machine.structure("struct kmem_cache").has("cpu_sheaves"):
         return None
-    return Sheaves(prog, caches, nodes)
+    return Sheaves(machine, caches, nodes)
 
 
-def _barn_pointers(prog: Program, caches: Caches, nodes: Nodes) -> Tuple[I64, I64, U64]:
+def _barn_pointers(machine: Machine, caches: Caches, nodes: Nodes) -> Tuple[I64, I64, U64]:
     # Before Linux 7.1, the node points to its barn.
-    if structure(prog, "struct kmem_cache").has("per_node"):
-        return node_pointers(prog, caches, "barn")
+    if machine.structure("struct kmem_cache").has("per_node"):
+        return node_pointers(machine, caches, "barn")
     barn = nodes.rows["barn"]
     there = barn != 0
     return nodes.cache[there], nodes.nid[there], barn[there]

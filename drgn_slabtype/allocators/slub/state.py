@@ -13,11 +13,10 @@ import enum
 from typing import NamedTuple
 
 import numpy as np
-from drgn import Program
 
 from ...index import SlabIndex
 from ...ledger import I64, U64, Bools, ListKind
-from ...machine.columns import structure
+from ...machine import Machine
 from .cache import SlubCache
 
 
@@ -37,30 +36,30 @@ class Era(enum.Enum):
     """FROZEN or MARKED: no slab of the machine tells which."""
 
 
-def partial_mark(prog: Program) -> int:
+def partial_mark(machine: Machine) -> int:
     """Return the bit of ``slab->flags`` that marks a slab on a partial list."""
     # Since Linux kernel commit 5efd3ac2d5e8 (in v6.17), enum slab_flags names
     # the bits that slabs use of the page flags.
     for name in ("SL_partial", "PG_workingset"):
         try:
-            return 1 << int(prog[name])
+            return 1 << int(machine.prog[name])
         except LookupError:
             pass
     return 0
 
 
-def detect_era(prog: Program, index: SlabIndex, on_partial: I64) -> Era:
+def detect_era(machine: Machine, index: SlabIndex, on_partial: I64) -> Era:
     """
     Tell the eras apart by the slabs themselves: no type or symbol does.
 
     :param on_partial: Rows of all slabs on node partial lists.
     """
-    cache = structure(prog, "struct kmem_cache")
+    cache = machine.structure("struct kmem_cache")
     # With CONFIG_SLUB_TINY, no CPU has slabs either, since Linux 6.2.
     marking = Era.MARKED if cache.has("cpu_slab") else Era.CPULESS
     if marking is Era.CPULESS and cache.has("cpu_sheaves"):
         return Era.CPULESS
-    mark = np.uint64(partial_mark(prog))
+    mark = np.uint64(partial_mark(machine))
     if not len(on_partial):
         return Era.UNKNOWN
     marked = np.count_nonzero(index.flags[on_partial] & mark)
