@@ -11,7 +11,7 @@ that lost its mark is still here, and what points at it is judged with it.
 from __future__ import annotations
 
 import enum
-from typing import Any, Callable, Dict, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import numpy as np
 import numpy.typing as npt
@@ -51,10 +51,15 @@ class SlabIndex:
     added.
 
     :param heads: What :func:`~drgn_slabtype.pages.scan.scan` found.
+    :param whole: Whether these are all the slabs that have a mark.
     """
 
-    def __init__(self, machine: Machine, heads: SlabHeads) -> None:
+    def __init__(self, machine: Machine, heads: SlabHeads, whole: bool = True) -> None:
         self.machine = machine
+        self.whole = whole
+        """Whether a slab that is not in it is none."""
+        self.doubts: List[str] = []
+        """Why a reading that is not of the whole machine cannot settle what it is about."""
         self.layout = machine.layout
         self.structure = machine.structure(f"struct {self.layout.slab_struct}")
         self.pfns: U64 = heads.pfns
@@ -238,3 +243,19 @@ class SlabIndex:
     def _forget(self) -> None:
         self._columns.clear()
         self._settled = None
+
+
+def slabs_at(machine: Machine, pages: U64) -> SlabIndex:
+    """
+    Return an index of some slabs alone.
+
+    :param pages: ``struct slab *``; what is no readable ``struct page`` is left out.
+    """
+    none = SlabHeads(
+        np.zeros(0, np.uint64),
+        np.zeros((0, 2 * machine.page.size), np.uint8),
+        np.zeros(0, np.uint8),
+    )
+    index = SlabIndex(machine, none, whole=False)
+    index.add(pages, KnownBy.POINTER)
+    return index

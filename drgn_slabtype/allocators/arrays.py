@@ -63,7 +63,8 @@ def enter_arrays(
     # kfree_rcu() puts objects of KFENCE's pool into sheaves as any others; they
     # are in no slab of the cache, and KFENCE accounts for them.
     home = index.rows_of_addresses(address)
-    ours = ~_guarded(ledger, index, home)
+    # A reading of some slabs says nothing about the objects of others.
+    ours = ~_guarded(ledger, index, home) & (index.whole | (local_rows(rows, home) >= 0))
     box, position, address, home = box[ours], position[ours], address[ours], home[ours]
     slab = local_rows(rows, home)
     ledger.claims = Claims.join(

@@ -49,9 +49,17 @@ class Caches(NamedTuple):
     """Which are on no list and were found through their slabs."""
     lost: Optional[Lost]
     """Where the list of caches is damaged."""
+    chosen: Bools
+    """Which a reading is about: of them alone it reads nodes, CPUs and places."""
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def choose(self, numbers: Sequence[int]) -> Caches:
+        """Return all caches, for a reading that is about some of them alone."""
+        chosen = np.zeros(len(self), np.bool_)
+        chosen[list(numbers)] = True
+        return self._replace(chosen=chosen)
 
     @property
     def listed(self) -> Bools:
@@ -87,7 +95,8 @@ def read_caches(machine: Machine, told: Sequence[int] = ()) -> Caches:
     ]
     at = np.arange(len(addresses))
     is_unlisted = at >= len(listed) + len(dying)
-    return Caches(rows, names, (at >= len(listed)) & ~is_unlisted, is_unlisted, lost)
+    dead = (at >= len(listed)) & ~is_unlisted
+    return Caches(rows, names, dead, is_unlisted, lost, np.ones(len(addresses), np.bool_))
 
 
 def _read(machine: Machine, addresses: List[int]) -> Rows:

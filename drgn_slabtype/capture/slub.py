@@ -222,7 +222,7 @@ class SlubRegions:
             objects=np.full(len(rows), slots.number),
             stride=slots.stride,
             offset=cache.offset,
-            encoding=self._allocator.encoding if hardened else Encoding.PLAIN,
+            encoding=self._allocator.traits.encoding if hardened else Encoding.PLAIN,
             random=cache.random if hardened else 0,
         )
         word = self._memory.word_size

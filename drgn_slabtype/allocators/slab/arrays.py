@@ -19,10 +19,11 @@ from ...ledger import I64, U64, Bools, Containers, Ledger, Place, State, Suspect
 from ...machine import Machine
 from ...machine.columns import Rows
 from ...machine.locks import held as held_locks
+from ...machine.percpu import per_cpu_addresses
 from ..arrays import enter_arrays
 from ..caches import Caches
 from ..nodes import Nodes
-from ..percpu import PerCpu, per_cpu_addresses, per_cpu_structures
+from ..percpu import PerCpu, per_cpu_structures
 from .cache import SlabCache
 
 CPU, SHARED, ALIEN = range(3)
@@ -61,7 +62,7 @@ class ArrayCaches:
         self._wild_tables = _wild_tables(machine, nodes)
         self.addresses: List[U64] = [nodes.rows["shared"], aliens.address, tables]
         word = self._memory.word_size
-        self._per_cpu = per_cpu_structures(machine, caches.rows, "cpu_cache", word, caches.listed)
+        self._per_cpu = per_cpu_structures(machine, caches, "cpu_cache", word, caches.listed)
         parts = [_cpu_arrays(machine, self._per_cpu), _shared_arrays(nodes), aliens]
         columns = [np.concatenate(column) for column in zip(*parts)]
         order = np.argsort(columns[0], kind="stable")

@@ -19,8 +19,8 @@ from ...index import SlabIndex
 from ...ledger import I64, Containers, Ledger, State, Suspect, Walk
 from ...machine import Machine
 from ...machine.kfence import kfence_pool
+from ...machine.percpu import per_cpu_addresses
 from ..arrays import enter_arrays, local_rows
-from ..percpu import per_cpu_addresses
 from .cache import SlubCache
 
 _MAX_ENTRIES = 1 << 20

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Barns (SLUB since Linux 6.18)
+-----------------------------
+
+Each node keeps full and empty sheaves of a cache on two lists for its CPUs.
+"""
+
+from __future__ import annotations
+
+from typing import List, NamedTuple, Optional, Tuple
+
+import numpy as np
+from drgn import FaultError
+
+from ...ledger import I64, U64, Bools, Suspect, Walk
+from ...machine import Machine
+from ...machine.columns import Rows
+from ...machine.locks import held as held_locks
+from ..caches import Caches
+from ..nodes import Nodes, node_pointers
+
+_MAX_SHEAVES = 4096  # a barn's soft limit is 10 of each kind
+
+
+class Found(NamedTuple):
+    """One sheaf and who has it."""
+
+    cache: int
+    """Position of the cache whose CPU or node has it."""
+    place: str
+    owner: int
+    """CPU or node."""
+    address: int
+    """``struct slab_sheaf *``."""
+    busy: bool
+    """Whether the barn's lock was held."""
+
+    @property
+    def name(self) -> str:
+        """The place with its owner."""
+        return f"{self.place} of {'node' if 'barn' in self.place else 'CPU'} {self.owner}"
+
+    def suspect(self, what: str, expected: Optional[int], found: int) -> Suspect:
+        """Return the finding that the place holds something it must not."""
+        per_node = "barn" in self.place
+        return Suspect(
+            "container-state",
+            f"sheaf 0x{self.address:x} in {self.name} {what}",
+            node=self.owner if per_node else None,
+            cpu=None if per_node else self.owner,
+            place=self.name,
+            expected=expected,
+            found=found,
+            moving=self.busy,
+        )
+
+
+class Barns(NamedTuple):
+    """Every barn of the chosen caches."""
+
+    addresses: U64
+    """``struct node_barn *`` of each."""
+    sheaves: List[Found]
+    """What is on their lists."""
+    suspects: List[Tuple[int, Suspect]]
+    """What is wrong with them, with the position of the cache."""
+
+
+def barn_pointers(
+    machine: Machine, caches: Caches, nodes: Nodes, every: bool = False
+) -> Tuple[I64, I64, U64]:
+    """
+    Return where barns are: position of the cache, node, and pointer.
+
+    :param every: Of all caches, not only of those that are chosen.
+    """
+    # Before Linux 7.1, the node points to its barn.
+    if machine.structure("struct kmem_cache").has("per_node"):
+        return node_pointers(machine, caches, "barn", every)
+    barn = nodes.rows["barn"]
+    there = barn != 0
+    return nodes.cache[there], nodes.nid[there], barn[there]
+
+
+def read_barns(machine: Machine, caches: Caches, nodes: Nodes) -> Barns:
+    """Walk both lists of every barn."""
+    cache, nid, addresses = barn_pointers(machine, caches, nodes)
+    barns = Barns(addresses, [], [])
+    wild = ~machine.memory.is_kernel_address(addresses)
+    wild |= addresses % np.uint64(machine.memory.word_size) != 0
+    for at in np.flatnonzero(wild).tolist():
+        what = f"pointer to the barn of node {nid[at]} leads to 0x{addresses[at]:x}"
+        suspect = Suspect(
+            "container-state", what, node=int(nid[at]), place="barn", found=int(addresses[at])
+        )
+        barns.suspects.append((int(cache[at]), suspect))
+    rows = machine.rows("struct node_barn", addresses)
+    held = held_locks(rows, "lock")
+    for kind in ("full", "empty"):
+        _walk_lists(machine, barns, rows, cache, nid, held, kind)
+    return barns
+
+
+def _walk_lists(
+    machine: Machine, barns: Barns, rows: Rows, cache: I64, nid: I64, held: Bools, kind: str
+) -> None:
+    link = machine.structure("struct slab_sheaf").offset("barn_list")
+    heads = rows.addresses + np.uint64(rows.structure.offset(f"sheaves_{kind}"))
+    kept = rows[f"nr_{kind}"].astype(np.int64)
+    for at in np.flatnonzero(rows.ok).tolist():
+        number, node, busy = int(cache[at]), int(nid[at]), bool(held[at])
+        sheaves, end = _walk(machine, int(heads[at]), link)
+        place = f"{kind} barn"
+        barns.sheaves.extend(Found(number, place, node, sheaf, busy) for sheaf in sheaves)
+        if end is Walk.WHOLE and len(sheaves) == kept[at]:
+            continue
+        code, what = {
+            Walk.WHOLE: ("container-count", f"{len(sheaves)} are listed"),
+            Walk.POINTER: ("list-broken", "the list does not close"),
+            Walk.UNREADABLE: ("unreadable", "the list is not in the target"),
+        }[end]
+        suspect = Suspect(
+            code,
+            f"barn of node {node} counts {kept[at]} {kind} sheaves, {what}",
+            node=node,
+            place=f"{place} of node {node}",
+            expected=len(sheaves),
+            found=int(kept[at]),
+            moving=busy,
+        )
+        barns.suspects.append((number, suspect))
+
+
+def _walk(machine: Machine, head: int, link: int) -> Tuple[List[int], Walk]:
+    # The sheaves of one list, and how it ended.
+    prog, source = machine.prog, machine.memory
+    found: List[int] = []
+    seen = {head}
+    at = head
+    for _ in range(_MAX_SHEAVES):
+        try:
+            following = prog.read_word(at)
+            if following == head:
+                return found, Walk.WHOLE
+            kernel = source.is_kernel_address(np.array([following], np.uint64))[0]
+            if following in seen or not kernel:
+                return found, Walk.POINTER
+            if prog.read_word(following + source.word_size) != at:
+                return found, Walk.POINTER
+        except FaultError:
+            return found, Walk.UNREADABLE
+        seen.add(following)
+        found.append(following - link)
+        at = following
+    return found, Walk.POINTER
