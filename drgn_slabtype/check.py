@@ -34,7 +34,7 @@ from .pages.exported import Missed, missed_by_equality
 from .pages.scan import Progress, require_64_bit
 from .pagetype.detect import PageTypeLayout
 from .rules.blame import join, renumber
-from .snapshot import Snapshot
+from .reading import Snapshot
 
 
 def check(

@@ -17,7 +17,7 @@ from typing import Dict, List, Optional, Sequence, Tuple
 
 from .findings import Finding
 from .machine import Machine
-from .snapshot import Snapshot
+from .reading import Snapshot
 
 # Pauses before each further reading, in seconds.
 _PAUSES = (0.0, 0.01, 0.05, 0.2)

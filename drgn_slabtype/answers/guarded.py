@@ -14,7 +14,7 @@ from typing import List, Mapping, Optional, Tuple
 from ..index import SlabIndex
 from ..machine import Machine
 from ..machine.kfence import KfencePool
-from ..snapshot import memory_map_address
+from ..reading import memory_map_address
 from .states import SlabObject
 
 STATES: Mapping[str, str] = {

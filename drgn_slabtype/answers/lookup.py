@@ -19,7 +19,7 @@ from ..findings import Finding
 from ..ledger import Ledger
 from ..machine import Machine
 from ..pages.scan import Progress
-from ..snapshot import Snapshot
+from ..reading import Snapshot
 from .aliases import cache_aliases
 from .states import Objects, object_states
 
