@@ -16,6 +16,7 @@ from typing import Callable, Dict, List, Mapping, NamedTuple, Optional, Tuple
 import numpy as np
 from drgn import Program
 
+from ..allocators.caches import Caches
 from ..ledger import I64, Bools, Ledger, ListKind, State
 from ..machine import machine
 from ..machine.kfence import kfence_pool
@@ -23,7 +24,7 @@ from ..pages.scan import Progress
 from .aliases import cache_aliases
 from .counts import count_objects
 from .guarded import guarded_objects
-from .lookup import Lookup, lookup
+from .lookup import lookup
 
 _LISTS = {
     ListKind.PARTIAL: "partial",
@@ -176,21 +177,20 @@ def caches(
     :param aliases: Whether to look for the names of merged caches.
     :raises LayoutError: if the kernel's layout is not understood.
     """
-    reading = lookup(machine(prog), progress)
-    names = cache_aliases(machine(prog)) if aliases else None
-    guarded = Counter(
-        cache
-        for cache, _ in guarded_objects(machine(prog), kfence_pool(machine(prog)), reading.index)
-    )
+    kernel = machine(prog)
+    whole = lookup(kernel, progress).whole
+    index, allocator = whole.index, whole.allocator
+    names = cache_aliases(kernel) if aliases else None
+    guarded = Counter(cache for cache, _ in guarded_objects(kernel, kfence_pool(kernel), index))
     found = []
-    for number in range(len(reading.allocator.caches)):
+    for number in range(len(allocator.caches)):
         if progress:
-            progress("caches", number, len(reading.allocator.caches))
-        ledger = reading.allocator.collect(number, reading.index)
-        usage = cache_usage(ledger, machine(prog).memory.page_size)
+            progress("caches", number, len(allocator.caches))
+        ledger = allocator.collect(number, index)
+        usage = cache_usage(ledger, kernel.memory.page_size)
         usage.guarded = guarded[usage.address]
-        _add_facts(reading, number, usage, names)
-        usage.slabinfo = slabinfo(ledger, usage.pages_per_slab, reading.allocator.name)
+        _add_facts(allocator.caches, number, usage, names)
+        usage.slabinfo = slabinfo(ledger, usage.pages_per_slab, allocator.name)
         usage.nodes = _nodes(ledger) if per_node else []
         usage.cpus = _cpus(ledger) if per_cpu else []
         found.append(usage)
@@ -262,10 +262,10 @@ def slabinfo(ledger: Ledger, pages_per_slab: int, allocator: str) -> SlabInfo:
 
 
 def _add_facts(
-    reading: Lookup, number: int, usage: CacheUsage, names: Optional[Mapping[int, Tuple[str, ...]]]
+    caches: Caches, number: int, usage: CacheUsage, names: Optional[Mapping[int, Tuple[str, ...]]]
 ) -> None:
     # What is a property of the cache and in no ledger.
-    rows = reading.allocator.caches.rows
+    rows = caches.rows
     if rows.structure.has("oo"):
         usage.pages_per_slab = 1 << min(int(rows["oo.x"][number]) >> 16, 24)
     else:

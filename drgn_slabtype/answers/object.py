@@ -23,8 +23,8 @@ from ..machine import Machine, machine
 from ..machine.kfence import KfencePool, kfence_pool
 from ..pages.predicates import compound_head, page_types
 from .guarded import state_of
-from .lookup import Judged, Lookup, lookup
-from .slots import slot
+from .lookup import Judged, Located, Lookup, lookup
+from .slots import Slot, slot
 from .states import Objects, ObjectState, SlabObject, places_of
 from .tracks import Track, kfence_track
 
@@ -93,23 +93,20 @@ def describe(reading: Lookup, addr: int) -> AddressInfo:
     pool = kfence_pool(machine)
     if pool.contains(np.array([addr], np.uint64))[0]:
         return _kfence(machine, pool, addr)
-    row = reading.row_at(addr)
-    if row >= 0:
-        number = reading.owner(row)
-        if number >= 0:
-            return _in_slab(reading, number, row, addr)
-    row = reading.row_of_page(addr)
-    if row >= 0:
-        return _struct_slab(reading, row, addr)
+    slab = reading.at(addr)
+    if slab is not None and slab.number >= 0:
+        return _in_slab(machine, slab, addr)
+    slab = reading.of_page(addr)
+    if slab is not None:
+        return _struct_slab(slab, addr)
     return _elsewhere(machine, addr)
 
 
-def _in_slab(reading: Lookup, number: int, row: int, addr: int) -> AddressInfo:
-    judged = reading.judged(number)
+def _in_slab(machine: Machine, slab: Located, addr: int) -> AddressInfo:
+    judged, page = slab.judged, slab.page
     facts, slabs = judged.ledger.facts, judged.ledger.slabs
-    page = int(reading.index.pages[row])
     local = int(np.flatnonzero(slabs.page == np.uint64(page))[0])
-    layout = slot(reading.machine, reading.allocator, number)
+    layout = slot(machine, slab.caches, slab.number)
     base, count = int(slabs.base[local]), int(slabs.objects[local])
     index = (addr + layout.before - base) // facts.stride
     where = f"{facts.name} slab 0x{page:x}"
@@ -123,14 +120,11 @@ def _in_slab(reading: Lookup, number: int, row: int, addr: int) -> AddressInfo:
             slab=page,
             contradictions=_contradictions(judged, page, None),
         )
-    address = base + index * facts.stride
     first = int(np.searchsorted(judged.objects.slab, local))
-    return _object(reading, judged, layout.part(addr - address), first + index, addr)
+    return _object(machine, judged, layout, first + index, addr)
 
 
-def _object(
-    reading: Lookup, judged: Judged, part: Optional[str], row: int, addr: int
-) -> AddressInfo:
+def _object(machine: Machine, judged: Judged, layout: Slot, row: int, addr: int) -> AddressInfo:
     objects, facts = judged.objects, judged.ledger.facts
     found = objects[row]
     offset = addr - found.address
@@ -144,13 +138,13 @@ def _object(
         object=found.address,
         index=found.index,
         offset=offset,
-        part=part,
+        part=layout.part(offset),
         state=found.state,
         places=tuple(places_of(objects, row)),
         contradictions=_contradictions(judged, found.slab, found),
         previous=_neighbour(objects, row, -1),
         next=_neighbour(objects, row, 1),
-        tracks=_tracks(reading, judged, found.address),
+        tracks=_tracks(machine, layout, found.address),
     )
 
 
@@ -182,20 +176,19 @@ def _contradictions(judged: Judged, slab: int, found: Optional[SlabObject]) -> T
     return tuple(messages)
 
 
-def _tracks(reading: Lookup, judged: Judged, address: int) -> Tuple[Track, ...]:
-    number = reading.number(judged.ledger.facts.address)
+def _tracks(machine: Machine, layout: Slot, address: int) -> Tuple[Track, ...]:
     try:
-        return slot(reading.machine, reading.allocator, number).events(reading.machine, address)
+        return layout.events(machine, address)
     except FaultError:
         return ()
 
 
-def _struct_slab(reading: Lookup, row: int, addr: int) -> AddressInfo:
-    number = reading.owner(row)
-    name = reading.allocator.caches.names[number] if number >= 0 else None
-    address = int(reading.allocator.caches.addresses[number]) if number >= 0 else None
-    start = int(reading.index.addresses[row])
-    kind = reading.machine.layout.slab_struct
+def _struct_slab(slab: Located, addr: int) -> AddressInfo:
+    number, caches = slab.number, slab.caches
+    name = caches.names[number] if number >= 0 else None
+    address = int(caches.addresses[number]) if number >= 0 else None
+    start = int(slab.index.addresses[slab.row])
+    kind = slab.index.layout.slab_struct
     of = f"{name} slab" if name else "slab of no cache"
     return AddressInfo(
         addr,
@@ -205,7 +198,7 @@ def _struct_slab(reading: Lookup, row: int, addr: int) -> AddressInfo:
         slab_cache=address,
         slab=addr,
         page=addr,
-        pfn=int(reading.index.pfns[row]),
+        pfn=int(slab.index.pfns[slab.row]),
     )
 
 

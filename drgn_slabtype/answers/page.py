@@ -294,11 +294,10 @@ def _slab(machine: Machine, folios: Folios, head: int) -> SlabOfPage:
         info = describe(reading, int(start[0]))
         told = f"{info.meaning}, {info.state}" if info.state else info.meaning
         return SlabOfPage(address, info.cache, info.slab_cache, guarded=told)
-    row = reading.row_of_page(address)
-    number = reading.owner(row) if row >= 0 else -1
-    if number < 0:
+    located = reading.of_page(address)
+    if located is None or located.number < 0:
         return SlabOfPage(address, None, None)
-    judged = reading.judged(number)
+    judged = located.judged
     facts, slabs = judged.ledger.facts, judged.ledger.slabs
     at = np.flatnonzero(slabs.page == np.uint64(address))
     if not len(at):

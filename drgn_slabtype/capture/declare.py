@@ -15,7 +15,7 @@ import numpy as np
 from drgn import FaultError
 
 from ..allocators import open_allocator
-from ..allocators.caches import Caches
+from ..allocators.caches import Caches, read_caches
 from ..allocators.slab.allocator import SlabAllocator
 from ..allocators.slub.allocator import SlubAllocator
 from ..index import SlabIndex
@@ -49,8 +49,8 @@ def declared_regions(machine: Machine) -> Tuple[List[Region], Set[str]]:
     take("nodes", lambda: ground.nodes(machine))
     take("KFENCE", lambda: ground.kfence(machine))
     take("page tables", lambda: ground.translation(machine))
-    index = SlabIndex(machine, scan(machine).heads)
-    allocator = open_allocator(machine)
+    index = SlabIndex(machine, scan(machine).heads, mapped=True)
+    allocator = open_allocator(machine, read_caches(machine))
     allocator.discover(index)
     caches = allocator.caches
     take("slab caches", lambda: _caches(machine, caches))
