@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from typing import List
 
-from .language import Injury, NoVictim
-from .machine import on_slab
-from .slabmachine import Machine, Slab
-from .slabsuite import ANY, NODE, partial, recipe, some_partial
-from .writes import GARBAGE, value
+from ..language import Injury, NoVictim
+from ..machine import on_slab
+from ..writes import GARBAGE, value
+from .machine import Machine, Slab
+from .suite import ANY, NODE, partial, recipe, some_partial
 
 LIST = frozenset({"list-missing", "list-twice", "list-wrong"}) | NODE
 _POISON = 0xDEAD000000000100  # what list_del() leaves

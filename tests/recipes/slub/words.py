@@ -9,12 +9,12 @@ from drgn import sizeof
 from drgn.helpers.linux.mm import virt_to_page
 from drgn.helpers.linux.pid import find_task
 
-from .language import Injury, NoVictim
-from .machine import on_slab
-from .overlay import Write
-from .slubmachine import Machine, Slab
-from .slubsuite import NODE, recipe
-from .writes import GARBAGE, value
+from ..language import Injury, NoVictim
+from ..machine import on_slab
+from ..overlay import Write
+from ..writes import GARBAGE, value
+from .machine import Machine, Slab
+from .suite import NODE, recipe
 
 # What a free block shows whose first page is not marked as free any more.
 _FREE = frozenset({"page-free-count", "page-free-flags", "page-free-list", "page-free-type"})

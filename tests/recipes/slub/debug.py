@@ -7,12 +7,12 @@ from typing import Callable
 
 from drgn import offsetof, sizeof
 
-from .language import Injury, NoVictim
-from .machine import on_slab
-from .overlay import Write
-from .slubmachine import Cache, Machine, Slab
-from .slubsuite import pointer, recipe
-from .writes import value
+from ..language import Injury, NoVictim
+from ..machine import on_slab
+from ..overlay import Write
+from ..writes import value
+from .machine import Cache, Machine, Slab
+from .suite import pointer, recipe
 
 # What follows when an object's own metadata lie in the bytes written over.
 _BYTES = frozenset({"redzone", "poison", "padding", "track"})

@@ -7,11 +7,11 @@ from typing import List
 
 from drgn import offsetof
 
-from .language import Injury, NoVictim
-from .machine import on_slab
-from .slubmachine import Machine, Slab
-from .slubsuite import LISTS, NODE, recipe
-from .writes import GARBAGE, value
+from ..language import Injury, NoVictim
+from ..machine import on_slab
+from ..writes import GARBAGE, value
+from .machine import Machine, Slab
+from .suite import LISTS, NODE, recipe
 
 _POISON = 0xDEAD000000000100  # what list_del() leaves
 

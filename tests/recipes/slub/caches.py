@@ -5,12 +5,12 @@ from __future__ import annotations
 
 from typing import Dict, List
 
-from .language import Injury, NoVictim
-from .machine import has_member
-from .overlay import Write
-from .slubmachine import Cache, Machine
-from .slubsuite import LISTS, SUITE, recipe
-from .writes import GARBAGE
+from ..language import Injury, NoVictim
+from ..machine import has_member
+from ..overlay import Write
+from ..writes import GARBAGE
+from .machine import Cache, Machine
+from .suite import LISTS, SUITE, recipe
 
 # What the slabs show when they are read with the wrong eyes.
 _ALL = LISTS | {

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from typing import Dict
 
-from .language import Injury, NoVictim
-from .machine import on_slab
-from .slubmachine import Machine, Slab
-from .slubsuite import pointer, recipe
-from .writes import GARBAGE, value
+from ..language import Injury, NoVictim
+from ..machine import on_slab
+from ..writes import GARBAGE, value
+from .machine import Machine, Slab
+from .suite import pointer, recipe
 
 
 def _other_slab(machine: Machine, slab: Slab) -> Slab:

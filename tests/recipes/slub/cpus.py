@@ -7,12 +7,12 @@ from typing import Tuple
 
 from drgn.helpers.linux.percpu import per_cpu_ptr
 
-from .language import Injury, NoVictim
-from .machine import on_slab
-from .overlay import Write
-from .slubmachine import Cache, Chain, CpuSlab, Machine, Slab
-from .slubsuite import NODE, pointer, recipe
-from .writes import GARBAGE, field, value
+from ..language import Injury, NoVictim
+from ..machine import on_slab
+from ..overlay import Write
+from ..writes import GARBAGE, field, value
+from .machine import Cache, Chain, CpuSlab, Machine, Slab
+from .suite import NODE, pointer, recipe
 
 _TWICE = frozenset({"claim-twice"})
 _LOST = NODE | {"slab-in-transit", "list-missing"}

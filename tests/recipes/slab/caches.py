@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-from .language import Injury, NoVictim
-from .machine import has_member
-from .slabmachine import Cache, Machine
-from .slabsuite import ANY, SUITE, recipe
-from .writes import GARBAGE
+from ..language import Injury, NoVictim
+from ..machine import has_member
+from ..writes import GARBAGE
+from .machine import Cache, Machine
+from .suite import ANY, SUITE, recipe
 
 # What the slabs show when they are read with the wrong eyes.
 _ALL = ANY | {

@@ -17,9 +17,9 @@ from drgn.helpers.linux.list import list_for_each
 from drgn.helpers.linux.mm import PageSlab
 from drgn.helpers.linux.percpu import per_cpu, per_cpu_ptr
 
-from .language import NoVictim
-from .machine import Machine as AnyMachine
-from .machine import all_caches, has_member, node_ids
+from ..language import NoVictim
+from ..machine import Machine as AnyMachine
+from ..machine import all_caches, has_member, node_ids
 
 # The allocator's own objects; other damage is plainer in anybody else's.
 _OWN = ("kmem_cache", "kmem_cache_node")

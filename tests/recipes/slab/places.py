@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from typing import Optional
 
-from .language import Injury, NoVictim
-from .machine import on_slab
-from .slabmachine import Array, Machine, Slab
-from .slabsuite import ANY, partial, recipe, some_partial
+from ..language import Injury, NoVictim
+from ..machine import on_slab
+from .machine import Array, Machine, Slab
+from .suite import ANY, partial, recipe, some_partial
 
 FREELIST = frozenset({"freelist-index", "freelist-duplicate", "claim-twice"})
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from typing import Tuple
 
-from .language import Injury, NoVictim
-from .machine import on_slab
-from .overlay import Write
-from .slabmachine import Machine, Slab
-from .slabsuite import recipe
+from ..language import Injury, NoVictim
+from ..machine import on_slab
+from ..overlay import Write
+from .machine import Machine, Slab
+from .suite import recipe
 
 RED_ZONE, POISON, STORE_USER = 0x400, 0x800, 0x10000
 

@@ -14,12 +14,12 @@ from typing import Callable, Dict, Iterator, List, Optional, Tuple
 from drgn import Object, Program, offsetof, sizeof
 from drgn.helpers.linux.percpu import per_cpu_ptr
 
-from .language import NoVictim
-from .machine import Machine as AnyMachine
-from .machine import all_caches, has_member, node_ids
-from .overlay import Write
-from .writes import field as member_of
-from .writes import value
+from ..language import NoVictim
+from ..machine import Machine as AnyMachine
+from ..machine import all_caches, has_member, node_ids
+from ..overlay import Write
+from ..writes import field as member_of
+from ..writes import value
 
 KINDS = ("partial", "full", "free")
 

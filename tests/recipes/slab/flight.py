@@ -13,11 +13,11 @@ from typing import Iterator, List, Sequence, Tuple
 
 from drgn import offsetof, sizeof
 
-from .language import NoVictim
-from .overlay import Write
-from .slabmachine import Array, Cache, Machine, Slab
-from .slabsuite import state
-from .writes import value
+from ..language import NoVictim
+from ..overlay import Write
+from ..writes import value
+from .machine import Array, Cache, Machine, Slab
+from .suite import state
 
 POISON = 0xDEAD000000000100, 0xDEAD000000000122
 

@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-from .language import Suite
-from .overlay import Write
-from .slubmachine import Machine, Slab
-from .writes import value
+from ..language import Suite
+from ..overlay import Write
+from ..writes import value
+from .machine import Machine, Slab
 
 SUITE: Suite[Machine] = Suite("SLUB", Machine)
 recipe = SUITE.recipe

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from .language import Suite
-from .slabmachine import Machine, Slab
+from ..language import Suite
+from .machine import Machine, Slab
 
 SUITE: Suite[Machine] = Suite("SLAB", Machine)
 recipe = SUITE.recipe

@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-from .language import Injury, NoVictim
-from .machine import on_slab
-from .overlay import Write
-from .slubmachine import Machine, Slab
-from .slubsuite import NODE, recipe
-from .writes import field, value
+from ..language import Injury, NoVictim
+from ..machine import on_slab
+from ..overlay import Write
+from ..writes import field, value
+from .machine import Machine, Slab
+from .suite import NODE, recipe
 
 
 def _inuse(machine: Machine, slab: Slab, number: int) -> Injury:

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 from drgn import offsetof
 
-from .language import Injury, NoVictim
-from .overlay import Write
-from .slubmachine import Machine
-from .slubsheaves import entry, some_sheaf
-from .slubsuite import pointer, recipe
-from .writes import GARBAGE, value
+from ..language import Injury, NoVictim
+from ..overlay import Write
+from ..writes import GARBAGE, value
+from .machine import Machine
+from .sheaves import entry, some_sheaf
+from .suite import pointer, recipe
 
 _TWICE = frozenset({"claim-twice"})
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from drgn import sizeof
 
-from .language import Injury, NoVictim
-from .machine import on_slab
-from .slabmachine import Machine, Slab
-from .slabsuite import ANY, COUNT, partial, recipe, some_partial
-from .writes import value
+from ..language import Injury, NoVictim
+from ..machine import on_slab
+from ..writes import value
+from .machine import Machine, Slab
+from .suite import ANY, COUNT, partial, recipe, some_partial
 
 
 def _count(machine: Machine, slab: Slab, number: int, code: str) -> Injury:

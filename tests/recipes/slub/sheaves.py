@@ -7,11 +7,11 @@ from typing import Optional
 
 from drgn import offsetof
 
-from .language import Injury, NoVictim
-from .overlay import Write
-from .slubmachine import Machine, Sheaf, Slab
-from .slubsuite import recipe
-from .writes import GARBAGE, field, unlink, value
+from ..language import Injury, NoVictim
+from ..overlay import Write
+from ..writes import GARBAGE, field, unlink, value
+from .machine import Machine, Sheaf, Slab
+from .suite import recipe
 
 _TWICE = frozenset({"claim-twice"})
 _PLACES = ("main sheaf", "spare sheaf", "rcu_free sheaf")
