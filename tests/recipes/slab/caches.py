@@ -3,206 +3,96 @@
 
 from __future__ import annotations
 
-from ..language import Injury, NoVictim
+from typing import Any
+
+from .. import both
+from ..changes import GARBAGE, add, put
+from ..language import NOW, Root
 from ..machine import has_member
-from ..writes import GARBAGE
-from .machine import Cache, Machine
+from ..things import PAGE
+from ..victims import CACHE, container, first
 from .suite import ANY, SUITE, recipe
 
 # What the slabs show when they are read with the wrong eyes.
-_ALL = ANY | {
+_WRONG = Root(
     "cache-wrong",
-    "claim-live",
-    "claim-node",
-    "container-limit",
-    "container-state",
-    "list-missing",
-    "not-judged",
-    "slab-base-wrong",
-    "slab-in-transit",
-    "slab-order-wrong",
-    "unreadable",
-}
+    also=ANY
+    | {
+        "cache-wrong",
+        "claim-live",
+        "claim-node",
+        "container-limit",
+        "container-state",
+        "list-missing",
+        "not-judged",
+        "slab-base-wrong",
+        "slab-in-transit",
+        "slab-order-wrong",
+        "unreadable",
+    },
+)
 
 
-def _cache(machine: Machine, mode: str = "") -> Cache:
-    # One with several slabs that have several free objects each.
-    for cache in machine.caches:
-        some = [slab for slab in machine.slabs[cache.name] if len(slab.free) > 1]
-        lived_in = cache.name.startswith(("kmem_cache", "kmalloc"))
-        if len(some) > 3 and not lived_in and mode in ("", cache.mode):
-            return cache
-    raise NoVictim("no cache with several slabs that have free objects")
+def _cache(what: str, where: Any) -> Any:
+    return first(what, lambda machine: filter(where, machine.caches))
 
 
-def _member(machine: Machine, cache: Cache, name: str, number: int) -> Injury:
-    write = machine.cache_member(cache, name, number)
-    return Injury([write], "cache-wrong", cache.name, also=_ALL)
+def _small(cache: Any) -> bool:
+    several = len(cache.machine.slabs_of(cache)) > 3 and not cache.lived_in
+    return several and (PAGE << cache.order) // (cache.size + 64) != cache.num
 
 
-def _changed(machine: Machine, name: str, change: int) -> Injury:
-    cache = _cache(machine)
-    return _member(machine, cache, name, cache.object.member_(name).value_() + change)
-
-
-@recipe
-def size_of_cache_wrong(machine: Machine) -> Injury:
-    cache = next(
-        (
-            cache
-            for cache in machine.caches
-            if len(machine.slabs[cache.name]) > 3
-            and (4096 << cache.order) // (cache.size + 64) != cache.num
-            and not cache.name.startswith(("kmem_cache", "kmalloc"))
-        ),
-        None,
-    )
-    if cache is None:
-        raise NoVictim("no cache of small objects")
-    return _member(machine, cache, "size", cache.size + 64)
-
-
-@recipe
-def num_of_cache_one_too_many(machine: Machine) -> Injury:
-    return _changed(machine, "num", 1)
-
-
-@recipe
-def num_of_cache_one_too_few(machine: Machine) -> Injury:
-    return _changed(machine, "num", -1)
-
-
-@recipe
-def order_of_cache_wrong(machine: Machine) -> Injury:
-    return _changed(machine, "gfporder", 1)
-
-
-@recipe
-def order_of_cache_200(machine: Machine) -> Injury:
-    return _changed(machine, "gfporder", 200)
-
-
-@recipe
-def colours_of_cache_too_many(machine: Machine) -> Injury:
-    return _changed(machine, "colour", 3)
-
-
-@recipe
-def colour_off_of_cache_wrong(machine: Machine) -> Injury:
-    """Twice what it was, in a cache that has room for several colours."""
-    for cache in machine.caches:
-        if cache.object.colour.value_() > 1:
-            kept = cache.object.colour_off.value_()
-            return _member(machine, cache, "colour_off", 2 * kept)
-    raise NoVictim("no cache with several colours")
-
-
-@recipe
-def colour_off_of_cache_zero(machine: Machine) -> Injury:
-    for cache in machine.caches:
-        if cache.object.colour.value_() > 1:
-            return _member(machine, cache, "colour_off", 0)
-    raise NoVictim("no cache with several colours")
-
-
-@recipe
-def freelist_size_of_cache_wrong(machine: Machine) -> Injury:
-    return _changed(machine, "freelist_size", 8)
-
-
-@recipe
-def object_size_of_cache_beyond_the_slot(machine: Machine) -> Injury:
-    cache = _cache(machine)
-    return _member(machine, cache, "object_size", cache.size + 1)
-
-
-@recipe
-def batchcount_of_cache_zero(machine: Machine) -> Injury:
-    return _member(machine, _cache(machine), "batchcount", 0)
-
-
-@recipe
-def batchcount_of_cache_over_limit(machine: Machine) -> Injury:
-    cache = _cache(machine)
-    return _member(machine, cache, "batchcount", cache.object.limit.value_() + 1)
-
-
-@recipe
-def limit_of_cache_zero(machine: Machine) -> Injury:
-    return _member(machine, _cache(machine), "limit", 0)
-
-
-@SUITE.waits_for("it may be being tuned: the arrays have the new numbers, the cache the old ones")
-def batchcount_of_cache_halved(machine: Machine) -> Injury:
-    cache = _cache(machine)
-    return _member(machine, cache, "batchcount", cache.object.batchcount.value_() // 2)
-
-
-@recipe
-def name_of_cache_garbage(machine: Machine) -> Injury:
-    cache = _cache(machine)
-    write = machine.cache_member(cache, "name", GARBAGE)
-    name = f"(cache 0x{cache.address:x})"
-    return Injury([write], "cache-wrong", name, also=_ALL, others=frozenset({cache.name}))
-
-
-@recipe
-def random_seq_of_cache_garbage(machine: Machine) -> Injury:
-    return _member(machine, _cache(machine), "random_seq", GARBAGE)
-
-
-@recipe
-def constructor_of_cache_garbage(machine: Machine) -> Injury:
-    return _member(machine, _cache(machine), "ctor", GARBAGE)
-
-
-@recipe
-def freelist_cache_of_cache_garbage(machine: Machine) -> Injury:
-    """In 5.10, where index arrays off their slabs come from."""
-    cache = next((cache for cache in machine.caches if cache.mode == "off-slab"), None)
-    if cache is None or not has_member(cache.object, "freelist_cache"):
-        raise NoVictim("no cache for index arrays")
-    return _member(machine, cache, "freelist_cache", cache.object.freelist_cache.value_() + 8)
-
+both.pointers_of_cache(SUITE, _WRONG.says["also"], [GARBAGE])
+recipe("size-of-cache-wrong", _cache("cache of small objects", _small), add("size", 64), _WRONG)
+recipe("num-of-cache-one-too-many", CACHE, add("num", 1), _WRONG)
+recipe("num-of-cache-one-too-few", CACHE, add("num", -1), _WRONG)
+recipe("order-of-cache-wrong", CACHE, add("gfporder", 1), _WRONG)
+recipe("order-of-cache-200", CACHE, add("gfporder", 200), _WRONG)
+recipe("colours-of-cache-too-many", CACHE, add("colour", 3), _WRONG)
+_COLOURED = _cache("cache with several colours", lambda cache: cache.colours > 1)
+_TWICE = put("colour_off", lambda cache: 2 * cache.kept("colour_off"))
+recipe("colour-off-of-cache-wrong", _COLOURED, _TWICE, _WRONG)
+recipe("colour-off-of-cache-zero", _COLOURED, put("colour_off", 0), _WRONG)
+recipe("freelist-size-of-cache-wrong", CACHE, add("freelist_size", 8), _WRONG)
+_BEYOND = put("object_size", lambda cache: cache.size + 1)
+recipe("object-size-of-cache-beyond-the-slot", CACHE, _BEYOND, _WRONG)
+recipe("batchcount-of-cache-zero", CACHE, put("batchcount", 0), _WRONG)
+_OVER = put("batchcount", lambda cache: cache.kept("limit") + 1)
+recipe("batchcount-of-cache-over-limit", CACHE, _OVER, _WRONG)
+recipe("limit-of-cache-zero", CACHE, put("limit", 0), _WRONG)
+recipe(
+    "batchcount-of-cache-halved",
+    CACHE,
+    put("batchcount", lambda cache: cache.kept("batchcount") // 2),
+    _WRONG,
+    waits_for="it may be being tuned: the arrays have the new numbers, the cache the old ones",
+)
+# In 5.10, where index arrays off their slabs come from.
+recipe(
+    "freelist-cache-of-cache-garbage",
+    _cache(
+        "cache for index arrays",
+        lambda c: c.mode == "off-slab" and has_member(c.object, "freelist_cache"),
+    ),
+    add("freelist_cache", 8),
+    _WRONG,
+)
 
 # Arrays.
 
 
-def _cpu_cache(machine: Machine, pointer: int) -> Injury:
-    cache = machine.some_array("cpu").cache
-    write = machine.cache_member(cache, "cpu_cache", pointer)
-    return Injury([write], "container-state", cache.name, place="cpu array", found=pointer)
+def _cpu_cache(machine: Any) -> Any:
+    return container("cpu array", 2)(machine).cache
 
 
-@recipe
-def cpu_cache_pointer_garbage(machine: Machine) -> Injury:
-    return _cpu_cache(machine, GARBAGE)
-
-
-@recipe
-def cpu_cache_pointer_null(machine: Machine) -> Injury:
-    return _cpu_cache(machine, 0)
-
-
-@recipe
-def cpu_cache_pointer_misaligned(machine: Machine) -> Injury:
-    kept = machine.some_array("cpu").cache.object.cpu_cache.value_()
-    return _cpu_cache(machine, kept + 4)
-
-
-@recipe
-def shared_array_pointer_garbage(machine: Machine) -> Injury:
-    array = machine.some_array("shared", 0)
-    write = machine.node_member(array.cache, array.owner, "shared", GARBAGE)
-    return Injury(
-        [write], "container-state", array.cache.name, node=array.owner, place="shared array"
-    )
-
-
-@recipe
-def alien_arrays_pointer_garbage(machine: Machine) -> Injury:
-    array = machine.some_array("alien", 0)
-    write = machine.node_member(array.cache, array.owner, "alien", GARBAGE)
-    return Injury(
-        [write], "container-state", array.cache.name, node=array.owner, place="alien array"
+_CPUS = Root("container-state", place="cpu array", found=NOW)
+recipe("cpu-cache-pointer-garbage", _cpu_cache, put("cpu_cache", GARBAGE), _CPUS)
+recipe("cpu-cache-pointer-null", _cpu_cache, put("cpu_cache", 0), _CPUS)
+recipe("cpu-cache-pointer-misaligned", _cpu_cache, add("cpu_cache", 4), _CPUS)
+for _name, _kind in (("shared-array", "shared"), ("alien-arrays", "alien")):
+    recipe(
+        f"{_name}-pointer-garbage",
+        container(f"{_kind} array", 0),
+        put(lambda a: a.cache.node(a.owner).spot(a.place.split()[0]), GARBAGE),
+        Root("container-state", place=f"{_kind} array"),
     )

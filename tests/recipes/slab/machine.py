@@ -8,85 +8,115 @@ Read with drgn objects and nothing of the library, to find victims in.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Callable, Dict, Iterator, List, Optional, Tuple
+from typing import Dict, Iterator, List, Optional, Sequence
 
 from drgn import Object, Program, offsetof, sizeof
 from drgn.helpers.linux.percpu import per_cpu_ptr
 
-from ..language import NoVictim
+from ..changes import Spot
 from ..machine import Machine as AnyMachine
 from ..machine import all_caches, has_member, node_ids
-from ..overlay import Write
-from ..writes import field as member_of
-from ..writes import value
+from ..things import AnyCache, AnySlab, Container, Item
 
 KINDS = ("partial", "full", "free")
 
 
-@dataclass(frozen=True)
-class Cache:
+class Cache(AnyCache):
     """A slab cache."""
 
-    object: Object
-    name: str
-    address: int
-    num: int
-    size: int
-    order: int
-    mode: str
-    """``on-slab``, ``off-slab`` or ``objfreelist``."""
-    freelist_size: int
-    obj_offset: int
-    colours: int
-    nodes: Tuple[int, ...]
-    """``struct kmem_cache_node *`` of each node; 0 where there is none."""
+    machine: Machine
+
+    def __init__(self, machine: Machine, object: Object) -> None:
+        super().__init__(machine, object)
+        self.nodes = [object.node[nid].value_() for nid in range(node_ids(machine.prog))]
+        self.flags: int = object.flags.value_()
+        self.num: int = object.num.value_()
+        self.order = object.gfporder.value_()
+        self.lead = object.obj_offset.value_() if has_member(object, "obj_offset") else 0
+        self.colours = max(object.colour.value_(), 1)
+        self.freelist_size: int = object.freelist_size.value_()
+        self.mode = "off-slab" if self.flags >> 31 else "on-slab"
+        """``on-slab``, ``off-slab`` or ``objfreelist``."""
+        if self.flags & 0x40000000:
+            self.mode = "objfreelist"
 
 
-@dataclass(frozen=True)
-class Slab:
-    """A slab on a list."""
+class Slab(AnySlab):
+    """A slab on a list, where ``free`` are the indexes of its free objects, in order."""
 
     cache: Cache
-    page: int
-    start: int
-    nid: int
-    kind: str
-    active: int
-    first: int
-    freelist: int
-    indexes: Tuple[int, ...]
-    """The index array, stale entries too; empty where there is none."""
+    machine: Machine
+
+    def __init__(self, cache: Cache, page: int, where: str, nid: int) -> None:
+        super().__init__(cache, page, where, nid)
+        prog, slab = cache.machine.prog, self.machine.described(page)
+        self.objects = cache.num
+        if self.machine.layout == "rfc-v3":
+            self.counted = ~slab.page_type.value_() & 0xFFFF
+        else:
+            self.counted = slab.active.value_()
+        if self.machine.layout == "alternative-2":
+            self.first = self.start + slab.s_mem_offset.value_()
+        else:
+            self.first = slab.s_mem.value_()
+        self.freelist: int = slab.freelist.value_()
+        width = self.machine.index_bytes
+        data = prog.read(self.freelist, cache.num * width) if self.freelist else b""
+        self.indexes: Sequence[int] = memoryview(data).cast("B" if width == 1 else "H")
+        """The index array, stale entries too; empty where there is none."""
+        self.free: Sequence[int] = self.indexes[self.counted :].tolist() if data else ()
 
     @property
-    def free(self) -> Tuple[int, ...]:
-        """Indexes of the free objects, in the order of the array."""
-        return self.indexes[self.active :]
+    def quiet(self) -> bool:
+        """Whether it has several objects of both kinds."""
+        return self.where == "partial" and 2 <= self.counted <= self.objects - 3
 
-    def slot(self, index: int) -> int:
-        """Return the address of a slot."""
-        return self.first + index * self.cache.size
+    def spot(self, path: str) -> Spot:
+        """Return where a member stands; ``active`` and ``s_mem`` wherever this layout has them."""
+        prog, layout = self.machine.prog, self.machine.layout
+        if path == "active" and layout == "rfc-v3":
+            # What the kernel's arithmetic makes of the whole word.
+            at = super().spot("word").address
+            return Spot(prog, at, 4, encode=_complement, decode=_complement)
+        if path == "active" and layout == "alternative-2":
+            at = offsetof(prog.type(self.machine.descriptor), "__page_flags") + 40
+            return Spot(prog, self.page + at, 2)
+        if path == "active":
+            return super().spot("word")
+        if path == "s_mem" and layout == "alternative-2":
+            return Spot(prog, self.page + 42, 2, encode=lambda address: address - self.start)
+        return super().spot(path)
 
+    def entry(self, position: int) -> Spot:
+        """Return where an entry of the index array stands."""
+        width = self.machine.index_bytes
+        return Spot(self.machine.prog, self.freelist + position * width, width)
 
-@dataclass(frozen=True)
-class Array:
-    """An array cache."""
+    def parked(self) -> Dict[int, Container]:
+        """Return the indexes of its objects that are in array caches."""
+        inside = range(self.start, self.start + self.span)
+        return {
+            self.index(entry): array
+            for array in self.machine.arrays_of(self.cache)
+            for entry in array.entries
+            if entry in inside
+        }
 
-    cache: Cache
-    kind: str
-    """``cpu``, ``shared`` or ``alien``."""
-    owner: int
-    address: int
-    """``struct array_cache *``."""
-    limit: int
-    entries: Tuple[int, ...]
+    def used(self) -> Iterator[Item]:
+        """Yield the objects that users hold."""
+        taken = {*self.free, *self.parked()}
+        for index in range(self.objects):
+            if index not in taken:
+                yield Item(self, self.slot(index))
 
 
 class Machine(AnyMachine):
     """Everything SLAB keeps in a dump."""
 
+    lists = "slabs_"
+
     def __init__(self, prog: Program) -> None:
-        super().__init__(prog, "slabs_")
+        super().__init__(prog)
         # How the count is kept: in the page type word (RFC v3), in 16 bits
         # beside the offset of the first object (Alternative 2), or plain.
         self.layout = "plain"
@@ -94,186 +124,63 @@ class Machine(AnyMachine):
             self.layout = "rfc-v3"
         elif _bits(prog, self.descriptor) == 16:
             self.layout = "alternative-2"
-        self.caches: List[Cache] = [self._cache(object) for object in all_caches(prog)]
-        self.slabs: Dict[str, List[Slab]] = {}
-        """By the cache's name, in the order of lists."""
-        self.arrays: Dict[str, List[Array]] = {}
-        """By the cache's name."""
+        self.index_bytes = sizeof(prog.type("freelist_idx_t"))
+        self.caches = [Cache(self, object) for object in all_caches(prog)]
         for cache in self.caches:
-            self.slabs[cache.name] = list(self._slabs(cache))
-            self.arrays[cache.name] = list(self._arrays(cache))
-        self._homes = {
-            slab.start + page * 4096: slab
-            for slabs in self.slabs.values()
-            for slab in slabs
-            for page in range(1 << slab.cache.order)
-        }
+            self._enter(
+                Slab(cache, page, kind, nid)
+                for nid, node in enumerate(cache.nodes)
+                for kind in (KINDS if node else ())
+                for page in self._on_list(cache, nid, kind)
+            )
+            self.containers += self._arrays(cache)
 
-    # Reading -----------------------------------------------------------------
-
-    def _cache(self, object: Object) -> Cache:
-        flags = object.flags.value_()
-        mode = "objfreelist" if flags & 0x40000000 else "off-slab" if flags >> 31 else "on-slab"
-        return Cache(
-            object,
-            object.name.string_().decode(),
-            object.value_(),
-            object.num.value_(),
-            object.size.value_(),
-            object.gfporder.value_(),
-            mode,
-            object.freelist_size.value_(),
-            object.obj_offset.value_() if has_member(object, "obj_offset") else 0,
-            max(object.colour.value_(), 1),
-            tuple(object.node[nid].value_() for nid in range(node_ids(self.prog))),
-        )
-
-    def _slabs(self, cache: Cache) -> Iterator[Slab]:
-        for nid, node in enumerate(cache.nodes):
-            for kind in KINDS if node else ():
-                for slab in self.listed_slabs(cache, nid, kind):
-                    yield self._slab(cache, nid, kind, slab)
-
-    def _slab(self, cache: Cache, nid: int, kind: str, slab: Object) -> Slab:
-        start = self.address_of(slab.value_())
-        pointer = slab.freelist.value_()
-        indexes: Tuple[int, ...] = ()
-        if pointer:
-            width = self.index_bytes
-            data = self.prog.read(pointer, cache.num * width)
-            indexes = tuple(memoryview(data).cast("B" if width == 1 else "H"))
-        if self.layout == "rfc-v3":
-            active = ~slab.page_type.value_() & 0xFFFF
-        else:
-            active = slab.active.value_()
-        if self.layout == "alternative-2":
-            first = start + slab.s_mem_offset.value_()
-        else:
-            first = slab.s_mem.value_()
-        return Slab(cache, slab.value_(), start, nid, kind, active, first, pointer, indexes)
-
-    def _arrays(self, cache: Cache) -> Iterator[Array]:
+    def _arrays(self, cache: Cache) -> Iterator[Container]:
         for cpu in self.cpus:
             yield _array(cache, "cpu", cpu, per_cpu_ptr(cache.object.cpu_cache, cpu))
         for nid, address in enumerate(cache.nodes):
             if not address:
                 continue
-            node = self.node(cache, nid)
+            node = cache.node(nid).object
             if node.shared:
                 yield _array(cache, "shared", nid, node.shared)
             for other in range(len(cache.nodes)) if node.alien else ():
                 if node.alien[other]:
                     yield _array(cache, "alien", nid, node.alien[other].ac.address_of_())
 
-    @property
-    def index_bytes(self) -> int:
-        """Bytes of an entry of an index array."""
-        return sizeof(self.prog.type("freelist_idx_t"))
+    def arrays_of(self, cache: Cache, kind: str = "") -> List[Container]:
+        """Return the arrays of a cache, or those of one kind."""
+        found = (array for array in self.containers if array.cache is cache)
+        return [array for array in found if kind in array.place]
 
-    # Finding -----------------------------------------------------------------
-
-    def slab(self, what: str, where: Callable[[Slab], bool]) -> Slab:
-        """
-        Return the first slab for which a condition holds, in the order of caches and lists.
-
-        :param what: The condition in words.
-        :raises NoVictim: if there is none.
-        """
-        for slab in self.all_slabs(where):
-            return slab
-        raise NoVictim(f"no {what}")
-
-    def cache(self, name: str) -> Cache:
-        """Return the cache of that name."""
-        return next(cache for cache in self.caches if cache.name == name)
-
-    def all_slabs(self, where: Callable[[Slab], bool]) -> Iterator[Slab]:
-        """Yield the slabs for which a condition holds, in the order of caches and lists."""
-        for slabs in self.slabs.values():
-            yield from filter(where, slabs)
-
-    def all_arrays(self, where: Callable[[Array], bool]) -> Iterator[Array]:
-        """Yield the array caches for which a condition holds."""
-        for arrays in self.arrays.values():
-            yield from filter(where, arrays)
-
-    def home(self, address: int) -> Optional[Tuple[Slab, int]]:
-        """Return the listed slab and the index of the object at an address."""
-        slab = self._homes.get(address & ~4095)
-        if slab is None:
-            return None
-        return slab, (address - slab.first) // slab.cache.size
-
-    def parked(self, slab: Slab) -> Dict[int, Array]:
-        """Return the indexes of a slab's objects that are in array caches."""
-        found = {}
-        for array in self.arrays[slab.cache.name]:
-            for entry in array.entries:
-                home = self.home(entry)
-                if home is not None and home[0].page == slab.page:
-                    found[home[1]] = array
-        return found
-
-    def some_array(self, kind: str, least: int = 2) -> Array:
-        """Return the first array of a kind that holds so many objects."""
-        for array in self.all_arrays(lambda a: a.kind == kind and len(a.entries) >= least):
-            return array
-        raise NoVictim(f"no {kind} array with {least} entries")
-
-    def spare_array(self, cache: Cache, nid: int = 0) -> Array:
-        """
-        Return an array that is neither nearly empty nor full, so that no work explains it.
-
-        :raises NoVictim: if the cache has none.
-        """
-        for array in self.arrays[cache.name]:
-            count = len(array.entries)
-            full = count in (array.limit, array.limit - array.limit // 2)
-            own = array.kind == "cpu" and count >= 4 and not full
-            if own and self.node_of(array.entries[0]) == nid:
-                return array
-        raise NoVictim("no array with entries and room")
+    def spare_arrays(
+        self, caches: Optional[Sequence[Cache]] = None, nid: int = 0
+    ) -> Iterator[Container]:
+        """Yield an array of each cache that is neither nearly empty nor full."""
+        for cache in self.caches if caches is None else caches:
+            for array in self.arrays_of(cache, "cpu"):
+                # Then no work explains what is in it.
+                count = len(array.entries)
+                full = count in (array.limit, array.limit - array.limit // 2)
+                if count >= 4 and not full and self.node_of(array.entries[0]) == nid:
+                    yield array
+                    break
 
     def node_of(self, address: int) -> int:
         """Return the node whose lists hold the slab of an object."""
         home = self.home(address)
-        return -1 if home is None else home[0].nid
-
-    # Writing -----------------------------------------------------------------
-
-    def active(self, slab: Slab, number: int) -> Write:
-        """Return the write of the active count, as the kernel's arithmetic would leave it."""
-        if self.layout == "rfc-v3":
-            return self.word(slab.page, 0xFFEFFFFF - number)
-        if self.layout == "alternative-2":
-            at = offsetof(self.prog.type(self.descriptor), "__page_flags") + 40
-            return value(slab.page + at, number, 2)
-        return self.word(slab.page, number)
-
-    def first_object(self, slab: Slab, address: int) -> Write:
-        """Return the write of the address of the first object."""
-        if self.layout == "alternative-2":
-            return value(slab.page + 42, address - slab.start, 2)
-        return self.member(slab, "s_mem", address)
-
-    def index(self, slab: Slab, position: int, number: int) -> Write:
-        """Return the write of an entry of the index array."""
-        width = self.index_bytes
-        return value(slab.freelist + position * width, number, width)
-
-    def entry(self, array: Array, position: int, address: int) -> Write:
-        """Return the write of an entry of an array cache."""
-        at = offsetof(self.prog.type("struct array_cache"), "entry")
-        return value(array.address + at + 8 * position, address)
-
-    def array(self, array: Array, member: str, number: int) -> Write:
-        """Return the write of ``avail``, ``limit`` or ``batchcount``."""
-        return member_of(self.prog, "struct array_cache", array.address, member, number)
+        return -1 if home is None else int(home.nid)
 
 
-def _array(cache: Cache, kind: str, owner: int, array: Object) -> Array:
-    entries = tuple(array.entry[i].value_() for i in range(array.avail.value_()))
-    return Array(cache, kind, owner, array.value_(), array.limit.value_(), entries)
+def _array(cache: Cache, kind: str, owner: int, array: Object) -> Container:
+    limit, count = array.limit.value_(), array.avail.value_()
+    return Container(
+        cache, array, f"{kind} array", owner, kind == "cpu", limit, count, member="entry"
+    )
+
+
+def _complement(number: int) -> int:
+    return 0xFFEFFFFF - number
 
 
 def _bits(prog: Program, descriptor: str) -> Optional[int]:

@@ -3,394 +3,278 @@
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import Any, Callable, Iterable, Iterator
 
-from ..language import Injury, NoVictim
-from ..machine import on_slab
-from .machine import Array, Machine, Slab
-from .suite import ANY, partial, recipe, some_partial
+from ..changes import Change, entry, put, when
+from ..language import Root
+from ..pages import user_page
+from ..things import PAGE, Beside, Item
+from ..victims import PARTIAL, beside, container, first, quiet, slab, with_other
+from .machine import Machine, Slab
+from .suite import ANY, recipe
 
-FREELIST = frozenset({"freelist-index", "freelist-duplicate", "claim-twice"})
-
-
-def _freelist(machine: Machine, slab: Slab, position: int, target: int, code: str) -> Injury:
-    return on_slab(
-        slab,
-        code,
-        machine.index(slab, position, target),
-        place="freelist" if code.startswith("freelist") else None,
-        also=FREELIST | {"freelist-array"},
-    )
+_FREELIST = frozenset({"freelist-index", "freelist-duplicate", "freelist-array", "claim-twice"})
 
 
-@recipe
-def index_twice(machine: Machine) -> Injury:
-    slab = some_partial(machine)
-    return _freelist(machine, slab, slab.active + 1, slab.free[0], "freelist-duplicate")
+def _index(after: int) -> Callable[[Any], Any]:
+    # Where so many free objects lie before the victim in its index array.
+    return lambda slab: slab.entry(slab.counted + after)
 
 
-@recipe
-def index_out_of_range(machine: Machine) -> Injury:
-    slab = some_partial(machine)
-    return _freelist(machine, slab, slab.active, slab.cache.num, "freelist-index")
+def _index_root(code: str) -> Root:
+    return Root(code, place="freelist", also=_FREELIST)
 
 
-@recipe
-def index_ff(machine: Machine) -> Injury:
-    slab = some_partial(machine)
-    return _freelist(machine, slab, slab.active + 1, 0xFF, "freelist-index")
+_DUPLICATE = _index_root("freelist-duplicate")
+_OUT_OF_RANGE = _index_root("freelist-index")
+recipe("index-twice", PARTIAL, put(_index(1), lambda slab: slab.free[0]), _DUPLICATE)
+recipe("index-out-of-range", PARTIAL, put(_index(0), lambda slab: slab.objects), _OUT_OF_RANGE)
+recipe("index-ff", PARTIAL, put(_index(1), 0xFF), _OUT_OF_RANGE)
 
 
-@recipe
-def index_of_object_in_array(machine: Machine) -> Injury:
-    # A double free: once to the slab, once to the CPU.
-    for slab in machine.all_slabs(partial):
-        parked = machine.parked(slab)
-        for index, array in parked.items():
-            if array.kind == "cpu" and not _explained(array, slab.slot(index)):
-                return _freelist(machine, slab, slab.active, index, "claim-twice")
-    raise NoVictim("no partial slab with objects in a CPU's array")
+def _explained(array: Any) -> bool:
+    # Whether a CPU giving back a batch could have left an entry there.
+    count = len(array.entries)
+    return count in (array.limit, array.limit // 2) or count < 2
 
 
-def _explained(array: Array, entry: int) -> bool:
-    # Whether a CPU giving back a batch could have left the entry there.
-    full = len(array.entries) in (array.limit, array.limit // 2)
-    return full or len(array.entries) < 2
-
-
-@recipe
-def last_index_names_object_in_use(machine: Machine) -> Injury:
-    for slab in machine.all_slabs(lambda slab: slab.cache.mode == "objfreelist" and partial(slab)):
-        taken = set(slab.free) | set(machine.parked(slab))
-        used = [index for index in range(slab.cache.num) if index not in taken]
-        if used:
-            last = slab.cache.num - 1
-            return _freelist(machine, slab, last, used[0], "freelist-array")
-    raise NoVictim("no index array in an object of a slab with objects in use")
-
-
-def _pointer(machine: Machine, slab: Slab, target: int) -> Injury:
-    return on_slab(
-        slab,
-        "freelist-array",
-        machine.member(slab, "freelist", target),
-        also=ANY,
-        others=frozenset("*"),
-    )
-
-
-def _of_mode(machine: Machine, mode: str) -> Slab:
-    return machine.slab(
-        f"partial slab whose array is {mode}",
-        lambda slab: slab.cache.mode == mode and 0 < slab.active < slab.cache.num,
-    )
-
-
-@recipe
-def on_slab_array_shifted(machine: Machine) -> Injury:
-    slab = _of_mode(machine, "on-slab")
-    return _pointer(machine, slab, slab.freelist + 8)
-
-
-@recipe
-def on_slab_array_null(machine: Machine) -> Injury:
-    return _pointer(machine, _of_mode(machine, "on-slab"), 0)
-
-
-@recipe
-def off_slab_array_shifted(machine: Machine) -> Injury:
-    slab = _of_mode(machine, "off-slab")
-    return _pointer(machine, slab, slab.freelist + 8)
-
-
-@recipe
-def off_slab_array_in_the_slab(machine: Machine) -> Injury:
-    slab = _of_mode(machine, "off-slab")
-    return _pointer(machine, slab, slab.first)
-
-
-@recipe
-def off_slab_array_of_another_slab(machine: Machine) -> Injury:
-    for slab in machine.all_slabs(lambda slab: slab.cache.mode == "off-slab"):
-        for other in machine.slabs[slab.cache.name]:
-            if other.page != slab.page and other.active != slab.active:
-                return _pointer(machine, slab, other.freelist)
-    raise NoVictim("no two slabs with arrays of their own")
-
-
-@recipe
-def objfreelist_array_in_another_object(machine: Machine) -> Injury:
-    slab = machine.slab(
-        "partial slab with its array in an object",
-        lambda slab: slab.cache.mode == "objfreelist" and partial(slab) and len(slab.free) > 3,
-    )
-    # Not object 0: its zeroes would name it as the host.
-    host = next(index for index in slab.free if index not in (0, slab.free[-1]))
-    return _pointer(machine, slab, slab.slot(host) + slab.cache.obj_offset)
-
-
-@recipe
-def objfreelist_array_in_another_slab(machine: Machine) -> Injury:
-    slab = _of_mode(machine, "objfreelist")
-    return _pointer(machine, slab, slab.freelist + (4096 << slab.cache.order))
-
-
-@recipe
-def objfreelist_array_misaligned(machine: Machine) -> Injury:
-    slab = _of_mode(machine, "objfreelist")
-    return _pointer(machine, slab, slab.freelist + 8)
-
-
-@recipe
-def objfreelist_array_null(machine: Machine) -> Injury:
-    return _pointer(machine, _of_mode(machine, "objfreelist"), 0)
-
-
-@recipe
-def objfreelist_array_in_full_slab(machine: Machine) -> Injury:
-    slab = machine.slab(
-        "full slab that keeps its array in an object",
-        lambda slab: (
-            slab.cache.mode == "objfreelist" and slab.kind == "full" and slab.cache.num > 4
+# A double free: once to the slab, once to the CPU.
+recipe(
+    "index-of-object-in-array",
+    first(
+        "partial slab with objects in a CPU's array",
+        lambda machine: (
+            Beside(slab, index)
+            for slab in filter(quiet, machine.all_slabs())
+            for index, array in slab.parked().items()
+            if array.place == "cpu array" and not _explained(array)
         ),
-    )
-    return _pointer(machine, slab, slab.slot(1) + slab.cache.obj_offset)
+    ),
+    put(_index(0), lambda v: v.other),
+    Root("claim-twice", also=_FREELIST),
+)
+recipe(
+    "last-index-names-object-in-use",
+    first(
+        "index array in an object of a slab with objects in use",
+        lambda machine: (
+            Beside(slab, item)
+            for slab in filter(quiet, machine.all_slabs())
+            if slab.cache.mode == "objfreelist"
+            for item in slab.used()
+        ),
+    ),
+    put(lambda v: v.entry(v.objects - 1), lambda v: v.index(v.other.slot)),
+    _index_root("freelist-array"),
+)
+
+# The pointer to the index array.
 
 
-# Array caches.
-
-
-def _spare(machine: Machine) -> Array:
-    for cache in machine.caches:
-        try:
-            return machine.spare_array(cache)
-        except NoVictim:
-            continue
-    raise NoVictim("no array with entries and room")
-
-
-def _entry(machine: Machine, target: int, code: str, slab: Optional[Slab] = None) -> Injury:
-    array = _spare(machine)
-    return Injury(
-        [machine.entry(array, 1, target)],
-        code,
-        array.cache.name,
-        slab.page if slab else None,
-        slab.nid if slab else None,
-        array.owner,
-    )
-
-
-@recipe
-def entry_null(machine: Machine) -> Injury:
-    return _entry(machine, 0, "claim-foreign")
-
-
-@recipe
-def entry_poison(machine: Machine) -> Injury:
-    return _entry(machine, 0xDEAD000000000100, "claim-foreign")
-
-
-@recipe
-def entry_not_the_kernels(machine: Machine) -> Injury:
-    return _entry(machine, 0x6B6B6B6B6B6B6B6B, "claim-foreign")
-
-
-@recipe
-def entry_in_page_of_no_slab(machine: Machine) -> Injury:
-    return _entry(machine, machine.address_of(machine.user_page()), "claim-foreign")
-
-
-@recipe
-def entry_misaligned(machine: Machine) -> Injury:
-    entry = _spare(machine).entries[1]
-    home = machine.home(entry)
-    return _entry(machine, entry + 8, "claim-foreign", home[0] if home else None)
-
-
-@recipe
-def entry_behind_last_object(machine: Machine) -> Injury:
-    for cache in machine.caches:
-        if (4096 << cache.order) - cache.num * cache.size <= cache.size:
-            continue
-        try:
-            array = machine.spare_array(cache)
-        except NoVictim:
-            continue
-        home = machine.home(array.entries[1])
-        assert home is not None
-        return Injury(
-            [machine.entry(array, 1, home[0].slot(cache.num))],
-            "claim-foreign",
-            cache.name,
-            home[0].page,
-            cpu=array.owner,
-        )
-    raise NoVictim("no slab with room behind its last object")
-
-
-@recipe
-def entry_of_another_cache(machine: Machine) -> Injury:
-    own = _spare(machine).cache.name
-    slab = machine.slab("slab of another cache", lambda slab: slab.cache.name != own)
-    return _entry(machine, slab.slot(0), "claim-foreign")
-
-
-@recipe
-def entry_twice_in_one_array(machine: Machine) -> Injury:
-    array = _spare(machine)
-    home = machine.home(array.entries[2])
-    assert home is not None
-    return Injury(
-        [machine.entry(array, 1, array.entries[2])],
-        "claim-twice",
-        array.cache.name,
-        home[0].page,
-        object=array.entries[2] + array.cache.obj_offset,
+def _of_mode(mode: str) -> Any:
+    return slab(
+        f"partial slab whose array is {mode}",
+        lambda slab: slab.cache.mode == mode and 0 < slab.counted < slab.objects,
     )
 
 
-def _from_another(machine: Machine, kind: str) -> Injury:
-    for cache in machine.caches:
-        try:
-            array = machine.spare_array(cache)
-        except NoVictim:
-            continue
-        for other in machine.arrays[cache.name]:
-            if other.kind == kind and other.address != array.address and len(other.entries) > 4:
-                entry = other.entries[1]
-                home = machine.home(entry)
-                if home is None or home[0].nid != machine.node_of(array.entries[2]):
-                    continue
-                return Injury(
-                    [machine.entry(array, 2, entry)],
-                    "claim-twice",
-                    cache.name,
-                    home[0].page,
-                    object=entry + cache.obj_offset,
-                )
-    raise NoVictim(f"no second array of the same node: {kind}")
+def _inside(index: int) -> Callable[[Any], int]:
+    return lambda slab: slab.slot(index) + slab.cache.lead
 
 
-@recipe
-def entry_also_on_another_cpu(machine: Machine) -> Injury:
-    return _from_another(machine, "cpu")
+def _another_host(slab: Slab) -> int:
+    # Not object 0: its zeroes would name it as the host.
+    return _inside(next(index for index in slab.free if index not in (0, slab.free[-1])))(slab)
 
 
-@recipe
-def entry_also_in_shared_array(machine: Machine) -> Injury:
-    return _from_another(machine, "shared")
+_ARRAY = Root("freelist-array", also=ANY, others=frozenset("*"))
+_ON_SLAB, _OFF_SLAB, _IN_OBJECT = map(_of_mode, ("on-slab", "off-slab", "objfreelist"))
+for _name, _victim, _to in (
+    ("on-slab-array-shifted", _ON_SLAB, lambda slab: slab.freelist + 8),
+    ("on-slab-array-null", _ON_SLAB, 0),
+    ("off-slab-array-shifted", _OFF_SLAB, lambda slab: slab.freelist + 8),
+    ("off-slab-array-in-the-slab", _OFF_SLAB, lambda slab: slab.first),
+    (
+        "off-slab-array-of-another-slab",
+        first(
+            "two slabs with arrays of their own",
+            lambda machine: (
+                Beside(one, other)
+                for one in machine.all_slabs()
+                if one.cache.mode == "off-slab"
+                for other in machine.slabs_of(one.cache)
+                if other.counted != one.counted
+            ),
+        ),
+        lambda v: v.other.freelist,
+    ),
+    (
+        "objfreelist-array-in-another-object",
+        slab(
+            "partial slab with its array in an object",
+            lambda slab: slab.cache.mode == "objfreelist" and quiet(slab) and len(slab.free) > 3,
+        ),
+        _another_host,
+    ),
+    ("objfreelist-array-in-another-slab", _IN_OBJECT, lambda slab: slab.freelist + slab.span),
+    ("objfreelist-array-misaligned", _IN_OBJECT, lambda slab: slab.freelist + 8),
+    ("objfreelist-array-null", _IN_OBJECT, 0),
+    (
+        "objfreelist-array-in-full-slab",
+        slab(
+            "full slab that keeps its array in an object",
+            lambda s: s.cache.mode == "objfreelist" and s.where == "full" and s.objects > 4,
+        ),
+        _inside(1),
+    ),
+):
+    recipe(_name, _victim, put("freelist", _to), _ARRAY)
+
+# Entries of array caches, in an array that no work explains.
+
+_SPARE = first("array with entries and room", lambda machine: machine.spare_arrays())
+_FOREIGN = Root("claim-foreign")
+recipe("entry-null", _SPARE, put(entry(1), 0), _FOREIGN)
+recipe("entry-poison", _SPARE, put(entry(1), 0xDEAD000000000100), _FOREIGN)
+recipe("entry-not-the-kernels", _SPARE, put(entry(1), 0x6B6B6B6B6B6B6B6B), _FOREIGN)
+recipe(
+    "entry-in-page-of-no-slab",
+    _SPARE,
+    put(entry(1), lambda v: v.machine.address_of(user_page(v.machine).page)),
+    _FOREIGN,
+)
 
 
-@recipe
-def entry_also_in_freelist(machine: Machine) -> Injury:
-    for slab in machine.all_slabs(partial):
-        try:
-            array = machine.spare_array(slab.cache, slab.nid)
-        except NoVictim:
-            continue
-        free = slab.slot(slab.free[1])
-        write = machine.entry(array, 1, free)
-        return on_slab(slab, "claim-twice", write, object=free + slab.cache.obj_offset)
-    raise NoVictim("no array with entries and room beside a partial slab")
+def _home(position: int) -> Callable[[Any], Any]:
+    # The slab that an entry is of.
+    return lambda array: array.machine.home(array.entries[position])
 
 
-def _array_member(machine: Machine, kind: str, member: str, number: int, code: str) -> Injury:
-    array = machine.some_array(kind)
-    return Injury(
-        [machine.array(array, member, number)],
-        code,
-        array.cache.name,
-        cpu=array.owner if kind == "cpu" else None,
-        node=None if kind == "cpu" else array.owner,
-        also=frozenset({"not-judged"}),
-    )
+_IN_HOME = _FOREIGN.but(slab=lambda v: v.other.page, node=lambda v: v.other.nid)
+recipe(
+    "entry-misaligned",
+    with_other(_SPARE, _home(1)),
+    put(entry(1), lambda v: v.entries[1] + 8),
+    _IN_HOME,
+)
+recipe(
+    "entry-behind-last-object",
+    first(
+        "slab with room behind its last object",
+        lambda machine: (
+            Beside(array, _home(1)(array))
+            for array in machine.spare_arrays()
+            if (PAGE << array.cache.order) - array.cache.num * array.cache.size > array.cache.size
+        ),
+    ),
+    put(entry(1), lambda v: v.other.slot(v.cache.num)),
+    _IN_HOME,
+)
+recipe(
+    "entry-of-another-cache",
+    beside(_SPARE, "slab of another cache", lambda slab, array: slab.cache is not array.cache),
+    put(entry(1), lambda v: v.other.first),
+    _FOREIGN,
+)
 
 
-@recipe
-def avail_over_limit(machine: Machine) -> Injury:
-    return _array_member(machine, "cpu", "avail", 121, "container-limit")
+# Entries that are free elsewhere, too: the object is the victim, the array beside it.
 
 
-@recipe
-def avail_below_zero(machine: Machine) -> Injury:
-    return _array_member(machine, "cpu", "avail", 0xFFFFFFFF, "container-limit")
+def _item(machine: Machine, address: int) -> Item:
+    slab = machine.home(address)
+    return Item(slab, address)
 
 
-@recipe
-def shared_avail_over_limit(machine: Machine) -> Injury:
-    return _array_member(machine, "shared", "avail", 0x10000, "container-limit")
+def _also_in(kind: str) -> Any:
+    def candidates(machine: Machine) -> Iterator[Beside]:
+        for array in machine.spare_arrays():
+            nid = machine.node_of(array.entries[2])
+            for other in machine.arrays_of(array.cache, kind):
+                far = other is not array and len(other.entries) > 4
+                if far and machine.node_of(other.entries[1]) == nid:
+                    yield Beside(_item(machine, other.entries[1]), array)
+
+    return first(f"second array of the same node: {kind}", candidates)
 
 
-@recipe
-def limit_wrong(machine: Machine) -> Injury:
-    return _array_member(machine, "cpu", "limit", 0x7FFFFFFF, "container-state")
+def _also_at(position: int) -> Change:
+    return put(lambda v: v.other.entry(position), lambda v: v.slot)
 
 
-@recipe
-def limit_zero(machine: Machine) -> Injury:
-    return _array_member(machine, "cpu", "limit", 0, "container-state")
+_TWICE = Root("claim-twice")
+recipe(
+    "entry-twice-in-one-array",
+    lambda m: (lambda array: Beside(_item(m, array.entries[2]), array))(_SPARE(m)),
+    _also_at(1),
+    _TWICE,
+)
+recipe("entry-also-on-another-cpu", _also_in("cpu"), _also_at(2), _TWICE)
+recipe("entry-also-in-shared-array", _also_in("shared"), _also_at(2), _TWICE)
+recipe(
+    "entry-also-in-freelist",
+    first(
+        "array with entries and room beside a partial slab",
+        lambda machine: (
+            Beside(Item(slab, slab.slot(slab.free[1])), array)
+            for slab in filter(quiet, machine.all_slabs())
+            for array in machine.spare_arrays([slab.cache], slab.nid)
+        ),
+    ),
+    _also_at(1),
+    _TWICE,
+)
 
+# What an array says of itself.
 
-@recipe
-def shared_array_overwritten(machine: Machine) -> Injury:
-    return _array_member(machine, "shared", "batchcount", 0x6B6B6B6B, "container-state")
+for _name, _kind, _member, _number, _code in (
+    ("avail-over-limit", "cpu", "avail", 121, "container-limit"),
+    ("avail-below-zero", "cpu", "avail", 0xFFFFFFFF, "container-limit"),
+    ("shared-avail-over-limit", "shared", "avail", 0x10000, "container-limit"),
+    ("limit-wrong", "cpu", "limit", 0x7FFFFFFF, "container-state"),
+    ("limit-zero", "cpu", "limit", 0, "container-state"),
+    ("shared-array-overwritten", "shared", "batchcount", 0x6B6B6B6B, "container-state"),
+):
+    _root = Root(_code, also=frozenset({"not-judged"}))
+    recipe(_name, container(f"{_kind} array", 2), put(_member, _number), _root)
 
-
-@recipe
-def shared_array_elsewhere(machine: Machine) -> Injury:
-    array = machine.some_array("shared", 0)
-    return Injury(
-        [machine.node_member(array.cache, array.owner, "shared", array.address + 8)],
-        "container-state",
-        array.cache.name,
-        node=array.owner,
-        others=frozenset("*"),
-    )
-
+recipe(
+    "shared-array-elsewhere",
+    container("shared array", 0),
+    put(lambda a: a.cache.node(a.owner).spot("shared"), lambda a: a.address + 8),
+    Root("container-state", others=frozenset("*")),
+)
 
 # Objects the allocator lives in.
 
 
-def _freed(machine: Machine, address: int) -> Injury:
-    home = machine.home(address)
-    if home is None:
-        raise NoVictim("it is in no slab")
-    slab, index = home
-    several = sum(map(bool, slab.cache.nodes)) > 1
-    for array in machine.arrays[slab.cache.name]:
-        count = len(array.entries)
-        if array.kind != "cpu" or count in (array.limit, array.limit // 2):
-            continue
-        if machine.node_of(array.entries[0]) != slab.nid if count else several:
-            continue
-        writes = [machine.entry(array, min(1, max(count - 1, 0)), slab.slot(index))]
-        if not count:
-            writes.append(machine.array(array, "avail", 1))
-        return on_slab(slab, "claim-live", *writes, object=address)
-    raise NoVictim("no array of its cache that no work explains")
+def _freed(name: str, addresses: Callable[[Machine], Iterable[int]]) -> None:
+    # An object, with an array of its cache beside it.
+    def candidates(machine: Machine) -> Iterator[Beside]:
+        for address in addresses(machine):
+            slab = machine.home(address)
+            if slab is None:
+                continue
+            several = sum(map(bool, slab.cache.nodes)) > 1
+            for array in machine.arrays_of(slab.cache, "cpu"):
+                count = len(array.entries)
+                far = machine.node_of(array.entries[0]) != slab.nid if count else several
+                if count not in (array.limit, array.limit // 2) and not far:
+                    yield Beside(Item(slab, slab.slot(slab.index(address))), array)
+
+    def place(victim: Any) -> Any:
+        return victim.other.entry(min(1, max(len(victim.other.entries) - 1, 0)))
+
+    recipe(
+        name,
+        first("array of its cache that no work explains", candidates),
+        put(place, lambda v: v.slot)
+        + when(lambda v: not v.other.entries, put(lambda v: v.other.spot("avail"), 1)),
+        Root("claim-live"),
+    )
 
 
-@recipe
-def node_freed(machine: Machine) -> Injury:
-    return _freed(machine, machine.cache("dentry").nodes[0])
-
-
-@recipe
-def cache_freed(machine: Machine) -> Injury:
-    return _freed(machine, machine.caches[0].address)
-
-
-@recipe
-def shared_array_freed(machine: Machine) -> Injury:
-    for array in machine.all_arrays(lambda array: array.kind == "shared"):
-        try:
-            return _freed(machine, array.address)
-        except NoVictim:
-            continue
-    raise NoVictim("no shared array from a cache with a CPU's array that no work explains")
-
-
-@recipe
-def index_array_freed(machine: Machine) -> Injury:
-    return _freed(machine, _of_mode(machine, "off-slab").freelist)
+_freed("node-freed", lambda machine: machine.cache("dentry").nodes[:1])
+_freed("cache-freed", lambda machine: [machine.caches[0].address])
+_freed("shared-array-freed", lambda m: [a.address for a in m.containers if "shared" in a.place])
+_freed("index-array-freed", lambda machine: [_OFF_SLAB(machine).freelist])

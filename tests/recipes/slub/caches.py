@@ -3,290 +3,142 @@
 
 from __future__ import annotations
 
-from typing import Dict, List
+from typing import Any, Dict, Iterator, List
 
-from ..language import Injury, NoVictim
+from .. import both
+from ..changes import GARBAGE, Spot, add, flip, put
+from ..language import NOW, Root, Victim
 from ..machine import has_member
-from ..overlay import Write
-from ..writes import GARBAGE
-from .machine import Cache, Machine
+from ..things import Beside
+from ..victims import CACHE, first
+from .machine import Machine
 from .suite import LISTS, SUITE, recipe
+from .things import Cache
 
 # What the slabs show when they are read with the wrong eyes.
-_ALL = LISTS | {
+_WRONG = Root(
     "cache-wrong",
-    "claim-foreign",
-    "claim-live",
-    "claim-twice",
-    "container-limit",
-    "container-state",
-    "count-mismatch",
-    "count-range",
-    "freelist-cycle",
-    "freelist-pointer",
-    "slab-objects-wrong",
-    "slab-order-wrong",
-}
+    also=LISTS
+    | {
+        "cache-wrong",
+        "claim-foreign",
+        "claim-live",
+        "claim-twice",
+        "container-limit",
+        "container-state",
+        "count-mismatch",
+        "count-range",
+        "freelist-cycle",
+        "freelist-pointer",
+        "slab-objects-wrong",
+        "slab-order-wrong",
+    },
+)
 
 
-def _cache(machine: Machine) -> Cache:
-    # One with several slabs that have several free objects each.
-    for cache in machine.caches:
-        mine = [slab for slab in machine.slabs.values() if slab.cache is cache]
-        some = [slab for slab in mine if len(slab.free) > 1]
-        lived_in = cache.name.startswith(("kmem_cache", "kmalloc"))
-        if len(some) > 3 and not lived_in:
-            return cache
-    raise NoVictim("no cache with several slabs that have free objects")
+def _only(what: str, where: Any) -> Victim[Any]:
+    # The cache that has slabs, if it is such a one.
+    return first(what, lambda machine: filter(where, [CACHE(machine)]))
 
 
-def _wrong(machine: Machine, cache: Cache, *writes: Write) -> Injury:
-    return Injury(writes, "cache-wrong", cache.name, also=_ALL)
-
-
-@recipe
-def secret_of_cache_wrong(machine: Machine) -> Injury:
-    cache = _cache(machine)
-    if cache.random is None:
-        raise NoVictim("free pointers are not hardened")
-    return _wrong(machine, cache, machine.cache_member(cache, "random", cache.random ^ GARBAGE))
-
-
-@recipe
-def free_pointer_offset_of_cache_wrong(machine: Machine) -> Injury:
-    """As they stand, wrong free pointers may well be NULL: each slab shows for itself then."""
-    cache = _cache(machine)
-    if cache.random is None:
-        raise NoVictim("free pointers are not hardened")
-    return _wrong(machine, cache, machine.cache_member(cache, "offset", cache.offset ^ 8))
-
-
-@recipe
-def size_of_cache_wrong(machine: Machine) -> Injury:
-    cache = _cache(machine)
-    return _wrong(machine, cache, machine.cache_member(cache, "size", cache.size + 8))
-
-
-@recipe
-def order_of_cache_wrong(machine: Machine) -> Injury:
-    cache = _cache(machine)
-    oo = cache.object.oo.x.value_()
-    return _wrong(machine, cache, machine.cache_member(cache, "oo.x", oo + (4 << 16)))
-
+_HARDENED = _only("hardened free pointers", lambda cache: cache.random is not None)
+both.pointers_of_cache(SUITE, _WRONG.says["also"], [GARBAGE, 0])
+recipe("secret-of-cache-wrong", _HARDENED, flip("random", GARBAGE), _WRONG)
+# As they stand, wrong free pointers may well be NULL: each slab shows for itself then.
+recipe("free-pointer-offset-of-cache-wrong", _HARDENED, flip("offset", 8), _WRONG)
+recipe("size-of-cache-wrong", CACHE, add("size", 8), _WRONG)
+recipe("order-of-cache-wrong", CACHE, add("oo.x", 4 << 16), _WRONG)
 
 # Members that follow from each other.
 
-
-def _member(machine: Machine, cache: Cache, name: str, number: int) -> Injury:
-    return _wrong(machine, cache, machine.cache_member(cache, name, number))
-
-
-@recipe
-def object_size_of_cache_too_great(machine: Machine) -> Injury:
-    cache = _cache(machine)
-    return _member(machine, cache, "object_size", cache.inuse + 1)
-
-
-@recipe
-def object_size_of_cache_too_small(machine: Machine) -> Injury:
-    cache = _cache(machine)
-    return _member(machine, cache, "object_size", cache.object_size - 16)
-
-
-@recipe
-def inuse_of_cache_beyond_the_slot(machine: Machine) -> Injury:
-    cache = _cache(machine)
-    return _member(machine, cache, "inuse", cache.size + 8)
-
-
-@recipe
-def inuse_of_cache_too_small(machine: Machine) -> Injury:
-    cache = _cache(machine)
-    return _member(machine, cache, "inuse", cache.inuse - 8)
-
-
-@recipe
-def align_of_cache_zero(machine: Machine) -> Injury:
-    return _member(machine, _cache(machine), "align", 0)
-
-
-@recipe
-def align_of_cache_wrong(machine: Machine) -> Injury:
-    cache = _cache(machine)
-    return _member(machine, cache, "align", 2 * (cache.size & -cache.size))
-
-
-@recipe
-def free_pointer_offset_of_cache_beyond_the_slot(machine: Machine) -> Injury:
-    cache = _cache(machine)
-    return _member(machine, cache, "offset", cache.size)
-
-
-@recipe
-def red_left_pad_of_cache_wrong(machine: Machine) -> Injury:
-    cache = _cache(machine)
-    kept = cache.object.red_left_pad.value_()
-    return _member(machine, cache, "red_left_pad", kept + 64)
-
-
-@recipe
-def usersize_of_cache_beyond_the_object(machine: Machine) -> Injury:
-    """More of an object could be copied to users than it has."""
-    cache = _cache(machine)
-    return _member(machine, cache, "usersize", cache.object_size + 1)
-
-
-@SUITE.waits_for("any number can be set in /sys/kernel/slab/CACHE/min_partial")
-def min_partial_of_cache_garbage(machine: Machine) -> Injury:
-    return _member(machine, _cache(machine), "min_partial", GARBAGE)
-
+for _name, _member, _number in (
+    ("object-size-of-cache-too-great", "object_size", lambda cache: cache.inuse + 1),
+    ("object-size-of-cache-too-small", "object_size", lambda cache: cache.object_size - 16),
+    ("inuse-of-cache-beyond-the-slot", "inuse", lambda cache: cache.size + 8),
+    ("inuse-of-cache-too-small", "inuse", lambda cache: cache.inuse - 8),
+    ("align-of-cache-zero", "align", 0),
+    ("align-of-cache-wrong", "align", lambda cache: 2 * (cache.size & -cache.size)),
+    ("free-pointer-offset-of-cache-beyond-the-slot", "offset", lambda cache: cache.size),
+    # More of an object could be copied to users than it has.
+    ("usersize-of-cache-beyond-the-object", "usersize", lambda cache: cache.object_size + 1),
+):
+    recipe(_name, CACHE, put(_member, _number), _WRONG)
+recipe("red-left-pad-of-cache-wrong", CACHE, add("red_left_pad", 64), _WRONG)
+recipe(
+    "min-partial-of-cache-garbage",
+    CACHE,
+    put("min_partial", GARBAGE),
+    _WRONG,
+    waits_for="any number can be set in /sys/kernel/slab/CACHE/min_partial",
+)
 
 # Pointers.
 
 
-@recipe
-def name_of_cache_garbage(machine: Machine) -> Injury:
-    cache = _cache(machine)
-    write = machine.cache_member(cache, "name", GARBAGE)
-    name = f"(cache 0x{cache.address:x})"
-    return Injury([write], "cache-wrong", name, also=_ALL, others=frozenset({cache.name}))
+def _shuffled(cache: Cache) -> bool:
+    return has_member(cache.object, "random_seq") and bool(cache.kept("random_seq"))
 
 
-@recipe
-def name_of_cache_null(machine: Machine) -> Injury:
-    cache = _cache(machine)
-    write = machine.cache_member(cache, "name", 0)
-    name = f"(cache 0x{cache.address:x})"
-    return Injury([write], "cache-wrong", name, also=_ALL, others=frozenset({cache.name}))
+_SHUFFLED = _only("random order", _shuffled)
+recipe("random-seq-of-cache-misaligned", _SHUFFLED, add("random_seq", 2), _WRONG)
+_STATE = Root("container-state", found=NOW)
+recipe(
+    "node-pointer-wild",
+    CACHE,
+    put(lambda cache: cache.node_pointer(), GARBAGE),
+    _STATE.but(node=0, also=LISTS | {"claim-foreign"}),
+)
 
 
-@recipe
-def random_seq_of_cache_garbage(machine: Machine) -> Injury:
-    return _member(machine, _cache(machine), "random_seq", GARBAGE)
+def _caches_of_sheaves(machine: Machine) -> Iterator[Cache]:
+    for sheaf in machine.sheaves:
+        if len(sheaf.entries) > 2 and not sheaf.cache.lived_in:
+            yield sheaf.cache
 
 
-@recipe
-def random_seq_of_cache_misaligned(machine: Machine) -> Injury:
-    cache = _cache(machine)
-    kept = cache.object.random_seq.value_() if has_member(cache.object, "random_seq") else 0
-    if not kept:
-        raise NoVictim("no random order")
-    return _member(machine, cache, "random_seq", kept + 2)
+_OF_CPU_SLABS = first("CPU slabs", lambda machine: (c.cache for c in machine.cpu_slabs))
+_OF_SHEAVES = first("sheaf with objects", _caches_of_sheaves)
+for _pointer, _victim, _off in (
+    ("cpu_slab", _OF_CPU_SLABS, 8),
+    ("cpu_sheaves", _OF_SHEAVES, 4),
+):
+    _name = _pointer.replace("_", "-") + "-pointer"
+    _root = _STATE.but(place=_pointer.replace("_", " "), also=LISTS)
+    recipe(f"{_name}-garbage", _victim, put(_pointer, GARBAGE), _root)
+    recipe(f"{_name}-null", _victim, put(_pointer, 0), _root)
+    recipe(f"{_name}-misaligned", _victim, add(_pointer, _off), _root)
 
 
-@recipe
-def constructor_of_cache_garbage(machine: Machine) -> Injury:
-    return _member(machine, _cache(machine), "ctor", GARBAGE)
+def _barn(cache: Cache) -> Spot:
+    if cache.machine.prog.type("struct kmem_cache_node").has_member("barn"):
+        return cache.node().spot("barn")
+    return cache.node_pointer("barn")
 
 
-@recipe
-def node_pointer_wild(machine: Machine) -> Injury:
-    cache = _cache(machine)
-    return Injury(
-        [machine.node_pointer(cache, 0, GARBAGE)],
-        "container-state",
-        cache.name,
-        node=0,
-        found=GARBAGE,
-        also=LISTS | {"claim-foreign"},
-    )
-
-
-def _per_cpu(machine: Machine, cache: Cache, name: str, pointer: int, place: str) -> Injury:
-    return Injury(
-        [machine.cache_member(cache, name, pointer)],
-        "container-state",
-        cache.name,
-        place=place,
-        found=pointer,
-        also=LISTS,
-    )
-
-
-def _with_cpu_slabs(machine: Machine) -> Cache:
-    # One of whose slabs CPUs have some.
-    if not machine.cpu_slabs:
-        raise NoVictim("no CPU slabs")
-    return machine.cpu_slabs[0].cache
-
-
-@recipe
-def cpu_slab_pointer_garbage(machine: Machine) -> Injury:
-    return _per_cpu(machine, _with_cpu_slabs(machine), "cpu_slab", GARBAGE, "cpu slab")
-
-
-@recipe
-def cpu_slab_pointer_null(machine: Machine) -> Injury:
-    return _per_cpu(machine, _with_cpu_slabs(machine), "cpu_slab", 0, "cpu slab")
-
-
-@recipe
-def cpu_slab_pointer_misaligned(machine: Machine) -> Injury:
-    cache = _with_cpu_slabs(machine)
-    pointer = cache.object.cpu_slab.value_() + 8
-    return _per_cpu(machine, cache, "cpu_slab", pointer, "cpu slab")
-
-
-def _with_sheaves(machine: Machine) -> Cache:
-    sheaf = machine.sheaf(
-        "sheaf with objects",
-        lambda sheaf: (
-            len(sheaf.entries) > 2 and not sheaf.cache.name.startswith(("kmem_cache", "kmalloc"))
-        ),
-    )
-    return sheaf.cache
-
-
-@recipe
-def cpu_sheaves_pointer_garbage(machine: Machine) -> Injury:
-    return _per_cpu(machine, _with_sheaves(machine), "cpu_sheaves", GARBAGE, "cpu sheaves")
-
-
-@recipe
-def cpu_sheaves_pointer_null(machine: Machine) -> Injury:
-    return _per_cpu(machine, _with_sheaves(machine), "cpu_sheaves", 0, "cpu sheaves")
-
-
-@recipe
-def cpu_sheaves_pointer_misaligned(machine: Machine) -> Injury:
-    cache = _with_sheaves(machine)
-    pointer = cache.object.cpu_sheaves.value_() + 4
-    return _per_cpu(machine, cache, "cpu_sheaves", pointer, "cpu sheaves")
-
-
-@recipe
-def barn_pointer_garbage(machine: Machine) -> Injury:
-    cache = _with_sheaves(machine)
-    if machine.prog.type("struct kmem_cache_node").has_member("barn"):
-        write = machine.node_member(cache, 0, "barn", GARBAGE)
-    else:
-        write = machine.node_pointer(cache, 0, GARBAGE, "barn")
-    return Injury([write], "container-state", cache.name, node=0, place="barn", found=GARBAGE)
-
+_BARN = _STATE.but(node=0, place="barn")
+recipe("barn-pointer-garbage", _OF_SHEAVES, put(_barn, GARBAGE), _BARN)
 
 # Sheaves are made for what the cache says.
 
 
-@recipe
-def sheaf_capacity_too_great(machine: Machine) -> Injury:
-    cache = _with_sheaves(machine)
-    kept = cache.object.sheaf_capacity.value_()
-    return _member(machine, cache, "sheaf_capacity", 2 * kept + 8)
-
-
-@recipe
-def sheaf_capacity_garbage(machine: Machine) -> Injury:
-    return _member(machine, _with_sheaves(machine), "sheaf_capacity", 0x6B6B6B6B)
-
-
-@recipe
-def sheaf_capacity_too_small(machine: Machine) -> Injury:
-    """Smaller than what most of its sheaves hold."""
-    many: Dict[int, List[int]] = {}
+def _least_held(machine: Machine) -> Iterator[Beside]:
+    # Caches, and what three of their sheaves hold at least.
+    held: Dict[Any, List[int]] = {}
     for sheaf in machine.sheaves:
-        many.setdefault(sheaf.cache.address, []).append(len(sheaf.entries))
-    for address, held in many.items():
-        least = sorted(held)[-3:][0] if len(held) > 2 else 0
+        held.setdefault(sheaf.cache, []).append(len(sheaf.entries))
+    for cache, counts in held.items():
+        least = sorted(counts)[-3:][0] if len(counts) > 2 else 0
         if least > 1:
-            return _member(machine, machine.by_address[address], "sheaf_capacity", least - 1)
-    raise NoVictim("no cache with three sheaves that hold objects")
+            yield Beside(cache, least)
+
+
+_DOUBLE = put("sheaf_capacity", lambda cache: 2 * cache.kept("sheaf_capacity") + 8)
+recipe("sheaf-capacity-too-great", _OF_SHEAVES, _DOUBLE, _WRONG)
+recipe("sheaf-capacity-garbage", _OF_SHEAVES, put("sheaf_capacity", 0x6B6B6B6B), _WRONG)
+# Smaller than what most of its sheaves hold.
+recipe(
+    "sheaf-capacity-too-small",
+    first("cache with three sheaves that hold objects", _least_held),
+    put("sheaf_capacity", lambda v: v.other - 1),
+    _WRONG,
+)

@@ -3,246 +3,100 @@
 
 from __future__ import annotations
 
-from ..language import Injury, NoVictim
-from ..machine import on_slab
-from ..overlay import Write
-from ..writes import field, value
-from .machine import Machine, Slab
-from .suite import NODE, recipe
+from typing import Any
 
+from ..changes import add, flip, put
+from ..language import NOW, WAS, Root
+from ..victims import PARTIAL, given, quiet, slab, stands
+from .machine import Machine
+from .suite import NODE, ON_CPU, full_slab, kept, recipe
 
-def _inuse(machine: Machine, slab: Slab, number: int) -> Injury:
-    code = "count-range" if number > slab.objects else "count-mismatch"
-    expected = slab.objects if code == "count-range" else slab.inuse
-    write = machine.member(slab, "inuse", number)
-    also = frozenset({"list-wrong", "list-missing", "slab-frozen", "count-mismatch"})
-    return on_slab(slab, code, write, expected=expected, found=number, also=also)
+_ALSO = frozenset({"list-wrong", "list-missing", "slab-frozen", "count-mismatch"})
+_MISMATCH = Root("count-mismatch", expected=WAS, found=NOW, also=_ALSO)
+_RANGE = _MISMATCH.but(code="count-range", expected=lambda slab: slab.objects)
+_FULL = full_slab(lambda slab: slab.objects > 2 and not slab.frozen)
+_ON_CPU = slab("CPU slab", stands("cpu"), lambda slab: slab.counted > 1)
+_EMPTY = slab("empty slab", stands("partial"), lambda slab: not slab.counted and slab.objects > 1)
+_SMALL = slab("slab", quiet, lambda slab: slab.objects < 0x7FFF)
 
+recipe("inuse-one-too-high", PARTIAL, add("inuse", 1), _MISMATCH)
+recipe("inuse-one-too-low", PARTIAL, add("inuse", -1), _MISMATCH)
+recipe("inuse-zero", PARTIAL, put("inuse", 0), _MISMATCH)
+recipe("inuse-all", PARTIAL, put("inuse", lambda slab: slab.objects), _MISMATCH)
+recipe("inuse-more-than-objects", PARTIAL, put("inuse", lambda slab: slab.objects + 1), _RANGE)
+# Below zero: one free too many in an empty slab.
+recipe("inuse-65535", _SMALL, put("inuse", 0xFFFF), _RANGE)
+recipe("inuse-of-full-slab-too-low", _FULL, add("inuse", -1), _MISMATCH)
+recipe("inuse-of-cpu-slab-too-low", _ON_CPU, add("inuse", -1), _MISMATCH)
+recipe("inuse-of-cpu-partial-too-high", kept(2), add("inuse", 1), _MISMATCH)
+recipe("inuse-of-empty-slab-one", _EMPTY, put("inuse", 1), _MISMATCH)
 
-@recipe
-def inuse_one_too_high(machine: Machine) -> Injury:
-    slab = machine.quiet()
-    return _inuse(machine, slab, slab.inuse + 1)
-
-
-@recipe
-def inuse_one_too_low(machine: Machine) -> Injury:
-    slab = machine.quiet()
-    return _inuse(machine, slab, slab.inuse - 1)
-
-
-@recipe
-def inuse_zero(machine: Machine) -> Injury:
-    return _inuse(machine, machine.quiet(), 0)
-
-
-@recipe
-def inuse_all(machine: Machine) -> Injury:
-    slab = machine.quiet()
-    return _inuse(machine, slab, slab.objects)
-
-
-@recipe
-def inuse_more_than_objects(machine: Machine) -> Injury:
-    slab = machine.quiet()
-    return _inuse(machine, slab, slab.objects + 1)
-
-
-@recipe
-def inuse_65535(machine: Machine) -> Injury:
-    """Below zero: one free too many in an empty slab."""
-    slab = machine.slab("slab", lambda slab: slab.quiet and slab.objects < 0x7FFF)
-    return _inuse(machine, slab, 0xFFFF)
-
-
-def _full(machine: Machine) -> Slab:
-    return machine.slab(
-        "full slab",
-        lambda slab: (
-            slab.where in ("nowhere", "full") and slab.inuse == slab.objects > 2 and not slab.frozen
-        ),
-    )
-
-
-@recipe
-def inuse_of_full_slab_too_low(machine: Machine) -> Injury:
-    slab = _full(machine)
-    return _inuse(machine, slab, slab.inuse - 1)
-
-
-@recipe
-def inuse_of_cpu_slab_too_low(machine: Machine) -> Injury:
-    slab = machine.slab("CPU slab", lambda slab: slab.where == "cpu" and slab.inuse > 1)
-    return _inuse(machine, slab, slab.inuse - 1)
-
-
-@recipe
-def inuse_of_cpu_partial_too_high(machine: Machine) -> Injury:
-    slab = machine.slab(
-        "slab kept by a CPU", lambda slab: slab.where == "cpu partial" and len(slab.free) > 1
-    )
-    return _inuse(machine, slab, slab.inuse + 1)
-
-
-@recipe
-def inuse_of_empty_slab_one(machine: Machine) -> Injury:
-    slab = machine.slab(
-        "empty slab", lambda slab: slab.where == "partial" and not slab.inuse and slab.objects > 1
-    )
-    return _inuse(machine, slab, 1)
-
-
-# Objects of a slab.
-
-
-def _objects(machine: Machine, number: int) -> Injury:
-    slab = machine.quiet()
-    write = machine.member(slab, "objects", slab.objects + number if number else 0)
-    return on_slab(slab, "slab-objects-wrong", write, expected=slab.objects)
-
-
-@recipe
-def objects_one_too_many(machine: Machine) -> Injury:
-    return _objects(machine, 1)
-
-
-@recipe
-def objects_one_too_few(machine: Machine) -> Injury:
-    return _objects(machine, -1)
-
-
-@recipe
-def objects_zero(machine: Machine) -> Injury:
-    return _objects(machine, 0)
-
+_OBJECTS = Root("slab-objects-wrong", expected=WAS)
+recipe("objects-one-too-many", PARTIAL, add("objects", 1), _OBJECTS)
+recipe("objects-one-too-few", PARTIAL, add("objects", -1), _OBJECTS)
+recipe("objects-zero", PARTIAL, put("objects", 0), _OBJECTS)
 
 # Nodes.
 
-
-def _node(machine: Machine, name: str, change: int, code: str) -> Injury:
-    slab = machine.quiet()
-    node = slab.cache.nodes[slab.nid]
-    layout = "struct kmem_cache_node"
-    path = name if name == "nr_partial" else f"{name}.counter"
-    at = field(machine.prog, layout, node, path, 0).address
-    kept = machine.prog.read_u64(at)
-    return Injury(
-        [value(at, kept + change)],
-        code,
-        slab.cache.name,
-        node=slab.nid,
-        place=name,
-        expected=kept,
+for _name, _member, _change, _code in (
+    ("nr-partial-too-high", "nr_partial", 1, "node-list-length"),
+    ("nr-partial-too-low", "nr_partial", -1, "node-list-length"),
+    ("nr-partial-below-zero", "nr_partial", -(1 << 20), "node-list-length"),
+    ("nr-slabs-too-high", "nr_slabs.counter", 1, "node-slabs"),
+    ("nr-slabs-too-low", "nr_slabs.counter", -1, "node-slabs"),
+    ("total-objects-too-high", "total_objects.counter", 1, "node-objects"),
+    ("total-objects-too-low", "total_objects.counter", -1, "node-objects"),
+):
+    recipe(
+        _name,
+        lambda machine: PARTIAL(machine).node,
+        add(_member, _change),
+        Root(_code, place=_member.split(".")[0], expected=WAS),
     )
-
-
-@recipe
-def nr_partial_too_high(machine: Machine) -> Injury:
-    return _node(machine, "nr_partial", 1, "node-list-length")
-
-
-@recipe
-def nr_partial_too_low(machine: Machine) -> Injury:
-    return _node(machine, "nr_partial", -1, "node-list-length")
-
-
-@recipe
-def nr_partial_below_zero(machine: Machine) -> Injury:
-    return _node(machine, "nr_partial", -(1 << 20), "node-list-length")
-
-
-@recipe
-def nr_slabs_too_high(machine: Machine) -> Injury:
-    return _node(machine, "nr_slabs", 1, "node-slabs")
-
-
-@recipe
-def nr_slabs_too_low(machine: Machine) -> Injury:
-    return _node(machine, "nr_slabs", -1, "node-slabs")
-
-
-@recipe
-def total_objects_too_high(machine: Machine) -> Injury:
-    return _node(machine, "total_objects", 1, "node-objects")
-
-
-@recipe
-def total_objects_too_low(machine: Machine) -> Injury:
-    return _node(machine, "total_objects", -1, "node-objects")
-
 
 # Frozen.
 
-
-def _frozen(machine: Machine, slab: Slab, frozen: int, code: str, **more: bool) -> Injury:
-    return on_slab(slab, code, machine.member(slab, "frozen", frozen), also=NODE, **more)
+_FROZEN = Root("slab-frozen", also=NODE)
 
 
-@recipe
-def frozen_on_partial(machine: Machine) -> Injury:
-    return _frozen(machine, machine.quiet(), 1, "slab-frozen")
+def _kept(what: str, frozen: bool) -> Any:
+    return slab(what, stands("cpu partial"), lambda slab: slab.frozen is frozen)
 
 
-@recipe
-def frozen_and_full(machine: Machine) -> Injury:
-    """It looks like a slab that a CPU is about to take, or has just given up."""
-    slab = _full(machine)
-    if slab.where == "full" or not machine.has_cpu_slabs:
-        return _frozen(machine, slab, 1, "slab-frozen")
-    return _frozen(machine, slab, 1, "slab-in-transit", changing=True)
+def _in_transit(slab: Any) -> bool:
+    return bool(slab.where != "full" and slab.machine.has_cpu_slabs)
 
 
-@recipe
-def cpu_slab_not_frozen(machine: Machine) -> Injury:
-    slab = machine.slab("CPU slab", lambda slab: slab.where == "cpu" and slab.frozen)
-    return _frozen(machine, slab, 0, "slab-frozen")
-
-
-@recipe
-def cpu_partial_not_frozen(machine: Machine) -> Injury:
-    slab = machine.slab(
-        "frozen slab kept by a CPU", lambda slab: slab.where == "cpu partial" and slab.frozen
-    )
-    return _frozen(machine, slab, 0, "slab-frozen")
-
-
-@recipe
-def cpu_partial_frozen(machine: Machine) -> Injury:
-    slab = machine.slab(
-        "slab kept by a CPU and not frozen",
-        lambda slab: slab.where == "cpu partial" and not slab.frozen,
-    )
-    return _frozen(machine, slab, 1, "slab-frozen")
-
+recipe("frozen-on-partial", PARTIAL, put("frozen", 1), _FROZEN)
+# It looks like a slab that a CPU is about to take, or has just given up.
+recipe(
+    "frozen-and-full",
+    _FULL,
+    put("frozen", 1),
+    _FROZEN.but(
+        code=lambda slab: "slab-in-transit" if _in_transit(slab) else "slab-frozen",
+        changing=_in_transit,
+    ),
+)
+_CPU_FROZEN = slab("CPU slab", stands("cpu"), lambda slab: slab.frozen)
+recipe("cpu-slab-not-frozen", _CPU_FROZEN, put("frozen", 0), _FROZEN)
+_KEPT_FROZEN = _kept("frozen slab kept by a CPU", True)
+recipe("cpu-partial-not-frozen", _KEPT_FROZEN, put("frozen", 0), _FROZEN)
+_KEPT_THAWED = _kept("slab kept by a CPU and not frozen", False)
+recipe("cpu-partial-frozen", _KEPT_THAWED, put("frozen", 1), _FROZEN)
 
 # The partial mark.
 
 
-def _flip(machine: Machine, slab: Slab) -> Write:
-    if not machine.mark:
-        raise NoVictim("no mark on partial slabs before 6.8")
-    return value(slab.page, machine.flags(slab.page) ^ machine.mark)
+def _marked(machine: Machine) -> bool:
+    return bool(machine.mark)
 
 
-@recipe
-def partial_mark_lost(machine: Machine) -> Injury:
-    slab = machine.quiet()
-    return on_slab(slab, "slab-frozen", _flip(machine, slab), also=NODE)
-
-
-@recipe
-def partial_mark_on_cpu_slab(machine: Machine) -> Injury:
-    slab = machine.slab("CPU slab", lambda slab: slab.where == "cpu")
-    return on_slab(slab, "slab-frozen", _flip(machine, slab))
-
-
-@recipe
-def partial_mark_on_cpu_partial(machine: Machine) -> Injury:
-    slab = machine.slab("slab kept by a CPU", lambda slab: slab.where == "cpu partial")
-    return on_slab(slab, "slab-frozen", _flip(machine, slab))
-
-
-@recipe
-def partial_mark_on_full_slab(machine: Machine) -> Injury:
-    slab = _full(machine)
-    return on_slab(slab, "slab-frozen", _flip(machine, slab))
+for _name, _victim, _root in (
+    ("partial-mark-lost", PARTIAL, _FROZEN),
+    ("partial-mark-on-cpu-slab", ON_CPU, Root("slab-frozen")),
+    ("partial-mark-on-cpu-partial", kept(0), Root("slab-frozen")),
+    ("partial-mark-on-full-slab", _FULL, Root("slab-frozen")),
+):
+    _victim = given(_marked, "no mark on partial slabs before 6.8", _victim)
+    recipe(_name, _victim, flip("flags", lambda slab: slab.machine.mark), _root)

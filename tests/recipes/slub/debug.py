@@ -3,212 +3,209 @@
 
 from __future__ import annotations
 
-from typing import Callable
+from typing import Any, Callable, Iterator
 
 from drgn import offsetof, sizeof
 
-from ..language import Injury, NoVictim
-from ..machine import on_slab
-from ..overlay import Write
-from ..writes import value
-from .machine import Cache, Machine, Slab
+from ..changes import Number, of, put, store
+from ..language import Root, Victim
+from ..things import Beside, Item
+from ..victims import first, given, quiet, slab
+from .machine import Machine
 from .suite import pointer, recipe
+from .things import Cache, Slab
 
 # What follows when an object's own metadata lie in the bytes written over.
 _BYTES = frozenset({"redzone", "poison", "padding", "track"})
+_CODES = {"poison": "poison", "padding after the slot": "padding"}
+_CODES["caller of the allocation"] = "track"
 
 
-def _victim(machine: Machine, what: str, where: Callable[[Cache], bool]) -> Slab:
-    if not any(cache.debug for cache in machine.caches):
-        raise NoVictim("no cache is debugged")
-    return machine.slab(
-        what, lambda slab: slab.quiet and where(slab.cache) and bool(machine.used(slab))
+def _debugged(what: str, where: Callable[[Cache], Any]) -> Victim[Any]:
+    return given(
+        lambda machine: any(cache.debug for cache in machine.caches),
+        "no cache is debugged",
+        slab(what, quiet, lambda slab: where(slab.cache) and slab.used()),
     )
 
 
-def _bytes(slab: Slab, code: str, object: int, at: int, data: bytes, place: str) -> Injury:
-    write = Write(object + at, data)
-    address = object if place != "padding at the end of the slab" else None
-    return on_slab(slab, code, write, object=address, place=place)
+def _used(victim: Victim[Any], at: int = 0) -> Victim[Any]:
+    return lambda machine: victim(machine).used()[at]
 
 
-def _red(machine: Machine) -> Slab:
-    return _victim(
-        machine,
-        "red zones behind objects",
-        lambda cache: "RED_ZONE" in cache.flags and cache.inuse > cache.object_size,
-    )
+def _free(victim: Victim[Any], at: int = 1) -> Victim[Any]:
+    def pick(machine: Machine) -> Item:
+        slab = victim(machine)
+        return Item(slab, slab.free[at])
+
+    return pick
 
 
-def _poisoned(machine: Machine) -> Slab:
-    return _victim(
-        machine,
-        "poisoned cache of 64 bytes",
-        lambda cache: "OBJECT_POISON" in cache.flags and cache.object_size >= 64,
-    )
+def _bytes(name: str, victim: Victim[Any], at: Number, data: Any, place: str) -> None:
+    # *at* counts from the object.
+    root = Root(_CODES.get(place, "redzone"), place=place)
+    recipe(name, victim, store(lambda item: item.address + of(at, item), data), root)
 
 
-@recipe
-def kunit_clobber_zone(machine: Machine) -> Injury:
-    slab = _red(machine)
-    size = slab.cache.object_size
-    return _bytes(slab, "redzone", machine.used(slab)[0], size, b"\x12", "right red zone")
+def _asked(cache: Cache) -> int:
+    # Where the size is that was asked for: behind the two tracks.
+    return cache.behind_pointer + 2 * sizeof(cache.machine.prog.type("struct track"))
 
 
-@recipe
-def kunit_next_pointer(machine: Machine) -> Injury:
-    slab = _poisoned(machine)
-    at = slab.free[1] + slab.cache.offset
-    old = machine.prog.read_u8(at)
-    return on_slab(slab, "freelist-pointer", value(at, ~old, 1), place="freelist", also=_BYTES)
+_RED = _debugged(
+    "red zones behind objects",
+    lambda cache: "RED_ZONE" in cache.flags and cache.inuse > cache.object_size,
+)
+_LEFT = _debugged("left red zones", lambda cache: cache.pad > 0)
+_POISONED = _debugged(
+    "poisoned cache of 64 bytes",
+    lambda cache: "OBJECT_POISON" in cache.flags and cache.object_size >= 64,
+)
 
 
-@recipe
-def kunit_next_pointer_restored_to_null(machine: Machine) -> Injury:
-    """What the kernel's repair leaves: the chain ends where it was damaged."""
-    slab = _poisoned(machine)
-    write = pointer(machine, slab, slab.free[1], 0)
-    return on_slab(slab, "count-mismatch", write, place="freelist", also=_BYTES)
+def _end(item: Any) -> int:
+    return int(item.cache.object_size)
 
 
-@recipe
-def kunit_first_word(machine: Machine) -> Injury:
-    slab = _poisoned(machine)
-    return _bytes(slab, "poison", slab.free[1], 0, b"\x78", "poison")
+_bytes("kunit-clobber-zone", _used(_RED), _end, b"\x12", "right red zone")
+_bytes("kunit-first-word", _free(_POISONED), 0, b"\x78", "poison")
+_bytes("kunit-clobber-50th-byte", _free(_POISONED), 50, b"\x9a", "poison")
+_bytes("kunit-clobber-redzone-free", _free(_RED), _end, b"\xab", "right red zone")
+_bytes("left-red-zone-of-used-object", _used(_LEFT), -1, b"\x00", "left red zone")
+_bytes(
+    "left-red-zone-of-free-object",
+    _free(_LEFT),
+    lambda item: -item.cache.pad,
+    lambda item: bytes(item.cache.pad),
+    "left red zone",
+)
+_bytes("poison-end", _free(_POISONED), lambda item: _end(item) - 1, b"\x6b", "poison")
+# Somebody stored a pointer into a free object.
+_bytes(
+    "used-after-free",
+    _free(_POISONED, 2),
+    16,
+    lambda item: item.slab.first.to_bytes(8, "little"),
+    "poison",
+)
 
 
-@recipe
-def kunit_clobber_50th_byte(machine: Machine) -> Injury:
-    slab = _poisoned(machine)
-    return _bytes(slab, "poison", slab.free[1], 50, b"\x9a", "poison")
+def _not_last(machine: Machine) -> Item:
+    some = _RED(machine).used()
+    found: Item = some[some[0].address == some[0].slab.slot(some[0].slab.objects - 1)]
+    return found
 
 
-@recipe
-def kunit_clobber_redzone_free(machine: Machine) -> Injury:
-    slab = _red(machine)
-    size = slab.cache.object_size
-    return _bytes(slab, "redzone", slab.free[1], size, b"\xab", "right red zone")
+# One object runs over into the next: two red zones and what lies between.
+_bytes(
+    "overflow-into-next-object",
+    _not_last,
+    _end,
+    lambda item: b"A" * (item.cache.inuse - _end(item)),
+    "right red zone",
+)
+_bytes(
+    "track-of-allocation-wiped",
+    _used(_debugged("tracks", lambda cache: "STORE_USER" in cache.flags)),
+    lambda item: (
+        item.cache.behind_pointer + offsetof(item.machine.prog.type("struct track"), "addr")
+    ),
+    bytes(8),
+    "caller of the allocation",
+)
 
 
-@recipe
-def kunit_kmalloc_redzone_access(machine: Machine) -> Injury:
-    """Bytes beyond the size asked for, where the kernel keeps that size (6.2 on)."""
-    wanted = {"KMALLOC", "STORE_USER", "RED_ZONE"}
-    for slab in machine.slabs.values():
-        if not slab.quiet or not wanted <= slab.cache.flags:
+def _larger_than_asked(machine: Machine) -> Iterator[Beside]:
+    # Objects of kmalloc(), and the sizes asked for, where the kernel keeps them (6.2 on).
+    for found in filter(quiet, machine.all_slabs()):
+        if not {"KMALLOC", "STORE_USER", "RED_ZONE"} <= found.cache.flags:
             continue
-        for object in machine.used(slab):
-            asked = machine.prog.read_u32(object + _asked(machine, slab.cache))
-            rest = slab.cache.object_size - asked
+        for item in found.used():
+            asked = machine.prog.read_u32(item.address + _asked(found.cache))
+            rest = _end(item) - asked
             if rest < 4 or asked < 8:
                 continue
-            if machine.prog.read(object + asked, rest) == b"\xcc" * rest:
-                place = "red zone after the size asked for"
-                return _bytes(slab, "redzone", object, asked, b"\x18\x19", place)
-    raise NoVictim("no object that is larger than what was asked for")
+            if machine.prog.read(item.address + asked, rest) == b"\xcc" * rest:
+                yield Beside(item, asked)
 
 
-def _asked(machine: Machine, cache: Cache) -> int:
-    # Behind the two tracks.
-    end = cache.inuse + (8 if cache.offset >= cache.inuse else 0)
-    return end + 2 * sizeof(machine.prog.type("struct track"))
+_bytes(
+    "kunit-kmalloc-redzone-access",
+    first("object that is larger than what was asked for", _larger_than_asked),
+    lambda v: v.other,
+    b"\x18\x19",
+    "red zone after the size asked for",
+)
+
+# Padding.
 
 
-@recipe
-def left_red_zone_of_used_object(machine: Machine) -> Injury:
-    slab = _victim(machine, "left red zones", lambda cache: cache.pad > 0)
-    return _bytes(slab, "redzone", machine.used(slab)[0], -1, b"\x00", "left red zone")
-
-
-@recipe
-def left_red_zone_of_free_object(machine: Machine) -> Injury:
-    slab = _victim(machine, "left red zones", lambda cache: cache.pad > 0)
-    pad = slab.cache.pad
-    return _bytes(slab, "redzone", slab.free[1], -pad, b"\x00" * pad, "left red zone")
-
-
-@recipe
-def poison_end(machine: Machine) -> Injury:
-    slab = _poisoned(machine)
-    last = slab.cache.object_size - 1
-    return _bytes(slab, "poison", slab.free[1], last, b"\x6b", "poison")
-
-
-@recipe
-def used_after_free(machine: Machine) -> Injury:
-    """Somebody stored a pointer into a free object."""
-    slab = _poisoned(machine)
-    data = slab.first.to_bytes(8, "little")
-    return _bytes(slab, "poison", slab.free[2], 16, data, "poison")
-
-
-@recipe
-def slot_padding(machine: Machine) -> Injury:
-    def roomy(slab: Slab) -> bool:
-        cache = slab.cache
-        room = cache.size - cache.pad - _asked(machine, cache)
-        return "OBJECT_POISON" in cache.flags and room >= 16 and not _has_vector(machine, slab)
-
-    slab = machine.slab(
-        "padding between objects",
-        lambda slab: slab.quiet and bool(machine.used(slab)) and roomy(slab),
-    )
-    at = slab.cache.size - slab.cache.pad - 1
-    return _bytes(slab, "padding", machine.used(slab)[0], at, b"\x00", "padding after the slot")
-
-
-def _has_vector(machine: Machine, slab: Slab) -> bool:
+def _has_vector(slab: Slab) -> bool:
     # Since Linux 7.0 a vector of slabobj_ext may lie in the slab itself.
-    descriptor = machine.prog.type(machine.descriptor)
-    if not descriptor.has_member("obj_exts"):
+    if not slab.machine.prog.type(slab.layout).has_member("obj_exts"):
         return False
-    pointer = machine.prog.read_u64(slab.page + machine.offset("obj_exts"))
-    return 0 <= pointer - slab.start < 4096 << slab.order
+    return 0 <= slab.kept("obj_exts") - slab.start < slab.span
 
 
-@recipe
-def slab_tail_padding(machine: Machine) -> Injury:
-    slab = machine.slab(
+def _padded(slab: Slab) -> bool:
+    return slab.quiet and "OBJECT_POISON" in slab.cache.flags and not _has_vector(slab)
+
+
+def _roomy(slab: Slab) -> bool:
+    return slab.cache.size - slab.cache.pad - _asked(slab.cache) >= 16
+
+
+def _rest(slab: Slab) -> int:
+    # Where the last slot ends.
+    return slab.start + slab.objects * slab.cache.size
+
+
+_bytes(
+    "slot-padding",
+    _used(slab("padding between objects", _padded, _roomy, Slab.used)),
+    lambda item: item.cache.size - item.cache.pad - 1,
+    b"\x00",
+    "padding after the slot",
+)
+recipe(
+    "slab-tail-padding",
+    slab(
         "padding at the end of a slab",
-        lambda slab: (
-            slab.quiet
-            and "OBJECT_POISON" in slab.cache.flags
-            and (4096 << slab.order) - slab.objects * slab.cache.size >= 8
-            and not _has_vector(machine, slab)
-        ),
-    )
-    at = slab.start + slab.objects * slab.cache.size
-    write = Write(at + 4, b"\x00")
-    return on_slab(slab, "padding", write, place="padding at the end of the slab")
+        _padded,
+        lambda slab: slab.start + slab.span - _rest(slab) >= 8,
+    ),
+    store(lambda slab: _rest(slab) + 4, b"\x00"),
+    Root("padding", place="padding at the end of the slab"),
+)
+
+# Free pointers.
+
+_POINTER = Root("freelist-pointer", place="freelist", also=_BYTES)
+_OUTSIDE = _debugged(
+    "free pointers outside of objects", lambda cache: cache.debug and cache.offset >= cache.inuse
+)
 
 
-@recipe
-def overflow_into_next_object(machine: Machine) -> Injury:
-    """One object runs over into the next: two red zones and what lies between."""
-    slab = _red(machine)
-    object = machine.used(slab)[0]
-    if object == slab.slot(slab.objects - 1):
-        object = machine.used(slab)[1]
-    size = slab.cache.object_size
-    data = b"A" * (slab.cache.inuse - size)
-    return _bytes(slab, "redzone", object, size, data, "right red zone")
+def _pointer_byte(slab: Slab) -> int:
+    return slab.free[1] + slab.cache.offset
 
 
-@recipe
-def track_of_allocation_wiped(machine: Machine) -> Injury:
-    slab = _victim(machine, "tracks", lambda cache: "STORE_USER" in cache.flags)
-    at = slab.cache.inuse + (8 if slab.cache.offset >= slab.cache.inuse else 0)
-    at += offsetof(machine.prog.type("struct track"), "addr")
-    object = machine.used(slab)[0]
-    return _bytes(slab, "track", object, at, bytes(8), "caller of the allocation")
-
-
-@recipe
-def free_pointer_outside_the_object_garbage(machine: Machine) -> Injury:
-    slab = _victim(
-        machine,
-        "free pointers outside of objects",
-        lambda cache: cache.debug and cache.offset >= cache.inuse,
-    )
-    write = value(slab.free[1] + slab.cache.offset, 0x4242424242424242)
-    return on_slab(slab, "freelist-pointer", write, place="freelist", also=_BYTES)
+recipe(
+    "kunit-next-pointer",
+    _POISONED,
+    store(_pointer_byte, lambda s: bytes([s.machine.prog.read_u8(_pointer_byte(s)) ^ 0xFF])),
+    _POINTER,
+)
+# What the kernel's repair leaves: the chain ends where it was damaged.
+recipe(
+    "kunit-next-pointer-restored-to-null",
+    _POISONED,
+    put(pointer(1), 0),
+    _POINTER.but(code="count-mismatch"),
+)
+recipe(
+    "free-pointer-outside-the-object-garbage",
+    _OUTSIDE,
+    store(_pointer_byte, b"\x42" * 8),
+    _POINTER,
+)

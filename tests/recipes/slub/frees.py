@@ -3,168 +3,151 @@
 
 from __future__ import annotations
 
+from typing import Any, Callable, Iterable, Iterator
+
 from drgn import offsetof
 
-from ..language import Injury, NoVictim
-from ..overlay import Write
-from ..writes import GARBAGE, value
+from ..changes import GARBAGE, Spot, add, entry, put
+from ..language import NOW, NoVictim, Root
+from ..pages import user_page
+from ..things import Beside, Item, Thing
+from ..victims import PARTIAL, first, with_other
 from .machine import Machine
-from .sheaves import entry, some_sheaf
-from .suite import pointer, recipe
+from .suite import SHEAF, TWICE, recipe
 
-_TWICE = frozenset({"claim-twice"})
-
-
-def _deferred(machine: Machine, target: int, cpu: int = 0) -> Write:
-    return value(machine.deferred(cpu), target)
+# Deferred frees: a list of CPU 0, linked at the free pointers of its objects.
 
 
-@recipe
-def deferred_object_also_in_sheaf(machine: Machine) -> Injury:
-    head = machine.deferred(0)
-    if machine.prog.read_u64(head):
+def _head(victim: Any) -> Spot:
+    return Spot(victim.machine.prog, victim.machine.deferred(0))
+
+
+def _node(item: Any) -> int:
+    return int(item.address + item.cache.offset)
+
+
+def _link(address: Callable[[Any], int]) -> Callable[[Any], Spot]:
+    return lambda victim: Spot(victim.machine.prog, address(victim))
+
+
+def _in_sheaf(machine: Machine) -> Item:
+    if machine.prog.read_u64(machine.deferred(0)):
         raise NoVictim("deferred frees are pending")
-    sheaf = some_sheaf(machine)
-    object = sheaf.entries[1]
-    node = object + sheaf.cache.offset
-    home = machine.home(object)
-    assert home is not None
-    writes = [value(head, node), value(node, 0)]
-    cache, page = sheaf.cache.name, home.page
-    return Injury(writes, "claim-twice", cache, page, home.nid, object=object)
+    address = SHEAF(machine).entries[1]
+    return Item(machine.home(address), address)
 
 
-@recipe
-def deferred_object_also_on_slab_freelist(machine: Machine) -> Injury:
-    """The list's node overwrites the free pointer, where the chain of the slab breaks off."""
-    head = machine.deferred(0)
-    slab = machine.quiet()
-    node = slab.free[1] + slab.cache.offset
-    return Injury(
-        [value(head, node), value(node, 0)],
-        "freelist-pointer" if slab.cache.random else "claim-twice",
-        slab.cache.name,
-        slab.page,
-        slab.nid,
-        also=_TWICE,
-    )
+def _on_freelist(machine: Machine) -> Item:
+    machine.deferred(0)
+    slab = PARTIAL(machine)
+    return Item(slab, slab.free[1])
 
 
-@recipe
-def deferred_list_garbage(machine: Machine) -> Injury:
-    return Injury(
-        [_deferred(machine, GARBAGE)],
-        "list-broken",
-        cpu=0,
-        place="deferred",
-        found=GARBAGE,
-    )
+_DEFER = put(_head, _node) + put(_link(_node), 0)
+recipe("deferred-object-also-in-sheaf", _in_sheaf, _DEFER, Root("claim-twice"))
+# The list's node overwrites the free pointer, where the chain of the slab breaks off.
+recipe(
+    "deferred-object-also-on-slab-freelist",
+    _on_freelist,
+    _DEFER,
+    Root(
+        code=lambda item: "freelist-pointer" if item.cache.random else "claim-twice",
+        object=None,
+        also=TWICE,
+    ),
+)
 
 
-@recipe
-def deferred_list_cycle(machine: Machine) -> Injury:
-    object = machine.used(machine.quiet())[0]
-    cache = machine.quiet().cache
-    node = object + cache.offset
-    return Injury(
-        [_deferred(machine, node), value(node, node)],
-        "list-broken",
-        cpu=0,
-        place="deferred",
-        found=node,
-        others=frozenset({cache.name}),
-    )
+def _list(machine: Machine) -> Thing:
+    return Thing(machine, "", machine.deferred(0), cpu=0, place="deferred")
 
 
-@recipe
-def deferred_object_in_no_slab(machine: Machine) -> Injury:
-    """Something that no cache gave out was freed."""
-    node = machine.address_of(machine.user_page()) + 64
-    return Injury(
-        [_deferred(machine, node), value(node, 0)],
-        "claim-foreign",
-        cpu=0,
-        place="deferred",
-        found=node,
-    )
+def _in_user_page(victim: Any) -> int:
+    return int(victim.machine.address_of(user_page(victim.machine).page)) + 64
 
+
+_BROKEN = Root("list-broken", found=NOW)
+recipe("deferred-list-garbage", _list, put(_head, GARBAGE), _BROKEN)
+recipe(
+    "deferred-list-cycle",
+    with_other(_list, lambda found: PARTIAL(found.machine).used()[0]),
+    put(_head, lambda v: _node(v.other))
+    + put(_link(lambda v: _node(v.other)), lambda v: _node(v.other)),
+    _BROKEN.but(others=lambda v: frozenset({v.other.cache.name})),
+)
+# Something that no cache gave out was freed.
+recipe(
+    "deferred-object-in-no-slab",
+    _list,
+    put(_head, _in_user_page) + put(_link(_in_user_page), 0),
+    Root("claim-foreign", found=NOW),
+)
 
 # Objects that the allocator lives in.
 
 
-def _freed(machine: Machine, address: int) -> Injury:
-    home = machine.home(address)
-    if home is None:
-        raise NoVictim("it is in no slab")
-    sheaf = machine.sheaf(
-        "sheaf of the cache it is from",
-        lambda sheaf: (
-            sheaf.cache is home.cache and sheaf.place == "main sheaf" and len(sheaf.entries) > 1
-        ),
-    )
-    write = entry(machine, sheaf, 1, address)
-    return Injury([write], "claim-live", home.cache.name, home.page, home.nid, object=address)
+def _freed(what: str, addresses: Callable[[Machine], Iterable[int]]) -> Any:
+    # An object, and a sheaf of its cache.
+    def candidates(machine: Machine) -> Iterator[Beside]:
+        for address in addresses(machine):
+            home = machine.home(address)
+            for sheaf in machine.sheaves if home else ():
+                main = sheaf.place == "main sheaf" and len(sheaf.entries) > 1
+                if main and sheaf.cache is home.cache:
+                    yield Beside(sheaf, Item(home, address))
+
+    return first(what, candidates)
 
 
-@recipe
-def sheaf_freed(machine: Machine) -> Injury:
-    for sheaf in machine.sheaves:
-        try:
-            return _freed(machine, sheaf.address)
-        except NoVictim:
-            continue
-    raise NoVictim("no sheaf from a cache with sheaves")
+_LIVE = Root(
+    "claim-live",
+    cpu=None,
+    slab=lambda v: v.other.slab.page,
+    node=lambda v: v.other.slab.nid,
+    object=lambda v: v.other.address,
+)
+_FREE = put(entry(1), lambda v: v.other.address)
+_SHEAF = _freed("sheaf from a cache with sheaves", lambda m: (s.address for s in m.sheaves))
+_BARN = _freed(
+    "barn from a cache with sheaves",
+    lambda machine: (barn for cache in machine.caches for barn in cache.barns if barn),
+)
+recipe("sheaf-freed", _SHEAF, _FREE, _LIVE)
+recipe("barn-freed", _BARN, _FREE, _LIVE)
 
 
-@recipe
-def barn_freed(machine: Machine) -> Injury:
-    for cache in machine.caches:
-        for barn in filter(None, cache.barns):
-            try:
-                return _freed(machine, barn)
-            except NoVictim:
-                continue
-    raise NoVictim("no barn from a cache with sheaves")
-
-
-def _freed_to_slab(machine: Machine, address: int) -> Injury:
-    # On the freelist of its slab, its contents left as they are but for the pointer.
-    slab = machine.home(address)
-    if slab is None:
-        raise NoVictim("it is in no slab")
-    head = slab.free[0] if slab.free else 0
-    also = frozenset({"list-missing", "slab-in-transit", "list-wrong", "list-twice", "redzone"})
-    return Injury(
-        [
-            pointer(machine, slab, address, head),
-            machine.member(slab, "freelist", address),
-            machine.member(slab, "inuse", slab.inuse - 1),
-        ],
-        "claim-live",
-        slab.cache.name,
-        slab.page,
-        slab.nid,
-        object=address,
-        also=also | {"poison", "padding"},
-    )
-
-
-@recipe
-def cache_freed(machine: Machine) -> Injury:
+def _caches(machine: Machine) -> Iterator[Item]:
+    # Those in a partial slab whose links a free pointer leaves whole.
     links = offsetof(machine.prog.type("struct kmem_cache"), "list")
     for cache in machine.caches:
         slab = machine.home(cache.address)
-        if slab is None or slab.where != "partial":
-            continue
-        if not links <= slab.cache.offset < links + 16:
-            return _freed_to_slab(machine, cache.address)
-    raise NoVictim("no cache in a partial slab whose links a free pointer leaves whole")
+        if slab and slab.where == "partial" and not links <= slab.cache.offset < links + 16:
+            yield Item(slab, cache.address)
 
 
-@recipe
-def node_freed(machine: Machine) -> Injury:
+def _nodes(machine: Machine) -> Iterator[Item]:
     for cache in machine.caches:
         slab = machine.home(cache.nodes[0])
-        if slab is not None and slab.where == "partial" and slab.cache.offset >= 64:
-            return _freed_to_slab(machine, cache.nodes[0])
-    raise NoVictim("no node structure that a free pointer leaves whole")
+        if slab and slab.where == "partial" and slab.cache.offset >= 64:
+            yield Item(slab, cache.nodes[0])
+
+
+def _of_slab(member: str) -> Callable[[Any], Spot]:
+    return lambda item: item.slab.spot(member)
+
+
+def _first_free(item: Any) -> int:
+    return int(item.slab.free[0]) if item.slab.free else 0
+
+
+# On the freelist of its slab, its contents left as they are but for the pointer.
+_ON_FREELIST = (
+    put(lambda item: item.cache.pointer(item.address), _first_free)
+    + put(_of_slab("freelist"), lambda item: item.address)
+    + add(_of_slab("inuse"), -1)
+)
+_LISTS = frozenset({"list-missing", "slab-in-transit", "list-wrong", "list-twice"})
+_LIVED_IN = Root("claim-live", also=_LISTS | {"redzone", "poison", "padding"})
+for _name, _victims in (("cache-freed", _caches), ("node-freed", _nodes)):
+    _victim = first("such object in a slab that a free pointer leaves whole", _victims)
+    recipe(_name, _victim, _ON_FREELIST, _LIVED_IN)

@@ -3,261 +3,111 @@
 
 from __future__ import annotations
 
-from typing import List
+from typing import Any
 
-from drgn import offsetof
+from .. import both
+from ..changes import GARBAGE, move, push, put, unlink, when
+from ..language import NOW, Root
+from ..victims import beside, first, given, listed, member_of, quiet, slab, stands
+from .machine import Machine
+from .suite import LISTS, NODE, SUITE, full_slab, recipe
 
-from ..language import Injury, NoVictim
-from ..machine import on_slab
-from ..writes import GARBAGE, value
-from .machine import Machine, Slab
-from .suite import LISTS, NODE, recipe
+_LIST = listed(4)
+_LISTED = member_of(_LIST, 1)
+_BROKEN = Root("list-links", place=lambda slab: slab.where, found=NOW, also=LISTS)
 
-_POISON = 0xDEAD000000000100  # what list_del() leaves
+both.links(SUITE, LISTS, NODE, least=4, at=1)
+for _name, _victim, _link, _to in (
+    ("next-link-of-first-garbage", member_of(_LIST, 0), "next", GARBAGE),
+    ("next-link-of-last-garbage", member_of(_LIST, -1), "next", GARBAGE),
+    ("next-leads-to-head-too-early", _LISTED, "next", lambda slab: slab.node.head()),
+    ("next-link-misaligned", _LISTED, "next", lambda v: v.other[2].link + 8),
+    ("prev-of-last-garbage", member_of(_LIST, -1), "prev", GARBAGE),
+    ("next-on-full-list-garbage", member_of(listed(4, "full"), 1), "next", GARBAGE),
+    (
+        "next-leads-to-another-cache",
+        beside(
+            _LISTED,
+            "list of another cache",
+            lambda other, slab: other.where == "partial" and other.cache is not slab.cache,
+        ),
+        "next",
+        lambda v: v.other.link,
+    ),
+):
+    recipe(_name, _victim, put(f"slab_list.{_link}", _to), _BROKEN)
 
-
-def _link(machine: Machine, slab: Slab, prev: int, target: int, kind: str = "partial") -> Injury:
-    # next is the first word of a struct list_head, prev the second.
-    write = value(machine.link(slab) + 8 * prev, target)
-    return on_slab(slab, "list-links", write, place=kind, found=target, also=LISTS)
-
-
-def _list(machine: Machine) -> List[Slab]:
-    return machine.listed(4)
-
-
-@recipe
-def next_link_of_first_garbage(machine: Machine) -> Injury:
-    return _link(machine, _list(machine)[0], 0, GARBAGE)
-
-
-@recipe
-def next_link_poisoned(machine: Machine) -> Injury:
-    return _link(machine, _list(machine)[1], 0, _POISON)
-
-
-@recipe
-def next_link_null(machine: Machine) -> Injury:
-    return _link(machine, _list(machine)[1], 0, 0)
-
-
-@recipe
-def next_link_of_last_garbage(machine: Machine) -> Injury:
-    return _link(machine, _list(machine)[-1], 0, GARBAGE)
-
-
-@recipe
-def next_leads_to_itself(machine: Machine) -> Injury:
-    slab = _list(machine)[1]
-    return _link(machine, slab, 0, machine.link(slab))
-
-
-@recipe
-def next_leads_back(machine: Machine) -> Injury:
-    slabs = _list(machine)
-    return _link(machine, slabs[2], 0, machine.link(slabs[0]))
-
-
-@recipe
-def next_skips(machine: Machine) -> Injury:
-    slabs = _list(machine)
-    return _link(machine, slabs[0], 0, machine.link(slabs[2]))
-
-
-@recipe
-def next_leads_to_head_too_early(machine: Machine) -> Injury:
-    slab = _list(machine)[1]
-    return _link(machine, slab, 0, machine.head(slab.cache, slab.nid))
-
-
-@recipe
-def next_leads_to_another_cache(machine: Machine) -> Injury:
-    slab = _list(machine)[1]
-    other = machine.slab(
-        "list of another cache",
-        lambda other: other.where == "partial" and other.cache is not slab.cache,
-    )
-    return _link(machine, slab, 0, machine.link(other))
-
-
-@recipe
-def next_link_misaligned(machine: Machine) -> Injury:
-    slabs = _list(machine)
-    return _link(machine, slabs[1], 0, machine.link(slabs[2]) + 8)
-
-
-@recipe
-def prev_link_null(machine: Machine) -> Injury:
-    return _link(machine, _list(machine)[1], 1, 0)
-
-
-@recipe
-def prev_of_first_wrong(machine: Machine) -> Injury:
-    slabs = _list(machine)
-    return _link(machine, slabs[0], 1, machine.link(slabs[2]))
-
-
-@recipe
-def prev_of_last_garbage(machine: Machine) -> Injury:
-    return _link(machine, _list(machine)[-1], 1, GARBAGE)
-
-
-@recipe
-def next_on_full_list_garbage(machine: Machine) -> Injury:
-    return _link(machine, machine.listed(4, "full")[1], 0, GARBAGE, "full")
-
-
-# The head.
-
-
-def _head(machine: Machine, slab: Slab, *numbers: int) -> Injury:
-    at = machine.head(slab.cache, slab.nid)
-    old = machine.prog.read_u64(at), machine.prog.read_u64(at + 8)
-    writes = [value(at + 8 * i, new) for i, new in enumerate(numbers) if new != old[i]]
-    cache = slab.cache.name
-    return Injury(writes, "list-broken", cache, node=slab.nid, place="partial", also=LISTS)
-
-
-@recipe
-def list_head_next_null(machine: Machine) -> Injury:
-    slabs = _list(machine)
-    return _head(machine, slabs[0], 0)
-
-
-@recipe
-def list_head_next_garbage(machine: Machine) -> Injury:
-    slabs = _list(machine)
-    return _head(machine, slabs[0], GARBAGE)
-
-
-@recipe
-def list_head_prev_wrong(machine: Machine) -> Injury:
-    slabs = _list(machine)
-    return _head(machine, slabs[0], machine.link(slabs[0]), machine.link(slabs[1]))
-
-
-@recipe
-def list_head_emptied(machine: Machine) -> Injury:
-    """INIT_LIST_HEAD() of a list that is not empty."""
-    slab = _list(machine)[0]
-    at = machine.head(slab.cache, slab.nid)
-    return _head(machine, slab, at, at)
-
+_HEAD = Root("list-broken", also=LISTS)
+recipe("list-head-next-garbage", _LIST, put("next", GARBAGE), _HEAD)
 
 # Membership.
 
-
-@recipe
-def partial_slab_lost(machine: Machine) -> Injury:
-    slab = _list(machine)[1]
-    writes = machine.unlink(slab)
-    return on_slab(slab, "list-missing", *writes, also=NODE)
-
-
-@recipe
-def partial_slab_lost_without_mark(machine: Machine) -> Injury:
-    """It looks like a slab that was just taken off its list."""
-    if not machine.mark:
-        raise NoVictim("no mark on partial slabs before 6.8")
-    slab = next((slab for slab in _list(machine) if slab.free), None)
-    if slab is None:
-        raise NoVictim("no slab with free objects on a list")
-    flags = machine.flags(slab.page) & ~machine.mark
-    writes = [*machine.unlink(slab), value(slab.page, flags)]
-    return on_slab(slab, "slab-in-transit", *writes, also=NODE, changing=True)
-
-
-@recipe
-def full_slab_lost(machine: Machine) -> Injury:
-    slab = machine.listed(4, "full")[1]
-    writes = machine.unlink(slab)
-    return on_slab(slab, "list-missing", *writes, also=NODE)
+# It looks like a slab that was just taken off its list.
+recipe(
+    "partial-slab-lost-without-mark",
+    given(
+        lambda machine: machine.mark,
+        "no mark on partial slabs before 6.8",
+        first(
+            "slab with free objects on a list",
+            lambda machine: (slab for slab in _LIST(machine).slabs if slab.free),
+        ),
+    ),
+    unlink() + put("flags", lambda slab: slab.kept("flags") & ~slab.machine.mark),
+    Root("slab-in-transit", also=NODE, changing=True),
+)
+recipe(
+    "full-slab-on-partial",
+    full_slab(),
+    when(stands("full"), unlink()) + push(lambda slab: slab.node.head()),
+    Root("list-wrong", place="partial", also=NODE),
+)
 
 
-@recipe
-def full_slab_on_partial(machine: Machine) -> Injury:
-    slab = machine.slab(
-        "full slab",
-        lambda slab: slab.where in ("nowhere", "full") and slab.inuse == slab.objects,
-    )
-    writes = machine.unlink(slab) if slab.where == "full" else []
-    writes += machine.push(slab, machine.head(slab.cache, slab.nid))
-    return on_slab(slab, "list-wrong", *writes, also=NODE, place="partial")
+def _has_full(slab: Any) -> bool:
+    return any(other.where == "full" for other in slab.machine.slabs_of(slab.cache))
 
 
-@recipe
-def partial_slab_on_full(machine: Machine) -> Injury:
-    full = {slab.cache.address for slab in machine.slabs.values() if slab.where == "full"}
-    slab = machine.slab(
-        "slab of a cache with full slabs on a list",
-        lambda slab: slab.quiet and slab.cache.address in full,
-    )
-    at = machine.head(slab.cache, slab.nid, "full")
-    writes = [
-        *machine.unlink(slab),
-        *machine.push(slab, at),
-    ]
-    return on_slab(slab, "list-wrong", *writes, also=NODE, place="full")
-
-
-@recipe
-def slab_on_list_of_another_cache(machine: Machine) -> Injury:
-    slab = _list(machine)[1]
-    other = machine.slab(
+both.wrong_list(
+    SUITE,
+    "partial-slab-on-full",
+    slab("slab of a cache with full slabs on a list", quiet, _has_full),
+    "full",
+    NODE,
+)
+recipe(
+    "slab-on-list-of-another-cache",
+    beside(
+        _LISTED,
         "list of another cache",
-        lambda other: other.where == "partial" and other.cache.size != slab.cache.size,
-    )
-    at = machine.head(other.cache, other.nid)
-    writes = [
-        *machine.unlink(slab),
-        *machine.push(slab, at),
-    ]
-    return Injury(
-        writes,
+        lambda other, slab: other.where == "partial" and other.cache.size != slab.cache.size,
+    ),
+    move(lambda v: v.other.node.head()),
+    Root(
         "list-wrong",
-        other.cache.name,
-        slab.page,
-        other.nid,
+        cache=lambda v: v.other.cache.name,
+        node=lambda v: v.other.nid,
         place="partial",
         also=NODE | {"list-missing"},
-        others=frozenset({slab.cache.name}),
-    )
-
-
-@recipe
-def slab_on_list_of_another_node(machine: Machine) -> Injury:
-    slab = _list(machine)[1]
-    if len(slab.cache.nodes) < 2 or not slab.cache.nodes[1]:
-        raise NoVictim("no second node")
-    at = machine.head(slab.cache, 1)
-    writes = [
-        *machine.unlink(slab),
-        *machine.push(slab, at),
-    ]
-    return on_slab(slab, "slab-node-wrong", *writes, also=NODE)
-
+        others=lambda v: frozenset({v.cache.name}),
+    ),
+)
+recipe(
+    "slab-on-list-of-another-node",
+    _LISTED,
+    move(lambda slab: slab.cache.node(1).head()),
+    Root("slab-node-wrong", also=NODE),
+)
 
 # The list of caches.
 
 
-def _caches(machine: Machine, prev: int, target: int) -> Injury:
-    cache = machine.caches[2]
-    at = cache.address + offsetof(machine.prog.type("struct kmem_cache"), "list") + 8 * prev
-    return Injury([value(at, target)], "cache-list", place="slab_caches", found=target)
+def _cache(machine: Machine) -> Any:
+    return machine.caches[2]
 
 
-@recipe
-def next_cache_garbage(machine: Machine) -> Injury:
-    return _caches(machine, 0, GARBAGE)
-
-
-@recipe
-def next_cache_itself(machine: Machine) -> Injury:
-    cache = machine.caches[2]
-    at = cache.address + offsetof(machine.prog.type("struct kmem_cache"), "list")
-    return _caches(machine, 0, at)
-
-
-@recipe
-def previous_cache_garbage(machine: Machine) -> Injury:
-    return _caches(machine, 1, GARBAGE)
+_CACHES = Root("cache-list", cache=None, place="slab_caches", found=NOW)
+_SELF = put("list.next", lambda cache: cache.spot("list").address)
+recipe("next-cache-garbage", _cache, put("list.next", GARBAGE), _CACHES)
+recipe("next-cache-itself", _cache, _SELF, _CACHES)
+recipe("previous-cache-garbage", _cache, put("list.prev", GARBAGE), _CACHES)

@@ -3,263 +3,120 @@
 
 from __future__ import annotations
 
-from typing import Dict
+from typing import Any, Callable, Iterator
 
-from ..language import Injury, NoVictim
-from ..machine import on_slab
-from ..writes import GARBAGE, value
-from .machine import Machine, Slab
-from .suite import pointer, recipe
+from ..changes import GARBAGE, Spot, add, put
+from ..language import NOW, Root
+from ..things import Beside
+from ..victims import PARTIAL, beside, first, quiet, slab
+from .machine import Machine
+from .suite import full_slab, kept, pointer, recipe
 
-
-def _other_slab(machine: Machine, slab: Slab) -> Slab:
-    # Another slab of the same cache.
-    return machine.slab(
-        "two slabs of a cache",
-        lambda other: other.cache is slab.cache and other.page != slab.page,
-    )
-
-
-def _next(machine: Machine, code: str, slab: Slab, target: int, position: int = 1) -> Injury:
-    write = pointer(machine, slab, slab.free[position], target)
-    found = target if code != "count-mismatch" else slab.inuse
-    return on_slab(slab, code, write, place="freelist", found=found)
+_POINTER = Root("freelist-pointer", place="freelist", found=NOW)
+_CYCLE = _POINTER.but(code="freelist-cycle")
+# Objects behind a cut are on no list.
+_MISMATCH = _POINTER.but(code="count-mismatch", found=lambda slab: slab.counted)
+_RAW = Root("freelist-pointer", place="freelist")
 
 
-def _lasting(machine: Machine) -> Slab:
-    # A quiet slab of a cache that has other slabs too.
-    many: Dict[int, int] = {}
-    for slab in machine.slabs.values():
-        many[slab.cache.address] = many.get(slab.cache.address, 0) + 1
-    return machine.slab(
-        "partial slab among others",
-        lambda slab: slab.quiet and many[slab.cache.address] > 1,
-    )
+def _raw(position: int) -> Callable[[Any], Spot]:
+    # The word of a free pointer, whatever the kernel stores in it.
+    return lambda s: Spot(s.machine.prog, s.free[position] + s.cache.offset)
 
 
-@recipe
-def next_garbage(machine: Machine) -> Injury:
-    """Something wrote over a free object."""
-    slab = machine.quiet()
-    write = value(slab.free[1] + slab.cache.offset, 0x4141414141414141)
-    return on_slab(slab, "freelist-pointer", write, place="freelist")
+def _another(slab: Any) -> bool:
+    return len(slab.machine.slabs_of(slab.cache)) > 1
 
 
-@recipe
-def next_garbage_in_cpu_partial(machine: Machine) -> Injury:
-    slab = machine.slab(
-        "slab kept by a CPU", lambda slab: slab.where == "cpu partial" and len(slab.free) > 2
-    )
-    return _next(machine, "freelist-pointer", slab, GARBAGE)
+_HARDENED = slab("hardened cache", quiet, lambda slab: slab.cache.random is not None)
+_TWO = beside(
+    slab("partial slab among others", quiet, _another),
+    "two slabs of a cache",
+    lambda other, slab: other.cache is slab.cache and other.page != slab.page,
+)
+_TWO_CACHES = beside(
+    PARTIAL, "slab of another cache", lambda other, slab: other.cache is not slab.cache
+)
+
+# Something wrote over a free object.
+recipe("next-garbage", PARTIAL, put(_raw(1), 0x4141414141414141), _RAW)
+# A pointer stored in the clear where the kernel hardens them.
+recipe("next-plain", _HARDENED, put(_raw(1), lambda slab: slab.free[2]), _RAW)
+# A pointer stored with the address of its word not byte-swapped.
+_UNSWAPPED = put(_raw(1), lambda s: s.free[2] ^ s.cache.random ^ s.free[1] + s.cache.offset)
+recipe("next-hardened-as-before-5-7", _HARDENED, _UNSWAPPED, _RAW)
+
+for _name, _victim, _position, _to, _root in (
+    ("next-garbage-in-cpu-partial", kept(3), 1, GARBAGE, _POINTER),
+    ("next-of-last-garbage", PARTIAL, -1, GARBAGE, _POINTER),
+    ("next-null", PARTIAL, 1, 0, _MISMATCH),
+    ("next-null-in-cpu-partial", kept(3), 1, 0, _MISMATCH),
+    ("next-skips-one", PARTIAL, 1, lambda slab: slab.free[3], _MISMATCH),
+    ("next-itself", PARTIAL, 1, lambda slab: slab.free[1], _CYCLE),
+    ("next-first", PARTIAL, -1, lambda slab: slab.free[0], _CYCLE),
+    ("next-misaligned", PARTIAL, 1, lambda slab: slab.free[2] + 4, _POINTER),
+    ("next-behind-last-object", PARTIAL, 1, lambda slab: slab.slot(slab.objects), _POINTER),
+    ("next-in-other-slab", _TWO, 1, lambda v: v.other.first, _POINTER),
+    ("next-in-other-cache", _TWO_CACHES, 1, lambda v: v.other.first, _POINTER),
+    ("next-one-bit-flipped", PARTIAL, 1, lambda slab: slab.free[2] ^ 1 << 40, _POINTER),
+):
+    recipe(_name, _victim, put(pointer(_position), _to), _root)
 
 
-@recipe
-def next_of_last_garbage(machine: Machine) -> Injury:
-    return _next(machine, "freelist-pointer", machine.quiet(), GARBAGE, -1)
+def _dead_ends(machine: Machine) -> Iterator[Beside]:
+    # Slabs, and objects in use from which a chain leads nowhere.
+    for found in filter(quiet, machine.all_slabs()):
+        for item in found.used():
+            after = found.cache.pointer(item.address).number
+            if after and not found.start <= after < found.start + found.span:
+                yield Beside(found, item)
 
 
-@recipe
-def next_null(machine: Machine) -> Injury:
-    """The chain is cut: the objects behind are on no list."""
-    return _next(machine, "count-mismatch", machine.quiet(), 0)
-
-
-@recipe
-def next_null_in_cpu_partial(machine: Machine) -> Injury:
-    slab = machine.slab(
-        "slab kept by a CPU", lambda slab: slab.where == "cpu partial" and len(slab.free) > 2
-    )
-    return _next(machine, "count-mismatch", slab, 0)
-
-
-@recipe
-def next_skips_one(machine: Machine) -> Injury:
-    slab = machine.quiet()
-    return _next(machine, "count-mismatch", slab, slab.free[3])
-
-
-@recipe
-def next_itself(machine: Machine) -> Injury:
-    slab = machine.quiet()
-    return _next(machine, "freelist-cycle", slab, slab.free[1])
-
-
-@recipe
-def next_first(machine: Machine) -> Injury:
-    slab = machine.quiet()
-    return _next(machine, "freelist-cycle", slab, slab.free[0], -1)
-
-
-@recipe
-def next_misaligned(machine: Machine) -> Injury:
-    slab = machine.quiet()
-    return _next(machine, "freelist-pointer", slab, slab.free[2] + 4)
-
-
-@recipe
-def next_behind_last_object(machine: Machine) -> Injury:
-    slab = machine.quiet()
-    return _next(machine, "freelist-pointer", slab, slab.slot(slab.objects))
-
-
-@recipe
-def next_in_other_slab(machine: Machine) -> Injury:
-    slab = _lasting(machine)
-    return _next(machine, "freelist-pointer", slab, _other_slab(machine, slab).first)
-
-
-@recipe
-def next_in_other_cache(machine: Machine) -> Injury:
-    slab = machine.quiet()
-    other = machine.slab("slab of another cache", lambda other: other.cache is not slab.cache)
-    return _next(machine, "freelist-pointer", slab, other.first)
-
-
-@recipe
-def next_plain(machine: Machine) -> Injury:
-    """A pointer stored in the clear where the kernel hardens them."""
-    slab = machine.slab("hardened cache", lambda slab: slab.quiet and slab.cache.random is not None)
-    write = value(slab.free[1] + slab.cache.offset, slab.free[2])
-    return on_slab(slab, "freelist-pointer", write, place="freelist")
-
-
-@recipe
-def next_hardened_as_before_5_7(machine: Machine) -> Injury:
-    """A pointer stored with the address of its word not byte-swapped."""
-    slab = machine.slab("hardened cache", lambda slab: slab.quiet and slab.cache.random is not None)
-    where = slab.free[1] + slab.cache.offset
-    assert slab.cache.random is not None
-    write = value(where, slab.free[2] ^ slab.cache.random ^ where)
-    return on_slab(slab, "freelist-pointer", write, place="freelist")
-
-
-@recipe
-def next_one_bit_flipped(machine: Machine) -> Injury:
-    slab = machine.quiet()
-    return _next(machine, "freelist-pointer", slab, slab.free[2] ^ 1 << 40)
-
-
-@recipe
-def next_in_use(machine: Machine) -> Injury:
-    """The chain leads into an object that somebody uses, and from there nowhere."""
-    for slab in machine.slabs.values():
-        if not slab.quiet:
-            continue
-        for used in machine.used(slab):
-            word = machine.prog.read_u64(used + slab.cache.offset)
-            after = machine.code(slab.cache, used, word)
-            if after and not slab.start <= after < slab.start + (4096 << slab.order):
-                write = pointer(machine, slab, slab.free[1], used)
-                return on_slab(slab, "freelist-pointer", write, place="freelist", found=after)
-    raise NoVictim("no object in use beside free ones")
-
-
-@recipe
-def freed_twice(machine: Machine) -> Injury:
-    """A free object is freed again: it is linked in front of what already leads to it."""
-    slab = machine.quiet()
-    twice = slab.free[2]
-    return on_slab(
-        slab,
-        "freelist-cycle",
-        pointer(machine, slab, twice, slab.free[0]),
-        machine.member(slab, "freelist", twice),
-        machine.member(slab, "inuse", slab.inuse - 1),
-        place="freelist",
-        found=twice,
-    )
-
+recipe(
+    "next-in-use",
+    first("object in use beside free ones", _dead_ends),
+    put(pointer(1), lambda v: v.other.address),
+    _POINTER.but(found=lambda v: v.cache.pointer(v.other.address).number),
+)
+# A free object is freed again: it is linked in front of what already leads to it.
+recipe(
+    "freed-twice",
+    PARTIAL,
+    put(pointer(2), lambda slab: slab.free[0])
+    + put("freelist", lambda slab: slab.free[2])
+    + add("inuse", -1),
+    _CYCLE.but(found=lambda slab: slab.free[2]),
+)
 
 # The head.
 
-
-def _head(machine: Machine, code: str, slab: Slab, target: int, found: int) -> Injury:
-    write = machine.member(slab, "freelist", target)
-    return on_slab(slab, code, write, place="freelist", found=found)
-
-
-@recipe
-def head_garbage(machine: Machine) -> Injury:
-    return _head(machine, "freelist-pointer", machine.quiet(), GARBAGE, GARBAGE)
-
-
-@recipe
-def head_small(machine: Machine) -> Injury:
-    """An address that some dumps map onto physical memory."""
-    return _head(machine, "freelist-pointer", machine.quiet(), 0x1000, 0x1000)
+for _name, _victim, _to, _root in (
+    ("head-garbage", PARTIAL, GARBAGE, _POINTER),
+    ("head-small", PARTIAL, 0x1000, _POINTER),  # some dumps map it onto physical memory
+    ("head-null", PARTIAL, 0, _MISMATCH.but(also=frozenset({"list-wrong"}))),
+    ("head-misaligned", PARTIAL, lambda slab: slab.free[0] + 1, _POINTER),
+    ("head-skips-one", PARTIAL, lambda slab: slab.free[1], _MISMATCH),
+    ("head-in-other-slab", _TWO, lambda v: v.other.first, _POINTER),
+    # As the pointers inside objects are stored.
+    ("head-encoded", _HARDENED, lambda s: s.cache.code(s.free[0], s.free[0]), _POINTER),
+):
+    recipe(_name, _victim, put("freelist", _to), _root)
 
 
-@recipe
-def head_null(machine: Machine) -> Injury:
-    slab = machine.quiet()
-    injury = _head(machine, "count-mismatch", slab, 0, slab.inuse)
-    return _with(injury, {"list-wrong"})
+def _in_use(slab: Any) -> bool:
+    # Not one that the allocator lives in.
+    usable = slab.objects > 4 and not slab.frozen and not slab.cache.name.startswith("kmalloc")
+    return bool(usable and len(slab.used()) == slab.objects)
 
 
-@recipe
-def head_misaligned(machine: Machine) -> Injury:
-    slab = machine.quiet()
-    target = slab.free[0] + 1
-    return _head(machine, "freelist-pointer", slab, target, target)
-
-
-@recipe
-def head_skips_one(machine: Machine) -> Injury:
-    slab = machine.quiet()
-    return _head(machine, "count-mismatch", slab, slab.free[1], slab.inuse)
-
-
-@recipe
-def head_in_other_slab(machine: Machine) -> Injury:
-    slab = _lasting(machine)
-    target = _other_slab(machine, slab).first
-    return _head(machine, "freelist-pointer", slab, target, target)
-
-
-@recipe
-def head_encoded(machine: Machine) -> Injury:
-    """A head that was stored the way the pointers inside objects are."""
-    slab = machine.slab("hardened cache", lambda slab: slab.quiet and slab.cache.random is not None)
-    target = machine.code(slab.cache, slab.free[0], slab.free[0])
-    return _head(machine, "freelist-pointer", slab, target, target)
-
-
-@recipe
-def head_of_full_slab_garbage(machine: Machine) -> Injury:
-    slab = _full(machine)
-    injury = _head(machine, "freelist-pointer", slab, GARBAGE, GARBAGE)
-    return _with(injury, {"list-missing", "slab-in-transit", "list-wrong"})
-
-
-@recipe
-def head_of_full_slab_in_use(machine: Machine) -> Injury:
-    """A full slab suddenly has something to give."""
-    slab = _full(machine)
-    used = slab.slot(1)
-    injury = on_slab(
-        slab,
-        "count-mismatch",
-        machine.member(slab, "freelist", used),
-        pointer(machine, slab, used, 0),
-        place="freelist",
-        found=slab.inuse,
-    )
-    return _with(injury, {"list-missing", "slab-in-transit", "list-wrong", "claim-twice"})
-
-
-def _full(machine: Machine) -> Slab:
-    return machine.slab(
-        "full slab",
-        lambda slab: (
-            slab.where in ("nowhere", "full")
-            and slab.inuse == slab.objects > 4
-            and not slab.frozen
-            and not slab.cache.name.startswith("kmalloc")  # the allocator lives there
-            and not set(machine.used(slab)) ^ set(map(slab.slot, range(slab.objects)))
-        ),
-    )
-
-
-def _with(injury: Injury, also: set[str]) -> Injury:
-    # The same with more that may follow.
-    return Injury(**{**vars(injury), "also": injury.also | also})
+_FULL = full_slab(_in_use)
+_ALSO = frozenset({"list-missing", "slab-in-transit", "list-wrong"})
+recipe("head-of-full-slab-garbage", _FULL, put("freelist", GARBAGE), _POINTER.but(also=_ALSO))
+# A full slab suddenly has something to give.
+recipe(
+    "head-of-full-slab-in-use",
+    _FULL,
+    put("freelist", lambda slab: slab.slot(1))
+    + put(lambda slab: slab.cache.pointer(slab.slot(1)), 0),
+    _MISMATCH.but(also=_ALSO | {"claim-twice"}),
+)

@@ -3,401 +3,252 @@
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import Any, Callable, Iterator
 
 from drgn import offsetof
 
-from ..language import Injury, NoVictim
-from ..overlay import Write
-from ..writes import GARBAGE, field, unlink, value
-from .machine import Machine, Sheaf, Slab
-from .suite import recipe
+from ..changes import GARBAGE, Spot, add, entry, put, unlink
+from ..language import NOW, WAS, Root
+from ..pages import user_page
+from ..things import Beside, Item
+from ..victims import PARTIAL, beside, container, first, quiet, with_other
+from .machine import Machine
+from .suite import SHEAF, TWICE, recipe
+from .things import Sheaf
 
-_TWICE = frozenset({"claim-twice"})
-_PLACES = ("main sheaf", "spare sheaf", "rcu_free sheaf")
-
-
-def some_sheaf(machine: Machine, least: int = 3, place: str = "main sheaf") -> Sheaf:
-    """Return a sheaf that holds so many objects."""
-    return machine.sheaf(
-        f"{place} of {least} objects",
-        lambda sheaf: sheaf.place == place and least <= len(sheaf.entries) <= sheaf.capacity,
-    )
+_CLAIMS = TWICE | {"claim-foreign", "claim-live"}
 
 
-def _name(sheaf: Sheaf) -> str:
-    owner = "CPU" if sheaf.place in _PLACES else "node"
-    return f"{sheaf.place} of {owner} {sheaf.owner}"
+def _some(place: str) -> Any:
+    return container(place, 3, lambda sheaf: len(sheaf.entries) <= sheaf.limit)
 
 
-def _size(machine: Machine, sheaf: Sheaf, size: int) -> Write:
-    return field(machine.prog, "struct slab_sheaf", sheaf.address, "size", size)
-
-
-def entry(machine: Machine, sheaf: Sheaf, position: int, target: int) -> Write:
-    """Return the write of an entry of a sheaf."""
-    at = offsetof(machine.prog.type("struct slab_sheaf"), "objects")
-    return value(sheaf.address + at + 8 * position, target)
-
-
-def _on_sheaf(sheaf: Sheaf, code: str, *writes: Write, **more: object) -> Injury:
-    cpu = sheaf.owner if sheaf.place in _PLACES else None
-    node = sheaf.owner if cpu is None else None
-    return Injury(writes, code, sheaf.cache.name, cpu=cpu, node=node, **more)  # type: ignore[arg-type]
+def _on_sheaf(code: str, **says: Any) -> Root:
+    return Root(code, place=lambda sheaf: sheaf.called, **says)
 
 
 # Entries.
 
-
-def _foreign(
-    machine: Machine, target: int, slab: Optional[Slab] = None, place: str = "main sheaf"
-) -> Injury:
-    sheaf = some_sheaf(machine, place=place)
-    return Injury(
-        [entry(machine, sheaf, 1, target)],
-        "claim-foreign",
-        sheaf.cache.name,
-        slab.page if slab else None,
-        cpu=sheaf.owner if place in _PLACES else None,
-        object=target,
-        place=_name(sheaf),
-    )
-
-
-@recipe
-def sheaf_entry_null(machine: Machine) -> Injury:
-    return _foreign(machine, 0)
-
-
-@recipe
-def sheaf_entry_garbage(machine: Machine) -> Injury:
-    return _foreign(machine, GARBAGE)
-
-
-@recipe
-def spare_sheaf_entry_garbage(machine: Machine) -> Injury:
-    return _foreign(machine, GARBAGE, place="spare sheaf")
+_FOREIGN = _on_sheaf("claim-foreign", object=NOW)
+recipe("sheaf-entry-null", SHEAF, put(entry(1), 0), _FOREIGN)
+recipe("sheaf-entry-garbage", SHEAF, put(entry(1), GARBAGE), _FOREIGN)
+recipe("spare-sheaf-entry-garbage", _some("spare sheaf"), put(entry(1), GARBAGE), _FOREIGN)
+recipe("rcu-sheaf-entry-garbage", _some("rcu_free sheaf"), put(entry(1), GARBAGE), _FOREIGN)
+recipe(
+    "full-barn-entry-garbage", _some("full barn"), put(entry(1), GARBAGE), _FOREIGN.but(node=None)
+)
+recipe(
+    "sheaf-entry-misaligned",
+    SHEAF,
+    put(entry(1), lambda sheaf: sheaf.entries[1] + 8),
+    _FOREIGN.but(slab=lambda sheaf: sheaf.machine.home(sheaf.entries[1]).page),
+)
+recipe(
+    "sheaf-entry-of-another-cache",
+    beside(SHEAF, "slab of another cache", lambda slab, sheaf: slab.cache is not sheaf.cache),
+    put(entry(1), lambda v: v.other.first),
+    _FOREIGN,
+)
+recipe(
+    "sheaf-entry-in-page-of-user",
+    SHEAF,
+    put(entry(1), lambda sheaf: sheaf.machine.address_of(user_page(sheaf.machine).page)),
+    _FOREIGN,
+)
 
 
-@recipe
-def rcu_sheaf_entry_garbage(machine: Machine) -> Injury:
-    return _foreign(machine, GARBAGE, place="rcu_free sheaf")
+# Entries that are free elsewhere, too: the object is the victim, the sheaf beside it.
 
 
-@recipe
-def full_barn_entry_garbage(machine: Machine) -> Injury:
-    return _foreign(machine, GARBAGE, place="full barn")
+def _also_in(sheaf: Sheaf, address: int) -> Beside:
+    return Beside(Item(sheaf.machine.home(address), address), sheaf)
 
 
-@recipe
-def sheaf_entry_misaligned(machine: Machine) -> Injury:
-    target = some_sheaf(machine).entries[1]
-    return _foreign(machine, target + 8, machine.home(target))
-
-
-@recipe
-def sheaf_entry_of_another_cache(machine: Machine) -> Injury:
-    sheaf = some_sheaf(machine)
-    other = machine.slab("slab of another cache", lambda slab: slab.cache is not sheaf.cache)
-    return _foreign(machine, other.first)
-
-
-@recipe
-def sheaf_entry_in_page_of_user(machine: Machine) -> Injury:
-    return _foreign(machine, machine.address_of(machine.user_page()))
-
-
-def _twice(machine: Machine, sheaf: Sheaf, position: int, target: int) -> Injury:
-    home = machine.home(target)
-    assert home is not None
-    write = entry(machine, sheaf, position, target)
-    return Injury([write], "claim-twice", sheaf.cache.name, home.page, home.nid, object=target)
-
-
-@recipe
-def sheaf_entry_twice(machine: Machine) -> Injury:
-    sheaf = some_sheaf(machine)
-    return _twice(machine, sheaf, 1, sheaf.entries[2])
-
-
-def _from_another(machine: Machine, place: str) -> Injury:
-    for sheaf in machine.sheaves:
-        if sheaf.place != "main sheaf" or len(sheaf.entries) < 3:
-            continue
-        for other in machine.sheaves:
-            elsewhere = other.owner != sheaf.owner or other.place != sheaf.place
-            same = elsewhere and (other.cache, other.place) == (sheaf.cache, place)
-            if same and len(other.entries) > 1:
-                return _twice(machine, sheaf, 1, other.entries[1])
-    raise NoVictim(f"no second sheaf: {place}")
-
-
-@recipe
-def sheaf_entry_also_on_another_cpu(machine: Machine) -> Injury:
-    return _from_another(machine, "main sheaf")
-
-
-@recipe
-def sheaf_entry_also_in_spare_sheaf(machine: Machine) -> Injury:
-    return _from_another(machine, "spare sheaf")
-
-
-@recipe
-def sheaf_entry_also_in_barn(machine: Machine) -> Injury:
-    return _from_another(machine, "full barn")
-
-
-@recipe
-def sheaf_entry_also_waiting(machine: Machine) -> Injury:
-    """Freed twice: by kfree() and by kfree_rcu()."""
-    return _from_another(machine, "rcu_free sheaf")
-
-
-@recipe
-def sheaf_entry_also_on_slab_freelist(machine: Machine) -> Injury:
+def _main_sheaves(machine: Machine) -> Iterator[Sheaf]:
     for sheaf in machine.sheaves:
         if sheaf.place == "main sheaf" and len(sheaf.entries) > 2:
-            for slab in machine.slabs.values():
-                if slab.quiet and slab.cache is sheaf.cache:
-                    return _twice(machine, sheaf, 1, slab.free[1])
-    raise NoVictim("no sheaf of a cache with free objects in slabs")
+            yield sheaf
 
 
-# Sheaves.
+def _from(place: str) -> Callable[[Machine], Iterator[Beside]]:
+    def candidates(machine: Machine) -> Iterator[Beside]:
+        for sheaf in _main_sheaves(machine):
+            for other in machine.sheaves:
+                same = other.cache is sheaf.cache and other.place == place
+                elsewhere = other.owner != sheaf.owner or other.place != sheaf.place
+                if same and elsewhere and len(other.entries) > 1:
+                    yield _also_in(sheaf, other.entries[1])
+
+    return candidates
 
 
-@recipe
-def sheaf_size_over_capacity(machine: Machine) -> Injury:
-    sheaf = some_sheaf(machine)
-    size = sheaf.capacity + 1
-    return _on_sheaf(
-        sheaf,
-        "container-limit",
-        _size(machine, sheaf, size),
-        place=_name(sheaf),
-        expected=sheaf.capacity,
-        found=size,
-        also=_TWICE | {"claim-foreign", "claim-live"},
-        others=frozenset({"*"}),
+def _from_slabs(machine: Machine) -> Iterator[Beside]:
+    for sheaf in _main_sheaves(machine):
+        for slab in filter(quiet, machine.slabs_of(sheaf.cache)):
+            yield _also_in(sheaf, slab.free[1])
+
+
+def _from_itself(machine: Machine) -> Iterator[Beside]:
+    sheaf = SHEAF(machine)
+    yield _also_in(sheaf, sheaf.entries[2])
+
+
+for _name, _candidates in (
+    ("sheaf-entry-twice", _from_itself),
+    ("sheaf-entry-also-on-another-cpu", _from("main sheaf")),
+    ("sheaf-entry-also-in-spare-sheaf", _from("spare sheaf")),
+    ("sheaf-entry-also-in-barn", _from("full barn")),
+    ("sheaf-entry-also-waiting", _from("rcu_free sheaf")),  # by kfree() and by kfree_rcu()
+    ("sheaf-entry-also-on-slab-freelist", _from_slabs),
+):
+    recipe(
+        _name,
+        first("sheaf beside other free objects of its cache", _candidates),
+        put(lambda v: v.other.entry(1), lambda v: v.address),
+        Root("claim-twice"),
     )
 
+# Sizes.
 
-@recipe
-def sheaf_size_below_zero(machine: Machine) -> Injury:
-    sheaf = some_sheaf(machine)
-    return _on_sheaf(
-        sheaf,
-        "container-limit",
-        _size(machine, sheaf, 0xFFFFFFFF),
-        place=_name(sheaf),
-        found=0xFFFFFFFF,
-        also=_TWICE | {"claim-foreign", "claim-live"},
-    )
+_LIMIT = _on_sheaf("container-limit", found=NOW, also=_CLAIMS)
+recipe(
+    "sheaf-size-over-capacity",
+    SHEAF,
+    put("size", lambda sheaf: sheaf.limit + 1),
+    _LIMIT.but(expected=lambda sheaf: sheaf.limit, others=frozenset("*")),
+)
+recipe("sheaf-size-below-zero", SHEAF, put("size", 0xFFFFFFFF), _LIMIT)
 
 
-@recipe
-def sheaf_size_one_too_high(machine: Machine) -> Injury:
-    """The entry behind the last is an old one: its object is in another place by now."""
-    at = offsetof(machine.prog.type("struct slab_sheaf"), "objects")
-    free = {object: slab for slab in machine.slabs.values() for object in slab.free}
+def _behind(sheaf: Sheaf) -> int:
+    # The entry behind the last, an old one.
+    return sheaf.entry(len(sheaf.entries)).number
+
+
+def _stale(machine: Machine) -> Iterator[Beside]:
+    free = {object for slab in machine.slabs.values() for object in slab.free}
     for sheaf in machine.sheaves:
-        if sheaf.place not in _PLACES or not 1 < len(sheaf.entries) < sheaf.capacity:
-            continue
-        stale = machine.prog.read_u64(sheaf.address + at + 8 * len(sheaf.entries))
-        home = machine.home(stale)
-        if home is not None and (stale in machine.parked or stale in free):
-            return Injury(
-                [_size(machine, sheaf, len(sheaf.entries) + 1)],
-                "claim-twice",
-                sheaf.cache.name,
-                home.page,
-                object=stale,
-            )
-    raise NoVictim("no sheaf with a stale entry that is free elsewhere")
+        if sheaf.per_cpu and 1 < len(sheaf.entries) < sheaf.limit:
+            stale = _behind(sheaf)
+            if machine.home(stale) and (stale in machine.parked or stale in free):
+                yield _also_in(sheaf, stale)
 
 
-@recipe
-def sheaf_size_one_too_high_null_behind(machine: Machine) -> Injury:
-    at = offsetof(machine.prog.type("struct slab_sheaf"), "objects")
+def _never_filled(machine: Machine) -> Iterator[Sheaf]:
     for sheaf in machine.sheaves:
-        used = len(sheaf.entries)
-        room = sheaf.place == "main sheaf" and 1 < used < sheaf.capacity
-        if room and not machine.prog.read_u64(sheaf.address + at + 8 * used):
-            write = _size(machine, sheaf, len(sheaf.entries) + 1)
-            return _on_sheaf(sheaf, "claim-foreign", write, object=0, place=_name(sheaf))
-    raise NoVictim("no sheaf that was never filled")
+        room = sheaf.place == "main sheaf" and 1 < len(sheaf.entries) < sheaf.limit
+        if room and not _behind(sheaf):
+            yield sheaf
 
 
-def _state(
-    machine: Machine, sheaf: Sheaf, *writes: Write, also: frozenset[str] = frozenset()
-) -> Injury:
-    return _on_sheaf(
-        sheaf, "container-state", *writes, place=_name(sheaf), also=also, others=frozenset("*")
-    )
+# The object of the entry behind the last is in another place by now.
+recipe(
+    "sheaf-size-one-too-high",
+    first("sheaf with a stale entry that is free elsewhere", _stale),
+    add(lambda v: v.other.spot("size"), 1),
+    Root("claim-twice"),
+)
+recipe(
+    "sheaf-size-one-too-high-null-behind",
+    first("sheaf that was never filled", _never_filled),
+    add("size", 1),
+    _on_sheaf("claim-foreign", object=0),
+)
+
+# What a sheaf says of itself, and what leads to it.
+
+_STATE = _on_sheaf("container-state", others=frozenset("*"))
 
 
-@recipe
-def sheaf_of_another_cache(machine: Machine) -> Injury:
-    sheaf = some_sheaf(machine)
-    other = next(cache for cache in machine.caches if cache is not sheaf.cache)
-    write = field(machine.prog, "struct slab_sheaf", sheaf.address, "cache", other.address)
-    return _state(machine, sheaf, write)
+def _holder(sheaf: Any) -> Spot:
+    spot: Spot = sheaf.holder
+    return spot
 
 
-@recipe
-def sheaf_cache_null(machine: Machine) -> Injury:
-    sheaf = some_sheaf(machine)
-    return _state(
-        machine, sheaf, field(machine.prog, "struct slab_sheaf", sheaf.address, "cache", 0)
-    )
+recipe(
+    "sheaf-of-another-cache",
+    with_other(SHEAF, lambda s: next(c for c in s.machine.caches if c is not s.cache)),
+    put("cache", lambda v: v.other.address),
+    _STATE,
+)
+recipe("sheaf-cache-null", SHEAF, put("cache", 0), _STATE)
+recipe("main-sheaf-null", SHEAF, put(_holder, 0), _STATE)
+recipe("main-sheaf-garbage", SHEAF, put(_holder, GARBAGE), _STATE)
+recipe("spare-sheaf-garbage", _some("spare sheaf"), put(_holder, GARBAGE), _STATE)
+# The pointer leads to an object that is free.
+recipe(
+    "main-sheaf-freed",
+    SHEAF,
+    put(_holder, lambda sheaf: PARTIAL(sheaf.machine).free[1]),
+    _STATE.but(also=frozenset({"claim-live"})),
+)
 
 
-@recipe
-def main_sheaf_null(machine: Machine) -> Injury:
-    sheaf = some_sheaf(machine)
-    return _state(machine, sheaf, value(sheaf.holder, 0))
+def _spare(sheaf: Any) -> Spot:
+    # The pointer to the spare sheaf, behind that to the main one.
+    return Spot(sheaf.machine.prog, sheaf.holder.address + 8)
 
 
-@recipe
-def main_sheaf_garbage(machine: Machine) -> Injury:
-    sheaf = some_sheaf(machine)
-    return _state(machine, sheaf, value(sheaf.holder, GARBAGE))
+def _alone(machine: Machine) -> Iterator[Any]:
+    # Main sheaves of CPUs without a spare one.
+    main = container("main sheaf", 1, lambda sheaf: not _spare(sheaf).number)
+    some = SHEAF(machine)
+    yield some if not _spare(some).number else main(machine)
 
 
-@recipe
-def main_sheaf_freed(machine: Machine) -> Injury:
-    """The pointer leads to an object that is free."""
-    sheaf = some_sheaf(machine)
-    slab = machine.quiet()
-    return _state(machine, sheaf, value(sheaf.holder, slab.free[1]), also=frozenset({"claim-live"}))
-
-
-@recipe
-def spare_sheaf_garbage(machine: Machine) -> Injury:
-    sheaf = some_sheaf(machine, place="spare sheaf")
-    return _state(machine, sheaf, value(sheaf.holder, GARBAGE))
-
-
-@recipe
-def spare_sheaf_is_main_sheaf(machine: Machine) -> Injury:
-    sheaf = some_sheaf(machine)
-    holder = sheaf.holder + 8
-    if machine.prog.read_u64(holder):
-        sheaf = machine.sheaf(
-            "CPU without a spare sheaf",
-            lambda sheaf: (
-                sheaf.place == "main sheaf"
-                and bool(sheaf.entries)
-                and not machine.prog.read_u64(sheaf.holder + 8)
-            ),
-        )
-    injury = _on_sheaf(
-        sheaf, "container-state", value(sheaf.holder + 8, sheaf.address), also=_TWICE
-    )
-    return Injury(**{**vars(injury), "place": f"spare sheaf of CPU {sheaf.owner}"})
-
-
-@recipe
-def main_sheaf_of_two_cpus(machine: Machine) -> Injury:
-    for sheaf in machine.sheaves:
-        for other in machine.sheaves:
-            pair = sheaf.cache is other.cache and sheaf.owner < other.owner
-            if pair and sheaf.place == other.place == "main sheaf" and sheaf.entries:
-                write = value(other.holder, sheaf.address)
-                return _state(machine, other, write, also=_TWICE)
-    raise NoVictim("no two CPUs with sheaves of a cache")
-
+recipe(
+    "spare-sheaf-is-main-sheaf",
+    first("CPU without a spare sheaf", _alone),
+    put(_spare, lambda sheaf: sheaf.address),
+    Root("container-state", place=lambda sheaf: f"spare sheaf of CPU {sheaf.owner}", also=TWICE),
+)
+recipe(
+    "main-sheaf-of-two-cpus",
+    first(
+        "two CPUs with sheaves of a cache",
+        lambda machine: (
+            Beside(other, sheaf)
+            for sheaf in machine.sheaves
+            for other in machine.sheaves
+            if sheaf.cache is other.cache and sheaf.owner < other.owner and sheaf.entries
+            if sheaf.place == other.place == "main sheaf"
+        ),
+    ),
+    put(_holder, lambda v: v.other.address),
+    _STATE.but(also=TWICE),
+)
 
 # Barns.
 
 
-def _barn(machine: Machine, kind: str, least: int = 1) -> Sheaf:
-    place = f"{kind} barn"
+def _barn(kind: str, least: int = 1) -> Any:
+    # A sheaf in a barn that has so many of a kind.
+    def candidates(machine: Machine) -> Iterator[Sheaf]:
+        some = [sheaf for sheaf in machine.sheaves if sheaf.place == f"{kind} barn"]
+        for sheaf in some:
+            same = [s for s in some if s.cache is sheaf.cache and s.owner == sheaf.owner]
+            if len(same) >= least:
+                yield sheaf
 
-    def enough(sheaf: Sheaf) -> bool:
-        same = [
-            s
-            for s in machine.sheaves
-            if s.place == place and s.cache is sheaf.cache and s.owner == sheaf.owner
-        ]
-        return sheaf.place == place and len(same) >= least
-
-    return machine.sheaf(f"barn with {least} {kind} sheaves", enough)
+    return first(f"barn with {least} {kind} sheaves", candidates)
 
 
-def _barn_count(machine: Machine, kind: str, change: int) -> Injury:
-    sheaf = _barn(machine, kind)
-    barn = sheaf.cache.barns[sheaf.owner]
-    at = barn + offsetof(machine.prog.type("struct node_barn"), f"nr_{kind}")
-    kept = machine.prog.read_u32(at)
-    return _on_sheaf(
-        sheaf,
-        "container-count",
-        value(at, kept + change, 4),
-        place=_name(sheaf),
-        expected=kept,
-        found=kept + change,
-    )
+def _counter(sheaf: Any) -> Spot:
+    machine, member = sheaf.machine, f"nr_{sheaf.place.split()[0]}"
+    at = offsetof(machine.prog.type("struct node_barn"), member)
+    return Spot(machine.prog, sheaf.cache.barns[sheaf.owner] + at, 4)
 
 
-@recipe
-def barn_counts_too_many_full(machine: Machine) -> Injury:
-    return _barn_count(machine, "full", 1)
-
-
-@recipe
-def barn_counts_too_few_full(machine: Machine) -> Injury:
-    return _barn_count(machine, "full", -1)
-
-
-@recipe
-def barn_counts_too_many_empty(machine: Machine) -> Injury:
-    return _barn_count(machine, "empty", 1)
-
-
-def _barn_link(machine: Machine, sheaf: Sheaf, prev: int, target: int) -> Injury:
-    at = sheaf.address + offsetof(machine.prog.type("struct slab_sheaf"), "barn_list")
-    write = value(at + 8 * prev, target)
-    return _on_sheaf(sheaf, "list-broken", write, place=_name(sheaf))
-
-
-@recipe
-def barn_list_next_garbage(machine: Machine) -> Injury:
-    return _barn_link(machine, _barn(machine, "full"), 0, GARBAGE)
-
-
-@recipe
-def barn_list_prev_null(machine: Machine) -> Injury:
-    return _barn_link(machine, _barn(machine, "empty"), 1, 0)
-
-
-@recipe
-def barn_list_cycle(machine: Machine) -> Injury:
-    sheaf = _barn(machine, "full", 2)
-    at = sheaf.address + offsetof(machine.prog.type("struct slab_sheaf"), "barn_list")
-    return _barn_link(machine, sheaf, 0, at)
-
-
-@recipe
-def barn_forgot_a_sheaf(machine: Machine) -> Injury:
-    sheaf = _barn(machine, "full", 2)
-    at = sheaf.address + offsetof(machine.prog.type("struct slab_sheaf"), "barn_list")
-    writes = unlink(machine.prog, at)
-    return _on_sheaf(sheaf, "container-count", *writes, place=_name(sheaf))
-
-
-@recipe
-def empty_sheaf_is_not_empty(machine: Machine) -> Injury:
-    sheaf = _barn(machine, "empty")
-    return _state(
-        machine,
-        sheaf,
-        _size(machine, sheaf, 1),
-        also=frozenset({"claim-foreign", "claim-twice", "claim-live"}),
-    )
-
-
-@recipe
-def full_sheaf_is_empty(machine: Machine) -> Injury:
-    sheaf = _barn(machine, "full")
-    return _state(machine, sheaf, _size(machine, sheaf, 0))
+_FULL, _EMPTY, _TWO_FULL = _barn("full"), _barn("empty"), _barn("full", 2)
+_COUNT = _on_sheaf("container-count", expected=WAS, found=NOW)
+_BROKEN = _on_sheaf("list-broken")
+recipe("barn-counts-too-many-full", _FULL, add(_counter, 1), _COUNT)
+recipe("barn-counts-too-few-full", _FULL, add(_counter, -1), _COUNT)
+recipe("barn-counts-too-many-empty", _EMPTY, add(_counter, 1), _COUNT)
+recipe("barn-list-next-garbage", _FULL, put("barn_list.next", GARBAGE), _BROKEN)
+recipe("barn-list-prev-null", _EMPTY, put("barn_list.prev", 0), _BROKEN)
+_ITSELF = put("barn_list.next", lambda sheaf: sheaf.link)
+recipe("barn-list-cycle", _TWO_FULL, _ITSELF, _BROKEN)
+recipe("barn-forgot-a-sheaf", _TWO_FULL, unlink(), _on_sheaf("container-count"))
+recipe("empty-sheaf-is-not-empty", _EMPTY, put("size", 1), _STATE.but(also=_CLAIMS))
+recipe("full-sheaf-is-empty", _FULL, put("size", 0), _STATE)

@@ -3,306 +3,196 @@
 
 from __future__ import annotations
 
-from typing import Callable, FrozenSet
+from typing import Any
 
 from drgn import sizeof
-from drgn.helpers.linux.mm import virt_to_page
-from drgn.helpers.linux.pid import find_task
 
-from ..language import Injury, NoVictim
-from ..machine import on_slab
-from ..overlay import Write
-from ..writes import GARBAGE, value
-from .machine import Machine, Slab
-from .suite import NODE, recipe
+from .. import both
+from ..changes import GARBAGE, put
+from ..language import HEX, NOW, NoVictim, Root, Victim
+from ..pages import free_page, page_table, user_page
+from ..things import Beside, Page
+from ..victims import PARTIAL, first, given, slab, stands, with_other
+from .machine import Machine
+from .suite import NODE, ON_CPU, SUITE, full_slab, kept, recipe
 
 # What a free block shows whose first page is not marked as free any more.
 _FREE = frozenset({"page-free-count", "page-free-flags", "page-free-list", "page-free-type"})
 _CLAIMS = frozenset({"claim-foreign", "freelist-pointer", "container-state"})
 
 
-def _mark_lost(machine: Machine, page: int) -> Write:
-    bit = machine.slab_flag
-    if bit is None:
-        return machine.word(page, 0xFFFFFFFF)
-    return value(page, machine.prog.read_u64(page) & ~bit)
+def _typed(machine: Machine) -> bool:
+    # Whether slab is a page type.
+    return machine.slab_flag is None
 
 
-def _mark_set(machine: Machine, page: int) -> Write:
-    bit = machine.slab_flag
-    if bit is None:
-        slab = machine.quiet()
-        word = machine.prog.read_u32(machine.word_at(slab.page))
-        return machine.word(page, word)
-    return value(page, machine.prog.read_u64(page) | bit)
+def _unmarked(page: Page) -> int:
+    flag = page.machine.slab_flag
+    return 0xFFFFFFFF if flag is None else page.kept("flags") & ~flag
 
 
-def _lost(machine: Machine, what: str, where: Callable[[Slab], bool]) -> Injury:
-    slab = machine.slab(what, where)
-    return on_slab(slab, "slab-mark-lost", _mark_lost(machine, slab.page))
+def _marked(page: Page) -> int:
+    flag = page.machine.slab_flag
+    if flag is None:
+        return int(PARTIAL(page.machine).kept("word"))
+    return page.kept("flags") | flag
 
 
-@recipe
-def mark_lost_on_partial(machine: Machine) -> Injury:
-    return _lost(machine, "partial slab", lambda slab: slab.quiet)
-
-
-def _need_counters(machine: Machine) -> None:
+def _counted(victim: Victim[Any]) -> Victim[Any]:
     # Without CONFIG_SLUB_DEBUG, nothing remembers a slab that is on no list.
-    if not machine.prog.type("struct kmem_cache_node").has_member("nr_slabs"):
-        raise NoVictim("nodes do not count their slabs")
-
-
-@recipe
-def mark_lost_on_full(machine: Machine) -> Injury:
-    """Nothing but a counter and the page itself remembers the slab."""
-    _need_counters(machine)
-    return _lost(
-        machine,
-        "full slab",
-        lambda slab: (
-            slab.where in ("nowhere", "full")
-            and slab.inuse == slab.objects
-            and not any(slab.slot(i) in machine.parked for i in range(slab.objects))
-        ),
+    return given(
+        lambda m: m.prog.type("struct kmem_cache_node").has_member("nr_slabs"),
+        "nodes do not count their slabs",
+        victim,
     )
 
 
-@recipe
-def mark_lost_on_full_with_object_in_place(machine: Machine) -> Injury:
-    return _lost(
-        machine,
-        "full slab with an object in a sheaf",
-        lambda slab: (
-            slab.where == "nowhere"
-            and slab.inuse == slab.objects
-            and any(slab.slot(i) in machine.parked for i in range(slab.objects))
-        ),
-    )
+def _has_parked(slab: Any) -> bool:
+    return any(slab.slot(index) in slab.machine.parked for index in range(slab.objects))
 
 
-@recipe
-def mark_lost_on_cpu_slab(machine: Machine) -> Injury:
-    return _lost(machine, "CPU slab", lambda slab: slab.where == "cpu")
+# Nothing but a counter and the page itself remembers the full slab.
+_FORGOTTEN = _counted(full_slab(lambda slab: not _has_parked(slab)))
+_REMEMBERED = full_slab(stands("nowhere"), _has_parked)
+for _name, _victim in (
+    ("partial", PARTIAL),
+    ("full", _FORGOTTEN),
+    ("full-with-object-in-place", _REMEMBERED),
+    ("cpu-slab", ON_CPU),
+    ("cpu-partial", kept(0)),
+):
+    recipe(f"mark-lost-on-{_name}", _victim, put("mark", _unmarked), Root("slab-mark-lost"))
+
+_STRAY = Root("slab-mark-stray")
+_MARK = put("mark", _marked)
 
 
-@recipe
-def mark_lost_on_cpu_partial(machine: Machine) -> Injury:
-    return _lost(machine, "slab kept by a CPU", lambda slab: slab.where == "cpu partial")
-
-
-def _stray(machine: Machine, page: int, also: FrozenSet[str] = frozenset()) -> Injury:
-    return Injury([_mark_set(machine, page)], "slab-mark-stray", slab=page, also=also)
-
-
-@recipe
-def mark_on_page_of_user(machine: Machine) -> Injury:
-    return _stray(machine, machine.user_page())
-
-
-@recipe
-def mark_on_page_table(machine: Machine) -> Injury:
-    page = _page_table(machine)
-    pointer = machine.prog.read_u64(page + machine.offset("slab_cache"))
-    if machine.slab_flag is None and not pointer:
+def _table(machine: Machine) -> Page:
+    page = page_table(machine)
+    if _typed(machine) and not page.kept("slab_cache"):
         raise NoVictim("but for its type a page table is as a slab that is being made")
-    return _stray(machine, page)
+    return page
 
 
-@recipe
-def mark_on_free_page(machine: Machine) -> Injury:
-    return _stray(machine, _free_page(machine), _FREE)
+_LARGE = slab("slab of two pages or more", lambda slab: slab.order > 0)
 
 
-@recipe
-def mark_on_tail(machine: Machine) -> Injury:
-    """Where slab is a page type, a tail must not have one of its own."""
-    if machine.slab_flag is not None:
-        raise NoVictim("nobody asks a tail for its flags")
-    slab = machine.slab("slab of two pages or more", lambda slab: slab.order > 0)
-    return _stray(machine, slab.page + sizeof(machine.prog.type("struct page")))
+def _tail(machine: Machine) -> Page:
+    return Page(machine, _LARGE(machine).page + sizeof(machine.prog.type("struct page")))
 
+
+recipe("mark-on-page-of-user", user_page, _MARK, _STRAY)
+recipe("mark-on-page-table", _table, _MARK, _STRAY)
+recipe("mark-on-free-page", free_page, _MARK, _STRAY.but(also=_FREE))
+# Where slab is a page type, a tail must not have one of its own.
+recipe("mark-on-tail", given(_typed, "nobody asks a tail for its flags", _tail), _MARK, _STRAY)
 
 # The page_type word.
 
 
-def _word(machine: Machine, slab: Slab, word: int, code: str) -> Injury:
-    write = machine.word(slab.page, word)
-    return on_slab(slab, code, write, found=f"0x{word:08x}")
+def _values(word: int) -> bool:
+    # One type per page since 6.12.
+    return word >> 24 == 0xF5
 
 
-@recipe
-def word_zero(machine: Machine) -> Injury:
-    """A page that is mapped once."""
-    code = "slab-mark-lost" if machine.slab_flag is None else "type-conflict"
-    return _word(machine, machine.quiet(), 0, code)
+_CONFLICT = Root("type-conflict", found=HEX)
+_LOST = _CONFLICT.but(
+    code=lambda v: "slab-mark-lost" if _typed(v.machine) else "type-conflict",
+)
+_WITH_TABLE = with_other(PARTIAL, lambda slab: page_table(slab.machine))
+# Zero is a page that is mapped once.
+recipe("word-zero", PARTIAL, put("word", 0), _LOST)
+recipe("word-of-page-table", _WITH_TABLE, put("word", lambda v: v.other.kept("word")), _LOST)
+# A word of bits can hold two types; one of values cannot.
+recipe(
+    "word-of-slab-and-page-table",
+    given(
+        lambda machine: _typed(machine) and not _values(PARTIAL(machine).kept("word")),
+        "slab is no page type, or a page has only one",
+        _WITH_TABLE,
+    ),
+    put("word", lambda v: v.kept("word") & v.other.kept("word")),
+    _CONFLICT,
+)
+# Bits below the type, which no slab sets.
+recipe(
+    "word-with-stray-bits",
+    given(
+        lambda machine: _values(PARTIAL(machine).kept("word")),
+        "bits, not values, before 6.12",
+        PARTIAL,
+    ),
+    put("word", lambda slab: slab.kept("word") | 0x1234),
+    _CONFLICT,
+)
 
 
-@recipe
-def word_of_page_table(machine: Machine) -> Injury:
-    slab = machine.quiet()
-    word = machine.prog.read_u32(machine.word_at(_page_table(machine)))
-    code = "slab-mark-lost" if machine.slab_flag is None else "type-conflict"
-    return _word(machine, slab, word, code)
-
-
-@recipe
-def word_of_slab_and_page_table(machine: Machine) -> Injury:
-    """A word of bits can hold two types; one of values cannot."""
-    slab = machine.quiet()
-    own = machine.prog.read_u32(machine.word_at(slab.page))
-    other = machine.prog.read_u32(machine.word_at(_page_table(machine)))
-    if machine.slab_flag is not None:
-        raise NoVictim("slab is no page type")
-    if own >> 24 == 0xF5:
+def _table_of_bits(machine: Machine) -> Page:
+    page = page_table(machine)
+    if page.kept("word") >> 28 != 0xF or _typed(machine):
         raise NoVictim("one type per page since 6.12")
-    return _word(machine, slab, own & other, "type-conflict")
+    return page
 
 
-@recipe
-def word_with_stray_bits(machine: Machine) -> Injury:
-    """Bits below the type, which no slab sets."""
-    slab = machine.quiet()
-    own = machine.prog.read_u32(machine.word_at(slab.page))
-    if own >> 24 != 0xF5:
-        raise NoVictim("bits, not values, before 6.12")
-    return _word(machine, slab, own | 0x1234, "type-conflict")
-
-
-@recipe
-def word_of_page_table_also_buddy(machine: Machine) -> Injury:
-    """Two types in a page that is no slab's."""
-    page = _page_table(machine)
-    word = machine.prog.read_u32(machine.word_at(page))
-    if word >> 28 != 0xF or machine.slab_flag is None:
-        raise NoVictim("one type per page since 6.12")
-    both = word & ~0x80
-    write = machine.word(page, both)
-    return Injury([write], "type-conflict", page=page, found=f"0x{both:08x}")
-
+# Two types in a page that is no slab's.
+recipe(
+    "word-of-page-table-also-buddy",
+    _table_of_bits,
+    put("word", lambda page: page.kept("word") & ~0x80),
+    _CONFLICT.but(slab=None, page=lambda page: page.page),
+)
 
 # What a slab says of itself.
 
-
-def _says(machine: Machine, slab: Slab, target: int) -> Injury:
-    write = machine.member(slab, "slab_cache", target)
-    return on_slab(slab, "slab-cache-wrong", write, found=target, also=_CLAIMS | NODE)
+_SAYS = Root("slab-cache-wrong", found=NOW, also=_CLAIMS | NODE)
+_NOWHERE = _counted(slab("full slab", stands("nowhere"), lambda s: s.counted == s.objects > 4))
 
 
-def _full(machine: Machine) -> Slab:
-    return machine.slab(
-        "full slab",
-        lambda slab: slab.where == "nowhere" and slab.inuse == slab.objects > 4,
+def _with_cache(victim: Victim[Any]) -> Victim[Any]:
+    # With a cache of other objects: in one of the same shape the slab could live.
+    def candidates(machine: Machine) -> Any:
+        slab = victim(machine)
+        return (
+            Beside(slab, cache)
+            for cache in machine.caches
+            if cache.size != slab.cache.size and cache.nodes[slab.nid]
+        )
+
+    return first("second cache", candidates)
+
+
+both.descriptors(
+    SUITE,
+    _CLAIMS | NODE,
+    slab("slab of two pages or more", lambda slab: slab.order > 0 and slab.where == "partial"),
+)
+recipe(
+    "order-too-great",
+    slab("slab of two pages or more", lambda slab: slab.order > 0 and slab.where == "partial"),
+    put("order", 9),
+    Root("slab-order-wrong", found=NOW),
+)
+recipe("cache-pointer-garbage", PARTIAL, put("slab_cache", GARBAGE & ~1), _SAYS)
+recipe("cache-pointer-of-cpu-slab-null", ON_CPU, put("slab_cache", 0), _SAYS)
+# The slab is on no list; its objects in sheaves and the counters tell whose it is.
+recipe("cache-pointer-of-full-slab-null", _NOWHERE, put("slab_cache", 0), _SAYS)
+for _name, _victim in (("", PARTIAL), ("-of-full-slab", _NOWHERE)):
+    recipe(
+        f"cache-pointer{_name}-of-another-cache",
+        _with_cache(_victim),
+        put("slab_cache", lambda v: v.other.address),
+        _SAYS,
     )
 
 
-def _other_cache(machine: Machine, slab: Slab) -> int:
-    # A cache of other objects: in one of the same shape the slab could live.
-    for cache in machine.caches:
-        if cache.size != slab.cache.size and cache.nodes[slab.nid]:
-            return cache.address
-    raise NoVictim("no second cache")
+def _other_node(slab: Any) -> int:
+    shift = 64 - slab.machine.nodes_shift
+    return slab.kept("flags") & (1 << shift) - 1 | (slab.nid ^ 1) << shift
 
 
-@recipe
-def cache_pointer_null(machine: Machine) -> Injury:
-    return _says(machine, machine.quiet(), 0)
-
-
-@recipe
-def cache_pointer_garbage(machine: Machine) -> Injury:
-    return _says(machine, machine.quiet(), GARBAGE & ~1)
-
-
-@recipe
-def cache_pointer_shifted(machine: Machine) -> Injury:
-    slab = machine.quiet()
-    return _says(machine, slab, slab.cache.address + 8)
-
-
-@recipe
-def cache_pointer_of_another_cache(machine: Machine) -> Injury:
-    slab = machine.quiet()
-    return _says(machine, slab, _other_cache(machine, slab))
-
-
-@recipe
-def cache_pointer_of_cpu_slab_null(machine: Machine) -> Injury:
-    return _says(machine, machine.slab("CPU slab", lambda slab: slab.where == "cpu"), 0)
-
-
-@recipe
-def cache_pointer_of_full_slab_null(machine: Machine) -> Injury:
-    """The slab is on no list; its objects in sheaves and the counters tell whose it is."""
-    _need_counters(machine)
-    return _says(machine, _full(machine), 0)
-
-
-@recipe
-def cache_pointer_of_full_slab_of_another_cache(machine: Machine) -> Injury:
-    _need_counters(machine)
-    slab = _full(machine)
-    return _says(machine, slab, _other_cache(machine, slab))
-
-
-@recipe
-def order_too_great(machine: Machine) -> Injury:
-    return _order(machine, 9)
-
-
-@recipe
-def order_zero(machine: Machine) -> Injury:
-    return _order(machine, 0)
-
-
-@recipe
-def order_200(machine: Machine) -> Injury:
-    return _order(machine, 200)
-
-
-def _order(machine: Machine, order: int) -> Injury:
-    slab = machine.slab(
-        "slab of two pages or more", lambda slab: slab.order > 0 and slab.where == "partial"
-    )
-    write = value(machine.order_at(slab.page), order, 1)
-    return on_slab(slab, "slab-order-wrong", write, found=order)
-
-
-@recipe
-def node_of_page_wrong(machine: Machine) -> Injury:
-    if not machine.nodes_shift:
-        raise NoVictim("without CONFIG_NUMA a page has no node")
-    slab = machine.quiet()
-    other = slab.nid ^ 1
-    keep = (1 << (64 - machine.nodes_shift)) - 1
-    flags = machine.flags(slab.page) & keep | other << (64 - machine.nodes_shift)
-    return on_slab(slab, "slab-node-wrong", value(slab.page, flags), node=other, also=NODE)
-
-
-def _page_table(machine: Machine) -> int:
-    # The struct page of a page of the lowest level of page tables, found from
-    # the top of the first process that has memory.
-    mask = 0x000FFFFFFFFFF000
-    base = machine.prog["page_offset_base"].value_()
-    mm = find_task(machine.prog, 1).mm
-    if not mm:
-        raise NoVictim("no process with memory")
-    table = mm.pgd.value_()
-    for _ in range(3):
-        entries = [machine.prog.read_u64(table + 8 * i) for i in range(256)]
-        present = [entry for entry in entries if entry & 1 and not entry & 0x80]
-        if not present:
-            raise NoVictim("no page table")
-        table = base + (present[0] & mask)
-    return int(virt_to_page(machine.prog, table).value_())
-
-
-def _free_page(machine: Machine) -> int:
-    # The first page of a free block, which the page allocator marks.
-    prog = machine.prog
-    size, base = sizeof(prog.type("struct page")), prog["vmemmap"].value_()
-    for pfn in range(int(prog["max_pfn"]) - 1, 0, -1):
-        found = prog.read_u32(machine.word_at(base + pfn * size))
-        if found in (0xFFFFFF7F, 0xF0000000) or found >> 24 == 0xF0:
-            return int(base + pfn * size)
-    raise NoVictim("no free page")
+recipe(
+    "node-of-page-wrong",
+    given(lambda machine: machine.nodes_shift, "without CONFIG_NUMA a page has no node", PARTIAL),
+    put("flags", _other_node),
+    Root("slab-node-wrong", node=lambda slab: slab.nid ^ 1, also=NODE),
+)

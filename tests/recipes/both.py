@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Recipes for what both allocators have."""
+
+from __future__ import annotations
+
+from typing import Any, FrozenSet, Sequence
+
+from .changes import GARBAGE, LIST_POISON, move, put, unlink
+from .language import NOW, Root, Suite, Victim
+from .victims import CACHE, PARTIAL, listed, member_of
+
+Codes = FrozenSet[str]
+
+
+def links(suite: Suite[Any], lists: Codes, node: Codes, least: int, at: int) -> None:
+    """
+    Enter damage to the links of slabs on lists, and to the heads of lists.
+
+    :param lists: What may follow for slabs of the list.
+    :param node: What may follow for a node's sums.
+    :param least: How many slabs a list must have.
+    :param at: Which of them is the victim.
+    """
+    some = listed(least)
+    broken = Root("list-links", place=lambda slab: slab.where, found=NOW, also=lists)
+    for name, position, link, to in (
+        ("next-link-poisoned", at, "next", LIST_POISON[0]),
+        ("next-link-null", at, "next", 0),
+        ("next-leads-to-itself", at, "next", lambda v: v.link),
+        ("next-leads-back", at + 1, "next", lambda v: v.other[at - 1].link),
+        ("next-skips", at - 1, "next", lambda v: v.other[at + 1].link),
+        ("prev-link-null", at, "prev", 0),
+        ("prev-of-first-wrong", 0, "prev", lambda v: v.other[2].link),
+    ):
+        suite.recipe(name, member_of(some, position), put(f"slab_list.{link}", to), broken)
+
+    # The last is INIT_LIST_HEAD() of a list that is not empty: its slabs still lead to it.
+    emptied = put("next", lambda v: v.address) + put("prev", lambda v: v.address)
+    head = Root("list-broken", also=lists)
+    suite.recipe("list-head-next-null", some, put("next", 0), head)
+    suite.recipe("list-head-prev-wrong", some, put("prev", lambda v: v.slabs[1].link), head)
+    suite.recipe("list-head-emptied", some, emptied, head)
+
+    for kind in ("partial", "full"):
+        victim = member_of(listed(least, kind), at)
+        suite.recipe(f"{kind}-slab-lost", victim, unlink(), Root("list-missing", also=node))
+
+
+def wrong_list(suite: Suite[Any], name: str, victim: Victim[Any], kind: str, node: Codes) -> None:
+    """Enter the recipe that moves a slab to another list of its node."""
+    root = Root("list-wrong", place=kind, also=node)
+    suite.recipe(name, victim, move(lambda slab: slab.node.head(kind)), root)
+
+
+def descriptors(suite: Suite[Any], also: Codes, large: Victim[Any]) -> None:
+    """
+    Enter damage to what a slab says of itself.
+
+    :param also: What may follow when it does not name its cache.
+    :param large: Picks a slab of several pages.
+    """
+    root = Root("slab-cache-wrong", found=NOW, also=also)
+    suite.recipe("cache-pointer-null", PARTIAL, put("slab_cache", 0), root)
+    shifted = put("slab_cache", lambda slab: slab.cache.address + 8)
+    suite.recipe("cache-pointer-shifted", PARTIAL, shifted, root)
+    for name, order in (("order-zero", 0), ("order-200", 200)):
+        suite.recipe(name, large, put("order", order), Root("slab-order-wrong", found=NOW))
+
+
+def pointers_of_cache(suite: Suite[Any], also: Codes, names: Sequence[int]) -> None:
+    """
+    Enter damage to pointers in a cache.
+
+    :param also: What its slabs may show.
+    :param names: What takes the place of the pointer to its name.
+    """
+    root = Root("cache-wrong", also=also)
+    suite.recipe("random-seq-of-cache-garbage", CACHE, put("random_seq", GARBAGE), root)
+    suite.recipe("constructor-of-cache-garbage", CACHE, put("ctor", GARBAGE), root)
+    nameless = root.but(
+        cache=lambda cache: f"(cache 0x{cache.address:x})",
+        others=lambda cache: frozenset({cache.name}),
+    )
+    for pointer in names:
+        name = f"name-of-cache-{'garbage' if pointer else 'null'}"
+        suite.recipe(name, CACHE, put("name", pointer), nameless)
