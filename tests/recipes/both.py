@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
-from typing import Any, FrozenSet, Sequence
+from typing import Any, FrozenSet, Sequence, Tuple
 
-from .changes import GARBAGE, LIST_POISON, move, put, unlink
-from .language import NOW, Root, Suite, Victim
-from .victims import CACHE, PARTIAL, listed, member_of
+from drgn import sizeof
+
+from .changes import GARBAGE, LIST_POISON, add, move, put, unlink
+from .language import NOW, WAS, Root, Suite, Victim
+from .pages import user_page
+from .things import Page
+from .victims import CACHE, PARTIAL, given, listed, member_of
 
 Codes = FrozenSet[str]
 
@@ -52,7 +56,7 @@ def wrong_list(suite: Suite[Any], name: str, victim: Victim[Any], kind: str, nod
     suite.recipe(name, victim, move(lambda slab: slab.node.head(kind)), root)
 
 
-def descriptors(suite: Suite[Any], also: Codes, large: Victim[Any]) -> None:
+def descriptors(suite: Suite[Any], also: Codes, large: Victim[Any], **orders: int) -> None:
     """
     Enter damage to what a slab says of itself.
 
@@ -63,8 +67,42 @@ def descriptors(suite: Suite[Any], also: Codes, large: Victim[Any]) -> None:
     suite.recipe("cache-pointer-null", PARTIAL, put("slab_cache", 0), root)
     shifted = put("slab_cache", lambda slab: slab.cache.address + 8)
     suite.recipe("cache-pointer-shifted", PARTIAL, shifted, root)
-    for name, order in (("order-zero", 0), ("order-200", 200)):
-        suite.recipe(name, large, put("order", order), Root("slab-order-wrong", found=NOW))
+    for name, order in (("zero", 0), ("200", 200), *orders.items()):
+        root = Root("slab-order-wrong", found=NOW)
+        suite.recipe(f"order-{name}", large, put("order", order), root)
+
+
+def marks(suite: Suite[Any], marked: Any, unmarked: Any, lost: Root, large: Victim[Any]) -> None:
+    """
+    Enter damage to the mark of slabs, be it a page type or a flag.
+
+    :param marked: The word or flags of a page with it.
+    :param unmarked: The word or flags of a slab without it.
+    :param lost: The root for a slab without it.
+    :param large: Picks a slab of several pages.
+    """
+
+    def tail(machine: Any) -> Page:
+        return Page(machine, large(machine).page + sizeof(machine.prog.type("struct page")))
+
+    stray, mark = Root("slab-mark-stray"), put("mark", marked)
+    typed = given(lambda m: m.slab_flag is None, "nobody asks a tail for its flags", tail)
+    suite.recipe("mark-lost-on-partial", PARTIAL, put("mark", unmarked), lost)
+    suite.recipe("mark-on-page-of-user", user_page, mark, stray)
+    suite.recipe("mark-on-tail", typed, mark, stray)
+
+
+def counters(
+    suite: Suite[Any], node: Victim[Any], table: Sequence[Tuple[str, str, int, str]]
+) -> None:
+    """
+    Enter damage to what a node counts.
+
+    :param table: Name, member, change and code of each.
+    """
+    for name, member, change, code in table:
+        root = Root(code, place=member.split(".")[0], expected=WAS)
+        suite.recipe(name, node, add(member, change), root)
 
 
 def pointers_of_cache(suite: Suite[Any], also: Codes, names: Sequence[int]) -> None:

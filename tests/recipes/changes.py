@@ -122,6 +122,11 @@ def entry(position: int) -> Callable[[Any], Spot]:
     return lambda victim: victim.entry(position)
 
 
+def enter(position: int) -> Change:
+    """Put the victim, an object, into the container beside it."""
+    return put(lambda victim: victim.other.entry(position), lambda victim: victim.slot)
+
+
 def put(where: Where, number: Number) -> Change:
     """Set a number."""
     return Change(lambda victim: [Edit(_spot(where, victim), of(number, victim))])

@@ -8,10 +8,10 @@ from typing import Any, Callable, ClassVar, Dict, Iterator, List, Optional, Tupl
 from drgn import Object, Program, offsetof, sizeof
 from drgn.helpers.linux.cpumask import for_each_possible_cpu
 from drgn.helpers.linux.list import list_for_each_entry
-from drgn.helpers.linux.mm import page_to_virt, virt_to_page
+from drgn.helpers.linux.mm import page_to_virt
 
 from .language import NoVictim
-from .things import PAGE
+from .things import PAGE, Item
 
 
 class Machine:
@@ -94,10 +94,6 @@ class Machine:
         """Return the address of a page in the direct map."""
         return int(page_to_virt(Object(self.prog, "struct page *", page)).value_())
 
-    def page_of(self, address: int) -> int:
-        """Return the ``struct page *`` of an address."""
-        return int(virt_to_page(self.prog, address).value_())
-
     # Finding -----------------------------------------------------------------
 
     def _enter(self, slabs: Iterator[Any]) -> None:
@@ -134,6 +130,10 @@ class Machine:
     def home(self, address: int) -> Any:
         """Return the slab that an address lies in, or ``None``."""
         return self._homes.get(address & -PAGE)
+
+    def item(self, slot: int) -> Item:
+        """Return the object in a slot of some slab."""
+        return Item(self.home(slot), slot)
 
     def cache(self, name: str) -> Any:
         """Return the cache of that name."""

@@ -65,6 +65,8 @@ class Page(Thing):
     def __init__(self, machine: Any, page: int, **names: Any) -> None:
         super().__init__(machine, machine.descriptor, page, **(names or {"slab": page}))
         self.page = page
+        self.start: int = machine.address_of(page)
+        """Address of its memory."""
 
     def spot(self, path: str) -> Spot:
         """
@@ -161,7 +163,6 @@ class AnySlab(Page):
         self.cache = cache
         self.where = where
         self.nid = nid
-        self.start: int = self.machine.address_of(page)
         self.order: int = cache.order
         self.first = self.start
         """Address of the first object."""

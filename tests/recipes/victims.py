@@ -95,6 +95,12 @@ def beside(victim: Victim[Any], what: str, other: Callable[[Any, Any], Any]) -> 
     return pick
 
 
+def beside_another_cache(victim: Victim[Any]) -> Victim[Any]:
+    """Pick a victim, and a slab of another cache."""
+    what = "slab of another cache"
+    return beside(victim, what, lambda slab, found: slab.cache is not found.cache)
+
+
 def with_other(victim: Victim[Any], other: Callable[[Any], Any]) -> Victim[Any]:
     """Pick a victim, and something else that follows from it."""
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 
 from typing import Any, Callable
 
-from drgn import sizeof
-
-from ..changes import Spot, add, put
+from .. import both
+from ..changes import add, put
 from ..language import WAS, Root
-from ..pages import user_page
 from ..things import Page
 from ..victims import PARTIAL, either, given, quiet, slab, stands
-from .machine import Machine, Slab
-from .suite import ANY, COUNT, recipe
+from .machine import Slab
+from .suite import ANY, COUNT, SUITE, recipe
 
 _MISMATCH = Root("count-mismatch", expected=WAS, also=COUNT)
 _RANGE = Root("count-range", also=ANY)
@@ -30,10 +28,6 @@ _ONE_FREE = slab("slab with one free object", lambda s: s.counted == s.objects -
 
 def _rfc_v3(victim: Any) -> bool:
     return bool(victim.machine.layout == "rfc-v3")
-
-
-def _typed(machine: Machine) -> bool:
-    return machine.layout != "plain"
 
 
 recipe("active-one-too-high", PARTIAL, add("active", 1), _UNSEEN)
@@ -96,7 +90,7 @@ recipe(
 
 # The page_type word, and the flag that stands for it.
 
-_TYPED = given(_typed, "slab is no page type", PARTIAL)
+_TYPED = given(lambda m: m.slab_flag is None, "slab is no page type", PARTIAL)
 _WORD = Root("slab-mark-lost", also=lambda slab: ANY if _rfc_v3(slab) else frozenset())
 _GUARD = _WORD.but(code=lambda v: "active-overflow" if _rfc_v3(v) else "type-conflict")
 
@@ -115,51 +109,30 @@ _RESERVED = put("word", _with_count(0xFFCFFFFF))
 recipe("word-reserved-bit", _TYPED, _RESERVED, _WORD.but(code="type-conflict"))
 
 
-def _mark(page: Page) -> Spot:
-    return page.spot("word" if _typed(page.machine) else "flags")
+def marked(page: Page) -> int:
+    """Return the word or flags of a page with the mark of a slab."""
+    flag = page.machine.slab_flag
+    return 0xFFEFFFFF if flag is None else page.kept("flags") | flag
 
 
 def _unmarked(slab: Slab) -> int:
-    if _typed(slab.machine):
-        return _with_count(0xFFFFFFFF)(slab)
-    return slab.kept("flags") & ~(slab.machine.slab_flag or 0)
+    flag = slab.machine.slab_flag
+    return _with_count(0xFFFFFFFF)(slab) if flag is None else slab.kept("flags") & ~flag
 
 
-def _marked(page: Page) -> int:
-    if _typed(page.machine):
-        return 0xFFEFFFFF
-    return page.kept("flags") | (page.machine.slab_flag or 0)
-
-
-MARK = put(_mark, _marked)
-_STRAY = Root("slab-mark-stray", slab=lambda page: page.page)
-recipe("mark-lost-on-partial", PARTIAL, put(_mark, _unmarked), _WORD)
-recipe("mark-on-page-of-user", user_page, MARK, _STRAY)
 _TWO_PAGES = slab("slab of two pages", lambda slab: slab.cache.order == 1)
-
-
-def _tail(machine: Machine) -> Page:
-    return Page(machine, _TWO_PAGES(machine).page + sizeof(machine.prog.type("struct page")))
-
-
-recipe("mark-on-tail", given(_typed, "nobody asks a tail for its flags", _tail), MARK, _STRAY)
+both.marks(SUITE, marked, _unmarked, _WORD, _TWO_PAGES)
 
 # Nodes.
 
-for _name, _member, _change in (
-    ("total-slabs-too-high", "total_slabs", 1),
-    ("free-slabs-too-high", "free_slabs", 1),
-    ("free-objects-too-high", "free_objects", 1),
-    ("free-objects-too-low", "free_objects", -1),
-    ("free-objects-below-zero", "free_objects", -(1 << 40)),
-):
-    recipe(
-        _name,
-        lambda machine: machine.cache("dentry").node(),
-        add(_member, _change),
-        Root(
-            "node-free-objects" if _member == "free_objects" else "node-list-length",
-            place=_member,
-            expected=WAS,
-        ),
-    )
+both.counters(
+    SUITE,
+    lambda machine: machine.cache("dentry").node(),
+    (
+        ("total-slabs-too-high", "total_slabs", 1, "node-list-length"),
+        ("free-slabs-too-high", "free_slabs", 1, "node-list-length"),
+        ("free-objects-too-high", "free_objects", 1, "node-free-objects"),
+        ("free-objects-too-low", "free_objects", -1, "node-free-objects"),
+        ("free-objects-below-zero", "free_objects", -(1 << 40), "node-free-objects"),
+    ),
+)

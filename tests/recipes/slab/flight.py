@@ -18,7 +18,7 @@ from ..language import Victim
 from ..pages import kernel_page
 from ..things import Beside, Container
 from ..victims import first, slab, stands
-from .counts import MARK
+from .counts import marked
 from .machine import Cache, Machine, Slab
 from .suite import state
 
@@ -231,4 +231,4 @@ state(
     first("alien array beside a shared one with room", _emptied_alien),
     put(_alien_lock, 1) + Change(lambda victim: _FILL.edits(victim.victim)),
 )
-state("page-marked-before-its-cache-is-set", kernel_page, MARK)
+state("page-marked-before-its-cache-is-set", kernel_page, put("mark", marked))

@@ -10,7 +10,17 @@ from .. import both
 from ..changes import GARBAGE, entry, move, put
 from ..language import NOW, Root
 from ..things import Beside
-from ..victims import PARTIAL, beside, first, given, listed, member_of, quiet, slab, with_other
+from ..victims import (
+    PARTIAL,
+    beside_another_cache,
+    first,
+    given,
+    listed,
+    member_of,
+    quiet,
+    slab,
+    with_other,
+)
 from .machine import Machine
 from .suite import ANY, LISTS, NODE, SUITE, recipe
 
@@ -22,7 +32,7 @@ both.links(SUITE, LISTS, NODE, least=6, at=2)
 recipe("next-link-of-last-null", member_of(listed(6), -1), put("slab_list.next", 0), _BROKEN)
 recipe(
     "next-leads-to-another-cache",
-    beside(_LISTED, "slab of another cache", lambda other, slab: other.cache is not slab.cache),
+    beside_another_cache(_LISTED),
     put("slab_list.next", lambda v: v.other.link),
     _BROKEN,
 )
@@ -35,11 +45,7 @@ def _full_beside(machine: Machine) -> Any:
 
 recipe(
     "next-leads-to-another-list",
-    given(
-        lambda machine: len(_full_beside(machine)) > 1,
-        "no two full slabs beside them",
-        _LISTED,
-    ),
+    given(lambda machine: len(_full_beside(machine)) > 1, "no two full slabs beside them", _LISTED),
     put("slab_list.next", lambda slab: _full_beside(slab.machine)[1].link),
     _BROKEN,
 )

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from typing import Any, Callable, Iterable, Iterator
 
-from ..changes import Change, entry, put, when
+from ..changes import enter, entry, put, when
 from ..language import Root
 from ..pages import user_page
 from ..things import PAGE, Beside, Item
-from ..victims import PARTIAL, beside, container, first, quiet, slab, with_other
+from ..victims import PARTIAL, beside_another_cache, container, first, quiet, slab, with_other
 from .machine import Machine, Slab
 from .suite import ANY, recipe
 
@@ -140,7 +140,7 @@ recipe("entry-not-the-kernels", _SPARE, put(entry(1), 0x6B6B6B6B6B6B6B6B), _FORE
 recipe(
     "entry-in-page-of-no-slab",
     _SPARE,
-    put(entry(1), lambda v: v.machine.address_of(user_page(v.machine).page)),
+    put(entry(1), lambda array: user_page(array.machine).start),
     _FOREIGN,
 )
 
@@ -172,18 +172,13 @@ recipe(
 )
 recipe(
     "entry-of-another-cache",
-    beside(_SPARE, "slab of another cache", lambda slab, array: slab.cache is not array.cache),
+    beside_another_cache(_SPARE),
     put(entry(1), lambda v: v.other.first),
     _FOREIGN,
 )
 
 
 # Entries that are free elsewhere, too: the object is the victim, the array beside it.
-
-
-def _item(machine: Machine, address: int) -> Item:
-    slab = machine.home(address)
-    return Item(slab, address)
 
 
 def _also_in(kind: str) -> Any:
@@ -193,24 +188,20 @@ def _also_in(kind: str) -> Any:
             for other in machine.arrays_of(array.cache, kind):
                 far = other is not array and len(other.entries) > 4
                 if far and machine.node_of(other.entries[1]) == nid:
-                    yield Beside(_item(machine, other.entries[1]), array)
+                    yield Beside(machine.item(other.entries[1]), array)
 
     return first(f"second array of the same node: {kind}", candidates)
-
-
-def _also_at(position: int) -> Change:
-    return put(lambda v: v.other.entry(position), lambda v: v.slot)
 
 
 _TWICE = Root("claim-twice")
 recipe(
     "entry-twice-in-one-array",
-    lambda m: (lambda array: Beside(_item(m, array.entries[2]), array))(_SPARE(m)),
-    _also_at(1),
+    lambda m: (lambda array: Beside(m.item(array.entries[2]), array))(_SPARE(m)),
+    enter(1),
     _TWICE,
 )
-recipe("entry-also-on-another-cpu", _also_in("cpu"), _also_at(2), _TWICE)
-recipe("entry-also-in-shared-array", _also_in("shared"), _also_at(2), _TWICE)
+recipe("entry-also-on-another-cpu", _also_in("cpu"), enter(2), _TWICE)
+recipe("entry-also-in-shared-array", _also_in("shared"), enter(2), _TWICE)
 recipe(
     "entry-also-in-freelist",
     first(
@@ -221,7 +212,7 @@ recipe(
             for array in machine.spare_arrays([slab.cache], slab.nid)
         ),
     ),
-    _also_at(1),
+    enter(1),
     _TWICE,
 )
 

@@ -98,10 +98,7 @@ def _caches_of_sheaves(machine: Machine) -> Iterator[Cache]:
 
 _OF_CPU_SLABS = first("CPU slabs", lambda machine: (c.cache for c in machine.cpu_slabs))
 _OF_SHEAVES = first("sheaf with objects", _caches_of_sheaves)
-for _pointer, _victim, _off in (
-    ("cpu_slab", _OF_CPU_SLABS, 8),
-    ("cpu_sheaves", _OF_SHEAVES, 4),
-):
+for _pointer, _victim, _off in (("cpu_slab", _OF_CPU_SLABS, 8), ("cpu_sheaves", _OF_SHEAVES, 4)):
     _name = _pointer.replace("_", "-") + "-pointer"
     _root = _STATE.but(place=_pointer.replace("_", " "), also=LISTS)
     recipe(f"{_name}-garbage", _victim, put(_pointer, GARBAGE), _root)

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from .. import both
 from ..changes import add, flip, put
 from ..language import NOW, WAS, Root
 from ..victims import PARTIAL, given, quiet, slab, stands
 from .machine import Machine
-from .suite import NODE, ON_CPU, full_slab, kept, recipe
+from .suite import NODE, ON_CPU, SUITE, full_slab, kept, recipe
 
 _ALSO = frozenset({"list-wrong", "list-missing", "slab-frozen", "count-mismatch"})
 _MISMATCH = Root("count-mismatch", expected=WAS, found=NOW, also=_ALSO)
@@ -38,21 +39,19 @@ recipe("objects-zero", PARTIAL, put("objects", 0), _OBJECTS)
 
 # Nodes.
 
-for _name, _member, _change, _code in (
-    ("nr-partial-too-high", "nr_partial", 1, "node-list-length"),
-    ("nr-partial-too-low", "nr_partial", -1, "node-list-length"),
-    ("nr-partial-below-zero", "nr_partial", -(1 << 20), "node-list-length"),
-    ("nr-slabs-too-high", "nr_slabs.counter", 1, "node-slabs"),
-    ("nr-slabs-too-low", "nr_slabs.counter", -1, "node-slabs"),
-    ("total-objects-too-high", "total_objects.counter", 1, "node-objects"),
-    ("total-objects-too-low", "total_objects.counter", -1, "node-objects"),
-):
-    recipe(
-        _name,
-        lambda machine: PARTIAL(machine).node,
-        add(_member, _change),
-        Root(_code, place=_member.split(".")[0], expected=WAS),
-    )
+both.counters(
+    SUITE,
+    lambda machine: PARTIAL(machine).node,
+    (
+        ("nr-partial-too-high", "nr_partial", 1, "node-list-length"),
+        ("nr-partial-too-low", "nr_partial", -1, "node-list-length"),
+        ("nr-partial-below-zero", "nr_partial", -(1 << 20), "node-list-length"),
+        ("nr-slabs-too-high", "nr_slabs.counter", 1, "node-slabs"),
+        ("nr-slabs-too-low", "nr_slabs.counter", -1, "node-slabs"),
+        ("total-objects-too-high", "total_objects.counter", 1, "node-objects"),
+        ("total-objects-too-low", "total_objects.counter", -1, "node-objects"),
+    ),
+)
 
 # Frozen.
 

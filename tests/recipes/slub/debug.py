@@ -204,8 +204,5 @@ recipe(
     _POINTER.but(code="count-mismatch"),
 )
 recipe(
-    "free-pointer-outside-the-object-garbage",
-    _OUTSIDE,
-    store(_pointer_byte, b"\x42" * 8),
-    _POINTER,
+    "free-pointer-outside-the-object-garbage", _OUTSIDE, store(_pointer_byte, b"\x42" * 8), _POINTER
 )

@@ -7,7 +7,7 @@ from typing import Any, Callable, Iterable, Iterator
 
 from drgn import offsetof
 
-from ..changes import GARBAGE, Spot, add, entry, put
+from ..changes import GARBAGE, Spot, add, enter, put
 from ..language import NOW, NoVictim, Root
 from ..pages import user_page
 from ..things import Beside, Item, Thing
@@ -33,8 +33,7 @@ def _link(address: Callable[[Any], int]) -> Callable[[Any], Spot]:
 def _in_sheaf(machine: Machine) -> Item:
     if machine.prog.read_u64(machine.deferred(0)):
         raise NoVictim("deferred frees are pending")
-    address = SHEAF(machine).entries[1]
-    return Item(machine.home(address), address)
+    return machine.item(SHEAF(machine).entries[1])
 
 
 def _on_freelist(machine: Machine) -> Item:
@@ -63,7 +62,7 @@ def _list(machine: Machine) -> Thing:
 
 
 def _in_user_page(victim: Any) -> int:
-    return int(victim.machine.address_of(user_page(victim.machine).page)) + 64
+    return user_page(victim.machine).start + 64
 
 
 _BROKEN = Root("list-broken", found=NOW)
@@ -94,26 +93,18 @@ def _freed(what: str, addresses: Callable[[Machine], Iterable[int]]) -> Any:
             for sheaf in machine.sheaves if home else ():
                 main = sheaf.place == "main sheaf" and len(sheaf.entries) > 1
                 if main and sheaf.cache is home.cache:
-                    yield Beside(sheaf, Item(home, address))
+                    yield Beside(Item(home, address), sheaf)
 
     return first(what, candidates)
 
 
-_LIVE = Root(
-    "claim-live",
-    cpu=None,
-    slab=lambda v: v.other.slab.page,
-    node=lambda v: v.other.slab.nid,
-    object=lambda v: v.other.address,
-)
-_FREE = put(entry(1), lambda v: v.other.address)
 _SHEAF = _freed("sheaf from a cache with sheaves", lambda m: (s.address for s in m.sheaves))
 _BARN = _freed(
     "barn from a cache with sheaves",
     lambda machine: (barn for cache in machine.caches for barn in cache.barns if barn),
 )
-recipe("sheaf-freed", _SHEAF, _FREE, _LIVE)
-recipe("barn-freed", _BARN, _FREE, _LIVE)
+recipe("sheaf-freed", _SHEAF, enter(1), Root("claim-live"))
+recipe("barn-freed", _BARN, enter(1), Root("claim-live"))
 
 
 def _caches(machine: Machine) -> Iterator[Item]:

@@ -8,7 +8,7 @@ from typing import Any, Callable, Iterator
 from ..changes import GARBAGE, Spot, add, put
 from ..language import NOW, Root
 from ..things import Beside
-from ..victims import PARTIAL, beside, first, quiet, slab
+from ..victims import PARTIAL, beside, beside_another_cache, first, quiet, slab
 from .machine import Machine
 from .suite import full_slab, kept, pointer, recipe
 
@@ -34,9 +34,7 @@ _TWO = beside(
     "two slabs of a cache",
     lambda other, slab: other.cache is slab.cache and other.page != slab.page,
 )
-_TWO_CACHES = beside(
-    PARTIAL, "slab of another cache", lambda other, slab: other.cache is not slab.cache
-)
+_TWO_CACHES = beside_another_cache(PARTIAL)
 
 # Something wrote over a free object.
 recipe("next-garbage", PARTIAL, put(_raw(1), 0x4141414141414141), _RAW)

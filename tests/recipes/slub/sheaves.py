@@ -7,11 +7,11 @@ from typing import Any, Callable, Iterator
 
 from drgn import offsetof
 
-from ..changes import GARBAGE, Spot, add, entry, put, unlink
+from ..changes import GARBAGE, Spot, add, enter, entry, put, unlink
 from ..language import NOW, WAS, Root
 from ..pages import user_page
-from ..things import Beside, Item
-from ..victims import PARTIAL, beside, container, first, quiet, with_other
+from ..things import Beside
+from ..victims import PARTIAL, beside_another_cache, container, first, quiet, with_other
 from .machine import Machine
 from .suite import SHEAF, TWICE, recipe
 from .things import Sheaf
@@ -45,23 +45,19 @@ recipe(
 )
 recipe(
     "sheaf-entry-of-another-cache",
-    beside(SHEAF, "slab of another cache", lambda slab, sheaf: slab.cache is not sheaf.cache),
+    beside_another_cache(SHEAF),
     put(entry(1), lambda v: v.other.first),
     _FOREIGN,
 )
 recipe(
     "sheaf-entry-in-page-of-user",
     SHEAF,
-    put(entry(1), lambda sheaf: sheaf.machine.address_of(user_page(sheaf.machine).page)),
+    put(entry(1), lambda sheaf: user_page(sheaf.machine).start),
     _FOREIGN,
 )
 
 
 # Entries that are free elsewhere, too: the object is the victim, the sheaf beside it.
-
-
-def _also_in(sheaf: Sheaf, address: int) -> Beside:
-    return Beside(Item(sheaf.machine.home(address), address), sheaf)
 
 
 def _main_sheaves(machine: Machine) -> Iterator[Sheaf]:
@@ -77,7 +73,7 @@ def _from(place: str) -> Callable[[Machine], Iterator[Beside]]:
                 same = other.cache is sheaf.cache and other.place == place
                 elsewhere = other.owner != sheaf.owner or other.place != sheaf.place
                 if same and elsewhere and len(other.entries) > 1:
-                    yield _also_in(sheaf, other.entries[1])
+                    yield Beside(machine.item(other.entries[1]), sheaf)
 
     return candidates
 
@@ -85,12 +81,12 @@ def _from(place: str) -> Callable[[Machine], Iterator[Beside]]:
 def _from_slabs(machine: Machine) -> Iterator[Beside]:
     for sheaf in _main_sheaves(machine):
         for slab in filter(quiet, machine.slabs_of(sheaf.cache)):
-            yield _also_in(sheaf, slab.free[1])
+            yield Beside(machine.item(slab.free[1]), sheaf)
 
 
 def _from_itself(machine: Machine) -> Iterator[Beside]:
     sheaf = SHEAF(machine)
-    yield _also_in(sheaf, sheaf.entries[2])
+    yield Beside(machine.item(sheaf.entries[2]), sheaf)
 
 
 for _name, _candidates in (
@@ -101,12 +97,8 @@ for _name, _candidates in (
     ("sheaf-entry-also-waiting", _from("rcu_free sheaf")),  # by kfree() and by kfree_rcu()
     ("sheaf-entry-also-on-slab-freelist", _from_slabs),
 ):
-    recipe(
-        _name,
-        first("sheaf beside other free objects of its cache", _candidates),
-        put(lambda v: v.other.entry(1), lambda v: v.address),
-        Root("claim-twice"),
-    )
+    _victim = first("sheaf beside other free objects of its cache", _candidates)
+    recipe(_name, _victim, enter(1), Root("claim-twice"))
 
 # Sizes.
 
@@ -131,7 +123,7 @@ def _stale(machine: Machine) -> Iterator[Beside]:
         if sheaf.per_cpu and 1 < len(sheaf.entries) < sheaf.limit:
             stale = _behind(sheaf)
             if machine.home(stale) and (stale in machine.parked or stale in free):
-                yield _also_in(sheaf, stale)
+                yield Beside(machine.item(stale), sheaf)
 
 
 def _never_filled(machine: Machine) -> Iterator[Sheaf]:

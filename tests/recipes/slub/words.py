@@ -5,12 +5,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from drgn import sizeof
-
 from .. import both
 from ..changes import GARBAGE, put
 from ..language import HEX, NOW, NoVictim, Root, Victim
-from ..pages import free_page, page_table, user_page
+from ..pages import free_page, page_table
 from ..things import Beside, Page
 from ..victims import PARTIAL, first, given, slab, stands, with_other
 from .machine import Machine
@@ -51,20 +49,18 @@ def _has_parked(slab: Any) -> bool:
     return any(slab.slot(index) in slab.machine.parked for index in range(slab.objects))
 
 
+_MARK_LOST, _STRAY = Root("slab-mark-lost"), Root("slab-mark-stray")
+_MARK = put("mark", _marked)
 # Nothing but a counter and the page itself remembers the full slab.
 _FORGOTTEN = _counted(full_slab(lambda slab: not _has_parked(slab)))
 _REMEMBERED = full_slab(stands("nowhere"), _has_parked)
 for _name, _victim in (
-    ("partial", PARTIAL),
     ("full", _FORGOTTEN),
     ("full-with-object-in-place", _REMEMBERED),
     ("cpu-slab", ON_CPU),
     ("cpu-partial", kept(0)),
 ):
-    recipe(f"mark-lost-on-{_name}", _victim, put("mark", _unmarked), Root("slab-mark-lost"))
-
-_STRAY = Root("slab-mark-stray")
-_MARK = put("mark", _marked)
+    recipe(f"mark-lost-on-{_name}", _victim, put("mark", _unmarked), _MARK_LOST)
 
 
 def _table(machine: Machine) -> Page:
@@ -74,18 +70,16 @@ def _table(machine: Machine) -> Page:
     return page
 
 
-_LARGE = slab("slab of two pages or more", lambda slab: slab.order > 0)
+def _large(slab: Any) -> bool:
+    return bool(slab.order > 0)
 
 
-def _tail(machine: Machine) -> Page:
-    return Page(machine, _LARGE(machine).page + sizeof(machine.prog.type("struct page")))
+_LARGE = slab("slab of two pages or more", _large)
 
 
-recipe("mark-on-page-of-user", user_page, _MARK, _STRAY)
+both.marks(SUITE, _marked, _unmarked, _MARK_LOST, _LARGE)
 recipe("mark-on-page-table", _table, _MARK, _STRAY)
 recipe("mark-on-free-page", free_page, _MARK, _STRAY.but(also=_FREE))
-# Where slab is a page type, a tail must not have one of its own.
-recipe("mark-on-tail", given(_typed, "nobody asks a tail for its flags", _tail), _MARK, _STRAY)
 
 # The page_type word.
 
@@ -96,9 +90,7 @@ def _values(word: int) -> bool:
 
 
 _CONFLICT = Root("type-conflict", found=HEX)
-_LOST = _CONFLICT.but(
-    code=lambda v: "slab-mark-lost" if _typed(v.machine) else "type-conflict",
-)
+_LOST = _CONFLICT.but(code=lambda v: "slab-mark-lost" if _typed(v.machine) else "type-conflict")
 _WITH_TABLE = with_other(PARTIAL, lambda slab: page_table(slab.machine))
 # Zero is a page that is mapped once.
 recipe("word-zero", PARTIAL, put("word", 0), _LOST)
@@ -161,17 +153,8 @@ def _with_cache(victim: Victim[Any]) -> Victim[Any]:
     return first("second cache", candidates)
 
 
-both.descriptors(
-    SUITE,
-    _CLAIMS | NODE,
-    slab("slab of two pages or more", lambda slab: slab.order > 0 and slab.where == "partial"),
-)
-recipe(
-    "order-too-great",
-    slab("slab of two pages or more", lambda slab: slab.order > 0 and slab.where == "partial"),
-    put("order", 9),
-    Root("slab-order-wrong", found=NOW),
-)
+_LARGE_LISTED = slab("slab of two pages or more", _large, stands("partial"))
+both.descriptors(SUITE, _CLAIMS | NODE, _LARGE_LISTED, **{"too-great": 9})
 recipe("cache-pointer-garbage", PARTIAL, put("slab_cache", GARBAGE & ~1), _SAYS)
 recipe("cache-pointer-of-cpu-slab-null", ON_CPU, put("slab_cache", 0), _SAYS)
 # The slab is on no list; its objects in sheaves and the counters tell whose it is.
