@@ -3,15 +3,24 @@
 
 from __future__ import annotations
 
-from typing import Any, FrozenSet, Sequence, Tuple
+from typing import Any, Dict, FrozenSet, Sequence, Tuple
 
 from drgn import sizeof
 
-from .changes import GARBAGE, LIST_POISON, add, move, put, unlink
+from .changes import GARBAGE, LIST_POISON, add, enter, entry, move, put, unlink
 from .language import NOW, WAS, Root, Suite, Victim
 from .pages import user_page
-from .things import Page
-from .victims import CACHE, PARTIAL, given, listed, member_of
+from .things import Beside, Page
+from .victims import (
+    CACHE,
+    PARTIAL,
+    beside_a_cache,
+    beside_another_cache,
+    given,
+    listed,
+    member_of,
+    with_other,
+)
 
 Codes = FrozenSet[str]
 
@@ -56,18 +65,24 @@ def wrong_list(suite: Suite[Any], name: str, victim: Victim[Any], kind: str, nod
     suite.recipe(name, victim, move(lambda slab: slab.node.head(kind)), root)
 
 
-def descriptors(suite: Suite[Any], also: Codes, large: Victim[Any], **orders: int) -> None:
+def descriptors(
+    suite: Suite[Any], also: Codes, large: Victim[Any], another: Any, orders: Dict[str, int]
+) -> None:
     """
     Enter damage to what a slab says of itself.
 
     :param also: What may follow when it does not name its cache.
     :param large: Picks a slab of several pages.
+    :param another: Whether a cache is another than that of a slab.
+    :param orders: Wrong ones, and what they are called.
     """
     root = Root("slab-cache-wrong", found=NOW, also=also)
     suite.recipe("cache-pointer-null", PARTIAL, put("slab_cache", 0), root)
     shifted = put("slab_cache", lambda slab: slab.cache.address + 8)
     suite.recipe("cache-pointer-shifted", PARTIAL, shifted, root)
-    for name, order in (("zero", 0), ("200", 200), *orders.items()):
+    to_other, two = put("slab_cache", lambda v: v.other.address), beside_a_cache(PARTIAL, another)
+    suite.recipe("cache-pointer-of-another-cache", two, to_other, root)
+    for name, order in orders.items():
         root = Root("slab-order-wrong", found=NOW)
         suite.recipe(f"order-{name}", large, put("order", order), root)
 
@@ -103,6 +118,59 @@ def counters(
     for name, member, change, code in table:
         root = Root(code, place=member.split(".")[0], expected=WAS)
         suite.recipe(name, node, add(member, change), root)
+
+
+def on_container(code: str, **says: Any) -> Root:
+    """Return a root that tells in what place a container of free objects is."""
+    return Root(code, place=lambda found: found.called, **says)
+
+
+NO_OBJECT = on_container("claim-foreign", object=NOW)
+"""The root for an entry that is no object of the cache."""
+
+
+def entries(suite: Suite[Any], names: Dict[str, str], victim: Victim[Any]) -> None:
+    """
+    Enter damage to the second entry of what holds free objects.
+
+    :param names: Of the recipes, by what takes the place of the entry.
+    """
+    home = NO_OBJECT.but(slab=lambda v: v.other.page, node=lambda v: v.other.nid)
+    at_home = with_other(victim, lambda found: found.machine.home(found.entries[1]))
+
+    def doubled(machine: Any) -> Beside:
+        found = victim(machine)
+        return Beside(machine.item(found.entries[2]), found)
+
+    for what, picked, to, root in (
+        ("null", victim, 0, NO_OBJECT),
+        ("garbage", victim, GARBAGE, NO_OBJECT),
+        ("user", victim, lambda found: user_page(found.machine).start, NO_OBJECT),
+        ("misaligned", at_home, lambda v: v.entries[1] + 8, home),
+        ("another", beside_another_cache(victim), lambda v: v.other.first, NO_OBJECT),
+    ):
+        suite.recipe(names[what], picked, put(entry(1), to), root)
+    suite.recipe(names["twice"], doubled, enter(1), Root("claim-twice"))
+
+
+def per_cpu_pointer(
+    suite: Suite[Any], victim: Victim[Any], member: str, off: int, root: Root
+) -> None:
+    """
+    Enter damage to a pointer from a cache to what it keeps of CPUs.
+
+    :param off: What makes it misaligned.
+    """
+    name = member.replace("_", "-") + "-pointer"
+    suite.group(
+        victim,
+        root,
+        {
+            f"{name}-garbage": put(member, GARBAGE),
+            f"{name}-null": put(member, 0),
+            f"{name}-misaligned": add(member, off),
+        },
+    )
 
 
 def pointers_of_cache(suite: Suite[Any], also: Codes, names: Sequence[int]) -> None:

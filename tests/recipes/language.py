@@ -154,6 +154,11 @@ class Suite(Generic[M]):
         if waits_for:
             self.pending[name] = waits_for
 
+    def group(self, victim: Victim[M], root: Root, changes: Dict[str, Change]) -> None:
+        """Enter recipes by name that differ in nothing but the change."""
+        for name, change in changes.items():
+            self.recipe(name, victim, change, root)
+
     def state(self, name: str, victim: Victim[M], change: Change) -> None:
         """Enter a state."""
 

@@ -101,6 +101,17 @@ def beside_another_cache(victim: Victim[Any]) -> Victim[Any]:
     return beside(victim, what, lambda slab, found: slab.cache is not found.cache)
 
 
+def beside_a_cache(victim: Victim[Any], where: Callable[[Any, Any], Any]) -> Victim[Any]:
+    """Pick a victim, and another cache for which a condition of both holds."""
+
+    def candidates(machine: Any) -> Iterable[Beside]:
+        found = victim(machine)
+        others = (cache for cache in machine.caches if cache is not found.cache)
+        return (Beside(found, cache) for cache in others if where(cache, found))
+
+    return first("second cache", candidates)
+
+
 def with_other(victim: Victim[Any], other: Callable[[Any], Any]) -> Victim[Any]:
     """Pick a victim, and something else that follows from it."""
 

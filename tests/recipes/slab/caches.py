@@ -44,22 +44,26 @@ def _small(cache: Any) -> bool:
 
 both.pointers_of_cache(SUITE, _WRONG.says["also"], [GARBAGE])
 recipe("size-of-cache-wrong", _cache("cache of small objects", _small), add("size", 64), _WRONG)
-recipe("num-of-cache-one-too-many", CACHE, add("num", 1), _WRONG)
-recipe("num-of-cache-one-too-few", CACHE, add("num", -1), _WRONG)
-recipe("order-of-cache-wrong", CACHE, add("gfporder", 1), _WRONG)
-recipe("order-of-cache-200", CACHE, add("gfporder", 200), _WRONG)
-recipe("colours-of-cache-too-many", CACHE, add("colour", 3), _WRONG)
+SUITE.group(
+    CACHE,
+    _WRONG,
+    {
+        "num-of-cache-one-too-many": add("num", 1),
+        "num-of-cache-one-too-few": add("num", -1),
+        "order-of-cache-wrong": add("gfporder", 1),
+        "order-of-cache-200": add("gfporder", 200),
+        "colours-of-cache-too-many": add("colour", 3),
+        "freelist-size-of-cache-wrong": add("freelist_size", 8),
+        "object-size-of-cache-beyond-the-slot": put("object_size", lambda c: c.size + 1),
+        "batchcount-of-cache-zero": put("batchcount", 0),
+        "batchcount-of-cache-over-limit": put("batchcount", lambda c: c.kept("limit") + 1),
+        "limit-of-cache-zero": put("limit", 0),
+    },
+)
 _COLOURED = _cache("cache with several colours", lambda cache: cache.colours > 1)
 _TWICE = put("colour_off", lambda cache: 2 * cache.kept("colour_off"))
 recipe("colour-off-of-cache-wrong", _COLOURED, _TWICE, _WRONG)
 recipe("colour-off-of-cache-zero", _COLOURED, put("colour_off", 0), _WRONG)
-recipe("freelist-size-of-cache-wrong", CACHE, add("freelist_size", 8), _WRONG)
-_BEYOND = put("object_size", lambda cache: cache.size + 1)
-recipe("object-size-of-cache-beyond-the-slot", CACHE, _BEYOND, _WRONG)
-recipe("batchcount-of-cache-zero", CACHE, put("batchcount", 0), _WRONG)
-_OVER = put("batchcount", lambda cache: cache.kept("limit") + 1)
-recipe("batchcount-of-cache-over-limit", CACHE, _OVER, _WRONG)
-recipe("limit-of-cache-zero", CACHE, put("limit", 0), _WRONG)
 recipe(
     "batchcount-of-cache-halved",
     CACHE,
@@ -81,14 +85,9 @@ recipe(
 # Arrays.
 
 
-def _cpu_cache(machine: Any) -> Any:
-    return container("cpu array", 2)(machine).cache
-
-
+_FILLED = first("array with objects", lambda m: [container("cpu array", 2)(m).cache])
 _CPUS = Root("container-state", place="cpu array", found=NOW)
-recipe("cpu-cache-pointer-garbage", _cpu_cache, put("cpu_cache", GARBAGE), _CPUS)
-recipe("cpu-cache-pointer-null", _cpu_cache, put("cpu_cache", 0), _CPUS)
-recipe("cpu-cache-pointer-misaligned", _cpu_cache, add("cpu_cache", 4), _CPUS)
+both.per_cpu_pointer(SUITE, _FILLED, "cpu_cache", 4, _CPUS)
 for _name, _kind in (("shared-array", "shared"), ("alien-arrays", "alien")):
     recipe(
         f"{_name}-pointer-garbage",

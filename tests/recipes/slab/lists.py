@@ -10,23 +10,20 @@ from .. import both
 from ..changes import GARBAGE, entry, move, put
 from ..language import NOW, Root
 from ..things import Beside
-from ..victims import (
-    PARTIAL,
-    beside_another_cache,
-    first,
-    given,
-    listed,
-    member_of,
-    quiet,
-    slab,
-    with_other,
-)
+from ..victims import PARTIAL, beside_another_cache, first, listed, member_of, quiet, slab
 from .machine import Machine
 from .suite import ANY, LISTS, NODE, SUITE, recipe
 
 _BROKEN = Root("list-links", place=lambda slab: slab.where, found=NOW, also=LISTS)
 _LISTED = member_of(listed(6), 2)
 _LISTED_FULL = member_of(listed(6, "full"), 2)
+
+
+def _full_beside(machine: Machine) -> Iterator[Beside]:
+    found = _LISTED(machine)
+    every = machine.slabs_of(found.cache)
+    return (Beside(found, other) for other in every if other.where == "full")
+
 
 both.links(SUITE, LISTS, NODE, least=6, at=2)
 recipe("next-link-of-last-null", member_of(listed(6), -1), put("slab_list.next", 0), _BROKEN)
@@ -38,15 +35,10 @@ recipe(
 )
 
 
-def _full_beside(machine: Machine) -> Any:
-    found = _LISTED(machine)
-    return [slab for slab in machine.slabs_of(found.cache) if slab.where == "full"]
-
-
 recipe(
     "next-leads-to-another-list",
-    given(lambda machine: len(_full_beside(machine)) > 1, "no two full slabs beside them", _LISTED),
-    put("slab_list.next", lambda slab: _full_beside(slab.machine)[1].link),
+    first("two full slabs beside them", lambda m: islice(_full_beside(m), 1, None)),
+    put("slab_list.next", lambda v: v.other.link),
     _BROKEN,
 )
 
@@ -61,14 +53,7 @@ both.wrong_list(SUITE, "free-slab-on-full", member_of(listed(2, "free"), 1), "fu
 # What a slab says of itself.
 
 _TWO_PAGES = slab("slab of two pages", lambda slab: slab.cache.order == 1 and slab.counted > 0)
-both.descriptors(SUITE, ANY, _TWO_PAGES)
-recipe(
-    "cache-pointer-of-another-cache",
-    with_other(PARTIAL, lambda s: next(c for c in s.machine.caches if c is not s.cache)),
-    put("slab_cache", lambda v: v.other.address),
-    Root("slab-cache-wrong", found=NOW, also=ANY),
-)
-
+both.descriptors(SUITE, ANY, _TWO_PAGES, lambda cache, slab: True, {"zero": 0, "200": 200})
 _BASE = Root("slab-base-wrong", also=ANY)
 recipe("first-object-shifted-by-8", PARTIAL, put("s_mem", lambda slab: slab.first + 8), _BASE)
 recipe(

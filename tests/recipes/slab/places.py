@@ -5,13 +5,13 @@ from __future__ import annotations
 
 from typing import Any, Callable, Iterable, Iterator
 
-from ..changes import enter, entry, put, when
+from .. import both
+from ..changes import LIST_POISON, enter, entry, put, when
 from ..language import Root
-from ..pages import user_page
 from ..things import PAGE, Beside, Item
-from ..victims import PARTIAL, beside_another_cache, container, first, quiet, slab, with_other
+from ..victims import PARTIAL, container, first, quiet, slab
 from .machine import Machine, Slab
-from .suite import ANY, recipe
+from .suite import ANY, SUITE, recipe
 
 _FREELIST = frozenset({"freelist-index", "freelist-duplicate", "freelist-array", "claim-twice"})
 
@@ -133,50 +133,29 @@ for _name, _victim, _to in (
 # Entries of array caches, in an array that no work explains.
 
 _SPARE = first("array with entries and room", lambda machine: machine.spare_arrays())
-_FOREIGN = Root("claim-foreign")
-recipe("entry-null", _SPARE, put(entry(1), 0), _FOREIGN)
-recipe("entry-poison", _SPARE, put(entry(1), 0xDEAD000000000100), _FOREIGN)
-recipe("entry-not-the-kernels", _SPARE, put(entry(1), 0x6B6B6B6B6B6B6B6B), _FOREIGN)
-recipe(
-    "entry-in-page-of-no-slab",
-    _SPARE,
-    put(entry(1), lambda array: user_page(array.machine).start),
-    _FOREIGN,
-)
-
-
-def _home(position: int) -> Callable[[Any], Any]:
-    # The slab that an entry is of.
-    return lambda array: array.machine.home(array.entries[position])
-
-
-_IN_HOME = _FOREIGN.but(slab=lambda v: v.other.page, node=lambda v: v.other.nid)
-recipe(
-    "entry-misaligned",
-    with_other(_SPARE, _home(1)),
-    put(entry(1), lambda v: v.entries[1] + 8),
-    _IN_HOME,
-)
+_NAMES = {
+    "null": "entry-null",
+    "garbage": "entry-not-the-kernels",
+    "user": "entry-in-page-of-no-slab",
+    "misaligned": "entry-misaligned",
+    "another": "entry-of-another-cache",
+    "twice": "entry-twice-in-one-array",
+}
+both.entries(SUITE, _NAMES, _SPARE)
+recipe("entry-poison", _SPARE, put(entry(1), LIST_POISON[0]), both.NO_OBJECT)
 recipe(
     "entry-behind-last-object",
     first(
         "slab with room behind its last object",
         lambda machine: (
-            Beside(array, _home(1)(array))
+            Beside(array, machine.home(array.entries[1]))
             for array in machine.spare_arrays()
             if (PAGE << array.cache.order) - array.cache.num * array.cache.size > array.cache.size
         ),
     ),
     put(entry(1), lambda v: v.other.slot(v.cache.num)),
-    _IN_HOME,
+    both.NO_OBJECT.but(slab=lambda v: v.other.page, node=lambda v: v.other.nid),
 )
-recipe(
-    "entry-of-another-cache",
-    beside_another_cache(_SPARE),
-    put(entry(1), lambda v: v.other.first),
-    _FOREIGN,
-)
-
 
 # Entries that are free elsewhere, too: the object is the victim, the array beside it.
 
@@ -194,12 +173,6 @@ def _also_in(kind: str) -> Any:
 
 
 _TWICE = Root("claim-twice")
-recipe(
-    "entry-twice-in-one-array",
-    lambda m: (lambda array: Beside(m.item(array.entries[2]), array))(_SPARE(m)),
-    enter(1),
-    _TWICE,
-)
 recipe("entry-also-on-another-cpu", _also_in("cpu"), enter(2), _TWICE)
 recipe("entry-also-in-shared-array", _also_in("shared"), enter(2), _TWICE)
 recipe(

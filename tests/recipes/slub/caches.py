@@ -46,24 +46,25 @@ both.pointers_of_cache(SUITE, _WRONG.says["also"], [GARBAGE, 0])
 recipe("secret-of-cache-wrong", _HARDENED, flip("random", GARBAGE), _WRONG)
 # As they stand, wrong free pointers may well be NULL: each slab shows for itself then.
 recipe("free-pointer-offset-of-cache-wrong", _HARDENED, flip("offset", 8), _WRONG)
-recipe("size-of-cache-wrong", CACHE, add("size", 8), _WRONG)
-recipe("order-of-cache-wrong", CACHE, add("oo.x", 4 << 16), _WRONG)
-
-# Members that follow from each other.
-
-for _name, _member, _number in (
-    ("object-size-of-cache-too-great", "object_size", lambda cache: cache.inuse + 1),
-    ("object-size-of-cache-too-small", "object_size", lambda cache: cache.object_size - 16),
-    ("inuse-of-cache-beyond-the-slot", "inuse", lambda cache: cache.size + 8),
-    ("inuse-of-cache-too-small", "inuse", lambda cache: cache.inuse - 8),
-    ("align-of-cache-zero", "align", 0),
-    ("align-of-cache-wrong", "align", lambda cache: 2 * (cache.size & -cache.size)),
-    ("free-pointer-offset-of-cache-beyond-the-slot", "offset", lambda cache: cache.size),
-    # More of an object could be copied to users than it has.
-    ("usersize-of-cache-beyond-the-object", "usersize", lambda cache: cache.object_size + 1),
-):
-    recipe(_name, CACHE, put(_member, _number), _WRONG)
-recipe("red-left-pad-of-cache-wrong", CACHE, add("red_left_pad", 64), _WRONG)
+SUITE.group(
+    CACHE,
+    _WRONG,
+    {
+        "size-of-cache-wrong": add("size", 8),
+        "order-of-cache-wrong": add("oo.x", 4 << 16),
+        # Members that follow from each other.
+        "object-size-of-cache-too-great": put("object_size", lambda c: c.inuse + 1),
+        "object-size-of-cache-too-small": add("object_size", -16),
+        "inuse-of-cache-beyond-the-slot": put("inuse", lambda c: c.size + 8),
+        "inuse-of-cache-too-small": add("inuse", -8),
+        "align-of-cache-zero": put("align", 0),
+        "align-of-cache-wrong": put("align", lambda c: 2 * (c.size & -c.size)),
+        "free-pointer-offset-of-cache-beyond-the-slot": put("offset", lambda c: c.size),
+        # More of an object could be copied to users than it has.
+        "usersize-of-cache-beyond-the-object": put("usersize", lambda c: c.object_size + 1),
+        "red-left-pad-of-cache-wrong": add("red_left_pad", 64),
+    },
+)
 recipe(
     "min-partial-of-cache-garbage",
     CACHE,
@@ -99,11 +100,8 @@ def _caches_of_sheaves(machine: Machine) -> Iterator[Cache]:
 _OF_CPU_SLABS = first("CPU slabs", lambda machine: (c.cache for c in machine.cpu_slabs))
 _OF_SHEAVES = first("sheaf with objects", _caches_of_sheaves)
 for _pointer, _victim, _off in (("cpu_slab", _OF_CPU_SLABS, 8), ("cpu_sheaves", _OF_SHEAVES, 4)):
-    _name = _pointer.replace("_", "-") + "-pointer"
     _root = _STATE.but(place=_pointer.replace("_", " "), also=LISTS)
-    recipe(f"{_name}-garbage", _victim, put(_pointer, GARBAGE), _root)
-    recipe(f"{_name}-null", _victim, put(_pointer, 0), _root)
-    recipe(f"{_name}-misaligned", _victim, add(_pointer, _off), _root)
+    both.per_cpu_pointer(SUITE, _victim, _pointer, _off, _root)
 
 
 def _barn(cache: Cache) -> Spot:

@@ -7,13 +7,13 @@ from typing import Any, Callable, Iterator
 
 from drgn import offsetof
 
+from .. import both
 from ..changes import GARBAGE, Spot, add, enter, entry, put, unlink
 from ..language import NOW, WAS, Root
-from ..pages import user_page
 from ..things import Beside
-from ..victims import PARTIAL, beside_another_cache, container, first, quiet, with_other
+from ..victims import PARTIAL, beside_a_cache, container, first, quiet
 from .machine import Machine
-from .suite import SHEAF, TWICE, recipe
+from .suite import SHEAF, SUITE, TWICE, recipe
 from .things import Sheaf
 
 _CLAIMS = TWICE | {"claim-foreign", "claim-live"}
@@ -23,39 +23,21 @@ def _some(place: str) -> Any:
     return container(place, 3, lambda sheaf: len(sheaf.entries) <= sheaf.limit)
 
 
-def _on_sheaf(code: str, **says: Any) -> Root:
-    return Root(code, place=lambda sheaf: sheaf.called, **says)
-
-
 # Entries.
 
-_FOREIGN = _on_sheaf("claim-foreign", object=NOW)
-recipe("sheaf-entry-null", SHEAF, put(entry(1), 0), _FOREIGN)
-recipe("sheaf-entry-garbage", SHEAF, put(entry(1), GARBAGE), _FOREIGN)
-recipe("spare-sheaf-entry-garbage", _some("spare sheaf"), put(entry(1), GARBAGE), _FOREIGN)
-recipe("rcu-sheaf-entry-garbage", _some("rcu_free sheaf"), put(entry(1), GARBAGE), _FOREIGN)
-recipe(
-    "full-barn-entry-garbage", _some("full barn"), put(entry(1), GARBAGE), _FOREIGN.but(node=None)
-)
-recipe(
-    "sheaf-entry-misaligned",
-    SHEAF,
-    put(entry(1), lambda sheaf: sheaf.entries[1] + 8),
-    _FOREIGN.but(slab=lambda sheaf: sheaf.machine.home(sheaf.entries[1]).page),
-)
-recipe(
-    "sheaf-entry-of-another-cache",
-    beside_another_cache(SHEAF),
-    put(entry(1), lambda v: v.other.first),
-    _FOREIGN,
-)
-recipe(
-    "sheaf-entry-in-page-of-user",
-    SHEAF,
-    put(entry(1), lambda sheaf: user_page(sheaf.machine).start),
-    _FOREIGN,
-)
-
+_NAMES = {
+    "null": "sheaf-entry-null",
+    "garbage": "sheaf-entry-garbage",
+    "user": "sheaf-entry-in-page-of-user",
+    "misaligned": "sheaf-entry-misaligned",
+    "another": "sheaf-entry-of-another-cache",
+    "twice": "sheaf-entry-twice",
+}
+both.entries(SUITE, _NAMES, SHEAF)
+for _name, _place in (("spare-sheaf", "spare sheaf"), ("rcu-sheaf", "rcu_free sheaf")):
+    recipe(f"{_name}-entry-garbage", _some(_place), put(entry(1), GARBAGE), both.NO_OBJECT)
+_IN_BARN = both.NO_OBJECT.but(node=None)
+recipe("full-barn-entry-garbage", _some("full barn"), put(entry(1), GARBAGE), _IN_BARN)
 
 # Entries that are free elsewhere, too: the object is the victim, the sheaf beside it.
 
@@ -84,13 +66,7 @@ def _from_slabs(machine: Machine) -> Iterator[Beside]:
             yield Beside(machine.item(slab.free[1]), sheaf)
 
 
-def _from_itself(machine: Machine) -> Iterator[Beside]:
-    sheaf = SHEAF(machine)
-    yield Beside(machine.item(sheaf.entries[2]), sheaf)
-
-
 for _name, _candidates in (
-    ("sheaf-entry-twice", _from_itself),
     ("sheaf-entry-also-on-another-cpu", _from("main sheaf")),
     ("sheaf-entry-also-in-spare-sheaf", _from("spare sheaf")),
     ("sheaf-entry-also-in-barn", _from("full barn")),
@@ -102,7 +78,7 @@ for _name, _candidates in (
 
 # Sizes.
 
-_LIMIT = _on_sheaf("container-limit", found=NOW, also=_CLAIMS)
+_LIMIT = both.on_container("container-limit", found=NOW, also=_CLAIMS)
 recipe(
     "sheaf-size-over-capacity",
     SHEAF,
@@ -144,12 +120,12 @@ recipe(
     "sheaf-size-one-too-high-null-behind",
     first("sheaf that was never filled", _never_filled),
     add("size", 1),
-    _on_sheaf("claim-foreign", object=0),
+    both.on_container("claim-foreign", object=0),
 )
 
 # What a sheaf says of itself, and what leads to it.
 
-_STATE = _on_sheaf("container-state", others=frozenset("*"))
+_STATE = both.on_container("container-state", others=frozenset("*"))
 
 
 def _holder(sheaf: Any) -> Spot:
@@ -157,23 +133,15 @@ def _holder(sheaf: Any) -> Spot:
     return spot
 
 
-recipe(
-    "sheaf-of-another-cache",
-    with_other(SHEAF, lambda s: next(c for c in s.machine.caches if c is not s.cache)),
-    put("cache", lambda v: v.other.address),
-    _STATE,
-)
+_TWO_CACHES = beside_a_cache(SHEAF, lambda cache, sheaf: True)
+recipe("sheaf-of-another-cache", _TWO_CACHES, put("cache", lambda v: v.other.address), _STATE)
 recipe("sheaf-cache-null", SHEAF, put("cache", 0), _STATE)
 recipe("main-sheaf-null", SHEAF, put(_holder, 0), _STATE)
 recipe("main-sheaf-garbage", SHEAF, put(_holder, GARBAGE), _STATE)
 recipe("spare-sheaf-garbage", _some("spare sheaf"), put(_holder, GARBAGE), _STATE)
 # The pointer leads to an object that is free.
-recipe(
-    "main-sheaf-freed",
-    SHEAF,
-    put(_holder, lambda sheaf: PARTIAL(sheaf.machine).free[1]),
-    _STATE.but(also=frozenset({"claim-live"})),
-)
+_FREED, _LIVED_IN = put(_holder, lambda v: PARTIAL(v.machine).free[1]), frozenset({"claim-live"})
+recipe("main-sheaf-freed", SHEAF, _FREED, _STATE.but(also=_LIVED_IN))
 
 
 def _spare(sheaf: Any) -> Spot:
@@ -232,8 +200,8 @@ def _counter(sheaf: Any) -> Spot:
 
 
 _FULL, _EMPTY, _TWO_FULL = _barn("full"), _barn("empty"), _barn("full", 2)
-_COUNT = _on_sheaf("container-count", expected=WAS, found=NOW)
-_BROKEN = _on_sheaf("list-broken")
+_COUNT = both.on_container("container-count", expected=WAS, found=NOW)
+_BROKEN = both.on_container("list-broken")
 recipe("barn-counts-too-many-full", _FULL, add(_counter, 1), _COUNT)
 recipe("barn-counts-too-few-full", _FULL, add(_counter, -1), _COUNT)
 recipe("barn-counts-too-many-empty", _EMPTY, add(_counter, 1), _COUNT)
@@ -241,6 +209,6 @@ recipe("barn-list-next-garbage", _FULL, put("barn_list.next", GARBAGE), _BROKEN)
 recipe("barn-list-prev-null", _EMPTY, put("barn_list.prev", 0), _BROKEN)
 _ITSELF = put("barn_list.next", lambda sheaf: sheaf.link)
 recipe("barn-list-cycle", _TWO_FULL, _ITSELF, _BROKEN)
-recipe("barn-forgot-a-sheaf", _TWO_FULL, unlink(), _on_sheaf("container-count"))
+recipe("barn-forgot-a-sheaf", _TWO_FULL, unlink(), both.on_container("container-count"))
 recipe("empty-sheaf-is-not-empty", _EMPTY, put("size", 1), _STATE.but(also=_CLAIMS))
 recipe("full-sheaf-is-empty", _FULL, put("size", 0), _STATE)

@@ -9,8 +9,8 @@ from .. import both
 from ..changes import GARBAGE, put
 from ..language import HEX, NOW, NoVictim, Root, Victim
 from ..pages import free_page, page_table
-from ..things import Beside, Page
-from ..victims import PARTIAL, first, given, slab, stands, with_other
+from ..things import Page
+from ..victims import PARTIAL, beside_a_cache, given, slab, stands, with_other
 from .machine import Machine
 from .suite import NODE, ON_CPU, SUITE, full_slab, kept, recipe
 
@@ -36,7 +36,7 @@ def _marked(page: Page) -> int:
     return page.kept("flags") | flag
 
 
-def _counted(victim: Victim[Any]) -> Victim[Any]:
+def _in_counters(victim: Victim[Any]) -> Victim[Any]:
     # Without CONFIG_SLUB_DEBUG, nothing remembers a slab that is on no list.
     return given(
         lambda m: m.prog.type("struct kmem_cache_node").has_member("nr_slabs"),
@@ -52,7 +52,7 @@ def _has_parked(slab: Any) -> bool:
 _MARK_LOST, _STRAY = Root("slab-mark-lost"), Root("slab-mark-stray")
 _MARK = put("mark", _marked)
 # Nothing but a counter and the page itself remembers the full slab.
-_FORGOTTEN = _counted(full_slab(lambda slab: not _has_parked(slab)))
+_FORGOTTEN = _in_counters(full_slab(lambda slab: not _has_parked(slab)))
 _REMEMBERED = full_slab(stands("nowhere"), _has_parked)
 for _name, _victim in (
     ("full", _FORGOTTEN),
@@ -137,35 +137,28 @@ recipe(
 # What a slab says of itself.
 
 _SAYS = Root("slab-cache-wrong", found=NOW, also=_CLAIMS | NODE)
-_NOWHERE = _counted(slab("full slab", stands("nowhere"), lambda s: s.counted == s.objects > 4))
+_NOWHERE = _in_counters(slab("full slab", stands("nowhere"), lambda s: s.counted == s.objects > 4))
 
 
-def _with_cache(victim: Victim[Any]) -> Victim[Any]:
-    # With a cache of other objects: in one of the same shape the slab could live.
-    def candidates(machine: Machine) -> Any:
-        slab = victim(machine)
-        return (
-            Beside(slab, cache)
-            for cache in machine.caches
-            if cache.size != slab.cache.size and cache.nodes[slab.nid]
-        )
-
-    return first("second cache", candidates)
+def _other(cache: Any, slab: Any) -> bool:
+    # In a cache of the same shape the slab could live.
+    return bool(cache.size != slab.cache.size and cache.nodes[slab.nid])
 
 
 _LARGE_LISTED = slab("slab of two pages or more", _large, stands("partial"))
-both.descriptors(SUITE, _CLAIMS | NODE, _LARGE_LISTED, **{"too-great": 9})
+both.descriptors(
+    SUITE, _CLAIMS | NODE, _LARGE_LISTED, _other, {"zero": 0, "200": 200, "too-great": 9}
+)
 recipe("cache-pointer-garbage", PARTIAL, put("slab_cache", GARBAGE & ~1), _SAYS)
 recipe("cache-pointer-of-cpu-slab-null", ON_CPU, put("slab_cache", 0), _SAYS)
 # The slab is on no list; its objects in sheaves and the counters tell whose it is.
 recipe("cache-pointer-of-full-slab-null", _NOWHERE, put("slab_cache", 0), _SAYS)
-for _name, _victim in (("", PARTIAL), ("-of-full-slab", _NOWHERE)):
-    recipe(
-        f"cache-pointer{_name}-of-another-cache",
-        _with_cache(_victim),
-        put("slab_cache", lambda v: v.other.address),
-        _SAYS,
-    )
+recipe(
+    "cache-pointer-of-full-slab-of-another-cache",
+    beside_a_cache(_NOWHERE, _other),
+    put("slab_cache", lambda v: v.other.address),
+    _SAYS,
+)
 
 
 def _other_node(slab: Any) -> int:
