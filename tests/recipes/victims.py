@@ -34,6 +34,11 @@ def first(what: str, candidates: Callable[[Any], Iterable[Any]]) -> Victim[Any]:
     return pick
 
 
+def picks(what: str) -> Callable[[Callable[[Any], Iterable[Any]]], Victim[Any]]:
+    """Make a function that yields candidates pick the first of them."""
+    return lambda candidates: first(what, candidates)
+
+
 def given(needed: Test, otherwise: str, victim: Victim[Any]) -> Victim[Any]:
     """Pick a victim if the kernel has what is needed."""
 
@@ -151,19 +156,15 @@ def member_of(victim: Victim[Any], at: int) -> Victim[Any]:
 # Caches and places.
 
 
-def cache_of_slabs(where: Test = lambda cache: True) -> Victim[Any]:
-    """Pick a cache with several slabs that have several free objects each."""
-
-    def several(machine: Any) -> Iterable[AnyCache]:
-        for cache in machine.caches:
-            some = [slab for slab in machine.slabs_of(cache) if len(slab.free) > 1]
-            if len(some) > 3 and not cache.lived_in and where(cache):
-                yield cache
-
-    return first("cache with several slabs that have free objects", several)
+def _with_slabs(machine: Any) -> Iterable[AnyCache]:
+    # Caches with several slabs that have several free objects each.
+    for cache in machine.caches:
+        some = [slab for slab in machine.slabs_of(cache) if len(slab.free) > 1]
+        if len(some) > 3 and not cache.lived_in:
+            yield cache
 
 
-CACHE = cache_of_slabs()
+CACHE = first("cache with several slabs that have free objects", _with_slabs)
 
 
 def container(place: str, least: int, where: Optional[Test] = None) -> Victim[Any]:

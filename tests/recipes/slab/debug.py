@@ -8,7 +8,7 @@ from typing import Any, Iterator
 from ..changes import Number, of, store
 from ..language import Root, Victim
 from ..things import Item
-from ..victims import first
+from ..victims import first, picks
 from .machine import Machine, Slab
 from .suite import recipe
 
@@ -40,6 +40,7 @@ def _free(flags: int) -> Victim[Any]:
     return first("free object of a cache with such debugging", candidates)
 
 
+@picks("object of a cache with such debugging in an array")
 def _cached(machine: Machine) -> Iterator[Item]:
     # Objects in the arrays of CPUs, of slabs that are not full.
     for array in machine.containers:
@@ -49,6 +50,7 @@ def _cached(machine: Machine) -> Iterator[Item]:
                 yield Item(slab, entry)
 
 
+@picks("index array in a poisoned object")
 def _host(machine: Machine) -> Iterator[Item]:
     # Objects with an index array in them and poison behind it.
     for slab in _slabs(machine, _POISON):
@@ -85,16 +87,10 @@ _bytes(
     b"\x6b",
     "poison",
 )
-_bytes(
-    "poison-of-cached-object-overwritten",
-    first("object of a cache with such debugging in an array", _cached),
-    3,
-    b"\x00",
-    "poison",
-)
+_bytes("poison-of-cached-object-overwritten", _cached, 3, b"\x00", "poison")
 _bytes(
     "poison-behind-index-array-overwritten",
-    first("index array in a poisoned object", _host),
+    _host,
     lambda item: item.cache.freelist_size,
     b"\x00",
     "poison",

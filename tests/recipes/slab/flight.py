@@ -9,6 +9,7 @@ of them is damage: a check may say that something is changing, and no more.
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Any, Callable, Iterator, List, NamedTuple
 
 from drgn import offsetof
@@ -17,9 +18,9 @@ from ..changes import LIST_POISON, Change, Edit, Number, Spot, add, put, unlink
 from ..language import Victim
 from ..pages import kernel_page
 from ..things import Beside, Container
-from ..victims import first, slab, stands
+from ..victims import first, picks, slab, stands
 from .counts import marked
-from .machine import Cache, Machine, Slab
+from .machine import Machine, Slab
 from .suite import state
 
 
@@ -116,6 +117,7 @@ def _drainable(machine: Machine) -> Iterator[_Supply]:
 state("array-drained", _filled(_drainable, lambda s: s.free[: len(s.array.entries)]), _FILL)
 
 
+@picks("full array beside a shared one with room")
 def _given_to_shared(machine: Machine) -> Iterator[Beside]:
     for cache in machine.caches:
         for shared in machine.arrays_of(cache, "shared")[:1]:
@@ -127,8 +129,7 @@ def _given_to_shared(machine: Machine) -> Iterator[Beside]:
                     yield Beside(shared, shared.entries + array.entries[:room])
 
 
-_SHARED = first("full array beside a shared one with room", _given_to_shared)
-state("array-given-to-shared", _SHARED, _FILL)
+state("array-given-to-shared", _given_to_shared, _FILL)
 
 # Slabs on no list.
 
@@ -146,15 +147,12 @@ def _leave(link: Number, prev: Number) -> Change:
     return unlink() + Change(counters) + links
 
 
-def _own(slab: Slab) -> int:
-    return slab.link
-
-
+_LINK = attrgetter("link")
 _EMPTY = slab("empty slab", stands("free"))
 _POISONED = _leave(*LIST_POISON)
 _STACK = 0xFFFFC90000013D50
 _FEW = slab("slab with few objects in use", stands("partial"), lambda slab: slab.counted < 10)
-state("slab-made-and-filled-not-linked", _FEW, _leave(_own, _own))
+state("slab-made-and-filled-not-linked", _FEW, _leave(_LINK, _LINK))
 # An objfreelist slab keeps its array until it is linked.
 state(
     "slab-made-full-not-linked",
@@ -167,19 +165,14 @@ state(
 state("slab-made-array-not-written", _EMPTY, _POISONED + put("freelist", 0))
 state("slab-unlinked-to-be-freed", _EMPTY, _POISONED)
 state("slab-on-list-of-a-stack", _EMPTY, _leave(_STACK, _STACK))
-
-
-def _rcu_free(slab: Slab) -> int:
-    return slab.machine.prog["kmem_rcu_free"].address_ or 0  # a capture has no functions
-
-
+# A capture has no functions.
 state(
     "slab-waits-for-rcu",
     slab(
         "full slab of a SLAB_TYPESAFE_BY_RCU cache",
         lambda slab: slab.cache.flags & 0x80000 and slab.where == "full" and not slab.parked(),
     ),
-    _leave(0, _rcu_free) + put("active", 0),
+    _leave(0, lambda slab: slab.machine.prog["kmem_rcu_free"].address_ or 0) + put("active", 0),
 )
 
 # A lock is held.
@@ -189,15 +182,10 @@ def _lock(victim: Any) -> Spot:
     return Spot(victim.machine.prog, victim.cache.node().spot("list_lock").address, 4)
 
 
-def _dentry(machine: Machine) -> Cache:
-    cache: Cache = machine.cache("dentry")
-    return cache
-
-
 _LOCK = put(_lock, 1)
 state(
     "free-objects-under-lock",
-    lambda machine: _dentry(machine).node(),
+    lambda machine: machine.cache("dentry").node(),
     _LOCK + add("free_objects", 30),
 )
 _OF_NODE_0 = slab("partial slab of node 0", stands("partial"), lambda slab: slab.nid == 0)
@@ -210,6 +198,7 @@ state(
 )
 
 
+@picks("alien array beside a shared one with room")
 def _emptied_alien(machine: Machine) -> Iterator[Beside]:
     # A shared array, and an alien one whose objects would fit into it.
     for alien in machine.containers:
@@ -228,7 +217,7 @@ def _alien_lock(victim: Any) -> Spot:
 
 state(
     "alien-array-emptied-under-lock",
-    first("alien array beside a shared one with room", _emptied_alien),
+    _emptied_alien,
     put(_alien_lock, 1) + Change(lambda victim: _FILL.edits(victim.victim)),
 )
 state("page-marked-before-its-cache-is-set", kernel_page, put("mark", marked))

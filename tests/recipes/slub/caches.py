@@ -10,7 +10,7 @@ from ..changes import GARBAGE, Spot, add, flip, put
 from ..language import NOW, Root, Victim
 from ..machine import has_member
 from ..things import Beside
-from ..victims import CACHE, first
+from ..victims import CACHE, first, picks
 from .machine import Machine
 from .suite import LISTS, SUITE, recipe
 from .things import Cache
@@ -91,15 +91,15 @@ recipe(
 )
 
 
-def _caches_of_sheaves(machine: Machine) -> Iterator[Cache]:
+@picks("sheaf with objects")
+def _of_sheaves(machine: Machine) -> Iterator[Cache]:
     for sheaf in machine.sheaves:
         if len(sheaf.entries) > 2 and not sheaf.cache.lived_in:
             yield sheaf.cache
 
 
 _OF_CPU_SLABS = first("CPU slabs", lambda machine: (c.cache for c in machine.cpu_slabs))
-_OF_SHEAVES = first("sheaf with objects", _caches_of_sheaves)
-for _pointer, _victim, _off in (("cpu_slab", _OF_CPU_SLABS, 8), ("cpu_sheaves", _OF_SHEAVES, 4)):
+for _pointer, _victim, _off in (("cpu_slab", _OF_CPU_SLABS, 8), ("cpu_sheaves", _of_sheaves, 4)):
     _root = _STATE.but(place=_pointer.replace("_", " "), also=LISTS)
     both.per_cpu_pointer(SUITE, _victim, _pointer, _off, _root)
 
@@ -111,11 +111,12 @@ def _barn(cache: Cache) -> Spot:
 
 
 _BARN = _STATE.but(node=0, place="barn")
-recipe("barn-pointer-garbage", _OF_SHEAVES, put(_barn, GARBAGE), _BARN)
+recipe("barn-pointer-garbage", _of_sheaves, put(_barn, GARBAGE), _BARN)
 
 # Sheaves are made for what the cache says.
 
 
+@picks("cache with three sheaves that hold objects")
 def _least_held(machine: Machine) -> Iterator[Beside]:
     # Caches, and what three of their sheaves hold at least.
     held: Dict[Any, List[int]] = {}
@@ -128,12 +129,9 @@ def _least_held(machine: Machine) -> Iterator[Beside]:
 
 
 _DOUBLE = put("sheaf_capacity", lambda cache: 2 * cache.kept("sheaf_capacity") + 8)
-recipe("sheaf-capacity-too-great", _OF_SHEAVES, _DOUBLE, _WRONG)
-recipe("sheaf-capacity-garbage", _OF_SHEAVES, put("sheaf_capacity", 0x6B6B6B6B), _WRONG)
+recipe("sheaf-capacity-too-great", _of_sheaves, _DOUBLE, _WRONG)
+recipe("sheaf-capacity-garbage", _of_sheaves, put("sheaf_capacity", 0x6B6B6B6B), _WRONG)
 # Smaller than what most of its sheaves hold.
 recipe(
-    "sheaf-capacity-too-small",
-    first("cache with three sheaves that hold objects", _least_held),
-    put("sheaf_capacity", lambda v: v.other - 1),
-    _WRONG,
+    "sheaf-capacity-too-small", _least_held, put("sheaf_capacity", lambda v: v.other - 1), _WRONG
 )

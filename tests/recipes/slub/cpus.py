@@ -8,7 +8,7 @@ from typing import Any, Callable, Iterator
 from ..changes import GARBAGE, Spot, add, put
 from ..language import NO_SLAB, NOW, WAS, Root
 from ..things import Beside
-from ..victims import PARTIAL, beside, container, first, quiet
+from ..victims import PARTIAL, beside, container, first, picks, quiet
 from .machine import Machine
 from .suite import NODE, TWICE, recipe
 
@@ -37,6 +37,7 @@ recipe("cpu-freelist-next-garbage", _CPU, put(_pointer(1), GARBAGE), _BAD_POINTE
 recipe("cpu-freelist-cycle", _CPU, put(_pointer(-1), lambda cpu: cpu.entries[0]), _CYCLE)
 
 
+@picks("CPU slab with free objects")
 def _freed_elsewhere(machine: Machine) -> Iterator[Any]:
     for found in machine.cpu_slabs:
         if 1 < len(found.entries) < found.slab.counted and not found.slab.free:
@@ -46,7 +47,7 @@ def _freed_elsewhere(machine: Machine) -> Iterator[Any]:
 # An object freed twice: to its CPU, and from another one to the slab.
 recipe(
     "cpu-object-also-on-slab-freelist",
-    first("CPU slab with free objects", _freed_elsewhere),
+    _freed_elsewhere,
     put("freelist", lambda v: v.other) + add("inuse", -1),
     Root("claim-twice", object=lambda v: v.other),
 )
@@ -112,6 +113,7 @@ recipe(
 )
 
 
+@picks("CPU slabs")
 def _elsewhere(machine: Machine) -> Iterator[Any]:
     # A CPU without a slab of a cache, and a slab of other objects.
     slab = PARTIAL(machine)
@@ -123,7 +125,7 @@ def _elsewhere(machine: Machine) -> Iterator[Any]:
 
 recipe(
     "cpu-slab-of-another-cache",
-    first("CPU slabs", _elsewhere),
+    _elsewhere,
     put("slab", lambda v: v.other.page),
     Root("list-wrong", slab=lambda v: v.other.page, place="cpu slab"),
 )
@@ -179,6 +181,7 @@ recipe("cpu-partial-counts-too-many", _TWO, add(_count, 1), _COUNT)
 recipe("cpu-partial-counts-too-few", _TWO, add(_count, -1), _COUNT)
 
 
+@picks("slab of another cache")
 def _beyond(machine: Machine) -> Iterator[Any]:
     # A chain, and full slabs of other objects.
     chain = _TWO(machine)
@@ -201,7 +204,7 @@ for _name, _victim in (
             ),
         ),
     ),
-    ("cpu-partial-leads-to-another-cache", first("slab of another cache", _beyond)),
+    ("cpu-partial-leads-to-another-cache", _beyond),
 ):
     recipe(
         _name, _victim, put(_next(-1), lambda v: v.other.page), _on(-1, "list-broken", found=NOW)

@@ -10,7 +10,7 @@ from drgn import offsetof, sizeof
 from ..changes import Number, of, put, store
 from ..language import Root, Victim
 from ..things import Beside, Item
-from ..victims import first, given, quiet, slab
+from ..victims import given, picks, quiet, slab
 from .machine import Machine
 from .suite import pointer, recipe
 from .things import Cache, Slab
@@ -115,6 +115,7 @@ _bytes(
 )
 
 
+@picks("object that is larger than what was asked for")
 def _larger_than_asked(machine: Machine) -> Iterator[Beside]:
     # Objects of kmalloc(), and the sizes asked for, where the kernel keeps them (6.2 on).
     for found in filter(quiet, machine.all_slabs()):
@@ -131,7 +132,7 @@ def _larger_than_asked(machine: Machine) -> Iterator[Beside]:
 
 _bytes(
     "kunit-kmalloc-redzone-access",
-    first("object that is larger than what was asked for", _larger_than_asked),
+    _larger_than_asked,
     lambda v: v.other,
     b"\x18\x19",
     "red zone after the size asked for",

@@ -8,7 +8,7 @@ from typing import Any, Callable, Iterator
 from ..changes import GARBAGE, Spot, add, put
 from ..language import NOW, Root
 from ..things import Beside
-from ..victims import PARTIAL, beside, beside_another_cache, first, quiet, slab
+from ..victims import PARTIAL, beside, beside_another_cache, picks, quiet, slab
 from .machine import Machine
 from .suite import full_slab, kept, pointer, recipe
 
@@ -61,6 +61,7 @@ for _name, _victim, _position, _to, _root in (
     recipe(_name, _victim, put(pointer(_position), _to), _root)
 
 
+@picks("object in use beside free ones")
 def _dead_ends(machine: Machine) -> Iterator[Beside]:
     # Slabs, and objects in use from which a chain leads nowhere.
     for found in filter(quiet, machine.all_slabs()):
@@ -72,7 +73,7 @@ def _dead_ends(machine: Machine) -> Iterator[Beside]:
 
 recipe(
     "next-in-use",
-    first("object in use beside free ones", _dead_ends),
+    _dead_ends,
     put(pointer(1), lambda v: v.other.address),
     _POINTER.but(found=lambda v: v.cache.pointer(v.other.address).number),
 )

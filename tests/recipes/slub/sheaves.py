@@ -11,7 +11,7 @@ from .. import both
 from ..changes import GARBAGE, Spot, add, enter, entry, put, unlink
 from ..language import NOW, WAS, Root
 from ..things import Beside
-from ..victims import PARTIAL, beside_a_cache, container, first, quiet
+from ..victims import PARTIAL, beside_a_cache, container, first, picks, quiet
 from .machine import Machine
 from .suite import SHEAF, SUITE, TWICE, recipe
 from .things import Sheaf
@@ -93,6 +93,7 @@ def _behind(sheaf: Sheaf) -> int:
     return sheaf.entry(len(sheaf.entries)).number
 
 
+@picks("sheaf with a stale entry that is free elsewhere")
 def _stale(machine: Machine) -> Iterator[Beside]:
     free = {object for slab in machine.slabs.values() for object in slab.free}
     for sheaf in machine.sheaves:
@@ -102,6 +103,7 @@ def _stale(machine: Machine) -> Iterator[Beside]:
                 yield Beside(machine.item(stale), sheaf)
 
 
+@picks("sheaf that was never filled")
 def _never_filled(machine: Machine) -> Iterator[Sheaf]:
     for sheaf in machine.sheaves:
         room = sheaf.place == "main sheaf" and 1 < len(sheaf.entries) < sheaf.limit
@@ -111,14 +113,11 @@ def _never_filled(machine: Machine) -> Iterator[Sheaf]:
 
 # The object of the entry behind the last is in another place by now.
 recipe(
-    "sheaf-size-one-too-high",
-    first("sheaf with a stale entry that is free elsewhere", _stale),
-    add(lambda v: v.other.spot("size"), 1),
-    Root("claim-twice"),
+    "sheaf-size-one-too-high", _stale, add(lambda v: v.other.spot("size"), 1), Root("claim-twice")
 )
 recipe(
     "sheaf-size-one-too-high-null-behind",
-    first("sheaf that was never filled", _never_filled),
+    _never_filled,
     add("size", 1),
     both.on_container("claim-foreign", object=0),
 )
@@ -149,6 +148,7 @@ def _spare(sheaf: Any) -> Spot:
     return Spot(sheaf.machine.prog, sheaf.holder.address + 8)
 
 
+@picks("CPU without a spare sheaf")
 def _alone(machine: Machine) -> Iterator[Any]:
     # Main sheaves of CPUs without a spare one.
     main = container("main sheaf", 1, lambda sheaf: not _spare(sheaf).number)
@@ -158,7 +158,7 @@ def _alone(machine: Machine) -> Iterator[Any]:
 
 recipe(
     "spare-sheaf-is-main-sheaf",
-    first("CPU without a spare sheaf", _alone),
+    _alone,
     put(_spare, lambda sheaf: sheaf.address),
     Root("container-state", place=lambda sheaf: f"spare sheaf of CPU {sheaf.owner}", also=TWICE),
 )
