@@ -50,6 +50,12 @@ class Beside:
         self.victim = victim
         self.other = other
 
+    def spot(self, path: str) -> Spot:
+        """Return where a member of the victim stands, or ``other.`` and one of the other thing."""
+        thing = self.other if path.startswith("other.") else self.victim
+        spot: Spot = thing.spot(path.replace("other.", "", 1))
+        return spot
+
     def __getattr__(self, name: str) -> Any:
         """Return what the victim has of that name."""
         return getattr(self.victim, name)

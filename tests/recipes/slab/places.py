@@ -232,8 +232,7 @@ def _freed(name: str, addresses: Callable[[Machine], Iterable[int]]) -> None:
     recipe(
         name,
         first("array of its cache that no work explains", candidates),
-        put(place, lambda v: v.slot)
-        + when(lambda v: not v.other.entries, put(lambda v: v.other.spot("avail"), 1)),
+        put(place, lambda v: v.slot) + when(lambda v: not v.other.entries, put("other.avail", 1)),
         Root("claim-live"),
     )
 

@@ -81,10 +81,6 @@ def _with_idle(machine: Machine) -> Iterator[Any]:
             yield Beside(found, idle)
 
 
-def _other(member: str) -> Callable[[Any], Spot]:
-    return lambda v: v.other.spot(member)
-
-
 recipe(
     "cpu-slab-also-on-partial-list",
     first(
@@ -96,19 +92,19 @@ recipe(
             for idle in machine.idle(slab.cache)
         ),
     ),
-    put(_other("slab"), lambda v: v.page),
+    put("other.slab", lambda v: v.page),
     Root("list-twice", also=NODE),
 )
 recipe(
     "cpu-slab-of-two-cpus",
     first("CPU slabs", _with_idle),
-    put(_other("slab"), lambda v: v.slab.page),
+    put("other.slab", lambda v: v.slab.page),
     Root("list-twice", cpu=None, also=TWICE),
 )
 recipe(
     "cpu-slab-and-freelist-of-two-cpus",
     first("CPU slabs", lambda m: (found for found in _with_idle(m) if found.entries)),
-    put(_other("slab"), lambda v: v.slab.page) + put(_other("freelist"), lambda v: v.entries[0]),
+    put("other.slab", lambda v: v.slab.page) + put("other.freelist", lambda v: v.entries[0]),
     Root("claim-twice", cpu=None, also=TWICE | {"list-twice"}),
 )
 

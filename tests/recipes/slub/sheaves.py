@@ -112,9 +112,7 @@ def _never_filled(machine: Machine) -> Iterator[Sheaf]:
 
 
 # The object of the entry behind the last is in another place by now.
-recipe(
-    "sheaf-size-one-too-high", _stale, add(lambda v: v.other.spot("size"), 1), Root("claim-twice")
-)
+recipe("sheaf-size-one-too-high", _stale, add("other.size", 1), Root("claim-twice"))
 recipe(
     "sheaf-size-one-too-high-null-behind",
     _never_filled,
