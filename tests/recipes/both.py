@@ -125,17 +125,14 @@ def on_container(code: str, **says: Any) -> Root:
     return Root(code, place=lambda found: found.called, **says)
 
 
-NO_OBJECT = on_container("claim-foreign", object=NOW)
-"""The root for an entry that is no object of the cache."""
-
-
-def entries(suite: Suite[Any], names: Dict[str, str], victim: Victim[Any]) -> None:
+def entries(suite: Suite[Any], names: Dict[str, str], victim: Victim[Any], foreign: Root) -> None:
     """
     Enter damage to the second entry of what holds free objects.
 
     :param names: Of the recipes, by what takes the place of the entry.
+    :param foreign: The root for an entry that is no object of the cache.
     """
-    home = NO_OBJECT.but(slab=lambda v: v.other.page, node=lambda v: v.other.nid)
+    home = foreign.but(slab=lambda v: v.other.page, node=lambda v: v.other.nid)
     at_home = with_other(victim, lambda found: found.machine.home(found.entries[1]))
 
     def doubled(machine: Any) -> Beside:
@@ -143,11 +140,11 @@ def entries(suite: Suite[Any], names: Dict[str, str], victim: Victim[Any]) -> No
         return Beside(machine.item(found.entries[2]), found)
 
     for what, picked, to, root in (
-        ("null", victim, 0, NO_OBJECT),
-        ("garbage", victim, GARBAGE, NO_OBJECT),
-        ("user", victim, lambda found: user_page(found.machine).start, NO_OBJECT),
+        ("null", victim, 0, foreign),
+        ("garbage", victim, GARBAGE, foreign),
+        ("user", victim, lambda found: user_page(found.machine).start, foreign),
         ("misaligned", at_home, lambda v: v.entries[1] + 8, home),
-        ("another", beside_another_cache(victim), lambda v: v.other.first, NO_OBJECT),
+        ("another", beside_another_cache(victim), lambda v: v.other.first, foreign),
     ):
         suite.recipe(names[what], picked, put(entry(1), to), root)
     suite.recipe(names["twice"], doubled, enter(1), Root("claim-twice"))

@@ -133,6 +133,8 @@ for _name, _victim, _to in (
 # Entries of array caches, in an array that no work explains.
 
 _SPARE = first("array with entries and room", lambda machine: machine.spare_arrays())
+# Which object an entry would be depends on what debugging puts before objects.
+_FOREIGN = both.on_container("claim-foreign")
 _NAMES = {
     "null": "entry-null",
     "garbage": "entry-not-the-kernels",
@@ -141,8 +143,8 @@ _NAMES = {
     "another": "entry-of-another-cache",
     "twice": "entry-twice-in-one-array",
 }
-both.entries(SUITE, _NAMES, _SPARE)
-recipe("entry-poison", _SPARE, put(entry(1), LIST_POISON[0]), both.NO_OBJECT)
+both.entries(SUITE, _NAMES, _SPARE, _FOREIGN)
+recipe("entry-poison", _SPARE, put(entry(1), LIST_POISON[0]), _FOREIGN)
 recipe(
     "entry-behind-last-object",
     first(
@@ -154,7 +156,7 @@ recipe(
         ),
     ),
     put(entry(1), lambda v: v.other.slot(v.cache.num)),
-    both.NO_OBJECT.but(slab=lambda v: v.other.page, node=lambda v: v.other.nid),
+    _FOREIGN.but(slab=lambda v: v.other.page, node=lambda v: v.other.nid),
 )
 
 # Entries that are free elsewhere, too: the object is the victim, the array beside it.

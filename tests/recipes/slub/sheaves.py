@@ -25,6 +25,7 @@ def _some(place: str) -> Any:
 
 # Entries.
 
+_FOREIGN = both.on_container("claim-foreign", object=NOW)
 _NAMES = {
     "null": "sheaf-entry-null",
     "garbage": "sheaf-entry-garbage",
@@ -33,10 +34,10 @@ _NAMES = {
     "another": "sheaf-entry-of-another-cache",
     "twice": "sheaf-entry-twice",
 }
-both.entries(SUITE, _NAMES, SHEAF)
+both.entries(SUITE, _NAMES, SHEAF, _FOREIGN)
 for _name, _place in (("spare-sheaf", "spare sheaf"), ("rcu-sheaf", "rcu_free sheaf")):
-    recipe(f"{_name}-entry-garbage", _some(_place), put(entry(1), GARBAGE), both.NO_OBJECT)
-_IN_BARN = both.NO_OBJECT.but(node=None)
+    recipe(f"{_name}-entry-garbage", _some(_place), put(entry(1), GARBAGE), _FOREIGN)
+_IN_BARN = _FOREIGN.but(node=None)
 recipe("full-barn-entry-garbage", _some("full barn"), put(entry(1), GARBAGE), _IN_BARN)
 
 # Entries that are free elsewhere, too: the object is the victim, the sheaf beside it.
