@@ -11,14 +11,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Dict, Iterator, List, Mapping, Optional, Tuple, Union
 
-from .tables import table, text
-from .values import plural, printable
+from ..tables import table, text
+from ..values import plural, printable
 
 if TYPE_CHECKING:
-    from ..answers.caches import CachesAnswer, CacheUsage
-    from ..answers.object import AddressInfo
-    from ..answers.states import Objects, SlabObject
-    from ..answers.tracks import Track
+    from ...answers.caches import CachesAnswer, CacheUsage
+    from ...answers.object import AddressInfo
+    from ...answers.states import Objects, SlabObject
+    from ...answers.tracks import Track
 
 Cell = Union[int, str]
 

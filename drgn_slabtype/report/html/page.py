@@ -14,15 +14,15 @@ from collections import defaultdict
 from html import escape
 from typing import TYPE_CHECKING, Callable, Dict, Iterator, List, Optional, Sequence
 
-from .. import __version__
-from ..findings import CATALOGUE, CacheResult, Finding, Outcome, Report
-from .html_charts import bar, histogram, kind_class, memory_map
-from .html_style import style
-from .tables import size
-from .values import plural, printable, value
+from ... import __version__
+from ...findings import CATALOGUE, CacheResult, Finding, Outcome, Report
+from ..tables import size
+from ..values import plural, printable, value
+from .charts import bar, histogram, kind_class, memory_map
+from .style import style
 
 if TYPE_CHECKING:
-    from ..pages.census import Census
+    from ...pages.census import Census
 
 _CACHES = 20  # rows in each table of caches
 _OUTCOMES = {Outcome.CONSISTENT: "good", Outcome.INCONSISTENT: "bad"}

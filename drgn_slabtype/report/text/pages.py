@@ -11,15 +11,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Dict, Iterator, List, Optional, Sequence, Tuple
 
-from ..pages.flagnames import flag_letters, flag_names
-from .tables import size, table, text
-from .values import plural
+from ...pages.flagnames import flag_letters, flag_names
+from ..tables import size, table, text
+from ..values import plural
 
 if TYPE_CHECKING:
-    from ..answers.page import PageInfo, SlabOfPage
-    from ..pages.census import Census, FlagRow, Run
-    from ..pages.map import Cell, PageMap
-    from ..pages.owner import PageOwner
+    from ...answers.page import PageInfo, SlabOfPage
+    from ...pages.census import Census, FlagRow, Run
+    from ...pages.map import Cell, PageMap
+    from ...pages.owner import PageOwner
 
 _CELLS_IN_ROW = 64
 _OBJECTS_IN_ROW = 64

@@ -14,30 +14,15 @@ from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Sequence, Tuple
 
 from tabulate import tabulate
 
-from ..findings import CacheResult, Finding, Outcome, Report
-from .tables import size, table, text
-from .text_answers import caches, object, objects
-from .text_pages import page, pages
-from .values import plural, value
+from ...findings import CacheResult, Finding, Outcome, Report
+from ..tables import size, table, text
+from ..values import plural, value
 
 if TYPE_CHECKING:
-    from ..answers.decode import Decoded
-    from ..capture import CaptureSummary
-    from ..demo import Act
-    from ..pagetype.detect import PageTypeLayout
-
-__all__ = [
-    "caches",
-    "capture",
-    "check",
-    "decode",
-    "demo",
-    "layout",
-    "object",
-    "objects",
-    "page",
-    "pages",
-]
+    from ...answers.decode import Decoded
+    from ...capture import CaptureSummary
+    from ...demo import Act
+    from ...pagetype.detect import PageTypeLayout
 
 # Notes and the like come in crowds, such as a slab that waits for RCU in every
 # cache; JSON has them all.
