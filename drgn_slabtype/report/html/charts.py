@@ -6,8 +6,7 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING, Iterator, List, Sequence, Tuple
 
-from ..tables import size
-from ..values import printable
+from ..values import printable, size
 from .style import COLOURS
 
 if TYPE_CHECKING:

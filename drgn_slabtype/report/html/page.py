@@ -10,16 +10,17 @@ It runs no script and fetches nothing.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from html import escape
-from typing import TYPE_CHECKING, Callable, Dict, Iterator, List, Optional, Sequence
+from typing import TYPE_CHECKING, Callable, Iterator, List, Sequence
 
 from ... import __version__
-from ...findings import CATALOGUE, CacheResult, Finding, Outcome, Report
-from ..tables import size
-from ..values import plural, printable, value
+from ...findings import CATALOGUE, CacheResult, Outcome, Report
+from ..values import plural, size
+from ..views import Column, Grid
+from ..views.check import CACHE, FINDING, SHELVES, TOTALS, Branch, branches, concerned, others
+from ..views.pages import CONFLICT, TYPE, zones
 from .charts import bar, histogram, kind_class, memory_map
 from .style import style
+from .table import Markup, table, text
 
 if TYPE_CHECKING:
     from ...pages.census import Census
@@ -33,7 +34,7 @@ def check(report: Report, census: Census) -> Iterator[str]:
     yield "<!DOCTYPE html>\n"
     yield '<html lang="en"><head><meta charset="utf-8">\n'
     yield '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-    yield f"<title>{_text(_title(report))}</title>\n<style>{style()}</style></head><body>\n"
+    yield f"<title>{text(_title(report))}</title>\n<style>{style()}</style></head><body>\n"
     for part in (
         _header(report, census),
         _findings(report),
@@ -48,10 +49,6 @@ def check(report: Report, census: Census) -> Iterator[str]:
     yield f'<footer class="quiet"><p>drgn-slabtype {__version__}</p></footer>\n</body></html>\n'
 
 
-def _text(text: object) -> str:
-    return escape(printable(str(text)))
-
-
 def _title(report: Report) -> str:
     release = f"Linux {report.target.release}" if report.target.release else "Linux"
     return f"{release}: {report.outcome.value}"
@@ -60,75 +57,51 @@ def _title(report: Report) -> str:
 def _header(report: Report, census: Census) -> Iterator[str]:
     shade = _OUTCOMES.get(report.outcome, "unsure")
     release = f"Linux {report.target.release or ''} {report.target.architecture or ''}".strip()
-    yield f'<header><h1><span class="{shade}">{report.outcome.value}</span>: {_text(release)}</h1>'
+    yield f'<header><h1><span class="{shade}">{report.outcome.value}</span>: {text(release)}</h1>'
     layout = report.layout
     where = f", {report.target.path}" if report.target.path else ""
     told = f"{layout.allocator}, page types {layout.page_type}; {report.target.kind}{where}"
-    yield f'<p class="quiet">{_text(told)}</p></header>'
-    totals = report.totals
+    yield f'<p class="quiet">{text(told)}</p></header>'
     facts = [
         ("memory", size(census.pages * census.page_size)),
-        ("in slabs", size(totals.slab_pages * census.page_size)),
-        ("caches", totals.caches),
-        ("slabs", totals.slabs),
-        ("objects", totals.objects),
-        ("in use", totals.in_use),
-        ("free", totals.free),
-        ("findings", len(report.findings)),
+        ("in slabs", size(report.totals.slab_pages * census.page_size)),
+        *TOTALS.facts(report.totals),
+        ("findings", str(len(report.findings))),
+        *others(report),
     ]
-    if totals.unreadable_pages:
-        facts.append(("pages unreadable", totals.unreadable_pages))
-    items = "".join(f"<div><dt>{name}</dt><dd>{told}</dd></div>" for name, told in facts)
+    items = "".join(
+        f"<div><dt>{text(name)}</dt><dd>{text(told)}</dd></div>" for name, told in facts
+    )
     yield f'<dl class="facts">{items}</dl>'
 
 
 def _findings(report: Report) -> Iterator[str]:
     yield '<section id="findings"><h2>Findings</h2>'
+    caches = concerned(report.caches)
+    if caches:
+        yield from table(CACHE.grid(caches))
     if not report.findings:
         yield "<p>None.</p>"
-    else:
-        yield from _trees(report.findings)
-    for title, shelf in (
-        ("Not judged", report.unavailable),
-        ("Changing", report.changing),
-        ("Notes", report.notes),
-    ):
-        if shelf:
-            yield f"<h3>{title}</h3>"
-            yield from _trees(shelf)
+    for shelf in SHELVES:
+        found = shelf.of(report)
+        if found:
+            if shelf.name != "findings":
+                yield f"<h3>{shelf.title}</h3>"
+            yield from _trees(branches(found))
     yield "</section>"
 
 
-def _trees(findings: Sequence[Finding]) -> Iterator[str]:
-    known = {finding.id for finding in findings}
-    followers: Dict[Optional[int], List[Finding]] = defaultdict(list)
-    for finding in findings:
-        followers[finding.because if finding.because in known else None].append(finding)
-    yield '<ol class="tree">'
-    for finding in followers[None]:
-        yield from _tree(finding, followers)
+def _trees(branches: Sequence[Branch], label: str = "") -> Iterator[str]:
+    yield f'<ol aria-label="{label}">' if label else '<ol class="tree">'
+    for finding, followers in branches:
+        yield f"<li>{text(finding.message)} "
+        yield f'<a href="#code-{finding.code}"><code>{finding.code}</code></a>'
+        for line in filter(None, (FINDING.sentence(finding), *finding.details)):
+            yield f'<br><span class="quiet">{text(line)}</span>'
+        if followers:
+            yield from _trees(followers, "follows from it")
+        yield "</li>"
     yield "</ol>"
-
-
-def _tree(finding: Finding, followers: Dict[Optional[int], List[Finding]]) -> Iterator[str]:
-    details = []
-    for name, told in (("expected", finding.expected), ("found", finding.found)):
-        if told is not None:
-            details.append(f"{name} {value(told)}")
-    if finding.attempts > 1:
-        details.append(f"read {finding.attempts} times")
-    yield f"<li>{_text(finding.message)} "
-    yield f'<a href="#code-{finding.code}"><code>{finding.code}</code></a>'
-    if details:
-        yield f'<br><span class="quiet">{_text(", ".join(details))}</span>'
-    # A finding without a number is nobody's root.
-    under = followers.pop(finding.id, []) if finding.id else []
-    if under:
-        yield '<ol aria-label="follows from it">'
-        for follower in under:
-            yield from _tree(follower, followers)
-        yield "</ol>"
-    yield "</li>"
 
 
 def _map(census: Census) -> Iterator[str]:
@@ -136,7 +109,7 @@ def _map(census: Census) -> Iterator[str]:
         return
     yield '<section id="map"><h2>Memory</h2>'
     items = "".join(
-        f'<li><i class="{kind_class(row.type)}"></i>{_text(row.type)}</li>' for row in census.rows
+        f'<li><i class="{kind_class(row.type)}"></i>{text(row.type)}</li>' for row in census.rows
     )
     yield f'<ul class="legend">{items}</ul>'
     yield from memory_map(census.map, census.page_size)
@@ -145,61 +118,22 @@ def _map(census: Census) -> Iterator[str]:
 
 def _census(census: Census) -> Iterator[str]:
     yield '<section id="census"><h2>Pages</h2>'
-    columns = ("type", "pages", "size", "share", "what")
     most = max((row.pages for row in census.rows), default=1)
-    rows = []
-    for row in census.rows:
-        drawn = bar([(kind_class(row.type), row.pages)], most, f"{row.type}: {row.pages} pages")
-        rows.append(
-            (
-                f'<i class="{kind_class(row.type)}"></i>{_text(row.type)}',
-                str(row.pages),
-                size(row.size_bytes),
-                drawn,
-                _text(row.meaning),
-            )
-        )
-    yield from _table(columns, rows, names=("type", "what"))
-    zones = sorted({(place.node, place.zone) for place in census.places})
-    if len(zones) > 1:
+    grid = TYPE.grid(census.rows)
+    for row, cells in zip(census.rows, grid.rows):
+        cells[0] = Markup(f'<i class="{kind_class(row.type)}"></i>{text(row.type)}')
+    bars = (
+        Markup(bar([(kind_class(row.type), row.pages)], most, f"{row.type}: {row.pages} pages"))
+        for row in census.rows
+    )
+    yield from table(grid.insert(3, Column("share"), bars))
+    if len(census.places) > 1:
         yield "<h3>By node and zone</h3>"
-        heads = ("type", *(f"{node}/{_text(zone)}" for node, zone in zones))
-        counts = {(place.node, place.zone): place.types for place in census.places}
-        by_zone = [
-            (_text(row.type), *(str(counts[zone].get(row.type, 0)) for zone in zones))
-            for row in census.rows
-        ]
-        yield from _table(heads, by_zone, names=("type",))
+        yield from table(zones(census))
     if census.conflicts:
         yield "<h3>Words that no healthy page shows</h3>"
-        found = [
-            (f"{c.pfn:#x}", f"0x{c.page:x}", f"0x{c.word:08x}", _text(c.meaning))
-            for c in census.conflicts
-        ]
-        yield from _table(("PFN", "page", "word", "what"), found, names=("PFN", "what"))
+        yield from table(CONFLICT.grid(census.conflicts))
     yield "</section>"
-
-
-def _table(
-    columns: Sequence[str], rows: Sequence[Sequence[str]], names: Sequence[str]
-) -> Iterator[str]:
-    # On a narrow screen each row stands by itself, with the headings as labels.
-    def kind(column: str, cell: str) -> str:
-        return "bar" if cell.startswith("<svg") else "name" if column in names else ""
-
-    first = rows[0] if rows else columns
-    heads = "".join(
-        f'<th scope="col" class="{kind(column, cell)}">{column}</th>'
-        for column, cell in zip(columns, first)
-    )
-    yield f"<table><thead><tr>{heads}</tr></thead><tbody>"
-    for row in rows:
-        cells = "".join(
-            f'<td class="{kind(column, cell)}" data-label="{column}">{cell}</td>'
-            for column, cell in zip(columns, row)
-        )
-        yield f"<tr>{cells}</tr>"
-    yield "</tbody></table>"
 
 
 def _caches(report: Report, page_size: int) -> Iterator[str]:
@@ -239,26 +173,28 @@ def _cache_table(
         '<li><i class="p-free"></i>free objects</li>'
         '<li><i class="p-waste"></i>between and after objects</li></ul>'
     )
-    rows = []
-    for usage in ranked:
-        parts = [("p-in-use", usage.in_use), ("p-free", usage.free), ("p-waste", usage.waste)]
-        words = ", ".join(f"{name[2:]} {size(part)}" for name, part in parts)
-        cache = usage.cache
-        share = f"{usage.in_use / usage.memory:.0%}"
-        rows.append(
-            (
-                _text(cache.name),
-                bar(parts, scale, f"{cache.name}: {words}"),
-                size(usage.memory),
-                size(usage.unused),
-                share,
-                str(cache.slabs),
-                f"{cache.in_use} of {cache.objects}",
-            )
-        )
-    columns = ("cache", "use", "memory", "unused", "used", "slabs", "objects")
-    yield from _table(columns, rows, names=("cache",))
+    columns = [
+        Column("cache"),
+        Column("use"),
+        *(Column(name, right=True) for name in ("memory", "unused", "used", "slabs", "objects")),
+    ]
+    yield from table(Grid(columns, [_usage_cells(usage, scale) for usage in ranked]))
     yield "</section>"
+
+
+def _usage_cells(usage: _Usage, scale: int) -> List[object]:
+    cache = usage.cache
+    parts = [("p-in-use", usage.in_use), ("p-free", usage.free), ("p-waste", usage.waste)]
+    words = ", ".join(f"{name[2:]} {size(part)}" for name, part in parts)
+    return [
+        cache.name,
+        Markup(bar(parts, scale, f"{cache.name}: {words}")),
+        size(usage.memory),
+        size(usage.unused),
+        f"{usage.in_use / usage.memory:.0%}",
+        cache.slabs,
+        f"{cache.in_use} of {cache.objects}",
+    ]
 
 
 def _occupancy(report: Report) -> Iterator[str]:
@@ -288,13 +224,12 @@ def _partial(cache: CacheResult) -> int:
 def _figure(name: str, fill: Sequence[int]) -> str:
     told = f"{plural(sum(fill), 'slab')}, {fill[-1]} full"
     drawn = histogram(fill, f"{name}: {told}")
-    caption = f'{_text(name)}<br><span class="quiet">{told}</span>'
+    caption = f'{text(name)}<br><span class="quiet">{told}</span>'
     return f"<figure>{drawn}<figcaption>{caption}</figcaption></figure>"
 
 
 def _catalogue(report: Report) -> Iterator[str]:
-    shelves = (report.findings, report.unavailable, report.changing, report.notes)
-    seen = {finding.code for shelf in shelves for finding in shelf}
+    seen = {finding.code for shelf in SHELVES for finding in shelf.of(report)}
     if not seen:
         return
     yield '<section id="codes"><h2>What the findings mean</h2><dl class="codes">'
@@ -302,5 +237,5 @@ def _catalogue(report: Report) -> Iterator[str]:
         if code in seen:
             yield f'<dt id="code-{code}"><code>{code}</code></dt>'
             rule = f'<span class="quiet">Rule: {meaning.rule}.</span>'
-            yield f"<dd>{_text(meaning.meaning)} {rule}</dd>"
+            yield f"<dd>{text(meaning.meaning)} {rule}</dd>"
     yield "</dl></section>"

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from .answers import caches, object, objects
-from .check import capture, check, decode, demo, layout
+from .answers import caches, capture, decode, layout, object, objects
+from .check import check, demo
 from .pages import page, pages
 
 __all__ = [
