@@ -22,6 +22,7 @@ from drgn.helpers.linux.mm import compound_order, in_direct_map, page_to_pfn, vi
 from ..machine import Machine, machine
 from ..machine.kfence import KfencePool, kfence_pool
 from ..pages.predicates import compound_head, page_types
+from ..shapes import Address
 from .guarded import state_of
 from .lookup import Judged, Located, Lookup, lookup
 from .slots import Slot, slot
@@ -35,17 +36,17 @@ _MAX_FREE_ORDER = 13  # the highest MAX_ORDER that any architecture sets
 class AddressInfo:
     """What is known about one address; what does not apply is ``None`` or empty."""
 
-    address: int
+    address: Address
     kind: str
     """``slab object``, ``slab``, ``struct slab``, ``kfence object``, ``page``, ``other``."""
     meaning: str
     """One line for people."""
     cache: Optional[str] = None
-    slab_cache: Optional[int] = None
+    slab_cache: Optional[Address] = None
     """``struct kmem_cache *``."""
-    slab: Optional[int] = None
+    slab: Optional[Address] = None
     """``struct slab *`` (the head ``struct page *`` before Linux 5.17)."""
-    object: Optional[int] = None
+    object: Optional[Address] = None
     """Address of the object, as its users see it."""
     index: Optional[int] = None
     """Position in the slab."""
@@ -65,7 +66,7 @@ class AddressInfo:
     """The object after it."""
     tracks: Tuple[Track, ...] = ()
     """Who allocated and freed it, where the kernel keeps that."""
-    page: Optional[int] = None
+    page: Optional[Address] = None
     """``struct page *``."""
     pfn: Optional[int] = None
     page_types: Tuple[str, ...] = field(default=())

@@ -81,7 +81,7 @@ table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nu
 th, td { text-align: right; padding: .3rem .5rem; border-bottom: 1px solid var(--line);
   vertical-align: top; }
 th { color: var(--quiet); font-weight: 600; font-size: .85rem; }
-th.name, td.name, th.bar { text-align: left; }
+th.name, td.name, th.words, td.words, th.bar { text-align: left; }
 td.bar { width: 30%; min-width: 8rem; vertical-align: middle; }
 .bar svg { height: .9rem; }
 .hist { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(13rem, 1fr)); }
@@ -102,8 +102,7 @@ dl.codes dt:target { background: var(--raised); outline: 2px solid var(--link); 
   tr { padding: .5rem 0; border-bottom: 1px solid var(--line); }
   td { display: flex; justify-content: space-between; gap: 1rem; border: 0; padding: .1rem 0; }
   td::before { content: attr(data-label); color: var(--quiet); flex: none; }
-  td.name { display: block; } td.name::before { content: none; }
-  td.name:first-child { font-weight: 600; }
+  td.name { display: block; font-weight: 600; } td.name::before { content: none; }
   td.bar { width: 100%; } td.bar::before { content: none; } td.bar svg { flex: 1; }
 }
 @media print { body { max-width: none; } }

@@ -6,12 +6,11 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING, Iterator, List, Sequence, Tuple
 
-from .html_style import COLOURS
-from .tables import size
-from .values import printable
+from ..values import printable, size
+from .style import COLOURS
 
 if TYPE_CHECKING:
-    from ..pages.map import Cell, PageMap
+    from ...pages.map import Cell, PageMap
 
 _COLUMNS = 128
 _MOSTLY = 0.9  # a cell with this share of one kind is drawn as all of it
