@@ -181,4 +181,5 @@ def regions(machine: Machine) -> Iterator[Region]:
             for member, width in widths.items():
                 if layout.has(member):
                     links = follow_links(machine, head + layout.offset(member))
-                    yield region("deferred frees", links, width)
+                    if links:
+                        yield region("deferred frees", links, width)
