@@ -51,13 +51,18 @@ class SlabIndex:
     added.
 
     :param heads: What :func:`~drgn_slabtype.pages.scan.scan` found.
-    :param whole: Whether these are all the slabs that have a mark.
+    :param whole: Whether these are all slabs that it is asked about.
+    :param mapped: Whether they are from a pass over the memory map.
     """
 
-    def __init__(self, machine: Machine, heads: SlabHeads, whole: bool = True) -> None:
+    def __init__(
+        self, machine: Machine, heads: SlabHeads, whole: bool = True, mapped: bool = False
+    ) -> None:
         self.machine = machine
         self.whole = whole
-        """Whether a slab that is not in it is none."""
+        """Whether it has all slabs it is asked about; else it has one, or a few."""
+        self.mapped = mapped
+        """Whether all slabs with a mark are in it."""
         self.doubts: List[str] = []
         """Why a reading that is not of the whole machine cannot settle what it is about."""
         self.layout = machine.layout
@@ -146,6 +151,10 @@ class SlabIndex:
         if not shift:
             return np.zeros(len(self), np.int64)
         return (self.flags >> np.uint64(8 * self._memory.word_size - shift)).astype(np.int64)
+
+    def page_of(self, pfn: int) -> int:
+        """Return the ``struct page *`` of a page frame."""
+        return self.vmemmap + pfn * self.page_bytes
 
     def rows_of_pages(self, pages: U64) -> I64:
         """Return the row of each ``struct slab *``; -1 where there is none."""

@@ -1,29 +1,27 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-One reading of the machine
---------------------------
+One reading of a scope
+----------------------
 
-Everything that is read once for all caches; the rest is read cache by cache.
+What is read once, for all caches or for as few as the question is about; the
+rest is read cache by cache, and dropped.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import List, Optional, Tuple
+from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
-import numpy.typing as npt
 from drgn import FaultError
 
 from .allocators import open_allocator
+from .allocators.caches import read_caches, same_cache
 from .findings import Finding
-from .index import KnownBy, SlabIndex
+from .index import SlabIndex, slabs_at
 from .ledger import Facts, Ledger, Slabs
 from .machine import Machine
-from .machine.memory import Bools
-from .pagecheck import judge_memory
 from .pages.scan import PageScan, Progress, scan
-from .pagetype.detect import PageTypeLayout
 from .rules import judge
 
 # What memory that is not in the target can make look wrong.
@@ -41,19 +39,49 @@ _EXPLAINED_BY_HOLES = frozenset(
 )
 
 
-class Snapshot:
-    """
-    One reading of the machine: memory map, slab index, lists and CPUs.
+class Scope(NamedTuple):
+    """What a reading is about: the whole machine, if nothing is said."""
 
+    caches: Optional[Tuple[int, ...]] = None
+    """``struct kmem_cache *`` of some caches: of them alone nodes, CPUs and places are read."""
+    slab: Optional[int] = None
+    """``struct slab *`` of one slab: read with the places of its cache and its list neighbours."""
+
+
+MACHINE = Scope()
+
+
+class Reading:
+    """
+    One look at the memory of a machine.
+
+    :param scope: What it is about. A reading of less than the machine may meet
+        what it cannot settle: see :meth:`doubts`.
+    :raises LayoutError: if the kernel's layout is not understood.
     """
 
-    def __init__(self, machine: Machine, progress: Optional[Progress] = None) -> None:
-        self._machine = machine
-        self.layout: PageTypeLayout = machine.layout
-        self.scan: PageScan = scan(machine, progress)
-        self.index = SlabIndex(machine, self.scan.heads)
-        told = np.unique(self.index["slab_cache"]).tolist()
-        self.allocator = open_allocator(machine, told)
+    def __init__(
+        self, machine: Machine, scope: Scope = MACHINE, progress: Optional[Progress] = None
+    ) -> None:
+        self.machine = machine
+        self.scope = scope
+        self.scan: Optional[PageScan] = None
+        """The pass over the memory map, where there was one."""
+        told: List[int] = []
+        if scope.slab is not None:
+            self.index = slabs_at(machine, np.array([scope.slab], np.uint64))
+        else:
+            self.scan = scan(machine, progress)
+            self.index = SlabIndex(machine, self.scan.heads, mapped=True)
+            told = np.unique(self.index["slab_cache"]).tolist()
+        caches = read_caches(machine, told) if told else machine.settled(read_caches)
+        wanted = scope.caches
+        if scope.slab is not None:
+            wanted = tuple(self.index["slab_cache"].tolist())
+        if wanted is not None:
+            numbers = same_cache(np.array(wanted, np.uint64), caches)
+            caches = caches.choose(numbers[numbers >= 0].tolist())
+        self.allocator = open_allocator(machine, caches)
         self.allocator.discover(self.index)
 
     def judge(self, number: int) -> Tuple[Ledger, List[Finding]]:
@@ -72,15 +100,35 @@ class Snapshot:
             )
             return Ledger(Facts(name, address, 0, 1, 0), (), Slabs.empty()), [lost]
         ledger = self.allocator.collect(number, self.index)
-        findings = judge(ledger, self.layout.encoding)
+        findings = judge(ledger, self.machine.layout.encoding)
         lost_parts = self.allocator.unreadable(number)
-        if lost_parts or self.scan.unreadable:
+        if lost_parts or (self.scan is not None and self.scan.unreadable):
             findings = [self._doubt(finding) for finding in findings]
         name = caches.names[number]
         return ledger, findings + [
             Finding("unreadable", f"{name}: {part} is not in the target", name, id=-1 - at)
             for at, part in enumerate(lost_parts)
         ]
+
+    def doubts(self, ledger: Ledger, findings: Sequence[Finding]) -> List[str]:
+        """
+        Return why a reading of less than the machine does not settle what it is about.
+
+        What it shows of a slab or a cache that nothing speaks against is what a
+        reading of the whole machine would show. Where anything does, that has
+        to be asked.
+
+        :param ledger: What :meth:`judge` returned, with *findings*.
+        """
+        doubts = [*self.index.doubts]
+        doubts += [finding.message for finding in findings if finding.rule != "note"]
+        slabs = ledger.slabs
+        if self.scope.slab is not None and not len(slabs):
+            doubts.append("it is a slab of no cache")
+        on_the_way = (slabs.transit | slabs.busy | slabs.excused).any()
+        if self.scope.slab is not None and not len(ledger.memberships) and on_the_way:
+            doubts.append("it may be on its way between two lists")
+        return doubts
 
     def _doubt(self, finding: Finding) -> Finding:
         # A slab whose struct page, or a list whose head, is not in the target
@@ -89,157 +137,7 @@ class Snapshot:
             return replace(finding, code="not-judged")
         if finding.code in ("list-links", "list-broken") and isinstance(finding.found, int):
             try:
-                self._machine.prog.read(finding.found, 1)
+                self.machine.prog.read(finding.found, 1)
             except FaultError:
                 return replace(finding, code="unreadable")
         return finding
-
-    def judge_machine(self) -> List[Finding]:
-        """
-        Return what is wrong with the machine rather than with one cache.
-
-        That is damage to the list of caches, pages marked as slab that belong
-        to no cache, and words that no page can have.
-        """
-        found = self._judge_cache_list()
-        index = self.index
-        owner = self.allocator.ownership.cache
-        stray = (owner < 0) & ((index.known_by & np.uint8(KnownBy.KFENCE)) == 0)
-        pages, words, pointers = index.pages, index.words, index["slab_cache"]
-        making = self._being_made(stray)
-        rows = np.flatnonzero(stray)
-        source = self._machine.memory
-        there = source.gather(pointers[rows], 1).ok
-        # A tail holds the way to its head where a slab has its cache.
-        there |= ~source.is_kernel_address(pointers[rows]) | (pointers[rows] % 8 != 0)
-        for row, in_target in zip(rows.tolist(), there.tolist()):
-            what = "leads to no slab cache" if in_target else "is not in the target"
-            found.append(
-                Finding(
-                    "slab-mark-stray" if in_target else "unreadable",
-                    f"page 0x{pages[row]:x} is marked as slab, but its cache pointer "
-                    f"0x{pointers[row]:x} {what}",
-                    node=int(index.nids[row]),
-                    slab=int(pages[row]),
-                    found=f"0x{words[row]:08x}",
-                    moving=bool(making[row]),
-                    id=len(found) + 1,
-                )
-            )
-        found += [
-            Finding(
-                suspect.code,
-                suspect.message,
-                cpu=suspect.cpu,
-                place=suspect.place,
-                found=suspect.found,
-                moving=suspect.moving,
-                id=len(found) + number,
-            )
-            for number, suspect in enumerate(self.allocator.elsewhere(), 1)
-        ]
-        known = {finding.slab for finding in found} | set(pages.tolist())
-        for pfn, word in self.scan.conflicts:
-            page = int(memory_map_address(index, pfn))
-            if page not in known:
-                found.append(
-                    Finding(
-                        "type-conflict",
-                        f"page 0x{page:x} (PFN {pfn}): page_type word 0x{word:08x}: "
-                        f"{self.layout.encoding.explain(word)}",
-                        page=page,
-                        found=f"0x{word:08x}",
-                        id=len(found) + 1,
-                    )
-                )
-        if self.scan.unreadable:
-            found.append(
-                Finding(
-                    "unreadable",
-                    f"{self.scan.unreadable} of {self.scan.pages} struct pages are not in the "
-                    "target; what slabs they head is not known",
-                    expected=self.scan.pages,
-                    found=self.scan.pages - self.scan.unreadable,
-                    id=len(found) + 1,
-                )
-            )
-        if not self._machine.memory.is_live:
-            found += judge_memory(self._machine, self.index, self.scan.unreadable, found)
-        return found
-
-    def _being_made(self, stray: Bools) -> Bools:
-        # A page gets its mark a moment before its cache pointer. Then it has
-        # the users and the type of any other slab, no flag but that of a compound
-        # page (PAGE_FLAGS_CHECK_AT_PREP), no object of it is in use, and where
-        # the pointer will be is what the page allocator left there:
-        # NULL for a mapping; in the links of a list poison, or in newer
-        # kernels NULL, which says that the page is none of the reserves.
-        index, fields = self.index, self._machine.page
-        source, owned = self._machine.memory, self.allocator.ownership.cache >= 0
-        cut = np.ascontiguousarray(index.raw[:, fields.refcount : fields.refcount + 4])
-        users = cut.view(f"{source.byteorder}u4")[:, 0]
-        pointers = index["slab_cache"]
-        links = self._machine.structure("struct page").offset("mapping")
-        if index.structure.offset("slab_cache") == links:
-            fresh = stray & (pointers == 0)
-        else:
-            fresh = stray & ~source.is_kernel_address(pointers)
-        fresh &= (users == _most_common(users[owned])) & (pointers % 8 == 0)
-        fresh &= (index.flags & np.uint64(self._flags_of_users())) == 0
-        # Before Linux 5.17, struct page has the members of both allocators.
-        if self.layout.allocator == "SLUB":
-            fresh &= (index["inuse"] == 0) & (index.words == _most_common(index.words[owned]))
-        enough = np.count_nonzero(fresh) > len(self._machine.cpus)
-        return np.zeros_like(fresh) if enough else fresh
-
-    def _flags_of_users(self) -> int:
-        # Those that a page of the page allocator's does not have.
-        flags = self._machine.enumerators("pageflags")
-        every = (1 << flags.get("__NR_PAGEFLAGS", 0)) - 1
-        own = 1 << self.layout.head_flag
-        if self.layout.slab_flag is not None:
-            own |= 1 << self.layout.slab_flag
-        return every & ~own
-
-    def _judge_cache_list(self) -> List[Finding]:
-        caches = self.allocator.caches
-        found: List[Finding] = []
-        if caches.lost is not None:
-            at, member, expected, link, readable = caches.lost
-            found.append(
-                Finding(
-                    "cache-list" if readable else "unreadable",
-                    f"slab_caches: {member} of 0x{at:x} leads to 0x{link:x}",
-                    place="slab_caches",
-                    expected=expected,
-                    found=link,
-                    id=1,
-                )
-            )
-        root = found[0].id if found else None
-        # Behind a hole in the target the list may go on as it should.
-        behind_hole = caches.lost is not None and not caches.lost.readable
-        for number in np.flatnonzero(caches.unlisted & (not behind_hole)).tolist():
-            name = caches.names[number]
-            found.append(
-                Finding(
-                    "cache-list",
-                    f"{name}: has slabs, but is not on slab_caches",
-                    cache=name,
-                    place="slab_caches",
-                    found=int(caches.addresses[number]),
-                    because=root,
-                    id=len(found) + 1,
-                )
-            )
-        return found
-
-
-def _most_common(numbers: npt.NDArray[np.uint32]) -> int:
-    values, times = np.unique(numbers, return_counts=True)
-    return int(values[np.argmax(times)]) if len(values) else -1
-
-
-def memory_map_address(index: SlabIndex, pfn: int) -> int:
-    """Return the ``struct page *`` of a page frame."""
-    return index.vmemmap + pfn * index.page_bytes

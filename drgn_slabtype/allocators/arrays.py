@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..index import KnownBy, SlabIndex
-from ..ledger import I64, U8, U64, Bools, Claims, Containers, Ledger
+from ..ledger import I64, U8, U64, Bools, Claims, Containers, Ledger, State
 
 
 def local_rows(rows: I64, wanted: I64) -> I64:
@@ -67,6 +67,8 @@ def enter_arrays(
     ours = ~_guarded(ledger, index, home) & (index.whole | (local_rows(rows, home) >= 0))
     box, position, address, home = box[ours], position[ours], address[ours], home[ours]
     slab = local_rows(rows, home)
+    # The allocator's own structures are in no order.
+    position = np.where(states[box] == State.LIVE, -1, position)
     ledger.claims = Claims.join(
         [
             ledger.claims,

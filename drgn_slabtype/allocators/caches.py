@@ -61,7 +61,7 @@ class Caches(NamedTuple):
         """Return all caches, for a reading that is about some of them alone."""
         chosen = np.zeros(len(self), np.bool_)
         chosen[list(numbers)] = True
-        return self._replace(chosen=chosen)
+        return Caches(self.rows, self.names, self.dying, self.unlisted, self.lost, chosen)
 
     @property
     def listed(self) -> Bools:

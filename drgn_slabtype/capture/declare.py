@@ -18,7 +18,7 @@ from drgn import FaultError
 from ..machine import Machine, kfence, pagetables
 from ..machine.percpu import per_cpu_region
 from ..pages import pcp, printed, scan, sections, vmstat, zones
-from ..reading import Snapshot
+from ..reading import Reading
 from ..regions import Declaration, Region, object_region
 from . import roots
 from .describe import find_variables
@@ -32,7 +32,7 @@ def declared_regions(machine: Machine) -> Tuple[List[Region], Set[str]]:
     """
     regions: List[Region] = []
     missing: Set[str] = set()
-    reading = Snapshot(machine)
+    reading = Reading(machine)
     for name, declared in chain(_of_machine(machine), reading.allocator.regions(reading.index)):
         try:
             regions.extend(declared)

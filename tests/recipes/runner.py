@@ -17,12 +17,11 @@ from typing import Any, Dict, Iterator, List, Optional, Sequence
 
 from drgn import Program
 
-from drgn_slabtype.check import check
-from drgn_slabtype.findings import Report
-
 from .apart import apart
-from .language import NoVictim, Suite, alarms, compare
+from .language import NoVictim, Suite
+from .library import Report, check
 from .overlay import overlay
+from .verdict import alarms, compare
 
 OUTCOMES = ("found", "missed", "quiet", "pending", "no victim")
 

@@ -128,7 +128,7 @@ class SlubAllocator:
         # Which cache each slab belongs to, with what nothing leads to.
         fits = self._fits(index)
         self.ownership = decide_ownership(index, self.caches, self._walks, held, fits)
-        short = shortages(index, self.nodes, self.ownership) if index.whole else []
+        short = shortages(index, self.nodes, self.ownership) if index.mapped else []
         if short:
             if find_unmarked(index, self.caches, short):
                 self.ownership = decide_ownership(index, self.caches, self._walks, held, fits)
