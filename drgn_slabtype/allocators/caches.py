@@ -9,7 +9,7 @@ cache, the slabs' own pointers lead to the rest.
 
 from __future__ import annotations
 
-from typing import Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 import numpy as np
 from drgn import FaultError
@@ -18,8 +18,10 @@ from drgn.helpers.common.format import escape_ascii_string
 from ..ledger import I64, U64, Bools
 from ..machine import Machine
 from ..machine.columns import Rows
+from ..regions import Region, region
 
 _MAX_CACHES = 1 << 20  # more slab caches than any kernel has
+_NAME_BYTES = 256  # of the longest name that is read
 _MAX_SIZE = 64 << 20  # bytes of the largest object that any slab can hold
 
 
@@ -140,7 +142,7 @@ def _name(machine: Machine, pointer: int) -> Optional[str]:
         return None
     try:
         return escape_ascii_string(
-            machine.prog.read_c_string(pointer, max_size=256), escape_backslash=True
+            machine.prog.read_c_string(pointer, max_size=_NAME_BYTES), escape_backslash=True
         )
     except FaultError:
         return None
@@ -213,3 +215,14 @@ def same_cache(told: U64, caches: Caches) -> I64:
     order = np.argsort(addresses, kind="stable")
     at = np.minimum(np.searchsorted(addresses[order], told), len(order) - 1)
     return np.where(addresses[order][at] == told, order[at], -1).astype(np.int64)
+
+
+def regions(machine: Machine, caches: Caches) -> Iterator[Region]:
+    """Yield every ``struct kmem_cache``, and its name."""
+    yield region("slab caches", caches.addresses, caches.rows.raw.shape[1])
+    for pointer in caches.rows["name"].tolist():
+        try:
+            name = machine.prog.read_c_string(pointer, max_size=_NAME_BYTES)
+        except FaultError:
+            continue
+        yield region("slab caches", pointer, len(name) + 1)

@@ -9,7 +9,7 @@ use; free objects are in a slab's own freelist or in an array cache.
 
 from __future__ import annotations
 
-from typing import List
+from typing import Iterator, List
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from ...index import KnownBy, SlabIndex
 from ...ledger import I64, Ledger, ListKind, Memberships, Place, Slabs, Suspect
 from ...machine import Machine
 from ...machine.kfence import kfence_pool
+from ...regions import Declaration
 from ..base import Ownership, decide_ownership
 from ..cachefit import judge_slab
 from ..caches import Caches
@@ -28,6 +29,7 @@ from .arrays import ArrayCaches
 from .cache import Mode, SlabCache
 from .debug import DebugReader
 from .indexes import IndexArrays, allowed_lists, right_places, shared_arrays
+from .regions import declarations
 from .view import SlabView
 
 PLACES = (
@@ -86,6 +88,10 @@ class SlabAllocator:
     def elsewhere(self) -> List[Suspect]:
         """Return nothing; see :meth:`.base.Allocator.elsewhere`."""
         return []
+
+    def regions(self, index: SlabIndex) -> Iterator[Declaration]:
+        """Declare what is read; see :meth:`.base.Allocator.regions`."""
+        return declarations(self, index)
 
     # One cache ---------------------------------------------------------------
 

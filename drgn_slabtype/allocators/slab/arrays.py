@@ -20,10 +20,11 @@ from ...machine import Machine
 from ...machine.columns import Rows
 from ...machine.locks import held as held_locks
 from ...machine.percpu import per_cpu_addresses
+from ...regions import Region, region
 from ..arrays import enter_arrays
 from ..caches import Caches
 from ..nodes import Nodes
-from ..percpu import PerCpu, per_cpu_structures
+from ..percpu import PerCpu, every_copy, per_cpu_structures
 from .cache import SlabCache
 
 CPU, SHARED, ALIEN = range(3)
@@ -36,6 +37,7 @@ PLACES = (
 # What shared and alien arrays hold in batchcount, which they do not use.
 _NO_BATCHCOUNT = 0xBAADF00D
 _MOST_ENTRIES = 1 << 16  # more than any array cache is tuned to
+_MOST_KEPT = 1 << 12  # entries of an array cache that a capture holds
 
 
 class _Found(NamedTuple):
@@ -358,3 +360,35 @@ def _memory_nodes(machine: Machine) -> I64:
         nid = gathered.bytes.view(f"{machine.memory.byteorder}i4")[:, 0].astype(np.int64)
         return np.where(gathered.ok, nid, -1)
     return np.full(len(cpus), -1, np.int64)
+
+
+def regions_of_cpus(machine: Machine, caches: Caches) -> Iterator[Region]:
+    """Yield the array caches of all CPUs."""
+    cache, addresses = every_copy(machine, caches, "cpu_cache")
+    yield _region(machine, addresses, caches.rows["limit"][cache])
+
+
+def regions_of_nodes(machine: Machine, nodes: Nodes) -> Iterator[Region]:
+    """Yield the shared and alien array caches of all nodes."""
+    source = machine.memory
+    shared, tables = nodes.rows["shared"], nodes.rows["alien"]
+    shared = shared[source.is_kernel_address(shared)]
+    yield _region(machine, shared, machine.rows("struct array_cache", shared)["limit"])
+    tables = tables[source.is_kernel_address(tables)]
+    width = machine.node_ids * source.word_size
+    yield region("array caches", tables, width)
+    aliens = source.gather(tables, width).bytes.view(source.word).astype(np.uint64).reshape(-1)
+    aliens = aliens[source.is_kernel_address(aliens)]
+    if len(aliens):
+        layout = machine.structure("struct alien_cache")
+        yield region("array caches", aliens, layout.size)
+        arrays = aliens + np.uint64(layout.offset("ac"))
+        yield _region(machine, arrays, machine.rows("struct array_cache", arrays)["limit"])
+
+
+def _region(machine: Machine, addresses: U64, limits: U64) -> Region:
+    # Array caches up to the last entry that can be in use.
+    head = machine.structure("struct array_cache").offset("entry")
+    limits = np.minimum(limits, _MOST_KEPT)
+    sizes = np.uint64(head) + limits * np.uint64(machine.memory.word_size)
+    return region("array caches", addresses, sizes)

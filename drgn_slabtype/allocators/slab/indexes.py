@@ -10,11 +10,12 @@ lies in the free object that its own last entry names.
 
 from __future__ import annotations
 
-from typing import List
+from typing import Iterator, List
 
 import numpy as np
 from drgn import sizeof
 
+from ...index import SlabIndex
 from ...ledger import (
     I64,
     U8,
@@ -29,6 +30,7 @@ from ...ledger import (
     Walk,
 )
 from ...machine import Machine
+from ...regions import Region, region
 from .cache import Mode, SlabCache
 
 _NODE_LISTS = int(ListKind.PARTIAL | ListKind.FULL | ListKind.FREE)
@@ -307,3 +309,17 @@ def shared_arrays(pointer: U64, unsound: Bools) -> List[int]:
         worse = group[unsound[group]]
         found.append(int(worse[0] if len(worse) else group[-1]))
     return found
+
+
+def regions(index: SlabIndex, cache: SlabCache, rows: I64) -> Iterator[Region]:
+    """
+    Yield the index arrays of one cache's slabs.
+
+    :param rows: Rows of the index that belong to the cache.
+    """
+    source, size = index.machine.memory, cache.freelist_size
+    pointers = index["freelist"][rows]
+    yield region("index arrays", pointers[source.is_kernel_address(pointers)], size)
+    # At the end of a slab, where a damaged pointer no longer leads.
+    end = index.addresses[rows] + index.spans[rows]
+    yield region("index arrays", end - np.uint64(size), size)
