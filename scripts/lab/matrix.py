@@ -17,14 +17,14 @@ from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Sequence, Tup
 
 from tabulate import tabulate
 
-from . import dumps, guests, kernels, library, recipes
+from . import dumps, library, recipes
 from .comparison import LIVE, Result, compare, compare_live
 from .debian import Archive
 from .dumps import Dump
 from .errors import LabError
-from .guests import Guest
+from .guests import GUESTS, Guest
 from .kdump import FORMATS
-from .kernels import Built, Kernel
+from .kernels import KERNELS, Built, Kernel
 from .library import KernelFiles
 from .process import say
 from .recipes import Recipes
@@ -50,7 +50,7 @@ class Job(NamedTuple):
     kernel: Kernel
     guest: Guest
     pauses: int
-    formats: Tuple[str, ...] = ("elf",)
+    formats: Tuple[str, ...]
 
     @property
     def name(self) -> str:
@@ -128,14 +128,12 @@ def _without_verdict(record: Mapping[str, Any]) -> Dict[str, Any]:
 
 def ci_jobs() -> List[Job]:
     """Return each kernel's plain guest and the one that tells most besides."""
-    jobs = []
-    for kernel in kernels.KERNELS.values():
-        if not kernel.ci:
-            continue
-        for name in ("plain", kernel.special):
-            guest = guests.find(name)
-            jobs.append(Job(kernel, guest, PAUSES if guest.busy else 1))
-    return jobs
+    return [
+        _job(kernel, GUESTS[name])
+        for kernel in KERNELS.values()
+        if kernel.ci
+        for name in ("plain", kernel.special)
+    ]
 
 
 def full_jobs(names: Sequence[str] = (), only: Sequence[str] = ()) -> List[Job]:
@@ -144,19 +142,18 @@ def full_jobs(names: Sequence[str] = (), only: Sequence[str] = ()) -> List[Job]:
 
     :param names: Only these kernels.
     :param only: Only these guests.
+    :raises LabError: if there is none of that name.
     """
     return [
-        Job(
-            kernel,
-            guest,
-            PAUSES if guest.busy else 1,
-            _FORMATS.get(guest.name, ("elf",)),
-        )
-        for guest in guests.GUESTS.values()
-        if not only or guest.name in only
-        for kernel in kernels.KERNELS.values()
-        if (not names or kernel.name in names) and guest.suits(kernel)
+        _job(kernel, guest, _FORMATS.get(guest.name, ("elf",)))
+        for guest in GUESTS.pick(only)
+        for kernel in KERNELS.pick(names)
+        if guest.suits(kernel)
     ]
+
+
+def _job(kernel: Kernel, guest: Guest, formats: Tuple[str, ...] = ("elf",)) -> Job:
+    return Job(kernel, guest, PAUSES if guest.busy else 1, formats)
 
 
 def _needed_seconds(job: Job) -> float:
@@ -305,7 +302,7 @@ def _guest_of(dump: str) -> str:
 def _rank(dump: str) -> Tuple[int, int]:
     # By kernel and guest, in the order of their tables.
     kernel, guest = dump.split("/")[:2]
-    return list(kernels.KERNELS).index(kernel), list(guests.GUESTS).index(guest)
+    return list(KERNELS).index(kernel), list(GUESTS).index(guest)
 
 
 def _guests(results: Sequence[Result]) -> str:
