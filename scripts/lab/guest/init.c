@@ -9,7 +9,7 @@
  * program run in a folder of the host's run in here while the load goes on.
  */
 
-#include "lab.h"
+#include "ground.h"
 
 #include <fcntl.h>
 #include <sched.h>

@@ -6,7 +6,7 @@
  * host's to write to.
  */
 
-#include "lab.h"
+#include "ground.h"
 
 #include <stdio.h>
 #include <sys/mount.h>

@@ -5,7 +5,7 @@
  * of it on another CPU than the one that allocated.
  */
 
-#include "lab.h"
+#include "ground.h"
 
 #include <errno.h>
 #include <fcntl.h>

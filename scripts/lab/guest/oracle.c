@@ -13,7 +13,7 @@
  * of "NAME LENGTH\n" followed by LENGTH bytes.
  */
 
-#include "lab.h"
+#include "ground.h"
 
 #include <dirent.h>
 #include <fcntl.h>

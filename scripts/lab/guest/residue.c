@@ -5,7 +5,7 @@
  * that slabs are full, partial and empty, and pages have every type.
  */
 
-#include "lab.h"
+#include "ground.h"
 
 #include <fcntl.h>
 #include <signal.h>

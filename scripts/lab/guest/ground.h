@@ -2,8 +2,8 @@
 
 /* The guest's init: shared between its files. */
 
-#ifndef LAB_H
-#define LAB_H
+#ifndef GROUND_H
+#define GROUND_H
 
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
