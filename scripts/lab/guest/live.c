@@ -7,6 +7,7 @@
  */
 
 #include "ground.h"
+#include "live.h"
 
 #include <stdio.h>
 #include <sys/mount.h>
