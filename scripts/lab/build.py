@@ -22,7 +22,8 @@ from .debian import Archive, Package, unpack
 from .edits import SourceTree
 from .errors import LabError
 from .kernels import Built, Kernel
-from .process import BUILD_PACKAGES, install, output, run, say
+from .packages import BUILD_PACKAGES, install
+from .process import output, run, say
 
 __all__ = ("build", "drop_tree", "drop_trees", "recipe")
 

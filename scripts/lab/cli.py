@@ -25,7 +25,8 @@ from .guests import GUESTS, guests_for
 from .kdump import FORMATS
 from .kernels import KERNELS
 from .matrix import Matrix
-from .process import GUEST_PACKAGES, install, run_python, say
+from .packages import GUEST_PACKAGES, install
+from .process import run_python, say
 
 __all__ = ("main",)
 

@@ -10,7 +10,8 @@ from typing import Dict
 
 from . import cache
 from .library import KernelFiles
-from .process import GUEST_PACKAGES, install, run
+from .packages import GUEST_PACKAGES, install
+from .process import run
 from .stock import MODULES
 
 __all__ = ("FLAGS", "build", "recipe")

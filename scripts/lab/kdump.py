@@ -19,7 +19,8 @@ from typing import Dict, List, Tuple
 from . import cache
 from .elfcore import Core, Segment
 from .errors import LabError
-from .process import install, run
+from .packages import install
+from .process import run
 
 __all__ = ("FORMATS", "convert", "proc_vmcore")
 
