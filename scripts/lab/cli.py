@@ -17,6 +17,7 @@ from typing import List, Optional, Sequence
 from tabulate import tabulate
 
 from . import build, cache, dumps, library, matrix, recipes
+from .boot import running
 from .comparison import compare
 from .debian import Archive
 from .dumps import Dump
@@ -108,7 +109,7 @@ def _pages(arguments: argparse.Namespace) -> int:
 def _boot(arguments: argparse.Namespace) -> int:
     files = library.get(KERNELS[arguments.kernel], Archive())
     install(GUEST_PACKAGES, log=cache.log_file("packages"))
-    with dumps.running(files, GUESTS[arguments.guest]) as guest:
+    with running(files, GUESTS[arguments.guest]) as guest:
         guest.stop()
         symbols = f" -s {files.vmlinux}" if files.vmlinux else ""
         print(f"drgn-slabtype check --qemu {guest.qmp_path}{symbols}", flush=True)

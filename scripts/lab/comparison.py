@@ -30,7 +30,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional
 
-from .dumps import Dump, running, vmcoreinfo
+from .boot import running
+from .dumps import Dump, vmcoreinfo
 from .errors import LabError
 from .guests import GUESTS, Guest
 from .kdump import convert
