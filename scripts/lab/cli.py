@@ -16,7 +16,7 @@ from typing import List, Optional, Sequence
 
 from tabulate import tabulate
 
-from . import build, cache, dumps, library, matrix, recipes
+from . import build, cache, dumps, library, matrix, recipes, report
 from .boot import running
 from .comparison import compare
 from .debian import Archive
@@ -150,8 +150,8 @@ def _finish(run: Matrix, path: Optional[Path], page: Optional[Path] = None) -> i
     if path is not None:
         path.write_text(json.dumps(run.record(), indent=1) + "\n")
     if page is not None:
-        page.write_text(matrix.markdown(run))
-    print(matrix.table(run))
+        page.write_text(report.markdown(run))
+    print(report.table(run))
     return 0 if run.good else 1
 
 
