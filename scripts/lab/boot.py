@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 from typing import Iterator, Sequence
 
@@ -45,7 +46,10 @@ def _image(kernel: KernelFiles) -> Path:
     if not image.exists():
         for old in image.parent.glob(f"{name}-{'?' * 12}-{'?' * 12}.img"):
             old.unlink()
-        image.write_bytes(initramfs.build(kernel))
+        # In one step: half an image, left by whoever was stopped here, would be booted.
+        part = image.with_suffix(f".{os.getpid()}")
+        part.write_bytes(initramfs.build(kernel))
+        part.replace(image)
     return image
 
 
