@@ -18,6 +18,8 @@ from drgn.helpers.common.format import escape_ascii_string
 from ..ledger import I64, U64, Bools
 from ..machine import Machine
 from ..machine.columns import Rows
+from ..machine.memory import Memory
+from ..rules.members import Pointer
 
 _MAX_CACHES = 1 << 20  # more slab caches than any kernel has
 _MAX_SIZE = 64 << 20  # bytes of the largest object that any slab can hold
@@ -213,3 +215,23 @@ def same_cache(told: U64, caches: Caches) -> I64:
     order = np.argsort(addresses, kind="stable")
     at = np.minimum(np.searchsorted(addresses[order], told), len(order) - 1)
     return np.where(addresses[order][at] == told, order[at], -1).astype(np.int64)
+
+
+def cache_pointers(memory: Memory, caches: Caches, number: int) -> List[Pointer]:
+    """
+    Return the pointers of a cache that both allocators have.
+
+    :param number: Position in *caches*.
+    """
+    found = []
+    # A cache may be without all of them but its name.
+    for member, needed, alignment in (
+        ("name", True, 1),
+        ("random_seq", False, 4),
+        ("ctor", False, 1),
+    ):
+        if caches.rows.structure.has(member):
+            pointer = caches.rows[member][number : number + 1]
+            leads = bool(memory.is_kernel_address(pointer)[0])
+            found.append(Pointer(member, int(pointer[0]), leads, needed, alignment))
+    return found
