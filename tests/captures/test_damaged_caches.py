@@ -12,14 +12,12 @@ from drgn.helpers.linux.mm import virt_to_phys
 from drgn_slabtype.capture import open_capture
 from drgn_slabtype.check import check
 
+from ..recipes.changes import member as member_at
 from ..recipes.overlay import Write, overlay
-from ..recipes.slabmachine import Array
-from ..recipes.slabmachine import Machine as Slab
-from ..recipes.slubmachine import Machine as Slub
-from ..recipes.writes import field
+from ..recipes.slab.machine import Machine as Slab
+from ..recipes.slub.machine import Machine as Slub
 
 _GARBAGE = 0x6B6B6B6B
-_CACHE = "struct kmem_cache"
 
 
 def _open(name: str) -> Program:
@@ -43,12 +41,8 @@ def test_a_damaged_member_of_slab_is_the_root_and_the_rest_is_judged(
 ) -> None:
     prog = _open(kernel)
     machine = Slab(prog)
-    cache = next(
-        cache
-        for cache in machine.caches
-        if cache.mode == mode and len(machine.slabs[cache.name]) > 3
-    )
-    _assert_root(prog, cache.name, field(prog, _CACHE, cache.address, member, number))
+    cache = next(cache for cache in machine.caches if cache.mode == mode and len(machine.slabs_of(cache)) > 3)
+    _assert_root(prog, cache.name, _write(prog, cache.address, member, number))
 
 
 @pytest.mark.parametrize(
@@ -64,7 +58,11 @@ def test_a_damaged_member_of_slub_is_the_root_and_the_rest_is_judged(
 ) -> None:
     prog = _open(kernel)
     cache = next(cache for cache in Slub(prog).caches if cache.name == name)
-    _assert_root(prog, cache.name, field(prog, _CACHE, cache.address, member, number))
+    _assert_root(prog, name, _write(prog, cache.address, member, number))
+
+
+def _write(prog: Program, cache: int, member: str, number: int) -> Write:
+    return member_at(prog, "struct kmem_cache", cache, member).write(number)
 
 
 def _assert_root(prog: Program, name: str, write: Write) -> None:
@@ -84,14 +82,9 @@ def _cut_out(prog: Program, address: int, size: int) -> None:
     prog.add_memory_segment(int(virt_to_phys(prog, address)), size, lost, True)
 
 
-def _full_array(prog: Program) -> Array:
-    arrays = (array for some in Slab(prog).arrays.values() for array in some)
-    return next(array for array in arrays if array.kind == "cpu" and len(array.entries) > 2)
-
-
 def test_an_array_without_its_entries_is_unreadable_and_the_rest_is_judged() -> None:
     prog = _open("slab-6.1-plain")
-    array = _full_array(prog)
+    array = next(Slab(prog).spare_arrays())
     _cut_out(prog, array.address + prog.type("struct array_cache").size + 8, 8)
     report = check(prog)
     assert [(one.code, one.cache, one.place, one.cpu) for one in report.unavailable] == [
