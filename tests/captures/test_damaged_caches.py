@@ -9,8 +9,12 @@ import pytest
 from drgn import FaultError, Program
 from drgn.helpers.linux.mm import virt_to_phys
 
+from drgn_slabtype.allocators.caches import read_caches
+from drgn_slabtype.allocators.slub.cache import SlubCache, slab_flags
+from drgn_slabtype.allocators.slub.debug import SlotLayout
 from drgn_slabtype.capture import open_capture
 from drgn_slabtype.check import check
+from drgn_slabtype.machine import machine
 
 from ..recipes.changes import member as member_at
 from ..recipes.overlay import Write, overlay
@@ -41,7 +45,9 @@ def test_a_damaged_member_of_slab_is_the_root_and_the_rest_is_judged(
 ) -> None:
     prog = _open(kernel)
     machine = Slab(prog)
-    cache = next(cache for cache in machine.caches if cache.mode == mode and len(machine.slabs_of(cache)) > 3)
+    cache = next(
+        cache for cache in machine.caches if cache.mode == mode and len(machine.slabs_of(cache)) > 3
+    )
     _assert_root(prog, cache.name, _write(prog, cache.address, member, number))
 
 
@@ -91,3 +97,17 @@ def test_an_array_without_its_entries_is_unreadable_and_the_rest_is_judged() -> 
         ("unreadable", array.cache.name, "cpu array", array.owner)
     ]
     assert report.findings == []
+
+
+def test_a_slot_without_room_for_the_size_asked_for_is_sound() -> None:
+    # As before Linux 6.1, where kmalloc caches with tracks have no such member.
+    read = machine(_open("debian-7-debug"))
+    caches = read_caches(read)
+    cache = SlubCache(caches, caches.names.index("kmalloc-64"), slab_flags(read), 1)
+    newer = SlotLayout(read, cache)
+    assert newer.sound
+    assert newer.orig_size is not None
+    cache.size = newer.orig_size + cache.red_left_pad
+    older = SlotLayout(read, cache)
+    assert older.sound
+    assert (older.orig_size, older.end) == (None, older.limit)

@@ -38,22 +38,23 @@ class SlotLayout:
         if cache.store_user:
             self.tracks = end
             end += 2 * sizeof(machine.prog.type("struct track"))
+        self.limit = cache.size - cache.red_left_pad
+        """Where the next slot's left red zone begins."""
+        self.free_pointer_inside = not outside
+        self.sound = 0 < cache.object_size <= cache.inuse <= end <= self.limit
+        """Whether the parts follow each other in the slot, as in every sound cache."""
         self.orig_size: Optional[int] = None
         # Since Linux kernel commit 6edf2576a6cc ("mm/slub: enable debugging
         # memory wasting of kmalloc") (in v6.1), a kmalloc object remembers the
         # size asked for. It was widened from unsigned int to unsigned long in
         # 6.19 and in 6.12's stable releases; no type tells, so the padding is
-        # judged from where it begins in the wider form.
-        if cache.store_user and cache.kmalloc:
+        # judged from where it begins in the wider form. Where there is no room
+        # for that, the kernel is an older one.
+        if cache.store_user and cache.kmalloc and end + word <= self.limit:
             self.orig_size = end
             end += word
         self.end = end
         """Where the padding up to the next slot begins."""
-        self.limit = cache.size - cache.red_left_pad
-        """Where the next slot's left red zone begins."""
-        self.free_pointer_inside = not outside
-        self.sound = 0 < cache.object_size <= cache.inuse <= self.end <= self.limit
-        """Whether the parts follow each other in the slot, as in every sound cache."""
 
 
 @dataclass(frozen=True)
