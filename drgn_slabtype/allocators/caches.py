@@ -9,7 +9,7 @@ cache, the slabs' own pointers lead to the rest.
 
 from __future__ import annotations
 
-from typing import List, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 import numpy as np
 from drgn import FaultError
@@ -19,10 +19,12 @@ from ..ledger import I64, U64, Bools
 from ..machine import Machine
 from ..machine.columns import Rows
 from ..machine.memory import Memory
+from ..regions import Region, region
 from ..rules.members import Pointer
 from .links import Followed, follow
 
 _MAX_CACHES = 1 << 20  # more slab caches than any kernel has
+_NAME_BYTES = 256  # of the longest name that is read
 _MAX_SIZE = 64 << 20  # bytes of the largest object that any slab can hold
 
 
@@ -143,7 +145,7 @@ def _name(machine: Machine, pointer: int) -> Optional[str]:
         return None
     try:
         return escape_ascii_string(
-            machine.prog.read_c_string(pointer, max_size=256), escape_backslash=True
+            machine.prog.read_c_string(pointer, max_size=_NAME_BYTES), escape_backslash=True
         )
     except FaultError:
         return None
@@ -201,3 +203,14 @@ def cache_pointers(memory: Memory, caches: Caches, number: int) -> List[Pointer]
             leads = bool(memory.is_kernel_address(pointer)[0])
             found.append(Pointer(member, int(pointer[0]), leads, needed, alignment))
     return found
+
+
+def regions(machine: Machine, caches: Caches) -> Iterator[Region]:
+    """Yield every ``struct kmem_cache``, and its name."""
+    yield region("slab caches", caches.addresses, caches.rows.raw.shape[1])
+    for pointer in caches.rows["name"].tolist():
+        try:
+            name = machine.prog.read_c_string(pointer, max_size=_NAME_BYTES)
+        except FaultError:
+            continue
+        yield region("slab caches", pointer, len(name) + 1)

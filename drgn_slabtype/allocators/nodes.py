@@ -29,6 +29,7 @@ from ..ledger import I64, U64, Bools, Break, Counter, Ledger, ListKind, Membersh
 from ..machine import Machine
 from ..machine.columns import Rows
 from ..machine.locks import held as held_locks
+from ..regions import Region, region
 from .arrays import local_rows
 from .caches import Caches
 from .lists import ListHead, SlabLists, Walked
@@ -232,3 +233,8 @@ def memberships(
         )
     ledger.memberships = Memberships.join(parts)
     ledger.breaks += breaks
+
+
+def regions(nodes: Nodes) -> Iterator[Region]:
+    """Yield every ``struct kmem_cache_node``."""
+    yield region("cache nodes", nodes.rows.addresses, nodes.rows.structure.size)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import List, NamedTuple
+from typing import List, NamedTuple, Tuple
 
 import numpy as np
 
@@ -61,3 +61,15 @@ def per_cpu_structures(
     cache, column = np.nonzero(addresses)
     found = addresses[cache, column]
     return PerCpu(cache.astype(np.int64), column.astype(np.int64), found, member, pointers, wild)
+
+
+def every_copy(machine: Machine, caches: Caches, member: str) -> Tuple[I64, U64]:
+    """
+    Return where the per-CPU pointers of all caches lead, be it nowhere.
+
+    :return: Position of the cache, and address, of each copy.
+    """
+    pointers = caches.rows[member]
+    owner = np.flatnonzero(pointers)
+    addresses = per_cpu_addresses(machine, pointers[owner])
+    return np.repeat(owner, addresses.shape[1]), addresses.reshape(-1)

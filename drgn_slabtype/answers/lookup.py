@@ -78,15 +78,19 @@ class Located:
         return int(self.index.pages[self.row])
 
     @cached_property
+    def _alone(self) -> Optional[Judged]:
+        return self._lookup.judge_slab(self.page) if self.is_alone else None
+
+    def settle(self) -> Located:
+        """Return the slab as a reading of its own settles what it is, or the whole machine does."""
+        if not self.is_alone or self._alone is not None:
+            return self
+        return self._lookup.widely(self.page) or self
+
+    @property
     def judged(self) -> Judged:
-        """The slab, with the places of its cache that could hold its objects."""
-        if not self.is_alone:
-            return self._lookup.judged(self.number)
-        found = self._lookup.judge_slab(self.page)
-        if found is not None:
-            return found
-        wide = self._lookup.widely(self.page)
-        return self._lookup.judged(self.number if wide is None else wide.number)
+        """What :meth:`settle` has settled, with the places that could hold its objects."""
+        return self._alone or self._lookup.judged(self.number)
 
 
 class Lookup:
@@ -152,7 +156,11 @@ class Lookup:
         where = find_slab(self.machine, pfn)
         if where.doubt is not None:
             return self.widely_at(address)
-        return None if where.page is None else self._narrowly(where.page)
+        if where.page is None:
+            return None
+        slab = self._narrowly(where.page).settle()
+        # The whole machine may know better how far a slab reaches.
+        return slab if slab.is_alone else self.widely_at(address)
 
     def of_page(self, page: int) -> Optional[Located]:
         """Return the slab whose ``struct slab *`` this is; ``None`` if it is none."""
@@ -163,7 +171,10 @@ class Lookup:
         where = find_slab(self.machine, pfn)
         if where.doubt is not None:
             return self.widely(page)
-        return self._narrowly(page) if where.page == page else None
+        if where.page is not None and where.page != page:
+            # A tail: of the slab, or marked as one itself.
+            return self.widely(page) if self._marked(page) else None
+        return None if where.page is None else self._narrowly(page).settle()
 
     def widely(self, page: int) -> Optional[Located]:
         """Return the slab of a ``struct slab *`` as the whole machine has it."""
@@ -192,7 +203,10 @@ class Lookup:
         number = int(whole.allocator.ownership.cache[row])
         return Located(self, whole.index, row, whole.allocator.caches, number)
 
-    def _narrowly(self, page: int) -> Optional[Located]:
+    def _marked(self, page: int) -> bool:
+        return bool(slabs_at(self.machine, np.array([page], np.uint64)).marked.any())
+
+    def _narrowly(self, page: int) -> Located:
         index = slabs_at(self.machine, np.array([page], np.uint64))
         number = int(same_cache(index["slab_cache"], self.listed)[0])
         return Located(self, index, 0, self.listed, number)

@@ -9,7 +9,7 @@ use; free objects are in a slab's own freelist or in an array cache.
 
 from __future__ import annotations
 
-from typing import List
+from typing import Iterator, List
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from ...index import KnownBy, SlabIndex
 from ...ledger import I64, Ledger, ListKind, Suspect
 from ...machine import Machine
 from ...machine.kfence import kfence_pool
+from ...regions import Declaration
 from ...rules.members import Tuning, judge_pointers, judge_slab, judge_tuning
 from ..base import Ownership, decide_ownership
 from ..caches import Caches, cache_pointers
@@ -32,6 +33,7 @@ from .entries import Entries
 from .flushes import mark_flushes
 from .indexes import IndexArrays, right_places
 from .offslab import off_slab_arrays
+from .regions import declarations
 from .slabs import enter_counters, misfits, note_detached, read_slabs
 from .view import SlabView
 
@@ -97,6 +99,10 @@ class SlabAllocator:
     def elsewhere(self) -> List[Suspect]:
         """Return nothing; see :meth:`.base.Allocator.elsewhere`."""
         return []
+
+    def regions(self, index: SlabIndex) -> Iterator[Declaration]:
+        """Declare what is read; see :meth:`.base.Allocator.regions`."""
+        return declarations(self, index)
 
     # One cache ---------------------------------------------------------------
 

@@ -10,7 +10,7 @@ array per pair of nodes. All of them count as in use in their slabs.
 
 from __future__ import annotations
 
-from typing import List, NamedTuple
+from typing import Iterator, List, NamedTuple
 
 import numpy as np
 
@@ -19,8 +19,10 @@ from ...machine import Machine
 from ...machine.columns import Rows
 from ...machine.locks import held as held_locks
 from ...machine.percpu import per_cpu_addresses
+from ...regions import Region, region
+from ..caches import Caches
 from ..nodes import Nodes
-from ..percpu import PerCpu
+from ..percpu import PerCpu, every_copy
 from ..pointers import wild_pointer, wild_pointers
 
 CPU, SHARED, ALIEN = range(3)
@@ -30,6 +32,8 @@ PLACES = (
     Place("alien array", counted=True),
 )
 """What array caches are as places, by kind."""
+
+_MOST_KEPT = 1 << 12  # entries of an array cache that a capture holds
 
 
 class _Found(NamedTuple):
@@ -203,3 +207,35 @@ def _memory_nodes(machine: Machine) -> I64:
         nid = gathered.bytes.view(f"{machine.memory.byteorder}i4")[:, 0].astype(np.int64)
         return np.where(gathered.ok, nid, -1)
     return np.full(len(cpus), -1, np.int64)
+
+
+def regions_of_cpus(machine: Machine, caches: Caches) -> Iterator[Region]:
+    """Yield the array caches of all CPUs."""
+    cache, addresses = every_copy(machine, caches, "cpu_cache")
+    yield _region(machine, addresses, caches.rows["limit"][cache])
+
+
+def regions_of_nodes(machine: Machine, nodes: Nodes) -> Iterator[Region]:
+    """Yield the shared and alien array caches of all nodes."""
+    source = machine.memory
+    shared, tables = nodes.rows["shared"], nodes.rows["alien"]
+    shared = shared[source.is_kernel_address(shared)]
+    yield _region(machine, shared, machine.rows("struct array_cache", shared)["limit"])
+    tables = tables[source.is_kernel_address(tables)]
+    width = machine.node_ids * source.word_size
+    yield region("array caches", tables, width)
+    aliens = source.gather(tables, width).bytes.view(source.word).astype(np.uint64).reshape(-1)
+    aliens = aliens[source.is_kernel_address(aliens)]
+    if len(aliens):
+        layout = machine.structure("struct alien_cache")
+        yield region("array caches", aliens, layout.size)
+        arrays = aliens + np.uint64(layout.offset("ac"))
+        yield _region(machine, arrays, machine.rows("struct array_cache", arrays)["limit"])
+
+
+def _region(machine: Machine, addresses: U64, limits: U64) -> Region:
+    # Array caches up to the last entry that can be in use.
+    head = machine.structure("struct array_cache").offset("entry")
+    limits = np.minimum(limits, _MOST_KEPT)
+    sizes = np.uint64(head) + limits * np.uint64(machine.memory.word_size)
+    return region("array caches", addresses, sizes)

@@ -10,13 +10,15 @@ lies in the free object that its own last entry names.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Iterator, NamedTuple
 
 import numpy as np
 from drgn import sizeof
 
+from ...index import SlabIndex
 from ...ledger import I64, U64, Bools, Slabs
 from ...machine import Machine
+from ...regions import Region, region
 from .cache import Mode, SlabCache
 
 
@@ -117,3 +119,17 @@ def right_places(cache: SlabCache, pointer: U64, start: U64, first: U64, off_sla
         return pointer + np.uint64(cache.freelist_size) == start + np.uint64(cache.span)
     offset = pointer - first
     return (offset % np.uint64(cache.size) == 0) & (offset < np.uint64(cache.num * cache.size))
+
+
+def regions(index: SlabIndex, cache: SlabCache, rows: I64) -> Iterator[Region]:
+    """
+    Yield the index arrays of one cache's slabs.
+
+    :param rows: Rows of the index that belong to the cache.
+    """
+    source, size = index.machine.memory, cache.freelist_size
+    pointers = index["freelist"][rows]
+    yield region("index arrays", pointers[source.is_kernel_address(pointers)], size)
+    # At the end of a slab, where a damaged pointer no longer leads.
+    end = index.addresses[rows] + index.spans[rows]
+    yield region("index arrays", end - np.uint64(size), size)

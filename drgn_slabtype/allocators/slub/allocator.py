@@ -9,7 +9,7 @@ the objects that are not on it, wherever else they may be.
 
 from __future__ import annotations
 
-from typing import List, Sequence, Tuple
+from typing import Iterator, List, Sequence, Tuple
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from ...ledger import (
 )
 from ...machine import Machine
 from ...machine.kfence import kfence_pool
+from ...regions import Declaration
 from ...rules.members import judge_pointers, judge_slub
 from ..arrays import local_rows
 from ..base import Fits, Ownership, decide_ownership
@@ -41,6 +42,7 @@ from .deferred import read_deferred
 from .fit import readable_orders, slab_fits, slab_orders
 from .freelists import FreelistReader
 from .lost import adopt_misnamed, find_unmarked, shortages
+from .regions import declarations
 from .sheafobjects import enter_sheaves
 from .sheaves import read_sheaves, sound_sheaves_in
 from .slabs import enter_counters, excuse_slabs, misfits, read_slabs
@@ -162,6 +164,10 @@ class SlubAllocator:
     def elsewhere(self) -> List[Suspect]:
         """Return the damage that is in no cache; see :meth:`.base.Allocator.elsewhere`."""
         return self.deferred.suspects
+
+    def regions(self, index: SlabIndex) -> Iterator[Declaration]:
+        """Declare what is read; see :meth:`.base.Allocator.regions`."""
+        return declarations(self, index)
 
     # One cache -----------------------------------------------------------------
 

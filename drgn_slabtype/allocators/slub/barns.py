@@ -8,7 +8,7 @@ Each node keeps full and empty sheaves of a cache on two lists for its CPUs.
 
 from __future__ import annotations
 
-from typing import List, NamedTuple, Optional, Tuple
+from typing import Iterator, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
@@ -16,8 +16,10 @@ from ...ledger import I64, U64, Bools, Suspect, Walk
 from ...machine import Machine
 from ...machine.columns import Rows
 from ...machine.locks import held as held_locks
+from ...regions import Region, region
 from ..caches import Caches
 from ..links import follow
+from ..lists import follow_links
 from ..nodes import Nodes, node_pointers
 from ..pointers import wild_pointer, wild_pointers
 
@@ -136,3 +138,32 @@ def _walk(machine: Machine, head: int, link: int) -> Tuple[List[int], Walk]:
     if found.closed:
         return sheaves, Walk.WHOLE
     return sheaves, Walk.POINTER if found.readable else Walk.UNREADABLE
+
+
+def regions(machine: Machine, caches: Caches, nodes: Nodes) -> Iterator[Region]:
+    """Yield every barn, and the sheaves on its lists."""
+    if not caches.rows.structure.has("cpu_sheaves"):
+        return
+    barn = machine.structure("struct node_barn")
+    link = machine.structure("struct slab_sheaf").offset("barn_list")
+    cache, _, pointers = barn_pointers(machine, caches, nodes)
+    there = machine.memory.is_kernel_address(pointers)
+    yield region("cache nodes", pointers[there], barn.size)
+    for number, address in zip(cache[there].tolist(), pointers[there].tolist()):
+        for member in ("sheaves_full", "sheaves_empty"):
+            links = follow_links(machine, address + barn.offset(member))
+            sheaves = np.array(links, np.uint64) - np.uint64(link)
+            yield sheaf_region(machine, caches, np.full(len(links), number), sheaves)
+
+
+def sheaf_region(machine: Machine, caches: Caches, cache: I64, sheaves: U64) -> Region:
+    """
+    Return the region of some sheaves.
+
+    :param cache: Position of the cache that each is of.
+    """
+    there = machine.memory.is_kernel_address(sheaves)
+    capacity = caches.rows["sheaf_capacity"][cache[there]]
+    head = machine.structure("struct slab_sheaf").size
+    sizes = np.uint64(head) + capacity * np.uint64(machine.memory.word_size)
+    return region("per-CPU slabs and sheaves", sheaves[there], sizes)

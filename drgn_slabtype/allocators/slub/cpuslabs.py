@@ -10,7 +10,7 @@ slabs for later.
 
 from __future__ import annotations
 
-from typing import List, NamedTuple, Optional, Set, Tuple
+from typing import Iterator, List, NamedTuple, Optional, Set, Tuple
 
 import numpy as np
 from drgn import FaultError
@@ -19,10 +19,11 @@ from ...index import KnownBy, SlabIndex
 from ...ledger import I64, U64, Ledger, ListKind, Memberships, Suspect
 from ...machine import Machine
 from ...machine.columns import Rows
+from ...regions import Region, region
 from ..arrays import local_rows
 from ..base import Fits
 from ..caches import Caches, same_cache
-from ..percpu import PerCpu, per_cpu_structures
+from ..percpu import PerCpu, every_copy, per_cpu_structures
 
 
 class PartialChain(NamedTuple):
@@ -233,3 +234,11 @@ def read_cpu_slabs(machine: Machine, caches: Caches) -> Optional[CpuSlabs]:
     found = per_cpu_structures(machine, caches, "cpu_slab", alignment, caches.listed)
     rows = machine.rows("struct kmem_cache_cpu", found.addresses)
     return CpuSlabs(found, machine.cpus[found.column], rows)
+
+
+def regions(machine: Machine, caches: Caches) -> Iterator[Region]:
+    """Yield every ``struct kmem_cache_cpu``."""
+    if caches.rows.structure.has("cpu_slab"):
+        _, addresses = every_copy(machine, caches, "cpu_slab")
+        width = machine.structure("struct kmem_cache_cpu").size
+        yield region("per-CPU slabs and sheaves", addresses, width)

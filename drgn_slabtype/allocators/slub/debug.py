@@ -18,6 +18,8 @@ from drgn import sizeof
 
 from ...ledger import I64, U8, U64, Bools, Ledger, Walk, Zone
 from ...machine import Machine
+from ...regions import Region, region
+from ..kept import Cut
 from ..slots import SlabBytes, Slots, claimed, read_slabs
 from .cache import SlubCache
 from .extensions import Extensions
@@ -218,3 +220,43 @@ class ContentReader:
         first, last = objects.lead, objects.lead + size
         name = "red zone after the size asked for"
         yield objects.slots.zone("redzone", name, first, last, rows, expected)
+
+
+def beyond_asked(machine: Machine, cache: SlubCache, cut: Cut, used: Bools) -> Iterator[Region]:
+    """
+    Yield the bytes of kmalloc objects beyond the size asked for, if they are a red zone.
+
+    They are since Linux 6.2; before, they are what the memory held earlier. Only
+    a cache where most are red is taken to have red zones there.
+
+    :param used: Shape (slabs, number): which objects are allocated.
+    """
+    where = SlotLayout(machine, cache).orig_size
+    if where is None or not cache.red_zone:
+        return
+    source = machine.memory
+    slots = source.gather(cut.start, cut.number * cut.stride).bytes.reshape(-1, cut.stride)
+    at = cut.lead + where
+    word = np.ascontiguousarray(slots[:, at : at + 4]).view(f"{source.byteorder}u4")
+    asked = word[:, 0].astype(np.int64)
+    rows = np.flatnonzero(used.reshape(-1) & (asked < cut.size))
+    asked = asked[rows]
+    content = slots[rows, cut.lead : cut.lead + cut.size]
+    red = (content == _RED_USED) | (np.arange(cut.size) < asked[:, None])
+    if 2 * np.count_nonzero(red.all(axis=1)) >= len(rows):
+        start = cut.addresses.reshape(-1)[rows] + np.uint64(cut.lead)
+        beyond = (cut.size - asked).astype(np.uint64)
+        yield region("debugging", start + asked.astype(np.uint64), beyond)
+
+
+def track_handles(machine: Machine, cache: SlubCache, cut: Cut) -> Iterator[U64]:
+    """Yield the handles of the stack depot in both tracks of every object."""
+    where = SlotLayout(machine, cache).tracks
+    track = machine.structure("struct track")
+    # Since "mm/slub: use stackdepot to save stack trace in objects" (in v5.19);
+    # before, the addresses themselves are in the track.
+    if where is None or not track.has("handle"):
+        return
+    first = cut.addresses.reshape(-1) + np.uint64(cut.lead + where)
+    for start in (first, first + np.uint64(track.size)):
+        yield np.unique(machine.rows("struct track", start)["handle"])

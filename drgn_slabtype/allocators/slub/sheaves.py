@@ -22,11 +22,12 @@ import numpy as np
 from ...index import SlabIndex
 from ...ledger import U64, Suspect
 from ...machine import Machine
+from ...regions import Region, region
 from ..caches import Caches, same_cache
 from ..nodes import Nodes, read_nodes
-from ..percpu import per_cpu_structures
+from ..percpu import every_copy, per_cpu_structures
 from ..pointers import wild_pointers
-from .barns import Found, read_barns
+from .barns import Found, read_barns, sheaf_region
 
 _MOST_BYTES = 64 << 10  # of a slab that holds sheaves
 
@@ -135,3 +136,14 @@ def _sort_out(machine: Machine, caches: Caches, found: List[Found], sheaves: She
             sound.append(sheaf.address)
         sheaves.by_cache.setdefault(sheaf.cache, []).append(sheaf)
     sheaves.sound = np.array(sound, np.uint64)
+
+
+def regions(machine: Machine, caches: Caches) -> Iterator[Region]:
+    """Yield the sheaves of every CPU."""
+    if not caches.rows.structure.has("cpu_sheaves"):
+        return
+    cache, addresses = every_copy(machine, caches, "cpu_sheaves")
+    rows = machine.rows("struct slub_percpu_sheaves", addresses)
+    yield region("per-CPU slabs and sheaves", addresses, rows.structure.size)
+    for member in ("main", "spare", "rcu_free"):
+        yield sheaf_region(machine, caches, cache, rows[member])

@@ -1,79 +1,29 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Who called: stack traces and the symbols of code
-------------------------------------------------
+Symbols of code
+---------------
 
-Records of allocations hold addresses of code, or handles of the stack depot
-that lead to such addresses. A capture keeps the traces and names the functions.
+Records of who called hold addresses of code. A capture names the functions.
 """
 
 from __future__ import annotations
 
 import bisect
 from itertools import accumulate
-from typing import Dict, Iterable, Iterator, List, Set, Tuple
+from typing import Dict, Iterable, List, Set, Tuple
 
 import numpy as np
-from drgn import SymbolBinding, TypeKind
+from drgn import SymbolBinding
 
 from ..machine import Machine
-from ..machine.columns import Structure
 from ..machine.memory import U64
-from ..regions import Region, merge, region
+from ..regions import Region, merge
 from .describe import Name
 
-_MAX_FRAMES = 256  # the most CONFIG_STACKDEPOT_MAX_FRAMES allows
-_ALIGN_SHIFT = 4  # records begin at multiples of 16 bytes
 _BLOCK_BYTES = 1 << 20
 # Modules are loaded where relative branches to and from the kernel reach.
 _REACH = 1 << 31
 _NEAR_SYMBOLS = 32  # that contain an address, counted back from it: aliases and nested labels
-
-
-def stack_traces(machine: Machine, handles: U64) -> Iterator[Region]:
-    """
-    Yield the stack depot's records of some handles.
-
-    :param handles: ``depot_stack_handle_t``; what leads nowhere is ignored.
-    :raises LookupError: if the kernel has no stack depot.
-    """
-    source = machine.memory
-    parts = machine.structure("union handle_parts")
-    raw = np.unique(handles[handles != 0]).astype(f"{source.byteorder}u4")
-    if not len(raw):
-        return
-    pools = _pools(machine, parts, raw)
-    yield region("stack traces", pools, source.word_size)
-    gathered = source.gather(pools, source.word_size)
-    pool = gathered.bytes.view(source.word)[:, 0].astype(np.uint64)
-    offset = parts.column(raw.view(np.uint8).reshape(-1, 4), "offset") << np.uint64(_ALIGN_SHIFT)
-    used = source.is_kernel_address(pool)
-    records = (pool + offset)[used]
-    layout = machine.structure("struct stack_record")
-    rows = machine.rows("struct stack_record", records, layout.offset("entries"))
-    frames = np.minimum(rows["size"], np.uint64(_MAX_FRAMES))
-    sizes = np.uint64(layout.offset("entries")) + frames * np.uint64(source.word_size)
-    # An overwritten handle may lead anywhere; a record knows its own handle.
-    own = rows.ok & (rows["handle"] == raw[used].astype(np.uint64))
-    yield region("stack traces", rows.addresses[own], sizes[own], code=True)
-
-
-def _pools(machine: Machine, parts: Structure, raw: U64) -> U64:
-    # Addresses of the pointers to the pools that handles name.
-    data = raw.view(np.uint8).reshape(-1, 4)
-    # Since Linux kernel commit 961c949b012f ("lib/stackdepot: rename slab to
-    # pool") (in v6.3), and a6c1d9cb9a68 ("stackdepot: rename pool_index to
-    # pool_index_plus_1") (in v6.9).
-    if parts.has("pool_index_plus_1"):
-        name, index = "stack_pools", parts.column(data, "pool_index_plus_1") - np.uint64(1)
-    elif parts.has("pool_index"):
-        name, index = "stack_pools", parts.column(data, "pool_index")
-    else:
-        name, index = "stack_slabs", parts.column(data, "slabindex")
-    pools = machine.prog[name]
-    is_array = pools.type_.kind == TypeKind.ARRAY
-    start = pools.address_ if is_array else pools.value_()
-    return np.uint64(start) + index * np.uint64(machine.memory.word_size)
 
 
 def code_symbols(machine: Machine, regions: Iterable[Region]) -> Set[Name]:

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Slots of slabs
---------------
+What is kept of the pages of slabs
+----------------------------------
 
-What both allocators need to say which bytes of a slab are theirs.
+Objects belong to their users; what is around them, and free objects, belong to
+the allocator. Both allocators say in the same way which bytes are theirs.
 """
 
 from __future__ import annotations
@@ -12,22 +13,17 @@ from typing import Iterator, NamedTuple
 
 import numpy as np
 
-from ..allocators.base import Allocator
 from ..index import SlabIndex
 from ..ledger import I64, U64, Bools
-from ..regions import Region, region
+from ..regions import Region, region, steps
+from .base import Allocator
 
-MAX_ORDER = 10
-"""No slab is larger; a greater order is damage."""
-
-MAX_OBJECTS = 32767
-"""As many as ``slab->objects``, a field of 15 bits, can count."""
-
+_MAX_ORDER = 10  # no slab is larger; a greater order is damage
 _BATCH_BYTES = 32 << 20  # slab memory read at a time
 
 
-class Slots(NamedTuple):
-    """Some slabs of one cache and order."""
+class Cut(NamedTuple):
+    """How some slabs of one cache and order are cut into slots."""
 
     start: U64
     """Address of slot 0 of each slab."""
@@ -45,7 +41,7 @@ class Slots(NamedTuple):
     @property
     def addresses(self) -> U64:
         """Shape (slabs, number): where each slot begins."""
-        return self.start[:, None] + each(0, self.stride, self.number)
+        return self.start[:, None] + steps(0, self.stride, self.number)
 
 
 class CacheObjects:
@@ -83,31 +79,33 @@ class CacheObjects:
         return free
 
 
-def debugging(slots: Slots, free: Bools) -> Iterator[Region]:
+def slab_pages(index: SlabIndex) -> Iterator[Region]:
+    """Yield the memory of all slabs, masked."""
+    orders = np.minimum(index.orders, _MAX_ORDER).astype(np.uint64)
+    sizes = np.uint64(index.machine.memory.page_size) << orders
+    yield region("slab pages", index.addresses, sizes, masked=True)
+
+
+def debugging(cut: Cut, free: Bools) -> Iterator[Region]:
     """
     Yield what surrounds the objects of a cache under debugging, and all of its free objects.
 
     :param free: Shape (slabs, number).
     """
-    taken, tail = slots.addresses[~free], slots.lead + slots.size
-    rest = max(slots.stride - tail, 0)
-    yield region("debugging", slots.addresses[free], slots.stride, code=True)
-    yield region("debugging", taken, slots.lead)
+    taken, tail = cut.addresses[~free], cut.lead + cut.size
+    rest = max(cut.stride - tail, 0)
+    yield region("debugging", cut.addresses[free], cut.stride, code=True)
+    yield region("debugging", taken, cut.lead)
     yield region("debugging", taken + np.uint64(tail), rest, code=True)
-    used = slots.number * slots.stride
-    yield region("debugging", slots.start + np.uint64(used), max(slots.span - used, 0))
+    used = cut.number * cut.stride
+    yield region("debugging", cut.start + np.uint64(used), max(cut.span - used, 0))
 
 
-def batches(index: SlabIndex, rows: I64, page_size: int) -> Iterator[I64]:
+def batches(index: SlabIndex, rows: I64) -> Iterator[I64]:
     """Yield rows in ascending order, some at a time, each time of one order only."""
-    orders = index.orders[rows]
-    for order in np.unique(orders[orders <= MAX_ORDER]).tolist():
+    orders, page = index.orders[rows], index.machine.memory.page_size
+    for order in np.unique(orders[orders <= _MAX_ORDER]).tolist():
         some = np.sort(rows[orders == order])
-        step = max(1, _BATCH_BYTES // (page_size << order))
+        step = max(1, _BATCH_BYTES // (page << order))
         for first in range(0, len(some), step):
             yield some[first : first + step]
-
-
-def each(start: int, step: int, count: int) -> U64:
-    """Return *count* numbers from *start*, *step* apart."""
-    return np.uint64(start) + np.uint64(step) * np.arange(count, dtype=np.uint64)
