@@ -25,7 +25,7 @@ from typing import (
 import numpy as np
 
 from ..index import KnownBy, SlabIndex, slabs_at
-from ..ledger import I64, U64, Bools, Break, Counter, Ledger, ListKind, Memberships, Suspect
+from ..ledger import I64, U64, Bools, Break, Counter, Ledger, ListKind, Memberships
 from ..machine import Machine
 from ..machine.columns import Rows
 from ..machine.locks import held as held_locks
@@ -34,6 +34,7 @@ from .arrays import local_rows
 from .caches import Caches
 from .lists import ListHead, SlabLists, Walked
 from .neighbours import Stand, find_stand
+from .pointers import wild_pointer, wild_pointers
 
 Sum = Callable[[int], int]
 """What the slabs of a node add up to."""
@@ -64,8 +65,7 @@ class Nodes(NamedTuple):
             ledger.slabs.transit[ledger.slabs.nid == self.nid[row]] = False
             at, nid = int(self.rows.addresses[row]), int(self.nid[row])
             if self.wild[row]:
-                what = f"pointer to the node structure leads to 0x{at:x}"
-                ledger.suspects.append(Suspect("container-state", what, node=nid, found=at))
+                ledger.suspects.append(wild_pointer("node structure", at, node=nid))
 
     def walk(self, index: SlabIndex, kinds: Mapping[str, ListKind]) -> List[Walked]:
         """
@@ -202,7 +202,7 @@ def read_nodes(machine: Machine, caches: Caches, every: bool = False) -> Nodes:
     """
     cache, nid, pointers = node_pointers(machine, caches, "node", every)
     rows = machine.rows("struct kmem_cache_node", pointers)
-    wild = ~machine.memory.is_kernel_address(pointers) | (pointers % np.uint64(4) != 0)
+    wild = wild_pointers(machine.memory, pointers, 4)
     return Nodes(cache, nid, rows, held_locks(rows, "list_lock"), wild)
 
 

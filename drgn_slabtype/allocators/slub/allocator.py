@@ -27,15 +27,15 @@ from ...ledger import (
 from ...machine import Machine
 from ...machine.kfence import kfence_pool
 from ...regions import Declaration
+from ...rules.members import judge_pointers, judge_slub
 from ..arrays import local_rows
 from ..base import Fits, Ownership, decide_ownership
-from ..cachefit import judge_slub
-from ..caches import Caches, read_caches
+from ..caches import Caches, cache_pointers, read_caches
 from ..lists import Walked, find_emptied
 from ..live import LIVE, LiveObjects
 from ..nodes import memberships, node_pointers, read_nodes
 from .barns import barn_pointers
-from .cache import SlubCache, slab_flags
+from .cache import SlubCache, slab_flags, slub_members
 from .cpuslabs import read_cpu_slabs
 from .debug import ContentReader
 from .deferred import read_deferred
@@ -178,7 +178,9 @@ class SlubAllocator:
         rows, era = self.ownership.rows_of(number), self.traits.era
         slabs = read_slabs(index, self.caches, cache, rows, self.ownership, era, self.nodes)
         ledger = Ledger(cache.facts, PLACES, slabs)
-        ledger.suspects += judge_slub(self.machine, self.caches, cache)
+        memory = self.machine.memory
+        ledger.suspects += judge_pointers(cache_pointers(memory, self.caches, number))
+        ledger.suspects += judge_slub(slub_members(self.caches, cache, memory.word_size))
         ledger.suspects += misfits(index, cache, rows, slabs)
         memberships(self._walks, number, rows, index, ledger)
         self.nodes.enter_lost(number, ledger)

@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import Iterator, List, NamedTuple, Optional, Tuple
 
 import numpy as np
-from drgn import FaultError
 
 from ...ledger import I64, U64, Bools, Suspect, Walk
 from ...machine import Machine
@@ -19,8 +18,10 @@ from ...machine.columns import Rows
 from ...machine.locks import held as held_locks
 from ...regions import Region, region
 from ..caches import Caches
+from ..links import follow
 from ..lists import follow_links
 from ..nodes import Nodes, node_pointers
+from ..pointers import wild_pointer, wild_pointers
 
 _MAX_SHEAVES = 4096  # a barn's soft limit is 10 of each kind
 
@@ -89,14 +90,10 @@ def read_barns(machine: Machine, caches: Caches, nodes: Nodes) -> Barns:
     """Walk both lists of every barn."""
     cache, nid, addresses = barn_pointers(machine, caches, nodes)
     barns = Barns(addresses, [], [])
-    wild = ~machine.memory.is_kernel_address(addresses)
-    wild |= addresses % np.uint64(machine.memory.word_size) != 0
-    for at in np.flatnonzero(wild).tolist():
-        what = f"pointer to the barn of node {nid[at]} leads to 0x{addresses[at]:x}"
-        suspect = Suspect(
-            "container-state", what, node=int(nid[at]), place="barn", found=int(addresses[at])
-        )
-        barns.suspects.append((int(cache[at]), suspect))
+    wild = wild_pointers(machine.memory, addresses, machine.memory.word_size)
+    for number, node, at in zip(*(column[wild].tolist() for column in (cache, nid, addresses))):
+        lost = wild_pointer(f"barn of node {node}", at, node=node, place="barn")
+        barns.suspects.append((number, lost))
     rows = machine.rows("struct node_barn", addresses)
     held = held_locks(rows, "lock")
     for kind in ("full", "empty"):
@@ -136,26 +133,11 @@ def _walk_lists(
 
 def _walk(machine: Machine, head: int, link: int) -> Tuple[List[int], Walk]:
     # The sheaves of one list, and how it ended.
-    prog, source = machine.prog, machine.memory
-    found: List[int] = []
-    seen = {head}
-    at = head
-    for _ in range(_MAX_SHEAVES):
-        try:
-            following = prog.read_word(at)
-            if following == head:
-                return found, Walk.WHOLE
-            kernel = source.is_kernel_address(np.array([following], np.uint64))[0]
-            if following in seen or not kernel:
-                return found, Walk.POINTER
-            if prog.read_word(following + source.word_size) != at:
-                return found, Walk.POINTER
-        except FaultError:
-            return found, Walk.UNREADABLE
-        seen.add(following)
-        found.append(following - link)
-        at = following
-    return found, Walk.POINTER
+    found = follow(machine, head, _MAX_SHEAVES)
+    sheaves = [member - link for member in found.links]
+    if found.closed:
+        return sheaves, Walk.WHOLE
+    return sheaves, Walk.POINTER if found.readable else Walk.UNREADABLE
 
 
 def regions(machine: Machine, caches: Caches, nodes: Nodes) -> Iterator[Region]:

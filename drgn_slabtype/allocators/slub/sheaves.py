@@ -26,6 +26,7 @@ from ...regions import Region, region
 from ..caches import Caches, same_cache
 from ..nodes import Nodes, read_nodes
 from ..percpu import every_copy, per_cpu_structures
+from ..pointers import wild_pointers
 from .barns import Found, read_barns, sheaf_region
 
 _MOST_BYTES = 64 << 10  # of a slab that holds sheaves
@@ -114,15 +115,14 @@ def _sort_out(machine: Machine, caches: Caches, found: List[Found], sheaves: She
     addresses = np.array([sheaf.address for sheaf in found], np.uint64)
     width = machine.structure("struct slab_sheaf").offset("objects")
     heads = machine.rows("struct slab_sheaf", addresses, width)
-    aligned = addresses % np.uint64(source.word_size) == 0
-    plausible = (source.is_kernel_address(addresses) & aligned).tolist()
+    wild = wild_pointers(source, addresses, source.word_size).tolist()
     seen: Dict[int, str] = {}
     sound = []
     for at, sheaf in enumerate(found):
         owner, size = int(heads["cache"][at]), int(heads["size"][at])
         own = int(caches.addresses[sheaf.cache])
         wrong: Optional[Tuple[str, Optional[int], int]] = None
-        if not plausible[at]:
+        if wild[at]:
             wrong = "is none", None, sheaf.address
         elif heads.ok[at] and owner != own and (owner or size or capacity[sheaf.cache]):
             wrong = "is none of this cache", own, owner

@@ -17,6 +17,7 @@ from ...index import SlabIndex
 from ...ledger import I64, U64, Bools, Ledger, ListKind, Slabs, Suspect
 from ..base import Ownership
 from ..caches import Caches
+from ..misfits import wrong_slabs
 from ..nodes import Nodes
 from .cache import SlubCache
 from .fit import MAX_OBJECTS, readable_orders, slab_orders
@@ -160,10 +161,7 @@ def misfits(index: SlabIndex, cache: SlubCache, rows: I64, slabs: Slabs) -> Iter
             kept,
         ),
     ):
-        for slab in np.flatnonzero(found != expected).tolist():
-            yield Suspect(
-                code, what, slab=slab, expected=int(expected[slab]), found=int(found[slab])
-            )
+        yield from wrong_slabs(code, what, found != expected, expected, found)
 
 
 def enter_counters(ledger: Ledger, cache: SlubCache, nodes: Nodes) -> None:

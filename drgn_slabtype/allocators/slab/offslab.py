@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Index arrays that SLAB keeps in memory of their own."""
+
+from __future__ import annotations
+
+import numpy as np
+from drgn import sizeof
+
+from ...ledger import I64, U64, Bools
+from ...machine import Machine
+from ...machine.kfence import KfencePool
+from ..caches import Caches
+from .view import SlabView
+
+_OFF_SLAB = 0x80000000
+_LARGE_KMALLOC_PAGES = 2  # since Linux 6.1; more are not served from slabs
+
+
+def off_slab_arrays(
+    machine: Machine, caches: Caches, view: SlabView, pointer: U64, pool: KfencePool
+) -> U64:
+    """
+    Return the address of each slab's index array, where kmalloc gave the memory; else 0.
+
+    :param pointer: ``slab->freelist`` of each slab.
+    """
+    wanted = ((view.of_cache("flags") & np.uint64(_OFF_SLAB)) != 0) & ~view.detached
+    home = view.homes(pointer)
+    size = view.of_cache("freelist_size")
+    good = wanted & (home >= 0)
+    if len(caches):
+        good &= caches.rows["object_size"][home] >= size
+        good &= _gives_arrays(machine, caches, view, home)
+    good |= wanted & pool.contains(pointer)
+    large = size > np.uint64(_LARGE_KMALLOC_PAGES * machine.memory.page_size)
+    good |= wanted & large & machine.memory.is_kernel_address(pointer)
+    return np.where(good, pointer, np.uint64(0))
+
+
+def _gives_arrays(machine: Machine, caches: Caches, view: SlabView, home: I64) -> Bools:
+    # Before Linux kernel commit e36ce448a08d ("mm/slab: use kmalloc() for
+    # on-slab freelist") (in v6.1), a cache names the one its arrays are from.
+    if caches.rows.structure.has("freelist_cache"):
+        return caches.addresses[home] == view.of_cache("freelist_cache")
+    try:
+        kmalloc = machine.prog["kmalloc_caches"]
+    except LookupError:
+        return np.ones(len(home), np.bool_)
+    start = np.array([kmalloc.address_], np.uint64)
+    gathered = machine.memory.gather(start, sizeof(kmalloc))
+    pointers = gathered.bytes.view(machine.memory.word)[0].astype(np.uint64)
+    return np.isin(caches.addresses[home], pointers)
