@@ -36,8 +36,10 @@ def find_slab(machine: Machine, pfn: int) -> Whereabouts:
     """
     Return the slab that a page frame belongs to.
 
-    :param pfn: Page frame number of any of its pages.
+    :param pfn: Page frame number of any of its pages; what is none is in no slab.
     """
+    if not 0 <= pfn < 1 << (52 - machine.memory.page_shift):
+        return Whereabouts(None, None)
     heads = np.unique(
         np.uint64(pfn)
         >> np.arange(_MAX_ORDER + 1, dtype=np.uint64)

@@ -20,10 +20,10 @@ from ...machine.kfence import kfence_pool
 from ...regions import Declaration
 from ...rules.members import Tuning, judge_pointers, judge_slab, judge_tuning
 from ..base import Ownership, decide_ownership
-from ..caches import Caches, cache_pointers
+from ..caches import Caches, cache_pointers, same_cache
 from ..lists import Walked, find_emptied
 from ..live import LIVE, LiveObjects
-from ..nodes import memberships, read_nodes
+from ..nodes import memberships, node_pointers, read_nodes
 from ..percpu import per_cpu_structures
 from . import arrays, freelists, tuning
 from .cache import Mode, SlabCache, freelist_cache, slab_members
@@ -32,10 +32,11 @@ from .debug import DebugReader
 from .entries import Entries
 from .flushes import mark_flushes
 from .indexes import IndexArrays, right_places
-from .offslab import off_slab_arrays
+from .offslab import add_hosts, off_slab_arrays
 from .regions import declarations
 from .slabs import enter_counters, misfits, note_detached, read_slabs
-from .view import SlabView
+from .state import allowed_lists
+from .view import SlabView, slab_counts
 
 PLACES = (freelists.PLACE, *arrays.PLACES, LIVE)
 _PLACE = {place.name: number for number, place in enumerate(PLACES)}
@@ -71,25 +72,39 @@ class SlabAllocator:
         self._live = LiveObjects([])
 
     def discover(self, index: SlabIndex) -> None:
-        """Walk every node's lists; see :meth:`.base.Allocator.discover`."""
+        """Find out where slabs stand; see :meth:`.base.Allocator.discover`."""
         index.known_by[self.pool.contains(index.addresses)] |= np.uint8(KnownBy.KFENCE)
-        self._walks = find_emptied(index, self.nodes.walk(index, _LISTS))
-        self.entries.locate(index, self.caches)
+        if index.whole:
+            self._walks = find_emptied(index, self.nodes.walk(index, _LISTS))
+            self.entries.locate(index, self.caches)
+        else:
+            self._walks = self.nodes.stand(index, _LISTS, self._list_of)
+            add_hosts(index, self.caches)
         self.ownership = decide_ownership(index, self.caches, self._walks, ())
         self.view = SlabView(index, self.caches, self.ownership.cache, self._walks)
         index.settle(self.view.orders)
         self.off_slab = off_slab_arrays(
             self.machine, self.caches, self.view, index["freelist"], self.pool
         )
-        self._live = self._own_structures()
+        self._live = self._own_structures(index)
         self._live.locate(index, self.ownership.cache)
 
-    def _own_structures(self) -> LiveObjects:
-        of_nodes = self.arrays.pointer[self.arrays.kind != arrays.CPU]
-        own = [self.caches.addresses, self.nodes.rows.addresses, of_nodes, self.aliens.address]
+    def _list_of(self, index: SlabIndex) -> I64:
+        # Which list of its node each slab stands on, if it is on one.
+        owner = same_cache(index["slab_cache"], self.caches)
+        num = self.caches.rows["num"].astype(np.int64)[owner]
+        return allowed_lists(slab_counts(index), num)
+
+    def _own_structures(self, index: SlabIndex) -> LiveObjects:
+        nodes = node_pointers(self.machine, self.caches, "node", every=True)[2]
+        own = [self.caches.addresses, nodes, self.off_slab]
         if self.caches.rows.structure.has("random_seq"):
             own.append(self.caches.rows["random_seq"])
-        own.append(self.off_slab)
+        if self.caches.chosen.all():
+            of_nodes = self.arrays.pointer[self.arrays.kind != arrays.CPU]
+            own += [of_nodes, self.aliens.address]
+        else:
+            own.append(self.machine.settled(arrays.structures_of_nodes))
         return LiveObjects([each[self.view.homes(each) >= 0] for each in own])
 
     def unreadable(self, number: int) -> List[str]:
@@ -115,7 +130,8 @@ class SlabAllocator:
         memberships(self._walks, number, rows, index, ledger)
         self._members(cache, ledger)
         ledger.suspects += misfits(self.view, index, cache, rows)
-        enter_counters(ledger, cache, self.nodes)
+        if index.whole:
+            enter_counters(ledger, cache, self.nodes)
         self.nodes.enter_lost(number, ledger)
         note_detached(ledger)
         self._arrays(cache, rows, index, ledger)

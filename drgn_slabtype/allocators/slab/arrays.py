@@ -20,8 +20,8 @@ from ...machine.columns import Rows
 from ...machine.locks import held as held_locks
 from ...machine.percpu import per_cpu_addresses
 from ...regions import Region, region
-from ..caches import Caches
-from ..nodes import Nodes
+from ..caches import Caches, read_caches
+from ..nodes import Nodes, read_nodes
 from ..percpu import PerCpu, every_copy
 from ..pointers import wild_pointer, wild_pointers
 
@@ -140,6 +140,14 @@ def read_arrays(
         limit=_number(rows, "limit"),
         batchcount=_number(rows, "batchcount"),
     )
+
+
+def structures_of_nodes(machine: Machine) -> U64:
+    """Return the shared and alien arrays of the nodes of all caches, and their tables."""
+    nodes = read_nodes(machine, machine.settled(read_caches), every=True)
+    tables = read_alien_tables(machine, nodes)
+    aliens = _alien_arrays(machine, tables).pointer
+    return np.concatenate([nodes.rows["shared"], tables.address, aliens])
 
 
 def _node_keys(machine: Machine, cache: I64, nid: I64) -> I64:

@@ -38,7 +38,7 @@ class SlabView:
         self._index = index
         self._caches = caches
         self._owner = owner
-        self.active: I64 = _active(layout, index)
+        self.active: I64 = slab_counts(index)
         """Objects in use by the slab's own count."""
         self.first: U64 = _first(layout, index)
         """Address of the first slot (``s_mem``)."""
@@ -101,7 +101,9 @@ def _packed(layout: PageTypeLayout, index: SlabIndex) -> I64:
     return cut.view(f"{source.byteorder}u4")[:, 0].astype(np.int64)
 
 
-def _active(layout: PageTypeLayout, index: SlabIndex) -> I64:
+def slab_counts(index: SlabIndex) -> I64:
+    """Return how many objects each slab counts as in use."""
+    layout = index.machine.layout
     if layout.packed is not None:
         return layout.packed.active(_packed(layout, index)).astype(np.int64)
     if layout.encoding.carries_active:
