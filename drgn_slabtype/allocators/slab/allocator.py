@@ -34,7 +34,7 @@ from .flushes import mark_flushes
 from .indexes import IndexArrays, right_places
 from .offslab import add_hosts, off_slab_arrays
 from .regions import declarations
-from .slabs import enter_counters, misfits, note_detached, read_slabs
+from .table import enter_counters, misfits, note_detached, read_slabs
 from .state import allowed_lists
 from .view import SlabView, slab_counts
 

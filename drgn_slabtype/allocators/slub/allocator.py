@@ -45,7 +45,7 @@ from .lost import adopt_misnamed, find_unmarked, shortages
 from .regions import declarations
 from .sheafobjects import enter_sheaves
 from .sheaves import read_sheaves, sound_sheaves_in
-from .slabs import enter_counters, excuse_slabs, misfits, read_slabs
+from .table import enter_counters, excuse_slabs, misfits, read_slabs
 from .traits import Traits, find_traits, sampled_traits
 
 PLACES = (
