@@ -63,8 +63,8 @@ def _follow(
     index: SlabIndex, row: int, heads: Mapping[int, ListHead], member: str, back: str
 ) -> _Side:
     offset = index.structure.offset("slab_list")
-    prog, word = index.machine.prog, index.machine.memory.word_size
-    place = {"next": 0, "prev": word}
+    prog, source = index.machine.prog, index.machine.memory
+    place = {"next": 0, "prev": 1}
     at = int(index.pages[row]) + offset
     link = int(index[f"slab_list.{member}"][row])
     pages: List[int] = []
@@ -77,12 +77,12 @@ def _follow(
         if link in seen or not index.is_memory_map(page)[0]:
             return _Side(pages, False, None)
         try:
-            ahead, behind = prog.read_word(link + place[member]), prog.read_word(link + place[back])
+            links = np.frombuffer(prog.read(link, 2 * source.word_size), source.word).tolist()
         except FaultError:
             return _Side(pages, False, None)
-        if behind != at:
+        if links[place[back]] != at:
             return _Side(pages, False, None)
         seen.add(link)
         pages.append(int(page[0]))
-        at, link = link, ahead
+        at, link = link, links[place[member]]
     return _Side(pages, True, None)

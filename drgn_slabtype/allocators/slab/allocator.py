@@ -34,8 +34,8 @@ from .flushes import mark_flushes
 from .indexes import IndexArrays, right_places
 from .offslab import add_hosts, off_slab_arrays
 from .regions import declarations
-from .table import enter_counters, misfits, note_detached, read_slabs
 from .state import allowed_lists
+from .table import enter_counters, misfits, note_detached, read_slabs
 from .view import SlabView, slab_counts
 
 PLACES = (freelists.PLACE, *arrays.PLACES, LIVE)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Union
+
 import numpy as np
 
 from ...ledger import I64, Bools, ListKind
@@ -11,7 +13,7 @@ from .cache import SlabCache
 _NODE_LISTS = int(ListKind.PARTIAL | ListKind.FULL | ListKind.FREE)
 
 
-def allowed_lists(active: I64, num: int) -> I64:
+def allowed_lists(active: I64, num: Union[int, I64]) -> I64:
     """Return the :class:`~drgn_slabtype.ledger.ListKind` bits a count asks for."""
     out = np.full(len(active), int(ListKind.PARTIAL), np.int64)
     out[active == num] = ListKind.FULL
