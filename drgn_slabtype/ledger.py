@@ -182,7 +182,9 @@ class Slabs(_Table):
     busy: Bools
     """Whether a lock was held under which its count and lists change."""
     excused: Bools
-    """Outside the accounting (detached, out of service); counted, not judged."""
+    """Outside the accounting, waiting for RCU to give back its pages: not judged."""
+    failed: Bools
+    """Taken out of service by the kernel's own checks: counted, its objects not judged."""
 
 
 @dataclass

@@ -45,7 +45,7 @@ from .lost import adopt_misnamed, find_unmarked, shortages
 from .regions import declarations
 from .sheafobjects import enter_sheaves
 from .sheaves import read_sheaves, sound_sheaves_in
-from .table import enter_counters, excuse_slabs, misfits, read_slabs
+from .table import enter_counters, excuse_slabs, misfits, note_failed, read_slabs
 from .traits import Traits, find_traits, sampled_traits
 
 PLACES = (
@@ -188,6 +188,7 @@ class SlubAllocator:
             self.cpu_slabs.enter(number, rows, index, ledger)
         taken = self.cpu_slabs is not None
         excuse_slabs(ledger, cache, era, self.nodes, index["freelist"][rows], taken)
+        note_failed(ledger, cache, index["frozen"][rows] != 0, index["freelist"][rows])
         self._freelists(cache, rows, index, ledger)
         if self.sheaves is not None:
             owner = self.ownership.cache

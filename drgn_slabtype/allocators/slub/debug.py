@@ -128,7 +128,8 @@ class ContentReader:
         # Which objects are free is known only where the count agrees.
         known = self._own[boxes.place] & (boxes.state == Walk.WHOLE)
         whole = boxes.slab[known & (boxes.walked == boxes.counted)]
-        unsure = (slabs.readable != slabs.order) | slabs.excused | slabs.transit | slabs.busy
+        unsure = (slabs.readable != slabs.order) | slabs.excused | slabs.failed
+        unsure |= slabs.transit | slabs.busy
         return whole[~unsure[whole]]
 
     def _batch(self, some: SlabBytes) -> Iterator[Zone]:

@@ -95,6 +95,28 @@ def excuse_slabs(
         slabs.excused |= slabs.transit & (slabs.counted == 0) & ~listed
 
 
+def note_failed(ledger: Ledger, cache: SlubCache, frozen: Bools, freelist: U64) -> None:
+    """
+    Mark the slabs that the kernel's own checks have taken out of service.
+
+    It calls all their objects used, forgets their freelist and takes them off
+    their list, so that nobody meets the damage again; since Linux 6.13, and in
+    6.12's stable releases, it freezes them as well, which nothing else does in
+    a cache with debugging. What is left of objects says nothing any more.
+
+    :param ledger: With slabs and memberships.
+    :param frozen: ``slab->frozen`` of each slab.
+    :param freelist: ``slab->freelist`` of each slab.
+    """
+    slabs = ledger.slabs
+    listed = np.isin(np.arange(len(slabs)), ledger.memberships.slab)
+    full = (slabs.counted == slabs.objects) & (freelist == 0)
+    slabs.failed |= cache.debug & frozen & full & ~listed & ~slabs.excused
+    for slab in np.flatnonzero(slabs.failed).tolist():
+        what = f"the kernel calls all {slabs.objects[slab]} objects used and no longer touches them"
+        ledger.notes.append(Suspect("slab-failed", what, slab=slab))
+
+
 def _being_made(
     slabs: Slabs,
     cache: SlubCache,
