@@ -35,6 +35,7 @@ CATALOGUE: Mapping[str, Code] = {
     "active-underflow": Code("word", "The active count fell below zero and wiped the page type."),
     # Rule "geometry": what a slab is made of.
     "cache-wrong": Code("geometry", "A member of the slab cache contradicts all of its slabs."),
+    "cache-destroyed": Code("geometry", "A slab cache was destroyed with objects in use."),
     "slab-cache-wrong": Code("geometry", "The slab's cache pointer is not what leads to the slab."),
     "slab-order-wrong": Code("geometry", "The slab's order is neither of its cache's orders."),
     "slab-objects-wrong": Code("geometry", "The slab's object count does not fit its order."),

@@ -160,7 +160,7 @@ def _judge_cache_list(caches: Caches) -> Iterator[Finding]:
         )
     # Behind a hole in the target the list may go on as it should.
     behind_hole = lost is not None and not lost.readable
-    for number in np.flatnonzero(caches.unlisted & (not behind_hole)).tolist():
+    for number in np.flatnonzero(caches.unlisted & ~caches.destroyed & (not behind_hole)).tolist():
         name = caches.names[number]
         yield Finding(
             "cache-list",

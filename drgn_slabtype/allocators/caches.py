@@ -25,6 +25,7 @@ from .links import Followed, follow
 
 _MAX_CACHES = 1 << 20  # more slab caches than any kernel has
 _NAME_BYTES = 256  # of the longest name that is read
+_POISON_STEP = 0x22  # from LIST_POISON1 to LIST_POISON2
 _MAX_SIZE = 64 << 20  # bytes of the largest object that any slab can hold
 
 
@@ -70,6 +71,11 @@ class Caches(NamedTuple):
     def listed(self) -> Bools:
         """Which are on ``slab_caches``, as they are from when they are whole until they die."""
         return ~(self.dying | self.unlisted)
+
+    @property
+    def destroyed(self) -> Bools:
+        """Which were taken off the list of caches, and left slabs behind."""
+        return self.unlisted & _deleted(self.rows)
 
     @property
     def addresses(self) -> U64:
@@ -121,14 +127,24 @@ def _plausible(machine: Machine, addresses: List[int]) -> List[int]:
     size, object_size = rows["size"].astype(np.int64), rows["object_size"].astype(np.int64)
     good = rows.ok & (rows.addresses % np.uint64(source.word_size) == 0)
     good &= (size > 0) & (size <= _MAX_SIZE) & (object_size > 0) & (object_size <= size)
-    for link in ("list.next", "list.prev"):
-        good &= source.is_kernel_address(rows[link])
+    linked = source.is_kernel_address(rows["list.next"])
+    linked &= source.is_kernel_address(rows["list.prev"])
+    good &= linked | _deleted(rows)
     named = []
     for row in np.flatnonzero(good).tolist():
         name = _name(machine, int(rows["name"][row]))
         if name is None or (name and name.isprintable()):
             named.append(addresses[row])
     return named
+
+
+def _deleted(rows: Rows) -> Bools:
+    # Which were taken off their list: list_del() leaves LIST_POISON1 and
+    # LIST_POISON2, to which some architectures add the same.
+    first, second = rows["list.next"], rows["list.prev"]
+    low = np.uint64(0xFFFF)
+    deleted: Bools = (first & low == 0x100) & (second - first == _POISON_STEP)
+    return deleted
 
 
 def _name(machine: Machine, pointer: int) -> Optional[str]:

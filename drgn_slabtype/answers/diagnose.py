@@ -22,12 +22,13 @@ from ..machine import Machine
 from .content import Content, classify, continues, describe_word
 from .lookup import Lookup
 from .object import AddressInfo, describe
-from .states import SlabObject
+from .states import ObjectState, SlabObject
 from .tracks import Track
 
 _MOST = 50  # findings that get details: after that, a human reads no further
 _BYTES = 32  # of damage, and before it, that are looked at
 _POINTERS = 3  # that are followed up
+_OBJECTS = 6  # of a destroyed cache that are listed
 _FRAMES = 4  # of a call trace that are told
 
 
@@ -146,11 +147,23 @@ def _explain_entry(reading: Lookup, finding: Finding) -> Iterator[str]:
         yield f"0x{finding.found:x}: {_word(reading, finding.found)}"
 
 
+def _explain_destroyed(reading: Lookup, finding: Finding) -> Iterator[str]:
+    # The first of the objects that are left, with who allocated them.
+    left = reading.judged(reading.number(finding.cache or "")).objects.in_state(ObjectState.IN_USE)
+    for address in left.addresses()[:_OBJECTS]:
+        tracks = describe(reading, address).tracks
+        told = "; ".join(_track(track) for track in tracks if track.event == "allocated")
+        yield f"object 0x{address:x}" + (f", {told}" if told else "")
+    if len(left) > _OBJECTS:
+        yield f"{len(left) - _OBJECTS} more are in use"
+
+
 _EXPLAINERS: Dict[str, Callable[[Lookup, Finding], Iterator[str]]] = {
     "freelist-pointer": _explain_pointer,
     "freelist-index": _explain_index,
     "freelist-duplicate": _explain_index,
     "claim-foreign": _explain_entry,
+    "cache-destroyed": _explain_destroyed,
     "redzone": _explain_bytes,
     "poison": _explain_bytes,
     "padding": _explain_bytes,

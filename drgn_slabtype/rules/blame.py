@@ -24,6 +24,7 @@ from ..shapes import Value
 # makes everything else about the slab doubtful; a wrong list follows from a
 # wrong count, and not the other way round.
 _ORDER = (
+    "cache-destroyed",
     "cache-wrong",
     "active-overflow",
     "active-underflow",

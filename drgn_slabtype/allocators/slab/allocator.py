@@ -21,6 +21,7 @@ from ...regions import Declaration
 from ...rules.members import Tuning, judge_pointers, judge_slab, judge_tuning
 from ..base import Ownership, decide_ownership
 from ..caches import Caches, cache_pointers, same_cache
+from ..destroyed import note_destroyed
 from ..lists import Walked, find_emptied
 from ..live import LIVE, LiveObjects
 from ..nodes import memberships, node_pointers, read_nodes
@@ -138,6 +139,7 @@ class SlabAllocator:
         self._live.enter(number, rows, index, ledger, _PLACE[LIVE.name])
         self._freelists(cache, rows, index, ledger)
         mark_flushes(self.arrays, number, ledger)
+        note_destroyed(ledger, self.caches, number)
         if cache.debug:
             freelist = index["freelist"][rows]
             ledger.zones = DebugReader(self.machine, cache, ledger, freelist).zones()

@@ -31,6 +31,7 @@ from ...rules.members import judge_pointers, judge_slub
 from ..arrays import local_rows
 from ..base import Fits, Ownership, decide_ownership
 from ..caches import Caches, cache_pointers, read_caches
+from ..destroyed import note_destroyed
 from ..lists import Walked, find_emptied
 from ..live import LIVE, LiveObjects
 from ..nodes import memberships, node_pointers, read_nodes
@@ -197,6 +198,7 @@ class SlubAllocator:
         self._live.enter(number, rows, index, ledger, _PLACE[LIVE.name])
         if index.whole:
             enter_counters(ledger, cache, self.nodes)
+        note_destroyed(ledger, self.caches, number)
         if cache.debug:
             untracked = node_pointers(self.machine, self.caches, "node", True)[2]
             ledger.zones = ContentReader(self.machine, cache, ledger, untracked).zones()
