@@ -75,6 +75,9 @@ def check(
                 suspicious[number] = findings
         strays = [] if caches or addresses else snapshot.judge_machine()
         groups = list(suspicious.values())
+        # First of all: others follow from it.
+        if machine(prog).damage:
+            groups.insert(0, list(machine(prog).damage))
         if strays:
             groups.append(strays)
         if machine(prog).memory.is_live and groups:

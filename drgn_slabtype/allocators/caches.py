@@ -180,6 +180,8 @@ def _follow(machine: Machine, head: int, member: str) -> _Followed:
                 break
         except FaultError:
             return _Followed(links, False, at, link, False)
+        except OverflowError:  # the last bytes of the address space
+            break
         seen.add(link)
         links.append(link)
         at = link

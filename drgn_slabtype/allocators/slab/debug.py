@@ -50,6 +50,9 @@ class DebugReader:
         ledger, cache = self._ledger, self._cache
         boxes, slabs = ledger.containers, ledger.slabs
         arrays = boxes.take((boxes.slab < 0) & (boxes.counted >= 0))
+        # Without the sizes, which the cache's own rule judges, no byte has a meaning.
+        if cache.num * cache.size > cache.span or self._second_red < _RED_BYTES:
+            return
         # A node that is lost takes its shared array with it.
         if not ledger.lists_known or (arrays.counted != arrays.walked).any():
             return

@@ -50,6 +50,8 @@ class SlotLayout:
         self.limit = cache.size - cache.red_left_pad
         """Where the next slot's left red zone begins."""
         self.free_pointer_inside = not outside
+        self.fits = 0 < cache.object_size <= cache.inuse and end <= self.limit
+        """Whether the parts lie one after the other in the slot."""
 
 
 class ContentReader:
@@ -73,6 +75,9 @@ class ContentReader:
 
     def zones(self) -> Iterator[Zone]:
         """Yield the zones of all slabs whose freelist is whole."""
+        # Without the sizes, which the cache's own rule judges, no byte has a meaning.
+        if not self._slot.fits:
+            return
         ledger = self._ledger
         boxes = ledger.containers
         own = np.array([not place.counted for place in ledger.places], np.bool_)[boxes.place]
