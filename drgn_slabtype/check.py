@@ -71,6 +71,8 @@ def check(
         if not _judge_some(report, kernel, _scopes(seen, caches, addresses), progress):
             scan = seen.whole.scan
             _judge(report, seen.whole, _wanted(seen, caches, addresses), groups, progress)
+            # First of all: others follow from it.
+            groups[:0] = filter(None, [list(kernel.damage)])
             if not caches and not addresses:
                 groups += filter(None, [judge_machine(seen.whole)])
             if kernel.is_live and groups:

@@ -34,6 +34,7 @@ CATALOGUE: Mapping[str, Code] = {
     "active-overflow": Code("word", "The active count has overflowed into the page type bits."),
     "active-underflow": Code("word", "The active count fell below zero and wiped the page type."),
     # Rule "geometry": what a slab is made of.
+    "machine-wrong": Code("geometry", "A number that describes the machine is contradicted."),
     "cache-wrong": Code("geometry", "A member of the slab cache contradicts all of its slabs."),
     "cache-destroyed": Code("geometry", "A slab cache was destroyed with objects in use."),
     "slab-cache-wrong": Code("geometry", "The slab's cache pointer is not what leads to the slab."),
@@ -83,6 +84,7 @@ CATALOGUE: Mapping[str, Code] = {
     "page-free-list": Code("page", "A free list and a free block do not lead to each other."),
     "page-free-buddies": Code("page", "Two free blocks that make one were not merged."),
     "page-free-count": Code("page", "A zone does not count the free blocks that it has."),
+    "memory-map": Code("page", "A section of memory does not say where its struct pages are."),
     "page-tail-type": Code("page", "A tail of a compound page has a type of its own."),
     "page-type-mapped": Code("page", "A page has a type and is mapped by user space."),
     "vmstat-slab": Code("page", "The kernel's count of slab pages is not what there is."),

@@ -42,6 +42,9 @@ def judge_memory(
     start = max((one.id for one in found), default=0)
     if unreadable:
         return [_not_judged(f"{unreadable} struct pages are not in the target", start + 1)]
+    if machine.memory_map.damage:
+        # The kinds of page blocks hang on the sections.
+        return [_not_judged("mem_section is damaged or not in the target", start + 1)]
     told = {page: one.id for one in found for page in (one.page, one.slab) if page is not None}
     try:
         free = free_memory(machine)

@@ -11,7 +11,9 @@ symbols that the kernel has in its own memory, or raises a
 
 from __future__ import annotations
 
+import os
 import socket
+import tempfile
 from dataclasses import dataclass
 from typing import Optional, Sequence, Tuple
 
@@ -22,7 +24,7 @@ from drgn.helpers.common.format import escape_ascii_string
 from .btf import load_btf
 from .errors import TargetError
 from .files.elf import ET_CORE, ET_REL, ElfFile
-from .files.kdump import missing_platform
+from .files.kdump import KdumpError, KdumpFile, Lost, is_kdump, missing_platform
 from .findings import Finding, Target
 from .machine import machine
 
@@ -33,7 +35,6 @@ _COMPRESSED = {
     b"\x28\xb5\x2f\xfd": "zstd",
     b"BZh": "bzip2",
 }
-_KDUMP_MAGIC = (b"KDUMP   ", b"makedumpfile\0\0\0\0")
 
 
 @dataclass(frozen=True)
@@ -84,8 +85,15 @@ def open_target(options: TargetOptions) -> Program:
     else:
         _open_kernel(prog)
         opened = ("live", None)
-    _load_symbols(prog, options)
     machine(prog).opened = opened
+    try:
+        _load_symbols(prog, options)
+    except TargetError as e:
+        # What describes the kernel may be what is not in the file.
+        missing = shortfall(prog)
+        if missing is None:
+            raise
+        raise TargetError(f"{missing.message}; {e}") from None
     return prog
 
 
@@ -163,8 +171,10 @@ def _program(options: TargetOptions) -> Program:
 
 
 def _open_core(prog: Program, path: str) -> None:
+    mended = _mended(path)
     try:
-        prog.set_core_dump(path)
+        # drgn takes a descriptor over.
+        prog.set_core_dump(path if mended is None else mended)
         reason = "drgn does not recognise a Linux kernel in it"
     except OSError as e:
         raise TargetError(f"{path}: {_reason(e)}") from None
@@ -176,13 +186,40 @@ def _open_core(prog: Program, path: str) -> None:
     raise TargetError(f"{path}: {_what_is_wrong(path) or reason}") from None
 
 
+def _lost(path: str) -> Optional[Lost]:
+    # What a kdump file lacks, by its own numbers; None for any other file.
+    with open(path, "rb") as file:
+        if not is_kdump(file.read(16)):
+            return None
+        return KdumpFile(file).lost()
+
+
+def _mended(path: str) -> Optional[int]:
+    # A kdump file that lacks pages must not reach libkdumpfile, which dies where
+    # it maps bytes that are not there. It gets a copy without these pages.
+    try:
+        lost = _lost(path)
+        if lost is None or (not lost.pages and not lost.cut):
+            return None
+        if lost.pages >= lost.of:
+            raise TargetError(f"{path}: {lost}; nothing in it can be judged")
+        with open(path, "rb") as file, tempfile.TemporaryFile() as copy:
+            KdumpFile(file).mend(copy)
+            copy.flush()
+            return os.dup(copy.fileno())
+    except KdumpError as e:
+        raise TargetError(f"{path}: {e}") from None
+    except OSError as e:
+        raise TargetError(f"{path}: cannot be read without a copy: {_reason(e)}") from None
+
+
 def _what_is_wrong(path: str) -> Optional[str]:
     # Why a file is no kernel core, from the file alone.
     with open(path, "rb") as file:
         start = file.read(16)
         if not start:
             return "the file is empty"
-        if start.startswith(_KDUMP_MAGIC):
+        if is_kdump(start):
             return None
         for magic, name in _COMPRESSED.items():
             if start.startswith(magic):
@@ -215,9 +252,12 @@ def shortfall(prog: Program) -> Optional[Finding]:
     if path is None or kind not in ("core", "capture"):
         return None
     try:
+        lost = _lost(path)
+        if lost is not None:
+            return _lost_pages(path, lost) if lost.pages else None
         with open(path, "rb") as file:
             missing = ElfFile(file).missing()
-    except (OSError, ValueError):  # kdump, compressed, or not a file at all
+    except (OSError, ValueError):  # compressed, or not a file at all
         return None
     if not missing.bytes:
         return None
@@ -227,6 +267,10 @@ def shortfall(prog: Program) -> Optional[Finding]:
         expected=missing.of,
         found=missing.of - missing.bytes,
     )
+
+
+def _lost_pages(path: str, lost: Lost) -> Finding:
+    return Finding("unreadable", f"{path}: {lost}", expected=lost.of, found=lost.of - lost.pages)
 
 
 # Running kernels.

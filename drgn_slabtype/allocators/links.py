@@ -55,6 +55,8 @@ def follow(machine: Machine, head: int, most: int, backward: bool = False) -> Fo
                 break
         except FaultError:
             return Followed(links, False, at, link, False)
+        except OverflowError:  # the last bytes of the address space
+            break
         seen.add(link)
         links.append(link)
         at = link

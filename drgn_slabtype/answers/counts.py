@@ -40,4 +40,7 @@ def count_objects(ledger: Ledger) -> CacheResult:
         result.waiting += waiting
         if place.counted:
             result.in_use -= free + waiting
+    # A count that is damaged, or places that hold what is not theirs, can ask for less
+    # than nothing.
+    result.counted, result.in_use = max(result.counted, 0), max(result.in_use, 0)
     return result

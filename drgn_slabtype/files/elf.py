@@ -16,7 +16,8 @@ from typing import BinaryIO, Iterator, List, NamedTuple, Optional, Tuple
 
 ET_REL = 1
 ET_CORE = 4
-_PT_LOAD, _PT_NOTE, _SHT_NOTE, _PN_XNUM = 1, 4, 7, 0xFFFF
+PT_LOAD = 1
+_PT_NOTE, _SHT_NOTE, _PN_XNUM = 4, 7, 0xFFFF
 _NT_GNU_BUILD_ID = 3
 
 # Notes are a few KiB; VMCOREINFO and NT_FILE of large machines a few hundred.
@@ -157,7 +158,7 @@ class ElfFile:
 
     def missing(self) -> Missing:
         """Return how much of the loadable segments lies behind the end of the file."""
-        loads = [s for s in self.segments if s.type == _PT_LOAD]
+        loads = [s for s in self.segments if s.type == PT_LOAD]
         lost = sum(min(s.file_size, max(0, s.offset + s.file_size - self.size)) for s in loads)
         return Missing(lost, sum(s.file_size for s in loads))
 
@@ -178,5 +179,5 @@ class ElfFile:
                 s.memory_size - s.file_size,
             )
             for s in self.segments
-            if s.type == _PT_LOAD and s.memory_size > s.file_size
+            if s.type == PT_LOAD and s.memory_size > s.file_size
         ]

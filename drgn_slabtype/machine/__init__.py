@@ -27,10 +27,12 @@ from typing import (
 )
 
 if TYPE_CHECKING:
-    from drgn import Program
+    from drgn import Object, Program
 
+    from ..findings import Finding
     from ..pagetype.detect import PageTypeLayout
     from .columns import Rows, Structure
+    from .memmap import MemoryMap
     from .memory import U64, Memory
     from .page import PageFields
     from .percpu import I64
@@ -59,6 +61,7 @@ class Machine:
         self._structures: Dict[str, Structure] = {}
         self._enumerators: Dict[str, Mapping[str, int]] = {}
         self._facts: Dict[Any, Any] = {}
+        self._corrected: Dict[str, Object] = {}
 
     # Memory --------------------------------------------------------------------
 
@@ -143,6 +146,13 @@ class Machine:
 
         return page_fields(self)
 
+    @cached_property
+    def memory_map(self) -> MemoryMap:
+        """Where the struct pages are, and what of that is damaged."""
+        from .memmap import memory_map
+
+        return memory_map(self)
+
     # CPUs and nodes ------------------------------------------------------------------
 
     @cached_property
@@ -162,10 +172,16 @@ class Machine:
     @cached_property
     def node_ids(self) -> int:
         """``nr_node_ids``: how many entries of per-node arrays exist."""
-        try:
-            return int(self.prog["nr_node_ids"])
-        except LookupError:
-            return 1
+        from .told import node_ids
+
+        return node_ids(self)
+
+    @cached_property
+    def damage(self) -> Tuple[Finding, ...]:
+        """What the machine's own variables say wrongly, as roots of what follows."""
+        from .told import variable_damage
+
+        return (*variable_damage(self), *self.memory_map.damage)
 
     @cached_property
     def nodes_shift(self) -> int:
@@ -177,6 +193,17 @@ class Machine:
                 length = cache.type.member(name).type.length
                 return int(length).bit_length() - 1 if length else 0
         return 0
+
+    def correct(self, name: str, value: Object) -> None:
+        """Let drgn's own helpers take a variable for something else than its memory says."""
+        if not self._corrected:
+            self.prog.register_object_finder(_KEY, self._find_corrected, enable_index=0)
+        self._corrected[name] = value
+
+    def _find_corrected(
+        self, prog: Program, name: str, flags: object, filename: object
+    ) -> Optional[Object]:
+        return self._corrected.get(name)
 
     # Whatever else -----------------------------------------------------------------
 

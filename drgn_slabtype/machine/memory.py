@@ -10,14 +10,15 @@ target allows it, which saves drgn the page-table walk.
 
 from __future__ import annotations
 
-from typing import Iterator, List, NamedTuple, Tuple
+from contextlib import suppress
+from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 import numpy.typing as npt
 from drgn import FaultError, PlatformFlags, Program, ProgramFlags
-from drgn.helpers.linux.mm import phys_to_virt
+from drgn.helpers.linux.mm import follow_phys, phys_to_virt
 
-from ..files.elf import ElfFile
+from ..files.elf import PT_LOAD, ElfFile, Segment
 
 U8 = npt.NDArray[np.uint8]
 U64 = npt.NDArray[np.uint64]
@@ -56,7 +57,7 @@ class Memory:
         """dtype of an ``unsigned long`` in the target."""
         self.page_size = int(prog["PAGE_SIZE"])
         self.page_shift = self.page_size.bit_length() - 1
-        self.linear_base = phys_to_virt(prog, 0).value_()
+        self.linear_base = _linear_base(prog)
         """Virtual address of physical address 0 in the direct map."""
         self.is_live = bool(prog.flags & ProgramFlags.IS_LIVE)
         self._address_mask = (1 << 8 * self.word_size) - 1
@@ -184,6 +185,68 @@ class Memory:
                 except FaultError:
                     pass
         return self.prog.read(address, size)
+
+
+def _linear_base(prog: Program) -> int:
+    # drgn takes it from one pointer, saved_command_line, and so believes a
+    # damaged one. Others that lead into the direct map say the same.
+    try:
+        told: Optional[int] = phys_to_virt(prog, 0).value_()
+    except Exception:  # drgn's error has no class of its own
+        told = None
+    witnesses = _mapped(prog) + _borne_out(prog)
+    for name in ("kmem_cache", "slab_caches", "mem_section"):
+        try:
+            variable = prog[name]
+            pointer = (variable.next if name == "slab_caches" else variable).value_()
+            physical = follow_phys(prog["init_mm"].address_of_(), pointer).value_()
+        except Exception:  # not there, not mapped, or page tables that make no sense
+            continue
+        if pointer >= physical and (pointer - physical) % (1 << 21) == 0:
+            witnesses.append(pointer - physical)
+    if told is not None and (told in witnesses or not witnesses):
+        return told
+    if not witnesses:
+        raise FaultError("the direct map is nowhere to be found", 0)
+    return max(witnesses, key=witnesses.count)
+
+
+def _borne_out(prog: Program) -> List[int]:
+    # Where x86-64 says that it is, or has it without CONFIG_RANDOMIZE_MEMORY, if
+    # a slab cache can be read by the physical address that follows.
+    bases = [0xFFFF888000000000, 0xFF11000000000000]
+    with suppress(FaultError, LookupError):
+        bases.insert(0, int(prog["page_offset_base"]))
+    found = []
+    for base in bases:
+        try:
+            address = prog["slab_caches"].next.value_()
+            if prog.read(address - base, 64, True) == prog.read(address, 64):
+                found.append(base)
+        except (FaultError, LookupError, OverflowError, ValueError):
+            continue
+    return found
+
+
+def _mapped(prog: Program) -> List[int]:
+    # Where the segments of an ELF core say both addresses, the greatest of one
+    # kind is the direct map.
+    sizes: Dict[int, int] = {}
+    for segment in _segments(prog):
+        if segment.address and segment.physical not in (-1, (1 << 64) - 1):
+            base = segment.address - segment.physical
+            sizes[base] = sizes.get(base, 0) + segment.memory_size
+    return [max(sizes, key=lambda base: sizes[base])] if sizes else []
+
+
+def _segments(prog: Program) -> List[Segment]:
+    if prog.core_dump_path is None:
+        return []
+    try:
+        with open(prog.core_dump_path, "rb") as file:
+            return [one for one in ElfFile(file).segments if one.type == PT_LOAD]
+    except (OSError, ValueError):
+        return []
 
 
 def _runs(ordered: U64, width: int) -> List[Tuple[int, int]]:

@@ -42,5 +42,5 @@ def page_fields(machine: Machine) -> PageFields:
         page.offset(compound),
         page.offset("_refcount"),
         machine.memory.word_size,
-        machine.prog["vmemmap"].value_(),
+        machine.memory_map.vmemmap,
     )

@@ -15,7 +15,8 @@ import numpy as np
 from drgn import FaultError
 
 from ..machine import Machine
-from .sections import pages_per_section, section_addresses
+from ..machine.memmap import section_addresses
+from .sections import pages_per_section
 
 _TYPE = 7  # MIGRATETYPE_MASK
 

@@ -232,7 +232,7 @@ def _number(found: Survey, name: str) -> int:
 
 def _conflicts(machine: Machine, found: Survey, select: Selection) -> List[Conflict]:
     encoding, size = machine.layout.encoding, machine.page.size
-    vmemmap = machine.prog["vmemmap"].value_()
+    vmemmap = machine.memory_map.vmemmap
     low, high = select.pfns or (0, 1 << 62)
     return [
         Conflict(pfn, vmemmap + pfn * size, word, encoding.explain(word))

@@ -143,7 +143,7 @@ class _Collector:
         self.checked = np.uint64(mask)
         self.bits = zone_bits(machine)
         self.size = machine.page.size
-        self.link = machine.prog["vmemmap"].value_() + machine.page.compound
+        self.link = machine.memory_map.vmemmap + machine.page.compound
         self.zones: List[Zone] = []
         self.lists: List[Tuple[FreeList, int]] = []
         self.rows: Dict[Tuple[int, int], int] = {}

@@ -19,9 +19,10 @@ from drgn.helpers.common.format import escape_ascii_string
 from drgn.helpers.linux.mm import page_to_pfn
 
 from ..machine import Machine, machine
+from ..machine.memmap import section_addresses
 from ..machine.symbols import depot_stack
 from .printed import flag_table, format_flags
-from .sections import pages_per_section, section_addresses
+from .sections import pages_per_section
 
 # Since Linux kernel commit b1d5488a2528 ("mm: fix use-after free of page_ext
 # after race with memory-offline") (in v6.1), the lowest bit marks a section

@@ -144,6 +144,9 @@ def page_ranges(machine: Machine) -> List[Tuple[int, int]]:
 
 def _page_ranges(machine: Machine) -> List[Tuple[int, int]]:
     try:
+        known = machine.memory_map.ranges
+        if known is not None:
+            return known
         return [(start, end) for start, end, _ in for_each_valid_page_range(machine.prog)]
     except LookupError as error:
         raise MissingDebugInfoError(f"cannot find the memory map: {error}") from error

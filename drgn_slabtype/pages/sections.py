@@ -17,6 +17,7 @@ import numpy.typing as npt
 from drgn import TypeKind, sizeof
 
 from ..machine import Machine
+from ..machine.memmap import MAP_FLAGS, section_addresses
 from ..machine.memory import U64, Bools
 from ..regions import Region, region, steps
 from .scan import page_ranges, require_64_bit
@@ -107,22 +108,10 @@ def _online(machine: Machine, sections: U64) -> Bools:
         bit = int(machine.prog["SECTION_IS_ONLINE_BIT"])
     except LookupError:
         bit = 2  # a macro before "mm/sparse: introduce enum" (in v5.12)
-    return (rows["section_mem_map"] >> np.uint64(bit)) & np.uint64(1) != 0
-
-
-def section_addresses(machine: Machine, sections: U64) -> U64:
-    """Return the ``struct mem_section *`` of each section number, bad ones for missing roots."""
-    source, size = machine.memory, np.uint64(machine.structure("struct mem_section").size)
-    table = machine.prog["mem_section"]
-    per_root = np.uint64(machine.prog["SECTIONS_PER_ROOT"].value_())
-    root, index = sections // per_root, sections % per_root
-    if table.type_.unaliased_kind() == TypeKind.ARRAY:
-        # Without SPARSEMEM_EXTREME the sections are the variable itself.
-        assert table.address_ is not None
-        return np.uint64(table.address_) + sections * size
-    slots = np.uint64(table.value_()) + root * np.uint64(source.word_size)
-    roots = source.gather(slots, source.word_size).bytes.view(source.word)[:, 0]
-    return roots.astype(np.uint64) + index * size
+    words = rows["section_mem_map"]
+    # A damaged word says nothing of this.
+    damaged = (words & ~MAP_FLAGS) != np.uint64(machine.memory_map.vmemmap)
+    return ((words >> np.uint64(bit)) & np.uint64(1) != 0) | damaged
 
 
 def regions(machine: Machine) -> Iterator[Region]:

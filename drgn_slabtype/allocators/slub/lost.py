@@ -101,7 +101,7 @@ def _share_out(
 ) -> Iterator[Tuple[int, int]]:
     # (row, cache) of the slabs that can be of one of the caches alone, where
     # there are no more of them than it misses.
-    if not len(rows):
+    if not len(rows) or not short:
         return
     inuse, objects = index["inuse"][rows], index["objects"][rows]
     live = (inuse > 0) & ((index["freelist"][rows] == 0) == (inuse == objects))

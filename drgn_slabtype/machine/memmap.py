@@ -1,0 +1,288 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Where the memory map is
+-----------------------
+
+With SPARSEMEM_VMEMMAP the struct pages of all sections are one virtual array,
+and every section repeats where it begins (``section_mem_map``). What a section
+says is believed as far as the others, the kernel's own variable and the memory
+itself bear it out: a damaged word costs nothing, the roots that are not in a
+dump cost what cannot be found without them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Iterator, List, NamedTuple, Optional, Tuple
+
+import numpy as np
+import numpy.typing as npt
+from drgn import FaultError, Object, Program, TypeKind
+from drgn.helpers.linux.list import list_for_each_entry
+
+from ..findings import Finding
+from .memory import U64, Bools
+
+if TYPE_CHECKING:
+    from . import Machine
+
+I64 = npt.NDArray[np.int64]
+
+_HAS_MEM_MAP = 2  # SECTION_HAS_MEM_MAP
+MAP_FLAGS = np.uint64(0xFFF)
+"""More bits than any kernel has flags in ``section_mem_map``; the map is aligned to far more."""
+
+_MOST_SECTIONS = 1 << 20
+_MOST_PROBES = 4096
+_PROBE_PAGES = 512
+# Where x86-64 has it unless CONFIG_RANDOMIZE_MEMORY moves it.
+_FIXED = (0xFFFFEA0000000000, 0xFFD4000000000000)
+
+
+class MemoryMap(NamedTuple):
+    """The virtual array of struct pages."""
+
+    vmemmap: int
+    """``struct page *`` of page frame 0."""
+    ranges: Optional[List[Tuple[int, int]]]
+    """Ranges [start, end) of page frames, where drgn cannot tell them; else ``None``."""
+    damage: Tuple[Finding, ...]
+    """What of it is damaged or not in the target."""
+
+
+class _Sections(NamedTuple):
+    # All that may exist, whatever their words say.
+    addresses: U64
+    words: U64
+    ok: Bools
+    pages: int
+    highest: Optional[int]
+
+
+def memory_map(machine: Machine) -> MemoryMap:
+    """
+    Find the memory map.
+
+    :raises LookupError: if the kernel has no virtual memory map.
+    :raises FaultError: if nothing in the target tells where it is.
+    """
+    prog = machine.prog
+    told: Optional[int] = None
+    fault: Optional[Exception] = None
+    try:
+        told = prog["vmemmap"].value_()
+    except FaultError as error:
+        fault = error
+    except LookupError as error:
+        # drgn finds none where no section says that it is present.
+        if not _has_vmemmap(prog):
+            raise
+        fault = error
+    try:
+        sections = _read_sections(machine)
+    except LookupError:  # FLATMEM has no sections
+        sections = None
+    except FaultError as error:
+        sections, fault = None, fault or error
+    if sections is None and told is not None:
+        return MemoryMap(told, None, ())
+    vmemmap = None if sections is None else _vote(machine, told, sections)
+    if sections is None or vmemmap is None:
+        raise FaultError(f"the memory map is nowhere to be found: {fault}", 0)
+    if vmemmap != told:
+        machine.correct("vmemmap", Object(prog, "struct page *", vmemmap))
+    return _judge(machine, vmemmap, told == vmemmap, sections)
+
+
+def _has_vmemmap(prog: Program) -> bool:
+    try:
+        prog["vmemmap_populate"]
+    except LookupError:
+        return False
+    return True
+
+
+def _read_sections(machine: Machine) -> _Sections:
+    prog = machine.prog
+    pages = 1 << (int(prog["SECTION_SIZE_BITS"]) - machine.memory.page_shift)
+    highest, last = (_number(prog, name) for name in ("__highest_present_section_nr", "max_pfn"))
+    numbers = (0 if highest is None else highest + 1, 0 if last is None else -(-last // pages))
+    count = max((number for number in numbers if number <= _MOST_SECTIONS), default=0)
+    addresses = section_addresses(machine, np.arange(count, dtype=np.uint64))
+    rows = machine.rows("struct mem_section", addresses)
+    return _Sections(addresses, rows["section_mem_map"], rows.ok, pages, highest)
+
+
+def _number(prog: Program, name: str) -> Optional[int]:
+    try:
+        return int(prog[name])
+    except (FaultError, LookupError):
+        return None
+
+
+def section_addresses(machine: Machine, sections: U64) -> U64:
+    """Return the ``struct mem_section *`` of each section number, bad ones for missing roots."""
+    source, size = machine.memory, np.uint64(machine.structure("struct mem_section").size)
+    table = machine.prog["mem_section"]
+    per_root = np.uint64(machine.prog["SECTIONS_PER_ROOT"].value_())
+    root, index = sections // per_root, sections % per_root
+    if table.type_.unaliased_kind() == TypeKind.ARRAY:
+        # Without SPARSEMEM_EXTREME the sections are the variable itself.
+        assert table.address_ is not None
+        return np.uint64(table.address_) + sections * size
+    slots = np.uint64(table.value_()) + root * np.uint64(source.word_size)
+    roots = source.gather(slots, source.word_size).bytes.view(source.word)[:, 0]
+    return np.where(roots != 0, roots.astype(np.uint64) + index * size, 0)
+
+
+def _vote(machine: Machine, told: Optional[int], sections: _Sections) -> Optional[int]:
+    present = (sections.words & np.uint64(_HAS_MEM_MAP)) != 0
+    votes = Counter((sections.words & ~MAP_FLAGS)[present].tolist())
+    own = _number(machine.prog, "vmemmap_base") or 0
+    exported = machine.vmcoreinfo.get("NUMBER(VMEMMAP_START)", "0")
+    try:
+        start = int(exported, 0) & 0xFFFFFFFFFFFFFFFF
+    except ValueError:
+        start = 0
+    if len(votes) == 1 and told in votes:
+        return told
+    candidates = [own, start, *(value for value, _ in votes.most_common(8))]
+    candidates += [value for value in (told, *_FIXED) if value is not None]
+    # Two that say the same, then any one that the memory bears out.
+    counted = Counter({**votes})
+    counted.update(value for value in (own, start) if value)
+    for value, times in counted.most_common(8):
+        if times > 1 and value in candidates and _is_there(machine, value):
+            return value
+    for value in chain(candidates, _near_slabs(machine)):
+        if value and _is_there(machine, value):
+            return value
+    return told
+
+
+def _near_slabs(machine: Machine) -> Iterator[int]:
+    # x86-64 begins the map at a multiple of 1 GiB, and the struct pages of the
+    # first 16 GiB lie behind it; slabs on a list tell where some are.
+    prog, base = machine.prog, machine.memory.linear_base
+    head = prog["slab_caches"].address_of_()
+    caches = islice(list_for_each_entry("struct kmem_cache", head, "list"), 16)
+    try:
+        for cache in caches:
+            yield from _maps_of_node(cache, base)
+    except (FaultError, OverflowError):
+        return
+
+
+def _maps_of_node(cache: Object, base: int) -> Iterator[int]:
+    try:
+        node = cache.node[0] if hasattr(cache, "node") else cache.per_node[0].node
+        for name in ("partial", "slabs_full", "slabs_partial"):
+            if node.type_.type.has_member(name):
+                link = node.member_(name).next.value_()
+                # An empty list leads to itself, in the direct map.
+                if not base <= link < base + (1 << 46):
+                    yield link >> 30 << 30
+    except (AttributeError, FaultError, LookupError, OverflowError):
+        return
+
+
+def _is_there(machine: Machine, vmemmap: int) -> bool:
+    # Whether a page that the allocator uses has its struct page there.
+    memory, size = machine.memory, machine.structure("struct page").size
+    try:
+        object = machine.prog["slab_caches"].next.value_()
+        pfn = (object - memory.linear_base) >> memory.page_shift
+        raw = memory.read(vmemmap + pfn * size, size)
+    except (FaultError, LookupError, OverflowError, ValueError):
+        return False
+    return raw.count(0) < len(raw)
+
+
+def _judge(machine: Machine, vmemmap: int, trusted: bool, sections: _Sections) -> MemoryMap:
+    addresses, words, ok, pages, highest = sections
+    maps = words & ~MAP_FLAGS
+    has_map = (words & np.uint64(_HAS_MEM_MAP)) != 0
+    good = ok & has_map & (maps == np.uint64(vmemmap))
+    # Whoever takes a section away leaves the map of NULL.
+    wrong = ok & (has_map != (maps == np.uint64(vmemmap)))
+    lost = ~ok & (addresses != 0)
+    doubtful = np.flatnonzero(~good)
+    if len(doubtful) > _MOST_PROBES:
+        doubtful = np.flatnonzero(wrong | lost)[:_MOST_PROBES]
+    for number in doubtful.tolist():
+        step = _PROBE_PAGES if lost[number] else pages
+        if _holds_slabs(machine, vmemmap, number * pages, pages, step):
+            good[number] = True
+            wrong[number] |= not lost[number]
+    damage = tuple(_findings(sections, wrong, lost, good, vmemmap))
+    last = int(np.flatnonzero(good)[-1]) if good.any() else -1
+    if not damage and trusted and highest in (last, None):
+        return MemoryMap(vmemmap, None, ())
+    return MemoryMap(vmemmap, list(_ranges(good, pages)), damage)
+
+
+def _holds_slabs(machine: Machine, vmemmap: int, pfn: int, pages: int, step: int) -> bool:
+    # Struct pages that lie around where there is no section are those of no slab.
+    layout, memory = machine.layout, machine.memory
+    size = machine.structure("struct page").size
+    word = machine.structure("struct page").offset("_mapcount")
+    for start in range(pfn, pfn + pages, step):
+        try:
+            data = memory.read(vmemmap + start * size, step * size)
+        except (FaultError, OverflowError):
+            continue
+        raw = np.frombuffer(data, np.uint8).reshape(-1, size)
+        words = np.ascontiguousarray(raw[:, word : word + 4]).view(f"{memory.byteorder}u4")[:, 0]
+        cut = np.ascontiguousarray(raw[:, : memory.word_size])
+        flags = cut.view(memory.word)[:, 0].astype(np.uint64)
+        if layout.is_slab(flags, words.astype(np.uint32)).any():
+            return True
+    return False
+
+
+def _findings(
+    sections: _Sections, wrong: Bools, lost: Bools, good: Bools, vmemmap: int
+) -> Iterator[Finding]:
+    words, addresses, highest = sections.words, sections.addresses, sections.highest
+    rows = np.flatnonzero(wrong)
+    if len(rows):
+        first = int(rows[0])
+        more = f", and {len(rows) - 1} others are wrong as well" if len(rows) > 1 else ""
+        yield Finding(
+            "memory-map",
+            f"mem_section: section {first} at 0x{addresses[first]:x} has the word "
+            f"0x{words[first]:x} instead of the memory map 0x{vmemmap:x}{more}",
+            place="mem_section",
+            expected=vmemmap,
+            found=int(words[first]),
+            id=1,
+        )
+    last = int(np.flatnonzero(good)[-1]) if good.any() else 0
+    # It stays as it is when memory is taken away.
+    if highest is not None and not last <= highest <= _MOST_SECTIONS:
+        yield Finding(
+            "machine-wrong",
+            f"__highest_present_section_nr is {highest}, the last section there is {last}",
+            place="__highest_present_section_nr",
+            expected=last,
+            found=highest,
+            id=2,
+        )
+    count = int(np.count_nonzero(lost))
+    if count:
+        yield Finding(
+            "unreadable",
+            f"mem_section: {count} of {len(words)} sections are not in the target; "
+            "their struct pages are taken for there where they can be read",
+            place="mem_section",
+            expected=len(words),
+            found=len(words) - count,
+            id=3,
+        )
+
+
+def _ranges(good: Bools, pages: int) -> Iterator[Tuple[int, int]]:
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], good, [False]]).astype(np.int8)))
+    for start, end in edges.reshape(-1, 2).tolist():
+        yield start * pages, end * pages

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+What variables tell of the machine
+----------------------------------
+
+Some say what others say as well. Where one is contradicted it is the finding, and
+what the others say counts.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Iterator, List, Optional
+
+from drgn import FaultError, Object
+
+from ..findings import Finding
+
+if TYPE_CHECKING:
+    from . import Machine
+
+
+def node_ids(machine: Machine) -> int:
+    """
+    Return how many entries of per-node arrays exist; 1 without NUMA.
+
+    This is ``nr_node_ids``, unless two other places agree on another number:
+    ``node_states[N_POSSIBLE]``, from which the kernel takes it, and ``node_data[]``.
+    """
+    told = _told(machine)
+    if told is None:
+        return 1
+    most = max(1 << machine.nodes_shift, 1)
+    others = [number for number in _others(machine) if 0 < number <= most]
+    if 0 < told <= most and (told in others or len(set(others)) != 1):
+        return told
+    number = max(others, default=1)
+    machine.correct("nr_node_ids", Object(machine.prog, "unsigned int", number))
+    return number
+
+
+def variable_damage(machine: Machine) -> Iterator[Finding]:
+    """Yield a finding for each variable that is contradicted."""
+    memory, prog = machine.memory, machine.prog
+    try:
+        # Its string is allocated by memblock, before there are other mappings.
+        pointer, pages = int(prog["saved_command_line"]), int(prog["max_pfn"])
+    except (FaultError, LookupError):
+        pass
+    else:
+        if not 0 <= pointer - memory.linear_base < max(pages, 1) << memory.page_shift:
+            yield Finding(
+                "machine-wrong",
+                f"saved_command_line is 0x{pointer:x}, which is not in the direct map "
+                f"from 0x{memory.linear_base:x} on",
+                place="saved_command_line",
+                found=pointer,
+                id=5,
+            )
+    told = _told(machine)
+    if told is not None and told != machine.node_ids:
+        yield Finding(
+            "machine-wrong",
+            f"nr_node_ids is {told}, of a machine with {machine.node_ids} nodes",
+            place="nr_node_ids",
+            expected=machine.node_ids,
+            found=told,
+            id=4,
+        )
+
+
+def _told(machine: Machine) -> Optional[int]:
+    try:
+        # The variable, whatever drgn was told since.
+        return machine.fact(_variable)
+    except (FaultError, LookupError):
+        return None
+
+
+def _variable(machine: Machine) -> int:
+    return int(machine.prog["nr_node_ids"])
+
+
+def _others(machine: Machine) -> List[int]:
+    prog, found = machine.prog, []
+    try:
+        words = prog["node_states"][0].bits
+        bits = 8 * machine.memory.word_size
+        mask = sum(int(word) << bits * number for number, word in enumerate(words))
+        found.append(mask.bit_length())
+    except (AttributeError, FaultError, LookupError, TypeError):
+        pass
+    try:
+        places = [number for number, node in enumerate(prog["node_data"]) if node.value_()]
+        found.append(places[-1] + 1 if places else 0)
+    except (FaultError, LookupError, TypeError):
+        pass
+    return found

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Words that describe the machine, one of them damaged: one root, and all the rest is judged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Callable, List
+
+import pytest
+from drgn import Program
+
+from drgn_slabtype.capture import open_capture
+from drgn_slabtype.check import check
+from drgn_slabtype.findings import Report
+
+from ..recipes.overlay import Write, overlay
+
+_HERE = Path(__file__).parent
+
+
+def _open(name: str) -> Program:
+    return open_capture(str(_HERE / name / "capture.xz"))
+
+
+def _damaged(name: str, victim: Callable[[Program], int], data: bytes) -> Report:
+    address = victim(_open(name))
+    prog = _open(name)
+    overlay(prog, [Write(address, data)])
+    return check(prog)
+
+
+def _roots(report: Report) -> List[str]:
+    return [finding.code for finding in report.findings if finding.because is None]
+
+
+def _section(prog: Program) -> int:
+    section = prog["mem_section"][0][0]
+    return int(section.section_mem_map.address_of_().value_())
+
+
+def _root(prog: Program) -> int:
+    return int(prog["mem_section"][0].address_of_().value_())
+
+
+def _variable(name: str) -> Callable[[Program], int]:
+    return lambda prog: int(prog[name].address_of_().value_())
+
+
+@pytest.mark.parametrize("name", ["slab-6.1-plain", "debian-7-plain", "debian-5.10-plain"])
+@pytest.mark.parametrize(
+    "data",
+    [bytes(8), b"\xff" * 8, bytes.fromhex("0300000000eaff7f"), b"kkkkkkkk"],
+    ids=["zero", "ones", "no address", "poison"],
+)
+def test_word_of_a_section(name: str, data: bytes) -> None:
+    whole = check(_open(name)).totals
+    report = _damaged(name, _section, data)
+    assert report.totals.slabs == whole.slabs
+    assert report.totals.in_use == whole.in_use
+    assert _roots(report) == ["memory-map"]
+
+
+@pytest.mark.parametrize("name", ["slab-6.1-plain", "debian-7-plain"])
+@pytest.mark.parametrize(
+    ("victim", "data"),
+    [
+        (_root, b"\xff" * 8),
+        (_root, bytes(8)),
+        (_variable("mem_section"), bytes(8)),
+        (_variable("mem_section"), b"\x01" * 8),
+        (_variable("__highest_present_section_nr"), b"\xff" * 8),
+        (_variable("__highest_present_section_nr"), b"\x01\x00\x00\x01\x00\x00\x00\x00"),
+        (_variable("saved_command_line"), b"\x01" * 8),
+        (_variable("saved_command_line"), bytes(8)),
+    ],
+)
+def test_what_leads_to_the_memory_map(
+    name: str, victim: Callable[[Program], int], data: bytes
+) -> None:
+    whole = check(_open(name)).totals
+    report = _damaged(name, victim, data)
+    assert report.exit_status in (1, 3)
+    assert report.totals.slabs == whole.slabs
+    assert report.totals.in_use == whole.in_use
+    assert len(_roots(report)) <= 1
+
+
+@pytest.mark.parametrize("number", [0, 2, 3, 64, 0x7FFFFFFF, 0xFFFFFFFF])
+@pytest.mark.parametrize("name", ["slab-6.1-plain", "debian-7-plain", "slab-5.10-plain"])
+def test_number_of_nodes(name: str, number: int) -> None:
+    report = _damaged(name, _variable("nr_node_ids"), number.to_bytes(4, "little"))
+    assert _roots(report) == ["machine-wrong"]

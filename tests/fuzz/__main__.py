@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""``python -m tests.fuzz``: damage captures at random and tell what cannot be judged."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections import Counter
+from typing import List, Optional, Sequence
+
+from .case import Subject, Verdict
+from .run import by_kind, captures, minimise, run
+
+
+def main(arguments: Optional[Sequence[str]] = None) -> int:
+    """Run the cases; the exit status is 1 if one of them went wrong."""
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
+    parser.add_argument("--seed", type=int, default=1, help="number of the first case (default: 1)")
+    parser.add_argument("--cases", type=int, default=1000, help="how many (default: 1000)")
+    parser.add_argument(
+        "--capture", action="append", default=[], metavar="NAME", help="of these captures only"
+    )
+    parser.add_argument("--minimise", action="store_true", help="end with the smallest damage")
+    parser.add_argument("-j", "--jobs", type=int, help="processes at a time (default: all CPUs)")
+    options = parser.parse_args(arguments)
+    try:
+        paths = captures(options.capture)
+    except LookupError as error:
+        parser.error(f"no capture {error}")
+    bad: List[Verdict] = []
+    statuses: Counter[str] = Counter()
+    slowest = 0.0
+    for verdict in run(paths, options.seed, options.cases, options.jobs):
+        slowest = max(slowest, verdict.seconds)
+        statuses["wrong" if verdict.wrong else f"exit status {verdict.status}"] += 1
+        if verdict.wrong:
+            bad.append(verdict)
+            print(f"{verdict.capture} {verdict.seed}: {verdict.wrong}", flush=True)
+            print("   ", " ".join(verdict.damage))
+    if options.minimise:
+        _minimise(bad, options.jobs or len(os.sched_getaffinity(0)))
+    told = ", ".join(f"{number} {name}" for name, number in sorted(statuses.items()))
+    print(f"{sum(statuses.values())} cases: {told}; the slowest took {slowest:.1f} s")
+    return 1 if bad else 0
+
+
+def _minimise(bad: Sequence[Verdict], jobs: int) -> None:
+    # One of each kind: the others have the same cause.
+    for verdicts in by_kind(bad).values():
+        first = min(verdicts, key=lambda verdict: len(verdict.damage))
+        subject = Subject(captures([first.capture])[0])
+        _, least = minimise(subject, first.seed, jobs)
+        print(f"smallest: {least.capture} {least.seed}: {least.wrong}")
+        print("   ", " ".join(least.damage), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

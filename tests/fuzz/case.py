@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""One damaged capture, checked as the command line does it, and what is wrong with the answer."""
+
+from __future__ import annotations
+
+import json
+import lzma
+import os
+import random
+import resource
+import time
+import traceback
+import xml.etree.ElementTree as ElementTree
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, List, Optional, Sequence, Union
+
+from drgn import Program
+
+from drgn_slabtype.capture import open_capture
+from drgn_slabtype.check import check
+from drgn_slabtype.errors import SlabTypeError
+from drgn_slabtype.report import present
+from drgn_slabtype.target import TargetOptions, describe, open_target
+
+from ..recipes.overlay import Write, overlay
+from .damage import Patch, patches, words
+from .places import Places
+
+Damage = Union[Sequence[Write], Sequence[Patch]]
+
+_FILE_CASES = 8  # one case in so many damages the file and not the memory
+_MEMORY_TIMES = 6  # the memory a capture holds, for what is made of it
+_MEMORY_BESIDES = 512 << 20
+_SECONDS = 120  # a check takes one; under load, more
+
+
+@dataclass
+class Verdict:
+    """What became of one case."""
+
+    capture: str
+    seed: int
+    wrong: str
+    """What is wrong with the answer; empty if nothing is."""
+    status: Optional[int]
+    """Exit status; ``None`` without an answer."""
+    seconds: float
+    damage: List[str]
+    """Each write as ``ADDRESS=BYTES``, or each patch of the file as ``at OFFSET=BYTES``."""
+
+
+class Subject:
+    """
+    A capture on which damage is tried.
+
+    :param path: Of a compressed capture.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.name = path.parent.name
+        self.path = path
+        self.places = Places(open_capture(str(path)))
+        # Nothing of it is read before a case has damaged it.
+        self._fresh = open_capture(str(path))
+        self._bytes = lzma.decompress(path.read_bytes())
+        self._packed = path.read_bytes()
+        self._head = 64 + int.from_bytes(self._bytes[32:40], "little")
+
+    def damage(self, seed: int) -> Damage:
+        """Return the damage of a number, always the same."""
+        chance = random.Random(f"{self.name} {seed}")
+        if seed % _FILE_CASES:
+            return words(self.places, chance)
+        if seed % (2 * _FILE_CASES):
+            return patches(len(self._bytes), min(self._head, len(self._bytes)), chance)
+        return patches(len(self._packed), len(self._packed), chance)
+
+    def judge(self, seed: int, damage: Optional[Damage] = None) -> Verdict:
+        """
+        Check the capture with some damage; in a process of its own, which it leaves changed.
+
+        :param damage: Other damage than that of the number.
+        """
+        damage = self.damage(seed) if damage is None else damage
+        before = time.monotonic()
+        _limit_memory(_MEMORY_BESIDES + _MEMORY_TIMES * len(self._bytes))
+        status: Optional[int] = None
+        try:
+            if seed % _FILE_CASES:
+                overlay(self._fresh, [one for one in damage if isinstance(one, Write)])
+                status, wrong = _answer(self._fresh)
+            else:
+                status, wrong = self._file(seed, damage)
+        except Exception as error:
+            at = traceback.extract_tb(error.__traceback__)[-1]
+            ours = [one for one in traceback.extract_tb(error.__traceback__) if _is_ours(one)]
+            where = ours[-1] if ours else at
+            wrong = f"{type(error).__name__}: {error} ({where.filename}:{where.lineno})"
+        seconds = time.monotonic() - before
+        if not wrong and seconds > _SECONDS:
+            wrong = f"took {seconds:.0f} seconds"
+        return Verdict(self.name, seed, wrong, status, seconds, [_told(one) for one in damage])
+
+    def _file(self, seed: int, damage: Damage) -> Any:
+        data = bytearray(self._bytes if seed % (2 * _FILE_CASES) else self._packed)
+        for patch in damage:
+            assert isinstance(patch, Patch)
+            data[patch.at : patch.at + len(patch.data)] = patch.data
+        fd = os.memfd_create("fuzz")
+        with open(fd, "wb", closefd=False) as file:
+            file.write(data)
+        try:
+            prog = open_target(TargetOptions(core=f"/proc/self/fd/{fd}", default_symbols=False))
+            return _answer(prog)
+        except SlabTypeError as error:
+            return 2, "" if "\n" not in str(error) else f"not one line: {error}"
+
+
+def _is_ours(frame: traceback.FrameSummary) -> bool:
+    return "drgn_slabtype" in frame.filename
+
+
+def _told(one: Union[Write, Patch]) -> str:
+    if isinstance(one, Write):
+        return f"{one.address:x}={one.data.hex()}"
+    return f"at {one.at}={one.data.hex()}"
+
+
+def _limit_memory(more: int) -> None:
+    # An allocation greater than what a capture can ask for fails at once.
+    with open("/proc/self/statm", "rb") as file:
+        pages = int(file.read().split()[0])
+    limit = pages * resource.getpagesize() + more
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+def _answer(prog: Program) -> Any:
+    report = check(prog)
+    report.target = describe(prog)
+    status = report.exit_status
+    record = json.loads("".join(present("check", report, "json")))
+    ElementTree.fromstring("".join(present("check", report, "junit")))
+    text = "".join(present("check", report, "table"))
+    counts = {**record["totals"]}
+    for cache in record["caches"]:
+        counts.update({f"{cache['name']} {name}": cache[name] for name in _CACHE_COUNTS})
+    negative = [name for name, number in counts.items() if number < 0]
+    wrong = ""
+    if status not in (0, 1, 3):
+        wrong = f"exit status {status}"
+    elif negative:
+        wrong = f"negative: {', '.join(negative[:3])}"
+    elif not text.strip() or record["exit_status"] != status:
+        wrong = "the report does not fit the exit status"
+    return status, wrong
+
+
+_CACHE_COUNTS = ("slabs", "objects", "counted", "in_use", "waiting")
