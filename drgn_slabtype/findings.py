@@ -62,6 +62,7 @@ CATALOGUE: Mapping[str, Code] = {
     "container-limit": Code("container", "A place counts more objects than it can hold."),
     "container-count": Code("container", "A place's count differs from what is in it."),
     "container-state": Code("container", "A place is in a state its kind cannot have."),
+    "lock-wrong": Code("container", "A lock holds a word that no lock of its kind can hold."),
     # Rule "list": lists and the state that puts a slab on them (design rule 4).
     "list-broken": Code("list", "A list's links do not lead from its head back to its head."),
     "cache-list": Code("list", "The list of slab caches is damaged, or lacks a cache with slabs."),

@@ -300,6 +300,8 @@ class Suspect(NamedTuple):
     found: Optional[int] = None
     moving: bool = False
     """Work in progress explains it."""
+    address: Optional[int] = None
+    """Where the damage is."""
 
 
 @dataclass(frozen=True)

@@ -134,6 +134,7 @@ class Snapshot:
                 place=suspect.place,
                 found=suspect.found,
                 moving=suspect.moving,
+                address=suspect.address,
                 id=len(found) + number,
             )
             for number, suspect in enumerate(self.allocator.elsewhere(), 1)

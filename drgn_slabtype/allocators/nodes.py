@@ -17,10 +17,11 @@ from ..index import SlabIndex
 from ..ledger import I64, U64, Bools, Break, Counter, Ledger, ListKind, Memberships, Suspect
 from ..machine import Machine
 from ..machine.columns import Rows
-from ..machine.locks import held as held_locks
+from ..machine.locks import LockStates, lock_states
 from .arrays import local_rows
 from .caches import Caches
 from .lists import ListHead, SlabLists, Walked
+from .locks import wrong_locks
 
 Sum = Callable[[int], int]
 """What the slabs of a node add up to."""
@@ -37,6 +38,8 @@ class Nodes(NamedTuple):
     """Whether the ``list_lock`` was held."""
     wild: Bools
     """Which pointers lead where no target can have a structure."""
+    locks: LockStates
+    """What each ``list_lock`` says."""
 
     def unreadable(self, cache: int) -> List[str]:
         """Return the nodes of a cache that are not in the target, in words."""
@@ -53,6 +56,12 @@ class Nodes(NamedTuple):
             if self.wild[row]:
                 what = f"pointer to the node structure leads to 0x{at:x}"
                 ledger.suspects.append(Suspect("container-state", what, node=nid, found=at))
+
+    def enter_locks(self, cache: int, ledger: Ledger) -> None:
+        """Enter the ``list_lock`` of one cache's nodes into its ledger where it is none."""
+        for row, suspect in wrong_locks(self.locks, nodes=self.nid):
+            if self.cache[row] == cache:
+                ledger.suspects.append(suspect)
 
     def walk(self, index: SlabIndex, kinds: Mapping[str, ListKind]) -> List[Walked]:
         """
@@ -137,7 +146,8 @@ def read_nodes(machine: Machine, caches: Caches) -> Nodes:
     cache, nid, pointers = node_pointers(machine, caches, "node")
     rows = machine.rows("struct kmem_cache_node", pointers)
     wild = ~machine.memory.is_kernel_address(pointers) | (pointers % np.uint64(4) != 0)
-    return Nodes(cache, nid, rows, held_locks(rows, "list_lock"), wild)
+    locks = lock_states(machine, rows, "list_lock")
+    return Nodes(cache, nid, rows, locks.held, wild, locks)
 
 
 def memberships(

@@ -24,6 +24,7 @@ from ..ledger import Ledger, ListKind
 # wrong count, and not the other way round.
 _ORDER = (
     "cache-wrong",
+    "lock-wrong",
     "active-overflow",
     "active-underflow",
     "type-conflict",
@@ -144,8 +145,8 @@ class _Roots:
             self._cache = number
         if finding.object is not None:
             self._by_object.setdefault(finding.object, number)
-        # Overwritten contents explain nothing about the slab's bookkeeping.
-        if finding.rule == "content":
+        # Overwritten contents explain nothing about the slab's bookkeeping, nor does a lock.
+        if finding.rule == "content" or finding.code == "lock-wrong":
             return
         if finding.slab is not None:
             self._by_slab.setdefault(finding.slab, number)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from . import slabbytes, slabcaches, slabcounts, slabflight, slablists, slabplaces
+from . import slabbytes, slabcaches, slabcounts, slabflight, slablists, slablocks, slabplaces
 from .slabsuite import SUITE
 
 __all__ = [
@@ -13,5 +13,6 @@ __all__ = [
     "slabcounts",
     "slabflight",
     "slablists",
+    "slablocks",
     "slabplaces",
 ]

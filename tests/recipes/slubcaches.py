@@ -227,7 +227,8 @@ def cpu_slab_pointer_misaligned(machine: Machine) -> Injury:
     return _per_cpu(machine, cache, "cpu_slab", pointer, "cpu slab")
 
 
-def _with_sheaves(machine: Machine) -> Cache:
+def with_sheaves(machine: Machine) -> Cache:
+    """Return a cache whose CPUs have sheaves with objects."""
     sheaf = machine.sheaf(
         "sheaf with objects",
         lambda sheaf: (
@@ -239,24 +240,24 @@ def _with_sheaves(machine: Machine) -> Cache:
 
 @recipe
 def cpu_sheaves_pointer_garbage(machine: Machine) -> Injury:
-    return _per_cpu(machine, _with_sheaves(machine), "cpu_sheaves", GARBAGE, "cpu sheaves")
+    return _per_cpu(machine, with_sheaves(machine), "cpu_sheaves", GARBAGE, "cpu sheaves")
 
 
 @recipe
 def cpu_sheaves_pointer_null(machine: Machine) -> Injury:
-    return _per_cpu(machine, _with_sheaves(machine), "cpu_sheaves", 0, "cpu sheaves")
+    return _per_cpu(machine, with_sheaves(machine), "cpu_sheaves", 0, "cpu sheaves")
 
 
 @recipe
 def cpu_sheaves_pointer_misaligned(machine: Machine) -> Injury:
-    cache = _with_sheaves(machine)
+    cache = with_sheaves(machine)
     pointer = cache.object.cpu_sheaves.value_() + 4
     return _per_cpu(machine, cache, "cpu_sheaves", pointer, "cpu sheaves")
 
 
 @recipe
 def barn_pointer_garbage(machine: Machine) -> Injury:
-    cache = _with_sheaves(machine)
+    cache = with_sheaves(machine)
     if machine.prog.type("struct kmem_cache_node").has_member("barn"):
         write = machine.node_member(cache, 0, "barn", GARBAGE)
     else:
@@ -269,14 +270,14 @@ def barn_pointer_garbage(machine: Machine) -> Injury:
 
 @recipe
 def sheaf_capacity_too_great(machine: Machine) -> Injury:
-    cache = _with_sheaves(machine)
+    cache = with_sheaves(machine)
     kept = cache.object.sheaf_capacity.value_()
     return _member(machine, cache, "sheaf_capacity", 2 * kept + 8)
 
 
 @recipe
 def sheaf_capacity_garbage(machine: Machine) -> Injury:
-    return _member(machine, _with_sheaves(machine), "sheaf_capacity", 0x6B6B6B6B)
+    return _member(machine, with_sheaves(machine), "sheaf_capacity", 0x6B6B6B6B)
 
 
 @recipe

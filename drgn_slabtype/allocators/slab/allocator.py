@@ -176,6 +176,7 @@ class SlabAllocator:
             },
         )
         self.nodes.enter_lost(cache.number, ledger)
+        self.nodes.enter_locks(cache.number, ledger)
 
     def _geometry(self, cache: SlabCache, rows: I64, index: SlabIndex, ledger: Ledger) -> None:
         orders, first = index.orders[rows], self.view.first[rows]

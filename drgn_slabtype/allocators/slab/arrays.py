@@ -18,9 +18,10 @@ from ...index import KnownBy, SlabIndex
 from ...ledger import I64, U64, Bools, Containers, Ledger, Place, State, Suspect, Walk
 from ...machine import Machine
 from ...machine.columns import Rows
-from ...machine.locks import held as held_locks
+from ...machine.locks import LockStates, lock_states
 from ..arrays import enter_arrays
 from ..caches import Caches
+from ..locks import wrong_locks
 from ..nodes import Nodes
 from ..percpu import PerCpu, per_cpu_addresses, per_cpu_structures
 from .cache import SlabCache
@@ -57,8 +58,12 @@ class ArrayCaches:
     def __init__(self, machine: Machine, caches: Caches, nodes: Nodes) -> None:
         self._memory = machine.memory
         self._nodes = nodes
-        aliens, tables = _alien_arrays(machine, nodes)
-        self._wild_tables = _wild_tables(machine, nodes)
+        aliens, tables, locks = _alien_arrays(machine, nodes)
+        self._of_nodes = _wild_tables(machine, nodes)
+        self._of_nodes += [
+            (int(aliens.cache[row]), suspect)
+            for row, suspect in wrong_locks(locks, nodes=aliens.owner, place=PLACES[ALIEN].name)
+        ]
         self.addresses: List[U64] = [nodes.rows["shared"], aliens.address, tables]
         word = self._memory.word_size
         self._per_cpu = per_cpu_structures(machine, caches.rows, "cpu_cache", word, caches.listed)
@@ -174,7 +179,7 @@ class ArrayCaches:
         ledger.suspects += self._per_cpu.suspects(cache.number, PLACES[CPU].name)
         ledger.suspects += _judge_tuning(cache, self.limit[cpus], self.batchcount[cpus])
         ledger.suspects += [self._lost(row) for row in mine[self.wild[mine]]]
-        ledger.suspects += [one for number, one in self._wild_tables if number == cache.number]
+        ledger.suspects += [one for number, one in self._of_nodes if number == cache.number]
         unsound = self.ok[mine] & ~self.sound[mine] & ~self.wild[mine]
         ledger.suspects += [self._unsound(row) for row in mine[unsound]]
         states = np.full(len(mine), State.FREE, np.uint8)
@@ -304,7 +309,7 @@ def _shared_arrays(nodes: Nodes) -> _Found:
     )
 
 
-def _alien_arrays(machine: Machine, nodes: Nodes) -> Tuple[_Found, U64]:
+def _alien_arrays(machine: Machine, nodes: Nodes) -> Tuple[_Found, U64, LockStates]:
     # Each node has a table with an array for the objects of every other node;
     # there is none with one node, or with noaliencache.
     word, ids = machine.memory.word, machine.node_ids
@@ -314,7 +319,7 @@ def _alien_arrays(machine: Machine, nodes: Nodes) -> Tuple[_Found, U64]:
     pointers = gathered.bytes.view(word).astype(np.uint64)
     which, other = np.nonzero(pointers)
     address = pointers[which, other]
-    around = machine.rows("struct alien_cache", address)
+    locks = lock_states(machine, machine.rows("struct alien_cache", address), "lock")
     return (
         _Found(
             nodes.cache[rows[which]],
@@ -322,9 +327,10 @@ def _alien_arrays(machine: Machine, nodes: Nodes) -> Tuple[_Found, U64]:
             nodes.nid[rows[which]],
             other.astype(np.int64),
             address,
-            held_locks(around, "lock"),
+            locks.held,
         ),
         tables,
+        locks,
     )
 
 

@@ -190,6 +190,7 @@ class SlubAllocator:
         self._geometry(cache, rows, index, ledger)
         memberships(self._walks, number, rows, index, ledger)
         self.nodes.enter_lost(number, ledger)
+        self.nodes.enter_locks(number, ledger)
         local = {row: i for i, row in enumerate(rows.tolist())}
         if self.cpu_slabs is not None:
             self.cpu_slabs.enter(number, local, index, ledger)

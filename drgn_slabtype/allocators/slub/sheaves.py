@@ -23,9 +23,10 @@ from ...index import SlabIndex
 from ...ledger import I64, U64, Containers, Ledger, State, Suspect, Walk
 from ...machine import Machine
 from ...machine.columns import Rows
-from ...machine.locks import held as held_locks
+from ...machine.locks import lock_states
 from ..arrays import enter_arrays
 from ..caches import Caches
+from ..locks import wrong_locks
 from ..nodes import Nodes, node_pointers
 from ..percpu import per_cpu_structures
 
@@ -125,6 +126,9 @@ class Sheaves:
         cache = per_cpu.cache
         rows = self.machine.rows("struct slub_percpu_sheaves", per_cpu.addresses)
         cpus = self.machine.cpus[per_cpu.column]
+        locks = lock_states(self.machine, rows, "lock")
+        for at, suspect in wrong_locks(locks, cpus=cpus, place="cpu sheaves"):
+            self._suspect(int(cache[at]), suspect)
         for place in ("main", "spare", "rcu_free"):
             pointers = rows[place]
             # Each CPU has a main sheaf, be it one that stands in for none.
@@ -147,7 +151,10 @@ class Sheaves:
             )
             self._suspect(int(cache[at]), suspect)
         rows = self.machine.rows("struct node_barn", addresses)
-        held = held_locks(rows, "lock")
+        locks = lock_states(self.machine, rows, "lock")
+        held = locks.held
+        for at, suspect in wrong_locks(locks, nodes=nid, place="barn"):
+            self._suspect(int(cache[at]), suspect)
         link = self.machine.structure("struct slab_sheaf").offset("barn_list")
         for kind in ("full", "empty"):
             heads = addresses + np.uint64(rows.structure.offset(f"sheaves_{kind}"))
