@@ -30,10 +30,12 @@ from .findings import (
     Totals,
 )
 from .machine import Machine, machine
+from .machine.witness import witnesses
 from .pages.exported import Missed, missed_by_equality
 from .pages.scan import Progress, require_64_bit
 from .pagetype.detect import PageTypeLayout
 from .rules.blame import join, renumber
+from .rules.excuses import settle
 from .snapshot import Snapshot
 
 
@@ -82,7 +84,10 @@ def check(
             report.changing += changing
     except KeyboardInterrupt:
         report.interrupted = True
-    _file(report, renumber(join(groups)))
+    findings = renumber(join(groups))
+    _file(
+        report, settle(findings, layout.allocator, lambda work: witnesses(machine(prog)).of(work))
+    )
     if snapshot is not None and report.findings and not report.interrupted:
         seen = Snapshot(machine(prog)) if machine(prog).memory.is_live else snapshot
         report.findings = explain(Lookup(machine(prog), seen), report.findings)

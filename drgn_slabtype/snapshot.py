@@ -135,6 +135,7 @@ class Snapshot:
                 found=suspect.found,
                 moving=suspect.moving,
                 address=suspect.address,
+                activity=suspect.activity,
                 id=len(found) + number,
             )
             for number, suspect in enumerate(self.allocator.elsewhere(), 1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Locks of the allocators that hold what no lock can hold."""
+"""Locks of the allocators that hold what no lock can hold, or that nobody gives back."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Iterator, Optional, Tuple
 import numpy as np
 
 from ..ledger import I64, Suspect
+from ..machine.activities import LOCKS
 from ..machine.locks import LockStates
 
 
-def wrong_locks(
+def lock_suspects(
     states: LockStates,
     *,
     nodes: Optional[I64] = None,
@@ -19,7 +20,9 @@ def wrong_locks(
     place: Optional[str] = None,
 ) -> Iterator[Tuple[int, Suspect]]:
     """
-    Yield the row of each lock with a wrong word, and what is to be said of it.
+    Yield the row of each lock that is wrong or held, and what is to be said of it.
+
+    That a lock is held is to be said only if nobody is where it could be held.
 
     :param nodes: Node that each row belongs to.
     :param cpus: CPU that each row belongs to.
@@ -40,5 +43,22 @@ def wrong_locks(
                 place=place,
                 found=word.found,
                 address=word.address,
+            ),
+        )
+    # A CPU's own lock is given back by the way, in whatever allocates and frees.
+    kept = states.held & (states.stands_still and cpus is None)
+    for row in np.flatnonzero(kept).tolist():
+        holder = states.holder(row)
+        lock = f"{place}: its lock" if place else "list_lock"
+        yield (
+            row,
+            Suspect(
+                "lock-kept",
+                f"{lock} is held{' by ' + holder if holder else ''}",
+                node=None if nodes is None else int(nodes[row]),
+                place=place,
+                moving=True,
+                address=int(states.addresses[row]),
+                activity=LOCKS,
             ),
         )

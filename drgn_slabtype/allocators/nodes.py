@@ -21,7 +21,7 @@ from ..machine.locks import LockStates, lock_states
 from .arrays import local_rows
 from .caches import Caches
 from .lists import ListHead, SlabLists, Walked
-from .locks import wrong_locks
+from .locks import lock_suspects
 
 Sum = Callable[[int], int]
 """What the slabs of a node add up to."""
@@ -59,7 +59,7 @@ class Nodes(NamedTuple):
 
     def enter_locks(self, cache: int, ledger: Ledger) -> None:
         """Enter the ``list_lock`` of one cache's nodes into its ledger where it is none."""
-        for row, suspect in wrong_locks(self.locks, nodes=self.nid):
+        for row, suspect in lock_suspects(self.locks, nodes=self.nid):
             if self.cache[row] == cache:
                 ledger.suspects.append(suspect)
 

@@ -55,8 +55,10 @@ class LockStates:
     A row that could not be read is free.
     """
 
-    def __init__(self, rows: Rows) -> None:
+    def __init__(self, rows: Rows, stands_still: bool = True) -> None:
         count = len(rows)
+        self.stands_still = stands_still
+        """Whether the target does not change while it is looked at."""
         self.held: Bools = np.zeros(count, np.bool_)
         """Which locks somebody holds; none that is wrong."""
         self.wrong: Bools = np.zeros(count, np.bool_)
@@ -67,8 +69,16 @@ class LockStates:
         """CPU that came last and waits for it, where it tells; else -1."""
         self.task: U64 = np.zeros(count, np.uint64)
         """``struct task_struct *`` that holds the lock, where it tells; else 0."""
+        self.addresses: U64 = rows.addresses
+        """Where the structures with the locks are."""
         self._rows = rows
         self._accused: List[Tuple[str, Bools]] = []
+
+    def holder(self, row: int) -> str:
+        """Return who holds the lock of a row, in words; empty if it does not tell."""
+        if self.task[row]:
+            return f"the task at 0x{self.task[row]:x}"
+        return f"CPU {self.cpu[row]}" if self.cpu[row] >= 0 else ""
 
     def accuse(self, member: str, wrong: Bools) -> None:
         """Say in which rows a member holds something impossible."""
@@ -110,7 +120,7 @@ class Locks:
         :raises LookupError: if the type of the lock is none of these.
         """
         structure, inside = rows.structure, f"{lock}." if lock else ""
-        states = LockStates(rows)
+        states = LockStates(rows, not self._machine.is_live)
         # With CONFIG_PREEMPT_RT, a spinlock_t (and with it a local lock) is an
         # rt_mutex. The mutex was struct rt_mutex before Linux kernel commit
         # 830e6acc8a1c ("locking/rtmutex: Split out the inner parts of 'struct

@@ -25,6 +25,7 @@ from ..ledger import Ledger, ListKind
 _ORDER = (
     "cache-wrong",
     "lock-wrong",
+    "lock-kept",
     "active-overflow",
     "active-underflow",
     "type-conflict",
@@ -109,6 +110,9 @@ class _Roots:
         self._places: Dict[Value, int] = {}
 
     def cause(self, finding: Finding) -> Optional[int]:
+        # That a lock is held follows from nothing but that somebody took it.
+        if finding.code == "lock-kept":
+            return None
         if self._cache is not None:
             return self._cache
         if finding.rule == "content":
@@ -146,7 +150,7 @@ class _Roots:
         if finding.object is not None:
             self._by_object.setdefault(finding.object, number)
         # Overwritten contents explain nothing about the slab's bookkeeping, nor does a lock.
-        if finding.rule == "content" or finding.code == "lock-wrong":
+        if finding.rule == "content" or finding.code in ("lock-wrong", "lock-kept"):
             return
         if finding.slab is not None:
             self._by_slab.setdefault(finding.slab, number)

@@ -36,6 +36,7 @@ def judge_geometry(ledger: Ledger) -> Iterator[Finding]:
             found=suspect.found,
             moving=suspect.moving,
             address=suspect.address,
+            activity=suspect.activity,
         )
     for slab in np.flatnonzero(~slabs.told & ~slabs.excused).tolist():
         page = int(slabs.page[slab])

@@ -49,7 +49,7 @@ def barn_lock_text(machine: Machine) -> Injury:
 @recipe
 def cpu_sheaves_lock_wrong(machine: Machine) -> Injury:
     sheaf = machine.sheaf(
-        "main sheaf with objects", lambda sheaf: sheaf.place == "main sheaf" and sheaf.entries
+        "main sheaf with objects", lambda sheaf: sheaf.place == "main sheaf" and bool(sheaf.entries)
     )
     lock = per_cpu_ptr(sheaf.cache.object.cpu_sheaves, sheaf.owner).lock
     if not hasattr(lock, "acquired"):

@@ -21,7 +21,7 @@ from ...machine.columns import Rows
 from ...machine.locks import LockStates, lock_states
 from ..arrays import enter_arrays
 from ..caches import Caches
-from ..locks import wrong_locks
+from ..locks import lock_suspects
 from ..nodes import Nodes
 from ..percpu import PerCpu, per_cpu_addresses, per_cpu_structures
 from .cache import SlabCache
@@ -62,7 +62,7 @@ class ArrayCaches:
         self._of_nodes = _wild_tables(machine, nodes)
         self._of_nodes += [
             (int(aliens.cache[row]), suspect)
-            for row, suspect in wrong_locks(locks, nodes=aliens.owner, place=PLACES[ALIEN].name)
+            for row, suspect in lock_suspects(locks, nodes=aliens.owner, place=PLACES[ALIEN].name)
         ]
         self.addresses: List[U64] = [nodes.rows["shared"], aliens.address, tables]
         word = self._memory.word_size

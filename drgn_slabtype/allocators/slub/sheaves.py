@@ -26,7 +26,7 @@ from ...machine.columns import Rows
 from ...machine.locks import lock_states
 from ..arrays import enter_arrays
 from ..caches import Caches
-from ..locks import wrong_locks
+from ..locks import lock_suspects
 from ..nodes import Nodes, node_pointers
 from ..percpu import per_cpu_structures
 
@@ -46,7 +46,7 @@ class Found(NamedTuple):
     address: int
     """``struct slab_sheaf *``."""
     busy: bool
-    """Whether the barn's lock was held."""
+    """Whether the lock of the barn, or of the CPU's sheaves, was held."""
 
     @property
     def name(self) -> str:
@@ -127,7 +127,7 @@ class Sheaves:
         rows = self.machine.rows("struct slub_percpu_sheaves", per_cpu.addresses)
         cpus = self.machine.cpus[per_cpu.column]
         locks = lock_states(self.machine, rows, "lock")
-        for at, suspect in wrong_locks(locks, cpus=cpus, place="cpu sheaves"):
+        for at, suspect in lock_suspects(locks, cpus=cpus, place="cpu sheaves"):
             self._suspect(int(cache[at]), suspect)
         for place in ("main", "spare", "rcu_free"):
             pointers = rows[place]
@@ -135,8 +135,9 @@ class Sheaves:
             there = (pointers != 0) | (rows.ok & (place == "main"))
             for at in np.flatnonzero(there).tolist():
                 owner = int(cpus[at])
+                held = bool(locks.held[at])
                 self.found.append(
-                    Found(int(cache[at]), f"{place} sheaf", owner, int(pointers[at]), False)
+                    Found(int(cache[at]), f"{place} sheaf", owner, int(pointers[at]), held)
                 )
 
     def _read_barns(self, caches: Caches, nodes: Nodes) -> None:
@@ -153,7 +154,7 @@ class Sheaves:
         rows = self.machine.rows("struct node_barn", addresses)
         locks = lock_states(self.machine, rows, "lock")
         held = locks.held
-        for at, suspect in wrong_locks(locks, nodes=nid, place="barn"):
+        for at, suspect in lock_suspects(locks, nodes=nid, place="barn"):
             self._suspect(int(cache[at]), suspect)
         link = self.machine.structure("struct slab_sheaf").offset("barn_list")
         for kind in ("full", "empty"):
