@@ -23,9 +23,12 @@ class Activity(NamedTuple):
     """Functions in which it is done, the end of a split one's name left out."""
     within: FrozenSet[str]
     """Functions that a compiler may have put those into."""
+    at_the_end: FrozenSet[str] = frozenset()
+    """What those jump to at their end, so that nothing else of them is left on the stack; it
+    counts only while a CPU runs it."""
 
 
-class Testimony(NamedTuple):
+class Presence(NamedTuple):
     """Who is doing one kind of work."""
 
     title: str
@@ -195,10 +198,10 @@ _READERS = _names("""
     slabs_show objects_show partial_show total_objects_show objects_partial_show cpu_slabs_show
     slabs_cpu_partial_show __kmem_cache_empty cache_show leaks_show
     slab_out_of_memory dump_unreclaimable_slab validate_store validate_show
-    _raw_spin_lock _raw_spin_lock_irq _raw_spin_lock_irqsave _raw_spin_lock_nested
-    _raw_spin_trylock _raw_spin_unlock _raw_spin_unlock_irq _raw_spin_unlock_irqrestore
-    rt_spin_lock rt_spin_unlock rt_spin_trylock native_queued_spin_lock_slowpath
-    queued_spin_lock_slowpath __pv_queued_spin_lock_slowpath __pv_queued_spin_unlock
+""")
+_UNLOCKING = _names("""
+    _raw_spin_unlock _raw_spin_unlock_irq _raw_spin_unlock_irqrestore rt_spin_unlock
+    __pv_queued_spin_unlock __pv_queued_spin_unlock_slowpath
 """)
 
 SLUB_SLABS = "slub-slabs"
@@ -232,6 +235,7 @@ ACTIVITIES: Mapping[str, Activity] = {
         "where such a lock is held",
         _SLUB_SLABS | _SHEAVES | _SLAB_SLABS | _READERS,
         _OBJECTS,
+        _UNLOCKING,
     ),
 }
 """Every kind of work that excuses name, by the name they use."""
@@ -240,6 +244,9 @@ DEAD_ENDS: FrozenSet[str] = _names("do_exit make_task_dead rewind_stack_do_exit 
 """What is called from a function never goes on once these were called."""
 
 EVERY_FUNCTION: FrozenSet[str] = frozenset().union(
-    *(activity.functions | activity.within for activity in ACTIVITIES.values())
+    *(
+        activity.functions | activity.within | activity.at_the_end
+        for activity in ACTIVITIES.values()
+    )
 )
 """All functions that any activity names."""

@@ -180,9 +180,14 @@ class Stacks:
         if areas is None:
             self.gaps.append(f"CPU {cpu} is on a stack at 0x{pointer:x} that is not known")
             areas = []
-        words = [np.array([trace[0].pc], np.uint64), *(self._words(area) for area in areas)]
+        parts = [np.array([trace[0].pc], np.uint64)]
+        for area in areas:
+            words, readable = self._words(area)
+            parts.append(words)
+            if not readable and area.start not in _ENTRY_AREA:
+                self.gaps.append(f"a stack of CPU {cpu} at 0x{area.start:x} is not in the target")
         known = set(calls)
-        found = self._searched(np.concatenate(words), who)
+        found = self._searched(np.concatenate(parts), who)
         self.calls += [call for call in found if call not in known]
 
     def _areas(self, cpu: int, pointer: int, own: Area) -> Optional[List[Area]]:
@@ -233,8 +238,12 @@ class Stacks:
             self.gaps.append("where this architecture keeps the stacks of tasks is not known")
             return
         addresses = np.array([int(task.value_()) for task in tasks], np.uint64)
-        starts, starts_known = self._member(addresses, "stack")
-        saved, saved_known = self._member(addresses, self._saved)
+        try:
+            starts, starts_known = self._member(addresses, "stack")
+            saved, saved_known = self._member(addresses, self._saved)
+        except LookupError:
+            self.gaps.append("where tasks keep their stacks is not known")
+            return
         lost = 0
         for at, task in enumerate(tasks):
             own = Area(int(starts[at]), int(starts[at]) + self._size)
@@ -242,11 +251,10 @@ class Stacks:
                 # A task that is gone has no stack.
                 lost += int(starts[at]) != 0
                 continue
-            words = self._words(Area(int(saved[at]), own.end))
-            if words is not None and len(self._functions.among(words)):
+            words, readable = self._words(Area(int(saved[at]), own.end))
+            lost += not readable
+            if self._functions.among(words):
                 self._task(task, own, words)
-            elif not len(words):
-                lost += 1
         if lost:
             self.gaps.append(f"the stacks of {lost} tasks are not in the target")
 
@@ -265,8 +273,8 @@ class Stacks:
 
     # Both --------------------------------------------------------------------------
 
-    def _words(self, area: Area) -> U64:
-        # What can be read of it, up to the first hole.
+    def _words(self, area: Area) -> Tuple[U64, bool]:
+        # What can be read of it, up to the first hole, and whether that is all.
         step = self._memory.word_size
         start = -(-area.start // step) * step
         end = min(area.end, start + _MOST_STACK_BYTES)
@@ -275,13 +283,13 @@ class Stacks:
             if address == start + sum(map(len, parts)):
                 parts.append(data[: len(data) // step * step].copy())
         if not parts:
-            return np.zeros(0, np.uint64)
+            return np.zeros(0, np.uint64), False
         words = np.concatenate(parts).view(self._memory.word).astype(np.uint64)
         # Return addresses may be signed in the bits that an address does not use.
         if self._aarch64:
             kernel = words & np.uint64(1 << 55) != 0
             words = np.where(kernel, words | np.uint64(0xFFFF << 48), words)
-        return words
+        return words, len(words) == (area.end - start) // step
 
     def _unwound(self, trace: StackTrace, who: str, own: Area) -> Tuple[bool, List[Call]]:
         # (whether the end of the stack was reached, calls of the functions asked about)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence
 
-from .activities import ACTIVITIES, EVERY_FUNCTION, Testimony
+from .activities import ACTIVITIES, EVERY_FUNCTION, Presence
 from .stacks import Call, Stacks
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Witnesses:
         """Whether all stacks could be read."""
         return self.gap is None
 
-    def of(self, name: str) -> Testimony:
+    def of(self, name: str) -> Presence:
         """
         Return who is doing one kind of work.
 
@@ -49,9 +49,10 @@ class Witnesses:
         for call in self.calls:
             # Without debug info, what was put into a function cannot be told from it.
             inside = not call.exact and call.function in activity.within
-            if call.function in activity.functions or inside:
+            ending = call.who.startswith("CPU ") and call.function in activity.at_the_end
+            if call.function in activity.functions or inside or ending:
                 first.setdefault(call.who, call)
-        return Testimony(activity.title, tuple(str(call) for call in first.values()), self.gap)
+        return Presence(activity.title, tuple(str(call) for call in first.values()), self.gap)
 
     def to_json(self) -> Dict[str, Any]:
         """Return what a capture keeps of it."""

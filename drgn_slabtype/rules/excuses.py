@@ -23,7 +23,7 @@ from ..machine.activities import (
     SLUB_ANY,
     SLUB_SHEAVES,
     SLUB_SLABS,
-    Testimony,
+    Presence,
 )
 
 _MOST_SHOWN = 8
@@ -43,7 +43,7 @@ _WORK: Mapping[Tuple[str, str], str] = {
 }
 
 
-Ask = Callable[[str], Testimony]
+Ask = Callable[[str], Presence]
 """Returns who is doing a kind of work, by its name."""
 
 
@@ -82,7 +82,7 @@ def settle(findings: Iterable[Finding], allocator: str, ask: Ask) -> List[Findin
     return settled
 
 
-def _judge(finding: Finding, told: Testimony) -> Optional[Finding]:
+def _judge(finding: Finding, told: Presence) -> Optional[Finding]:
     excused = bool(told.seen) or told.gap is not None
     # That a lock is held says nothing as long as somebody may hold it.
     if finding.code == "lock-kept" and excused:
