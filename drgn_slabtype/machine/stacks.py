@@ -17,36 +17,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Collection, Iterator, List, NamedTuple, Optional, Set, Tuple
 
 import numpy as np
-from drgn import Architecture, FaultError, Object, StackTrace
-from drgn.helpers.common.format import escape_ascii_string
+from drgn import Architecture, StackTrace
 from drgn.helpers.linux.cpumask import for_each_online_cpu
-from drgn.helpers.linux.pid import for_each_task
 from drgn.helpers.linux.sched import cpu_curr, idle_task
 
 from .activities import DEAD_ENDS, base_name
-from .memory import U8, U64, Bools
+from .memory import U8, U64
 from .percpu import per_cpu_addresses
+from .tasks import ERRORS, Area, Task, TaskList, spell_task, stack_bytes
 
 if TYPE_CHECKING:
     from . import Machine
 
-_MAX_TASKS = 1 << 16
 _MAX_FRAMES = 512
 _MOST_STACK_BYTES = 1 << 16
-_USUAL_STACK_BYTES = 1 << 14
+_INTERRUPT_STACK_BYTES = 1 << 14  # IRQ_STACK_SIZE of x86-64
 _EXCEPTION_STACK_BYTES = 1 << 13
 _NEAR_TOP = 1024  # what lies between the first frame and the top of a stack: registers of the user
 # CPU_ENTRY_AREA_PGD of x86-64.
 _ENTRY_AREA = range(0xFFFFFE0000000000, 0xFFFFFE8000000000)
-# Where each architecture keeps the stack pointer of a task that does not run.
-_SAVED = (
-    (Architecture.X86_64, "thread.sp"),
-    (Architecture.AARCH64, "thread.cpu_context.sp"),
-    (Architecture.S390X, "thread.ksp"),
-    (Architecture.PPC64, "thread.ksp"),
-    (Architecture.RISCV64, "thread.sp"),
-)
-_ERRORS = (AttributeError, FaultError, LookupError, NotImplementedError, OverflowError, ValueError)
 
 
 class Call(NamedTuple):
@@ -106,175 +95,26 @@ class Functions:
         return found
 
 
-class Area(NamedTuple):
-    """Memory of a stack that is in use."""
-
-    start: int
-    end: int
-
-
-class Stacks:
+class Unwinder:
     """
-    The calls that are under way in some functions.
+    Reads and unwinds stacks.
 
     :param names: The functions that are asked about.
+    :param tasks: Whose stacks are known.
     """
 
-    def __init__(self, machine: Machine, names: Collection[str]) -> None:
-        self.calls: List[Call] = []
-        self.gaps: List[str] = []
-        """What could not be seen, in words."""
+    def __init__(self, machine: Machine, names: Collection[str], tasks: TaskList) -> None:
+        self.functions = Functions(machine, names)
+        """Their code."""
         self._machine, self._memory = machine, machine.memory
         self._names = frozenset(names)
-        self._size = _stack_bytes(machine)
-        self._saved: Optional[str] = None
+        self._tasks = tasks
+        self._text = _core_text(machine)
         platform = machine.prog.platform
-        if platform is not None:
-            self._saved = dict(_SAVED).get(platform.arch)
-        self._aarch64 = platform is not None and platform.arch == Architecture.AARCH64
-        self._functions = Functions(machine, names)
-        if not len(self._functions):
-            self.gaps.append("the functions of the allocators have no symbols here")
-            return
-        running = self._running()
-        self._sleeping(running)
+        self._signed = platform is not None and platform.arch == Architecture.AARCH64
 
-    # CPUs ------------------------------------------------------------------------
-
-    def _running(self) -> Set[int]:
-        machine, running = self._machine, set()
-        try:
-            online = set(for_each_online_cpu(machine.prog))
-        except _ERRORS:
-            online = set(machine.cpus.tolist())
-        for cpu in machine.cpus.tolist():
-            try:
-                task = cpu_curr(machine.prog, cpu)
-                address = int(task.value_())
-                idle = address == int(idle_task(machine.prog, cpu).value_())
-            except _ERRORS:
-                self.gaps.append(f"what CPU {cpu} runs is not known")
-                continue
-            if not address:
-                continue
-            running.add(address)
-            if idle and cpu not in online:
-                continue
-            try:
-                self._cpu(cpu, task, f"CPU {cpu}, {_spell(task)}")
-            except _ERRORS as error:
-                what = str(error).partition("\n")[0] or type(error).__name__
-                self.gaps.append(f"the stack of CPU {cpu} cannot be followed: {what}")
-        return running
-
-    def _cpu(self, cpu: int, task: Object, who: str) -> None:
-        trace = self._machine.prog.stack_trace(task)
-        base = int(task.stack.value_())
-        own = Area(base, base + self._size)
-        whole, calls = self._unwound(trace, who, own)
-        self.calls += calls
-        if whole:
-            return
-        pointer = trace[0].sp
-        areas = self._areas(cpu, pointer, own)
-        if areas is None:
-            self.gaps.append(f"CPU {cpu} is on a stack at 0x{pointer:x} that is not known")
-            areas = []
-        parts = [np.array([trace[0].pc], np.uint64)]
-        for area in areas:
-            words, readable = self._words(area)
-            parts.append(words)
-            if not readable and area.start not in _ENTRY_AREA:
-                self.gaps.append(f"a stack of CPU {cpu} at 0x{area.start:x} is not in the target")
-        known = set(calls)
-        found = self._searched(np.concatenate(parts), who)
-        self.calls += [call for call in found if call not in known]
-
-    def _areas(self, cpu: int, pointer: int, own: Area) -> Optional[List[Area]]:
-        # The parts of stacks that may be in use, from the innermost outward.
-        if own.start <= pointer < own.end:
-            return [Area(pointer, own.end)]
-        for top, size in self._interrupt_stacks(cpu):
-            if top - size <= pointer < top:
-                return [Area(pointer, top), own]
-        if pointer in _ENTRY_AREA:
-            return [Area(pointer, pointer + _EXCEPTION_STACK_BYTES), own]
-        return None
-
-    def _interrupt_stacks(self, cpu: int) -> Iterator[Tuple[int, int]]:
-        # Top and size. Since Linux kernel commit 951c2a51ae75 ("x86/irq/64: Adjust
-        # the per CPU irq stack pointer by 8") (in v5.8), x86-64 points to the
-        # last word; arm64 points to the lowest byte.
-        prog = self._machine.prog
-        column = self._machine.cpus.tolist().index(cpu)
-        for name in ("hardirq_stack_ptr", "pcpu_hot", "irq_stack_ptr"):
-            try:
-                variable = prog[name]
-                if name == "pcpu_hot":
-                    variable = variable.hardirq_stack_ptr
-                where = np.array([variable.address_], np.uint64)
-                pointer = prog.read_word(int(per_cpu_addresses(self._machine, where)[0, column]))
-            except _ERRORS:
-                continue
-            if name == "irq_stack_ptr":
-                yield pointer + self._size, self._size
-            else:
-                yield pointer + 16, _USUAL_STACK_BYTES
-
-    # Tasks -----------------------------------------------------------------------
-
-    def _sleeping(self, running: Set[int]) -> None:
-        tasks: List[Object] = []
-        try:
-            for task in for_each_task(self._machine.prog):
-                if len(tasks) >= _MAX_TASKS:
-                    self.gaps.append(f"there are more than {_MAX_TASKS} tasks")
-                    break
-                if int(task.value_()) not in running:
-                    tasks.append(task)
-        except _ERRORS:
-            self.gaps.append("the list of tasks cannot be followed")
-        if self._saved is None:
-            self.gaps.append("where this architecture keeps the stacks of tasks is not known")
-            return
-        addresses = np.array([int(task.value_()) for task in tasks], np.uint64)
-        try:
-            starts, starts_known = self._member(addresses, "stack")
-            saved, saved_known = self._member(addresses, self._saved)
-        except LookupError:
-            self.gaps.append("where tasks keep their stacks is not known")
-            return
-        lost = 0
-        for at, task in enumerate(tasks):
-            own = Area(int(starts[at]), int(starts[at]) + self._size)
-            if not (starts_known[at] and saved_known[at] and own.start <= saved[at] < own.end):
-                # A task that is gone has no stack.
-                lost += int(starts[at]) != 0
-                continue
-            words, readable = self._words(Area(int(saved[at]), own.end))
-            lost += not readable
-            if self._functions.among(words):
-                self._task(task, own, words)
-        if lost:
-            self.gaps.append(f"the stacks of {lost} tasks are not in the target")
-
-    def _task(self, task: Object, own: Area, words: U64) -> None:
-        who = _spell(task)
-        try:
-            whole, calls = self._unwound(self._machine.prog.stack_trace(task), who, own)
-        except _ERRORS:
-            whole, calls = False, []
-        self.calls += calls if whole else self._searched(words, who)
-
-    def _member(self, addresses: U64, path: str) -> Tuple[U64, Bools]:
-        offset = self._machine.structure("struct task_struct").offset(path)
-        gathered = self._memory.gather(addresses + np.uint64(offset), self._memory.word_size)
-        return gathered.bytes.view(self._memory.word)[:, 0].astype(np.uint64), gathered.ok
-
-    # Both --------------------------------------------------------------------------
-
-    def _words(self, area: Area) -> Tuple[U64, bool]:
-        # What can be read of it, up to the first hole, and whether that is all.
+    def words(self, area: Area) -> Tuple[U64, bool]:
+        """Return what can be read of a stack up to the first hole, and whether that is all."""
         step = self._memory.word_size
         start = -(-area.start // step) * step
         end = min(area.end, start + _MOST_STACK_BYTES)
@@ -286,24 +126,40 @@ class Stacks:
             return np.zeros(0, np.uint64), False
         words = np.concatenate(parts).view(self._memory.word).astype(np.uint64)
         # Return addresses may be signed in the bits that an address does not use.
-        if self._aarch64:
+        if self._signed:
             kernel = words & np.uint64(1 << 55) != 0
             words = np.where(kernel, words | np.uint64(0xFFFF << 48), words)
         return words, len(words) == (area.end - start) // step
 
-    def _unwound(self, trace: StackTrace, who: str, own: Area) -> Tuple[bool, List[Call]]:
-        # (whether the end of the stack was reached, calls of the functions asked about)
+    def owner(self, trace: StackTrace) -> Optional[Task]:
+        """Return whose stack a CPU is on, below interrupts and exceptions."""
+        for number in range(min(len(trace), _MAX_FRAMES)):
+            try:
+                found = self._tasks.on_stack(trace[number].sp)
+            except LookupError:
+                return None
+            if found is not None:
+                return found
+        return None
+
+    def unwound(self, trace: StackTrace, who: str) -> Tuple[bool, List[Call]]:
+        """Return whether the end of the stack was reached, and the calls on the way."""
         calls: List[Call] = []
-        whole = False
+        known = whole = False
         for number in range(min(len(trace), _MAX_FRAMES)):
             frame = trace[number]
             try:
                 pc, sp = frame.pc, frame.sp
             except LookupError:
                 break
-            if not self._is_kernel(pc) or not self._is_kernel(sp):
+            if not self.is_kernel(pc) or not self.is_kernel(sp):
                 # A user's, or the kernel's own entry before it changes stacks.
-                whole = True
+                return whole or known or not number, calls
+            # Without unwind data drgn follows frame pointers, which there may be none of:
+            # beyond code without debug info nothing is certain.
+            if frame.function_name is not None:
+                known = True
+            elif pc not in self._text:
                 break
             name = base_name(frame.name)
             if name in DEAD_ENDS:
@@ -312,12 +168,14 @@ class Stacks:
             if name in self._names:
                 calls.append(Call(who, name, _place(frame, pc), frame.function_name is not None))
             # What is beyond the first frame of a stack are the registers of a user.
-            whole |= 0 <= own.end - sp <= _NEAR_TOP
+            home = self._tasks.on_stack(sp)
+            whole |= known and home is not None and home.stack.end - sp <= _NEAR_TOP
         return whole, calls
 
-    def _searched(self, words: U64, who: str) -> List[Call]:
+    def searched(self, words: U64, who: str) -> List[Call]:
+        """Return the calls that words of a stack may belong to, each once."""
         found = []
-        for position, name, where in self._functions.among(words):
+        for position, name, where in self.functions.among(words):
             if name in DEAD_ENDS:
                 break
             inlined = self._inlined(int(words[position]) - 1)
@@ -331,12 +189,151 @@ class Stacks:
         # drgn tells since version 0.0.33.
         try:
             places = self._machine.prog.source_location(address)
-        except _ERRORS:
+        except ERRORS:
             return None
         return [base_name(name) for name in (place.name() for place in places) if name] or None
 
-    def _is_kernel(self, address: int) -> bool:
+    def is_kernel(self, address: int) -> bool:
+        """Return whether an address is in the kernel's half."""
         return bool(self._memory.is_kernel_address(np.array([address], np.uint64))[0])
+
+
+class Stacks:
+    """
+    The calls that are under way in some functions.
+
+    :param names: The functions that are asked about.
+    """
+
+    def __init__(self, machine: Machine, names: Collection[str]) -> None:
+        self.calls: List[Call] = []
+        self.gaps: List[str] = []
+        """What could not be seen, in words."""
+        self._machine = machine
+        self._tasks = TaskList(machine)
+        self._unwinder = Unwinder(machine, names, self._tasks)
+        if not len(self._unwinder.functions):
+            self.gaps.append("the functions of the allocators have no symbols here")
+            return
+        self.gaps += self._tasks.gaps
+        running = self._running()
+        self._sleeping(running)
+
+    # CPUs ------------------------------------------------------------------------
+
+    def _running(self) -> Set[int]:
+        # Returns the tasks that were.
+        prog, running = self._machine.prog, set()
+        try:
+            online = set(for_each_online_cpu(prog))
+        except ERRORS:
+            online = set(self._machine.cpus.tolist())
+        for cpu in self._machine.cpus.tolist():
+            try:
+                task = cpu_curr(prog, cpu)
+                idle = int(task.value_()) == int(idle_task(prog, cpu).value_())
+            except ERRORS:
+                self.gaps.append(f"what CPU {cpu} runs is not known")
+                continue
+            if not task or (idle and cpu not in online):
+                continue
+            running.add(int(task.value_()))
+            try:
+                trace = prog.stack_trace(task)
+                # A CPU that changes tasks is still on the stack of the former,
+                # and the other one has not begun to run.
+                owner = self._unwinder.owner(trace)
+                if owner is not None and owner.address not in running:
+                    running.discard(int(task.value_()))
+                    running.add(owner.address)
+                    task = owner.object
+                owner = owner or self._tasks.find(int(task.value_()))
+                own = None if owner is None else owner.stack
+                self._cpu(cpu, trace, own, f"CPU {cpu}, {spell_task(task)}")
+            except ERRORS as error:
+                what = str(error).partition("\n")[0] or type(error).__name__
+                self.gaps.append(f"the stack of CPU {cpu} cannot be followed: {what}")
+        return running
+
+    def _cpu(self, cpu: int, trace: StackTrace, own: Optional[Area], who: str) -> None:
+        whole, calls = self._unwinder.unwound(trace, who)
+        self.calls += calls
+        if whole:
+            return
+        pointer = trace[0].sp
+        areas = self._areas(cpu, pointer, own)
+        if areas is None:
+            self.gaps.append(f"CPU {cpu} is on a stack at 0x{pointer:x} that is not known")
+            areas = []
+        parts = [np.array([trace[0].pc], np.uint64)]
+        for area in areas:
+            words, readable = self._unwinder.words(area)
+            parts.append(words)
+            if not readable and area.start not in _ENTRY_AREA:
+                self.gaps.append(f"a stack of CPU {cpu} at 0x{area.start:x} is not in the target")
+        known = set(calls)
+        found = self._unwinder.searched(np.concatenate(parts), who)
+        self.calls += [call for call in found if call not in known]
+
+    def _areas(self, cpu: int, pointer: int, own: Optional[Area]) -> Optional[List[Area]]:
+        # The parts of stacks that may be in use, from the innermost outward.
+        if own is None:
+            return None
+        if own.start <= pointer < own.end:
+            return [Area(pointer, own.end)]
+        for top, size in self._interrupt_stacks(cpu):
+            if top - size <= pointer < top:
+                return [Area(pointer, top), own]
+        if pointer in _ENTRY_AREA:
+            return [Area(pointer, pointer + _EXCEPTION_STACK_BYTES), own]
+        return None
+
+    def _interrupt_stacks(self, cpu: int) -> Iterator[Tuple[int, int]]:
+        # Top and size. Since Linux kernel commit 951c2a51ae75 ("x86/irq/64: Adjust
+        # the per CPU irq stack pointer by 8") (in v5.12), x86-64 points to the
+        # last word and not behind it; arm64 points to the lowest byte.
+        prog = self._machine.prog
+        column = self._machine.cpus.tolist().index(cpu)
+        for name in ("hardirq_stack_ptr", "pcpu_hot", "irq_stack_ptr"):
+            try:
+                variable = prog[name]
+                if name == "pcpu_hot":
+                    variable = variable.hardirq_stack_ptr
+                where = np.array([variable.address_], np.uint64)
+                pointer = prog.read_word(int(per_cpu_addresses(self._machine, where)[0, column]))
+            except ERRORS:
+                continue
+            if name == "irq_stack_ptr":
+                size = stack_bytes(self._machine)
+                yield pointer + size, size
+            else:
+                yield (pointer + 15) & ~15, _INTERRUPT_STACK_BYTES
+
+    # Tasks -----------------------------------------------------------------------
+
+    def _sleeping(self, running: Set[int]) -> None:
+        lost = 0
+        for task in self._tasks:
+            if task.address in running:
+                continue
+            if task.saved is None:
+                lost += not task.idle
+                continue
+            words, readable = self._unwinder.words(Area(task.saved, task.stack.end))
+            lost += not readable
+            if self._unwinder.functions.among(words):
+                self._task(task, words)
+        if lost:
+            self.gaps.append(f"the stacks of {lost} tasks are not in the target")
+
+    def _task(self, task: Task, words: U64) -> None:
+        who = spell_task(task.object)
+        try:
+            trace = self._machine.prog.stack_trace(task.object)
+            whole, calls = self._unwinder.unwound(trace, who)
+        except ERRORS:
+            whole, calls = False, []
+        self.calls += calls if whole else self._unwinder.searched(words, who)
 
 
 def _place(frame: object, pc: int) -> str:
@@ -347,21 +344,9 @@ def _place(frame: object, pc: int) -> str:
     return f"{symbol.name}+0x{pc - symbol.address:x}"
 
 
-def _spell(task: Object) -> str:
-    name = escape_ascii_string(task.comm.string_(), escape_backslash=True)
-    return f"pid {int(task.pid)} ({name})"
-
-
-def _stack_bytes(machine: Machine) -> int:
-    # THREAD_SIZE: how large the stack of the first task is.
-    for first, last in (
-        ("__start_init_stack", "__end_init_stack"),
-        ("__start_init_task", "__end_init_task"),
-    ):
-        try:
-            size = machine.prog.symbol(last).address - machine.prog.symbol(first).address
-        except LookupError:
-            continue
-        if 4096 <= size <= _MOST_STACK_BYTES and size & (size - 1) == 0:
-            return size
-    return _USUAL_STACK_BYTES
+def _core_text(machine: Machine) -> range:
+    # The kernel's own code, of which its debug info knows everything.
+    try:
+        return range(machine.prog.symbol("_stext").address, machine.prog.symbol("_etext").address)
+    except LookupError:
+        return range(0)

@@ -1,19 +1,44 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Which addresses are those of tasks."""
+"""Which addresses are those of tasks, which tasks there are, and where their stacks lie."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Dict, List
+from typing import TYPE_CHECKING, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import numpy as np
-from drgn import Architecture
+from drgn import Architecture, FaultError, Object
+from drgn.helpers.common.format import escape_ascii_string
+from drgn.helpers.linux.pid import for_each_task
+from drgn.helpers.linux.sched import idle_task
 
 from .memory import U64, Bools
 
 if TYPE_CHECKING:
     from . import Machine
 
+ERRORS = (
+    AttributeError,
+    FaultError,
+    LookupError,
+    NotImplementedError,
+    OverflowError,
+    TypeError,
+    ValueError,
+)
+"""What drgn's helpers raise on what a kernel does not have, or that is not as it should be."""
+
 _PID_MAX_LIMIT = 1 << 22
+_MAX_TASKS = 1 << 16
+_USUAL_STACK_BYTES = 1 << 14
+_MOST_STACK_BYTES = 1 << 16
+# Where each architecture keeps the stack pointer of a task that does not run.
+_SAVED = {
+    Architecture.X86_64: "thread.sp",
+    Architecture.AARCH64: "thread.cpu_context.sp",
+    Architecture.S390X: "thread.ksp",
+    Architecture.PPC64: "thread.ksp",
+    Architecture.RISCV64: "thread.sp",
+}
 _TAG = np.uint64(0xFF << 56)
 _TAGGED_HALF = np.uint64(1 << 55)
 
@@ -78,3 +103,118 @@ class Tasks:
         real = memory.is_kernel_address(stack) & (stack % np.uint64(memory.page_size) == 0)
         real &= pid < _PID_MAX_LIMIT
         return plausible & (real | ~rows.ok)
+
+
+class Area(NamedTuple):
+    """Memory of a stack."""
+
+    start: int
+    end: int
+
+
+class Task(NamedTuple):
+    """A task and its stack."""
+
+    object: Object
+    """``struct task_struct *``"""
+    address: int
+    stack: Area
+    saved: Optional[int]
+    """Stack pointer with which it goes on, unless it runs; ``None`` if that is not in its stack."""
+    idle: bool
+    """Whether it is what a CPU does that has nothing to do."""
+
+
+class TaskList:
+    """Every task of a machine that stands still."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.gaps: List[str] = []
+        """What could not be found, in words."""
+        self._machine = machine
+        self._size = stack_bytes(machine)
+        self._tasks: List[Task] = []
+        self._read()
+        # Stacks are aligned to their size.
+        self._by_stack = {task.stack.start: task for task in self._tasks}
+
+    def __iter__(self) -> Iterator[Task]:
+        return iter(self._tasks)
+
+    def on_stack(self, address: int) -> Optional[Task]:
+        """Return the task whose stack an address is in."""
+        return self._by_stack.get(address & ~(self._size - 1))
+
+    def find(self, address: int) -> Optional[Task]:
+        """Return the task at an address."""
+        return next((task for task in self._tasks if task.address == address), None)
+
+    def _read(self) -> None:
+        objects: List[Object] = []
+        for cpu in self._machine.cpus.tolist():
+            try:
+                objects.append(idle_task(self._machine.prog, cpu))
+            except ERRORS:
+                continue  # a CPU that never came up has none
+        idle = len(objects)
+        try:
+            for task in for_each_task(self._machine.prog):
+                if len(objects) >= _MAX_TASKS:
+                    self.gaps.append(f"there are more than {_MAX_TASKS} tasks")
+                    break
+                objects.append(task)
+        except ERRORS:
+            self.gaps.append("the list of tasks cannot be followed")
+        platform = self._machine.prog.platform
+        saved = None if platform is None else _SAVED.get(platform.arch)
+        if saved is None:
+            self.gaps.append("where this architecture keeps the stacks of tasks is not known")
+            return
+        addresses = np.array([int(task.value_()) for task in objects], np.uint64)
+        try:
+            starts, pointers = self._member(addresses, "stack"), self._member(addresses, saved)
+        except LookupError:
+            self.gaps.append("where tasks keep their stacks is not known")
+            return
+        rows = zip(objects, addresses.tolist(), *starts, *pointers)
+        for number, (task, address, start, known, pointer, also_known) in enumerate(rows):
+            # A task that is gone has no stack.
+            if known and not start:
+                continue
+            stack = Area(int(start), int(start) + self._size)
+            inside = known and also_known and stack.start <= pointer < stack.end
+            self._tasks.append(
+                Task(task, address, stack, int(pointer) if inside else None, number < idle)
+            )
+
+    def _member(self, addresses: U64, path: str) -> Tuple[List[int], List[bool]]:
+        memory = self._machine.memory
+        offset = self._machine.structure("struct task_struct").offset(path)
+        gathered = memory.gather(addresses + np.uint64(offset), memory.word_size)
+        values = gathered.bytes.view(memory.word)[:, 0].astype(np.uint64)
+        return values.tolist(), gathered.ok.tolist()
+
+
+def stack_bytes(machine: Machine) -> int:
+    """Return THREAD_SIZE: how large the stack of a task is, in bytes."""
+    for first, last in (
+        ("__start_init_stack", "__end_init_stack"),
+        ("__start_init_task", "__end_init_task"),
+    ):
+        try:
+            size = machine.prog.symbol(last).address - machine.prog.symbol(first).address
+        except LookupError:
+            continue
+        if 4096 <= size <= _MOST_STACK_BYTES and size & (size - 1) == 0:
+            return size
+    return _USUAL_STACK_BYTES
+
+
+def spell_task(task: Object) -> str:
+    """
+    Return how a task is named in reports.
+
+    :param task: ``struct task_struct *``
+    """
+    name = escape_ascii_string(task.comm.string_(), escape_backslash=True)
+    return f"pid {int(task.pid)} ({name})"
