@@ -9,7 +9,7 @@ The check
 
 from __future__ import annotations
 
-from typing import Dict, List, Optional, Sequence, Set
+from typing import List, Optional, Sequence, Set
 
 import numpy as np
 from drgn import Object, Program
@@ -18,10 +18,11 @@ from drgn.helpers.common.format import escape_ascii_string
 from .answers.counts import count_objects
 from .answers.diagnose import explain
 from .answers.lookup import Lookup
-from .confirm import confirm
+from .confirm import Groups, confirm
 from .errors import CorruptionError, TargetError
 from .findings import (
     CATALOGUE,
+    CacheResult,
     Finding,
     LayoutSummary,
     Outcome,
@@ -32,11 +33,12 @@ from .findings import (
 from .machine import Machine, machine
 from .machine.witness import witnesses
 from .pages.exported import Missed, missed_by_equality
-from .pages.scan import Progress, require_64_bit
+from .pages.scan import PageScan, Progress, require_64_bit
 from .pagetype.detect import PageTypeLayout
+from .reading import Reading, Scope
 from .rules.blame import join, renumber
 from .rules.excuses import settle
-from .snapshot import Snapshot
+from .strays import judge_machine
 
 
 def check(
@@ -50,49 +52,41 @@ def check(
     Check the slab allocator of a kernel.
 
     :param caches: Names of the caches to judge; all if empty.
-    :param addresses: Addresses of slabs (``struct slab *``) or objects; only
-        the caches they belong to are judged.
+    :param addresses: Addresses of slabs (``struct slab *``) or objects: only
+        these slabs are judged, with the places of their caches that could hold
+        their objects. Where anything speaks against one, it is judged with its
+        whole cache.
     :param progress: Called as work goes on.
     :raises LayoutError: if the kernel's layout is not understood.
     :raises TargetError: if a cache or address is not known.
     :raises UnsupportedError: if the kernel is a 32-bit one.
     """
-    require_64_bit(machine(prog))
-    layout = machine(prog).layout
-    report = Report(_target(machine(prog)), LayoutSummary(layout.encoding.name, layout.allocator))
+    kernel = machine(prog)
+    require_64_bit(kernel)
+    layout = kernel.layout
+    report = Report(_target(kernel), LayoutSummary(layout.encoding.name, layout.allocator))
     report.layout.evidence = layout.evidence
-    groups: List[List[Finding]] = []
-    snapshot: Optional[Snapshot] = None
+    seen = Lookup(kernel, progress=progress)
+    groups: Groups = []
+    scan: Optional[PageScan] = None
     try:
-        snapshot = Snapshot(machine(prog), progress)
-        _total_pages(report, snapshot)
-        wanted = _wanted(snapshot, caches, addresses)
-        suspicious: Dict[int, List[Finding]] = {}
-        for done, number in enumerate(wanted):
-            if progress:
-                progress("caches", done, len(wanted))
-            ledger, findings = snapshot.judge(number)
-            report.caches.append(count_objects(ledger))
-            if findings:
-                suspicious[number] = findings
-        strays = [] if caches or addresses else snapshot.judge_machine()
-        groups = list(suspicious.values())
-        if strays:
-            groups.append(strays)
-        if machine(prog).memory.is_live and groups:
-            groups, changing = confirm(machine(prog), snapshot, groups)
-            report.changing += changing
+        if not _judge_some(report, kernel, _scopes(seen, caches, addresses), progress):
+            scan = seen.whole.scan
+            _judge(report, seen.whole, _wanted(seen, caches, addresses), groups, progress)
+            if not caches and not addresses:
+                groups += filter(None, [judge_machine(seen.whole)])
+            if kernel.is_live and groups:
+                groups, changing = confirm(seen.whole, groups)
+                report.changing += changing
     except KeyboardInterrupt:
         report.interrupted = True
-    findings = renumber(join(groups))
-    _file(
-        report, settle(findings, layout.allocator, lambda work: witnesses(machine(prog)).of(work))
-    )
-    if snapshot is not None and report.findings and not report.interrupted:
-        seen = Snapshot(machine(prog)) if machine(prog).memory.is_live else snapshot
-        report.findings = explain(Lookup(machine(prog), seen), report.findings)
+    found = renumber(join(groups))
+    _file(report, settle(found, layout.allocator, lambda work: witnesses(kernel).of(work)))
+    if report.findings and not report.interrupted:
+        # What moves is explained as it is now.
+        report.findings = explain(Lookup(kernel) if kernel.is_live else seen, report.findings)
     _settle_outcomes(report)
-    _notes(report, layout, missed_by_equality(machine(prog), snapshot.scan) if snapshot else None)
+    _notes(report, layout, None if scan is None else missed_by_equality(kernel, scan))
     return report
 
 
@@ -110,25 +104,78 @@ def validate_slab_cache(slab_cache: Object) -> None:
 
 
 def _target(machine: Machine) -> Target:
-    kind = "live" if machine.memory.is_live else "core"
+    kind = "live" if machine.is_live else "core"
     release = escape_ascii_string(machine.prog["UTS_RELEASE"].string_(), escape_backslash=True)
     assert machine.prog.platform is not None
     return Target(kind, None, release, machine.prog.platform.arch.name)
 
 
-def _total_pages(report: Report, snapshot: Snapshot) -> None:
-    index = snapshot.index
-    bytes_marked = int(index.spans[index.marked].sum())
-    report.totals = Totals(
-        pages=snapshot.scan.pages,
-        slab_pages=bytes_marked // index.machine.memory.page_size,
-        unreadable_pages=snapshot.scan.unreadable,
-        zero_filled_pages=index.machine.memory.zero_filled_pages,
-    )
+def _scopes(seen: Lookup, names: Sequence[str], addresses: Sequence[int]) -> List[Scope]:
+    # What to read for an answer about some caches or slabs alone; nothing if
+    # that is the whole machine.
+    if names and addresses:
+        return []
+    if names:
+        known = seen.listed
+        numbers = [number for number, name in enumerate(known.names) if name in names]
+        if set(names) - {known.names[number] for number in numbers}:
+            return []
+        return [Scope(caches=tuple(known.addresses[numbers].tolist()))]
+    slabs = [seen.at(address) or seen.of_page(address) for address in addresses]
+    if not all(slab is not None and slab.is_alone for slab in slabs):
+        return []
+    return [Scope(slab=page) for page in dict.fromkeys(slab.page for slab in slabs if slab)]
 
 
-def _wanted(snapshot: Snapshot, names: Sequence[str], addresses: Sequence[int]) -> List[int]:
-    known = snapshot.allocator.caches.names
+def _judge_some(
+    report: Report, machine: Machine, scopes: Sequence[Scope], progress: Optional[Progress]
+) -> bool:
+    # By readings of less than the machine; leaves the report alone and returns
+    # False where that cannot settle it, or there is none.
+    results: List[CacheResult] = []
+    totals = Totals()
+    for scope in scopes:
+        reading = Reading(machine, scope, progress)
+        for number in np.flatnonzero(reading.allocator.caches.chosen).tolist():
+            ledger, findings = reading.judge(number)
+            if reading.doubts(ledger, findings):
+                return False
+            report.notes += findings
+            results.append(count_objects(ledger))
+        _count_pages(totals, reading)
+    report.caches, report.totals = results, totals
+    return bool(scopes)
+
+
+def _judge(
+    report: Report,
+    reading: Reading,
+    numbers: Sequence[int],
+    groups: Groups,
+    progress: Optional[Progress],
+) -> None:
+    # Adds some caches to a report, and what is wrong with each to the groups.
+    _count_pages(report.totals, reading)
+    for done, number in enumerate(numbers):
+        if progress:
+            progress("caches", done, len(numbers))
+        ledger, findings = reading.judge(number)
+        report.caches.append(count_objects(ledger))
+        if findings:
+            groups.append(findings)
+
+
+def _count_pages(totals: Totals, reading: Reading) -> None:
+    index, source = reading.index, reading.machine.memory
+    marked = int(index.spans[index.marked].sum()) // source.page_size
+    totals.slab_pages += marked
+    totals.pages += marked if reading.scan is None else reading.scan.pages
+    totals.unreadable_pages += 0 if reading.scan is None else reading.scan.unreadable
+    totals.zero_filled_pages = source.zero_filled_pages
+
+
+def _wanted(seen: Lookup, names: Sequence[str], addresses: Sequence[int]) -> List[int]:
+    known = seen.caches.names
     if not names and not addresses:
         return list(range(len(known)))
     wanted: Set[int] = set()
@@ -138,12 +185,10 @@ def _wanted(snapshot: Snapshot, names: Sequence[str], addresses: Sequence[int]) 
             raise TargetError(f"there is no slab cache named {name}")
         wanted.update(numbers)
     for address in addresses:
-        one = np.array([address], np.uint64)
-        rows = [*snapshot.index.rows_of_pages(one), *snapshot.index.rows_of_addresses(one)]
-        owners = {int(snapshot.allocator.ownership.cache[row]) for row in rows if row >= 0}
-        if not owners - {-1}:
+        slab = seen.widely_at(address) or seen.widely(address)
+        if slab is None or slab.number < 0:
             raise TargetError(f"0x{address:x} is neither a slab nor an address inside one")
-        wanted |= owners - {-1}
+        wanted.add(slab.number)
     return sorted(wanted)
 
 

@@ -7,17 +7,22 @@ A running kernel changes while it is read, so that two structures seem to
 disagree that never did. A finding counts only if it stays, word for word, over
 several readings in which its slab did not change either. What does not stay was
 work in progress; what changes from one reading to the next is reported as such.
+
+A statement about one slab is read again by a reading of that slab, which takes
+a moment; the whole machine is read again for what is about more than that.
 """
 
 from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 from .findings import Finding
 from .machine import Machine
-from .snapshot import Snapshot
+from .reading import Reading, Scope
+from .rules.blame import renumber
+from .strays import judge_machine
 
 # Pauses before each further reading, in seconds.
 _PAUSES = (0.0, 0.01, 0.05, 0.2)
@@ -26,7 +31,48 @@ Groups = List[List[Finding]]
 """The findings of one cache each; those of no cache stand together."""
 
 
-def confirm(machine: Machine, first: Snapshot, groups: Groups) -> Tuple[Groups, List[Finding]]:
+class _Again:
+    # One more look at what some findings are about.
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self._whole: Optional[Reading] = None
+        self._struct_pages: Dict[int, bytes] = {}
+
+    def judge(self, group: Sequence[Finding]) -> List[Finding]:
+        # The slabs that they are about, if those show all of them again.
+        pages = dict.fromkeys(finding.slab for finding in group)
+        if None not in pages:
+            found = renumber([self._judge_slab(page) for page in pages if page])
+            known = {finding.key(): finding for finding in found}
+            if all(finding.key() in known for finding in group):
+                return found
+        return self._judge_cache(group[0].cache)
+
+    def _judge_slab(self, page: int) -> List[Finding]:
+        reading = Reading(self._machine, Scope(slab=page))
+        self._struct_pages[page] = reading.index.struct_page(page)
+        owner = reading.allocator.ownership.cache
+        if not len(owner) or owner[0] < 0:
+            return []
+        return reading.judge(int(owner[0]))[1]
+
+    def _judge_cache(self, name: Optional[str]) -> List[Finding]:
+        if self._whole is None:
+            self._whole = Reading(self._machine)
+        if name is None:
+            return judge_machine(self._whole)
+        names = self._whole.allocator.caches.names
+        return self._whole.judge(names.index(name))[1] if name in names else []
+
+    def struct_page(self, page: int) -> bytes:
+        """Return the ``struct page`` of a slab as it was read last."""
+        if self._whole is not None:
+            return self._whole.index.struct_page(page)
+        return self._struct_pages.get(page, b"")
+
+
+def confirm(first: Reading, groups: Groups) -> Tuple[Groups, List[Finding]]:
     """
     Read a moving target again until each finding has settled, or time is up.
 
@@ -34,37 +80,30 @@ def confirm(machine: Machine, first: Snapshot, groups: Groups) -> Tuple[Groups, 
     :return: The findings that stayed, with their attempts, and those of the
         last reading whose evidence was never twice the same.
     """
-    before = first
+    before: Callable[[int], bytes] = first.index.struct_page
     unsettled: List[Finding] = []
     for attempt, pause in enumerate(_PAUSES, 2):
         time.sleep(pause)
-        after = Snapshot(machine)
+        again = _Again(first.machine)
         stayed: Groups = []
         unsettled = []
         for group in groups:
-            again = _judge_again(after, group[0].cache)
-            same, other = _compare(group, again, before, after, attempt)
+            found = again.judge(group)
+            same, other = _compare(group, found, before, again.struct_page, attempt)
             unsettled += other
             if same:
                 stayed.append(same)
-        groups, before = stayed, after
+        groups, before = stayed, again.struct_page
         if not groups:
             break
     return groups, unsettled
 
 
-def _judge_again(snapshot: Snapshot, cache: Optional[str]) -> List[Finding]:
-    if cache is None:
-        return snapshot.judge_machine()
-    names = snapshot.allocator.caches.names
-    return snapshot.judge(names.index(cache))[1] if cache in names else []
-
-
 def _compare(
     was: Sequence[Finding],
     now: Sequence[Finding],
-    before: Snapshot,
-    after: Snapshot,
+    before: Callable[[int], bytes],
+    after: Callable[[int], bytes],
     attempt: int,
 ) -> Tuple[List[Finding], List[Finding]]:
     # (what stayed exactly as it was, what is still there but different)
@@ -79,16 +118,10 @@ def _compare(
         if finding.because is not None and finding.because not in stayed:
             continue
         finding = replace(finding, attempts=attempt)
-        if (known.expected, known.found) == (finding.expected, finding.found) and _unchanged(
-            finding.slab, before, after
-        ):
+        page = finding.slab
+        same = page is None or before(page) == after(page)
+        if same and (known.expected, known.found) == (finding.expected, finding.found):
             stayed[finding.id] = finding
         elif finding.because is None:
             other.append(replace(finding, moving=True))
     return list(stayed.values()), other
-
-
-def _unchanged(page: Optional[int], before: Snapshot, after: Snapshot) -> bool:
-    if page is None:
-        return True
-    return before.index.struct_page(page) == after.index.struct_page(page)

@@ -10,7 +10,7 @@ changed, so that both answers can be seen without a kernel at hand.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Iterator, List, Literal, NamedTuple
+from typing import Annotated, Iterator, List, Literal, NamedTuple
 
 from drgn import Object, PlatformFlags, Program
 from drgn.helpers.linux.list import list_for_each_entry
@@ -21,6 +21,7 @@ from .check import check
 from .errors import TargetError
 from .findings import Outcome, Report
 from .machine import page_type_layout
+from .shapes import HIDDEN
 from .target import TargetOptions, describe, open_target
 
 _CAPTURES = Path(__file__).with_name("captures")
@@ -32,7 +33,7 @@ class Act(NamedTuple):
 
     title: str
     report: Report
-    as_expected: bool
+    as_expected: Annotated[bool, HIDDEN]
 
 
 def captures() -> List[Path]:

@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
-from typing import Dict, List, Mapping, NamedTuple, Optional, Tuple, Union
+from typing import Annotated, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
-Value = Union[int, str, None]
-"""What a finding expected or found: a count, an address or a short description."""
+from .shapes import HIDDEN, Address, Key, Value, shown
 
 
 class Code(NamedTuple):
@@ -108,11 +107,12 @@ class Finding:
     One statement about the kernel, with everything known about its place.
 
     Addresses are integers here and ``"0x…"`` strings in JSON; unknown is ``None``.
+    A member that is added is in every format.
     """
 
     code: str
     """Key into :data:`CATALOGUE`."""
-    message: str
+    message: Annotated[str, Key(after="found")]
     """One sentence without a full stop, naming the object and its address."""
     cache: Optional[str] = None
     """Name of the ``struct kmem_cache``."""
@@ -120,11 +120,11 @@ class Finding:
     """NUMA node."""
     cpu: Optional[int] = None
     """CPU whose place is concerned."""
-    slab: Optional[int] = None
+    slab: Optional[Address] = None
     """``struct slab *`` (the head ``struct page *``)."""
-    page: Optional[int] = None
+    page: Optional[Address] = None
     """``struct page *`` when it is not a slab's head."""
-    object: Optional[int] = None
+    object: Optional[Address] = None
     """Address of the object as its users see it."""
     index: Optional[int] = None
     """Index of the object in its slab, or of the entry in its place."""
@@ -134,15 +134,15 @@ class Finding:
     """What the rest of the structures ask for."""
     found: Value = None
     """What memory holds."""
-    because: Optional[int] = None
+    because: Annotated[Optional[int], Key(after="rule")] = None
     """:attr:`id` of the finding this one follows from; ``None`` for a root."""
     attempts: int = 1
     """How often a moving target was read before this was stated."""
-    moving: bool = False
+    moving: Annotated[bool, HIDDEN] = False
     """Work in progress explains it: the kernel was stopped in the middle of a change."""
-    id: int = 0
+    id: Annotated[int, Key(after="")] = 0
     """Position in the report; what :attr:`because` refers to."""
-    address: Optional[int] = None
+    address: Optional[Address] = None
     """Where bytes begin that are not what debugging promises."""
     activity: Optional[str] = None
     """Which work would explain it, if that does not follow from the code: key into
@@ -151,6 +151,7 @@ class Finding:
     """What is there instead, and what lies around it: one line each."""
 
     @property
+    @shown(Key(after="code"))
     def rule(self) -> str:
         """Family of rules this finding comes from."""
         return CATALOGUE[self.code].rule
@@ -176,7 +177,7 @@ class CacheResult:
 
     name: str
     """Name of the ``struct kmem_cache``, escaped."""
-    address: int
+    address: Address
     """``struct kmem_cache *``."""
     object_size: int = 0
     """Bytes users asked for per object."""
@@ -260,6 +261,7 @@ class Report:
     """The run was stopped before it had seen everything."""
 
     @property
+    @shown()
     def outcome(self) -> Outcome:
         """``inconsistent`` if anything was found, else ``incomplete`` if anything is missing."""
         if self.findings:
@@ -269,6 +271,7 @@ class Report:
         return Outcome.CONSISTENT
 
     @property
+    @shown()
     def exit_status(self) -> int:
         """0 consistent, 1 findings, 3 incomplete; 1 wins over 3."""
         return {Outcome.INCONSISTENT: 1, Outcome.INCOMPLETE: 3}.get(self.outcome, 0)

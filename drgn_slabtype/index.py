@@ -11,7 +11,7 @@ that lost its mark is still here, and what points at it is judged with it.
 from __future__ import annotations
 
 import enum
-from typing import Any, Callable, Dict, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import numpy as np
 import numpy.typing as npt
@@ -51,10 +51,20 @@ class SlabIndex:
     added.
 
     :param heads: What :func:`~drgn_slabtype.pages.scan.scan` found.
+    :param whole: Whether these are all slabs that it is asked about.
+    :param mapped: Whether they are from a pass over the memory map.
     """
 
-    def __init__(self, machine: Machine, heads: SlabHeads) -> None:
+    def __init__(
+        self, machine: Machine, heads: SlabHeads, whole: bool = True, mapped: bool = False
+    ) -> None:
         self.machine = machine
+        self.whole = whole
+        """Whether it has all slabs it is asked about; else it has one, or a few."""
+        self.mapped = mapped
+        """Whether all slabs with a mark are in it."""
+        self.doubts: List[str] = []
+        """Why a reading that is not of the whole machine cannot settle what it is about."""
         self.layout = machine.layout
         self.structure = machine.structure(f"struct {self.layout.slab_struct}")
         self.pfns: U64 = heads.pfns
@@ -141,6 +151,10 @@ class SlabIndex:
         if not shift:
             return np.zeros(len(self), np.int64)
         return (self.flags >> np.uint64(8 * self._memory.word_size - shift)).astype(np.int64)
+
+    def page_of(self, pfn: int) -> int:
+        """Return the ``struct page *`` of a page frame."""
+        return self.vmemmap + pfn * self.page_bytes
 
     def rows_of_pages(self, pages: U64) -> I64:
         """Return the row of each ``struct slab *``; -1 where there is none."""
@@ -238,3 +252,19 @@ class SlabIndex:
     def _forget(self) -> None:
         self._columns.clear()
         self._settled = None
+
+
+def slabs_at(machine: Machine, pages: U64) -> SlabIndex:
+    """
+    Return an index of some slabs alone.
+
+    :param pages: ``struct slab *``; what is no readable ``struct page`` is left out.
+    """
+    none = SlabHeads(
+        np.zeros(0, np.uint64),
+        np.zeros((0, 2 * machine.page.size), np.uint8),
+        np.zeros(0, np.uint8),
+    )
+    index = SlabIndex(machine, none, whole=False)
+    index.add(pages, KnownBy.POINTER)
+    return index

@@ -3,20 +3,19 @@
 Regions of memory
 -----------------
 
-What an allocator, or the machine, declares that it reads: every structure once
-and whole, whatever today's rules make of it. A capture holds these regions and
-nothing else. Regions may overlap; memory that any of them keeps is kept.
+What a module declares that it reads: every structure once and whole, whatever
+today's rules make of it, in a function or method ``regions`` beside the code that
+reads it. A capture holds these regions and nothing else. Regions may overlap;
+memory that any of them keeps is kept.
 """
 
 from __future__ import annotations
 
-from typing import Iterator, List, NamedTuple, Protocol, Tuple, Union
+from typing import Iterable, List, NamedTuple, Tuple, Union
 
 import numpy as np
 import numpy.typing as npt
 from drgn import Object, sizeof
-
-from .machine import Machine
 
 U64 = npt.NDArray[np.uint64]
 
@@ -41,12 +40,13 @@ class Region(NamedTuple):
     """Whether its words may be addresses of code, whose names are wanted."""
 
 
-class Declaration(Protocol):
-    """A function that declares the regions of some structures."""
+class Declaration(NamedTuple):
+    """The regions of some structures that belong together."""
 
-    __name__: str
-
-    def __call__(self, machine: Machine) -> Iterator[Region]: ...
+    name: str
+    """What they are, for people, should the kernel lack them or they be damaged."""
+    regions: Iterable[Region]
+    """Found while they are iterated over; what cannot be found raises then."""
 
 
 Addresses = Union[int, List[int], U64]
@@ -73,6 +73,11 @@ def object_region(what: str, object: Object) -> Region:
     """Return the region of one object that has an address."""
     assert object.address_ is not None
     return region(what, object.address_, sizeof(object))
+
+
+def steps(start: int, step: int, count: int) -> U64:
+    """Return *count* addresses from *start* on, *step* bytes apart."""
+    return np.uint64(start) + np.uint64(step) * np.arange(count, dtype=np.uint64)
 
 
 class Ranges(NamedTuple):

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..index import KnownBy, SlabIndex
-from ..ledger import I64, U8, U64, Bools, Claims, Containers, Ledger
+from ..ledger import I64, U8, U64, Bools, Claims, Containers, Ledger, State
 
 
 def local_rows(rows: I64, wanted: I64) -> I64:
@@ -63,9 +63,12 @@ def enter_arrays(
     # kfree_rcu() puts objects of KFENCE's pool into sheaves as any others; they
     # are in no slab of the cache, and KFENCE accounts for them.
     home = index.rows_of_addresses(address)
-    ours = ~_guarded(ledger, index, home)
+    # A reading of some slabs says nothing about the objects of others.
+    ours = ~_guarded(ledger, index, home) & (index.whole | (local_rows(rows, home) >= 0))
     box, position, address, home = box[ours], position[ours], address[ours], home[ours]
     slab = local_rows(rows, home)
+    # The allocator's own structures are in no order.
+    position = np.where(states[box] == State.LIVE, -1, position)
     ledger.claims = Claims.join(
         [
             ledger.claims,

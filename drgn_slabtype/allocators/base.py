@@ -11,12 +11,13 @@ judges nothing.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Callable, List, Optional, Protocol, Sequence, Tuple
+from typing import Callable, Iterator, List, Optional, Protocol, Sequence, Tuple
 
 import numpy as np
 
 from ..index import KnownBy, SlabIndex
 from ..ledger import I64, Bools, Ledger, Suspect
+from ..regions import Declaration
 from .caches import Caches, same_cache
 from .lists import Walked
 
@@ -59,6 +60,13 @@ class Allocator(Protocol):
 
     def elsewhere(self) -> List[Suspect]:
         """Return damage to structures that belong to no cache."""
+
+    def regions(self, index: SlabIndex) -> Iterator[Declaration]:
+        """
+        Declare all memory that reading every cache takes.
+
+        :param index: Every slab, after :meth:`discover`.
+        """
 
 
 Fits = Callable[[I64, I64], Bools]

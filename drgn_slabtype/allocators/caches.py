@@ -9,7 +9,7 @@ cache, the slabs' own pointers lead to the rest.
 
 from __future__ import annotations
 
-from typing import Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 import numpy as np
 from drgn import FaultError
@@ -18,8 +18,13 @@ from drgn.helpers.common.format import escape_ascii_string
 from ..ledger import I64, U64, Bools
 from ..machine import Machine
 from ..machine.columns import Rows
+from ..machine.memory import Memory
+from ..regions import Region, region
+from ..rules.members import Pointer
+from .links import Followed, follow
 
 _MAX_CACHES = 1 << 20  # more slab caches than any kernel has
+_NAME_BYTES = 256  # of the longest name that is read
 _MAX_SIZE = 64 << 20  # bytes of the largest object that any slab can hold
 
 
@@ -49,9 +54,17 @@ class Caches(NamedTuple):
     """Which are on no list and were found through their slabs."""
     lost: Optional[Lost]
     """Where the list of caches is damaged."""
+    chosen: Bools
+    """Which a reading is about: of them alone it reads nodes, CPUs and places."""
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def choose(self, numbers: Sequence[int]) -> Caches:
+        """Return all caches, for a reading that is about some of them alone."""
+        chosen = np.zeros(len(self), np.bool_)
+        chosen[list(numbers)] = True
+        return Caches(self.rows, self.names, self.dying, self.unlisted, self.lost, chosen)
 
     @property
     def listed(self) -> Bools:
@@ -87,7 +100,8 @@ def read_caches(machine: Machine, told: Sequence[int] = ()) -> Caches:
     ]
     at = np.arange(len(addresses))
     is_unlisted = at >= len(listed) + len(dying)
-    return Caches(rows, names, (at >= len(listed)) & ~is_unlisted, is_unlisted, lost)
+    dead = (at >= len(listed)) & ~is_unlisted
+    return Caches(rows, names, dead, is_unlisted, lost, np.ones(len(addresses), np.bool_))
 
 
 def _read(machine: Machine, addresses: List[int]) -> Rows:
@@ -131,62 +145,27 @@ def _name(machine: Machine, pointer: int) -> Optional[str]:
         return None
     try:
         return escape_ascii_string(
-            machine.prog.read_c_string(pointer, max_size=256), escape_backslash=True
+            machine.prog.read_c_string(pointer, max_size=_NAME_BYTES), escape_backslash=True
         )
     except FaultError:
         return None
 
 
 def _walk(machine: Machine, symbol: str) -> Tuple[List[int], Optional[Lost]]:
-    # Links are read one by one: there are hundreds of caches, not millions.
     head = machine.prog[symbol].address_
     assert head is not None
     offset = machine.structure("struct kmem_cache").offset("list")
-    forward = _follow(machine, head, "next")
+    forward = follow(machine, head, _MAX_CACHES)
     links, lost = forward.links, None
     if not forward.closed:
-        backward = _follow(machine, head, "prev")
+        backward = follow(machine, head, _MAX_CACHES, backward=True)
         seen: Set[int] = set(links)
         links = links + [link for link in reversed(backward.links) if link not in seen]
         lost = _blame(head, offset, forward, backward)
     return [link - offset for link in links], lost
 
 
-class _Followed(NamedTuple):
-    links: List[int]
-    closed: bool
-    at: int
-    """The last link that made sense."""
-    found: int
-    """Where it leads."""
-    readable: bool
-
-
-def _follow(machine: Machine, head: int, member: str) -> _Followed:
-    source = machine.memory
-    ahead: Dict[str, int] = {"next": 0, "prev": source.word_size}
-    back = source.word_size - ahead[member]
-    links: List[int] = []
-    seen = {head}
-    at = link = head
-    while len(links) < _MAX_CACHES:
-        try:
-            link = machine.prog.read_word(at + ahead[member])
-            if link == head:
-                return _Followed(links, True, at, link, True)
-            if not source.is_kernel_address(np.array([link], np.uint64))[0]:
-                break
-            if link in seen or machine.prog.read_word(link + back) != at:
-                break
-        except FaultError:
-            return _Followed(links, False, at, link, False)
-        seen.add(link)
-        links.append(link)
-        at = link
-    return _Followed(links, False, at, link, True)
-
-
-def _blame(head: int, offset: int, forward: _Followed, backward: _Followed) -> Lost:
+def _blame(head: int, offset: int, forward: Followed, backward: Followed) -> Lost:
     # The walk from behind came to the neighbour of the damaged link.
     if forward.found == backward.at and backward.found != forward.at:
         owner = backward.at if backward.at == head else backward.at - offset
@@ -204,3 +183,34 @@ def same_cache(told: U64, caches: Caches) -> I64:
     order = np.argsort(addresses, kind="stable")
     at = np.minimum(np.searchsorted(addresses[order], told), len(order) - 1)
     return np.where(addresses[order][at] == told, order[at], -1).astype(np.int64)
+
+
+def cache_pointers(memory: Memory, caches: Caches, number: int) -> List[Pointer]:
+    """
+    Return the pointers of a cache that both allocators have.
+
+    :param number: Position in *caches*.
+    """
+    found = []
+    # A cache may be without all of them but its name.
+    for member, needed, alignment in (
+        ("name", True, 1),
+        ("random_seq", False, 4),
+        ("ctor", False, 1),
+    ):
+        if caches.rows.structure.has(member):
+            pointer = caches.rows[member][number : number + 1]
+            leads = bool(memory.is_kernel_address(pointer)[0])
+            found.append(Pointer(member, int(pointer[0]), leads, needed, alignment))
+    return found
+
+
+def regions(machine: Machine, caches: Caches) -> Iterator[Region]:
+    """Yield every ``struct kmem_cache``, and its name."""
+    yield region("slab caches", caches.addresses, caches.rows.raw.shape[1])
+    for pointer in caches.rows["name"].tolist():
+        try:
+            name = machine.prog.read_c_string(pointer, max_size=_NAME_BYTES)
+        except FaultError:
+            continue
+        yield region("slab caches", pointer, len(name) + 1)

@@ -13,9 +13,13 @@ from __future__ import annotations
 from typing import Dict, Iterable, List, NamedTuple, Optional, Set
 
 import numpy as np
+from drgn import FaultError
 
 from ..index import KnownBy, SlabIndex
 from ..ledger import I64, Break, ListKind
+from ..machine import Machine
+
+_MAX_LINKS = 1 << 16  # more sheaves or deferred objects than any list holds
 
 
 class ListHead(NamedTuple):
@@ -153,3 +157,24 @@ def find_emptied(index: SlabIndex, walks: Iterable[Walked]) -> List[Walked]:
 
 def _broken(head: ListHead, at: int, member: str, expected: Optional[int], found: int) -> Break:
     return Break(head.kind, head.owner, at, member, expected, found, head.busy)
+
+
+def follow_links(machine: Machine, head: int) -> List[int]:
+    """
+    Return the links of a ``struct list_head`` or ``struct llist_head``.
+
+    That is, as far as they can be followed: nothing here judges where it ends.
+    """
+    found: List[int] = []
+    seen: Set[int] = {head}
+    at = head
+    while len(found) < _MAX_LINKS:
+        try:
+            at = machine.prog.read_word(at)
+        except FaultError:
+            break
+        if at in seen or not machine.memory.is_kernel_address(np.array([at], np.uint64))[0]:
+            break
+        seen.add(at)
+        found.append(at)
+    return found

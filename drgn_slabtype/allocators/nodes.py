@@ -9,19 +9,33 @@ lists of slabs and counters over them.
 
 from __future__ import annotations
 
-from typing import Any, Callable, Iterable, List, Mapping, NamedTuple, Optional, Tuple
+from typing import (
+    Any,
+    Callable,
+    Iterable,
+    Iterator,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+)
 
 import numpy as np
 
-from ..index import SlabIndex
-from ..ledger import I64, U64, Bools, Break, Counter, Ledger, ListKind, Memberships, Suspect
+from ..index import KnownBy, SlabIndex, slabs_at
+from ..ledger import I64, U64, Bools, Break, Counter, Ledger, ListKind, Memberships
 from ..machine import Machine
 from ..machine.columns import Rows
 from ..machine.locks import LockStates, lock_states
+from ..regions import Region, region
 from .arrays import local_rows
 from .caches import Caches
 from .lists import ListHead, SlabLists, Walked
 from .locks import lock_suspects
+from .neighbours import Stand, find_stand
+from .pointers import wild_pointer, wild_pointers
 
 Sum = Callable[[int], int]
 """What the slabs of a node add up to."""
@@ -54,11 +68,10 @@ class Nodes(NamedTuple):
             ledger.slabs.transit[ledger.slabs.nid == self.nid[row]] = False
             at, nid = int(self.rows.addresses[row]), int(self.nid[row])
             if self.wild[row]:
-                what = f"pointer to the node structure leads to 0x{at:x}"
-                ledger.suspects.append(Suspect("container-state", what, node=nid, found=at))
+                ledger.suspects.append(wild_pointer("node structure", at, node=nid))
 
     def enter_locks(self, cache: int, ledger: Ledger) -> None:
-        """Enter the ``list_lock`` of one cache's nodes into its ledger where it is none."""
+        """Enter what is to be said of the ``list_lock`` of one cache's nodes into its ledger."""
         for row, suspect in lock_suspects(self.locks, nodes=self.nid):
             if self.cache[row] == cache:
                 ledger.suspects.append(suspect)
@@ -70,7 +83,54 @@ class Nodes(NamedTuple):
         :param kinds: Members of ``struct kmem_cache_node`` that head a list.
         """
         lists = SlabLists(index)
-        walks = []
+        return [lists.walk(head) for head in self._heads(kinds)]
+
+    def stand(
+        self,
+        index: SlabIndex,
+        kinds: Mapping[str, ListKind],
+        kind_of: Callable[[SlabIndex], I64],
+    ) -> List[Walked]:
+        """
+        Return the list that the one slab of an index stands on, by its neighbours.
+
+        :param kinds: Members of ``struct kmem_cache_node`` that head a list.
+        :param kind_of: What kind of list slabs stand on, by what they say themselves.
+        """
+        heads = list(self._heads(kinds))
+        found = find_stand(index, 0, heads)
+        if found.torn:
+            index.doubts.append("its list links lead to it from one side only")
+        if not found.listed:
+            return []
+        head = found.head
+        if head is None:
+            head = self._far_head(index, heads, found, kind_of)
+        if head is None:
+            return []
+        index.known_by[0] |= np.uint8(KnownBy.LIST)
+        return [Walked(head, np.zeros(1, np.int64), None)]
+
+    def _far_head(
+        self,
+        index: SlabIndex,
+        heads: Sequence[ListHead],
+        found: Stand,
+        kind_of: Callable[[SlabIndex], I64],
+    ) -> Optional[ListHead]:
+        # The head of a list too long to be followed: of the slab's node, and of
+        # the kind that its neighbours say, if all of them are of its cache.
+        beside = slabs_at(index.machine, found.neighbours)
+        kinds = np.unique(kind_of(beside))
+        told = np.unique(np.concatenate([beside["slab_cache"], index["slab_cache"]]))
+        if len(kinds) == 1 and len(told) == 1:
+            for head in heads:
+                if head.kind == kinds[0] and head.owner == index.nids[0]:
+                    return head
+        index.doubts.append("its neighbours on its list do not agree which list it is")
+        return None
+
+    def _heads(self, kinds: Mapping[str, ListKind]) -> Iterator[ListHead]:
         rows, held = self.rows, self.held.tolist()
         for member, kind in kinds.items():
             heads = rows.addresses + np.uint64(rows.structure.offset(member))
@@ -85,8 +145,7 @@ class Nodes(NamedTuple):
             )
             for *head, ok in columns:
                 if ok:
-                    walks.append(lists.walk(ListHead(kind, *head)))
-        return walks
+                    yield ListHead(kind, *head)
 
     def counters(
         self,
@@ -115,11 +174,14 @@ class Nodes(NamedTuple):
         return found
 
 
-def node_pointers(machine: Machine, caches: Caches, member: str) -> Tuple[I64, I64, U64]:
+def node_pointers(
+    machine: Machine, caches: Caches, member: str, every: bool = False
+) -> Tuple[I64, I64, U64]:
     """
     Return a pointer that every cache keeps per node, where it is not NULL.
 
     :param member: ``node`` or ``barn``.
+    :param every: Of all caches, not only of those that are chosen.
     :return: Position of the cache, node, and pointer.
     """
     layout = machine.structure("struct kmem_cache")
@@ -137,15 +199,19 @@ def node_pointers(machine: Machine, caches: Caches, member: str) -> Tuple[I64, I
         for start in starts
     ]
     pointers = np.stack(columns, axis=1).astype(np.uint64)
-    cache, nid = np.nonzero(pointers)
+    cache, nid = np.nonzero(pointers if every else pointers * caches.chosen[:, None])
     return cache.astype(np.int64), nid.astype(np.int64), pointers[cache, nid]
 
 
-def read_nodes(machine: Machine, caches: Caches) -> Nodes:
-    """Read every ``struct kmem_cache_node`` that the caches point to."""
-    cache, nid, pointers = node_pointers(machine, caches, "node")
+def read_nodes(machine: Machine, caches: Caches, every: bool = False) -> Nodes:
+    """
+    Read every ``struct kmem_cache_node`` that the chosen caches point to.
+
+    :param every: Those of all caches.
+    """
+    cache, nid, pointers = node_pointers(machine, caches, "node", every)
     rows = machine.rows("struct kmem_cache_node", pointers)
-    wild = ~machine.memory.is_kernel_address(pointers) | (pointers % np.uint64(4) != 0)
+    wild = wild_pointers(machine.memory, pointers, 4)
     locks = lock_states(machine, rows, "list_lock")
     return Nodes(cache, nid, rows, locks.held, wild, locks)
 
@@ -177,3 +243,8 @@ def memberships(
         )
     ledger.memberships = Memberships.join(parts)
     ledger.breaks += breaks
+
+
+def regions(nodes: Nodes) -> Iterator[Region]:
+    """Yield every ``struct kmem_cache_node``."""
+    yield region("cache nodes", nodes.rows.addresses, nodes.rows.structure.size)

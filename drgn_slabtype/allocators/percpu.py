@@ -1,42 +1,16 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Per-CPU addresses of all possible CPUs, as columns."""
+"""Structures that a cache has once per CPU, as columns."""
 
 from __future__ import annotations
 
-from typing import List, NamedTuple
+from typing import List, NamedTuple, Tuple
 
 import numpy as np
-from drgn.helpers.linux.cpumask import for_each_possible_cpu
 
 from ..ledger import I64, U64, Bools, Suspect
 from ..machine import Machine
-from ..machine.columns import Rows
-
-
-def possible_cpus(machine: Machine) -> I64:
-    """Return the numbers of all possible CPUs, offline ones too."""
-    try:
-        return np.array(list(for_each_possible_cpu(machine.prog)), np.int64)
-    except LookupError:
-        return np.zeros(1, np.int64)
-
-
-def per_cpu_addresses(machine: Machine, pointers: U64) -> U64:
-    """
-    Return where the CPUs' copies of some per-CPU memory lie.
-
-    :param pointers: Per-CPU pointers (``__percpu``), or addresses of per-CPU
-        variables: shape (n,).
-    :return: Shape (n, possible CPUs). NULL stays NULL.
-    """
-    cpus = machine.cpus
-    try:
-        table = machine.prog["__per_cpu_offset"]
-        offsets = np.array([int(table[cpu]) for cpu in cpus.tolist()], np.uint64)
-    except LookupError:
-        offsets = np.zeros(len(cpus), np.uint64)
-    pointers = np.asarray(pointers, np.uint64)
-    return np.where(pointers[:, None] != 0, pointers[:, None] + offsets[None, :], 0)
+from ..machine.percpu import per_cpu_addresses
+from .caches import Caches
 
 
 class PerCpu(NamedTuple):
@@ -69,22 +43,33 @@ class PerCpu(NamedTuple):
 
 
 def per_cpu_structures(
-    machine: Machine, caches: Rows, member: str, alignment: int, needed: Bools
+    machine: Machine, caches: Caches, member: str, alignment: int, needed: Bools
 ) -> PerCpu:
     """
-    Follow the per-CPU pointer of every cache.
+    Follow the per-CPU pointer of every chosen cache.
 
-    :param caches: ``struct kmem_cache``.
     :param alignment: What the structures are allocated with, in bytes.
     :param needed: Which caches must have such structures.
     """
-    pointers = caches[member]
+    pointers = caches.rows[member] * caches.chosen
     addresses = per_cpu_addresses(machine, pointers)
     # Per-CPU memory may lie far below the direct map, as on RISC-V.
     astray = ~machine.memory.is_kernel_address(addresses) & (addresses < np.uint64(1 << 63))
     astray |= addresses % np.uint64(alignment) != 0
-    wild = np.where(pointers == 0, needed, astray.any(axis=1)) & caches.ok
+    wild = np.where(pointers == 0, needed, astray.any(axis=1)) & caches.rows.ok & caches.chosen
     addresses[wild] = 0
     cache, column = np.nonzero(addresses)
     found = addresses[cache, column]
     return PerCpu(cache.astype(np.int64), column.astype(np.int64), found, member, pointers, wild)
+
+
+def every_copy(machine: Machine, caches: Caches, member: str) -> Tuple[I64, U64]:
+    """
+    Return where the per-CPU pointers of all caches lead, be it nowhere.
+
+    :return: Position of the cache, and address, of each copy.
+    """
+    pointers = caches.rows[member]
+    owner = np.flatnonzero(pointers)
+    addresses = per_cpu_addresses(machine, pointers[owner])
+    return np.repeat(owner, addresses.shape[1]), addresses.reshape(-1)

@@ -10,20 +10,33 @@ what memory that costs.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
-from typing import Callable, Dict, List, Mapping, NamedTuple, Optional, Tuple
+from dataclasses import dataclass, field, fields
+from typing import (
+    Annotated,
+    Callable,
+    ClassVar,
+    Dict,
+    FrozenSet,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Tuple,
+)
 
 import numpy as np
 from drgn import Program
 
+from ..allocators.caches import Caches
 from ..ledger import I64, Bools, Ledger, ListKind, State
 from ..machine import machine
 from ..machine.kfence import kfence_pool
 from ..pages.scan import Progress
+from ..shapes import HIDDEN, Address, shown
 from .aliases import cache_aliases
 from .counts import count_objects
 from .guarded import guarded_objects
-from .lookup import Lookup, lookup
+from .lookup import lookup
 
 _LISTS = {
     ListKind.PARTIAL: "partial",
@@ -78,7 +91,7 @@ class CacheUsage:
     """One cache; counts are objects or slabs, memory is in bytes."""
 
     name: str
-    address: int
+    address: Address
     """``struct kmem_cache *``."""
     aliases: Optional[Tuple[str, ...]] = None
     """Names of caches merged into it; ``None`` if they are not known."""
@@ -122,12 +135,20 @@ class CacheUsage:
     nodes: List[NodeUsage] = field(default_factory=list)
     cpus: List[CpuUsage] = field(default_factory=list)
 
+    OF_ONE_CACHE: ClassVar[FrozenSet[str]] = frozenset(
+        "name address aliases object_size size objects_per_slab pages_per_slab colours slabinfo "
+        "nodes cpus".split()
+    )
+    """Members that do not add up over caches, though they are numbers or counts."""
+
     @property
+    @shown()
     def waste(self) -> int:
         """Bytes of slabs that no user of an object can use."""
         return self.leftover + self.padding
 
     @property
+    @shown()
     def occupancy(self) -> Optional[float]:
         """Share of the objects that users hold; ``None`` without objects."""
         return self.in_use / self.objects if self.objects else None
@@ -139,9 +160,9 @@ class CachesAnswer:
 
     caches: List[CacheUsage]
     total: CacheUsage
-    per_node: bool = False
-    per_cpu: bool = False
-    aliases: bool = False
+    per_node: Annotated[bool, HIDDEN] = False
+    per_cpu: Annotated[bool, HIDDEN] = False
+    aliases: Annotated[bool, HIDDEN] = False
 
 
 _SORTS: Mapping[str, Callable[[CacheUsage], Tuple[float, str]]] = {
@@ -176,21 +197,20 @@ def caches(
     :param aliases: Whether to look for the names of merged caches.
     :raises LayoutError: if the kernel's layout is not understood.
     """
-    reading = lookup(machine(prog), progress)
-    names = cache_aliases(machine(prog)) if aliases else None
-    guarded = Counter(
-        cache
-        for cache, _ in guarded_objects(machine(prog), kfence_pool(machine(prog)), reading.index)
-    )
+    kernel = machine(prog)
+    whole = lookup(kernel, progress).whole
+    index, allocator = whole.index, whole.allocator
+    names = cache_aliases(kernel) if aliases else None
+    guarded = Counter(cache for cache, _ in guarded_objects(kernel, kfence_pool(kernel), index))
     found = []
-    for number in range(len(reading.allocator.caches)):
+    for number in range(len(allocator.caches)):
         if progress:
-            progress("caches", number, len(reading.allocator.caches))
-        ledger = reading.allocator.collect(number, reading.index)
-        usage = cache_usage(ledger, machine(prog).memory.page_size)
+            progress("caches", number, len(allocator.caches))
+        ledger = allocator.collect(number, index)
+        usage = cache_usage(ledger, kernel.memory.page_size)
         usage.guarded = guarded[usage.address]
-        _add_facts(reading, number, usage, names)
-        usage.slabinfo = slabinfo(ledger, usage.pages_per_slab, reading.allocator.name)
+        _add_facts(allocator.caches, number, usage, names)
+        usage.slabinfo = slabinfo(ledger, usage.pages_per_slab, allocator.name)
         usage.nodes = _nodes(ledger) if per_node else []
         usage.cpus = _cpus(ledger) if per_cpu else []
         found.append(usage)
@@ -262,10 +282,10 @@ def slabinfo(ledger: Ledger, pages_per_slab: int, allocator: str) -> SlabInfo:
 
 
 def _add_facts(
-    reading: Lookup, number: int, usage: CacheUsage, names: Optional[Mapping[int, Tuple[str, ...]]]
+    caches: Caches, number: int, usage: CacheUsage, names: Optional[Mapping[int, Tuple[str, ...]]]
 ) -> None:
     # What is a property of the cache and in no ledger.
-    rows = reading.allocator.caches.rows
+    rows = caches.rows
     if rows.structure.has("oo"):
         usage.pages_per_slab = 1 << min(int(rows["oo.x"][number]) >> 16, 24)
     else:
@@ -340,15 +360,23 @@ def _cpus(ledger: Ledger) -> List[CpuUsage]:
 
 def _total(found: List[CacheUsage]) -> CacheUsage:
     total = CacheUsage("total", 0, consistent=all(usage.consistent for usage in found))
-    numbers = ("slabs", "pages", "memory", "leftover", "padding")
-    for name in (*numbers, "objects", "counted", "in_use", "waiting", "merged", "guarded"):
-        setattr(total, name, sum(getattr(usage, name) for usage in found))
-    for name in ("lists", "free"):
-        sums: Dict[str, int] = getattr(total, name)
-        for usage in found:
-            for key, count in getattr(usage, name).items():
-                sums[key] = sums.get(key, 0) + count
+    for member in fields(total):
+        here, all_of_it = getattr(total, member.name), [getattr(u, member.name) for u in found]
+        if member.name in CacheUsage.OF_ONE_CACHE:
+            continue
+        if isinstance(here, dict):
+            setattr(total, member.name, _sums(all_of_it))
+        elif type(here) is int:
+            setattr(total, member.name, sum(all_of_it))
     return total
+
+
+def _sums(counts: List[Dict[str, int]]) -> Dict[str, int]:
+    sums: Dict[str, int] = {}
+    for of_one in counts:
+        for name, count in of_one.items():
+            sums[name] = sums.get(name, 0) + count
+    return sums
 
 
 SORTS = tuple(_SORTS)

@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
-from typing import List, NamedTuple, Optional, Tuple
+from typing import Annotated, List, NamedTuple, Optional, Tuple
 
 from ..errors import LayoutError, UnsupportedError
 from ..pagetype.encoding import ENCODINGS
+from ..shapes import HIDDEN, Word
 
 
 class Decoded(NamedTuple):
@@ -14,7 +15,7 @@ class Decoded(NamedTuple):
 
     layout: str
     """Name of the layout, a key of ``ENCODINGS``."""
-    word: int
+    word: Annotated[Word, HIDDEN]
     """The word, unsigned."""
     types: Tuple[str, ...]
     """Page types whose test is true."""

@@ -66,15 +66,15 @@ def _explain_pointer(reading: Lookup, finding: Finding) -> Iterator[str]:
     # read it, and what it leads to.
     assert isinstance(finding.found, int)
     prog, value = reading.machine.prog, finding.found
-    row = reading.row_of_page(finding.slab or 0)
-    number = reading.owner(row) if row >= 0 else -1
-    if number >= 0 and finding.index is not None and reading.allocator.name == "SLUB":
-        cache = SlubCache(reading.allocator.caches, number, slab_flags(reading.machine), 1)
-        start = int(reading.index.addresses[row])
+    slab = reading.of_page(finding.slab or 0)
+    is_slub = reading.machine.layout.allocator == "SLUB"
+    if slab is not None and slab.number >= 0 and finding.index is not None and is_slub:
+        cache = SlubCache(slab.caches, slab.number, slab_flags(reading.machine), 1)
+        start, span = int(slab.index.addresses[slab.row]), int(slab.index.spans[slab.row])
         holder = start + cache.red_left_pad + finding.index * cache.size
         stored = prog.read_word(holder + cache.offset)
         yield f"stored at 0x{holder + cache.offset:x}: 0x{stored:x}: {_word(reading, stored)}"
-        yield from _other_forms(cache, start, int(reading.index.spans[row]), holder, stored, value)
+        yield from _other_forms(cache, start, span, holder, stored, value)
         if value != stored:
             yield from _pointer(reading, value, "decoded: ")
         yield from _neighbours(describe(reading, holder))
@@ -105,10 +105,10 @@ def _other_forms(
 
 def _explain_index(reading: Lookup, finding: Finding) -> Iterator[str]:
     # An index array that holds something else.
-    row = reading.row_of_page(finding.slab or 0)
-    if row < 0 or finding.index is None:
+    slab = reading.of_page(finding.slab or 0)
+    if slab is None or finding.index is None:
         return
-    array = int(reading.index["freelist"][row])
+    array = int(slab.index["freelist"][slab.row])
     width = sizeof(reading.machine.prog.type("freelist_idx_t"))
     entry = array + finding.index * width
     data = reading.machine.prog.read(entry, 16)

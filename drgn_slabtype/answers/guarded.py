@@ -14,7 +14,6 @@ from typing import List, Mapping, Optional, Tuple
 from ..index import SlabIndex
 from ..machine import Machine
 from ..machine.kfence import KfencePool
-from ..snapshot import memory_map_address
 from .states import SlabObject
 
 STATES: Mapping[str, str] = {
@@ -55,6 +54,6 @@ def guarded_objects(
             # An object that was freed belongs to the pool again.
             if state != "free" and pool.start <= address < pool.end:
                 pfn = (address - machine.memory.linear_base) >> shift
-                page = memory_map_address(index, pfn)
+                page = index.page_of(pfn)
                 found.append((owner, SlabObject(address, page, 0, state, "KFENCE", None)))
     return found

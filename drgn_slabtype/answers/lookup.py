@@ -3,87 +3,224 @@
 Finding caches and slabs
 ------------------------
 
-What all answers ask of one reading of the machine.
+What all answers ask. A question about one address is answered by a reading of
+the slab that it lies in; the whole machine is read when that cannot settle it,
+and for questions about caches.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import List, NamedTuple, Optional, Union
+from functools import cached_property
+from typing import Callable, List, NamedTuple, Optional, Union
 
 import numpy as np
 from drgn import Object
 
+from ..allocators.caches import Caches, read_caches, same_cache
+from ..allocators.whereabouts import find_slab
 from ..errors import TargetError
 from ..findings import Finding
-from ..ledger import Ledger
+from ..index import SlabIndex, slabs_at
+from ..ledger import I64, U64, Ledger
 from ..machine import Machine
 from ..pages.scan import Progress
-from ..snapshot import Snapshot
+from ..reading import Reading, Scope
 from .aliases import cache_aliases
 from .states import Objects, object_states
 
-_KEPT = 8  # caches whose tables are kept for the next question
+_KEPT_BYTES = 64 << 20  # of the tables of caches that are kept for the next question
 
 
 class Judged(NamedTuple):
-    """One cache, read and judged."""
+    """A cache, or as much of it as a reading is about, read and judged."""
 
     ledger: Ledger
     findings: List[Finding]
     objects: Objects
 
+    @property
+    def size(self) -> int:
+        """Bytes of its tables."""
+        tables = (self.ledger.slabs, self.ledger.claims, self.ledger.containers)
+        columns = [column for table in tables for column in vars(table).values()]
+        own = self.objects
+        columns += [own.slab, own.index, own.address, own.state, own.claim]
+        return sum(column.nbytes for column in columns)
+
+
+class Located:
+    """
+    One slab.
+
+    :param index: That it is in.
+    :param row: Of the index.
+    :param number: Position of its cache in *caches*; -1 if it is of none.
+    """
+
+    def __init__(
+        self, lookup: Lookup, index: SlabIndex, row: int, caches: Caches, number: int
+    ) -> None:
+        self._lookup = lookup
+        self.index = index
+        self.row = row
+        self.caches = caches
+        self.number = number
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether it was found without a reading of the whole machine."""
+        return not self.index.whole
+
+    @property
+    def page(self) -> int:
+        """``struct slab *``."""
+        return int(self.index.pages[self.row])
+
+    @cached_property
+    def _alone(self) -> Optional[Judged]:
+        return self._lookup.judge_slab(self.page) if self.is_alone else None
+
+    def settle(self) -> Located:
+        """Return the slab as a reading of its own settles what it is, or the whole machine does."""
+        if not self.is_alone or self._alone is not None:
+            return self
+        return self._lookup.widely(self.page) or self
+
+    @property
+    def judged(self) -> Judged:
+        """What :meth:`settle` has settled, with the places that could hold its objects."""
+        return self._alone or self._lookup.judged(self.number)
+
 
 class Lookup:
     """
-    One reading of the machine, ready for questions.
+    Readings of one machine, ready for questions.
 
-    :param snapshot: The reading; questions about a moving target are answered
-        as of its moment, as far as structures are read already.
+    :param whole: A reading of the whole machine, if there is one already.
+        Questions about a moving target are answered as of the moment when they
+        are asked, as far as they need no reading of the whole.
     """
 
-    def __init__(self, machine: Machine, snapshot: Snapshot) -> None:
+    def __init__(
+        self,
+        machine: Machine,
+        whole: Optional[Reading] = None,
+        progress: Optional[Progress] = None,
+    ) -> None:
         self.machine = machine
-        self.snapshot = snapshot
-        self.index = snapshot.index
-        self.allocator = snapshot.allocator
+        self._whole = whole
+        self._progress = progress
         self._judged: OrderedDict[int, Judged] = OrderedDict()
+
+    @property
+    def whole(self) -> Reading:
+        """The reading of the whole machine, made when it is first asked for."""
+        if self._whole is None:
+            self._whole = Reading(self.machine, progress=self._progress)
+        return self._whole
+
+    @property
+    def caches(self) -> Caches:
+        """All caches, those included that only slabs lead to."""
+        return self.whole.allocator.caches
+
+    @property
+    def listed(self) -> Caches:
+        """All caches that lists lead to."""
+        return self.machine.settled(read_caches)
 
     def judged(self, number: int) -> Judged:
         """
         Return everything about one cache.
 
-        :param number: Position in ``allocator.caches``.
+        :param number: Position in :attr:`caches`.
         """
         found = self._judged.pop(number, None)
         if found is None:
-            ledger, findings = self.snapshot.judge(number)
+            ledger, findings = self.whole.judge(number)
             found = Judged(ledger, findings, object_states(ledger))
         self._judged[number] = found
-        while len(self._judged) > _KEPT:
+        while len(self._judged) > 1 and sum(j.size for j in self._judged.values()) > _KEPT_BYTES:
             self._judged.popitem(last=False)
         return found
 
-    def row_at(self, address: int) -> int:
-        """Return the row of the index of the slab that an address lies in; else -1."""
-        return int(self.index.rows_of_addresses(np.array([address], np.uint64))[0])
+    # One slab ------------------------------------------------------------------
 
-    def row_of_page(self, page: int) -> int:
-        """Return the row of the index of a ``struct slab *``; else -1."""
-        return int(self.index.rows_of_pages(np.array([page], np.uint64))[0])
+    def at(self, address: int) -> Optional[Located]:
+        """Return the slab that an address lies in; ``None`` if it is in none."""
+        source = self.machine.memory
+        pfn = (address - source.linear_base) >> source.page_shift
+        if not 0 <= pfn < 1 << (52 - source.page_shift):
+            return None
+        where = find_slab(self.machine, pfn)
+        if where.doubt is not None:
+            return self.widely_at(address)
+        if where.page is None:
+            return None
+        slab = self._narrowly(where.page).settle()
+        # The whole machine may know better how far a slab reaches.
+        return slab if slab.is_alone else self.widely_at(address)
 
-    def owner(self, row: int) -> int:
-        """Return the position of the cache that a row of the index belongs to; else -1."""
-        return int(self.allocator.ownership.cache[row])
+    def of_page(self, page: int) -> Optional[Located]:
+        """Return the slab whose ``struct slab *`` this is; ``None`` if it is none."""
+        fields = self.machine.page
+        pfn, beside = divmod(page - fields.vmemmap, fields.size)
+        if beside or not 0 <= pfn < 1 << (52 - self.machine.memory.page_shift):
+            return None
+        where = find_slab(self.machine, pfn)
+        if where.doubt is not None:
+            return self.widely(page)
+        if where.page is not None and where.page != page:
+            # A tail: of the slab, or marked as one itself.
+            return self.widely(page) if self._marked(page) else None
+        return None if where.page is None else self._narrowly(page).settle()
+
+    def widely(self, page: int) -> Optional[Located]:
+        """Return the slab of a ``struct slab *`` as the whole machine has it."""
+        return self._from_whole(self.whole.index.rows_of_pages, page)
+
+    def widely_at(self, address: int) -> Optional[Located]:
+        """Return the slab that an address lies in as the whole machine has it."""
+        return self._from_whole(self.whole.index.rows_of_addresses, address)
+
+    def judge_slab(self, page: int) -> Optional[Judged]:
+        """Return one slab by a reading of its own; ``None`` if that does not settle it."""
+        reading = Reading(self.machine, Scope(slab=page))
+        owner = reading.allocator.ownership.cache
+        if not len(owner) or owner[0] < 0:
+            return None
+        ledger, findings = reading.judge(int(owner[0]))
+        if reading.doubts(ledger, findings):
+            return None
+        return Judged(ledger, findings, object_states(ledger))
+
+    def _from_whole(self, rows_of: Callable[[U64], I64], value: int) -> Optional[Located]:
+        whole = self.whole
+        row = int(rows_of(np.array([value], np.uint64))[0])
+        if row < 0:
+            return None
+        number = int(whole.allocator.ownership.cache[row])
+        return Located(self, whole.index, row, whole.allocator.caches, number)
+
+    def _marked(self, page: int) -> bool:
+        return bool(slabs_at(self.machine, np.array([page], np.uint64)).marked.any())
+
+    def _narrowly(self, page: int) -> Located:
+        index = slabs_at(self.machine, np.array([page], np.uint64))
+        number = int(same_cache(index["slab_cache"], self.listed)[0])
+        return Located(self, index, 0, self.listed, number)
+
+    # Caches --------------------------------------------------------------------
 
     def number(self, cache: Union[str, int, Object]) -> int:
         """
-        Return the position of a cache in ``allocator.caches``.
+        Return the position of a cache in :attr:`caches`.
 
         :param cache: Its name, or ``struct kmem_cache *``.
         :raises TargetError: if there is none.
         """
-        caches = self.allocator.caches
+        caches = self.caches
         if isinstance(cache, str):
             if cache in caches.names:
                 return caches.names.index(cache)
@@ -97,24 +234,22 @@ class Lookup:
     def _merged(self, name: str) -> str:
         for number, names in (cache_aliases(self.machine) or {}).items():
             if name in names:
-                known = self.allocator.caches
-                at = np.flatnonzero(known.addresses == np.uint64(number))
+                at = np.flatnonzero(self.caches.addresses == np.uint64(number))
                 if len(at):
-                    return f"; it was merged into {known.names[int(at[0])]}"
+                    return f"; it was merged into {self.caches.names[int(at[0])]}"
         return ""
 
 
 def lookup(machine: Machine, progress: Optional[Progress] = None) -> Lookup:
     """
-    Return a reading of the machine.
+    Return what questions are asked of.
 
     A target that does not change is read once. A moving one is read for every
     question.
     """
+    if machine.is_live:
+        return Lookup(machine, progress=progress)
     found = machine.kept.get(Lookup)
-    if isinstance(found, Lookup):
-        return found
-    found = Lookup(machine, Snapshot(machine, progress))
-    if not machine.is_live:
-        machine.kept[Lookup] = found
+    if not isinstance(found, Lookup):
+        found = machine.kept[Lookup] = Lookup(machine, progress=progress)
     return found

@@ -22,9 +22,10 @@ from drgn.helpers.linux.mm import compound_order, in_direct_map, page_to_pfn, vi
 from ..machine import Machine, machine
 from ..machine.kfence import KfencePool, kfence_pool
 from ..pages.predicates import compound_head, page_types
+from ..shapes import Address
 from .guarded import state_of
-from .lookup import Judged, Lookup, lookup
-from .slots import slot
+from .lookup import Judged, Located, Lookup, lookup
+from .slots import Slot, slot
 from .states import Objects, ObjectState, SlabObject, places_of
 from .tracks import Track, kfence_track
 
@@ -35,17 +36,17 @@ _MAX_FREE_ORDER = 13  # the highest MAX_ORDER that any architecture sets
 class AddressInfo:
     """What is known about one address; what does not apply is ``None`` or empty."""
 
-    address: int
+    address: Address
     kind: str
     """``slab object``, ``slab``, ``struct slab``, ``kfence object``, ``page``, ``other``."""
     meaning: str
     """One line for people."""
     cache: Optional[str] = None
-    slab_cache: Optional[int] = None
+    slab_cache: Optional[Address] = None
     """``struct kmem_cache *``."""
-    slab: Optional[int] = None
+    slab: Optional[Address] = None
     """``struct slab *`` (the head ``struct page *`` before Linux 5.17)."""
-    object: Optional[int] = None
+    object: Optional[Address] = None
     """Address of the object, as its users see it."""
     index: Optional[int] = None
     """Position in the slab."""
@@ -65,7 +66,7 @@ class AddressInfo:
     """The object after it."""
     tracks: Tuple[Track, ...] = ()
     """Who allocated and freed it, where the kernel keeps that."""
-    page: Optional[int] = None
+    page: Optional[Address] = None
     """``struct page *``."""
     pfn: Optional[int] = None
     page_types: Tuple[str, ...] = field(default=())
@@ -93,23 +94,20 @@ def describe(reading: Lookup, addr: int) -> AddressInfo:
     pool = kfence_pool(machine)
     if pool.contains(np.array([addr], np.uint64))[0]:
         return _kfence(machine, pool, addr)
-    row = reading.row_at(addr)
-    if row >= 0:
-        number = reading.owner(row)
-        if number >= 0:
-            return _in_slab(reading, number, row, addr)
-    row = reading.row_of_page(addr)
-    if row >= 0:
-        return _struct_slab(reading, row, addr)
+    slab = reading.at(addr)
+    if slab is not None and slab.number >= 0:
+        return _in_slab(machine, slab, addr)
+    slab = reading.of_page(addr)
+    if slab is not None:
+        return _struct_slab(slab, addr)
     return _elsewhere(machine, addr)
 
 
-def _in_slab(reading: Lookup, number: int, row: int, addr: int) -> AddressInfo:
-    judged = reading.judged(number)
+def _in_slab(machine: Machine, slab: Located, addr: int) -> AddressInfo:
+    judged, page = slab.judged, slab.page
     facts, slabs = judged.ledger.facts, judged.ledger.slabs
-    page = int(reading.index.pages[row])
     local = int(np.flatnonzero(slabs.page == np.uint64(page))[0])
-    layout = slot(reading.machine, reading.allocator, number)
+    layout = slot(machine, slab.caches, slab.number)
     base, count = int(slabs.base[local]), int(slabs.objects[local])
     index = (addr + layout.before - base) // facts.stride
     where = f"{facts.name} slab 0x{page:x}"
@@ -123,14 +121,11 @@ def _in_slab(reading: Lookup, number: int, row: int, addr: int) -> AddressInfo:
             slab=page,
             contradictions=_contradictions(judged, page, None),
         )
-    address = base + index * facts.stride
     first = int(np.searchsorted(judged.objects.slab, local))
-    return _object(reading, judged, layout.part(addr - address), first + index, addr)
+    return _object(machine, judged, layout, first + index, addr)
 
 
-def _object(
-    reading: Lookup, judged: Judged, part: Optional[str], row: int, addr: int
-) -> AddressInfo:
+def _object(machine: Machine, judged: Judged, layout: Slot, row: int, addr: int) -> AddressInfo:
     objects, facts = judged.objects, judged.ledger.facts
     found = objects[row]
     offset = addr - found.address
@@ -144,13 +139,13 @@ def _object(
         object=found.address,
         index=found.index,
         offset=offset,
-        part=part,
+        part=layout.part(offset),
         state=found.state,
         places=tuple(places_of(objects, row)),
         contradictions=_contradictions(judged, found.slab, found),
         previous=_neighbour(objects, row, -1),
         next=_neighbour(objects, row, 1),
-        tracks=_tracks(reading, judged, found.address),
+        tracks=_tracks(machine, layout, found.address),
     )
 
 
@@ -182,20 +177,19 @@ def _contradictions(judged: Judged, slab: int, found: Optional[SlabObject]) -> T
     return tuple(messages)
 
 
-def _tracks(reading: Lookup, judged: Judged, address: int) -> Tuple[Track, ...]:
-    number = reading.number(judged.ledger.facts.address)
+def _tracks(machine: Machine, layout: Slot, address: int) -> Tuple[Track, ...]:
     try:
-        return slot(reading.machine, reading.allocator, number).events(reading.machine, address)
+        return layout.events(machine, address)
     except FaultError:
         return ()
 
 
-def _struct_slab(reading: Lookup, row: int, addr: int) -> AddressInfo:
-    number = reading.owner(row)
-    name = reading.allocator.caches.names[number] if number >= 0 else None
-    address = int(reading.allocator.caches.addresses[number]) if number >= 0 else None
-    start = int(reading.index.addresses[row])
-    kind = reading.machine.layout.slab_struct
+def _struct_slab(slab: Located, addr: int) -> AddressInfo:
+    number, caches = slab.number, slab.caches
+    name = caches.names[number] if number >= 0 else None
+    address = int(caches.addresses[number]) if number >= 0 else None
+    start = int(slab.index.addresses[slab.row])
+    kind = slab.index.layout.slab_struct
     of = f"{name} slab" if name else "slab of no cache"
     return AddressInfo(
         addr,
@@ -205,7 +199,7 @@ def _struct_slab(reading: Lookup, row: int, addr: int) -> AddressInfo:
         slab_cache=address,
         slab=addr,
         page=addr,
-        pfn=int(reading.index.pfns[row]),
+        pfn=int(slab.index.pfns[slab.row]),
     )
 
 

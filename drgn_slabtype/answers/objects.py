@@ -36,7 +36,9 @@ def objects(prog: Program, cache: Union[str, int, Object], state: Optional[str] 
     reading = lookup(machine(prog))
     judged = reading.judged(reading.number(cache))
     address = judged.ledger.facts.address
-    guarded = guarded_objects(machine(prog), kfence_pool(machine(prog)), reading.index, address)
+    guarded = guarded_objects(
+        machine(prog), kfence_pool(machine(prog)), reading.whole.index, address
+    )
     found = replace(judged.objects, guarded=tuple(one for _, one in guarded))
     return select(found, None if state is None else STATES[state])
 

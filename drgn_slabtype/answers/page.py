@@ -32,6 +32,7 @@ from ..pages.sections import online_ranges
 from ..pages.single import free_block, one_page
 from ..pages.survey import survey
 from ..pages.zones import zone_bits, zone_names
+from ..shapes import Address, Hex, Word
 from .lookup import lookup
 from .memcg import page_memcg, slab_memcg
 from .object import describe
@@ -49,10 +50,10 @@ _SYMBOLS = {
 class SlabOfPage:
     """The slab that a page belongs to."""
 
-    slab: int
+    slab: Address
     """``struct slab *``"""
     cache: Optional[str]
-    slab_cache: Optional[int]
+    slab_cache: Optional[Address]
     """``struct kmem_cache *``"""
     objects: int = 0
     counted: int = 0
@@ -72,9 +73,9 @@ class PageInfo:
     """What is known about one page; what does not apply is ``None`` or empty."""
 
     pfn: int
-    page: int
+    page: Address
     """``struct page *``"""
-    physical: int
+    physical: Address
     """Physical address."""
     dump: List[str]
     """What ``dump_page()`` would print."""
@@ -82,7 +83,7 @@ class PageInfo:
     """As in the census."""
     meaning: str
     """What such pages are, in a few words."""
-    word: int
+    word: Word
     """The page_type word of the page itself."""
     word_meaning: str
     types: Tuple[str, ...]
@@ -91,10 +92,10 @@ class PageInfo:
     """Page frame number of the head page; that of the page if it is no tail."""
     order: int
     """Order of the compound page."""
-    flags: int
+    flags: Hex
     """``page->flags`` of the page itself."""
     flag_names: Tuple[str, ...]
-    kpageflags: int
+    kpageflags: Hex
     """Word of ``/proc/kpageflags``."""
     kpageflags_names: Tuple[str, ...]
     refcount: int
@@ -294,11 +295,10 @@ def _slab(machine: Machine, folios: Folios, head: int) -> SlabOfPage:
         info = describe(reading, int(start[0]))
         told = f"{info.meaning}, {info.state}" if info.state else info.meaning
         return SlabOfPage(address, info.cache, info.slab_cache, guarded=told)
-    row = reading.row_of_page(address)
-    number = reading.owner(row) if row >= 0 else -1
-    if number < 0:
+    located = reading.of_page(address)
+    if located is None or located.number < 0:
         return SlabOfPage(address, None, None)
-    judged = reading.judged(number)
+    judged = located.judged
     facts, slabs = judged.ledger.facts, judged.ledger.slabs
     at = np.flatnonzero(slabs.page == np.uint64(address))
     if not len(at):

@@ -12,7 +12,7 @@ from typing import List, NamedTuple, Optional, Tuple
 
 from drgn import sizeof
 
-from ..allocators.base import Allocator
+from ..allocators.caches import Caches
 from ..allocators.slab.cache import SlabCache
 from ..allocators.slub.cache import SlubCache, slab_flags
 from ..allocators.slub.debug import SlotLayout
@@ -57,15 +57,15 @@ class Slot(NamedTuple):
         return ()
 
 
-def slot(machine: Machine, allocator: Allocator, number: int) -> Slot:
+def slot(machine: Machine, caches: Caches, number: int) -> Slot:
     """
     Return the layout of the slots of a cache.
 
-    :param number: Position in ``allocator.caches``.
+    :param number: Position of the cache.
     """
-    if allocator.name == "SLUB":
-        return _slub_slot(machine, SlubCache(allocator.caches, number, slab_flags(machine), 1))
-    return _slab_slot(machine, SlabCache(allocator.caches, number, machine.memory.page_size, 1))
+    if machine.layout.allocator == "SLUB":
+        return _slub_slot(machine, SlubCache(caches, number, slab_flags(machine), 1))
+    return _slab_slot(machine, SlabCache(caches, number, machine.memory.page_size, 1))
 
 
 def _slub_slot(machine: Machine, cache: SlubCache) -> Slot:

@@ -17,6 +17,7 @@ import numpy as np
 
 from ..ledger import I64, U8, U64, Bools, Ledger, State, Walk
 from ..rules.claims import container_name
+from ..shapes import Address
 
 
 class ObjectState(enum.IntEnum):
@@ -47,9 +48,9 @@ _SAYS[State.LIVE] = ObjectState.IN_USE
 class SlabObject:
     """One object of a slab cache."""
 
-    address: int
+    address: Address
     """As users of the object see it."""
-    slab: int
+    slab: Address
     """``struct slab *`` (the head ``struct page *`` before Linux 5.17)."""
     index: int
     """Position in the slab."""

@@ -3,29 +3,25 @@
 All declarations together
 -------------------------
 
-What cannot be declared, because the kernel lacks it or is damaged there, is
-named and left out; the rest is captured all the same.
+Each module declares what it reads; here they are asked in turn. What cannot be
+declared, because the kernel lacks it or is damaged there, is named and left
+out; the rest is captured all the same.
 """
 
 from __future__ import annotations
 
-from typing import Callable, Iterable, Iterator, List, Set, Tuple
+from itertools import chain
+from typing import Iterator, List, Set, Tuple
 
-import numpy as np
 from drgn import FaultError
 
-from ..allocators import open_allocator
-from ..allocators.caches import Caches
-from ..allocators.slab.allocator import SlabAllocator
-from ..allocators.slub.allocator import SlubAllocator
-from ..index import SlabIndex
-from ..machine import Machine
-from ..pages.scan import scan
-from ..regions import Region, region
-from . import ground
-from .slab import SlabRegions
-from .slabs import MAX_ORDER
-from .slub import SlubRegions
+from ..machine import Machine, kfence, pagetables
+from ..machine.percpu import per_cpu_region
+from ..pages import pcp, printed, scan, sections, vmstat, zones
+from ..reading import Reading
+from ..regions import Declaration, Region, object_region
+from . import roots
+from .describe import find_variables
 
 
 def declared_regions(machine: Machine) -> Tuple[List[Region], Set[str]]:
@@ -36,51 +32,31 @@ def declared_regions(machine: Machine) -> Tuple[List[Region], Set[str]]:
     """
     regions: List[Region] = []
     missing: Set[str] = set()
-
-    def take(name: str, declare: Callable[[], Iterable[Region]]) -> None:
+    reading = Reading(machine)
+    for name, declared in chain(_of_machine(machine), reading.allocator.regions(reading.index)):
         try:
-            regions.extend(declare())
+            regions.extend(declared)
         except (FaultError, LookupError):
             missing.add(name)
-
-    take("variables", lambda: ground.variables(machine))
-    take("memory map", lambda: ground.memory_map(machine))
-    take("sections", lambda: ground.sections(machine))
-    take("nodes", lambda: ground.nodes(machine))
-    take("KFENCE", lambda: ground.kfence(machine))
-    take("page tables", lambda: ground.translation(machine))
-    index = SlabIndex(machine, scan(machine).heads)
-    allocator = open_allocator(machine)
-    allocator.discover(index)
-    caches = allocator.caches
-    take("slab caches", lambda: _caches(machine, caches))
-    take("slab pages", lambda: _slab_pages(machine, index))
-    if isinstance(allocator, SlabAllocator):
-        slab = SlabRegions(allocator, index)
-        take("per-CPU caches", slab.cpus)
-        take("cache nodes", slab.nodes)
-        take("objects", slab.objects)
-    elif isinstance(allocator, SlubAllocator):
-        slub = SlubRegions(allocator, index)
-        take("per-CPU caches", slub.cpus)
-        take("cache nodes", slub.nodes)
-        take("deferred frees", slub.deferred)
-        take("objects", slub.objects)
-        take("stack traces", slub.traces)
     return regions, missing
 
 
-def _caches(machine: Machine, caches: Caches) -> Iterator[Region]:
-    yield region("slab caches", caches.addresses, caches.rows.raw.shape[1])
-    for pointer in caches.rows["name"].tolist():
-        try:
-            name = machine.prog.read_c_string(pointer, max_size=256)
-        except FaultError:
-            continue
-        yield region("slab caches", pointer, len(name) + 1)
+def _of_machine(machine: Machine) -> Iterator[Declaration]:
+    # Memory that is read whatever the allocator.
+    yield Declaration("variables", _variables(machine))
+    yield Declaration("variables", printed.regions(machine))
+    yield Declaration("memory map", scan.regions(machine))
+    yield Declaration("sections", sections.regions(machine))
+    yield Declaration("nodes", zones.regions(machine))
+    yield Declaration("nodes", vmstat.regions(machine))
+    yield Declaration("nodes", pcp.regions(machine))
+    yield Declaration("KFENCE", kfence.regions(machine))
+    yield Declaration("page tables", pagetables.regions(machine))
 
 
-def _slab_pages(machine: Machine, index: SlabIndex) -> Iterator[Region]:
-    orders = np.minimum(index.orders, MAX_ORDER).astype(np.uint64)
-    sizes = np.uint64(machine.memory.page_size) << orders
-    yield region("slab pages", index.addresses, sizes, masked=True)
+def _variables(machine: Machine) -> Iterator[Region]:
+    # The memory of all variables that a capture knows.
+    for _, variable in find_variables(machine, roots.VARIABLES):
+        yield object_region("variables", variable)
+    for _, variable in find_variables(machine, roots.PER_CPU_VARIABLES):
+        yield per_cpu_region(machine, "variables", variable.address_of_())

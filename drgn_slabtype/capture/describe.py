@@ -37,7 +37,9 @@ def find_variables(machine: Machine, names: List[str]) -> Iterator[Tuple[str, Ob
                 size = machine.prog.symbol(name).size
             except LookupError:
                 continue
-            whole = machine.prog.array_type(type.type, size // sizeof(type.type))
+            whole = machine.prog.array_type(
+                type.type, size // sizeof(type.type), qualifiers=type.qualifiers
+            )
             variable = Object(machine.prog, whole, address=variable.address_)
         if variable.type_.is_complete():
             yield name, variable

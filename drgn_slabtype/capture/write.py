@@ -31,7 +31,7 @@ from .describe import describe
 from .elf import NO_PHYSICAL_ADDRESS, NOTE_NAME, NOTE_TYPE, Note, elf_format, elf_machine
 from .open import Progress, left_out
 from .segments import SegmentWriter
-from .stacks import code_symbols
+from .symbols import code_symbols
 
 OBJECT_CONTENTS = "object contents"
 """In :func:`left_out` when what users keep in their objects was not captured."""

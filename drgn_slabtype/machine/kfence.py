@@ -10,11 +10,12 @@ accounted for by KFENCE's own metadata.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Tuple
+from typing import TYPE_CHECKING, Iterator, NamedTuple, Tuple
 
 import numpy as np
 from drgn import FaultError, TypeKind, sizeof
 
+from ..regions import Region, region
 from .columns import Rows
 from .memory import U64
 
@@ -79,3 +80,12 @@ def kfence_pool(machine: Machine) -> KfencePool:
         if good < want or (known and count >= known):
             break
     return KfencePool(start, start + 2 * (count + 1) * page, tuple(pieces))
+
+
+def regions(machine: Machine) -> Iterator[Region]:
+    """Yield the pool, masked, and what KFENCE knows about each of its objects."""
+    pool = machine.settled(kfence_pool)
+    if pool.start:
+        yield region("KFENCE", pool.start, pool.end - pool.start, masked=True)
+        for rows in pool.metadata:
+            yield region("KFENCE", rows.addresses[rows.ok], rows.structure.size, code=True)

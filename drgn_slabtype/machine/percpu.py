@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from drgn import Program
+from drgn import Object, Program, sizeof
 from drgn.helpers.linux.cpumask import for_each_possible_cpu
 
+from ..regions import Region, region
 from .memory import U64
 
 if TYPE_CHECKING:
@@ -46,3 +47,9 @@ def per_cpu_addresses(machine: Machine, pointers: U64) -> U64:
     """
     pointers = np.asarray(pointers, np.uint64)[:, None]
     return np.where(pointers != 0, pointers + machine.cpu_offsets[None, :], 0)
+
+
+def per_cpu_region(machine: Machine, what: str, pointer: Object) -> Region:
+    """Return the region of what a per-CPU pointer leads to on each possible CPU."""
+    pointers = np.array([pointer.value_()], np.uint64)
+    return region(what, per_cpu_addresses(machine, pointers)[0], sizeof(pointer[0]))

@@ -11,9 +11,14 @@ is trusted here.
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, List, Tuple
+from typing import TYPE_CHECKING, Iterator, List, Tuple
 
-from drgn import FaultError, Object, cast, reinterpret
+import numpy as np
+from drgn import FaultError, Object, TypeKind, cast, reinterpret
+
+from ..regions import Region, region
+from .columns import Structure
+from .memory import U64
 
 if TYPE_CHECKING:
     from . import Machine
@@ -84,3 +89,46 @@ def _depot_record(machine: Machine, handle: Object) -> Object:
             pool = pools[parts.pool_index]
     address = pool.value_() + (parts.offset.value_() << _DEPOT_ALIGN)
     return cast("struct stack_record *", Object(machine.prog, "void *", value=address))
+
+
+def depot_regions(machine: Machine, handles: U64) -> Iterator[Region]:
+    """
+    Yield the stack depot's records of some handles, and what leads to them.
+
+    :param handles: ``depot_stack_handle_t``; what leads nowhere is ignored.
+    :raises LookupError: if the kernel has no stack depot.
+    """
+    source = machine.memory
+    parts = machine.structure("union handle_parts")
+    raw = np.unique(handles[handles != 0]).astype(f"{source.byteorder}u4")
+    if not len(raw):
+        return
+    slots = _pool_slots(machine, parts, raw)
+    yield region("stack traces", slots, source.word_size)
+    gathered = source.gather(slots, source.word_size)
+    pool = gathered.bytes.view(source.word)[:, 0].astype(np.uint64)
+    offset = parts.column(raw.view(np.uint8).reshape(-1, 4), "offset") << np.uint64(_DEPOT_ALIGN)
+    used = source.is_kernel_address(pool)
+    layout = machine.structure("struct stack_record")
+    head = layout.offset("entries")
+    rows = machine.rows("struct stack_record", (pool + offset)[used], head)
+    frames = np.minimum(rows["size"], np.uint64(_MAX_FRAMES))
+    sizes = np.uint64(head) + frames * np.uint64(source.word_size)
+    # An overwritten handle may lead anywhere; a record knows its own handle.
+    own = rows.ok & (rows["handle"] == raw[used].astype(np.uint64))
+    yield region("stack traces", rows.addresses[own], sizes[own], code=True)
+
+
+def _pool_slots(machine: Machine, parts: Structure, raw: U64) -> U64:
+    # Where the pointers to the pools lie that handles name; by era, as in _depot_record().
+    data = raw.view(np.uint8).reshape(-1, 4)
+    if parts.has("pool_index_plus_1"):
+        name, index = "stack_pools", parts.column(data, "pool_index_plus_1") - np.uint64(1)
+    elif parts.has("pool_index"):
+        name, index = "stack_pools", parts.column(data, "pool_index")
+    else:
+        name, index = "stack_slabs", parts.column(data, "slabindex")
+    pools = machine.prog[name]
+    is_array = pools.type_.kind == TypeKind.ARRAY
+    start = pools.address_ if is_array else pools.value_()
+    return np.uint64(start) + index * np.uint64(machine.memory.word_size)

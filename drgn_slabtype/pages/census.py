@@ -10,7 +10,7 @@ sense. Everything is counted from one pass over the memory map.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Annotated, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 from drgn import Program
@@ -18,7 +18,8 @@ from drgn import Program
 from ..errors import TargetError
 from ..machine import Machine, machine
 from ..machine.memory import U64, Bools
-from .flagnames import BITS
+from ..shapes import Address, Bytes, Flags, Key, Word, shown
+from .flagnames import BITS, flag_names
 from .kinds import MEANINGS, TAIL, Kinds
 from .kpageflags import kpageflags
 from .map import PageMap, draw
@@ -42,7 +43,7 @@ class CensusRow:
     """Pages that are of the kind themselves."""
     tails: int
     """Tails of compound pages, and pages inside free blocks."""
-    size_bytes: int = 0
+    size_bytes: Bytes = 0
     """Memory of those pages."""
     meaning: str = ""
     """What such pages are, in a few words."""
@@ -68,16 +69,28 @@ class Run:
     type: str
     node: int
     zone: str
-    flags: Optional[int] = None
+    flags: Optional[Flags] = None
     """Word of ``/proc/kpageflags``, if it was asked for."""
+
+    @property
+    @shown(Key(asked=True))
+    def names(self) -> Optional[Tuple[str, ...]]:
+        """Names of the flags that are set."""
+        return None if self.flags is None else flag_names(self.flags)
 
 
 @dataclass(frozen=True)
 class FlagRow:
     """Pages that have the same word in ``/proc/kpageflags``."""
 
-    flags: int
+    flags: Flags
     pages: int
+
+    @property
+    @shown(Key(after="flags"))
+    def names(self) -> Tuple[str, ...]:
+        """Names of the flags that are set."""
+        return flag_names(self.flags)
 
 
 @dataclass(frozen=True)
@@ -85,9 +98,9 @@ class Conflict:
     """A page whose word no healthy page shows."""
 
     pfn: int
-    page: int
+    page: Address
     """``struct page *``."""
-    word: int
+    word: Word
     meaning: str
 
 
@@ -111,22 +124,22 @@ class Selection:
 class Census:
     """What every online page of the machine is."""
 
-    rows: List[CensusRow]
+    rows: Annotated[List[CensusRow], Key("types")]
     """Most pages first."""
     pages: int
     """Online pages, or those that were selected."""
     unreadable_pages: int
     """Pages whose ``struct page`` could not be read."""
-    places: List[Place] = field(default_factory=list)
+    places: Annotated[List[Place], Key("zones")] = field(default_factory=list)
     """The same by node and zone."""
     conflicts: List[Conflict] = field(default_factory=list)
     """Two types at once, unknown types, map counts that overflowed or underflowed."""
-    page_size: int = 4096
-    flags: Optional[List[FlagRow]] = None
+    page_size: Annotated[int, Key(after="pages")] = 4096
+    flags: Annotated[Optional[List[FlagRow]], Key(asked=True)] = None
     """Rows as the page-types tool has them, most pages first, if asked for."""
-    runs: Optional[List[Run]] = None
+    runs: Annotated[Optional[List[Run]], Key(asked=True)] = None
     """Pages by position, if asked for."""
-    map: Optional[PageMap] = None
+    map: Annotated[Optional[PageMap], Key(asked=True)] = None
     """A picture of memory, if asked for."""
 
 

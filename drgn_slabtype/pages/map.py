@@ -10,11 +10,12 @@ with the kinds of the pages in it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import List, Optional, Sequence, Tuple
+from typing import Annotated, List, Optional, Sequence, Tuple
 
 import numpy as np
 
 from ..machine.memory import Bools
+from ..shapes import HIDDEN, Pairs
 from .kinds import TAIL
 from .survey import Piece
 
@@ -26,7 +27,7 @@ class Cell:
     pfn: int
     """The first of them."""
     pages: int
-    types: List[Tuple[str, int]]
+    types: Pairs
     """Pages by kind, most first; pages that were not selected are left out."""
 
 
@@ -37,7 +38,7 @@ class PageMap:
     pages_per_cell: int
     cells: List[Cell]
     """In ascending order."""
-    colour: bool = False
+    colour: Annotated[bool, HIDDEN] = False
     """Whether a terminal that shows colours will show it."""
 
 

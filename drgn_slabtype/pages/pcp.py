@@ -21,7 +21,10 @@ from drgn.helpers.linux.percpu import per_cpu_ptr
 
 from ..machine import Machine
 from ..machine.memory import U64
+from ..machine.percpu import per_cpu_region
+from ..regions import Region
 from .sections import PageNumbers, Rows
+from .zones import online_nodes
 
 Orders = npt.NDArray[np.int64]
 
@@ -132,3 +135,12 @@ def _per_cpu_pages(machine: Machine) -> Iterator[Object]:
                 yield zone.per_cpu_pageset
             except AttributeError:
                 yield zone.pageset.pcp.address_of_()
+
+
+def regions(machine: Machine) -> Iterator[Region]:
+    """Yield the lists of free pages that CPUs keep of every zone."""
+    for node in online_nodes(machine):
+        for zone in node.node_zones:
+            for member in ("per_cpu_pageset", "pageset"):
+                if hasattr(zone, member):
+                    yield per_cpu_region(machine, "nodes", zone.member_(member))

@@ -9,15 +9,17 @@ each with a mask of one flag or several, in the table's order.
 
 from __future__ import annotations
 
-from typing import List, Tuple
+from typing import Iterator, List, Tuple
 
 from drgn import FaultError
 from drgn.helpers.common.format import escape_ascii_string
 
 from ..machine import Machine
+from ..regions import Region, region
 
 Table = List[Tuple[int, str]]
 _MAX_ENTRIES = 512  # no table has as many
+_NAME_BYTES = 32  # more than any flag's name has
 
 
 def flag_table(machine: Machine, name: str) -> Table:
@@ -61,3 +63,14 @@ def format_flags(table: Table, value: int) -> str:
     if value:
         words.append(f"{value:#x}")
     return "|".join(words)
+
+
+def regions(machine: Machine) -> Iterator[Region]:
+    """Yield the names in the table of page flags."""
+    try:
+        entries = machine.prog["pageflag_names"]
+    except LookupError:
+        return
+    count = min(entries.type_.length or 0, _MAX_ENTRIES)
+    names = [entries[number].name.value_() for number in range(count)]
+    yield region("variables", [name for name in names if name], _NAME_BYTES)

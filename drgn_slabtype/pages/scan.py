@@ -24,6 +24,7 @@ from ..machine import Machine
 from ..machine.memory import U8, U64, Bools
 from ..machine.page import PageFields
 from ..pagetype.detect import PageTypeLayout
+from ..regions import Region, region
 
 U32 = npt.NDArray[np.uint32]
 Progress = Callable[[str, int, int], None]
@@ -325,3 +326,10 @@ def scan(machine: Machine, progress: Optional[Progress] = None) -> PageScan:
         collector.take(block)
         del block  # the next one is read into the same memory
     return collector.result(machine, sum(end - start for start, end in ranges))
+
+
+def regions(machine: Machine) -> Iterator[Region]:
+    """Yield the memory map: every ``struct page``."""
+    size = machine.page.size
+    for start, end in page_ranges(machine):
+        yield region("memory map", machine.page.vmemmap + start * size, (end - start) * size)

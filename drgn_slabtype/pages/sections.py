@@ -10,14 +10,15 @@ offline. The struct pages of an offline section exist and mean nothing.
 from __future__ import annotations
 
 from bisect import bisect_right
-from typing import List, Sequence, Tuple
+from typing import Iterator, List, Sequence, Tuple
 
 import numpy as np
 import numpy.typing as npt
-from drgn import TypeKind
+from drgn import TypeKind, sizeof
 
 from ..machine import Machine
 from ..machine.memory import U64, Bools
+from ..regions import Region, region, steps
 from .scan import page_ranges, require_64_bit
 
 Rows = npt.NDArray[np.intp]
@@ -122,3 +123,30 @@ def section_addresses(machine: Machine, sections: U64) -> U64:
     slots = np.uint64(table.value_()) + root * np.uint64(source.word_size)
     roots = source.gather(slots, source.word_size).bytes.view(source.word)[:, 0]
     return roots.astype(np.uint64) + index * size
+
+
+def regions(machine: Machine) -> Iterator[Region]:
+    """Yield what tells which parts of the memory map exist (SPARSEMEM)."""
+    try:
+        table = machine.prog["mem_section"]
+    except LookupError:
+        return
+    size = machine.structure("struct mem_section").size
+    if table.type_.unaliased_kind() == TypeKind.ARRAY:
+        # Without SPARSEMEM_EXTREME the sections are the variable itself.
+        assert table.address_ is not None
+        sections = steps(table.address_, size, sizeof(table) // size)
+    else:
+        source, count = machine.memory, machine.prog["NR_SECTION_ROOTS"].value_()
+        yield region("sections", table.value_(), count * source.word_size)
+        slots = steps(table.value_(), source.word_size, count)
+        roots = source.gather(slots, source.word_size).bytes.view(source.word)[:, 0]
+        roots = roots[roots != 0].astype(np.uint64)
+        per_root = machine.prog["SECTIONS_PER_ROOT"].value_()
+        yield region("sections", roots, per_root * size)
+        sections = (roots[:, None] + steps(0, size, per_root)).reshape(-1)
+    rows = machine.rows("struct mem_section", sections)
+    if rows.structure.has("usage"):
+        usage = rows["usage"]
+        width = machine.structure("struct mem_section_usage").size
+        yield region("sections", usage[usage != 0], width)

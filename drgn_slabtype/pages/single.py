@@ -14,7 +14,7 @@ import numpy as np
 from drgn import Object
 from drgn.helpers.linux.mm import page_to_pfn
 
-from ..machine import machine
+from ..machine import Machine, machine
 from .folios import MAX_BUDDY_ORDER, Folios, buddy_orders
 from .scan import PageBlock
 
@@ -43,14 +43,15 @@ def free_block(page: Object) -> Optional[Tuple[int, int]]:
     :param page: ``struct page *``
     :return: Page frame number of the first page, and the order.
     """
-    prog = page.prog_
-    layout, fields = machine(prog).layout, machine(prog).page
-    pfn = int(page_to_pfn(page).value_())
+    return free_block_at(machine(page.prog_), int(page_to_pfn(page).value_()))
+
+
+def free_block_at(machine: Machine, pfn: int) -> Optional[Tuple[int, int]]:
+    """Return the same by page frame number."""
+    layout, fields = machine.layout, machine.page
     orders = np.arange(MAX_BUDDY_ORDER + 1, dtype=np.uint64)
     starts = np.uint64(pfn) >> orders << orders
-    own = page.value_()
-    addresses = np.uint64(own) - (np.uint64(pfn) - starts) * np.uint64(fields.size)
-    rows = machine(prog).rows("struct page", addresses)
+    rows = machine.rows("struct page", fields.vmemmap + starts * np.uint64(fields.size))
     words = rows["_mapcount"].astype(np.uint32)
     found = buddy_orders(rows["private"])
     fits = rows.ok & layout.encoding.is_type(words, "buddy") & (found >= orders)

@@ -12,7 +12,7 @@ drifts. It counts the pages of slabs, not those of KFENCE's pool, and those of
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import List, Optional
+from typing import Iterator, List, Optional
 
 from drgn import Object
 from drgn.helpers.linux.cpumask import for_each_possible_cpu
@@ -21,6 +21,9 @@ from drgn.helpers.linux.nodemask import for_each_online_node
 from drgn.helpers.linux.percpu import per_cpu_ptr
 
 from ..machine import Machine
+from ..machine.percpu import per_cpu_region
+from ..regions import Region
+from .zones import online_nodes
 
 _SLAB_ITEMS = ("NR_SLAB_RECLAIMABLE", "NR_SLAB_UNRECLAIMABLE")
 
@@ -66,3 +69,15 @@ def _of_node(machine: Machine, node: Object, items: List[int]) -> int:
         deltas = per_cpu_ptr(node.per_cpu_nodestats, cpu).vm_node_stat_diff
         total += sum(int(deltas[item]) for item in items)
     return total
+
+
+def regions(machine: Machine) -> Iterator[Region]:
+    """Yield the counters of nodes and zones that CPUs keep for themselves."""
+    for node in online_nodes(machine):
+        yield per_cpu_region(machine, "nodes", node.per_cpu_nodestats)
+        for zone in node.node_zones:
+            # Since Linux kernel commit 28f836b6777b ("mm/page_alloc: split per
+            # cpu page lists and zone stats") (in v5.14); before, they are
+            # beside the lists of free pages.
+            if hasattr(zone, "per_cpu_zonestats"):
+                yield per_cpu_region(machine, "nodes", zone.per_cpu_zonestats)

@@ -10,17 +10,18 @@ belongs to.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Dict, Tuple
+from typing import Dict, Iterator, Tuple
 
 import numpy as np
 import numpy.typing as npt
-from drgn import FaultError
+from drgn import FaultError, Object, sizeof
 from drgn.helpers.common.format import escape_ascii_string
 from drgn.helpers.linux.mmzone import NODE_DATA
 from drgn.helpers.linux.nodemask import for_each_online_node
 
 from ..machine import Machine
 from ..machine.memory import U64
+from ..regions import Region, region
 
 I64 = npt.NDArray[np.int64]
 
@@ -79,3 +80,15 @@ def _name(machine: Machine, address: int, number: int) -> str:
         }
         return by_number.get(number, f"zone {number}").replace("ZONE_", "")
     return escape_ascii_string(name, escape_backslash=True)
+
+
+def online_nodes(machine: Machine) -> Iterator[Object]:
+    """Yield the ``struct pglist_data *`` of every online node."""
+    for nid in for_each_online_node(machine.prog):
+        yield NODE_DATA(machine.prog, nid)
+
+
+def regions(machine: Machine) -> Iterator[Region]:
+    """Yield nodes with their zones."""
+    for node in online_nodes(machine):
+        yield region("nodes", node.value_(), sizeof(node[0]))

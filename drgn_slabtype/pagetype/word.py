@@ -19,6 +19,8 @@ from typing import Any, List, Mapping, Tuple, overload
 import numpy as np
 import numpy.typing as npt
 
+from ..shapes import Hex
+
 __all__ = ("ActiveState", "Encoding", "Mask", "PackedActive", "Words")
 
 Words = npt.NDArray[np.uint32]
@@ -55,7 +57,7 @@ class Encoding(ABC):
 
     name: str
     """Short stable name, a key of :data:`ENCODINGS`."""
-    types: Mapping[str, int] = field(hash=False)
+    types: Mapping[str, Hex] = field(hash=False)
     """
     Page types by the kernel's lower-case name: the mask of the bit, or the
     value of the top byte. The order is that of :meth:`types_of` bits.

@@ -3,132 +3,146 @@
 JSON, schema 1
 --------------
 
-Keys are added, never renamed. Addresses are ``"0x…"`` strings, unknown is ``null``.
+Keys are added, never renamed. Addresses are ``"0x…"`` strings, unknown is
+``null``, sizes and memory are in bytes. What a record is in JSON follows from
+the record; here is only what is more than one record.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Sequence
+import json
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, Optional, Sequence
 
-from ..findings import CacheResult, Finding, Report
-from .documents import Document, document, dump
-from .json_answers import caches, object, objects
-from .json_pages import page, pages
-from .values import address, value
+from .. import __version__
+from ..findings import Report
+from ..shapes import Kind
+from .members import document, members, plain
+from .values import address
+from .views.check import SHELVES
 
 if TYPE_CHECKING:
+    from ..answers.caches import CachesAnswer
     from ..answers.decode import Decoded
+    from ..answers.object import AddressInfo
+    from ..answers.page import PageInfo
+    from ..answers.states import Objects
     from ..capture import CaptureSummary
     from ..demo import Act
+    from ..pages.census import Census
     from ..pagetype.detect import PageTypeLayout
 
-__all__ = [
-    "caches",
-    "capture",
-    "check",
-    "decode",
-    "demo",
-    "layout",
-    "object",
-    "objects",
-    "page",
-    "pages",
-]
+
+def _whole(parts: Dict[str, Any]) -> Dict[str, Any]:
+    tool = {"name": "drgn-slabtype", "version": __version__}
+    return {"schema": 1, "tool": tool, **parts}
+
+
+def _dump(parts: Dict[str, Any]) -> str:
+    return json.dumps(_whole(parts), indent=1) + "\n"
 
 
 def check(report: Report) -> str:
     """Present the report of a check."""
-    return dump(check_document(report))
+    return _dump(_check(report))
 
 
-def check_document(report: Report) -> Document:
-    """Return the report of a check as a document of schema 1."""
-    shelves = ("findings", "notes", "changing", "unavailable")
-    totals = vars(report.totals)
-    return document(
-        target=vars(report.target),
-        layout={
-            "page_type": report.layout.page_type,
-            "allocator": report.layout.allocator,
-            "evidence": list(report.layout.evidence),
-        },
-        totals={**totals, **{name: len(getattr(report, name)) for name in shelves}},
-        caches=[_cache(cache) for cache in report.caches],
-        **{name: [_finding(f) for f in getattr(report, name)] for name in shelves},
-        interrupted=report.interrupted,
-        outcome=report.outcome.value,
-        exit_status=report.exit_status,
-    )
-
-
-def _cache(cache: CacheResult) -> Document:
-    return {
-        **vars(cache),
-        "address": address(cache.address),
-        "outcome": cache.outcome.value,
-    }
-
-
-def _finding(finding: Finding) -> Document:
-    return {
-        "id": finding.id,
-        "code": finding.code,
-        "rule": finding.rule,
-        "because": finding.because,
-        "cache": finding.cache,
-        "node": finding.node,
-        "cpu": finding.cpu,
-        "slab": address(finding.slab),
-        "page": address(finding.page),
-        "object": address(finding.object),
-        "index": finding.index,
-        "place": finding.place,
-        "expected": value(finding.expected),
-        "found": value(finding.found),
-        "message": finding.message,
-        "attempts": finding.attempts,
-        "address": address(finding.address),
-        "details": list(finding.details),
-    }
-
-
-def layout(layout: PageTypeLayout) -> str:
-    """Present what was detected, and from which evidence."""
-    encoding = layout.encoding
-    return dump(
-        document(
-            page_type=encoding.name,
-            types={name: f"0x{value:x}" for name, value in encoding.types.items()},
-            slab_flag=layout.slab_flag,
-            allocator=layout.allocator,
-            evidence=list(layout.evidence),
-            notes=list(layout.notes),
-        )
-    )
-
-
-def capture(summary: CaptureSummary) -> str:
-    """Present what was written to a capture; sizes in bytes."""
-    return dump(document(**summary._asdict()))
+def _check(report: Report) -> Dict[str, Any]:
+    found = document(report)
+    names = {shelf.name for shelf in SHELVES}
+    found["totals"].update((name, len(found[name])) for name in found if name in names)
+    return found
 
 
 def demo(acts: Sequence[Act]) -> str:
     """Present the checks of the demonstration."""
-    reports = [{"title": act.title, **check_document(act.report)} for act in acts]
-    return dump(document(reports=reports))
+    return _dump({"reports": [_act(act) for act in acts]})
+
+
+def _act(act: Act) -> Dict[str, Any]:
+    # Its report is a document of its own.
+    found = document(act)
+    del found["report"]
+    return {**found, **_whole(_check(act.report))}
+
+
+def caches(answer: CachesAnswer) -> str:
+    """Present every cache, and the sums."""
+    found = document(answer)
+    for name in answer.total.OF_ONE_CACHE:
+        del found["total"][name]
+    return _dump(found)
+
+
+def objects(found: Objects) -> Iterator[str]:
+    """Present the objects of a cache, a line each, as they are asked for."""
+    from ..answers.states import SlabObject
+
+    facts = found.ledger.facts
+    cache = {
+        "name": facts.name,
+        "address": address(facts.address),
+        "object_size": facts.object_size,
+        "size": facts.stride,
+    }
+    start = _dump({"cache": cache, "count": len(found), "objects": []})
+    head, tail = start.rsplit("[]", 1)
+    yield head + "["
+    separator = "\n"
+    # There may be many millions: column by column is fastest.
+    shapes = members(SlabObject)
+    line = ", ".join(f'"{member.name}": %s' for member in shapes)
+    spelled = [_Spelled(member.kind).of for member in shapes]
+    for rows in found.batches():
+        columns = [map(spell, column) for spell, column in zip(spelled, zip(*rows))]
+        if columns:
+            yield separator + ",\n".join(map(f"{{{line}}}".__mod__, zip(*columns)))
+            separator = ",\n"
+    yield "]" + tail
+
+
+class _Spelled(Dict[Any, str]):
+    # Values of one member as JSON text; those are kept of which there are few.
+    def __init__(self, kind: Optional[Kind]) -> None:
+        super().__init__()
+        self._kind = kind
+        self.of: Callable[[Any], str] = self._hex if kind is Kind.HEX else self.__getitem__
+
+    def _hex(self, value: Optional[int]) -> str:
+        return "null" if value is None else f'"0x{value:x}"'
+
+    def __missing__(self, value: Any) -> str:
+        text = self[value] = json.dumps(plain(value, self._kind))
+        return text
+
+
+def object(info: AddressInfo) -> str:
+    """Present what is known about an address."""
+    return _dump(document(info))
+
+
+def pages(census: Census) -> str:
+    """Present the census of all pages, and what else was asked for."""
+    return _dump(document(census))
+
+
+def page(info: PageInfo) -> str:
+    """Present one page."""
+    return _dump({"page": document(info)})
+
+
+def layout(layout: PageTypeLayout) -> str:
+    """Present what was detected, and from which evidence."""
+    found = document(layout)
+    encoding = found.pop("encoding")
+    return _dump({"page_type": encoding["name"], "types": encoding["types"], **found})
+
+
+def capture(summary: CaptureSummary) -> str:
+    """Present what was written to a capture; sizes in bytes."""
+    return _dump(document(summary))
 
 
 def decode(words: Sequence[Decoded]) -> str:
     """Present the readings of one page_type word."""
-    readings = [
-        {
-            "layout": word.layout,
-            "types": list(word.types),
-            "active": word.active,
-            "conflict": word.conflict,
-            "printed": word.printed,
-            "meaning": word.meaning,
-        }
-        for word in words
-    ]
-    return dump(document(word=f"0x{words[0].word:08x}", readings=readings))
+    readings = [document(word) for word in words]
+    return _dump({"word": plain(words[0].word, Kind.WORD), "readings": readings})

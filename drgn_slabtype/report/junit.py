@@ -9,13 +9,16 @@ damage where it shows failed tests.
 
 from __future__ import annotations
 
-from typing import Dict, List, Optional
+from typing import Dict, Iterable, List, Optional
 from xml.etree import ElementTree
 
 from ..findings import Finding, Report
 from .values import plural, printable
+from .views.check import CACHE, SHELVES, concerned, lines, statement, verdict
 
 _MACHINE = "machine"
+# What fails no test and skips none.
+_PASSING = [shelf for shelf in SHELVES if shelf.name in ("changing", "notes")]
 
 
 def check(report: Report) -> str:
@@ -28,6 +31,7 @@ def check(report: Report) -> str:
     for finding in report.unavailable:
         unjudged.setdefault(finding.cache, []).append(finding)
         cases.setdefault(finding.cache, [])
+    numbers = {cache.name: _text([CACHE.sentence(cache)]) for cache in concerned(report.caches)}
     suite = ElementTree.Element("testsuite", name="drgn-slabtype")
     for name, findings in cases.items():
         case = ElementTree.SubElement(
@@ -35,18 +39,19 @@ def check(report: Report) -> str:
         )
         missing = unjudged.get(name, [])
         if findings:
-            _outcome(case, "failure", "finding", findings)
+            _outcome(case, "failure", plural(len(findings), "finding"), findings)
         elif missing:
-            _outcome(case, "skipped", "part not judged", missing)
+            _outcome(case, "skipped", f"{plural(len(missing), 'part')} not judged", missing)
         elif name is None and report.interrupted:
             ElementTree.SubElement(case, "skipped", message="interrupted")
+        if name in numbers:
+            ElementTree.SubElement(case, "system-out").text = numbers[name]
     for attribute, tag in (("failures", "failure"), ("skipped", "skipped")):
         suite.set(attribute, str(len(suite.findall(f"testcase/{tag}"))))
     suite.set("tests", str(len(cases)))
     suite.set("errors", "0")
-    shelves = {"changing": report.changing, "note": report.notes}
-    lines = [f"{title}: {_line(f)}" for title, shelf in shelves.items() for f in shelf]
-    ElementTree.SubElement(suite, "system-out").text = "\n".join(lines)
+    told = [f"{s.word}: {line}" for s in _PASSING for f in s.of(report) for line in lines(f)]
+    ElementTree.SubElement(suite, "system-out").text = _text([*told, verdict(report)])
     suites = ElementTree.Element("testsuites")
     suites.append(suite)
     ElementTree.indent(suites)
@@ -54,13 +59,12 @@ def check(report: Report) -> str:
     return f'<?xml version="1.0" encoding="utf-8"?>\n{body}\n'
 
 
-def _line(finding: Finding) -> str:
-    return f"{printable(finding.message)} [{finding.code}]"
+def _text(lines: Iterable[str]) -> str:
+    return "\n".join(map(printable, lines))
 
 
-def _outcome(case: ElementTree.Element, tag: str, noun: str, findings: List[Finding]) -> None:
+def _outcome(case: ElementTree.Element, tag: str, told: str, findings: List[Finding]) -> None:
     roots = [f for f in findings if f.because is None] or findings
-    message = f"{plural(len(findings), noun)}: {_line(roots[0])}"
+    message = _text([f"{told}: {statement(roots[0])}"])
     element = ElementTree.SubElement(case, tag, message=message, type=roots[0].code)
-    lines = [line for f in findings for line in (_line(f), *map(printable, f.details))]
-    element.text = "\n".join(lines)
+    element.text = _text(line for f in findings for line in lines(f))

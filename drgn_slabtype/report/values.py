@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Optional
 
-from ..findings import Value
+from ..shapes import Value
 
 # No count of objects, slabs or pages comes near; every 64-bit kernel address is beyond.
 _FIRST_ADDRESS = 1 << 47
@@ -36,3 +36,11 @@ def printable(text: str) -> str:
 def plural(number: int, noun: str) -> str:
     """Return a number with its noun: ``1 slab``, ``2 slabs``."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def size(size_bytes: int) -> str:
+    """Return a number of bytes with the unit that suits it."""
+    for unit, factor in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if size_bytes >= factor:
+            return f"{size_bytes / factor:.1f} {unit}"
+    return f"{size_bytes} bytes"

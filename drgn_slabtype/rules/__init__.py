@@ -5,7 +5,8 @@ Rules
 
 Each module judges one family of statements about a
 :class:`~drgn_slabtype.ledger.Ledger` and yields findings. No rule knows which
-allocator filled the ledger, and none reads memory.
+allocator filled the ledger, and none reads memory. What a cache is made of stands
+in no ledger: :mod:`.members` judges it by plain values, for the allocators.
 """
 
 from __future__ import annotations

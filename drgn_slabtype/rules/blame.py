@@ -16,8 +16,9 @@ from typing import Dict, Iterable, List, Optional, Set, Tuple
 
 import numpy as np
 
-from ..findings import Finding, Value
+from ..findings import Finding
 from ..ledger import Ledger, ListKind
+from ..shapes import Value
 
 # From what explains most to what explains least. A word that is no slab's
 # makes everything else about the slab doubtful; a wrong list follows from a

@@ -22,7 +22,8 @@ from .debian import Archive, Package, unpack
 from .edits import SourceTree
 from .errors import LabError
 from .kernels import Built, Kernel
-from .process import BUILD_PACKAGES, install, output, run, say
+from .packages import BUILD_PACKAGES, install
+from .process import output, run, say
 
 __all__ = ("build", "drop_tree", "drop_trees", "recipe")
 
@@ -40,10 +41,10 @@ def _fragments(origin: Built) -> List[Path]:
 def recipe(origin: Built) -> str:
     """Return the key of everything in this repository that a built kernel depends on."""
     if origin.edit is None:
-        return cache.key(1, origin.package, *_fragments(origin))
+        return cache.key(1, origin.source, *_fragments(origin))
     # The edits as Python understands them: comments and layout do not matter.
     edits = [ast.unparse(ast.parse(file.read_text(encoding="utf-8"))) for file in _EDITS]
-    return cache.key(1, origin.package, origin.edit.__name__, *_fragments(origin), *edits)
+    return cache.key(1, origin.source, origin.edit.__name__, *_fragments(origin), *edits)
 
 
 def _work_folder(package: str, version: str) -> Path:
@@ -187,7 +188,7 @@ def build(kernel: Kernel, archive: Archive, folder: Path) -> Dict[str, str]:
     assert isinstance(origin, Built)
     log = cache.log_file(f"build-{kernel.name}")
     install(BUILD_PACKAGES, log=log)
-    package = archive.newest(re.escape(origin.package), list(origin.suites))
+    package = archive.newest(origin.package, origin.suites)
     with cache.lock("build"):
         work = _sources(archive, package)
         pagetypes.make(work / "pristine")

@@ -16,43 +16,47 @@ from typing import List, Optional, Sequence
 
 from tabulate import tabulate
 
-from . import build, cache, dumps, guests, kernels, library, matrix, recipes
+from . import build, cache, dumps, library, matrix, recipes, report
+from .boot import running
 from .comparison import compare
 from .debian import Archive
 from .dumps import Dump
 from .errors import LabError
+from .guests import GUESTS, guests_for
 from .kdump import FORMATS
+from .kernels import KERNELS
 from .matrix import Matrix
-from .process import GUEST_PACKAGES, install, run_python, say
+from .packages import GUEST_PACKAGES, install
+from .process import run_python, say
 
 __all__ = ("main",)
 
 
 def _list(arguments: argparse.Namespace) -> int:
     rows = []
-    for kernel in kernels.KERNELS.values():
+    for kernel in KERNELS.values():
         found = library.present(kernel)
         origin = "Debian" if kernel.stock else "built"
         rows.append((kernel.name, origin, found.release if found else "-", kernel.about))
     print(tabulate(rows, ("KERNEL", "FROM", "IN THE CACHE", "ABOUT"), tablefmt="plain"))
     print()
-    about = [(guest.name, guest.about) for guest in guests.GUESTS.values()]
+    about = [(guest.name, guest.about) for guest in GUESTS.values()]
     print(tabulate(about, ("GUEST", "ABOUT"), tablefmt="plain"))
     return 0
 
 
 def _get(arguments: argparse.Namespace) -> int:
     archive = Archive()
-    for name in arguments.kernels or kernels.KERNELS:
-        files = library.get(kernels.find(name), archive, refresh=arguments.refresh)
+    for name in arguments.kernels or KERNELS:
+        files = library.get(KERNELS[name], archive, refresh=arguments.refresh)
         print(f"{name} {files.release} {files.vmlinux or 'without debug symbols'}")
     return 0
 
 
 def _take(arguments: argparse.Namespace) -> List[Dump]:
-    kernel = kernels.find(arguments.kernel)
+    kernel = KERNELS[arguments.kernel]
     files = library.get(kernel, Archive())
-    guest = guests.find(arguments.guest)
+    guest = GUESTS[arguments.guest]
     if not guest.suits(kernel):
         raise LabError(f"guest {guest.name} has no meaning for {kernel.name}")
     install(GUEST_PACKAGES, log=cache.log_file("packages"))
@@ -103,9 +107,9 @@ def _pages(arguments: argparse.Namespace) -> int:
 
 
 def _boot(arguments: argparse.Namespace) -> int:
-    files = library.get(kernels.find(arguments.kernel), Archive())
+    files = library.get(KERNELS[arguments.kernel], Archive())
     install(GUEST_PACKAGES, log=cache.log_file("packages"))
-    with dumps.running(files, guests.find(arguments.guest)) as guest:
+    with running(files, GUESTS[arguments.guest]) as guest:
         guest.stop()
         symbols = f" -s {files.vmlinux}" if files.vmlinux else ""
         print(f"drgn-slabtype check --qemu {guest.qmp_path}{symbols}", flush=True)
@@ -146,17 +150,17 @@ def _finish(run: Matrix, path: Optional[Path], page: Optional[Path] = None) -> i
     if path is not None:
         path.write_text(json.dumps(run.record(), indent=1) + "\n")
     if page is not None:
-        page.write_text(matrix.markdown(run))
-    print(matrix.table(run))
+        page.write_text(report.markdown(run))
+    print(report.table(run))
     return 0 if run.good else 1
 
 
 def _prune(arguments: argparse.Namespace) -> int:
     keep = set()
-    for kernel in kernels.KERNELS.values():
+    for kernel in KERNELS.values():
         files = library.present(kernel)
         if files is not None:
-            for guest in guests.guests_for(kernel):
+            for guest in guests_for(kernel):
                 keep.add(dumps.load(files, guest).folder.name)
     for folder in (cache.root() / "dumps").glob("*/*"):
         name = folder.name

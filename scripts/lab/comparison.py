@@ -30,11 +30,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional
 
-from . import guests, kernels
-from .dumps import Dump, running, vmcoreinfo
+from .boot import running
+from .dumps import Dump, vmcoreinfo
 from .errors import LabError
-from .guests import Guest
+from .guests import GUESTS, Guest
 from .kdump import convert
+from .kernels import KERNELS
 from .library import KernelFiles
 from .live import run_inside
 from .oracle import KPF, Oracle
@@ -248,11 +249,11 @@ def _compare(dump: Dump, target: List[str], result: Result) -> None:
         result.compared += bit["compared"]
         if bit["differ"]:
             result.mismatches.append(f"{bit['differ']} pages differ in {name}: {bit['examples']}")
-    guest = guests.find(dump.guest)
+    guest = GUESTS[dump.guest]
     if guest.cx16 and dump.manifest["allocator"] == "SLUB" and not pages["cx16"]:
         result.mismatches.append("no cache uses cmpxchg16b, which the CPUs have")
     result.compared += pages["words"]
     result.mismatches += pages["words_differ"]
-    if not pages["words"] and kernels.find(str(dump.manifest["kernel"])).prints:
+    if not pages["words"] and KERNELS[str(dump.manifest["kernel"])].prints:
         result.mismatches.append(f"dump_page(): {dump.manifest['dump_page']}")
     _compare_caches(report, oracle, pages["partial_free"], result)

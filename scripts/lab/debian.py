@@ -16,7 +16,7 @@ import subprocess
 import tarfile
 import time
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Optional
+from typing import Dict, List, NamedTuple, Sequence
 
 from . import cache
 from .errors import LabError
@@ -161,7 +161,7 @@ class Archive:
         )
         return [Package(name, version, suite) for name, version in found]
 
-    def newest(self, pattern: str, suites: Optional[List[str]] = None) -> Package:
+    def newest(self, pattern: str, suites: Sequence[str]) -> Package:
         """
         Return the newest package whose whole name matches a pattern.
 
@@ -169,7 +169,7 @@ class Archive:
         :raises LabError: if there is none.
         """
         expression = re.compile(pattern)
-        for suite in suites or list(_SUITES):
+        for suite in suites:
             found = [
                 package
                 for package in self._packages
@@ -177,7 +177,7 @@ class Archive:
             ]
             if found:
                 return functools.reduce(_newer, found)
-        raise LabError(f"no package {pattern} in {', '.join(suites or _SUITES)}")
+        raise LabError(f"no package {pattern} in {', '.join(suites)}")
 
     def download(self, package: Package, folder: Path) -> Path:
         """

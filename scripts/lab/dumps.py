@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 
 """
-Dumps: a kernel booted as a guest, made busy, stopped, asked and written down.
+Dumps: a guest stopped, asked and written down.
 
 One folder for each dump: ``vmcore``, ``vmlinux`` (a link; not there if the kernel
 comes without debug symbols), ``oracle/``, ``console.log`` and ``manifest.json``.
@@ -9,23 +9,23 @@ comes without debug symbols), ``oracle/``, ``console.log`` and ``manifest.json``
 
 from __future__ import annotations
 
-import contextlib
 import json
 import random
 import shutil
 import time
 from pathlib import Path
-from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence
+from typing import Dict, List, NamedTuple, Optional
 
 from . import askpages, cache, initramfs, oracle
+from .boot import running
 from .elfcore import Core, Note, add_note
-from .errors import BootError, GuestError, LabError
+from .errors import GuestError, LabError
 from .guests import Guest
 from .library import KernelFiles
 from .process import run, say
-from .qemu import Machine, machine
+from .qemu import Machine
 
-__all__ = ("Dump", "command_line", "load", "present", "running", "take", "vmcoreinfo")
+__all__ = ("Dump", "load", "present", "take", "vmcoreinfo")
 
 _HIGHLIGHTS = (
     "SLAB",
@@ -43,10 +43,7 @@ _HIGHLIGHTS = (
     "HUGETLB_PAGE_OPTIMIZE_VMEMMAP",
     "RANDOMIZE_BASE",
 )
-_BOOT_SECONDS = 60
-_BOOT_TRIES = 4
 _ORACLE_SECONDS = 120
-_BALLOON_MIB = 16
 _PAUSE_SECONDS = (0.3, 1.5)
 
 
@@ -113,23 +110,6 @@ def present(kernel: KernelFiles, guest: Guest, count: int = 1) -> Optional[List[
     """Return the dumps of a boot if all have been taken."""
     dumps = [load(kernel, guest, number) for number in range(count)]
     return dumps if all((dump.folder / "manifest.json").exists() for dump in dumps) else None
-
-
-def command_line(guest: Guest) -> str:
-    """Return the command line of the guest's kernel."""
-    words = [
-        "console=ttyS0",
-        "panic=-1",
-        "oops=panic",
-        # A busy host is late with timer interrupts.
-        "no_timer_check",
-        # Pointers as they are, where dump_page() prints them.
-        "no_hash_pointers",
-        f"lab.seconds={guest.seconds}",
-        f"lab.busy={int(guest.busy)}",
-        guest.parameters,
-    ]
-    return " ".join(word for word in words if word)
 
 
 def _write(
@@ -264,65 +244,3 @@ def _write_steady(kernel: KernelFiles, guest: Guest, started: Machine) -> Dump:
             return dump
         say(f"{dump.name}: dumped once more, {held}")
         shutil.rmtree(dump.folder)
-
-
-def _image(kernel: KernelFiles) -> Path:
-    name = kernel.kernel.name
-    image = cache.root() / "guest" / f"{name}-{kernel.key}-{initramfs.recipe()}.img"
-    image.parent.mkdir(parents=True, exist_ok=True)
-    if not image.exists():
-        for old in image.parent.glob(f"{name}-{'?' * 12}-{'?' * 12}.img"):
-            old.unlink()
-        image.write_bytes(initramfs.build(kernel))
-    return image
-
-
-@contextlib.contextmanager
-def running(
-    kernel: KernelFiles, guest: Guest, words: Sequence[str] = (), options: Sequence[str] = ()
-) -> Iterator[Machine]:
-    """
-    Run a guest for as long as the context lasts; its load has begun.
-
-    :param words: Added to the command line of its kernel.
-    :param options: Further arguments for QEMU.
-    :raises BootError: if it does not come up in several tries.
-    """
-    # Multi-threaded TCG now and then runs a breakpoint that the kernel has
-    # already patched away, and the guest panics while it boots.
-    for remaining in reversed(range(_BOOT_TRIES)):
-        with contextlib.ExitStack() as stack:
-            try:
-                started = _boot(kernel, guest, words, options, stack)
-            except BootError as error:
-                if not remaining:
-                    raise
-                say(f"{kernel.kernel.name}/{guest.name}: once more: {error}")
-                continue
-            yield started
-            return
-
-
-def _boot(
-    kernel: KernelFiles,
-    guest: Guest,
-    words: Sequence[str],
-    options: Sequence[str],
-    stack: contextlib.ExitStack,
-) -> Machine:
-    log = cache.log_file(f"console-{kernel.kernel.name}-{guest.name}")
-    image = _image(kernel)
-    line = " ".join([command_line(guest), *words])
-    options = [*guest.options, *options]
-    started = stack.enter_context(machine(kernel.vmlinuz, image, line, options, console=log))
-    # CPUs that share a thread of the host are slower, the more of them there are.
-    seconds = _BOOT_SECONDS * (guest.cpus if guest.cx16 else 1)
-    try:
-        started.wait_for("ready", seconds)
-        # Pages that are in the balloon are offline.
-        balloon = (guest.memory_mib - _BALLOON_MIB) << 20
-        started.qmp.command("balloon", value=balloon)
-        started.wait_for("load", seconds)
-    except GuestError as error:
-        raise BootError(str(error)) from None
-    return started

@@ -12,13 +12,18 @@ from typing import Iterator, List, NamedTuple, Optional, Type
 
 from .errors import LabError
 
-__all__ = ("Core", "Note", "Segment", "add_note")
+__all__ = ("HEADER", "PROGRAM_HEADER", "PT_LOAD", "PT_NOTE", "Core", "Note", "Segment", "add_note")
 
-_HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
-_PROGRAM_HEADER = struct.Struct("<IIQQQQQQ")
+HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
+"""The header of a 64-bit little-endian ELF file."""
+PROGRAM_HEADER = struct.Struct("<IIQQQQQQ")
+"""A program header."""
+PT_LOAD = 1
+"""Type of a program header of memory."""
+PT_NOTE = 4
+"""Type of a program header of notes."""
+
 _NOTE = struct.Struct("<III")
-_PT_LOAD = 1
-_PT_NOTE = 4
 
 
 class Segment(NamedTuple):
@@ -42,6 +47,16 @@ class Note(NamedTuple):
     data: bytes
     """Its contents."""
 
+    def pack(self) -> bytes:
+        """Return it as it stands in a core."""
+        name = self.name.encode() + b"\0"
+        packed = _NOTE.pack(len(name), len(self.data), self.kind)
+        return packed + _padded(name) + _padded(self.data)
+
+
+def _padded(data: bytes) -> bytes:
+    return data + bytes(-len(data) % 4)
+
 
 class Core:
     """An open ELF core."""
@@ -51,18 +66,18 @@ class Core:
         self.segments: List[Segment] = []
         """Memory in the core."""
         self._notes: List[Segment] = []
-        header = _HEADER.unpack(self._stream.read(_HEADER.size))
+        header = HEADER.unpack(self._stream.read(HEADER.size))
         if header[0][:5] != b"\x7fELF\x02":
             raise LabError(f"{path} is no 64-bit ELF file")
         offset, count = header[5], header[10]
         if count == 0xFFFF:
             raise LabError(f"{path} has too many program headers")
         self._stream.seek(offset)
-        table = self._stream.read(count * _PROGRAM_HEADER.size)
-        for kind, _, place, _, physical, size, _, _ in _PROGRAM_HEADER.iter_unpack(table):
-            if kind == _PT_LOAD and size:
+        table = self._stream.read(count * PROGRAM_HEADER.size)
+        for kind, _, place, _, physical, size, _, _ in PROGRAM_HEADER.iter_unpack(table):
+            if kind == PT_LOAD and size:
                 self.segments.append(Segment(physical, size, place))
-            elif kind == _PT_NOTE:
+            elif kind == PT_NOTE:
                 self._notes.append(Segment(0, size, place))
 
     def __enter__(self) -> Core:
@@ -131,22 +146,19 @@ class Core:
 
 def add_note(path: Path, note: Note) -> None:
     """Add a note to an ELF core: all of them are written once more, behind everything."""
-    name = note.name.encode() + b"\0"
-    more = _NOTE.pack(len(name), len(note.data), note.kind)
-    more += name + bytes(-len(name) % 4) + note.data + bytes(-len(note.data) % 4)
     with path.open("r+b") as stream:
-        header = _HEADER.unpack(stream.read(_HEADER.size))
+        header = HEADER.unpack(stream.read(HEADER.size))
         for number in range(header[10]):
-            place = header[5] + number * _PROGRAM_HEADER.size
+            place = header[5] + number * PROGRAM_HEADER.size
             stream.seek(place)
-            fields = list(_PROGRAM_HEADER.unpack(stream.read(_PROGRAM_HEADER.size)))
-            if fields[0] == _PT_NOTE:
+            fields = list(PROGRAM_HEADER.unpack(stream.read(PROGRAM_HEADER.size)))
+            if fields[0] == PT_NOTE:
                 break
         else:
             raise LabError(f"{path} has no notes")
         stream.seek(fields[2])
-        notes = stream.read(fields[5]) + more
+        notes = stream.read(fields[5]) + note.pack()
         fields[2], fields[5] = stream.seek(0, 2), len(notes)
         stream.write(notes)
         stream.seek(place)
-        stream.write(_PROGRAM_HEADER.pack(*fields))
+        stream.write(PROGRAM_HEADER.pack(*fields))

@@ -4,13 +4,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Callable, Dict, Tuple
+from dataclasses import dataclass, replace
+from typing import Callable, Tuple
 
-from .errors import LabError
 from .kernels import Kernel
+from .named import Named
 
-__all__ = ("GUESTS", "Guest", "find", "guests_for")
+__all__ = ("GUESTS", "Guest", "guests_for")
 
 
 @dataclass(frozen=True)
@@ -62,28 +62,40 @@ def _has_slub_debug(kernel: Kernel) -> bool:
     return kernel.allocator == "SLUB" and kernel.slub_debug
 
 
+_NUMA = Guest(
+    "numa",
+    "two nodes: alien caches, lists for each node",
+    nodes=2,
+    memory_mib=384,
+    suits=lambda kernel: kernel.numa,
+)
+_DEBUG = Guest(
+    "debug",
+    "slub_debug=FZPU: red zones, poison, tracks",
+    "slub_debug=FZPU",
+    memory_mib=384,
+    suits=_has_slub_debug,
+)
+_KFENCE = Guest(
+    "kfence",
+    "KFENCE takes an allocation every 5 ms",
+    "kfence.sample_interval=5",
+    suits=lambda kernel: kernel.kfence,
+)
+_CX16 = Guest(
+    "cx16",
+    "freelist and counters of a slab change at once, by cmpxchg16b",
+    "slub_debug=-",
+    cx16=True,
+    suits=lambda kernel: kernel.allocator == "SLUB",
+)
+
+# A busy guest is stopped at random moments, and is else like the one it is named after.
 _TABLE = (
     Guest("plain", "4 CPUs, one node"),
-    Guest(
-        "numa",
-        "two nodes: alien caches, lists for each node",
-        nodes=2,
-        memory_mib=384,
-        suits=lambda kernel: kernel.numa,
-    ),
-    Guest(
-        "debug",
-        "slub_debug=FZPU: red zones, poison, tracks",
-        "slub_debug=FZPU",
-        memory_mib=384,
-        suits=_has_slub_debug,
-    ),
-    Guest(
-        "kfence",
-        "KFENCE takes an allocation every 5 ms",
-        "kfence.sample_interval=5",
-        suits=lambda kernel: kernel.kfence,
-    ),
+    _NUMA,
+    _DEBUG,
+    _KFENCE,
     Guest("nomerge", "no two caches merged", "slab_nomerge"),
     Guest(
         "large",
@@ -109,60 +121,15 @@ _TABLE = (
         suits=lambda kernel: kernel.cma,
     ),
     Guest("busy", "stopped at random moments under load", busy=True),
-    Guest(
-        "busy-numa",
-        "the same on two nodes",
-        busy=True,
-        nodes=2,
-        memory_mib=384,
-        suits=lambda kernel: kernel.numa,
-    ),
-    Guest(
-        "busy-kfence",
-        "the same with KFENCE",
-        "kfence.sample_interval=5",
-        busy=True,
-        suits=lambda kernel: kernel.kfence,
-    ),
-    Guest(
-        "busy-debug",
-        "the same with slub_debug=FZPU",
-        "slub_debug=FZPU",
-        busy=True,
-        memory_mib=384,
-        suits=_has_slub_debug,
-    ),
-    Guest(
-        "cx16",
-        "freelist and counters of a slab change at once, by cmpxchg16b",
-        "slub_debug=-",
-        cx16=True,
-        suits=lambda kernel: kernel.allocator == "SLUB",
-    ),
-    Guest(
-        "busy-cx16",
-        "stopped at random moments with cmpxchg16b",
-        "slub_debug=-",
-        busy=True,
-        cx16=True,
-        suits=lambda kernel: kernel.allocator == "SLUB",
-    ),
+    replace(_NUMA, name="busy-numa", about="the same on two nodes", busy=True),
+    replace(_KFENCE, name="busy-kfence", about="the same with KFENCE", busy=True),
+    replace(_DEBUG, name="busy-debug", about="the same with slub_debug=FZPU", busy=True),
+    _CX16,
+    replace(_CX16, name="busy-cx16", about="stopped at random moments with cmpxchg16b", busy=True),
 )
 
-GUESTS: Dict[str, Guest] = {guest.name: guest for guest in _TABLE}
+GUESTS: Named[Guest] = Named("guest", _TABLE)
 """Every guest by name."""
-
-
-def find(name: str) -> Guest:
-    """
-    Return the guest of that name.
-
-    :raises LabError: if there is none.
-    """
-    try:
-        return GUESTS[name]
-    except KeyError:
-        raise LabError(f"no guest {name!r}; there are {', '.join(GUESTS)}") from None
 
 
 def guests_for(kernel: Kernel) -> Tuple[Guest, ...]:

@@ -10,18 +10,20 @@ from typing import Dict
 
 from . import cache
 from .library import KernelFiles
-from .process import GUEST_PACKAGES, install, run
+from .packages import GUEST_PACKAGES, install
+from .process import run
 from .stock import MODULES
 
-__all__ = ("build", "recipe")
+__all__ = ("FLAGS", "build", "recipe")
 
 _SOURCES = Path(__file__).with_name("guest")
-_FLAGS = ("-std=gnu11", "-O1", "-Wall", "-Wextra", "-static")
+FLAGS = ("-std=gnu11", "-O1", "-Wall", "-Wextra", "-static")
+"""How the guest's program is compiled."""
 
 
 def recipe() -> str:
     """Return the key of everything the guest's program is made from."""
-    return cache.key(1, _FLAGS, *sorted(_SOURCES.glob("*.[ch]")))
+    return cache.key(1, FLAGS, *sorted(_SOURCES.glob("*.[ch]")))
 
 
 def _member(name: str, mode: int, data: bytes = b"", device: int = 0) -> bytes:
@@ -43,7 +45,7 @@ def _program() -> Path:
         install(GUEST_PACKAGES, log=log)
         with cache.lock("guest"), cache.entry(folder) as work:
             sources = [str(file) for file in sorted(_SOURCES.glob("*.c"))]
-            run(["gcc", *_FLAGS, "-o", str(work / "init"), *sources], log=log)
+            run(["gcc", *FLAGS, "-o", str(work / "init"), *sources], log=log)
     return folder / "init"
 
 

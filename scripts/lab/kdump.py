@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Dict, List, Tuple
 
 from . import cache
-from .elfcore import Core, Segment
+from .elfcore import HEADER, PROGRAM_HEADER, PT_LOAD, PT_NOTE, Core, Segment
 from .errors import LabError
-from .process import install, run
+from .packages import install
+from .process import run
 
 __all__ = ("FORMATS", "convert", "proc_vmcore")
 
@@ -30,18 +31,8 @@ FORMATS: Dict[str, Tuple[str, ...]] = {
 }
 """Formats by name, with makedumpfile's options."""
 
-_HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
-_PROGRAM_HEADER = struct.Struct("<IIQQQQQQ")
-_NOTE = struct.Struct("<III")
 _KERNEL_MAP = 0xFFFFFFFF80000000
 _BLOCK = 1 << 20
-
-
-def _note(name: str, kind: int, data: bytes) -> bytes:
-    encoded = name.encode() + b"\0"
-    note = _NOTE.pack(len(encoded), len(data), kind)
-    note += encoded + bytes(-len(encoded) % 4)
-    return note + data + bytes(-len(data) % 4)
 
 
 def _linear_map(core: Core, vmcoreinfo: str) -> int:
@@ -74,29 +65,20 @@ def proc_vmcore(source: Path, target: Path) -> None:
         if not information:
             raise LabError(f"{source} has no VMCOREINFO")
         linear = _linear_map(core, information[0].decode("ascii", "replace"))
-        note_data = b"".join(_note(*note) for note in notes)
+        note_data = b"".join(note.pack() for note in notes)
         ram = _ram(core)
         count = len(ram) + 1
-        begin = _HEADER.size + count * _PROGRAM_HEADER.size
+        begin = HEADER.size + count * PROGRAM_HEADER.size
         offset = (begin + len(note_data) + 0xFFF) & ~0xFFF
         identity = b"\x7fELF\x02\x01\x01" + bytes(9)
-        sizes = (_HEADER.size, _PROGRAM_HEADER.size, count, 0, 0, 0)
-        stream.write(_HEADER.pack(identity, 4, 62, 1, 0, _HEADER.size, 0, 0, *sizes))
+        tables = (HEADER.size, PROGRAM_HEADER.size, count, 0, 0, 0)
+        stream.write(HEADER.pack(identity, 4, 62, 1, 0, HEADER.size, 0, 0, *tables))
         size = len(note_data)
-        stream.write(_PROGRAM_HEADER.pack(4, 0, begin, 0, 0, size, size, 4))
+        stream.write(PROGRAM_HEADER.pack(PT_NOTE, 0, begin, 0, 0, size, size, 4))
         place = offset
         for part in ram:
-            header = (
-                1,
-                7,
-                place,
-                linear + part.address,
-                part.address,
-                part.size,
-                part.size,
-                0x1000,
-            )
-            stream.write(_PROGRAM_HEADER.pack(*header))
+            addresses, sizes = (linear + part.address, part.address), (part.size, part.size)
+            stream.write(PROGRAM_HEADER.pack(PT_LOAD, 7, place, *addresses, *sizes, 0x1000))
             place += part.size
         stream.write(note_data)
         place = offset

@@ -3,21 +3,25 @@
 """
 The table of kernels.
 
-To add one, add an entry here: a :class:`Stock` kernel names its package in
-Debian, a :class:`Built` one the source package, config fragments from
-``configs/`` and, if the sources are changed, a function of :mod:`lab.rfc`.
+A row is one call of its family's: :meth:`_Family.stock` for a kernel as Debian
+ships it, :meth:`_Family.built` for one built from the same version's sources
+with config fragments from ``configs/``. A row says only what its family does
+not say: its name, what it is there for, fragments or another flavour, and those
+fields of :class:`Kernel` that differ. A new version, or sources changed by a
+function of :mod:`lab.rfc`, is a new family.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Callable, Dict, Optional, Tuple, Union
+import re
+from dataclasses import dataclass, replace
+from typing import Any, Callable, Dict, Mapping, Optional, Tuple, Union
 
 from . import rfc
 from .edits import SourceTree
-from .errors import LabError
+from .named import Named
 
-__all__ = ("KERNELS", "Built", "Kernel", "Stock", "find")
+__all__ = ("KERNELS", "Built", "Kernel", "Stock")
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class Stock:
 class Built:
     """A kernel built here from Debian's sources."""
 
-    package: str
+    source: str
     """Source package, as ``linux-source-6.1``."""
     suites: Tuple[str, ...]
     """Suites to look in, the first that has it wins."""
@@ -49,6 +53,11 @@ class Built:
     """Config fragments merged over ``configs/guest.config``, in this order."""
     edit: Optional[Callable[[SourceTree], None]] = None
     """Changes the sources."""
+
+    @property
+    def package(self) -> str:
+        """Pattern for the name of the package with the sources."""
+        return re.escape(self.source)
 
 
 @dataclass(frozen=True)
@@ -59,12 +68,12 @@ class Kernel:
     """Name on the command line."""
     about: str
     """What it is there for, in a few words."""
-    allocator: str
-    """``SLAB`` or ``SLUB``."""
     page_type: str
     """Name of the page type encoding that must be detected."""
     origin: Union[Stock, Built]
     """Where it comes from."""
+    allocator: str = "SLUB"
+    """``SLAB`` or ``SLUB``."""
     special: str = "numa"
     """The guest that tells most about it after the plain one."""
     kfence: bool = True
@@ -88,241 +97,152 @@ class Kernel:
         return isinstance(self.origin, Stock)
 
 
-_6_1 = ("linux-source-6.1", ("bookworm", "bookworm-security"))
-_6_12 = ("linux-source-6.12", ("trixie", "bookworm-backports"))
-_7 = ("linux-source-7.3", ("trixie-backports", "sid", "forky"))
-_5_10 = ("linux-source-5.10", ("bullseye", "bullseye-security"))
-_BACKPORTS = ("trixie-backports",)
+# What a config fragment settles about a kernel.
+_SETTLED: Mapping[str, Mapping[str, Any]] = {
+    "bare": {"kfence": False, "numa": False, "slub_debug": False},
+    "page-owner": {"page_owner": True},
+    "slab": {"allocator": "SLAB"},
+    "slub-tiny": {"slub_debug": False},
+}
+
+
+@dataclass(frozen=True)
+class _Family:
+    """Kernels of one version: what they have in common."""
+
+    version: str
+    """The version, as in ``linux-source-6.1``."""
+    suites: Tuple[str, ...]
+    """Suites that have it, the one to take first."""
+    page_type: str
+    """Name of the page type encoding."""
+    releases: str = ""
+    """Pattern for Debian's releases, without the flavour, if it is not ``VERSION.N…``."""
+    symbols: bool = True
+    """Whether Debian has debug symbols of them."""
+    kfence: bool = True
+    """Whether they have KFENCE."""
+    edit: Optional[Callable[[SourceTree], None]] = None
+    """Changes the sources."""
+
+    def stock(
+        self, name: str, about: str, *, flavour: str = "cloud-amd64", **differs: Any
+    ) -> Kernel:
+        """
+        Return the row of a kernel as Debian ships it.
+
+        :param flavour: Debian's word for the end of a release: config and architecture.
+        :param differs: Fields of :class:`Kernel` that are not as the family has them.
+        """
+        releases = self.releases or rf"{re.escape(self.version)}\.\d+\S*"
+        origin = Stock(f"{releases}-{flavour}", self.suites, self.symbols)
+        return self._row(name, about, origin, differs)
+
+    def built(self, name: str, about: str, fragments: str, **differs: Any) -> Kernel:
+        """
+        Return the row of a kernel built here.
+
+        :param fragments: Config fragments by name, in one string; what they settle need
+            not be said again.
+        :param differs: Fields of :class:`Kernel` that are not as the family has them.
+        """
+        names = tuple(fragments.split())
+        origin = Built(f"linux-source-{self.version}", self.suites, names, self.edit)
+        settled: Dict[str, Any] = {}
+        for fragment in names:
+            settled.update(_SETTLED.get(fragment, {}))
+        return self._row(name, about, origin, {**settled, **differs})
+
+    def _row(
+        self, name: str, about: str, origin: Union[Stock, Built], differs: Mapping[str, Any]
+    ) -> Kernel:
+        fields = {"kfence": self.kfence, **differs}
+        return Kernel(name, about, self.page_type, origin, **fields)
+
+
+_5_10 = _Family(
+    "5.10",
+    ("bullseye", "bullseye-security"),
+    "page-flag-5.3",
+    releases=r"5\.10\.0-\d+",
+    kfence=False,
+)
+_6_1 = _Family("6.1", ("bookworm", "bookworm-security"), "page-flag-5.11", releases=r"6\.1\.0-\d+")
+_DEBIAN_6_1 = replace(_6_1, kfence=False)
+_RFC_3 = replace(_6_1, page_type="rfc-v3", edit=rfc.rfc_v3)
+_ALT_2 = replace(_6_1, page_type="alternative-2", edit=rfc.alternative_2)
+_6_12 = _Family("6.12", ("trixie", "bookworm-backports"), "top-byte")
+_7 = _Family("7.3", ("trixie-backports", "sid", "forky"), "top-byte", releases=r"7\.\d+\.\d+\S*")
+
+
+def _passed(version: str, about: str, **differs: Any) -> Kernel:
+    # "debian-VERSION", of a version that Debian has moved on from: no debug symbols.
+    family = _Family(version, ("trixie-backports",), "top-byte", symbols=False)
+    return family.stock(f"debian-{version}", about, **differs)
+
 
 # In the order in which they tell most when time runs out. Variants of one
 # source that share most objects stand next to each other.
-_TABLE = (
-    Kernel(
-        "slab-6.1-rfc3",
-        "SLAB, active count in page_type (RFC v3)",
-        "SLAB",
-        "rfc-v3",
-        Built(*_6_1, ("slab",), rfc.rfc_v3),
-    ),
-    Kernel(
+_CI = (
+    _RFC_3.built("slab-6.1-rfc3", "SLAB, active count in page_type (RFC v3)", "slab"),
+    _ALT_2.built(
         "slab-6.1-alt2",
         "SLAB, s_mem as an offset beside active (Alternative 2)",
-        "SLAB",
-        "alternative-2",
-        Built(*_6_1, ("slab",), rfc.alternative_2),
+        "slab",
         special="kfence",
     ),
-    Kernel(
-        "debian-7",
-        "newest Debian kernel: SLUB with sheaves",
-        "SLUB",
-        "top-byte",
-        Stock(r"7\.\d+\.\d+\S*-cloud-amd64", ("trixie-backports", "sid", "forky")),
-        special="busy",
-        cma=True,
-    ),
-    Kernel(
-        "slab-6.1",
-        "SLAB in struct slab",
-        "SLAB",
-        "page-flag-5.11",
-        Built(*_6_1, ("slab",)),
-        special="busy-numa",
-    ),
-    Kernel(
-        "debian-6.12",
-        "Debian 13: SLUB, page types in the top byte",
-        "SLUB",
-        "top-byte",
-        Stock(r"6\.12\.\d+\S*-cloud-amd64", ("trixie", "bookworm-backports")),
-        special="debug",
-    ),
-    Kernel(
-        "debian-5.10",
-        "Debian 11: SLUB in struct page",
-        "SLUB",
-        "page-flag-5.3",
-        Stock(r"5\.10\.0-\d+-cloud-amd64", ("bullseye", "bullseye-security")),
-        special="busy",
-        kfence=False,
-    ),
-    Kernel(
-        "slab-5.10",
-        "SLAB in struct page",
-        "SLAB",
-        "page-flag-5.3",
-        Built(*_5_10, ("slab",)),
-        kfence=False,
-    ),
-    Kernel(
-        "slab-6.1-debug",
-        "SLAB with CONFIG_DEBUG_SLAB",
-        "SLAB",
-        "page-flag-5.11",
-        Built(*_6_1, ("slab", "debug-slab")),
-    ),
-    Kernel(
-        "slub-6.1-rfc3",
-        "SLUB, slab as a page type (RFC v3)",
-        "SLUB",
-        "rfc-v3",
-        Built(*_6_1, ("slub",), rfc.rfc_v3),
-        special="kfence",
-    ),
-    Kernel(
+    _7.stock("debian-7", "newest Debian kernel: SLUB with sheaves", special="busy", cma=True),
+    _6_1.built("slab-6.1", "SLAB in struct slab", "slab", special="busy-numa"),
+    _6_12.stock("debian-6.12", "Debian 13: SLUB, page types in the top byte", special="debug"),
+    _5_10.stock("debian-5.10", "Debian 11: SLUB in struct page", special="busy"),
+    _5_10.built("slab-5.10", "SLAB in struct page", "slab"),
+    _6_1.built("slab-6.1-debug", "SLAB with CONFIG_DEBUG_SLAB", "slab debug-slab"),
+    _RFC_3.built("slub-6.1-rfc3", "SLUB, slab as a page type (RFC v3)", "slub", special="kfence"),
+    _RFC_3.built(
         "slub-6.1-plain",
         "the same, free pointers neither hardened nor randomised",
-        "SLUB",
-        "rfc-v3",
-        Built(*_6_1, ("slub", "plain-freelists"), rfc.rfc_v3),
+        "slub plain-freelists",
         special="busy",
     ),
-    Kernel(
-        "debian-6.1",
-        "Debian 12: SLUB in struct slab",
-        "SLUB",
-        "page-flag-5.11",
-        Stock(r"6\.1\.0-\d+-cloud-amd64", ("bookworm", "bookworm-security")),
-        special="debug",
-        kfence=False,
-    ),
-    # Debian has no debug symbols of these.
-    Kernel(
-        "debian-6.19",
-        "SLUB with CPU slabs and sheaves",
-        "SLUB",
-        "top-byte",
-        Stock(r"6\.19\.\d+\S*-cloud-amd64", _BACKPORTS, symbols=False),
-        special="busy",
-    ),
-    Kernel(
-        "debian-7.0",
-        "SLUB with sheaves, barns in the nodes",
-        "SLUB",
-        "top-byte",
-        Stock(r"7\.0\.\d+\S*-cloud-amd64", _BACKPORTS, symbols=False),
-        special="busy-numa",
-    ),
-    Kernel(
-        "debian-7.1",
-        "SLUB with sheaves, barns beside the nodes",
-        "SLUB",
-        "top-byte",
-        Stock(r"7\.1\.\d+\S*-cloud-amd64", _BACKPORTS, symbols=False),
-        special="debug",
-    ),
-    Kernel(
-        "debian-6.18",
-        "SLUB with CPU slabs and the first sheaves",
-        "SLUB",
-        "top-byte",
-        Stock(r"6\.18\.\d+\S*-cloud-amd64", _BACKPORTS, symbols=False),
-        special="busy",
-    ),
-    Kernel(
-        "debian-6.17",
-        "the last SLUB without sheaves",
-        "SLUB",
-        "top-byte",
-        Stock(r"6\.17\.\d+\S*-cloud-amd64", _BACKPORTS, symbols=False),
-        special="busy",
-    ),
-    Kernel(
-        "debian-6.16",
-        "SLUB before struct slab got flags of its own",
-        "SLUB",
-        "top-byte",
-        Stock(r"6\.16\.\d+\S*-cloud-amd64", _BACKPORTS, symbols=False),
-        special="kfence",
-    ),
-    # Configurations, for the full matrix alone. Each costs a download or a build.
-    Kernel(
-        "slub-6.12-tiny",
-        "SLUB_TINY: no CPU slabs, no SLUB_DEBUG",
-        "SLUB",
-        "top-byte",
-        Built(*_6_12, ("small", "slub-tiny")),
-        slub_debug=False,
-        ci=False,
-    ),
-    Kernel(
-        "slub-6.1-bare",
-        "no SLUB_DEBUG, CPU partial slabs, merging, NUMA, cgroups or huge pages; PREEMPT",
-        "SLUB",
-        "page-flag-5.11",
-        Built(*_6_1, ("small", "slub", "bare", "preempt")),
-        kfence=False,
-        numa=False,
-        slub_debug=False,
-        ci=False,
-    ),
-    Kernel(
-        "slub-7-tiny",
-        "SLUB_TINY: sheaves without capacity",
-        "SLUB",
-        "top-byte",
-        Built(*_7, ("small", "slub-tiny")),
-        slub_debug=False,
-        ci=False,
-    ),
-    Kernel(
-        "slub-7-profiled",
-        "MEM_ALLOC_PROFILING: a vector for every slab, within it where there is room",
-        "SLUB",
-        "top-byte",
-        Built(*_7, ("small", "slub-profiled")),
-        ci=False,
-    ),
-    Kernel(
-        "slub-5.10-debug",
-        "SLUB in struct page with SLUB_DEBUG_ON and PREEMPT",
-        "SLUB",
-        "page-flag-5.3",
-        Built(*_5_10, ("slub", "slub-debug-on", "preempt")),
-        kfence=False,
-        ci=False,
-    ),
-    Kernel(
-        "debian-7-rt",
-        "newest Debian kernel with PREEMPT_RT: locks that sleep",
-        "SLUB",
-        "top-byte",
-        Stock(r"7\.\d+\.\d+\S*-rt-amd64", ("trixie-backports", "sid", "forky")),
-        ci=False,
-    ),
-    Kernel(
-        "debian-6.1-rt",
-        "Debian 12 with PREEMPT_RT: CPU slabs under locks that sleep",
-        "SLUB",
-        "page-flag-5.11",
-        Stock(r"6\.1\.0-\d+-rt-amd64", ("bookworm", "bookworm-security")),
-        kfence=False,
-        prints=False,
-        ci=False,
-    ),
-    Kernel(
-        "slub-6.1-owner",
-        "SLUB with CONFIG_PAGE_OWNER",
-        "SLUB",
-        "page-flag-5.11",
-        Built(*_6_1, ("slub", "page-owner")),
-        special="owner",
-        page_owner=True,
-        ci=False,
-    ),
+    _DEBIAN_6_1.stock("debian-6.1", "Debian 12: SLUB in struct slab", special="debug"),
+    _passed("6.19", "SLUB with CPU slabs and sheaves", special="busy"),
+    _passed("7.0", "SLUB with sheaves, barns in the nodes", special="busy-numa"),
+    _passed("7.1", "SLUB with sheaves, barns beside the nodes", special="debug"),
+    _passed("6.18", "SLUB with CPU slabs and the first sheaves", special="busy"),
+    _passed("6.17", "the last SLUB without sheaves", special="busy"),
+    _passed("6.16", "SLUB before struct slab got flags of its own", special="kfence"),
 )
 
-KERNELS: Dict[str, Kernel] = {kernel.name: kernel for kernel in _TABLE}
+# Configurations, for the full matrix alone. Each costs a download or a build.
+_FULL = (
+    _6_12.built("slub-6.12-tiny", "SLUB_TINY: no CPU slabs, no SLUB_DEBUG", "small slub-tiny"),
+    _6_1.built(
+        "slub-6.1-bare",
+        "no SLUB_DEBUG, CPU partial slabs, merging, NUMA, cgroups or huge pages; PREEMPT",
+        "small slub bare preempt",
+    ),
+    _7.built("slub-7-tiny", "SLUB_TINY: sheaves without capacity", "small slub-tiny"),
+    _7.built(
+        "slub-7-profiled",
+        "MEM_ALLOC_PROFILING: a vector for every slab, within it where there is room",
+        "small slub-profiled",
+    ),
+    _5_10.built(
+        "slub-5.10-debug",
+        "SLUB in struct page with SLUB_DEBUG_ON and PREEMPT",
+        "slub slub-debug-on preempt",
+    ),
+    _7.stock(
+        "debian-7-rt", "newest Debian kernel with PREEMPT_RT: locks that sleep", flavour="rt-amd64"
+    ),
+    _DEBIAN_6_1.stock(
+        "debian-6.1-rt",
+        "Debian 12 with PREEMPT_RT: CPU slabs under locks that sleep",
+        flavour="rt-amd64",
+        prints=False,
+    ),
+    _6_1.built("slub-6.1-owner", "SLUB with CONFIG_PAGE_OWNER", "slub page-owner", special="owner"),
+)
+
+KERNELS: Named[Kernel] = Named("kernel", (*_CI, *(replace(row, ci=False) for row in _FULL)))
 """Every kernel by name, the most telling first."""
-
-
-def find(name: str) -> Kernel:
-    """
-    Return the kernel of that name.
-
-    :raises LabError: if there is none.
-    """
-    try:
-        return KERNELS[name]
-    except KeyError:
-        raise LabError(f"no kernel {name!r}; there are {', '.join(KERNELS)}") from None

@@ -122,19 +122,14 @@ def _drop_idle_tree(made: KernelFiles) -> None:
         kernel
         for kernel in KERNELS.values()
         if isinstance(kernel.origin, Built)
-        and kernel.origin.package == origin.package
+        and kernel.origin.source == origin.source
         # CI never comes to the kernels that it leaves out.
         and (kernel.ci or not made.kernel.ci)
     ]
     if all(present(kernel) for kernel in siblings):
-        build.drop_tree(origin.package, made.version)
+        build.drop_tree(origin.source, made.version)
 
 
 def _is_newer(found: KernelFiles, archive: Archive) -> bool:
     origin = found.kernel.origin
-    suites = list(origin.suites)
-    if isinstance(origin, Stock):
-        package = archive.newest(origin.package, suites)
-    else:
-        package = archive.newest(origin.package.replace(".", r"\."), suites)
-    return package.version != found.version
+    return archive.newest(origin.package, origin.suites).version != found.version

@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple, Sequence, Tuple
 
-from . import dumps
+from .boot import running
 from .errors import GuestError
 from .guests import Guest
 from .library import KernelFiles
@@ -81,6 +81,6 @@ def run_inside(
             cx16=kernel.kernel.allocator == "SLUB",
         )
         options = [*_shares(folder), *([] if roomy.cx16 else _CPU)]
-        with dumps.running(kernel, roomy, (f"lab.live={folder}",), options) as machine:
+        with running(kernel, roomy, (f"lab.live={folder}",), options) as machine:
             status = int(machine.wait_for("live", timeout_seconds))
         return Answer(status, (folder / "output").read_text(), (folder / "errors").read_text())

@@ -15,21 +15,19 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Sequence, Tuple
 
-from tabulate import tabulate
-
-from . import dumps, guests, kernels, library, recipes
+from . import dumps, library, recipes
 from .comparison import LIVE, Result, compare, compare_live
 from .debian import Archive
 from .dumps import Dump
 from .errors import LabError
-from .guests import Guest
+from .guests import GUESTS, Guest
 from .kdump import FORMATS
-from .kernels import Built, Kernel
+from .kernels import KERNELS, Built, Kernel
 from .library import KernelFiles
 from .process import say
 from .recipes import Recipes
 
-__all__ = ("Job", "Matrix", "ci_jobs", "full_jobs", "markdown", "run", "table")
+__all__ = ("Job", "Matrix", "ci_jobs", "full_jobs", "guest_of", "run")
 
 PAUSES = 5
 """How often a busy guest is stopped."""
@@ -50,7 +48,7 @@ class Job(NamedTuple):
     kernel: Kernel
     guest: Guest
     pauses: int
-    formats: Tuple[str, ...] = ("elf",)
+    formats: Tuple[str, ...]
 
     @property
     def name(self) -> str:
@@ -115,7 +113,7 @@ class Matrix:
             whole.left_out += record["left_out"]
             whole.seconds += record["seconds"]
         whole.results, whole.recipes = list(results.values()), list(applied.values())
-        done = {_guest_of(name) for name, _ in results}
+        done = {guest_of(name) for name, _ in results}
         done |= {f"recipes on {name}" for name in applied}
         whole.failed = {name: why for name, why in whole.failed.items() if name not in done}
         whole.left_out = [name for name in dict.fromkeys(whole.left_out) if name not in done]
@@ -128,14 +126,12 @@ def _without_verdict(record: Mapping[str, Any]) -> Dict[str, Any]:
 
 def ci_jobs() -> List[Job]:
     """Return each kernel's plain guest and the one that tells most besides."""
-    jobs = []
-    for kernel in kernels.KERNELS.values():
-        if not kernel.ci:
-            continue
-        for name in ("plain", kernel.special):
-            guest = guests.find(name)
-            jobs.append(Job(kernel, guest, PAUSES if guest.busy else 1))
-    return jobs
+    return [
+        _job(kernel, GUESTS[name])
+        for kernel in KERNELS.values()
+        if kernel.ci
+        for name in ("plain", kernel.special)
+    ]
 
 
 def full_jobs(names: Sequence[str] = (), only: Sequence[str] = ()) -> List[Job]:
@@ -144,19 +140,18 @@ def full_jobs(names: Sequence[str] = (), only: Sequence[str] = ()) -> List[Job]:
 
     :param names: Only these kernels.
     :param only: Only these guests.
+    :raises LabError: if there is none of that name.
     """
     return [
-        Job(
-            kernel,
-            guest,
-            PAUSES if guest.busy else 1,
-            _FORMATS.get(guest.name, ("elf",)),
-        )
-        for guest in guests.GUESTS.values()
-        if not only or guest.name in only
-        for kernel in kernels.KERNELS.values()
-        if (not names or kernel.name in names) and guest.suits(kernel)
+        _job(kernel, guest, _FORMATS.get(guest.name, ("elf",)))
+        for guest in GUESTS.pick(only)
+        for kernel in KERNELS.pick(names)
+        if guest.suits(kernel)
     ]
+
+
+def _job(kernel: Kernel, guest: Guest, formats: Tuple[str, ...] = ("elf",)) -> Job:
+    return Job(kernel, guest, PAUSES if guest.busy else 1, formats)
 
 
 def _needed_seconds(job: Job) -> float:
@@ -273,102 +268,6 @@ def _verdict(result: Result) -> str:
     return ", ".join(parts)
 
 
-def table(matrix: Matrix) -> str:
-    """Return the matrix as a table, one of the recipes below it, and what is wrong below each."""
-    lines = [_checks(matrix.results)] if matrix.results else []
-    for result in matrix.results:
-        wrong = [*([result.error] if result.error else []), *result.findings, *result.mismatches]
-        lines += [f"{result.dump}: {text}" for text in wrong[:10]]
-        if len(wrong) > 10:
-            lines.append(f"{result.dump}: and {len(wrong) - 10} more")
-    if matrix.recipes:
-        lines += ["", recipes.table(matrix.recipes), ""]
-    if not lines:
-        lines.append("no dump was checked")
-    return "\n".join([*lines, *_totals(matrix)])
-
-
-def markdown(matrix: Matrix) -> str:
-    """Return the same tables for a page of documentation, a row for each guest and format."""
-    parts = [_guests(matrix.results)] if matrix.results else []
-    if matrix.recipes:
-        applied = sorted(matrix.recipes, key=lambda one: _rank(one.dump))
-        parts.append(recipes.table(applied, "github"))
-    return "\n\n".join([*parts, *_totals(matrix)]) + "\n"
-
-
-def _guest_of(dump: str) -> str:
-    # KERNEL/GUEST, where the dumps of a busy guest have a number behind that.
+def guest_of(dump: str) -> str:
+    """Return ``KERNEL/GUEST`` of a dump's name; those of a busy guest end with a number."""
     return "/".join(dump.split("/")[:2])
-
-
-def _rank(dump: str) -> Tuple[int, int]:
-    # By kernel and guest, in the order of their tables.
-    kernel, guest = dump.split("/")[:2]
-    return list(kernels.KERNELS).index(kernel), list(guests.GUESTS).index(guest)
-
-
-def _guests(results: Sequence[Result]) -> str:
-    groups: Dict[Tuple[str, str], List[Result]] = {}
-    for result in sorted(results, key=lambda result: _rank(result.dump)):
-        groups.setdefault((_guest_of(result.dump), result.format), []).append(result)
-    rows = [
-        (
-            guest,
-            format,
-            len(group),
-            sum(result.slabs for result in group),
-            sum(len(result.findings) for result in group),
-            sum(result.changing for result in group),
-            sum(result.unavailable for result in group),
-            f"{compared:,}" if (compared := sum(result.compared for result in group)) else "-",
-            sum(len(result.mismatches) for result in group) if compared else "-",
-        )
-        for (guest, format), group in groups.items()
-    ]
-    headers = "GUEST FORMAT DUMPS SLABS FINDINGS CHANGING UNAVAILABLE COMPARED MISMATCHES".split()
-    align = ("left", "left", *("right",) * 7)
-    return tabulate(rows, headers, tablefmt="github", disable_numparse=True, colalign=align)
-
-
-def _totals(matrix: Matrix) -> Iterator[str]:
-    yield from (f"{name}: no dump: {reason}" for name, reason in matrix.failed.items())
-    if matrix.left_out:
-        yield f"left out for lack of time: {', '.join(matrix.left_out)}"
-    good = sum(matrix.verdicts)
-    bad = len(matrix.verdicts) - good + len(matrix.failed)
-    yield f"{good} passed, {bad} failed, {len(matrix.left_out)} skipped"
-
-
-def _checks(results: Sequence[Result]) -> str:
-    rows = [
-        (
-            result.dump,
-            result.format,
-            result.status if not result.error else "-",
-            result.slabs,
-            result.slab_pages,
-            len(result.findings),
-            result.changing,
-            result.unavailable,
-            f"{result.compared:,}" if result.compared else "-",
-            len(result.mismatches) if result.compared else "-",
-            result.seconds,
-        )
-        for result in results
-    ]
-    headers = (
-        "DUMP",
-        "FORMAT",
-        "EXIT",
-        "SLABS",
-        "SLAB PAGES",
-        "FINDINGS",
-        "CHANGING",
-        "UNAVAILABLE",
-        "COMPARED",
-        "MISMATCHES",
-        "SECONDS",
-    )
-    align = ("left", "left", *("right",) * 9)
-    return tabulate(rows, headers, tablefmt="plain", disable_numparse=True, colalign=align)

@@ -11,15 +11,13 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import asdict, dataclass, field
-from typing import Any, Dict, List, Sequence
-
-from tabulate import tabulate
+from typing import Any, Dict, List
 
 from .dumps import Dump
 from .errors import LabError
 from .process import run_python
 
-__all__ = ("GUESTS", "Recipes", "apply", "needed_seconds", "table")
+__all__ = ("GUESTS", "Recipes", "apply", "needed_seconds")
 
 GUESTS = ("plain", "numa", "debug", "kfence")
 """Guests on which recipes find victims, the one that has most first."""
@@ -108,35 +106,3 @@ def _sort(records: List[Dict[str, Any]], result: Recipes) -> None:
             result.no_victim.append(name)
         if outcome != "pending":
             result.false += [f"{name}: {stray}" for stray in record["strays"]]
-
-
-def table(results: Sequence[Recipes], style: str = "plain") -> str:
-    """
-    Return a row for each dump, with what is wrong and what is waited for below.
-
-    :param style: As tabulate names it.
-    """
-    rows = [
-        (
-            one.dump,
-            one.found,
-            one.quiet,
-            len(one.missed),
-            len(one.false),
-            len(one.pending),
-            len(one.no_victim),
-            one.seconds,
-        )
-        for one in results
-    ]
-    headers = "RECIPES ON", "FOUND", "QUIET", "MISSED", "FALSE", "PENDING", "NO VICTIM", "SECONDS"
-    align = ("left", *("right",) * 7)
-    lines = [tabulate(rows, headers, tablefmt=style, disable_numparse=True, colalign=align), ""]
-    for one in results:
-        lines += [f"{one.dump}: recipes: {one.error}"] if one.error else []
-        lines += [f"{one.dump}: missed {text}" for text in one.missed]
-        lines += [f"{one.dump}: false alarm of {text}" for text in one.false]
-    pending = sorted({name for one in results for name in one.pending})
-    if pending:
-        lines.append(f"rule not built for {len(pending)} recipes: {', '.join(pending)}")
-    return "\n".join(lines)

@@ -47,7 +47,7 @@ def fetch(kernel: Kernel, archive: Archive, folder: Path) -> Dict[str, str]:
     """
     origin = kernel.origin
     assert isinstance(origin, Stock)
-    chosen = archive.newest(origin.package, list(origin.suites))
+    chosen = archive.newest(origin.package, origin.suites)
     matched = re.fullmatch(origin.package, chosen.name)
     assert matched is not None
     release = matched[1]

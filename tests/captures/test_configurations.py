@@ -14,7 +14,8 @@ from drgn_slabtype.check import check
 
 from ..recipes.overlay import Write, overlay
 from ..recipes.runner import run
-from ..recipes.slubmachine import Machine, Slab
+from ..recipes.slub.machine import Machine
+from ..recipes.slub.things import Slab
 from ..recipes.suites import suite_of
 
 _NO_SLUB_DEBUG = frozenset({"nr_slabs", "total_objects", "full"})

@@ -8,9 +8,7 @@ import json
 import sys
 from typing import List, Optional
 
-from drgn_slabtype.errors import TargetError
-from drgn_slabtype.target import TargetOptions, open_target
-
+from .library import TargetError, TargetOptions, open_target
 from .runner import OUTCOMES, Result, run
 from .suites import suite_of
 

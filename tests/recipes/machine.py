@@ -3,49 +3,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Iterator, List, Optional, Protocol, Sequence
+from typing import Any, Callable, ClassVar, Dict, Iterator, List, Optional, Tuple
 
-from drgn import FaultError, Object, Program, offsetof, sizeof
+from drgn import Object, Program, offsetof, sizeof
 from drgn.helpers.linux.cpumask import for_each_possible_cpu
 from drgn.helpers.linux.list import list_for_each_entry
-from drgn.helpers.linux.mm import page_to_virt, virt_to_page
+from drgn.helpers.linux.mm import page_to_virt
 
-from . import writes
-from .language import Injury, NoVictim
-from .overlay import Write
-from .writes import field, value
-
-
-class AnyCache(Protocol):
-    """A slab cache of either allocator."""
-
-    @property
-    def name(self) -> str:
-        """Name of the ``struct kmem_cache``."""
-
-    @property
-    def address(self) -> int:
-        """``struct kmem_cache *``."""
-
-    @property
-    def nodes(self) -> Sequence[int]:
-        """``struct kmem_cache_node *`` of each node; 0 where there is none."""
-
-
-class AnySlab(Protocol):
-    """A slab of either allocator."""
-
-    @property
-    def cache(self) -> AnyCache:
-        """The cache it is of."""
-
-    @property
-    def page(self) -> int:
-        """``struct slab *`` (before 5.17 ``struct page *``)."""
-
-    @property
-    def nid(self) -> int:
-        """The node whose list it stands on."""
+from .language import NoVictim
+from .things import PAGE, Item
 
 
 class Machine:
@@ -53,15 +19,24 @@ class Machine:
     A kernel's pages, nodes and lists, whatever its allocator.
 
     :param prog: With debug info, or a capture.
-    :param lists: What the names of a node's lists begin with.
     """
 
-    def __init__(self, prog: Program, lists: str = "") -> None:
+    lists: ClassVar[str] = ""
+    """What the names of a node's lists begin with."""
+    own: ClassVar[Tuple[str, ...]] = ()
+    """Caches of the allocator's own objects; damage is plainer in anybody else's."""
+
+    def __init__(self, prog: Program) -> None:
         self.prog = prog
-        self.lists = lists
         self.descriptor = "struct slab" if has_type(prog, "struct slab") else "struct page"
         """The type that describes a slab."""
         self.cpus: List[int] = list(for_each_possible_cpu(prog))
+        self.caches: List[Any] = []
+        self.slabs: Dict[int, Any] = {}
+        """By ``struct slab *``."""
+        self.containers: List[Any] = []
+        """What holds free objects beside the slabs."""
+        self._homes: Dict[int, Any] = {}
 
     # Reading -----------------------------------------------------------------
 
@@ -90,29 +65,15 @@ class Machine:
         found = [e.value for e in enum.enumerators or () if e.name == "PG_slab"]
         return 1 << found[0] if found else None
 
-    def node(self, cache: AnyCache, nid: int = 0) -> Object:
-        """
-        Return the ``struct kmem_cache_node`` of a cache.
+    def described(self, page: int) -> Object:
+        """Return the ``struct slab *`` or ``struct page *`` of a slab."""
+        return Object(self.prog, f"{self.descriptor} *", page)
 
-        :raises NoVictim: if the node has none.
-        """
-        if nid >= len(cache.nodes) or not cache.nodes[nid]:
-            raise NoVictim(f"no node {nid}")
-        return Object(self.prog, "struct kmem_cache_node", address=cache.nodes[nid])
-
-    def head(self, cache: AnyCache, nid: int, kind: str = "partial") -> int:
-        """Return the address of the head of a node's list."""
-        node = self.node(cache, nid)
-        return int(node.member_(self.lists + kind).address_of_().value_())
-
-    def link(self, slab: AnySlab) -> int:
-        """Return the address of a slab's ``slab_list``."""
-        return slab.page + self.offset("slab_list")
-
-    def listed_slabs(self, cache: AnyCache, nid: int, kind: str) -> Iterator[Object]:
-        """Yield the slabs on a node's list, in its order."""
-        head = Object(self.prog, "struct list_head *", self.head(cache, nid, kind))
-        yield from list_for_each_entry(self.descriptor, head, "slab_list")
+    def _on_list(self, cache: Any, nid: int, kind: str) -> Iterator[int]:
+        # The slabs on a node's list, in its order.
+        head = Object(self.prog, "struct list_head *", cache.node(nid).head(kind))
+        for slab in list_for_each_entry(self.descriptor, head, "slab_list"):
+            yield slab.value_()
 
     def word_at(self, page: int) -> int:
         """Return the address of the page type word."""
@@ -133,71 +94,50 @@ class Machine:
         """Return the address of a page in the direct map."""
         return int(page_to_virt(Object(self.prog, "struct page *", page)).value_())
 
-    def page_of(self, address: int) -> int:
-        """Return the ``struct page *`` of an address."""
-        return int(virt_to_page(self.prog, address).value_())
+    # Finding -----------------------------------------------------------------
 
-    def user_page(self) -> int:
-        """Return a ``struct page *`` that belongs to a file or a process."""
-        page = self.prog.type("struct page")
-        size, mapping = sizeof(page), offsetof(page, "mapping")
-        base, mark = self.prog["vmemmap"].value_(), self.slab_flag or 0
-        for pfn in range(1, int(self.prog["max_pfn"])):
-            try:
-                data = self.prog.read(base + pfn * size, size)
-            except FaultError:
-                continue
-            word = int.from_bytes(data[offsetof(page, "_mapcount") :][:4], "little")
-            owner = int.from_bytes(data[mapping : mapping + 8], "little")
-            flags = int.from_bytes(data[:8], "little")
-            # Mapped once or not at all, no tail, and its mapping a kernel pointer.
-            single = word in (0, 0xFFFFFFFF) and not data[8] & 1 and not flags & mark
-            if single and owner >> 47 == 0x1FFFF:
-                return int(base + pfn * size)
-        raise NoVictim("no page of a user")
+    def _enter(self, slabs: Iterator[Any]) -> None:
+        for slab in slabs:
+            self.slabs[slab.page] = slab
+            self._homes.update({slab.start + at: slab for at in range(0, slab.span, PAGE)})
 
-    # Writing -----------------------------------------------------------------
+    def all_slabs(self) -> Iterator[Any]:
+        """Yield every slab but those of the allocator's own objects."""
+        return (slab for slab in self.slabs.values() if slab.cache.name not in self.own)
 
-    def member(self, slab: AnySlab, name: str, number: int) -> Write:
-        """Return the write of a member of a slab's descriptor."""
-        return field(self.prog, self.descriptor, slab.page, name, number)
+    def slab(self, what: str, *where: Callable[[Any], bool]) -> Any:
+        """
+        Return the first slab for which conditions hold.
 
-    def cache_member(self, cache: AnyCache, name: str, number: int) -> Write:
-        """Return the write of a member of ``struct kmem_cache``."""
-        return field(self.prog, "struct kmem_cache", cache.address, name, number)
+        :param what: The conditions in words.
+        :raises NoVictim: if there is none.
+        """
+        for slab in self.all_slabs():
+            if all(holds(slab) for holds in where):
+                return slab
+        raise NoVictim(f"no {what}")
 
-    def node_member(self, cache: AnyCache, nid: int, name: str, number: int) -> Write:
-        """Return the write of a member of ``struct kmem_cache_node``."""
-        at = int(self.node(cache, nid).address_ or 0)
-        return field(self.prog, "struct kmem_cache_node", at, name, number)
+    def slabs_of(self, cache: Any) -> List[Any]:
+        """Return the slabs of a cache."""
+        return [slab for slab in self.slabs.values() if slab.cache is cache]
 
-    def node_pointer(self, cache: AnyCache, nid: int, number: int, name: str = "node") -> Write:
-        """Return the write of the pointer to a node's structure, or since 7.1 to its barn."""
-        layout = self.prog.type("struct kmem_cache")
-        if layout.has_member("per_node"):
-            pair = layout.member("per_node").type.type
-            at = offsetof(layout, "per_node") + nid * sizeof(pair) + offsetof(pair, name)
-        else:
-            at = offsetof(layout, "node") + 8 * nid
-        return value(cache.address + at, number)
+    def standing(self, cache: Any, kind: str, nid: int = 0) -> List[Any]:
+        """Return the slabs on a node's list, in its order."""
+        if nid >= len(cache.nodes) or not cache.nodes[nid]:
+            return []
+        return [self.slabs[page] for page in self._on_list(cache, nid, kind)]
 
-    def word(self, page: int, number: int) -> Write:
-        """Return the write of the page type word."""
-        return value(self.word_at(page), number, 4)
+    def home(self, address: int) -> Any:
+        """Return the slab that an address lies in, or ``None``."""
+        return self._homes.get(address & -PAGE)
 
-    def unlink(self, slab: AnySlab) -> List[Write]:
-        """Return the writes that make its neighbours forget a slab."""
-        return writes.unlink(self.prog, self.link(slab))
+    def item(self, slot: int) -> Item:
+        """Return the object in a slot of some slab."""
+        return Item(self.home(slot), slot)
 
-    def push(self, slab: AnySlab, head: int) -> List[Write]:
-        """Return the writes that put a slab at the head of a list."""
-        return writes.push(self.prog, self.link(slab), head)
-
-
-def on_slab(slab: AnySlab, code: str, *writes: Write, **expected: Any) -> Injury:
-    """Return an injury whose root names a slab."""
-    expected.setdefault("node", slab.nid)
-    return Injury(writes, code, slab.cache.name, slab.page, **expected)
+    def cache(self, name: str) -> Any:
+        """Return the cache of that name."""
+        return next(cache for cache in self.caches if cache.name == name)
 
 
 def all_caches(prog: Program) -> Iterator[Object]:

@@ -17,13 +17,12 @@ from typing import Any, Dict, Iterator, List, Optional, Sequence
 
 from drgn import Program
 
-from drgn_slabtype.check import check
-from drgn_slabtype.findings import Report
-from drgn_slabtype.machine import witness
-
 from .apart import apart
-from .language import NoVictim, Suite, alarms, compare
+from .language import NoVictim, Suite
+from .library import Report, check, witness
 from .overlay import overlay
+from .scopes import differences
+from .verdict import alarms, compare
 
 OUTCOMES = ("found", "missed", "quiet", "pending", "no victim")
 
@@ -106,6 +105,9 @@ class _Task:
         report = self._check(injury.writes)
         verdict = compare(injury, report, self.clean)
         outcome, reasons = "found" if verdict.found else "missed", verdict.reasons
+        concerned = [at for finding in report.findings for at in (finding.object, finding.slab)]
+        for difference in differences(self.prog, [at for at in concerned if at is not None]):
+            outcome, reasons = "missed", [*reasons, difference]
         if self.name in self.suite.pending and (not verdict.found or verdict.strays):
             outcome, reasons = "pending", [self.suite.pending[self.name], *reasons]
         return Result(self.name, outcome, reasons, verdict.strays, injury.code)

@@ -9,11 +9,15 @@ from typing import Any, Callable, Dict, Optional
 import pytest
 from drgn import (
     Architecture,
+    FindObjectFlags,
     Object,
     Platform,
     PlatformFlags,
     Program,
     Qualifiers,
+    Symbol,
+    SymbolBinding,
+    SymbolKind,
     Type,
     TypeEnumerator,
     TypeMember,
@@ -21,7 +25,9 @@ from drgn import (
     sizeof,
 )
 
+from drgn_slabtype.capture.describe import find_variables
 from drgn_slabtype.capture.types import TypeReader, TypeWriter
+from drgn_slabtype.machine import Machine
 
 PLATFORMS = {
     "64 bit little": Platform(Architecture.X86_64),
@@ -200,3 +206,30 @@ def test_complete_type_is_found_before_an_incomplete_one(source: Source) -> None
     )
     found = copy(source, holder).type("struct other")
     assert found.is_complete()
+
+
+def test_declaration_without_a_length_is_described_as_the_definition() -> None:
+    # Which of the two drgn finds is left to chance; the capture must not be.
+    prog = Program(PLATFORMS["64 bit little"])
+    char = prog.int_type("char", 1, True, qualifiers=Qualifiers.CONST)
+    lengths: Dict[str, Optional[int]] = {"declared": None, "defined": 24}
+
+    def find(
+        prog: Program, name: str, flags: FindObjectFlags, filename: Optional[str]
+    ) -> Optional[Object]:
+        if name not in lengths:
+            return None
+        banner = prog.array_type(char, lengths[name], qualifiers=Qualifiers.CONST)
+        return Object(prog, banner, address=0x1000)
+
+    prog.register_object_finder("test", find, enable_index=0)
+    prog.register_symbol_finder(
+        "test",
+        lambda prog, name, address, one: [
+            Symbol("declared", 0x1000, 24, SymbolBinding.WEAK, SymbolKind.OBJECT)
+        ],
+        enable_index=0,
+    )
+    types = [found.type_ for _, found in find_variables(Machine(prog), list(lengths))]
+    found = [(type.length, type.qualifiers) for type in types]
+    assert found == [(24, Qualifiers.CONST)] * 2

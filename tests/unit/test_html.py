@@ -30,7 +30,7 @@ from drgn_slabtype.findings import (
 from drgn_slabtype.pages.census import Census, CensusRow, Conflict, Place, census
 from drgn_slabtype.pages.map import Cell, PageMap
 from drgn_slabtype.report.html import check
-from drgn_slabtype.report.html_style import COLOURS
+from drgn_slabtype.report.html.style import COLOURS
 from drgn_slabtype.target import describe
 
 _EVIL = '<script>alert("a")</script>&\x1b[31m'

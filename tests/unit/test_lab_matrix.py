@@ -7,8 +7,9 @@ import json
 from typing import Any, Dict, List
 
 from lab.comparison import Result
-from lab.matrix import Matrix, markdown
+from lab.matrix import Matrix
 from lab.recipes import Recipes
+from lab.report import markdown
 
 
 def _record(run: Matrix) -> Dict[str, Any]:

@@ -172,6 +172,8 @@ def test_junit_skips_what_was_not_judged() -> None:
     ]
     assert skipped == ["machine", "dentry"]
     assert suite.get("skipped") == "2"
+    message = suite.findall(".//skipped")[0].get("message")
+    assert message == "1 part not judged: /cores/vmcore: truncated [unreadable]"
 
 
 def test_decode_reads_a_word_by_every_layout() -> None:

@@ -9,34 +9,38 @@ use; free objects are in a slab's own freelist or in an array cache.
 
 from __future__ import annotations
 
-from typing import List
+from typing import Iterator, List
 
 import numpy as np
 
 from ...index import KnownBy, SlabIndex
-from ...ledger import I64, Ledger, ListKind, Memberships, Place, Slabs, Suspect
+from ...ledger import I64, Ledger, ListKind, Suspect
 from ...machine import Machine
 from ...machine.kfence import kfence_pool
+from ...regions import Declaration
+from ...rules.members import Tuning, judge_pointers, judge_slab, judge_tuning
 from ..base import Ownership, decide_ownership
-from ..cachefit import judge_slab
-from ..caches import Caches
+from ..caches import Caches, cache_pointers, same_cache
 from ..lists import Walked, find_emptied
 from ..live import LIVE, LiveObjects
-from ..nodes import memberships, read_nodes
-from . import arrays as slabarrays
-from .arrays import ArrayCaches
-from .cache import Mode, SlabCache
+from ..nodes import memberships, node_pointers, read_nodes
+from ..percpu import per_cpu_structures
+from . import arrays, freelists, tuning
+from .cache import Mode, SlabCache, freelist_cache, slab_members
+from .counts import Counts
 from .debug import DebugReader
-from .indexes import IndexArrays, allowed_lists, right_places, shared_arrays
-from .view import SlabView
+from .entries import Entries
+from .flushes import mark_flushes
+from .indexes import IndexArrays, right_places
+from .offslab import add_hosts, off_slab_arrays
+from .regions import declarations
+from .state import allowed_lists
+from .table import enter_counters, misfits, note_detached, read_slabs
+from .view import SlabView, slab_counts
 
-PLACES = (
-    Place("freelist", counted=False, bad="freelist-index", repeat="freelist-duplicate"),
-    *slabarrays.PLACES,
-    LIVE,
-)
+PLACES = (freelists.PLACE, *arrays.PLACES, LIVE)
 _PLACE = {place.name: number for number, place in enumerate(PLACES)}
-_ARRAYS = _PLACE[slabarrays.PLACES[0].name]
+_ARRAYS = _PLACE[arrays.PLACES[0].name]
 
 _LISTS = {
     "slabs_partial": ListKind.PARTIAL,
@@ -54,30 +58,54 @@ class SlabAllocator:
         self.machine = machine
         self.memory = machine.memory
         self.caches = caches
-        self.pool = kfence_pool(machine)
-        self.nodes = read_nodes(machine, self.caches)
-        self.arrays = ArrayCaches(machine, self.caches, self.nodes)
+        self.pool = machine.settled(kfence_pool)
+        self.nodes = read_nodes(machine, caches)
+        word = self.memory.word_size
+        self.per_cpu = per_cpu_structures(machine, caches, "cpu_cache", word, caches.listed)
+        self.aliens = arrays.read_alien_tables(machine, self.nodes)
+        self.arrays = arrays.read_arrays(machine, self.per_cpu, self.nodes, self.aliens)
+        self.tuned = tuning.judge_arrays(self.arrays, caches.rows["limit"].astype(np.int64))
+        self.entries = Entries(machine, self.arrays, self.tuned)
         self.ownership = Ownership(np.zeros(0, np.int64), np.zeros(0, np.int64))
         self._cpus = len(machine.cpus)
         self._walks: List[Walked] = []
         self._live = LiveObjects([])
 
     def discover(self, index: SlabIndex) -> None:
-        """Walk every node's lists; see :meth:`.base.Allocator.discover`."""
+        """Find out where slabs stand; see :meth:`.base.Allocator.discover`."""
         index.known_by[self.pool.contains(index.addresses)] |= np.uint8(KnownBy.KFENCE)
-        self._walks = find_emptied(index, self.nodes.walk(index, _LISTS))
-        self.arrays.locate(self.machine, index, self.caches)
+        if index.whole:
+            self._walks = find_emptied(index, self.nodes.walk(index, _LISTS))
+            self.entries.locate(index, self.caches)
+        else:
+            self._walks = self.nodes.stand(index, _LISTS, self._list_of)
+            add_hosts(index, self.caches)
         self.ownership = decide_ownership(index, self.caches, self._walks, ())
-        heads = np.array([walked.head.address for walked in self._walks], np.uint64)
-        self.view = SlabView(
-            self.machine, index, self.caches, self.ownership, self._walks, heads, self.pool
+        self.view = SlabView(index, self.caches, self.ownership.cache, self._walks)
+        index.settle(self.view.orders)
+        self.off_slab = off_slab_arrays(
+            self.machine, self.caches, self.view, index["freelist"], self.pool
         )
-        own = [self.caches.addresses, self.nodes.rows.addresses, *self.arrays.addresses]
+        self._live = self._own_structures(index)
+        self._live.locate(index, self.ownership.cache)
+
+    def _list_of(self, index: SlabIndex) -> I64:
+        # Which list of its node each slab stands on, if it is on one.
+        owner = same_cache(index["slab_cache"], self.caches)
+        num = self.caches.rows["num"].astype(np.int64)[owner]
+        return allowed_lists(slab_counts(index), num)
+
+    def _own_structures(self, index: SlabIndex) -> LiveObjects:
+        nodes = node_pointers(self.machine, self.caches, "node", every=True)[2]
+        own = [self.caches.addresses, nodes, self.off_slab]
         if self.caches.rows.structure.has("random_seq"):
             own.append(self.caches.rows["random_seq"])
-        own.append(self.view.index_array)
-        self._live = LiveObjects([each[self.view.homes(each) >= 0] for each in own])
-        self._live.locate(index, self.ownership.cache)
+        if self.caches.chosen.all():
+            of_nodes = self.arrays.pointer[self.arrays.kind != arrays.CPU]
+            own += [of_nodes, self.aliens.address]
+        else:
+            own.append(self.machine.settled(arrays.structures_of_nodes))
+        return LiveObjects([each[self.view.homes(each) >= 0] for each in own])
 
     def unreadable(self, number: int) -> List[str]:
         """Return what could not be read; see :meth:`.base.Allocator.unreadable`."""
@@ -87,119 +115,65 @@ class SlabAllocator:
         """Return nothing; see :meth:`.base.Allocator.elsewhere`."""
         return []
 
+    def regions(self, index: SlabIndex) -> Iterator[Declaration]:
+        """Declare what is read; see :meth:`.base.Allocator.regions`."""
+        return declarations(self, index)
+
     # One cache ---------------------------------------------------------------
 
     def collect(self, number: int, index: SlabIndex) -> Ledger:
         """Read everything about one cache; see :meth:`.base.Allocator.collect`."""
         cache = SlabCache(self.caches, number, self.memory.page_size, self._cpus)
         rows = self.ownership.rows_of(number)
-        ledger = Ledger(cache.facts, PLACES, self._slabs(cache, rows, index))
+        slabs = read_slabs(self.view, index, cache, rows, self.ownership, self.nodes)
+        ledger = Ledger(cache.facts, PLACES, slabs)
         memberships(self._walks, number, rows, index, ledger)
-        ledger.suspects += judge_slab(self.machine, self.caches, cache)
-        self._geometry(cache, rows, index, ledger)
-        self._nodes(cache, ledger)
-        detached = np.count_nonzero(ledger.slabs.excused)
-        if detached:
-            what = f"{detached} empty slabs wait on no list for RCU to give back their pages"
-            ledger.notes.append(Suspect("slab-detached", what))
-        self.arrays.enter(cache, rows, index, ledger, _ARRAYS)
+        self._members(cache, ledger)
+        ledger.suspects += misfits(self.view, index, cache, rows)
+        if index.whole:
+            enter_counters(ledger, cache, self.nodes)
+        self.nodes.enter_lost(number, ledger)
+        self.nodes.enter_locks(number, ledger)
+        note_detached(ledger)
+        self._arrays(cache, rows, index, ledger)
         self._live.enter(number, rows, index, ledger, _PLACE[LIVE.name])
         self._freelists(cache, rows, index, ledger)
-        self.arrays.mark_flushes(cache, ledger, 0)
+        mark_flushes(self.arrays, number, ledger)
         if cache.debug:
             freelist = index["freelist"][rows]
             ledger.zones = DebugReader(self.machine, cache, ledger, freelist).zones()
         return ledger
 
-    def _slabs(self, cache: SlabCache, rows: I64, index: SlabIndex) -> Slabs:
-        active, loose = self.view.active[rows], self.view.loose[rows]
-        # A slab is made, and filled into the array of its CPU, before it is
-        # linked, and unlinked before its pages are given back.
-        making = loose & (active >= 0) & (active <= min(max(cache.batchcount, 1), cache.num))
-        held = self.nodes.nid[(self.nodes.cache == cache.number) & self.nodes.held]
-        return Slabs.build(
-            len(rows),
-            page=index.pages[rows],
-            base=self.view.first[rows] + np.uint64(cache.obj_offset),
-            objects=np.full(len(rows), cache.num, np.int64),
-            counted=active,
-            nid=index.nids[rows],
-            order=cache.order,
-            readable=cache.order,
-            word=index.words[rows].astype(np.int64),
-            marked=index.marked[rows],
-            cache_pointer=index["slab_cache"][rows],
-            told=self.ownership.told[rows] == cache.number,
-            allowed=allowed_lists(active, cache.num),
-            transit=making,
-            busy=np.isin(index.nids[rows], held),
-            excused=self.view.detached[rows],
-        )
+    def _members(self, cache: SlabCache, ledger: Ledger) -> None:
+        index_size = self.machine.structure("freelist_idx_t").size
+        pointers = cache_pointers(self.memory, self.caches, cache.number)
+        ledger.suspects += judge_pointers(pointers)
+        ledger.suspects += judge_slab(slab_members(self.caches, cache, index_size))
+        ledger.suspects += judge_pointers(freelist_cache(self.caches, cache))
+
+    def _arrays(self, cache: SlabCache, rows: I64, index: SlabIndex, ledger: Ledger) -> None:
+        mine = self.arrays.rows_of(cache.number)
+        own = Tuning(cache.limit, cache.batchcount)
+        ledger.suspects += self.per_cpu.suspects(cache.number, arrays.PLACES[arrays.CPU].name)
+        ledger.suspects += judge_tuning(own, tuning.common_tuning(self.arrays, mine))
+        ledger.suspects += tuning.lost_arrays(self.arrays, mine)
+        ledger.suspects += self.aliens.suspects(cache.number)
+        ledger.suspects += [one for at, one in self.arrays.locks if at == cache.number]
+        ledger.suspects += tuning.unsound_arrays(self.arrays, self.tuned, mine)
+        self.entries.enter(cache, rows, index, ledger, _ARRAYS)
 
     def _freelists(self, cache: SlabCache, rows: I64, index: SlabIndex, ledger: Ledger) -> None:
-        slabs, pointer = ledger.slabs, index["freelist"][rows]
-        off_slab = self.view.index_array[rows]
+        slabs, pointer, off_slab = ledger.slabs, index["freelist"][rows], self.off_slab[rows]
         in_place = right_places(cache, pointer, index.addresses[rows], slabs.base, off_slab != 0)
-        arrays = IndexArrays(self.machine, cache, ledger, pointer, in_place, self.view.loose[rows])
+        found = IndexArrays(self.machine, cache, slabs, pointer, in_place)
+        counts = Counts(cache, ledger, found)
         if cache.mode is Mode.OFF_SLAB:
-            for slab in shared_arrays(off_slab, arrays.unsound()):
-                ledger.suspects.append(
-                    Suspect(
-                        "freelist-array",
-                        f"shares its freelist array at 0x{pointer[slab]:x} with another slab",
-                        slab=slab,
-                        place=PLACES[0].name,
-                        found=int(pointer[slab]),
-                    )
-                )
-        arrays.enter(0)
-
-    def _nodes(self, cache: SlabCache, ledger: Ledger) -> None:
-        members, slabs = ledger.memberships, ledger.slabs
-        free = slabs.objects - slabs.counted
-
-        def on_lists(nid: int) -> Memberships:
-            return members.take((members.owner == nid) & (members.slab >= 0))
-
-        ledger.counters += self.nodes.counters(
-            cache.number,
-            {
-                "total_slabs": ("node-list-length", lambda nid: len(on_lists(nid))),
-                "free_slabs": (
-                    "node-list-length",
-                    lambda nid: int((on_lists(nid).kind == ListKind.FREE).sum()),
-                ),
-                "free_objects": (
-                    "node-free-objects",
-                    lambda nid: int(free[on_lists(nid).slab].sum()),
-                ),
-            },
-        )
-        self.nodes.enter_lost(cache.number, ledger)
-        self.nodes.enter_locks(cache.number, ledger)
-
-    def _geometry(self, cache: SlabCache, rows: I64, index: SlabIndex, ledger: Ledger) -> None:
-        orders, first = index.orders[rows], self.view.first[rows]
-        colour = first - index.addresses[rows]
-        off_colour = colour % np.uint64(cache.colour_off) != 0
-        off_colour |= colour >= np.uint64(cache.colours * cache.colour_off)
-        for code, what, wrong, expected, found in (
-            (
-                "slab-base-wrong",
-                "first object is on no colour of this cache",
-                off_colour,
-                index.addresses[rows],
-                first,
-            ),
-            (
-                "slab-order-wrong",
-                "compound order is not the cache's",
-                orders != cache.order,
-                np.full(len(rows), cache.order),
-                orders,
-            ),
-        ):
-            ledger.suspects += [
-                Suspect(code, what, slab=slab, expected=int(expected[slab]), found=int(found[slab]))
-                for slab in np.flatnonzero(wrong).tolist()
-            ]
+            unsound = counts.doubtful(slabs.counted)
+            ledger.suspects += freelists.suspect_shared(pointer, off_slab, unsound)
+        believed = counts.believed()
+        tails = found.tails(believed)
+        # A slab on no list can be one that is just being made.
+        busy = slabs.busy | self.view.loose[rows]
+        ledger.suspects += freelists.suspect_counts(ledger, believed)
+        ledger.suspects += freelists.suspect_arrays(found, tails, busy)
+        freelists.enter_freelists(cache, ledger, found, tails, busy, _PLACE[freelists.PLACE.name])

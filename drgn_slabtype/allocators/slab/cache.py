@@ -4,9 +4,13 @@
 from __future__ import annotations
 
 import enum
+from typing import List
+
+import numpy as np
 
 from ...ledger import Facts
-from ..caches import Caches
+from ...rules.members import Pointer, SlabMembers
+from ..caches import Caches, same_cache
 
 # Values of the flags are the same from 5.10 to the removal of SLAB in 6.8.
 _RED_ZONE = 0x400
@@ -16,6 +20,7 @@ _TYPESAFE_BY_RCU = 0x80000
 _OBJFREELIST = 0x40000000
 _OFF_SLAB = 0x80000000
 
+_MAX_COLOURS = 1 << 31  # more than any slab has bytes left over
 _MAX_ORDER = 24  # no kernel allocates more than 2^24 pages at once
 
 
@@ -60,7 +65,7 @@ class SlabCache:
         # A damaged cache must not decide how much memory is read.
         self.num = max(min(value("num"), self.span // self.size), 1)
         """Objects of a slab."""
-        self.colours = max(value("colour"), 1)
+        self.colours = max(min(value("colour"), _MAX_COLOURS), 1)
         """How many places of the first object there are, ``colour_off`` bytes apart."""
         self.colour_off = max(value("colour_off"), 1)
         self.freelist_size = value("freelist_size")
@@ -94,3 +99,39 @@ class SlabCache:
             self.num,
             in_flight=cpus * max(self.batchcount, 1),
         )
+
+
+def slab_members(caches: Caches, cache: SlabCache, index_size: int) -> SlabMembers:
+    """
+    Return the members of a cache that follow from each other, as they are in memory.
+
+    :param index_size: Bytes of one entry of an index array.
+    """
+
+    def value(member: str) -> int:
+        return int(caches.rows[member][cache.number])
+
+    return SlabMembers(
+        cache.order,
+        cache.span,
+        cache.size,
+        cache.object_size,
+        cache.obj_offset,
+        value("num"),
+        value("colour"),
+        cache.colour_off,
+        cache.freelist_size,
+        index_size,
+        cache.mode is Mode.ON_SLAB,
+    )
+
+
+def freelist_cache(caches: Caches, cache: SlabCache) -> List[Pointer]:
+    """Return the pointer to the cache that off-slab arrays are from, where a cache has it."""
+    # Before Linux kernel commit e36ce448a08d ("mm/slab: use kmalloc() for
+    # on-slab freelist") (in v6.1).
+    if cache.mode is not Mode.OFF_SLAB or not caches.rows.structure.has("freelist_cache"):
+        return []
+    at = cache.freelist_cache
+    leads = bool(same_cache(np.array([at], np.uint64), caches)[0] >= 0)
+    return [Pointer("freelist_cache", at, leads, needed=True, kind="cache")]

@@ -9,18 +9,19 @@ which ends the slot. Objects on a freelist or in an array cache are poisoned.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Iterator
 
 import numpy as np
 
 from ...ledger import I64, U8, U64, Bools, Ledger, State, Walk, Zone
 from ...machine import Machine
+from ..slots import Slots, claimed, read_slabs
 from .cache import Mode, SlabCache
 
 _RED_FREE, _RED_USED = 0x09F911029D74E35B, 0xD84156C5635688C0
 _RED_BYTES = 8  # an unsigned long long, also on 32 bits
 _POISON_FREE, _POISON_END = 0x6B, 0xA5
-_BATCH_BYTES = 8 << 20  # slab memory held at a time
 
 
 class DebugReader:
@@ -44,113 +45,88 @@ class DebugReader:
         if cache.store_user:
             # The second red zone is aligned like an unsigned long long.
             self._second_red -= max(word, 8)
+        self._width = machine.structure("freelist_idx_t").size
+        self._array = cache.num * self._width
+        """Bytes of an index array, which may lie in a free object."""
+
+    def _fits(self) -> bool:
+        # Whether all parts lie in a slot, and the slots in a slab: where they do
+        # not, the cache is damaged, and nothing is promised.
+        cache = self._cache
+        first = _RED_BYTES if cache.red_zone else 0
+        within = first <= cache.obj_offset <= cache.size - cache.object_size
+        if cache.mode is Mode.OBJFREELIST:
+            within = within and self._array <= cache.object_size
+        last = self._second_red if cache.red_zone else self._caller if cache.store_user else 0
+        return within and last >= 0 and cache.size <= cache.span
 
     def zones(self) -> Iterator[Zone]:
         """Yield the zones of all slabs of which it is known which objects are free."""
-        ledger, cache = self._ledger, self._cache
-        boxes, slabs = ledger.containers, ledger.slabs
+        if not self._fits():
+            return
+        cache, slabs = self._cache, self._judged()
+        start = self._ledger.slabs.base[slabs] - np.uint64(cache.obj_offset)
+        for some in read_slabs(self._memory, slabs, start, cache.num * cache.size):
+            slots = some.slots(cache.num, cache.size)
+            free = claimed(self._ledger, self._ledger.claims.state == State.FREE, slots)
+            if cache.red_zone:
+                yield from self._red_zones(slots, free)
+            if cache.poison:
+                yield self._poison(slots, np.flatnonzero(free))
+            if cache.store_user:
+                used = np.flatnonzero(~free)
+                yield slots.zone("track", "last caller", self._caller, cache.size, used, None)
+
+    def _judged(self) -> I64:
+        # Slabs of which nothing is doubtful.
+        ledger, slabs, boxes = self._ledger, self._ledger.slabs, self._ledger.containers
         arrays = boxes.take((boxes.slab < 0) & (boxes.counted >= 0))
         # A node that is lost takes its shared array with it.
         if not ledger.lists_known or (arrays.counted != arrays.walked).any():
-            return
-        own = boxes.slab[(boxes.slab >= 0) & (boxes.state == Walk.WHOLE)]
+            return np.zeros(0, np.int64)
         unsure = slabs.excused | slabs.transit | slabs.busy
         unsure[[suspect.slab for suspect in ledger.suspects if suspect.slab >= 0]] = True
-        judged = own[~unsure[own]]
-        step = max(1, _BATCH_BYTES // cache.span)
-        for start in range(0, len(judged), step):
-            yield from self._batch(judged[start : start + step])
+        own = boxes.slab[(boxes.slab >= 0) & (boxes.state == Walk.WHOLE)]
+        return own[~unsure[own]]
 
-    def _batch(self, slabs: I64) -> Iterator[Zone]:
-        cache, table = self._cache, self._ledger.slabs
-        count = cache.num
-        first = table.base[slabs] - np.uint64(cache.obj_offset)
-        gathered = self._memory.gather(first, count * cache.size)
-        slabs = slabs[gathered.ok]
-        slots = gathered.bytes[gathered.ok].reshape(len(slabs) * count, cache.size)
-        slab, index = np.repeat(slabs, count), np.tile(np.arange(count), len(slabs))
-        base = first[gathered.ok].repeat(count) + (index * cache.size).astype(np.uint64)
-        free = self._free(slab, index)
-        if cache.red_zone:
-            yield from self._red_zones(slots, slab, index, base, free)
-        if cache.poison:
-            yield self._poison(slots, slab, index, base, free)
-        if cache.store_user:
-            used = np.flatnonzero(~free)
-            yield Zone(
-                "track",
-                "last caller",
-                slab[used],
-                index[used],
-                base[used] + np.uint64(self._caller),
-                slots[used, self._caller :],
-                None,
-            )
-
-    def _free(self, slab: I64, index: I64) -> Bools:
-        # Which objects some place records as free.
-        claims = self._ledger.claims
-        known = (claims.slab >= 0) & (claims.index >= 0) & (claims.state == State.FREE)
-        keys = claims.slab[known] * self._cache.num + claims.index[known]
-        return np.isin(slab * self._cache.num + index, keys)
-
-    def _red_zones(
-        self, slots: U8, slab: I64, index: I64, base: U64, free: Bools
-    ) -> Iterator[Zone]:
+    def _red_zones(self, slots: Slots, free: Bools) -> Iterator[Zone]:
         # An object is marked as used after it was taken, and as free before it
         # is put down: for a moment it is marked free and recorded nowhere.
+        every = np.arange(len(free))
         expected = self._red[free.astype(np.intp)]
         passing = np.broadcast_to(self._red[1], expected.shape)
         for name, at in (
             ("first red zone", self._cache.obj_offset - _RED_BYTES),
             ("second red zone", self._second_red),
         ):
-            yield Zone(
-                "redzone",
-                name,
-                slab,
-                index,
-                base + np.uint64(at),
-                slots[:, at : at + _RED_BYTES],
-                expected,
-                passing,
-            )
+            yield slots.zone("redzone", name, at, at + _RED_BYTES, every, expected, passing)
 
-    def _poison(self, slots: U8, slab: I64, index: I64, base: U64, free: Bools) -> Zone:
+    def _poison(self, slots: Slots, rows: I64) -> Zone:
         cache = self._cache
-        rows = np.flatnonzero(free)
-        lead = cache.obj_offset
-        found = slots[rows, lead : lead + cache.object_size]
-        expected = np.full(found.shape, _POISON_FREE, np.uint8)
+        first, last = cache.obj_offset, cache.obj_offset + cache.object_size
+        zone = slots.zone("poison", "poison", first, last, rows, None)
+        expected = np.full(zone.found.shape, _POISON_FREE, np.uint8)
         expected[:, -1:] = _POISON_END
-        hosts = self._hosts(slab[rows], base[rows])
-        expected[hosts, : cache.freelist_size] = found[hosts, : cache.freelist_size]
-        passing = self._passing(slab[rows], index[rows], found, expected)
-        where = base[rows] + np.uint64(lead)
-        return Zone("poison", "poison", slab[rows], index[rows], where, found, expected, passing)
+        # The index array of a slab may lie in one of its free objects.
+        hosts = (self._freelist[zone.slab] == zone.address) & (cache.mode is Mode.OBJFREELIST)
+        expected[hosts, : self._array] = zone.found[hosts, : self._array]
+        return replace(zone, expected=expected, passing=self._passing(zone, expected))
 
-    def _hosts(self, slab: I64, base: U64) -> Bools:
-        # Which objects hold the index array of their slab.
-        cache = self._cache
-        host: Bools = self._freelist[slab] == base + np.uint64(cache.obj_offset)
-        return host & (cache.mode is Mode.OBJFREELIST)
-
-    def _passing(self, slab: I64, index: I64, found: U8, expected: U8) -> U8:
+    def _passing(self, zone: Zone, expected: U8) -> U8:
         # When a slab has become full, the array in its last object gives way to
         # poison with no lock held; until then, a link may lie over its start.
-        cache, source = self._cache, self._memory
+        cache, source, found = self._cache, self._memory, zone.found
         passing = expected.copy()
         if cache.mode is not Mode.OBJFREELIST:
             return passing
-        full = self._ledger.slabs.counted[slab] == cache.num
-        width = cache.freelist_size // cache.num
-        last = np.ascontiguousarray(found[:, cache.freelist_size - width : cache.freelist_size])
-        left = last.view(f"{source.byteorder}u{width}")[:, 0].astype(np.int64) == index
+        full = self._ledger.slabs.counted[zone.slab] == cache.num
+        last = np.ascontiguousarray(found[:, self._array - self._width : self._array])
+        left = last.view(f"{source.byteorder}u{self._width}")[:, 0].astype(np.int64) == zone.index
         word = source.word_size
-        if cache.freelist_size <= word:
+        if self._array <= word <= cache.object_size:
             link = np.ascontiguousarray(found[:, :word]).view(source.word)[:, 0].astype(np.uint64)
             left |= (link == 0) | source.is_kernel_address(link)
-        end = max(cache.freelist_size, word)
+        end = max(self._array, word)
         rows = np.flatnonzero(full & left)
         passing[rows, :end] = found[rows, :end]
         return passing

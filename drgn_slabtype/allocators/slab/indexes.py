@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-SLAB's freelists
-----------------
+SLAB's index arrays
+-------------------
 
 A slab's free objects are the tail of an array of indexes, ``freelist[active ..
 num)``; what stands before the tail is stale. The array of an objfreelist cache
@@ -10,269 +10,99 @@ lies in the free object that its own last entry names.
 
 from __future__ import annotations
 
-from typing import List
+from typing import Iterator, NamedTuple
 
 import numpy as np
 from drgn import sizeof
 
-from ...ledger import (
-    I64,
-    U8,
-    U64,
-    Bools,
-    Claims,
-    Containers,
-    Ledger,
-    ListKind,
-    State,
-    Suspect,
-    Walk,
-)
+from ...index import SlabIndex
+from ...ledger import I64, U64, Bools, Slabs
 from ...machine import Machine
+from ...regions import Region, region
 from .cache import Mode, SlabCache
 
-_NODE_LISTS = int(ListKind.PARTIAL | ListKind.FULL | ListKind.FREE)
 
+class Tails(NamedTuple):
+    """What arrays say when slabs count so many objects in use: shape (slabs, num)."""
 
-def allowed_lists(active: I64, num: int) -> I64:
-    """Return the :class:`~drgn_slabtype.ledger.ListKind` bits a count asks for."""
-    out = np.full(len(active), int(ListKind.PARTIAL), np.int64)
-    out[active == num] = ListKind.FULL
-    out[active == 0] = ListKind.FREE
-    out[(active < 0) | (active > num)] = _NODE_LISTS
-    return out
+    active: I64
+    """Objects in use, of each slab."""
+    live: Bools
+    """Which entries are on its freelist."""
+    bad: Bools
+    """Which of them are no index."""
+    repeats: Bools
+    """Which of them name an index that an earlier one of the slab names."""
+
+    @property
+    def sound(self) -> Bools:
+        """Which of them are neither."""
+        return self.live & ~self.bad & ~self.repeats
 
 
 class IndexArrays:
     """
     The index arrays of one cache's slabs.
 
-    :param ledger: With slabs, lists and array caches.
     :param pointer: ``slab->freelist`` of each slab.
     :param in_place: Which pointers can be those of an index array of this cache.
-    :param unlisted: Which slabs are on no list, so that nobody else sees them.
     """
 
     def __init__(
-        self,
-        machine: Machine,
-        cache: SlabCache,
-        ledger: Ledger,
-        pointer: U64,
-        in_place: Bools,
-        unlisted: Bools,
+        self, machine: Machine, cache: SlabCache, slabs: Slabs, pointer: U64, in_place: Bools
     ) -> None:
         self._cache = cache
-        self._ledger = ledger
-        self._pointer = pointer
-        self._in_place = in_place
-        self._unlisted = unlisted
-        self._memory = machine.memory
+        self._slabs = slabs
+        self.pointer = pointer
+        """``slab->freelist`` of each slab."""
+        self.in_place = in_place
+        """Which can be that of an index array of this cache."""
+        self.entries: I64 = np.zeros((len(pointer), cache.num), np.int64)
+        """Shape (slabs, num)."""
+        self.read: Bools = np.zeros(len(pointer), np.bool_)
+        """Which arrays are in place and could be read."""
         index_type = machine.prog.type("freelist_idx_t")
-        dtype = np.dtype(f"{self._memory.byteorder}u{sizeof(index_type)}")
-        readable = np.flatnonzero(in_place & ~ledger.slabs.excused)
-        width = cache.num * dtype.itemsize
-        gathered = self._memory.gather(pointer[readable], width)
-        self._arrays: I64 = np.zeros((len(pointer), cache.num), np.int64)
-        self._arrays[readable] = gathered.bytes.view(dtype)
-        self._ok = np.zeros(len(pointer), np.bool_)
-        self._ok[readable] = gathered.ok
-        self._elsewhere = _claimed_objects(ledger, cache.num)
-        self._stands = np.zeros(len(pointer), np.int64)
-        members = ledger.memberships.take(ledger.memberships.slab >= 0)
-        np.bitwise_or.at(self._stands, members.slab, members.kind)
+        dtype = np.dtype(f"{machine.memory.byteorder}u{sizeof(index_type)}")
+        wanted = np.flatnonzero(in_place & ~slabs.excused)
+        gathered = machine.memory.gather(pointer[wanted], cache.num * dtype.itemsize)
+        self.entries[wanted] = gathered.bytes.view(dtype)
+        self.read[wanted] = gathered.ok
 
-    # What an array says when a slab counts so many objects in use -------------
+    def needed(self, active: I64) -> Bools:
+        """Return which slabs have a free object, so that they need an array."""
+        return (active >= 0) & (active < self._cache.num) & ~self._slabs.excused
 
-    def _has_free(self, active: I64) -> Bools:
-        slabs = self._ledger.slabs
-        return (active >= 0) & (active < self._cache.num) & ~slabs.excused
-
-    def _live(self, active: I64) -> Bools:
-        position = np.arange(self._cache.num)
-        return (position >= active[:, None]) & (self._ok & self._has_free(active))[:, None]
-
-    def _valid(self, live: Bools) -> Bools:
-        valid: Bools = live & (self._arrays < self._cache.num)
-        return valid
-
-    def _repeats(self, valid: Bools) -> Bools:
-        # Which valid entries name an index that an earlier one of the row names.
-        slab, at = np.nonzero(valid)
-        keys = slab * self._cache.num + self._arrays[slab, at]
+    def tails(self, active: I64) -> Tails:
+        """Return the freelists of slabs that count so many objects in use."""
+        num = self._cache.num
+        known = self.read & self.needed(active)
+        live = (np.arange(num) >= active[:, None]) & known[:, None]
+        bad: Bools = live & (self.entries >= num)
+        slab, at = np.nonzero(live & ~bad)
+        keys = slab * num + self.entries[slab, at]
         again = np.ones(len(keys), np.bool_)
         again[np.unique(keys, return_index=True)[1]] = False
-        out = np.zeros_like(valid)
-        out[slab[again], at[again]] = True
-        return out
+        repeats = np.zeros_like(live)
+        repeats[slab[again], at[again]] = True
+        return Tails(active, live, bad, repeats)
 
-    def _not_host(self, active: I64) -> Bools:
-        # Which arrays lie in an object that their own last entry does not name.
+    def left_over(self, active: I64) -> Bools:
+        """Return which slabs have an array in an object, though none is free."""
         if self._cache.mode is not Mode.OBJFREELIST:
             return np.zeros(len(active), np.bool_)
-        base = self._ledger.slabs.base
-        host = ((self._pointer - base) // np.uint64(self._cache.size)).astype(np.int64)
-        other: Bools = self._arrays[:, -1] != host
-        return self._ok & self._has_free(active) & other
+        return (active == self._cache.num) & (self.pointer != 0) & ~self._slabs.excused
 
-    def _pointer_wrong(self, active: I64) -> Bools:
-        # Where a pointer is missing, or left over.
-        needed = self._has_free(active)
-        wrong = needed & ~self._in_place
-        if self._cache.mode is Mode.OBJFREELIST:
-            wrong |= (active == self._cache.num) & (self._pointer != 0)
-        return wrong & ~self._ledger.slabs.excused
+    def misplaced(self, active: I64) -> Bools:
+        """Return which slabs need an array and have none in its place."""
+        return self.needed(active) & ~self.in_place
 
-    def _doubtful(self, active: I64) -> Bools:
-        # Which slabs cannot count so many: pointer, array, list or the places
-        # that hold the other objects speak against it.
-        live = self._live(active)
-        valid = self._valid(live)
-        bad = (live & ~valid) | self._repeats(valid)
-        claimed = np.take_along_axis(self._elsewhere, np.where(valid, self._arrays, 0), axis=1)
-        bad |= valid & claimed
-        wrong_list = (self._stands & allowed_lists(active, self._cache.num)) == 0
-        return bad.any(axis=1) | self._pointer_wrong(active) | self._not_host(active) | wrong_list
-
-    # Entering ----------------------------------------------------------------
-
-    def believed(self) -> I64:
-        """
-        Return what each slab should count, where that can be told from its own count.
-
-        If a node's ``free_objects`` is off by a number, and one slab alone would
-        be sound if it counted so many more or fewer, then that count is wrong.
-        """
-        ledger, num = self._ledger, self._cache.num
-        active = ledger.slabs.counted
-        out = active.copy()
-        members = ledger.memberships
-        for counter in ledger.counters:
-            off = counter.summed - counter.kept
-            if counter.name != "free_objects" or counter.busy or not 0 < abs(off) <= num:
-                continue
-            here = np.zeros(len(active), np.bool_)
-            here[members.slab[(members.owner == counter.node) & (members.slab >= 0)]] = True
-            other = active + off
-            here &= (active <= num) & (other >= 0) & (other <= num)
-            here &= self._doubtful(active) & ~self._doubtful(np.clip(other, 0, num))
-            if np.count_nonzero(here) == 1:
-                out[here] = other[here]
-        return out
-
-    def enter(self, place: int) -> None:
-        """
-        Enter the freelists of all slabs into the ledger.
-
-        :param place: Position of the freelists' place in ``ledger.places``.
-        """
-        ledger, slabs = self._ledger, self._ledger.slabs
-        believed = self.believed()
-        self._suspect_counts(believed)
-        live = self._live(believed)
-        valid = self._valid(live)
-        repeats = self._repeats(valid)
-        self._suspect_pointers(believed, live, valid & ~repeats)
-        slab, at = np.nonzero(valid & ~repeats)
-        which = self._arrays[slab, at]
-        claims = Claims.build(
-            len(slab),
-            place=place,
-            container=len(ledger.containers) + slab,
-            position=at - believed[slab],
-            address=slabs.base[slab] + which.astype(np.uint64) * np.uint64(self._cache.size),
-            slab=slab,
-            index=which,
-            state=State.FREE,
-        )
-        ledger.claims = Claims.join([ledger.claims, claims])
-        boxes = self._containers(place, believed, live & ~valid, repeats)
-        boxes.walked = np.bincount(slab, minlength=len(slabs))
-        ledger.containers = Containers.join([ledger.containers, boxes])
-
-    def _containers(self, place: int, active: I64, bad: Bools, repeats: Bools) -> Containers:
-        count = len(active)
-        state: U8 = np.full(count, Walk.WHOLE, np.uint8)
-        culprit = np.full(count, -1, np.int64)
-        value = np.zeros(count, np.uint64)
-        for wrong, kind in ((repeats, Walk.CYCLE), (bad, Walk.POINTER)):
-            hit = wrong.any(axis=1)
-            first = wrong.argmax(axis=1)
-            state[hit] = kind
-            culprit[hit] = first[hit]
-            value[hit] = self._arrays[hit, first[hit]]
-        needed = self._has_free(active)
-        misplaced = needed & ~self._in_place
-        state[needed & ~self._ok] = Walk.UNREADABLE
-        state[misplaced] = Walk.MISPLACED
-        value[misplaced] = self._pointer[misplaced]
-        return Containers.build(
-            count,
-            place=place,
-            address=self._pointer,
-            slab=np.arange(count, dtype=np.int64),
-            limit=self._cache.num,
-            state=state,
-            culprit=culprit,
-            value=value,
-            busy=self._busy(),
-        )
-
-    def _busy(self) -> Bools:
-        # A slab on no list can be one that is just being made.
-        return self._ledger.slabs.busy | self._unlisted
-
-    def _suspect_counts(self, believed: I64) -> None:
-        active = self._ledger.slabs.counted
-        for slab in np.flatnonzero(believed != active).tolist():
-            self._ledger.suspects.append(
-                Suspect(
-                    "count-mismatch",
-                    f"counts {active[slab]} of {self._cache.num} objects in use, but its lists, "
-                    f"freelist and node agree on {believed[slab]}",
-                    slab=slab,
-                    expected=int(believed[slab]),
-                    found=int(active[slab]),
-                )
-            )
-
-    def _suspect_pointers(self, active: I64, live: Bools, sound: Bools) -> None:
-        # An array in the wrong object is full of nonsense; a single wrong
-        # entry is no reason to doubt where the array lies.
-        unsound = np.count_nonzero(live & ~sound, axis=1)
-        several = (unsound > 1) | (np.count_nonzero(live, axis=1) == 1)
-        for slab in np.flatnonzero(self._not_host(active) & (sound[:, -1] | several)).tolist():
-            last = int(self._arrays[slab, -1])
-            self._suspect(slab, f"lies in another object than {last}, which its last entry names")
-        left_over = self._pointer_wrong(active) & ~self._has_free(active)
-        for slab in np.flatnonzero(left_over).tolist():
-            self._suspect(slab, "is there though no object is free")
-
-    def _suspect(self, slab: int, what: str) -> None:
-        pointer = int(self._pointer[slab])
-        self._ledger.suspects.append(
-            Suspect(
-                "freelist-array",
-                f"freelist array at 0x{pointer:x} {what}",
-                slab=slab,
-                place="freelist",
-                found=pointer,
-                moving=bool(self._busy()[slab]),
-            )
-        )
-
-    def unsound(self) -> Bools:
-        """Return the slabs that cannot be what their count, array and list make of them."""
-        return self._doubtful(self._ledger.slabs.counted)
-
-
-def _claimed_objects(ledger: Ledger, num: int) -> Bools:
-    # Which objects of which slabs some place has claimed: shape (slabs, num).
-    out = np.zeros((len(ledger.slabs), num), np.bool_)
-    claims = ledger.claims
-    known = (claims.slab >= 0) & (claims.index >= 0)
-    out[claims.slab[known], claims.index[known]] = True
-    return out
+    def not_host(self, active: I64) -> Bools:
+        """Return which arrays lie in an object that their own last entry does not name."""
+        if self._cache.mode is not Mode.OBJFREELIST:
+            return np.zeros(len(active), np.bool_)
+        size = np.uint64(self._cache.size)
+        host = ((self.pointer - self._slabs.base) // size).astype(np.int64)
+        return self.read & self.needed(active) & (self.entries[:, -1] != host)
 
 
 def right_places(cache: SlabCache, pointer: U64, start: U64, first: U64, off_slab: Bools) -> Bools:
@@ -286,24 +116,20 @@ def right_places(cache: SlabCache, pointer: U64, start: U64, first: U64, off_sla
     if cache.mode is Mode.OFF_SLAB:
         return off_slab
     if cache.mode is Mode.ON_SLAB:
-        return pointer == start + np.uint64(cache.span - cache.freelist_size)
+        return pointer + np.uint64(cache.freelist_size) == start + np.uint64(cache.span)
     offset = pointer - first
     return (offset % np.uint64(cache.size) == 0) & (offset < np.uint64(cache.num * cache.size))
 
 
-def shared_arrays(pointer: U64, unsound: Bools) -> List[int]:
+def regions(index: SlabIndex, cache: SlabCache, rows: I64) -> Iterator[Region]:
     """
-    Return one slab for each index array that several slabs share.
+    Yield the index arrays of one cache's slabs.
 
-    That is an unsound one, if there is one.
-
-    :param pointer: ``slab->freelist`` of each slab; 0 where it is no matter.
+    :param rows: Rows of the index that belong to the cache.
     """
-    known = np.flatnonzero(pointer)
-    _, which, times = np.unique(pointer[known], return_inverse=True, return_counts=True)
-    found = []
-    for value in np.flatnonzero(times > 1).tolist():
-        group = known[which == value]
-        worse = group[unsound[group]]
-        found.append(int(worse[0] if len(worse) else group[-1]))
-    return found
+    source, size = index.machine.memory, cache.freelist_size
+    pointers = index["freelist"][rows]
+    yield region("index arrays", pointers[source.is_kernel_address(pointers)], size)
+    # At the end of a slab, where a damaged pointer no longer leads.
+    end = index.addresses[rows] + index.spans[rows]
+    yield region("index arrays", end - np.uint64(size), size)

@@ -9,49 +9,44 @@ the objects that are not on it, wherever else they may be.
 
 from __future__ import annotations
 
-from typing import Dict, List, Optional
+from typing import Iterator, List, Sequence, Tuple
 
 import numpy as np
-import numpy.typing as npt
 
 from ...index import KnownBy, SlabIndex
 from ...ledger import (
     I64,
     U64,
-    Bools,
     Containers,
     Ledger,
     ListKind,
     Place,
-    Slabs,
     Suspect,
     Walk,
 )
 from ...machine import Machine
 from ...machine.kfence import kfence_pool
-from ..base import Ownership, decide_ownership
-from ..cachefit import judge_slub
-from ..caches import Caches
+from ...regions import Declaration
+from ...rules.members import judge_pointers, judge_slub
+from ..arrays import local_rows
+from ..base import Fits, Ownership, decide_ownership
+from ..caches import Caches, cache_pointers, read_caches
 from ..lists import Walked, find_emptied
 from ..live import LIVE, LiveObjects
-from ..nodes import memberships, read_nodes
-from .cache import SlubCache, slab_flags
+from ..nodes import memberships, node_pointers, read_nodes
+from .barns import barn_pointers
+from .cache import SlubCache, slab_flags, slub_members
 from .cpuslabs import read_cpu_slabs
 from .debug import ContentReader
 from .deferred import read_deferred
-from .fit import MAX_OBJECTS, readable_orders, slab_fits, slab_orders
-from .freelists import Encoding, FreelistReader, decode
+from .fit import readable_orders, slab_fits, slab_orders
+from .freelists import FreelistReader
 from .lost import adopt_misnamed, find_unmarked, shortages
-from .sheaves import read_sheaves
-from .state import (
-    Era,
-    States,
-    allowed_lists,
-    detect_era,
-    fitting_lists,
-    in_transit,
-    partial_mark,
-)
+from .regions import declarations
+from .sheafobjects import enter_sheaves
+from .sheaves import read_sheaves, sound_sheaves_in
+from .table import enter_counters, excuse_slabs, misfits, read_slabs
+from .traits import Traits, find_traits, sampled_traits
 
 PLACES = (
     Place("freelist", counted=False, bad="freelist-pointer", repeat="freelist-cycle"),
@@ -75,64 +70,70 @@ _PLACE = {place.name: number for number, place in enumerate(PLACES)}
 
 
 class SlubAllocator:
-    """The SLUB allocator of one program."""
+    """
+    The SLUB allocator of one machine.
+
+    :param caches: All caches; of those that are chosen, nodes, CPUs and places are read.
+    """
 
     name = "SLUB"
 
     def __init__(self, machine: Machine, caches: Caches) -> None:
         self.machine = machine
-        self.memory = machine.memory
-        self.layout = machine.layout
         self.caches = caches
-        self.pool = kfence_pool(machine)
-        self.nodes = read_nodes(machine, self.caches)
-        self.cpu_slabs = read_cpu_slabs(machine, self.caches)
-        self.sheaves = read_sheaves(machine, self.caches, self.nodes)
+        self.pool = machine.settled(kfence_pool)
+        self.nodes = read_nodes(machine, caches)
+        self.cpu_slabs = read_cpu_slabs(machine, caches)
+        self.sheaves = read_sheaves(machine, caches, self.nodes)
         self.deferred = read_deferred(machine)
-        self.cpus = len(machine.cpus)
-        self.encoding = Encoding.PLAIN
-        self.era = Era.UNKNOWN
+        self.traits = Traits()
         self.ownership = Ownership(np.zeros(0, np.int64), np.zeros(0, np.int64))
         self._flags = slab_flags(machine)
-        self._mark = np.uint64(partial_mark(machine))
-        self._locked = np.uint64(1 << int(machine.prog["PG_locked"]))
-        self._word: Optional[int] = None
         self._walks: List[Walked] = []
         self._live = LiveObjects([])
 
+    # All chosen caches ---------------------------------------------------------
+
     def discover(self, index: SlabIndex) -> None:
-        """Walk all lists and CPUs; see :meth:`.base.Allocator.discover`."""
+        """Find out where slabs stand; see :meth:`.base.Allocator.discover`."""
         index.known_by[self.pool.contains(index.addresses)] |= np.uint8(KnownBy.KFENCE)
         kinds = {"partial": ListKind.PARTIAL}
         # Without CONFIG_SLUB_DEBUG there is no list of full slabs.
         if self.nodes.rows.structure.has("full"):
             kinds["full"] = ListKind.FULL
-        self._walks = find_emptied(index, self.nodes.walk(index, kinds))
-
-        def fits(rows: I64, numbers: I64) -> Bools:
-            return slab_fits(index, self.caches, rows, numbers)
-
+        if index.whole:
+            self._walks = find_emptied(index, self.nodes.walk(index, kinds))
+        else:
+            self._walks = self.nodes.stand(index, kinds, _list_of)
         held = []
         if self.cpu_slabs is not None:
-            self.cpu_slabs.locate(index, self.caches, fits)
+            self.cpu_slabs.locate(index, self.caches, self._fits(index))
             held = self.cpu_slabs.owners()
+        self._decide(index, held)
+        index.settle(self._settled_orders(index))
+        if index.whole:
+            partial = [w.rows for w in self._walks if w.head.kind is ListKind.PARTIAL]
+            rows = np.concatenate([*partial, np.zeros(0, np.int64)])
+            self.traits = find_traits(index, self.caches, self.ownership.cache, rows)
+        else:
+            self.traits = self.machine.settled(sampled_traits)
+        self._live = LiveObjects(self._own_structures(index))
+        self._live.locate(index, self.ownership.cache)
+        self.deferred.locate(index, self.ownership.cache)
+
+    def _fits(self, index: SlabIndex) -> Fits:
+        return lambda rows, numbers: slab_fits(index, self.caches, rows, numbers)
+
+    def _decide(self, index: SlabIndex, held: Sequence[Tuple[int, int]]) -> None:
+        # Which cache each slab belongs to, with what nothing leads to.
+        fits = self._fits(index)
         self.ownership = decide_ownership(index, self.caches, self._walks, held, fits)
-        short = shortages(index, self.nodes, self.ownership)
+        short = shortages(index, self.nodes, self.ownership) if index.mapped else []
         if short:
             if find_unmarked(index, self.caches, short):
                 self.ownership = decide_ownership(index, self.caches, self._walks, held, fits)
                 short = shortages(index, self.nodes, self.ownership)
             adopt_misnamed(index, self.caches, self.ownership, short)
-        index.settle(self._settled_orders(index))
-        self._word = _most_common(index.words[self.ownership.cache >= 0])
-        partial = [w.rows for w in self._walks if w.head.kind is ListKind.PARTIAL]
-        self.era = detect_era(
-            self.machine, index, np.concatenate([*partial, np.zeros(0, np.int64)])
-        )
-        self.encoding = self._detect_encoding(index)
-        self._live = self._own_structures()
-        self._live.locate(index, self.ownership.cache)
-        self.deferred.locate(index, self.ownership.cache)
 
     def _settled_orders(self, index: SlabIndex) -> I64:
         # KFENCE's pages are slabs of one page each, pages of no cache are none.
@@ -143,31 +144,17 @@ class SlubAllocator:
         settled[owned] = readable_orders(index, owned, orders)
         return settled
 
-    def _own_structures(self) -> LiveObjects:
-        own = [self.caches.addresses, self.nodes.rows.addresses]
+    def _own_structures(self, index: SlabIndex) -> List[U64]:
+        own = [self.caches.addresses, node_pointers(self.machine, self.caches, "node", True)[2]]
         if self.caches.rows.structure.has("random_seq"):
             sequences = self.caches.rows["random_seq"]
-            own.append(sequences[sequences % np.uint64(self.memory.word_size) == 0])
-        if self.sheaves is not None:
-            own += [self.sheaves.barns, self.sheaves.sound]
-        return LiveObjects(own)
-
-    def _detect_encoding(self, index: SlabIndex) -> Encoding:
-        # The first stored pointer of many slabs: one bad pointer cannot decide.
-        if not self.caches.rows.structure.has("random"):
-            return Encoding.PLAIN
-        votes = dict.fromkeys((Encoding.SWAPPED, Encoding.XOR), 0)
-        rows = np.flatnonzero((self.ownership.cache >= 0) & (index["freelist"] != 0))[:2000]
-        cache = self.ownership.cache[rows]
-        where = index["freelist"][rows] + self.caches.rows["offset"][cache]
-        gathered = self.memory.gather(where, self.memory.word_size)
-        stored = gathered.bytes.view(self.memory.word)[:, 0].astype(np.uint64)
-        start = index.addresses[rows]
-        for encoding in votes:
-            found = decode(encoding, stored, where, 0) ^ self.caches.rows["random"][cache]
-            near = (found == 0) | (found - start < index.spans[rows])
-            votes[encoding] = int((near & gathered.ok).sum())
-        return max(votes, key=lambda encoding: votes[encoding])
+            own.append(sequences[sequences % np.uint64(self.machine.memory.word_size) == 0])
+        if self.sheaves is None:
+            return own
+        if index.whole:
+            return [*own, self.sheaves.barns, self.sheaves.sound]
+        barns = self.machine.settled(every_barn)
+        return [*own, barns, sound_sheaves_in(index, self.caches)]
 
     def unreadable(self, number: int) -> List[str]:
         """Return what could not be read; see :meth:`.base.Allocator.unreadable`."""
@@ -178,154 +165,46 @@ class SlubAllocator:
         """Return the damage that is in no cache; see :meth:`.base.Allocator.elsewhere`."""
         return self.deferred.suspects
 
-    # One cache ---------------------------------------------------------------
+    def regions(self, index: SlabIndex) -> Iterator[Declaration]:
+        """Declare what is read; see :meth:`.base.Allocator.regions`."""
+        return declarations(self, index)
+
+    # One cache -----------------------------------------------------------------
 
     def collect(self, number: int, index: SlabIndex) -> Ledger:
         """Read everything about one cache; see :meth:`.base.Allocator.collect`."""
-        cache = SlubCache(self.caches, number, self._flags, self.cpus)
-        cache.facts.idle_word = self._word
-        rows = self.ownership.rows_of(number)
-        ledger = Ledger(cache.facts, PLACES, self._slabs(cache, rows, index))
-        ledger.suspects += judge_slub(self.machine, self.caches, cache)
-        self._geometry(cache, rows, index, ledger)
+        cache = SlubCache(self.caches, number, self._flags, len(self.machine.cpus))
+        cache.facts.idle_word = self.traits.word
+        rows, era = self.ownership.rows_of(number), self.traits.era
+        slabs = read_slabs(index, self.caches, cache, rows, self.ownership, era, self.nodes)
+        ledger = Ledger(cache.facts, PLACES, slabs)
+        memory = self.machine.memory
+        ledger.suspects += judge_pointers(cache_pointers(memory, self.caches, number))
+        ledger.suspects += judge_slub(slub_members(self.caches, cache, memory.word_size))
+        ledger.suspects += misfits(index, cache, rows, slabs)
         memberships(self._walks, number, rows, index, ledger)
         self.nodes.enter_lost(number, ledger)
         self.nodes.enter_locks(number, ledger)
-        local = {row: i for i, row in enumerate(rows.tolist())}
         if self.cpu_slabs is not None:
-            self.cpu_slabs.enter(number, local, index, ledger)
-        self._let_new(cache, ledger, index["freelist"][rows])
-        self._excuse(cache, ledger)
-        self._freelists(cache, rows, index, ledger, local)
+            self.cpu_slabs.enter(number, rows, index, ledger)
+        taken = self.cpu_slabs is not None
+        excuse_slabs(ledger, cache, era, self.nodes, index["freelist"][rows], taken)
+        self._freelists(cache, rows, index, ledger)
         if self.sheaves is not None:
             owner = self.ownership.cache
-            self.sheaves.enter(number, rows, index, owner, ledger, _PLACE)
+            enter_sheaves(self.sheaves, self.caches, number, rows, index, owner, ledger, _PLACE)
         self.deferred.enter(cache, rows, index, ledger, _PLACE)
         self._live.enter(number, rows, index, ledger, _PLACE[LIVE.name])
-        self._counters(cache, ledger)
+        if index.whole:
+            enter_counters(ledger, cache, self.nodes)
         if cache.debug:
-            untracked = self.nodes.rows.addresses
+            untracked = node_pointers(self.machine, self.caches, "node", True)[2]
             ledger.zones = ContentReader(self.machine, cache, ledger, untracked).zones()
         return ledger
 
-    def _slabs(self, cache: SlubCache, rows: I64, index: SlabIndex) -> Slabs:
-        order = slab_orders(index, self.caches, rows, np.full(len(rows), cache.number))
-        span = self.memory.page_size << order
-        objects = np.minimum(span // cache.size, MAX_OBJECTS)
-        inuse = index["inuse"][rows].astype(np.int64)
-        frozen = index["frozen"][rows] != 0
-        marked = (index.flags[rows] & self._mark) != 0
-        states = States(frozen, marked, index["freelist"][rows], inuse == objects)
-        return Slabs.build(
-            len(rows),
-            page=index.pages[rows],
-            base=index.addresses[rows] + np.uint64(cache.red_left_pad),
-            objects=objects,
-            counted=inuse,
-            nid=index.nids[rows],
-            order=order,
-            readable=readable_orders(index, rows, order),
-            word=index.words[rows].astype(np.int64),
-            marked=index.marked[rows],
-            cache_pointer=index["slab_cache"][rows],
-            told=self.ownership.told[rows] == cache.number,
-            allowed=allowed_lists(self.era, cache, states),
-            fits=fitting_lists(self.era, cache, states),
-            transit=in_transit(self.era, states),
-            busy=self._busy(cache, rows, index),
-        )
-
-    def _busy(self, cache: SlubCache, rows: I64, index: SlabIndex) -> Bools:
-        # Without cmpxchg16b, freelist and counters change one after the other
-        # under the page lock; debug caches change all under the list lock.
-        locked = (index.flags[rows] & self._locked) != 0
-        mine = (self.nodes.cache == cache.number) & self.nodes.held
-        return locked | np.isin(index.nids[rows], self.nodes.nid[mine])
-
-    def _let_new(self, cache: SlubCache, ledger: Ledger, freelist: U64) -> None:
-        # A slab that is being made is on no list yet and has no object in use,
-        # or, to Linux 6.7 and at the end of it, all of them. Its free pointers
-        # are being written.
-        slabs, fresh = ledger.slabs, ledger.slabs.counted == 0
-        listed = np.isin(np.arange(len(slabs)), ledger.memberships.slab)
-        if self.era in (Era.FROZEN, Era.UNKNOWN):
-            fresh |= slabs.transit & (slabs.counted == slabs.objects) & (freelist != 0)
-        else:
-            fresh &= slabs.transit
-        fresh &= ~listed
-        # At its beginning there is no freelist, and no node counts it.
-        first = (slabs.counted == 0) & (freelist == 0)
-        # Where no CPU takes whole slabs, the first object is taken before it is
-        # put on a list, since Linux kernel commit c7323a5ad078 ("mm/slub:
-        # restrict sysfs validation to debug caches and make it safe") (in v6.1).
-        if cache.debug or self.cpu_slabs is None:
-            first |= (slabs.counted == 1) & ((slabs.allowed & ListKind.NOWHERE) == 0)
-        first &= ~listed
-        fresh |= first & self._uncounted(cache, slabs, first)
-        if np.count_nonzero(fresh) <= ledger.facts.in_flight:
-            slabs.transit |= fresh
-            slabs.busy |= fresh
-
-    def _uncounted(self, cache: SlubCache, slabs: Slabs, first: Bools) -> Bools:
-        # Slabs of nodes that count fewer slabs than there are, by as many as
-        # have their first object. Without CONFIG_SLUB_DEBUG no node counts any.
-        nodes, out = self.nodes, np.ones(len(slabs), np.bool_)
-        if not nodes.rows.structure.has("nr_slabs"):
-            return out
-        kept = nodes.rows["nr_slabs.counter"].astype(np.int64)
-        for row in np.flatnonzero((nodes.cache == cache.number) & nodes.rows.ok).tolist():
-            mine = slabs.nid == nodes.nid[row]
-            missing = np.count_nonzero(mine) - int(kept[row])
-            out[mine] = missing >= np.count_nonzero(mine & first)
-        return out
-
-    def _excuse(self, cache: SlubCache, ledger: Ledger) -> None:
-        # An empty slab of a TYPESAFE_BY_RCU cache leaves its list and the
-        # counters at once, and its pages after a grace period.
+    def _freelists(self, cache: SlubCache, rows: I64, index: SlabIndex, ledger: Ledger) -> None:
         slabs = ledger.slabs
-        if cache.typesafe_by_rcu:
-            listed = np.isin(np.arange(len(slabs)), ledger.memberships.slab)
-            slabs.excused |= slabs.transit & (slabs.counted == 0) & ~listed
-
-    def _geometry(self, cache: SlubCache, rows: I64, index: SlabIndex, ledger: Ledger) -> None:
-        for order, told in cache.orders:
-            fit = min((self.memory.page_size << min(order, 24)) // cache.size, MAX_OBJECTS)
-            if told != fit:
-                what = f"a slab of order {order} holds {fit} objects, not {told}"
-                ledger.suspects.append(Suspect("cache-wrong", what, expected=fit, found=told))
-        orders, slabs = index.orders[rows], ledger.slabs
-        kept = index["objects"][rows].astype(np.int64)
-        for code, what, wrong, expected, found in (
-            (
-                "slab-order-wrong",
-                "compound order does not fit its cache and its object count",
-                orders != slabs.order,
-                slabs.order,
-                orders,
-            ),
-            (
-                "slab-objects-wrong",
-                "object count does not follow from the slab's order",
-                kept != slabs.objects,
-                slabs.objects,
-                kept,
-            ),
-        ):
-            ledger.suspects += [
-                Suspect(code, what, slab=slab, expected=int(expected[slab]), found=int(found[slab]))
-                for slab in np.flatnonzero(wrong).tolist()
-            ]
-
-    def _freelists(
-        self,
-        cache: SlubCache,
-        rows: I64,
-        index: SlabIndex,
-        ledger: Ledger,
-        local: Dict[int, int],
-    ) -> None:
-        slabs = ledger.slabs
-        reader = FreelistReader(self.memory, cache, self.encoding)
+        reader = FreelistReader(self.machine.memory, cache, self.traits.encoding)
         own = Containers.build(
             len(rows),
             place=_PLACE["freelist"],
@@ -342,7 +221,7 @@ class SlubAllocator:
             return
         cpus = self.cpu_slabs
         mine = np.flatnonzero((cpus.cache == cache.number) & (cpus.freelist != 0))
-        home = np.array([local.get(row, -1) for row in cpus.slab_row[mine].tolist()], np.int64)
+        home = local_rows(rows, cpus.slab_row[mine])
         theirs = Containers.build(
             len(mine),
             place=_PLACE["cpu freelist"],
@@ -358,41 +237,17 @@ class SlubAllocator:
             ledger.suspects.append(_homeless(cache, theirs, box, cpus.freelist[mine], index))
         reader.enter(ledger, theirs.take(home >= 0), cpus.freelist[mine][home >= 0])
 
-    def _counters(self, cache: SlubCache, ledger: Ledger) -> None:
-        members, slabs = ledger.memberships, ledger.slabs
-        there = ~slabs.excused
 
-        def partial(nid: int) -> int:
-            on_list = (members.owner == nid) & (members.slab >= 0)
-            return int((on_list & (members.kind == ListKind.PARTIAL)).sum())
-
-        ledger.counters += self.nodes.counters(
-            cache.number,
-            {
-                "nr_partial": ("node-list-length", partial),
-                "nr_slabs": ("node-slabs", lambda nid: int((there & (slabs.nid == nid)).sum())),
-                "total_objects": (
-                    "node-objects",
-                    lambda nid: int(slabs.objects[there & (slabs.nid == nid)].sum()),
-                ),
-            },
-            self._slack(ledger),
-        )
-
-    def _slack(self, ledger: Ledger) -> Dict[str, int]:
-        # A slab is counted a moment before or after it can be found.
-        slabs, members = ledger.slabs, ledger.memberships
-        listed = np.isin(np.arange(len(slabs)), members.slab)
-        adrift = int(np.count_nonzero(slabs.transit & ~listed & ~slabs.excused))
-        adrift = min(adrift, ledger.facts.in_flight)
-        most = int(slabs.objects.max(initial=0))
-        return {"nr_slabs": adrift, "total_objects": adrift * most}
+def every_barn(machine: Machine) -> U64:
+    """Return the barns of all caches, chosen or not."""
+    caches = machine.settled(read_caches)
+    return barn_pointers(machine, caches, read_nodes(machine, caches, every=True), True)[2]
 
 
-def _most_common(words: npt.NDArray[np.uint32]) -> Optional[int]:
-    # SLUB leaves the word as the page allocator or the slab mark has made it.
-    values, times = np.unique(words, return_counts=True)
-    return int(values[np.argmax(times)]) if len(values) else None
+def _list_of(index: SlabIndex) -> I64:
+    # Which list of its node each slab stands on, if it is on one.
+    full = (index["freelist"] == 0) & (index["inuse"] == index["objects"])
+    return np.where(full, ListKind.FULL, ListKind.PARTIAL).astype(np.int64)
 
 
 def _homeless(

@@ -7,6 +7,7 @@ from typing import Mapping
 
 from ...ledger import Facts
 from ...machine import Machine
+from ...rules.members import SlubMembers
 from ..caches import Caches
 
 # Values of the macros before Linux kernel commit cc61eb85b1a7 ("mm, slab: use
@@ -85,3 +86,30 @@ class SlubCache:
             usual & 0xFFFF,
             in_flight=cpus * (1 + chain),
         )
+
+
+def slub_members(caches: Caches, cache: SlubCache, word: int) -> SlubMembers:
+    """
+    Return the members of a cache that follow from each other, as they are in memory.
+
+    :param word: Bytes of a pointer.
+    """
+    rows, number = caches.rows, cache.number
+
+    def value(member: str) -> int:
+        return int(rows[member][number])
+
+    def has(member: str) -> bool:
+        return rows.structure.has(member)
+
+    return SlubMembers(
+        word,
+        value("size"),
+        cache.object_size,
+        cache.inuse,
+        value("align"),
+        cache.offset,
+        cache.red_zone,
+        value("red_left_pad") if has("red_left_pad") else None,
+        (value("useroffset"), value("usersize")) if has("usersize") else None,
+    )

@@ -10,17 +10,20 @@ slabs for later.
 
 from __future__ import annotations
 
-from typing import Dict, List, NamedTuple, Optional, Tuple
+from typing import Iterator, List, NamedTuple, Optional, Set, Tuple
 
 import numpy as np
+from drgn import FaultError
 
 from ...index import KnownBy, SlabIndex
 from ...ledger import I64, U64, Ledger, ListKind, Memberships, Suspect
 from ...machine import Machine
 from ...machine.columns import Rows
+from ...regions import Region, region
+from ..arrays import local_rows
 from ..base import Fits
 from ..caches import Caches, same_cache
-from ..percpu import PerCpu, per_cpu_structures
+from ..percpu import PerCpu, every_copy, per_cpu_structures
 
 
 class PartialChain(NamedTuple):
@@ -65,8 +68,12 @@ class CpuSlabs:
         """
         Find the slabs in the index, adding those that have lost their mark.
 
-        Node lists have been walked before: no slab of theirs is in a chain.
+        Node lists have been walked before: no slab of theirs is in a chain. An index
+        that is not of the whole machine is asked about the slabs that are in it.
         """
+        if not index.whole:
+            self._locate_one(index)
+            return
         index.add(self.slab[self.slab != 0], KnownBy.CPU)
         self.slab_row = np.where(self.slab != 0, index.rows_of_pages(self.slab), -1)
         self.chains = []
@@ -76,6 +83,28 @@ class CpuSlabs:
             index.known_by[rows] |= np.uint8(KnownBy.CPU)
             self.chains.append(PartialChain(int(self.cache[at]), int(self.cpu[at]), rows, stop))
 
+    def _locate_one(self, index: SlabIndex) -> None:
+        page = int(index.pages[0])
+        self.slab_row = np.where(self.slab == np.uint64(page), 0, -1)
+        self.chains = []
+        next_slab = index.structure.offset("next") if self.partial.any() else 0
+        for at in np.flatnonzero(self.partial).tolist():
+            cpu, slab = int(self.cpu[at]), int(self.partial[at])
+            seen: Set[int] = set()
+            while slab and slab != page:
+                if slab in seen or not index.is_memory_map(np.array([slab], np.uint64))[0]:
+                    index.doubts.append(f"the partial chain of CPU {cpu} does not end")
+                    break
+                seen.add(slab)
+                try:
+                    slab = index.machine.prog.read_word(slab + next_slab)
+                except FaultError:
+                    index.doubts.append(f"the partial chain of CPU {cpu} cannot be read")
+                    break
+            if slab == page:
+                only = np.zeros(1, np.int64)
+                self.chains.append(PartialChain(int(self.cache[at]), cpu, only, None))
+
     def owners(self) -> List[Tuple[int, int]]:
         """Return (cache, row of the index) of every slab that a CPU holds."""
         held = np.flatnonzero(self.slab_row >= 0)
@@ -84,11 +113,11 @@ class CpuSlabs:
             pairs += [(chain.cache, row) for row in chain.rows.tolist()]
         return pairs
 
-    def enter(self, cache: int, local: Dict[int, int], index: SlabIndex, ledger: Ledger) -> None:
+    def enter(self, cache: int, rows: I64, index: SlabIndex, ledger: Ledger) -> None:
         """
         Enter one cache's CPU slabs and chains into its ledger.
 
-        :param local: Row of ``ledger.slabs`` of each row of the index.
+        :param rows: Rows of the index that are the rows of ``ledger.slabs``.
         """
         ledger.suspects += self._found.suspects(cache, "cpu slab")
         mine = np.flatnonzero((self.cache == cache) & (self.slab_row >= 0))
@@ -105,14 +134,15 @@ class CpuSlabs:
         ]
         parts = [
             ledger.memberships,
-            _members(index, self.slab_row[mine], local, ListKind.CPU_SLAB, self.cpu[mine]),
+            _members(index, self.slab_row[mine], rows, ListKind.CPU_SLAB, self.cpu[mine]),
         ]
         for chain in self.chains:
             if chain.cache == cache:
                 kind = ListKind.CPU_PARTIAL
                 cpus = np.full(len(chain.rows), chain.cpu, np.int64)
-                parts.append(_members(index, chain.rows, local, kind, cpus))
-                ledger.suspects += _judge_chain(index, chain, local)
+                parts.append(_members(index, chain.rows, rows, kind, cpus))
+                if index.whole:
+                    ledger.suspects += _judge_chain(index, chain, rows)
         ledger.memberships = Memberships.join(parts)
 
 
@@ -149,28 +179,26 @@ class _ChainWalker:
         return bool(self._fits(one, told)[0] and not self._fits(one, np.array([cache]))[0])
 
 
-def _members(
-    index: SlabIndex, rows: I64, local: Dict[int, int], kind: ListKind, cpus: I64
-) -> Memberships:
+def _members(index: SlabIndex, found: I64, rows: I64, kind: ListKind, cpus: I64) -> Memberships:
     return Memberships.build(
-        len(rows),
-        slab=np.array([local.get(row, -1) for row in rows.tolist()], np.int64),
-        page=index.pages[rows],
+        len(found),
+        slab=local_rows(rows, found),
+        page=index.pages[found],
         kind=int(kind),
         owner=cpus,
-        position=np.arange(len(rows), dtype=np.int64),
+        position=np.arange(len(found), dtype=np.int64),
     )
 
 
-def _judge_chain(index: SlabIndex, chain: PartialChain, local: Dict[int, int]) -> List[Suspect]:
+def _judge_chain(index: SlabIndex, chain: PartialChain, rows: I64) -> List[Suspect]:
     # Each slab holds the number of slabs from itself to the end of the chain.
-    last = int(chain.rows[-1]) if len(chain.rows) else -1
+    local = local_rows(rows, chain.rows)
     if chain.stop is not None:
         return [
             Suspect(
                 "list-broken",
                 f"partial chain of CPU {chain.cpu} leads to 0x{chain.stop:x}",
-                slab=local.get(last, -1),
+                slab=int(local[-1]) if len(local) else -1,
                 cpu=chain.cpu,
                 place="cpu partial",
                 found=chain.stop,
@@ -182,7 +210,7 @@ def _judge_chain(index: SlabIndex, chain: PartialChain, local: Dict[int, int]) -
         Suspect(
             "container-count",
             f"partial chain of CPU {chain.cpu} counts {kept[at]} slabs where {should[at]} are left",
-            slab=local.get(int(chain.rows[at]), -1),
+            slab=int(local[at]),
             cpu=chain.cpu,
             place="cpu partial",
             expected=int(should[at]),
@@ -203,6 +231,14 @@ def read_cpu_slabs(machine: Machine, caches: Caches) -> Optional[CpuSlabs]:
         return None
     # Aligned to two words for the sake of this_cpu_cmpxchg_double().
     alignment = 2 * machine.memory.word_size
-    found = per_cpu_structures(machine, caches.rows, "cpu_slab", alignment, caches.listed)
+    found = per_cpu_structures(machine, caches, "cpu_slab", alignment, caches.listed)
     rows = machine.rows("struct kmem_cache_cpu", found.addresses)
     return CpuSlabs(found, machine.cpus[found.column], rows)
+
+
+def regions(machine: Machine, caches: Caches) -> Iterator[Region]:
+    """Yield every ``struct kmem_cache_cpu``."""
+    if caches.rows.structure.has("cpu_slab"):
+        _, addresses = every_copy(machine, caches, "cpu_slab")
+        width = machine.structure("struct kmem_cache_cpu").size
+        yield region("per-CPU slabs and sheaves", addresses, width)

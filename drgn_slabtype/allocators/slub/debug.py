@@ -10,19 +10,23 @@ padding up to the next slot; before it the left red zone.
 
 from __future__ import annotations
 
-from typing import Iterator, Optional, Tuple
+from dataclasses import dataclass
+from typing import Iterator, Optional
 
 import numpy as np
 from drgn import sizeof
 
 from ...ledger import I64, U8, U64, Bools, Ledger, Walk, Zone
 from ...machine import Machine
+from ...regions import Region, region
+from ..kept import Cut
+from ..slots import SlabBytes, Slots, claimed, read_slabs
 from .cache import SlubCache
+from .extensions import Extensions
 
 _RED_FREE, _RED_USED = 0xBB, 0xCC
 _POISON_FREE, _POISON_END, _POISON_PAD = 0x6B, 0xA5, 0x5A
-_EXTENSION_FLAGS = 7  # of slab->obj_exts; the rest is a pointer
-_BATCH_BYTES = 8 << 20  # slab memory held at a time
+_PADDING: U8 = np.full((1, 1), _POISON_PAD, np.uint8)
 
 
 class SlotLayout:
@@ -36,20 +40,58 @@ class SlotLayout:
         if cache.store_user:
             self.tracks = end
             end += 2 * sizeof(machine.prog.type("struct track"))
+        self.limit = cache.size - cache.red_left_pad
+        """Where the next slot's left red zone begins."""
+        self.free_pointer_inside = not outside
+        self.sound = 0 < cache.object_size <= cache.inuse <= end <= self.limit
+        """Whether the parts follow each other in the slot, as in every sound cache."""
         self.orig_size: Optional[int] = None
         # Since Linux kernel commit 6edf2576a6cc ("mm/slub: enable debugging
         # memory wasting of kmalloc") (in v6.1), a kmalloc object remembers the
         # size asked for. It was widened from unsigned int to unsigned long in
         # 6.19 and in 6.12's stable releases; no type tells, so the padding is
-        # judged from where it begins in the wider form.
-        if cache.store_user and cache.kmalloc:
+        # judged from where it begins in the wider form. Where there is no room
+        # for that, the kernel is an older one.
+        if cache.store_user and cache.kmalloc and end + word <= self.limit:
             self.orig_size = end
             end += word
         self.end = end
         """Where the padding up to the next slot begins."""
-        self.limit = cache.size - cache.red_left_pad
-        """Where the next slot's left red zone begins."""
-        self.free_pointer_inside = not outside
+
+
+@dataclass(frozen=True)
+class _Objects:
+    # The slots of some slabs, and what is known of the objects in them.
+    slots: Slots
+    lead: int
+    """Bytes of a slot before its object."""
+    free: Bools
+    """Which are on the freelist of their slab."""
+    sure: Bools
+    """Of which that is all there is to know."""
+
+    def zone(
+        self,
+        code: str,
+        name: str,
+        first: int,
+        last: int,
+        which: Bools,
+        expected: Optional[U8],
+        passing: Optional[U8] = None,
+    ) -> Zone:
+        # Bytes *first* to *last* from the object's address on.
+        rows = np.flatnonzero(which & self.sure)
+
+        def beside(value: Optional[U8]) -> Optional[U8]:
+            return value if value is None or len(value) == 1 else value[rows]
+
+        first, last = self.lead + first, self.lead + last
+        return self.slots.zone(code, name, first, last, rows, beside(expected), beside(passing))
+
+    def bytes(self, first: int, last: int) -> U8:
+        # The same of all slots.
+        return self.slots.bytes[:, self.lead + first : self.lead + last]
 
 
 class ContentReader:
@@ -67,209 +109,154 @@ class ContentReader:
         self._ledger = ledger
         self._slot = SlotLayout(machine, cache)
         self._track = machine.structure("struct track")
-        self._track_addr = self._track.offset("addr")
-        self._slab = machine.structure(f"struct {machine.layout.slab_struct}")
-        self._extension = _extension_bytes(machine) if self._slab.has("obj_exts") else 0
+        self._extensions = Extensions(machine)
+        self._own: Bools = np.array([not place.counted for place in ledger.places], np.bool_)
 
     def zones(self) -> Iterator[Zone]:
         """Yield the zones of all slabs whose freelist is whole."""
-        ledger = self._ledger
-        boxes = ledger.containers
-        own = np.array([not place.counted for place in ledger.places], np.bool_)[boxes.place]
-        # Which objects are free is known only where the count agrees.
-        whole = boxes.slab[own & (boxes.state == Walk.WHOLE) & (boxes.walked == boxes.counted)]
-        slabs = ledger.slabs
-        whole = whole[slabs.readable[whole] == slabs.order[whole]]
-        judged = whole[~slabs.excused[whole] & ~slabs.transit[whole] & ~slabs.busy[whole]]
+        if not self._slot.sound:
+            return
+        slabs, judged = self._ledger.slabs, self._judged()
+        start = slabs.base - np.uint64(self._cache.red_left_pad)
         for order in np.unique(slabs.order[judged]).tolist():
             some = judged[slabs.order[judged] == order]
             span = self._memory.page_size << order
-            step = max(1, _BATCH_BYTES // span)
-            for start in range(0, len(some), step):
-                yield from self._batch(some[start : start + step], span)
+            for batch in read_slabs(self._memory, some, start[some], span):
+                yield from self._batch(batch)
 
-    def _batch(self, slabs: I64, span: int) -> Iterator[Zone]:
-        cache, table = self._cache, self._ledger.slabs
-        start = table.base[slabs] - np.uint64(cache.red_left_pad)
-        gathered = self._memory.gather(start, span)
-        slabs, data = slabs[gathered.ok], gathered.bytes[gathered.ok]
-        if not len(slabs):
-            return
-        count = int(table.objects[slabs].max())
+    def _judged(self) -> I64:
+        slabs, boxes = self._ledger.slabs, self._ledger.containers
+        # Which objects are free is known only where the count agrees.
+        known = self._own[boxes.place] & (boxes.state == Walk.WHOLE)
+        whole = boxes.slab[known & (boxes.walked == boxes.counted)]
+        unsure = (slabs.readable != slabs.order) | slabs.excused | slabs.transit | slabs.busy
+        return whole[~unsure[whole]]
+
+    def _batch(self, some: SlabBytes) -> Iterator[Zone]:
+        cache, table, span = self._cache, self._ledger.slabs, some.bytes.shape[1]
+        count = int(table.objects[some.slabs].max())
+        first = cache.red_left_pad + self._slot.end
+        pages = table.page[some.slabs]
+        self._extensions.cover(some, pages, count, cache.size, first, _POISON_PAD)
+        objects = self._objects(some.slots(count, cache.size))
+        yield from self._borders(objects)
+        if cache.poison:
+            yield from self._poison(objects)
+        if self._slot.tracks is not None:
+            yield from self._tracks(objects, self._slot.tracks)
+        at = self._slot.orig_size
+        if cache.red_zone and at is not None and not self._slot.free_pointer_inside:
+            yield from self._asked_size(objects, at)
         used = count * cache.size
-        self._cover_extensions(slabs, start[gathered.ok], data, count)
-        slots = data[:, :used].reshape(len(slabs) * count, cache.size)
-        slab, index = np.repeat(slabs, count), np.tile(np.arange(count), len(slabs))
-        free, sure = self._free(slab, index)
-        base = table.base[slab] + (index * cache.size).astype(np.uint64)
-        yield from self._slots(slots, slab, index, base, free, sure)
         if cache.poison and used < span:
-            tail = data[:, used:]
             yield Zone(
                 "padding",
                 "padding at the end of the slab",
-                slabs,
-                np.full(len(slabs), -1, np.int64),
-                start[gathered.ok] + np.uint64(used),
-                tail,
-                np.full((1, tail.shape[1]), _POISON_PAD, np.uint8),
+                some.slabs,
+                np.full(len(some.slabs), -1, np.int64),
+                some.start + np.uint64(used),
+                some.bytes[:, used:],
+                np.full((1, span - used), _POISON_PAD, np.uint8),
             )
 
-    def _cover_extensions(self, slabs: I64, start: U64, data: U8, count: int) -> None:
-        # What memory cgroups and allocation profiling know of each object is a
-        # struct slabobj_ext. Since Linux 7.0, these lie in the slab itself where
-        # there is room: behind the last object, or in the padding of each. Here
-        # they become the padding that they replace.
-        if not self._extension:
-            return
-        word, size = self._memory.word_size, self._cache.size
-        where = self._ledger.slabs.page[slabs] + np.uint64(self._slab.offset("obj_exts"))
-        gathered = self._memory.gather(where, word)
-        pointers = gathered.bytes.view(self._memory.word)[:, 0].astype(np.uint64)
-        offsets = (pointers & ~np.uint64(_EXTENSION_FLAGS)) - start
-        used, span = count * size, data.shape[1]
-        first = self._cache.red_left_pad + self._slot.end
-        behind = (offsets >= np.uint64(used)) & (offsets < np.uint64(span))
-        within = (offsets >= np.uint64(first)) & (offsets < np.uint64(size))
-        for row in np.flatnonzero(behind).tolist():
-            at = int(offsets[row])
-            data[row, at : at + self._extension * count] = _POISON_PAD
-        for row in np.flatnonzero(within).tolist():
-            at = int(offsets[row])
-            slots = data[row, :used].reshape(count, size)
-            slots[:, at : at + self._extension] = _POISON_PAD
+    def _objects(self, slots: Slots) -> _Objects:
+        own = self._own[self._ledger.claims.place]
+        free, elsewhere = claimed(self._ledger, own, slots), claimed(self._ledger, ~own, slots)
+        return _Objects(slots, self._cache.red_left_pad, free, ~elsewhere)
 
-    def _free(self, slab: I64, index: I64) -> Tuple[Bools, Bools]:
-        # Whether each object is on its slab's freelist, and whether that is
-        # all there is to know about it.
-        claims = self._ledger.claims
-        known = (claims.slab >= 0) & (claims.index >= 0)
-        most = int(self._ledger.slabs.objects.max(initial=0)) + 1
-        keys = claims.slab * most + claims.index
-        counted = np.array([place.counted for place in self._ledger.places], np.bool_)
-        own = known & ~counted[claims.place]
-        mine = slab * most + index
-        return np.isin(mine, keys[own]), ~np.isin(mine, keys[known & ~own])
-
-    def _slots(
-        self, slots: U8, slab: I64, index: I64, base: U64, free: Bools, sure: Bools
-    ) -> Iterator[Zone]:
-        cache, slot, pad = self._cache, self._slot, self._cache.red_left_pad
-
-        def zone(
-            code: str,
-            name: str,
-            first: int,
-            last: int,
-            value: U8,
-            which: Bools,
-            other: Optional[U8],
-        ) -> Zone:
-            rows = np.flatnonzero(which & sure)
-            return Zone(
-                code,
-                name,
-                slab[rows],
-                index[rows],
-                base[rows] + np.uint64(first),
-                slots[rows, pad + first : pad + last],
-                value if len(value) == 1 else value[rows],
-                None if other is None else other[rows],
-            )
-
-        every = np.ones(len(slots), np.bool_)
-        red = np.where(free, _RED_FREE, _RED_USED).astype(np.uint8)[:, None]
-        other = np.where(free, _RED_USED, _RED_FREE).astype(np.uint8)[:, None]
-        padding = np.full((1, 1), _POISON_PAD, np.uint8)
+    def _borders(self, objects: _Objects) -> Iterator[Zone]:
+        # Before the object and right behind it.
+        cache, every = self._cache, np.ones_like(objects.free)
+        gap = cache.object_size, cache.inuse
         if cache.red_zone:
-            # The left red zone ends at the object; base + first wraps below it.
-            rows = np.flatnonzero(sure)
-            yield Zone(
-                "redzone",
-                "left red zone",
-                slab[rows],
-                index[rows],
-                base[rows] - np.uint64(pad),
-                slots[rows, :pad],
-                red[rows],
-                other[rows],
-            )
-            right = cache.object_size, cache.inuse
-            yield zone("redzone", "right red zone", *right, red, every, other)
+            red = np.where(objects.free, _RED_FREE, _RED_USED).astype(np.uint8)[:, None]
+            other = np.where(objects.free, _RED_USED, _RED_FREE).astype(np.uint8)[:, None]
+            left = -cache.red_left_pad, 0
+            yield objects.zone("redzone", "left red zone", *left, every, red, other)
+            yield objects.zone("redzone", "right red zone", *gap, every, red, other)
         elif cache.poison and cache.object_size < cache.inuse:
-            gap = cache.object_size, cache.inuse
-            yield zone("padding", "padding after the object", *gap, padding, every, None)
-        if cache.poison:
-            poison = np.full((1, cache.object_size), _POISON_FREE, np.uint8)
-            poison[0, -1] = _POISON_END
-            yield zone("poison", "poison", 0, cache.object_size, poison, free, None)
-            gap = slot.end, slot.limit
-            yield zone("padding", "padding after the slot", *gap, padding, every, None)
-        if slot.tracks is not None:
-            yield from self._tracks(slots, slab, index, base, ~free & sure)
-        if cache.red_zone and slot.orig_size is not None and not slot.free_pointer_inside:
-            yield from self._asked_size(slots, slab, index, base, ~free & sure)
+            yield objects.zone("padding", "padding after the object", *gap, every, _PADDING)
 
-    def _tracks(self, slots: U8, slab: I64, index: I64, base: U64, used: Bools) -> Iterator[Zone]:
+    def _poison(self, objects: _Objects) -> Iterator[Zone]:
+        size, every = self._cache.object_size, np.ones_like(objects.free)
+        poison = np.full((1, size), _POISON_FREE, np.uint8)
+        poison[0, -1] = _POISON_END
+        yield objects.zone("poison", "poison", 0, size, objects.free, poison)
+        gap = self._slot.end, self._slot.limit
+        yield objects.zone("padding", "padding after the slot", *gap, every, _PADDING)
+
+    def _tracks(self, objects: _Objects, at: int) -> Iterator[Zone]:
         # An allocated object has the caller in its first track, but for the
         # node structures that were carved out by hand while SLUB came up. It is
         # off the freelist before its track is written: for a moment, the first
         # time it is allocated, all of the track is as it was made.
-        assert self._slot.tracks is not None
         word = self._memory.word_size
-        start = self._cache.red_left_pad + self._slot.tracks
-        tracks = slots[:, start : start + self._track.size]
-        addr = tracks[:, self._track_addr : self._track_addr + word]
-        unwritten = ~tracks.any(axis=1)
-        told = used & ~np.isin(base, self._untracked)
-        for which, passing in ((~unwritten, None), (unwritten, np.zeros((1, word), np.uint8))):
-            rows = np.flatnonzero(told & which)
-            yield Zone(
-                "track",
-                "caller of the allocation",
-                slab[rows],
-                index[rows],
-                base[rows] + np.uint64(self._slot.tracks + self._track_addr),
-                addr[rows],
-                None,
-                passing,
-            )
+        unwritten = ~objects.bytes(at, at + self._track.size).any(axis=1)
+        base = objects.slots.address + np.uint64(objects.lead)
+        told = ~objects.free & ~np.isin(base, self._untracked)
+        first = at + self._track.offset("addr")
+        caller = "track", "caller of the allocation", first, first + word
+        yield objects.zone(*caller, told & ~unwritten, None)
+        yield objects.zone(*caller, told & unwritten, None, np.zeros((1, word), np.uint8))
 
-    def _asked_size(
-        self, slots: U8, slab: I64, index: I64, base: U64, used: Bools
-    ) -> Iterator[Zone]:
+    def _asked_size(self, objects: _Objects, at: int) -> Iterator[Zone]:
         # Since Linux kernel commit 946fa0dbf2d8 ("mm/slub: extend redzone check
         # to extra allocated kmalloc space than requested") (in v6.2), the bytes
         # between the size asked for and the object's are a red zone. Nothing
         # but the bytes of all the objects tells whether the kernel does it.
-        cache = self._cache
-        assert self._slot.orig_size is not None
-        at = cache.red_left_pad + self._slot.orig_size
-        cut = np.ascontiguousarray(slots[:, at : at + 4]).view(f"{self._memory.byteorder}u4")
+        size = self._cache.object_size
+        cut = np.ascontiguousarray(objects.bytes(at, at + 4)).view(f"{self._memory.byteorder}u4")
         asked = cut[:, 0].astype(np.int64)
-        rows = np.flatnonzero(used & (asked < cache.object_size) & (asked >= 0))
+        used = ~objects.free & objects.sure
+        rows = np.flatnonzero(used & (asked < size) & (asked >= 0))
         if not len(rows):
             return
-        objects = slots[rows, cache.red_left_pad : cache.red_left_pad + cache.object_size]
-        beyond = np.arange(cache.object_size)[None, :] >= asked[rows, None]
-        red = (objects == _RED_USED) | ~beyond
+        found = objects.bytes(0, size)[rows]
+        beyond = np.arange(size)[None, :] >= asked[rows, None]
+        red = (found == _RED_USED) | ~beyond
         if 10 * np.count_nonzero(red.all(axis=1)) < 9 * len(rows):
             return
-        yield Zone(
-            "redzone",
-            "red zone after the size asked for",
-            slab[rows],
-            index[rows],
-            base[rows],
-            objects,
-            np.where(beyond, np.uint8(_RED_USED), objects),
-        )
+        expected = np.where(beyond, np.uint8(_RED_USED), found)
+        first, last = objects.lead, objects.lead + size
+        name = "red zone after the size asked for"
+        yield objects.slots.zone("redzone", name, first, last, rows, expected)
 
 
-def _extension_bytes(machine: Machine) -> int:
-    # A word for cgroups and one for profiling, where both are built in; that
-    # is taken, too, where the type is not known.
-    try:
-        return machine.structure("struct slabobj_ext").size
-    except LookupError:
-        return 2 * machine.memory.word_size
+def beyond_asked(machine: Machine, cache: SlubCache, cut: Cut, used: Bools) -> Iterator[Region]:
+    """
+    Yield the bytes of kmalloc objects beyond the size asked for, if they are a red zone.
+
+    They are since Linux 6.2; before, they are what the memory held earlier. Only
+    a cache where most are red is taken to have red zones there.
+
+    :param used: Shape (slabs, number): which objects are allocated.
+    """
+    where = SlotLayout(machine, cache).orig_size
+    if where is None or not cache.red_zone:
+        return
+    source = machine.memory
+    slots = source.gather(cut.start, cut.number * cut.stride).bytes.reshape(-1, cut.stride)
+    at = cut.lead + where
+    word = np.ascontiguousarray(slots[:, at : at + 4]).view(f"{source.byteorder}u4")
+    asked = word[:, 0].astype(np.int64)
+    rows = np.flatnonzero(used.reshape(-1) & (asked < cut.size))
+    asked = asked[rows]
+    content = slots[rows, cut.lead : cut.lead + cut.size]
+    red = (content == _RED_USED) | (np.arange(cut.size) < asked[:, None])
+    if 2 * np.count_nonzero(red.all(axis=1)) >= len(rows):
+        start = cut.addresses.reshape(-1)[rows] + np.uint64(cut.lead)
+        beyond = (cut.size - asked).astype(np.uint64)
+        yield region("debugging", start + asked.astype(np.uint64), beyond)
+
+
+def track_handles(machine: Machine, cache: SlubCache, cut: Cut) -> Iterator[U64]:
+    """Yield the handles of the stack depot in both tracks of every object."""
+    where = SlotLayout(machine, cache).tracks
+    track = machine.structure("struct track")
+    # Since "mm/slub: use stackdepot to save stack trace in objects" (in v5.19);
+    # before, the addresses themselves are in the track.
+    if where is None or not track.has("handle"):
+        return
+    first = cut.addresses.reshape(-1) + np.uint64(cut.lead + where)
+    for start in (first, first + np.uint64(track.size)):
+        yield np.unique(machine.rows("struct track", start)["handle"])

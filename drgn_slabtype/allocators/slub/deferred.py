@@ -10,7 +10,7 @@ objects still count as in use.
 
 from __future__ import annotations
 
-from typing import Dict, List, NamedTuple, Optional
+from typing import Dict, Iterator, List, NamedTuple, Optional
 
 import numpy as np
 from drgn import FaultError
@@ -19,11 +19,15 @@ from ...index import SlabIndex
 from ...ledger import I64, Containers, Ledger, State, Suspect, Walk
 from ...machine import Machine
 from ...machine.kfence import kfence_pool
+from ...machine.percpu import per_cpu_addresses
+from ...regions import Region, region
 from ..arrays import enter_arrays, local_rows
-from ..percpu import per_cpu_addresses
+from ..lists import follow_links
 from .cache import SlubCache
 
 _MAX_ENTRIES = 1 << 20
+# Since Linux 7.3 the variable is named deferred_percpu_work.
+_VARIABLES = ("deferred_percpu_work", "defer_free_objects")
 
 
 class DeferredList(NamedTuple):
@@ -121,8 +125,7 @@ class Deferred:
 
 def read_deferred(machine: Machine) -> Deferred:
     """Read the per-CPU lists of deferred frees; none before Linux 6.18."""
-    # Since Linux 7.3 the variable is named deferred_percpu_work.
-    for name in ("deferred_percpu_work", "defer_free_objects"):
+    for name in _VARIABLES:
         try:
             variable = machine.prog[name]
         except LookupError:
@@ -161,3 +164,22 @@ def _walk(machine: Machine, place: str, cpu: int, head: int) -> DeferredList:
         seen.add(at)
         nodes.append(at)
     return DeferredList(place, cpu, head, nodes, at, True)
+
+
+def regions(machine: Machine) -> Iterator[Region]:
+    """Yield the links of objects and sheaves whose free was put off."""
+    word = machine.memory.word_size
+    widths = {"objects": word, "objects_by_rcu": 2 * word, "rcu_sheaves": word}
+    for name in _VARIABLES:
+        try:
+            variable = machine.prog[name]
+        except LookupError:
+            continue
+        layout = machine.structure(variable.type_.type_name())
+        heads = per_cpu_addresses(machine, np.array([variable.address_], np.uint64))[0]
+        for head in heads.tolist():
+            for member, width in widths.items():
+                if layout.has(member):
+                    links = follow_links(machine, head + layout.offset(member))
+                    if links:
+                        yield region("deferred frees", links, width)

@@ -19,6 +19,8 @@ import numpy as np
 
 from ...ledger import I64, U8, U64, Bools, Claims, Containers, Ledger, State, Walk
 from ...machine.memory import Memory
+from ...regions import Region, region, steps
+from ..kept import Cut
 from .cache import SlubCache
 
 _BATCH_BYTES = 32 << 20  # slab memory held at a time
@@ -223,3 +225,43 @@ class FreelistReader:
             base, objects, cache.size, cache.offset, self._encoding, max(cache.random, 0)
         )
         return follow(geometry, heads, stored, gathered.ok)
+
+
+def regions(
+    memory: Memory, cache: SlubCache, encoding: Encoding, cut: Cut, slab: I64, heads: U64
+) -> Region:
+    """
+    Return the region of the free pointers in some slabs.
+
+    A word is one if it decodes to an object of its own slab or to NULL, or if
+    such a word or a head leads to it: damaged ones are kept as well, and chains
+    that have lost their head.
+
+    :param slab: Which of the slabs each head lies in.
+    :param heads: What freelists begin with.
+    """
+    hardened, count = cache.random >= 0, len(cut.start)
+    geometry = Geometry(
+        base=cut.start + np.uint64(cut.lead),
+        objects=np.full(count, cut.number),
+        stride=cut.stride,
+        offset=cache.offset,
+        encoding=encoding if hardened else Encoding.PLAIN,
+        random=cache.random if hardened else 0,
+    )
+    gathered = memory.gather(cut.start, cut.span)
+    first = cut.lead + cache.offset
+    at = steps(first, cut.stride, cut.number) // np.uint64(memory.word_size)
+    at = at[at < cut.span // memory.word_size].astype(np.int64)
+    stored = gathered.bytes.view(memory.word)[:, at].astype(np.uint64)
+    where = cut.addresses[:, : len(at)] + np.uint64(first)
+    decoded = decode(geometry.encoding, stored, where, geometry.random)
+    mine = np.broadcast_to(np.arange(count)[:, None], decoded.shape)
+    target = geometry.index_of(mine.reshape(-1), decoded.reshape(-1)).reshape(decoded.shape)
+    valid = gathered.ok[:, None] & (target >= 0)
+    last = gathered.ok[:, None] & (decoded == 0) & (stored != 0)
+    led_to = np.zeros((count, cut.number), np.bool_)
+    led_to[mine[valid], target[valid]] = True
+    head = geometry.index_of(slab, heads)
+    led_to[slab[head >= 0], head[head >= 0]] = True
+    return region("free pointers", where[led_to[:, : len(at)] | valid | last], memory.word_size)

@@ -16,9 +16,9 @@ from typing import Dict, Iterator, List, NamedTuple, Tuple
 
 import numpy as np
 
-from ...index import KnownBy, SlabIndex
+from ...index import KnownBy, SlabIndex, slabs_at
 from ...ledger import I64
-from ...pages.scan import SlabHeads, page_blocks
+from ...pages.scan import page_blocks
 from ..base import Ownership
 from ..caches import Caches, same_cache
 from ..nodes import Nodes
@@ -84,9 +84,7 @@ def find_unmarked(index: SlabIndex, caches: Caches, short: List[Shortage]) -> bo
     found = np.concatenate(pages)
     found = found[index.rows_of_pages(found) < 0]
     usual = np.bincount(_users(index)).argmax() if len(index) else 0
-    none = np.zeros(0, np.uint64)
-    peeked = SlabIndex(index.machine, SlabHeads(none, index.raw[:0], index.orders[:0]))
-    peeked.add(found, KnownBy.POINTER)
+    peeked = slabs_at(index.machine, found)
     rows = np.flatnonzero(_users(peeked) == usual)
     told = same_cache(peeked["slab_cache"], caches)
     chosen = [

@@ -2,92 +2,30 @@
 
 /*
  * The guest's only program, run as init: makes the allocators busy, lets the
- * kernel say what it has, and waits for the host to stop the machine.
+ * kernel say what it has, and waits for the host to stop the machine. This file
+ * alone knows the others; they know the ground and not each other.
  *
  * On the kernel's command line: lab.busy=1 keeps the load running for good,
  * lab.seconds=N says how long it runs otherwise, lab.live=FOLDER has the
  * program run in a folder of the host's run in here while the load goes on.
  */
 
-#include "lab.h"
+#include "ground.h"
+#include "live.h"
+#include "load.h"
+#include "oracle.h"
+#include "residue.h"
 
 #include <fcntl.h>
-#include <sched.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/io.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
-
-#define HOST_PORT 0xe9
-
-int num_cpus;
-
-static int port_fd = -1;
-
-void report(const char *format, ...)
-{
-	char line[256];
-	va_list arguments;
-	int length;
-
-	va_start(arguments, format);
-	length = vsnprintf(line, sizeof(line) - 1, format, arguments);
-	va_end(arguments);
-	if (length > (int)sizeof(line) - 2)
-		length = sizeof(line) - 2;
-	line[length++] = '\n';
-	for (int i = 0; i < length; i++)
-		if (port_fd < 0)
-			outb((unsigned char)line[i], HOST_PORT);
-		else if (pwrite(port_fd, line + i, 1, HOST_PORT) != 1)
-			return;
-}
-
-bool write_file(const char *path, const char *text)
-{
-	int fd = open(path, O_WRONLY | O_CLOEXEC);
-	bool written;
-
-	if (fd < 0)
-		return false;
-	written = write(fd, text, strlen(text)) == (ssize_t)strlen(text);
-	close(fd);
-	return written;
-}
-
-void pin_to_cpu(int cpu)
-{
-	cpu_set_t set;
-
-	CPU_ZERO(&set);
-	CPU_SET(cpu, &set);
-	sched_setaffinity(0, sizeof(set), &set);
-}
-
-void sleep_ms(unsigned int ms)
-{
-	struct timespec time = { ms / 1000, (long)(ms % 1000) * 1000000 };
-
-	while (nanosleep(&time, &time))
-		;
-}
-
-uint64_t random_next(uint64_t *state)
-{
-	/* xorshift64: the same sequence in every run of a guest. */
-	*state ^= *state << 13;
-	*state ^= *state >> 7;
-	*state ^= *state << 17;
-	return *state;
-}
 
 static void load_modules(void)
 {
@@ -155,10 +93,7 @@ static void set_up(void)
 	mount("sysfs", "/sys", "sysfs", 0, NULL);
 	mount("devtmpfs", "/dev", "devtmpfs", 0, NULL);
 	mount("tmpfs", "/tmp", "tmpfs", 0, NULL);
-	/* Some kernels are built with only one of the two. */
-	if (ioperm(HOST_PORT, 1, 1))
-		port_fd = open("/dev/port", O_RDWR | O_CLOEXEC);
-	num_cpus = (int)sysconf(_SC_NPROCESSORS_ONLN);
+	prepare_ground();
 	setrlimit(RLIMIT_NOFILE, &files);
 
 	write_file("/proc/sys/kernel/printk", "4");

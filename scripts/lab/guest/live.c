@@ -6,7 +6,8 @@
  * host's to write to.
  */
 
-#include "lab.h"
+#include "ground.h"
+#include "live.h"
 
 #include <stdio.h>
 #include <sys/mount.h>

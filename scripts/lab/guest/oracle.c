@@ -13,12 +13,12 @@
  * of "NAME LENGTH\n" followed by LENGTH bytes.
  */
 
-#include "lab.h"
+#include "ground.h"
+#include "oracle.h"
 
 #include <dirent.h>
 #include <fcntl.h>
 #include <sched.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -261,7 +261,7 @@ static void keep_other_cpus(void)
 			pin_to_cpu(cpu);
 			sched_setscheduler(0, SCHED_FIFO, &highest);
 			while (*keep_spinning)
-				__builtin_ia32_pause();
+				relax_cpu();
 			_exit(0);
 		}
 	pin_to_cpu(0);

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Pointers to the allocator's own structures, before they are followed."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+import numpy as np
+
+from ..ledger import U64, Bools, Suspect
+from ..machine.memory import Memory
+
+
+def wild_pointers(memory: Memory, pointers: U64, alignment: int) -> Bools:
+    """
+    Return which pointers lead where no target can have a structure.
+
+    :param alignment: What the structures are aligned to, in bytes.
+    """
+    return ~memory.is_kernel_address(pointers) | (pointers % np.uint64(alignment) != 0)
+
+
+def wild_pointer(
+    what: str,
+    pointer: int,
+    node: Optional[int] = None,
+    cpu: Optional[int] = None,
+    place: Optional[str] = None,
+) -> Suspect:
+    """
+    Return the finding that a node or CPU has lost one of its structures.
+
+    :param what: The structure.
+    :param place: What is in it.
+    """
+    message = f"pointer to the {what} leads to 0x{pointer:x}"
+    return Suspect("container-state", message, node=node, cpu=cpu, place=place, found=pointer)

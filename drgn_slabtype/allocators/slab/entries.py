@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The entries of SLAB's array caches: read at once, followed to slabs, entered cache by cache."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ...index import KnownBy, SlabIndex
+from ...ledger import I64, U64, Bools, Containers, Ledger, State, Walk
+from ...machine import Machine
+from ...pages.folios import head_pages
+from ..arrays import enter_arrays
+from ..caches import Caches
+from .arrays import ArrayCaches
+from .cache import SlabCache
+from .tuning import Tuned
+
+
+class Entries:
+    """
+    What the arrays hold that can be trusted.
+
+    An array of which one entry is not in the target has none.
+    """
+
+    def __init__(self, machine: Machine, arrays: ArrayCaches, tuned: Tuned) -> None:
+        self._machine = machine
+        self._memory = memory = machine.memory
+        self._arrays = arrays
+        self._sound = tuned.sound
+        word = memory.word_size
+        told = np.where(tuned.trusted, arrays.avail, 0)
+        array = np.repeat(np.arange(len(told)), told)
+        position = np.arange(len(array)) - (np.cumsum(told) - told)[array]
+        first = arrays.address + np.uint64(machine.structure("struct array_cache").offset("entry"))
+        gathered = memory.gather(first[array] + (position * word).astype(np.uint64), word)
+        self._read: Bools = arrays.ok.copy()
+        self._read[array[~gathered.ok]] = False
+        whole = self._read[array]
+        slots = gathered.bytes.view(memory.word)[:, 0].astype(np.uint64)
+        self._array: I64 = array[whole]
+        self._slot: U64 = slots[whole]
+        self._count: I64 = np.where(self._read, told, 0)
+
+    def locate(self, index: SlabIndex, caches: Caches) -> None:
+        """Add to the index the slabs that only entries lead to, where they lead back."""
+        memory = self._memory
+        lost = index.rows_of_addresses(self._slot) < 0
+        lost &= memory.is_kernel_address(self._slot)
+        physical = self._slot[lost] - np.uint64(memory.linear_base)
+        pfns = physical >> np.uint64(memory.page_shift)
+        pages = pfns * np.uint64(index.page_bytes) + np.uint64(index.vmemmap)
+        owner = self._arrays.cache[self._array[lost]]
+        possible = index.is_memory_map(pages)
+        pages, owner = pages[possible], owner[possible]
+        where = pages + np.uint64(self._machine.page.compound)
+        links = memory.gather(where, memory.word_size)
+        compound = links.bytes.view(memory.word)[:, 0].astype(np.uint64)
+        heads = np.where((compound & np.uint64(1)) != 0, head_pages(pages, compound), pages)
+        at = np.uint64(index.structure.offset("slab_cache"))
+        pointers = memory.gather(heads + at, memory.word_size)
+        told = pointers.bytes.view(memory.word)[:, 0].astype(np.uint64)
+        index.add(heads[links.ok & (told == caches.addresses[owner])], KnownBy.PLACE)
+
+    def enter(
+        self, cache: SlabCache, rows: I64, index: SlabIndex, ledger: Ledger, place: int
+    ) -> None:
+        """
+        Enter one cache's arrays into its ledger.
+
+        :param rows: Rows of the index that are the rows of ``ledger.slabs``.
+        :param place: Position of :data:`.arrays.PLACES` in ``ledger.places``.
+        """
+        arrays = self._arrays
+        mine = arrays.rows_of(cache.number)
+        count = self._count[mine]
+        # Nothing is missing from one that is nowhere; that is told of elsewhere.
+        read = self._read[mine] | arrays.wild[mine]
+        boxes = Containers.build(
+            len(mine),
+            place=place + arrays.kind[mine],
+            owner=arrays.owner[mine],
+            address=arrays.address[mine],
+            counted=np.where(self._sound[mine], arrays.avail[mine], -1),
+            limit=arrays.limit[mine],
+            walked=count,
+            state=np.where(read, Walk.WHOLE, Walk.UNREADABLE).astype(np.uint8),
+            nid=arrays.nid[mine],
+            busy=arrays.busy[mine],
+        )
+        entries = np.zeros((len(mine), int(count.max(initial=0))), np.uint64)
+        inside = np.arange(entries.shape[1])[None, :] < count[:, None]
+        entries[inside] = self._objects(cache)
+        states = np.full(len(mine), State.FREE, np.uint8)
+        enter_arrays(ledger, index, rows, boxes, entries, count, states)
+
+    def _objects(self, cache: SlabCache) -> U64:
+        # Arrays hold slots; users know the objects in them.
+        owner = self._arrays.cache[self._array]
+        low, high = np.searchsorted(owner, [cache.number, cache.number + 1])
+        slots = self._slot[low:high]
+        lead = np.where(self._memory.is_kernel_address(slots), cache.obj_offset, 0)
+        return slots + lead.astype(np.uint64)

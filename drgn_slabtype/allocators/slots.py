@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+The memory of slabs, slot by slot
+---------------------------------
+
+What debugging promises about the bytes around objects, it promises of each slot.
+Both allocators read some slabs at a time and cut them into slots.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Iterator, Optional
+
+import numpy as np
+
+from ..ledger import I64, U8, U64, Bools, Ledger, Zone
+from ..machine.memory import Memory
+
+_BATCH_BYTES = 8 << 20  # slab memory held at a time
+
+
+@dataclass(frozen=True)
+class SlabBytes:
+    """The bytes of some slabs."""
+
+    slabs: I64
+    """Rows of ``ledger.slabs``."""
+    start: U64
+    """Where each was read."""
+    bytes: U8
+    """Shape (slabs, span)."""
+
+    def slots(self, count: int, stride: int) -> Slots:
+        """
+        Return the slots of all of them.
+
+        :param count: Slots of each slab.
+        :param stride: Bytes from one to the next.
+        """
+        index = np.tile(np.arange(count), len(self.slabs))
+        return Slots(
+            np.repeat(self.slabs, count),
+            index,
+            np.repeat(self.start, count) + (index * stride).astype(np.uint64),
+            self.bytes[:, : count * stride].reshape(len(index), stride),
+        )
+
+
+@dataclass(frozen=True)
+class Slots:
+    """Slots of one cache, one row each."""
+
+    slab: I64
+    """Row of ``ledger.slabs``."""
+    index: I64
+    """Index of the object in its slab."""
+    address: U64
+    """Of the first byte."""
+    bytes: U8
+    """Shape (n, stride)."""
+
+    def zone(
+        self,
+        code: str,
+        name: str,
+        first: int,
+        last: int,
+        rows: I64,
+        expected: Optional[U8],
+        passing: Optional[U8] = None,
+    ) -> Zone:
+        """
+        Return the zone of the same bytes of some slots.
+
+        :param first: First byte, from that of the slot; *last* is the first after.
+        :param rows: Which slots; what is expected lies beside them.
+        """
+        found = self.bytes[rows, first:last]
+        address = self.address[rows] + np.uint64(first)
+        return Zone(
+            code, name, self.slab[rows], self.index[rows], address, found, expected, passing
+        )
+
+
+def read_slabs(memory: Memory, slabs: I64, start: U64, span: int) -> Iterator[SlabBytes]:
+    """
+    Yield the bytes of slabs, some at a time, but of those that are not in the target.
+
+    :param slabs: Rows of ``ledger.slabs``.
+    :param start: Where each begins.
+    :param span: Bytes of each.
+    """
+    step = max(1, _BATCH_BYTES // max(span, 1))
+    for first in range(0, len(slabs), step):
+        some = slice(first, first + step)
+        gathered = memory.gather(start[some], span)
+        if gathered.ok.any():
+            ok = gathered.ok
+            yield SlabBytes(slabs[some][ok], start[some][ok], gathered.bytes[ok])
+
+
+def claimed(ledger: Ledger, which: Bools, slots: Slots) -> Bools:
+    """
+    Return the slots whose object is claimed.
+
+    :param which: The claims that count.
+    """
+    claims, most = ledger.claims, int(ledger.slabs.objects.max(initial=0)) + 1
+    known = which & (claims.slab >= 0) & (claims.index >= 0)
+    keys = claims.slab[known] * most + claims.index[known]
+    return np.isin(slots.slab * most + slots.index, keys)

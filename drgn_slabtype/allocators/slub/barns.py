@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Barns (SLUB since Linux 6.18)
+-----------------------------
+
+Each node keeps full and empty sheaves of a cache on two lists for its CPUs.
+"""
+
+from __future__ import annotations
+
+from typing import Iterator, List, NamedTuple, Optional, Tuple
+
+import numpy as np
+
+from ...ledger import I64, U64, Bools, Suspect, Walk
+from ...machine import Machine
+from ...machine.columns import Rows
+from ...machine.locks import lock_states
+from ...regions import Region, region
+from ..caches import Caches
+from ..links import follow
+from ..lists import follow_links
+from ..locks import lock_suspects
+from ..nodes import Nodes, node_pointers
+from ..pointers import wild_pointer, wild_pointers
+
+_MAX_SHEAVES = 4096  # a barn's soft limit is 10 of each kind
+
+
+class Found(NamedTuple):
+    """One sheaf and who has it."""
+
+    cache: int
+    """Position of the cache whose CPU or node has it."""
+    place: str
+    owner: int
+    """CPU or node."""
+    address: int
+    """``struct slab_sheaf *``."""
+    busy: bool
+    """Whether the lock of the barn, or of the CPU's sheaves, was held."""
+
+    @property
+    def name(self) -> str:
+        """The place with its owner."""
+        return f"{self.place} of {'node' if 'barn' in self.place else 'CPU'} {self.owner}"
+
+    def suspect(self, what: str, expected: Optional[int], found: int) -> Suspect:
+        """Return the finding that the place holds something it must not."""
+        per_node = "barn" in self.place
+        return Suspect(
+            "container-state",
+            f"sheaf 0x{self.address:x} in {self.name} {what}",
+            node=self.owner if per_node else None,
+            cpu=None if per_node else self.owner,
+            place=self.name,
+            expected=expected,
+            found=found,
+            moving=self.busy,
+        )
+
+
+class Barns(NamedTuple):
+    """Every barn of the chosen caches."""
+
+    addresses: U64
+    """``struct node_barn *`` of each."""
+    sheaves: List[Found]
+    """What is on their lists."""
+    suspects: List[Tuple[int, Suspect]]
+    """What is wrong with them, with the position of the cache."""
+
+
+def barn_pointers(
+    machine: Machine, caches: Caches, nodes: Nodes, every: bool = False
+) -> Tuple[I64, I64, U64]:
+    """
+    Return where barns are: position of the cache, node, and pointer.
+
+    :param every: Of all caches, not only of those that are chosen.
+    """
+    # Before Linux 7.1, the node points to its barn.
+    if machine.structure("struct kmem_cache").has("per_node"):
+        return node_pointers(machine, caches, "barn", every)
+    barn = nodes.rows["barn"]
+    there = barn != 0
+    return nodes.cache[there], nodes.nid[there], barn[there]
+
+
+def read_barns(machine: Machine, caches: Caches, nodes: Nodes) -> Barns:
+    """Walk both lists of every barn."""
+    cache, nid, addresses = barn_pointers(machine, caches, nodes)
+    barns = Barns(addresses, [], [])
+    wild = wild_pointers(machine.memory, addresses, machine.memory.word_size)
+    for number, node, at in zip(*(column[wild].tolist() for column in (cache, nid, addresses))):
+        lost = wild_pointer(f"barn of node {node}", at, node=node, place="barn")
+        barns.suspects.append((number, lost))
+    rows = machine.rows("struct node_barn", addresses)
+    locks = lock_states(machine, rows, "lock")
+    barns.suspects.extend(
+        (int(cache[at]), suspect) for at, suspect in lock_suspects(locks, nodes=nid, place="barn")
+    )
+    for kind in ("full", "empty"):
+        _walk_lists(machine, barns, rows, cache, nid, locks.held, kind)
+    return barns
+
+
+def _walk_lists(
+    machine: Machine, barns: Barns, rows: Rows, cache: I64, nid: I64, held: Bools, kind: str
+) -> None:
+    link = machine.structure("struct slab_sheaf").offset("barn_list")
+    heads = rows.addresses + np.uint64(rows.structure.offset(f"sheaves_{kind}"))
+    kept = rows[f"nr_{kind}"].astype(np.int64)
+    for at in np.flatnonzero(rows.ok).tolist():
+        number, node, busy = int(cache[at]), int(nid[at]), bool(held[at])
+        sheaves, end = _walk(machine, int(heads[at]), link)
+        place = f"{kind} barn"
+        barns.sheaves.extend(Found(number, place, node, sheaf, busy) for sheaf in sheaves)
+        if end is Walk.WHOLE and len(sheaves) == kept[at]:
+            continue
+        code, what = {
+            Walk.WHOLE: ("container-count", f"{len(sheaves)} are listed"),
+            Walk.POINTER: ("list-broken", "the list does not close"),
+            Walk.UNREADABLE: ("unreadable", "the list is not in the target"),
+        }[end]
+        suspect = Suspect(
+            code,
+            f"barn of node {node} counts {kept[at]} {kind} sheaves, {what}",
+            node=node,
+            place=f"{place} of node {node}",
+            expected=len(sheaves),
+            found=int(kept[at]),
+            moving=busy,
+        )
+        barns.suspects.append((number, suspect))
+
+
+def _walk(machine: Machine, head: int, link: int) -> Tuple[List[int], Walk]:
+    # The sheaves of one list, and how it ended.
+    found = follow(machine, head, _MAX_SHEAVES)
+    sheaves = [member - link for member in found.links]
+    if found.closed:
+        return sheaves, Walk.WHOLE
+    return sheaves, Walk.POINTER if found.readable else Walk.UNREADABLE
+
+
+def regions(machine: Machine, caches: Caches, nodes: Nodes) -> Iterator[Region]:
+    """Yield every barn, and the sheaves on its lists."""
+    if not caches.rows.structure.has("cpu_sheaves"):
+        return
+    barn = machine.structure("struct node_barn")
+    link = machine.structure("struct slab_sheaf").offset("barn_list")
+    cache, _, pointers = barn_pointers(machine, caches, nodes)
+    there = machine.memory.is_kernel_address(pointers)
+    yield region("cache nodes", pointers[there], barn.size)
+    for number, address in zip(cache[there].tolist(), pointers[there].tolist()):
+        for member in ("sheaves_full", "sheaves_empty"):
+            links = follow_links(machine, address + barn.offset(member))
+            sheaves = np.array(links, np.uint64) - np.uint64(link)
+            yield sheaf_region(machine, caches, np.full(len(links), number), sheaves)
+
+
+def sheaf_region(machine: Machine, caches: Caches, cache: I64, sheaves: U64) -> Region:
+    """
+    Return the region of some sheaves.
+
+    :param cache: Position of the cache that each is of.
+    """
+    there = machine.memory.is_kernel_address(sheaves)
+    capacity = caches.rows["sheaf_capacity"][cache[there]]
+    head = machine.structure("struct slab_sheaf").size
+    sizes = np.uint64(head) + capacity * np.uint64(machine.memory.word_size)
+    return region("per-CPU slabs and sheaves", sheaves[there], sizes)

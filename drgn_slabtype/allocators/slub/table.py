@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+The slabs of one cache, as a table
+----------------------------------
+
+What their struct pages say, which of them are being made just now, and which
+are made unlike others of the cache.
+"""
+
+from __future__ import annotations
+
+from typing import Dict, Iterator
+
+import numpy as np
+
+from ...index import SlabIndex
+from ...ledger import I64, U64, Bools, Ledger, ListKind, Slabs, Suspect
+from ..base import Ownership
+from ..caches import Caches
+from ..misfits import wrong_slabs
+from ..nodes import Nodes
+from .cache import SlubCache
+from .fit import MAX_OBJECTS, readable_orders, slab_orders
+from .state import Era, States, allowed_lists, fitting_lists, in_transit, partial_mark
+
+
+def read_slabs(
+    index: SlabIndex,
+    caches: Caches,
+    cache: SlubCache,
+    rows: I64,
+    ownership: Ownership,
+    era: Era,
+    nodes: Nodes,
+) -> Slabs:
+    """
+    Return the table of some slabs.
+
+    :param rows: Of the index.
+    """
+    machine = index.machine
+    order = slab_orders(index, caches, rows, np.full(len(rows), cache.number))
+    objects = np.minimum((machine.memory.page_size << order) // cache.size, MAX_OBJECTS)
+    inuse = index["inuse"][rows].astype(np.int64)
+    frozen = index["frozen"][rows] != 0
+    marked = (index.flags[rows] & np.uint64(machine.fact(partial_mark))) != 0
+    states = States(frozen, marked, index["freelist"][rows], inuse == objects)
+    return Slabs.build(
+        len(rows),
+        page=index.pages[rows],
+        base=index.addresses[rows] + np.uint64(cache.red_left_pad),
+        objects=objects,
+        counted=inuse,
+        nid=index.nids[rows],
+        order=order,
+        readable=readable_orders(index, rows, order),
+        word=index.words[rows].astype(np.int64),
+        marked=index.marked[rows],
+        cache_pointer=index["slab_cache"][rows],
+        told=ownership.told[rows] == cache.number,
+        allowed=allowed_lists(era, cache, states),
+        fits=fitting_lists(era, cache, states),
+        transit=in_transit(era, states),
+        busy=_busy(index, cache, rows, nodes),
+    )
+
+
+def _busy(index: SlabIndex, cache: SlubCache, rows: I64, nodes: Nodes) -> Bools:
+    # Without cmpxchg16b, freelist and counters change one after the other
+    # under the page lock; debug caches change all under the list lock.
+    bit = np.uint64(1 << int(index.machine.prog["PG_locked"]))
+    mine = (nodes.cache == cache.number) & nodes.held
+    return ((index.flags[rows] & bit) != 0) | np.isin(index.nids[rows], nodes.nid[mine])
+
+
+def excuse_slabs(
+    ledger: Ledger, cache: SlubCache, era: Era, nodes: Nodes, freelist: U64, cpus_take_slabs: bool
+) -> None:
+    """
+    Mark the slabs that are on no list for a reason: being made, or waiting for RCU.
+
+    :param ledger: With slabs and memberships.
+    :param freelist: ``slab->freelist`` of each slab.
+    :param cpus_take_slabs: Whether CPUs have slabs of their own.
+    """
+    slabs = ledger.slabs
+    listed = np.isin(np.arange(len(slabs)), ledger.memberships.slab)
+    fresh = _being_made(slabs, cache, era, nodes, freelist, listed, cpus_take_slabs)
+    if np.count_nonzero(fresh) <= ledger.facts.in_flight:
+        slabs.transit |= fresh
+        slabs.busy |= fresh
+    # An empty slab of a TYPESAFE_BY_RCU cache leaves its list and the counters
+    # at once, and its pages after a grace period.
+    if cache.typesafe_by_rcu:
+        slabs.excused |= slabs.transit & (slabs.counted == 0) & ~listed
+
+
+def _being_made(
+    slabs: Slabs,
+    cache: SlubCache,
+    era: Era,
+    nodes: Nodes,
+    freelist: U64,
+    listed: Bools,
+    cpus_take_slabs: bool,
+) -> Bools:
+    # A slab that is being made is on no list yet and has no object in use, or,
+    # to Linux 6.7 and at the end of it, all of them. Its free pointers are being
+    # written.
+    fresh = slabs.counted == 0
+    if era in (Era.FROZEN, Era.UNKNOWN):
+        fresh |= slabs.transit & (slabs.counted == slabs.objects) & (freelist != 0)
+    else:
+        fresh &= slabs.transit
+    fresh &= ~listed
+    # At its beginning there is no freelist, and no node counts it.
+    first = (slabs.counted == 0) & (freelist == 0)
+    # Where no CPU takes whole slabs, the first object is taken before it is
+    # put on a list, since Linux kernel commit c7323a5ad078 ("mm/slub:
+    # restrict sysfs validation to debug caches and make it safe") (in v6.1).
+    if cache.debug or not cpus_take_slabs:
+        first |= (slabs.counted == 1) & ((slabs.allowed & ListKind.NOWHERE) == 0)
+    first &= ~listed
+    return fresh | (first & _uncounted(slabs, cache, nodes, first))
+
+
+def _uncounted(slabs: Slabs, cache: SlubCache, nodes: Nodes, first: Bools) -> Bools:
+    # Slabs of nodes that count fewer slabs than there are, by as many as
+    # have their first object. Without CONFIG_SLUB_DEBUG no node counts any.
+    out = np.ones(len(slabs), np.bool_)
+    if not nodes.rows.structure.has("nr_slabs"):
+        return out
+    kept = nodes.rows["nr_slabs.counter"].astype(np.int64)
+    for row in np.flatnonzero((nodes.cache == cache.number) & nodes.rows.ok).tolist():
+        mine = slabs.nid == nodes.nid[row]
+        missing = np.count_nonzero(mine) - int(kept[row])
+        out[mine] = missing >= np.count_nonzero(mine & first)
+    return out
+
+
+def misfits(index: SlabIndex, cache: SlubCache, rows: I64, slabs: Slabs) -> Iterator[Suspect]:
+    """Yield what is made unlike the cache says: its own orders, and slabs."""
+    page_size = index.machine.memory.page_size
+    for order, told in cache.orders:
+        fit = min((page_size << min(order, 24)) // cache.size, MAX_OBJECTS)
+        if told != fit:
+            what = f"a slab of order {order} holds {fit} objects, not {told}"
+            yield Suspect("cache-wrong", what, expected=fit, found=told)
+    orders, kept = index.orders[rows], index["objects"][rows].astype(np.int64)
+    for code, what, expected, found in (
+        (
+            "slab-order-wrong",
+            "compound order does not fit its cache and its object count",
+            slabs.order,
+            orders,
+        ),
+        (
+            "slab-objects-wrong",
+            "object count does not follow from the slab's order",
+            slabs.objects,
+            kept,
+        ),
+    ):
+        yield from wrong_slabs(code, what, found != expected, expected, found)
+
+
+def enter_counters(ledger: Ledger, cache: SlubCache, nodes: Nodes) -> None:
+    """Enter what the nodes count beside what their slabs add up to."""
+    members, slabs = ledger.memberships, ledger.slabs
+    there = ~slabs.excused
+
+    def partial(nid: int) -> int:
+        on_list = (members.owner == nid) & (members.slab >= 0)
+        return int((on_list & (members.kind == ListKind.PARTIAL)).sum())
+
+    ledger.counters += nodes.counters(
+        cache.number,
+        {
+            "nr_partial": ("node-list-length", partial),
+            "nr_slabs": ("node-slabs", lambda nid: int((there & (slabs.nid == nid)).sum())),
+            "total_objects": (
+                "node-objects",
+                lambda nid: int(slabs.objects[there & (slabs.nid == nid)].sum()),
+            ),
+        },
+        _slack(ledger),
+    )
+
+
+def _slack(ledger: Ledger) -> Dict[str, int]:
+    # A slab is counted a moment before or after it can be found.
+    slabs, members = ledger.slabs, ledger.memberships
+    listed = np.isin(np.arange(len(slabs)), members.slab)
+    adrift = int(np.count_nonzero(slabs.transit & ~listed & ~slabs.excused))
+    adrift = min(adrift, ledger.facts.in_flight)
+    most = int(slabs.objects.max(initial=0))
+    return {"nr_slabs": adrift, "total_objects": adrift * most}

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+One reading of a scope
+----------------------
+
+What is read once, for all caches or for as few as the question is about; the
+rest is read cache by cache, and dropped.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import List, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+from drgn import FaultError
+
+from .allocators import open_allocator
+from .allocators.caches import read_caches, same_cache
+from .findings import Finding
+from .index import SlabIndex, slabs_at
+from .ledger import Facts, Ledger, Slabs
+from .machine import Machine
+from .pages.scan import PageScan, Progress, scan
+from .rules import judge
+
+# What memory that is not in the target can make look wrong.
+_EXPLAINED_BY_HOLES = frozenset(
+    {
+        "claim-foreign",
+        "container-state",
+        "list-missing",
+        "node-free-objects",
+        "node-list-length",
+        "node-objects",
+        "node-slabs",
+        "slab-in-transit",
+    }
+)
+
+
+class Scope(NamedTuple):
+    """What a reading is about: the whole machine, if nothing is said."""
+
+    caches: Optional[Tuple[int, ...]] = None
+    """``struct kmem_cache *`` of some caches: of them alone nodes, CPUs and places are read."""
+    slab: Optional[int] = None
+    """``struct slab *`` of one slab: read with the places of its cache and its list neighbours."""
+
+
+MACHINE = Scope()
+
+
+class Reading:
+    """
+    One look at the memory of a machine.
+
+    :param scope: What it is about. A reading of less than the machine may meet
+        what it cannot settle: see :meth:`doubts`.
+    :raises LayoutError: if the kernel's layout is not understood.
+    """
+
+    def __init__(
+        self, machine: Machine, scope: Scope = MACHINE, progress: Optional[Progress] = None
+    ) -> None:
+        self.machine = machine
+        self.scope = scope
+        self.scan: Optional[PageScan] = None
+        """The pass over the memory map, where there was one."""
+        told: List[int] = []
+        if scope.slab is not None:
+            self.index = slabs_at(machine, np.array([scope.slab], np.uint64))
+        else:
+            self.scan = scan(machine, progress)
+            self.index = SlabIndex(machine, self.scan.heads, mapped=True)
+            told = np.unique(self.index["slab_cache"]).tolist()
+        caches = read_caches(machine, told) if told else machine.settled(read_caches)
+        wanted = scope.caches
+        if scope.slab is not None:
+            wanted = tuple(self.index["slab_cache"].tolist())
+        if wanted is not None:
+            numbers = same_cache(np.array(wanted, np.uint64), caches)
+            caches = caches.choose(numbers[numbers >= 0].tolist())
+        self.allocator = open_allocator(machine, caches)
+        self.allocator.discover(self.index)
+
+    def judge(self, number: int) -> Tuple[Ledger, List[Finding]]:
+        """
+        Read and judge one cache.
+
+        :param number: Position in ``self.allocator.caches``.
+        """
+        caches = self.allocator.caches
+        if not caches.rows.ok[number]:
+            name, address = caches.names[number], int(caches.addresses[number])
+            lost = Finding(
+                "unreadable",
+                f"{name}: struct kmem_cache at 0x{address:x} is not in the target",
+                name,
+            )
+            return Ledger(Facts(name, address, 0, 1, 0), (), Slabs.empty()), [lost]
+        ledger = self.allocator.collect(number, self.index)
+        findings = judge(ledger, self.machine.layout.encoding)
+        lost_parts = self.allocator.unreadable(number)
+        if lost_parts or (self.scan is not None and self.scan.unreadable):
+            findings = [self._doubt(finding) for finding in findings]
+        name = caches.names[number]
+        return ledger, findings + [
+            Finding("unreadable", f"{name}: {part} is not in the target", name, id=-1 - at)
+            for at, part in enumerate(lost_parts)
+        ]
+
+    def doubts(self, ledger: Ledger, findings: Sequence[Finding]) -> List[str]:
+        """
+        Return why a reading of less than the machine does not settle what it is about.
+
+        What it shows of a slab or a cache that nothing speaks against is what a
+        reading of the whole machine would show. Where anything does, that has
+        to be asked.
+
+        :param ledger: What :meth:`judge` returned, with *findings*.
+        """
+        doubts = [*self.index.doubts]
+        doubts += [finding.message for finding in findings if finding.rule != "note"]
+        slabs = ledger.slabs
+        if self.scope.slab is not None and not len(slabs):
+            doubts.append("it is a slab of no cache")
+        on_the_way = (slabs.transit | slabs.busy | slabs.excused).any()
+        if self.scope.slab is not None and not len(ledger.memberships) and on_the_way:
+            doubts.append("it may be on its way between two lists")
+        return doubts
+
+    def _doubt(self, finding: Finding) -> Finding:
+        # A slab whose struct page, or a list whose head, is not in the target
+        # is missing in every sum and on every list.
+        if finding.code in _EXPLAINED_BY_HOLES:
+            return replace(finding, code="not-judged")
+        if finding.code in ("list-links", "list-broken") and isinstance(finding.found, int):
+            try:
+                self.machine.prog.read(finding.found, 1)
+            except FaultError:
+                return replace(finding, code="unreadable")
+        return finding

@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Text for people: a function for each command."""
+
+from __future__ import annotations
+
+from .answers import caches, capture, decode, layout, object, objects
+from .check import check, demo
+from .pages import page, pages
+
+__all__ = [
+    "caches",
+    "capture",
+    "check",
+    "decode",
+    "demo",
+    "layout",
+    "object",
+    "objects",
+    "page",
+    "pages",
+]

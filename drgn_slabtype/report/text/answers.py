@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Caches, objects, one object, words, layouts and captures; long lists as they are made."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Iterator, List, Sequence, Tuple
+
+from ..members import members, told
+from ..values import plural, printable, size
+from ..views.caches import parts, summary, usage
+from ..views.objects import ADDRESS
+from ..views.words import CAPTURE, DECODED, LAYOUT
+from .lines import plain, table, text
+
+if TYPE_CHECKING:
+    from ...answers.caches import CachesAnswer
+    from ...answers.decode import Decoded
+    from ...answers.object import AddressInfo
+    from ...answers.states import Objects
+    from ...capture import CaptureSummary
+    from ...pagetype.detect import PageTypeLayout
+
+
+def caches(answer: CachesAnswer) -> str:
+    """Present every cache; ``*`` after a name: its numbers contradict each other."""
+    lines: List[str] = []
+    for grid in (usage(answer), *parts(answer)):
+        lines += [*table(grid), ""]
+    return text([*lines, summary(answer)])
+
+
+def objects(found: Objects) -> Iterator[str]:
+    """Present the objects of a cache, a line each, as they are asked for."""
+    from ...answers.states import SlabObject
+
+    facts = found.ledger.facts
+    yield printable(f"{facts.name}: {plural(len(found), 'object')} of {facts.object_size} bytes")
+    yield "\n"
+    # There may be many millions: what a view would do is written out here. The
+    # place comes last: its width is not known before the last row.
+    others = members(SlabObject)[6:]
+    more = "".join(f"  {member.heading.upper()}" for member in others)
+    yield f"{'ADDRESS':<16}  {'SLAB':<16}  {'INDEX':>5}  {'STATE':<7}  PLACE{more}\n"
+    batches: Iterator[Iterator[Tuple[Any, ...]]] = found.batches()
+    for rows in batches:
+        yield "".join(
+            [
+                f"{address:016x}  {slab:016x}  {index:5}  {state}\n"
+                if place is None and not rest
+                else f"{address:016x}  {slab:016x}  {index:5}  {state:<7}  {place or ''}"
+                f"{'' if position is None else f', {position}'}"
+                f"{''.join(f'  {told(cell, m.kind)}' for cell, m in zip(rest, others))}\n"
+                for address, slab, index, state, place, position, *rest in rows
+            ]
+        )
+
+
+def object(info: AddressInfo) -> str:
+    """Present what is known about an address."""
+    lines = [f"0x{info.address:x}: {info.meaning}"]
+    lines += [f"  {name:<13}  {told}" for name, told in ADDRESS.facts(info)]
+    return text(lines)
+
+
+def layout(layout: PageTypeLayout) -> str:
+    """Present what was detected, and from which evidence."""
+    return text(plain(list(LAYOUT.facts(layout))))
+
+
+def capture(summary: CaptureSummary) -> str:
+    """Present what was written to a capture."""
+    lines = [
+        f"{summary.path}: {size(summary.size)}, {size(summary.memory)} of memory, "
+        f"{size(summary.kept)} of it as it was"
+    ]
+    if summary.left_out:
+        lines.append(f"left out: {', '.join(summary.left_out)}")
+    if summary.unreadable:
+        lines.append(f"not in the target: {size(summary.unreadable)}")
+    lines += [f"{name}: {told}" for name, told in CAPTURE.others(summary)]
+    return text(lines)
+
+
+def decode(words: Sequence[Decoded]) -> str:
+    """Present the readings of one page_type word."""
+    return text([f"0x{words[0].word:08x}", *table(DECODED.grid(words))])

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+A check
+-------
+
+One line for a healthy kernel; otherwise the caches concerned, each root with
+what follows from it, and how much was judged.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, Dict, Iterator, List, Sequence
+
+from ...findings import Finding, Report
+from ..views.check import (
+    ACT,
+    CACHE,
+    SHELVES,
+    Branch,
+    branches,
+    concerned,
+    lines,
+    statement,
+    verdict,
+)
+from .lines import table, text
+
+if TYPE_CHECKING:
+    from ...demo import Act
+
+# Notes and the like come in crowds, such as a slab that waits for RCU in every
+# cache; JSON has them all.
+_MOST_OF_A_KIND = 10
+
+
+def check(report: Report) -> str:
+    """Present the report of a check."""
+    told: List[str] = []
+    caches = concerned(report.caches)
+    if caches:
+        told += [*table(CACHE.grid(caches)), ""]
+    if report.findings:
+        for branch in branches(report.findings):
+            told += _tree(branch, 0)
+        told.append("")
+    for shelf in SHELVES[1:]:
+        told += _crowd(shelf.word, shelf.of(report))
+    return text([*told, verdict(report)])
+
+
+def _tree(branch: Branch, depth: int) -> Iterator[str]:
+    number = f"{'   ' * depth}{'follows: ' if depth else ''}{branch.finding.id}. "
+    first, *details = lines(branch.finding)
+    yield f"{number}{first}"
+    yield from (f"{' ' * len(number)}{detail}" for detail in details)
+    for follower in branch.followers:
+        yield from _tree(follower, depth + 1)
+
+
+def _crowd(word: str, shelf: Sequence[Finding]) -> Iterator[str]:
+    kinds: Dict[str, List[Finding]] = defaultdict(list)
+    for finding in shelf:
+        kinds[finding.code].append(finding)
+    for code, crowd in kinds.items():
+        for finding in crowd[:_MOST_OF_A_KIND]:
+            yield f"{word}: {statement(finding)}"
+        if len(crowd) > _MOST_OF_A_KIND:
+            yield f"{word}: {len(crowd) - _MOST_OF_A_KIND} more [{code}], all in --format json"
+
+
+def demo(acts: Sequence[Act]) -> str:
+    """Present the checks of the demonstration, one after the other."""
+    return "\n".join(f"{text([_title(act)])}\n{check(act.report)}" for act in acts)
+
+
+def _title(act: Act) -> str:
+    more = "".join(f", {name} {told}" for name, told in ACT.others(act))
+    return f"== {act.title}{more} =="

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+What people see of all caches
+-----------------------------
+
+Sizes of objects are in bytes, sizes of slabs and memory in KiB, as in crash's
+``kmem -s``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Callable, Iterable, List
+
+from ..values import plural
+from . import Column, Grid, View
+
+if TYPE_CHECKING:
+    from ...answers.caches import CachesAnswer, CacheUsage
+
+
+def kib(size_bytes: int) -> str:
+    """Return a number of bytes in KiB."""
+    return f"{size_bytes / 1024:.0f} KiB"
+
+
+def _of_one(name: str) -> Callable[[CacheUsage], Any]:
+    return lambda cache: getattr(cache, name) if cache.address else None
+
+
+def _sum(name: str) -> Callable[[Any], int]:
+    return lambda usage: sum(getattr(usage, name).values())
+
+
+def _cache(cache: CacheUsage) -> str:
+    total = not cache.address
+    return cache.name + ("" if cache.consistent or total else " *")
+
+
+def _aliases(cache: CacheUsage) -> str:
+    if not cache.address:
+        return ""
+    if cache.aliases is None:
+        return f"unknown ({cache.merged} merged)"
+    return ", ".join(cache.aliases)
+
+
+def _slab_size(cache: CacheUsage) -> str:
+    return kib(cache.memory // cache.slabs) if cache.address and cache.slabs else ""
+
+
+def _occupancy(cache: CacheUsage) -> str:
+    return "-" if cache.occupancy is None else f"{cache.occupancy:.0%}"
+
+
+def usage(answer: CachesAnswer) -> Grid:
+    """Return every cache and the sums; ``*``: the numbers of a cache contradict each other."""
+    coloured = any(cache.colours is not None for cache in answer.caches)
+    view = View(
+        Column("cache", "name consistent", _cache),
+        Column("objsize", "object_size", _of_one("object_size"), right=True),
+        Column("size", cell=_of_one("size"), right=True),
+        Column("allocated", "in_use"),
+        Column("free", cell=_sum("free")),
+        Column("waiting"),
+        Column("total", "objects"),
+        Column("used", "occupancy", _occupancy, right=True),
+        Column("slabs"),
+        Column("ssize", "slabs memory", _slab_size, right=True),
+        Column("memory", cell=lambda cache: kib(cache.memory), right=True),
+        Column("waste", cell=lambda cache: kib(cache.waste), right=True),
+        Column("free in", "free"),
+        Column("slabs on", "lists"),
+        Column("colours", cell=_of_one("colours"), right=True, when=coloured),
+        Column("KFENCE", "guarded", when=bool(answer.total.guarded)),
+        Column("aliases", "aliases merged", _aliases, when=answer.aliases),
+        quiet="address objects_per_slab pages_per_slab pages leftover padding counted slabinfo "
+        "nodes cpus",
+    )
+    return view.grid([*answer.caches, answer.total])
+
+
+NODE = View(
+    Column("node"),
+    Column("slabs"),
+    Column("counted"),
+    Column("free", cell=_sum("free")),
+    Column("total", "objects"),
+    Column("free in", "free"),
+    Column("slabs on", "lists"),
+)
+
+CPU = View(
+    Column("CPU", "cpu"),
+    Column("free", cell=_sum("free")),
+    Column("free in", "free"),
+    Column("slabs", "lists"),
+)
+
+
+def parts(answer: CachesAnswer) -> Iterable[Grid]:
+    """Return what nodes and CPUs have of each cache, as far as it was asked for."""
+    for asked, name, view in (
+        (answer.per_node, "nodes", NODE),
+        (answer.per_cpu, "cpus", CPU),
+    ):
+        if asked:
+            found = [(cache.name, part) for cache in answer.caches for part in getattr(cache, name)]
+            grid = view.grid([part for _, part in found])
+            yield grid.insert(0, Column("cache"), [cache for cache, _ in found])
+
+
+def summary(answer: CachesAnswer) -> str:
+    """Return the sums in one line."""
+    total = answer.total
+    told: List[str] = [
+        plural(len(answer.caches), "cache"),
+        f"{kib(total.memory)} in {plural(total.slabs, 'slab')}",
+        f"{kib(total.leftover)} left over in slabs, {kib(total.padding)} between objects",
+    ]
+    damaged = sum(not cache.consistent for cache in answer.caches)
+    if damaged:
+        told.append(f"* {plural(damaged, 'cache')} with contradicting numbers: see check")
+    return "; ".join(told)

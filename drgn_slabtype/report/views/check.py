@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What people see of a check: caches, findings, and how much was judged."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence
+
+from ...findings import CacheResult, Finding, Outcome, Report
+from ..values import plural
+from . import Column, Fact, View
+
+CACHE = View(
+    Column("cache", "name"),
+    Column("objsize", "object_size"),
+    Column("slabs"),
+    Column("objects"),
+    Column("counted"),
+    Column("in use"),
+    Column("free", cell=lambda cache: sum(cache.free.values())),
+    Column("waiting"),
+    Column("outcome"),
+    quiet="address size objects_per_slab pages fill",
+)
+
+# The message names the place.
+FINDING = View(
+    Column("expected"),
+    Column("found"),
+    Column("", "attempts", lambda f: f"read {f.attempts} times" if f.attempts > 1 else None),
+    quiet="code rule message because cache node cpu slab page object index place address "
+    "id details",
+)
+
+TOTALS = View(
+    Column("caches"),
+    Column("slabs"),
+    Column("objects"),
+    Column("in use"),
+    Column("free"),
+    Column("pages unreadable", "unreadable_pages", lambda sums: sums.unreadable_pages or None),
+    quiet="pages slab_pages counted waiting zero_filled_pages",
+)
+
+TARGET = View(quiet="kind path release architecture")
+
+LAYOUT = View(quiet="page_type allocator evidence")
+
+REPORT = View(
+    quiet="target layout totals caches findings notes changing unavailable interrupted outcome "
+    "exit_status"
+)
+
+
+ACT = View(quiet="title report")
+
+
+class Shelf(NamedTuple):
+    """A list of findings in a report."""
+
+    name: str
+    """Of the member of the report."""
+    word: str
+    """For each of them."""
+    title: str
+    """For all of them."""
+
+    def of(self, report: Report) -> List[Finding]:
+        """Return what stands there."""
+        found: List[Finding] = getattr(report, self.name)
+        return found
+
+
+SHELVES = (
+    Shelf("findings", "finding", "Findings"),
+    Shelf("unavailable", "unavailable", "Not judged"),
+    Shelf("changing", "changing", "Changing"),
+    Shelf("notes", "note", "Notes"),
+)
+"""Every list of findings, the proven ones first."""
+
+
+def concerned(caches: Sequence[CacheResult]) -> List[CacheResult]:
+    """Return the caches of which there is something to say."""
+    return [cache for cache in caches if cache.outcome is not Outcome.CONSISTENT]
+
+
+def statement(finding: Finding) -> str:
+    """Return a finding in one line, without its details."""
+    text, more = f"{finding.message} [{finding.code}]", FINDING.sentence(finding)
+    return f"{text}: {more}" if more else text
+
+
+def lines(finding: Finding) -> List[str]:
+    """Return all that is told of a finding."""
+    return [statement(finding), *finding.details]
+
+
+class Branch(NamedTuple):
+    """A finding with what follows from it."""
+
+    finding: Finding
+    followers: List[Branch]
+
+
+def branches(findings: Sequence[Finding]) -> List[Branch]:
+    """Return the roots among findings, each with what follows from it."""
+    known = {finding.id for finding in findings if finding.id}
+    under: Dict[Optional[int], List[Finding]] = defaultdict(list)
+    for finding in findings:
+        under[finding.because if finding.because in known else None].append(finding)
+    return [_branch(finding, under) for finding in under[None]]
+
+
+def _branch(finding: Finding, under: Dict[Optional[int], List[Finding]]) -> Branch:
+    # A finding without a number is nobody's root.
+    followers = under.pop(finding.id, []) if finding.id else []
+    return Branch(finding, [_branch(follower, under) for follower in followers])
+
+
+def others(report: Report) -> Iterator[Fact]:
+    """Return what no sentence about a report tells, its totals apart."""
+    yield from TARGET.others(report.target)
+    yield from LAYOUT.others(report.layout)
+    yield from REPORT.others(report)
+
+
+def verdict(report: Report) -> str:
+    """Return how the check came out, and how much it judged, in one line."""
+    kernel = " ".join(filter(None, ["Linux", report.target.release, report.target.architecture]))
+    layout = f"{report.layout.allocator}, {report.layout.page_type}"
+    return f"{_outcome(report)}: {kernel}, {layout}: {'; '.join(_coverage(report))}"
+
+
+def _outcome(report: Report) -> str:
+    outcome = report.outcome.value
+    if not report.findings:
+        return outcome
+    roots = sum(finding.because is None for finding in report.findings)
+    counts = [plural(roots, "finding")]
+    if len(report.findings) > roots:
+        counts.append(plural(len(report.findings) - roots, "consequence"))
+    return f"{outcome} ({', '.join(counts)})"
+
+
+def _coverage(report: Report) -> Iterator[str]:
+    totals = report.totals
+    judged = sum(cache.outcome is not Outcome.UNAVAILABLE for cache in report.caches)
+    pages = sum(cache.pages for cache in report.caches)
+    # How many there are is not known when it ended early.
+    yield f"{judged} {'' if report.interrupted else f'of {totals.caches} '}caches judged"
+    yield f"{plural(totals.slabs, 'slab')} in {plural(pages, 'page')}"
+    waiting = f", {totals.waiting} waiting" if totals.waiting else ""
+    objects = plural(totals.objects, "object")
+    yield f"{objects}: {totals.in_use} in use, {totals.free} free{waiting}"
+    if totals.unreadable_pages or totals.zero_filled_pages:
+        yield (
+            f"of {plural(totals.pages, 'page')} {totals.slab_pages} of slabs, "
+            f"{totals.unreadable_pages} unreadable, {totals.zero_filled_pages} zero-filled"
+        )
+    else:
+        yield f"all {plural(totals.pages, 'page')} read, {totals.slab_pages} of slabs"
+    more = (*TOTALS.others(totals), *others(report))
+    yield from (f"{name} {text}" for name, text in more)
+    if report.interrupted:
+        yield "interrupted"

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What people see of one address."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, List, Optional
+
+from . import Column, Fact, View
+
+if TYPE_CHECKING:
+    from ...answers.object import AddressInfo
+    from ...answers.states import SlabObject
+
+TRACK = View(
+    Column("by", "caller"),
+    Column("CPU", "cpu"),
+    Column("PID", "pid"),
+    Column("at", "when"),
+    quiet="event stack",
+)
+
+NEIGHBOUR = View(quiet="address slab index state place position")
+
+
+def _cache(info: AddressInfo) -> Optional[str]:
+    return info.cache and f"{info.cache} (0x{info.slab_cache or 0:x})"
+
+
+def _neighbour(other: Optional[SlabObject]) -> Optional[str]:
+    if other is None:
+        return None
+    where = f" ({other.place}, position {other.position})" if other.place else ""
+    more = "".join(f", {name} {text}" for name, text in NEIGHBOUR.others(other))
+    return f"0x{other.address:x}, {other.state}{where}{more}"
+
+
+def _page(info: AddressInfo) -> Optional[str]:
+    return None if info.page is None else f"0x{info.page:x}, PFN {info.pfn}"
+
+
+def _tracks(info: AddressInfo) -> List[Fact]:
+    facts: List[Fact] = []
+    for track in info.tracks:
+        facts.append((track.event, TRACK.sentence(track)))
+        facts += [("", frame) for frame in track.stack]
+    return facts
+
+
+ADDRESS = View(
+    Column("cache", "cache slab_cache", _cache),
+    Column("slab"),
+    Column("object"),
+    Column("in its", "part"),
+    Column("state"),
+    Column("recorded in", "places"),
+    Column("contradiction", "contradictions"),
+    Column("previous", cell=lambda info: _neighbour(info.previous)),
+    Column("next", cell=lambda info: _neighbour(info.next)),
+    Column("page", "page pfn", _page),
+    Column("", "tracks", _tracks),
+    quiet="address kind meaning index offset page_types",
+)

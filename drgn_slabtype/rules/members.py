@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+What the members of a cache promise about each other
+----------------------------------------------------
+
+``struct kmem_cache`` is laid out once, when the cache is made; later only an
+alias of it can make its objects larger. So its members follow from each other,
+and one that does not is damaged, whatever the slabs say.
+
+The two allocators lay out a cache in their own ways; each hands over the members
+as they are in memory, and nothing here trusts them.
+"""
+
+from __future__ import annotations
+
+from typing import Iterable, Iterator, NamedTuple, Optional, Tuple
+
+from ..ledger import Suspect
+
+
+class Pointer(NamedTuple):
+    """A pointer of a cache."""
+
+    name: str
+    address: int
+    leads: bool
+    """Whether it leads to something of its kind."""
+    needed: bool
+    """Whether no cache is without it."""
+    alignment: int = 1
+    kind: str = ""
+    """What it must lead to, as a finding spells it; empty if to any memory."""
+
+
+class SlabMembers(NamedTuple):
+    """The members that ``__kmem_cache_create()`` of SLAB leaves; sizes are bytes."""
+
+    order: int
+    span: int
+    """Bytes of a slab of that order."""
+    size: int
+    object_size: int
+    obj_offset: int
+    num: int
+    colour: int
+    colour_off: int
+    freelist_size: int
+    index_size: int
+    """Bytes of one entry of an index array."""
+    on_slab: bool
+    """Whether index arrays lie at the end of their slabs."""
+
+
+class SlubMembers(NamedTuple):
+    """The members that ``calculate_sizes()`` of SLUB leaves; sizes are bytes."""
+
+    word: int
+    """Bytes of a pointer."""
+    size: int
+    object_size: int
+    inuse: int
+    align: int
+    offset: int
+    red_zone: bool
+    """Whether the cache's flags ask for red zones."""
+    red_left_pad: Optional[int]
+    """``None`` without ``CONFIG_SLUB_DEBUG``."""
+    usercopy: Optional[Tuple[int, int]]
+    """``useroffset`` and ``usersize``; ``None`` where no cache has them."""
+
+
+class Tuning(NamedTuple):
+    """How many objects an array of a CPU may hold, and how many it gives away at a time."""
+
+    limit: int
+    batchcount: int
+
+
+def _wrong(what: str, expected: Optional[int], found: int) -> Suspect:
+    return Suspect("cache-wrong", what, expected=expected, found=found)
+
+
+def judge_pointers(pointers: Iterable[Pointer]) -> Iterator[Suspect]:
+    """Yield the pointers of a cache that lead where no kernel has anything."""
+    for pointer in pointers:
+        at = pointer.address
+        sound = pointer.leads and at % pointer.alignment == 0
+        if not sound and (at or pointer.needed):
+            kind = f", which is no {pointer.kind}" if pointer.kind else ""
+            yield _wrong(f"{pointer.name} leads to 0x{at:x}{kind}", None, at)
+
+
+def judge_slab(cache: SlabMembers) -> Iterator[Suspect]:
+    """Yield what ``__kmem_cache_create()`` cannot have left in a cache of SLAB."""
+    num, left = divmod(cache.span, cache.size + (cache.index_size if cache.on_slab else 0))
+    for member, kept, should in (
+        ("num", cache.num, num),
+        ("freelist_size", cache.freelist_size, num * cache.index_size),
+        ("colour", cache.colour, left // cache.colour_off),
+    ):
+        if kept != should:
+            what = f"{member} is {kept} for slots of {cache.size} bytes in slabs of order "
+            yield _wrong(f"{what}{cache.order}, not {should}", should, kept)
+    if cache.object_size + cache.obj_offset > cache.size:
+        what = f"objects of {cache.object_size} bytes do not fit slots of {cache.size}"
+        yield _wrong(what, None, cache.object_size)
+
+
+def judge_slub(cache: SlubMembers) -> Iterator[Suspect]:
+    """Yield what ``calculate_sizes()`` cannot have left in a cache of SLUB."""
+    yield from _judge_inuse(cache)
+    size, align, word = cache.size, cache.align, cache.word
+    if not align or size % align:
+        yield _wrong(f"align is {align} with slots of {size} bytes", None, align)
+    left = (cache.red_left_pad or 0) if cache.red_zone else 0
+    if cache.offset % word or cache.offset + word > size - left:
+        what = f"free pointers are at offset {cache.offset} in slots of {size} bytes"
+        yield _wrong(what, None, cache.offset)
+    if cache.red_left_pad is not None:
+        should = _round_up(word, max(align, 1)) if cache.red_zone else 0
+        if cache.red_left_pad != should:
+            what = f"red_left_pad is {cache.red_left_pad}, not {should}"
+            yield _wrong(what, should, cache.red_left_pad)
+    if cache.usercopy is not None:
+        first, end = cache.usercopy[0], sum(cache.usercopy)
+        if end > cache.object_size:
+            what = f"bytes {first} to {end} may be copied of objects of {cache.object_size}"
+            yield _wrong(what, None, end)
+
+
+def _judge_inuse(cache: SlubMembers) -> Iterator[Suspect]:
+    inuse, usual = cache.inuse, _round_up(cache.object_size, cache.word)
+    # A red zone that finds no room behind the object gets a word of its own.
+    zoned = cache.red_zone and inuse == usual + cache.word and usual == cache.object_size
+    if inuse != usual and not zoned:
+        yield _wrong(f"inuse is {inuse} for objects of {cache.object_size} bytes", usual, inuse)
+    if inuse > cache.size:
+        yield _wrong(f"inuse is {inuse} in slots of {cache.size} bytes", cache.size, inuse)
+
+
+def judge_tuning(cache: Tuning, arrays: Optional[Tuning]) -> Iterator[Suspect]:
+    """
+    Yield what no cache can be tuned to.
+
+    :param arrays: What the arrays of all its CPUs agree on; ``None`` if they do not.
+    """
+    # While a cache is tuned, its arrays are the new ones and its own numbers
+    # the old; both are such as a cache can be tuned to.
+    if arrays is None:
+        return
+    for member, kept, own, sound in (
+        ("limit", cache.limit, arrays.limit, cache.limit > 0),
+        (
+            "batchcount",
+            cache.batchcount,
+            arrays.batchcount,
+            0 < cache.batchcount <= cache.limit,
+        ),
+    ):
+        if kept != own and not sound:
+            what = f"{member} is {kept}, and the arrays of its CPUs have {own}"
+            yield _wrong(what, own, kept)
+            return
+
+
+def _round_up(size: int, step: int) -> int:
+    return -(-size // step) * step

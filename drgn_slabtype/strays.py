@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+What is wrong with the machine rather than with one cache
+---------------------------------------------------------
+
+Damage to the list of caches, pages marked as slab that belong to no cache,
+words that no page can have, lists that all caches share, and free memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Iterable, Iterator, List
+
+import numpy as np
+import numpy.typing as npt
+
+from .allocators.caches import Caches
+from .findings import Finding
+from .index import KnownBy, SlabIndex
+from .ledger import Suspect
+from .machine import Machine
+from .machine.memory import Bools
+from .pagecheck import judge_memory
+from .pages.scan import PageScan
+from .reading import Reading
+
+
+def judge_machine(reading: Reading) -> List[Finding]:
+    """
+    Return what is wrong with no cache in particular.
+
+    :param reading: Of the whole machine.
+    """
+    machine, index, scan = reading.machine, reading.index, reading.scan
+    assert scan is not None
+    found = _numbered(_judge_cache_list(reading.allocator.caches), [])
+    found += _numbered(_judge_marks(reading), found)
+    found += _numbered(map(_as_finding, reading.allocator.elsewhere()), found)
+    known = {finding.slab for finding in found} | set(index.pages.tolist())
+    conflicts = _judge_words(machine, index, scan)
+    found += _numbered((one for one in conflicts if one.page not in known), found)
+    if scan.unreadable:
+        lost = Finding(
+            "unreadable",
+            f"{scan.unreadable} of {scan.pages} struct pages are not in the target; what slabs "
+            "they head is not known",
+            expected=scan.pages,
+            found=scan.pages - scan.unreadable,
+        )
+        found += _numbered([lost], found)
+    if not machine.is_live:
+        found += judge_memory(machine, index, scan.unreadable, found)
+    return found
+
+
+def _numbered(findings: Iterable[Finding], after: List[Finding]) -> List[Finding]:
+    # With the numbers that follow those of others; the first is the root of its kind.
+    return [replace(one, id=len(after) + at) for at, one in enumerate(findings, 1)]
+
+
+def _as_finding(suspect: Suspect) -> Finding:
+    return Finding(
+        suspect.code,
+        suspect.message,
+        cpu=suspect.cpu,
+        place=suspect.place,
+        found=suspect.found,
+        moving=suspect.moving,
+        address=suspect.address,
+        activity=suspect.activity,
+    )
+
+
+def _judge_marks(reading: Reading) -> Iterator[Finding]:
+    # Pages that are marked as slab, of no cache.
+    index, source = reading.index, reading.machine.memory
+    kfence = (index.known_by & np.uint8(KnownBy.KFENCE)) != 0
+    stray = (reading.allocator.ownership.cache < 0) & ~kfence
+    making = _being_made(reading, stray)
+    pages, words, pointers = index.pages, index.words, index["slab_cache"]
+    rows = np.flatnonzero(stray)
+    there = source.gather(pointers[rows], 1).ok
+    # A tail holds the way to its head where a slab has its cache.
+    there |= ~source.is_kernel_address(pointers[rows]) | (pointers[rows] % 8 != 0)
+    for row, in_target in zip(rows.tolist(), there.tolist()):
+        what = "leads to no slab cache" if in_target else "is not in the target"
+        yield Finding(
+            "slab-mark-stray" if in_target else "unreadable",
+            f"page 0x{pages[row]:x} is marked as slab, but its cache pointer "
+            f"0x{pointers[row]:x} {what}",
+            node=int(index.nids[row]),
+            slab=int(pages[row]),
+            found=f"0x{words[row]:08x}",
+            moving=bool(making[row]),
+        )
+
+
+def _being_made(reading: Reading, stray: Bools) -> Bools:
+    # A page gets its mark a moment before its cache pointer. Then it has
+    # the users and the type of any other slab, no flag but that of a compound
+    # page (PAGE_FLAGS_CHECK_AT_PREP), no object of it is in use, and where
+    # the pointer will be is what the page allocator left there:
+    # NULL for a mapping; in the links of a list poison, or in newer
+    # kernels NULL, which says that the page is none of the reserves.
+    machine, index = reading.machine, reading.index
+    source, owned = machine.memory, reading.allocator.ownership.cache >= 0
+    at = machine.page.refcount
+    cut = np.ascontiguousarray(index.raw[:, at : at + 4])
+    users = cut.view(f"{source.byteorder}u4")[:, 0]
+    pointers = index["slab_cache"]
+    links = machine.structure("struct page").offset("mapping")
+    if index.structure.offset("slab_cache") == links:
+        fresh = stray & (pointers == 0)
+    else:
+        fresh = stray & ~source.is_kernel_address(pointers)
+    fresh &= (users == _most_common(users[owned])) & (pointers % 8 == 0)
+    fresh &= (index.flags & np.uint64(_flags_of_users(machine))) == 0
+    # Before Linux 5.17, struct page has the members of both allocators.
+    if machine.layout.allocator == "SLUB":
+        fresh &= (index["inuse"] == 0) & (index.words == _most_common(index.words[owned]))
+    enough = np.count_nonzero(fresh) > len(machine.cpus)
+    return np.zeros_like(fresh) if enough else fresh
+
+
+def _flags_of_users(machine: Machine) -> int:
+    # Those that a page of the page allocator's does not have.
+    layout = machine.layout
+    every = (1 << machine.enumerators("pageflags").get("__NR_PAGEFLAGS", 0)) - 1
+    own = 1 << layout.head_flag
+    if layout.slab_flag is not None:
+        own |= 1 << layout.slab_flag
+    return every & ~own
+
+
+def _most_common(numbers: npt.NDArray[np.uint32]) -> int:
+    values, times = np.unique(numbers, return_counts=True)
+    return int(values[np.argmax(times)]) if len(values) else -1
+
+
+def _judge_words(machine: Machine, index: SlabIndex, scan: PageScan) -> Iterator[Finding]:
+    for pfn, word in scan.conflicts:
+        page = index.page_of(pfn)
+        yield Finding(
+            "type-conflict",
+            f"page 0x{page:x} (PFN {pfn}): page_type word 0x{word:08x}: "
+            f"{machine.layout.encoding.explain(word)}",
+            page=page,
+            found=f"0x{word:08x}",
+        )
+
+
+def _judge_cache_list(caches: Caches) -> Iterator[Finding]:
+    lost = caches.lost
+    if lost is not None:
+        yield Finding(
+            "cache-list" if lost.readable else "unreadable",
+            f"slab_caches: {lost.member} of 0x{lost.at:x} leads to 0x{lost.found:x}",
+            place="slab_caches",
+            expected=lost.expected,
+            found=lost.found,
+        )
+    # Behind a hole in the target the list may go on as it should.
+    behind_hole = lost is not None and not lost.readable
+    for number in np.flatnonzero(caches.unlisted & (not behind_hole)).tolist():
+        name = caches.names[number]
+        yield Finding(
+            "cache-list",
+            f"{name}: has slabs, but is not on slab_caches",
+            cache=name,
+            place="slab_caches",
+            found=int(caches.addresses[number]),
+            # The first finding of all.
+            because=None if lost is None else 1,
+        )

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+
+"""A kernel booted as a guest, and made busy."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Iterator, Sequence
+
+from . import cache, initramfs
+from .errors import BootError, GuestError
+from .guests import Guest
+from .library import KernelFiles
+from .process import say
+from .qemu import Machine, machine
+
+__all__ = ("running",)
+
+_READY_SECONDS = 60
+_TRIES = 4
+_BALLOON_MIB = 16
+
+
+def _command_line(guest: Guest) -> str:
+    words = [
+        "console=ttyS0",
+        "panic=-1",
+        "oops=panic",
+        # A busy host is late with timer interrupts.
+        "no_timer_check",
+        # Pointers as they are, where dump_page() prints them.
+        "no_hash_pointers",
+        f"lab.seconds={guest.seconds}",
+        f"lab.busy={int(guest.busy)}",
+        guest.parameters,
+    ]
+    return " ".join(word for word in words if word)
+
+
+def _image(kernel: KernelFiles) -> Path:
+    name = kernel.kernel.name
+    image = cache.root() / "guest" / f"{name}-{kernel.key}-{initramfs.recipe()}.img"
+    image.parent.mkdir(parents=True, exist_ok=True)
+    if not image.exists():
+        for old in image.parent.glob(f"{name}-{'?' * 12}-{'?' * 12}.img"):
+            old.unlink()
+        # In one step: half an image, left by whoever was stopped here, would be booted.
+        part = image.with_suffix(f".{os.getpid()}")
+        part.write_bytes(initramfs.build(kernel))
+        part.replace(image)
+    return image
+
+
+@contextlib.contextmanager
+def running(
+    kernel: KernelFiles, guest: Guest, words: Sequence[str] = (), options: Sequence[str] = ()
+) -> Iterator[Machine]:
+    """
+    Run a guest for as long as the context lasts; its load has begun.
+
+    :param words: Added to the command line of its kernel.
+    :param options: Further arguments for QEMU.
+    :raises BootError: if it does not come up in several tries.
+    """
+    # Multi-threaded TCG now and then runs a breakpoint that the kernel has
+    # already patched away, and the guest panics while it boots.
+    for remaining in reversed(range(_TRIES)):
+        with contextlib.ExitStack() as stack:
+            try:
+                started = _boot(kernel, guest, words, options, stack)
+            except BootError as error:
+                if not remaining:
+                    raise
+                say(f"{kernel.kernel.name}/{guest.name}: once more: {error}")
+                continue
+            yield started
+            return
+
+
+def _boot(
+    kernel: KernelFiles,
+    guest: Guest,
+    words: Sequence[str],
+    options: Sequence[str],
+    stack: contextlib.ExitStack,
+) -> Machine:
+    log = cache.log_file(f"console-{kernel.kernel.name}-{guest.name}")
+    image = _image(kernel)
+    line = " ".join([_command_line(guest), *words])
+    options = [*guest.options, *options]
+    started = stack.enter_context(machine(kernel.vmlinuz, image, line, options, console=log))
+    # CPUs that share a thread of the host are slower, the more of them there are.
+    seconds = _READY_SECONDS * (guest.cpus if guest.cx16 else 1)
+    try:
+        started.wait_for("ready", seconds)
+        # Pages that are in the balloon are offline.
+        balloon = (guest.memory_mib - _BALLOON_MIB) << 20
+        started.qmp.command("balloon", value=balloon)
+        started.wait_for("load", seconds)
+    except GuestError as error:
+        raise BootError(str(error)) from None
+    return started

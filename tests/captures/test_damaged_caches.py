@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Members of a cache that must not decide how much is read, and arrays that cannot be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from drgn import FaultError, Program
+from drgn.helpers.linux.mm import virt_to_phys
+
+from drgn_slabtype.allocators.caches import read_caches
+from drgn_slabtype.allocators.slub.cache import SlubCache, slab_flags
+from drgn_slabtype.allocators.slub.debug import SlotLayout
+from drgn_slabtype.capture import open_capture
+from drgn_slabtype.check import check
+from drgn_slabtype.machine import machine
+
+from ..recipes.changes import member as member_at
+from ..recipes.overlay import Write, overlay
+from ..recipes.slab.machine import Machine as Slab
+from ..recipes.slub.machine import Machine as Slub
+
+_GARBAGE = 0x6B6B6B6B
+
+
+def _open(name: str) -> Program:
+    return open_capture(str(Path(__file__).parent / name / "capture.xz"))
+
+
+@pytest.mark.parametrize(
+    ("kernel", "mode", "member", "number"),
+    [
+        ("slab-6.1-plain", "objfreelist", "colour", 2**64 - 1),
+        ("slab-5.10-plain", "on-slab", "freelist_size", _GARBAGE),
+        ("slab-6.1-debug-plain", "on-slab", "freelist_size", _GARBAGE),
+        ("slab-6.1-debug-plain", "objfreelist", "freelist_size", 0),
+        ("slab-6.1-debug-plain", "objfreelist", "freelist_size", _GARBAGE),
+        ("slab-6.1-debug-plain", "objfreelist", "size", _GARBAGE),
+        ("slab-6.1-debug-plain", "objfreelist", "obj_offset", _GARBAGE),
+    ],
+)
+def test_a_damaged_member_of_slab_is_the_root_and_the_rest_is_judged(
+    kernel: str, mode: str, member: str, number: int
+) -> None:
+    prog = _open(kernel)
+    machine = Slab(prog)
+    cache = next(
+        cache for cache in machine.caches if cache.mode == mode and len(machine.slabs_of(cache)) > 3
+    )
+    _assert_root(prog, cache.name, _write(prog, cache.address, member, number))
+
+
+@pytest.mark.parametrize(
+    ("kernel", "name", "member", "number"),
+    [
+        ("debian-7-debug", "skbuff_head_cache", "object_size", _GARBAGE),
+        # Red zones and tracks, for which there is no room.
+        ("debian-6.1-plain", "kmalloc-64", "flags", 0x400 | 0x10000),
+    ],
+)
+def test_a_damaged_member_of_slub_is_the_root_and_the_rest_is_judged(
+    kernel: str, name: str, member: str, number: int
+) -> None:
+    prog = _open(kernel)
+    cache = next(cache for cache in Slub(prog).caches if cache.name == name)
+    _assert_root(prog, name, _write(prog, cache.address, member, number))
+
+
+def _write(prog: Program, cache: int, member: str, number: int) -> Write:
+    return member_at(prog, "struct kmem_cache", cache, member).write(number)
+
+
+def _assert_root(prog: Program, name: str, write: Write) -> None:
+    overlay(prog, [write])
+    report = check(prog)
+    roots = [finding for finding in report.findings if finding.because is None]
+    assert {(root.code, root.cache) for root in roots} == {("cache-wrong", name)}
+    assert all(result.slabs or result.name != name for result in report.caches)
+
+
+def _cut_out(prog: Program, address: int, size: int) -> None:
+    # Memory that the dumper has lost, in both views of it.
+    def lost(at: int, count: int, offset: int, physical: bool) -> bytes:
+        raise FaultError("not in the dump", at)
+
+    prog.add_memory_segment(address, size, lost, False)
+    prog.add_memory_segment(int(virt_to_phys(prog, address)), size, lost, True)
+
+
+def test_an_array_without_its_entries_is_unreadable_and_the_rest_is_judged() -> None:
+    prog = _open("slab-6.1-plain")
+    array = next(Slab(prog).spare_arrays())
+    _cut_out(prog, array.address + prog.type("struct array_cache").size + 8, 8)
+    report = check(prog)
+    assert [(one.code, one.cache, one.place, one.cpu) for one in report.unavailable] == [
+        ("unreadable", array.cache.name, "cpu array", array.owner)
+    ]
+    assert report.findings == []
+
+
+def test_a_slot_without_room_for_the_size_asked_for_is_sound() -> None:
+    # As before Linux 6.1, where kmalloc caches with tracks have no such member.
+    read = machine(_open("debian-7-debug"))
+    caches = read_caches(read)
+    cache = SlubCache(caches, caches.names.index("kmalloc-64"), slab_flags(read), 1)
+    newer = SlotLayout(read, cache)
+    assert newer.sound
+    assert newer.orig_size is not None
+    cache.size = newer.orig_size + cache.red_left_pad
+    older = SlotLayout(read, cache)
+    assert older.sound
+    assert (older.orig_size, older.end) == (None, older.limit)

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What is answered from a small reading is what the whole machine says, and costs little."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import List, Tuple
+
+import pytest
+from drgn import Program
+
+from drgn_slabtype.answers.lookup import Lookup
+from drgn_slabtype.answers.object import describe, slab_object
+from drgn_slabtype.answers.page import page_info
+from drgn_slabtype.capture import open_capture
+from drgn_slabtype.check import check
+from drgn_slabtype.index import KnownBy
+from drgn_slabtype.machine import machine
+
+from ..counting import counted_capture
+from ..recipes.scopes import differences
+from . import ONE_OF_EACH_SHAPE
+
+HERE = Path(__file__).parent
+_SLABS = 60  # of each kernel that are asked about
+
+
+def _capture(kernel: str) -> Path:
+    return HERE / kernel / "capture.xz"
+
+
+@pytest.fixture(scope="module", params=ONE_OF_EACH_SHAPE)
+def prog(request: pytest.FixtureRequest) -> Program:
+    return open_capture(str(_capture(request.param)))
+
+
+def _places(prog: Program) -> List[Tuple[int, int]]:
+    # (an address inside a slab, its struct slab), anywhere in some of them.
+    index = Lookup(machine(prog)).whole.index
+    numbers = random.Random(1)
+    rows = numbers.sample(range(len(index)), min(len(index), _SLABS))
+    return [
+        (
+            int(index.addresses[row]) + numbers.randrange(int(index.spans[row])),
+            int(index.pages[row]),
+        )
+        for row in rows
+        if not index.known_by[row] & KnownBy.KFENCE
+    ]
+
+
+def test_one_slab_answers_as_the_whole_machine(prog: Program) -> None:
+    places = _places(prog)
+    for place in places:
+        assert differences(prog, place) == []
+
+
+def test_sound_slabs_need_no_reading_of_the_whole_machine(prog: Program) -> None:
+    small = Lookup(machine(prog))
+    asked = [small.at(address) for address, _ in _places(prog)]
+    alone = [slab is not None and slab.is_alone for slab in asked]
+    # Index arrays of SLAB lie in objects that nothing tells from others.
+    assert sum(alone) >= 0.9 * len(alone)
+
+
+def test_addresses_in_no_slab(prog: Program) -> None:
+    linear = machine(prog).memory.linear_base
+    for address in (0, 1, linear, linear + (1 << 40), (1 << 64) - 1, prog["slab_caches"].address_):
+        assert differences(prog, [address]) == []
+
+
+def test_check_of_an_address_is_about_its_slab(prog: Program) -> None:
+    address, page = _places(prog)[0]
+    report = check(prog, addresses=[address])
+    whole = check(prog)
+    (result,) = report.caches
+    assert report.exit_status == 0
+    assert result.slabs == 1
+    assert result.name in {cache.name for cache in whole.caches}
+    assert report.totals.pages == result.pages
+    assert check(prog, addresses=[page]).caches == report.caches
+
+
+def test_check_of_a_cache_counts_what_the_whole_check_counts(prog: Program) -> None:
+    whole = {cache.name: cache for cache in check(prog).caches}
+    for name in list(whole)[:8]:
+        (alone,) = check(prog, caches=[name]).caches
+        assert alone == whole[name]
+
+
+@pytest.mark.parametrize("kernel", ONE_OF_EACH_SHAPE)
+def test_one_address_costs_one_address(kernel: str) -> None:
+    prog, count = counted_capture(_capture(kernel))
+    path = open_capture(str(_capture(kernel)))
+    slabs = [slab for slab in map(Lookup(machine(path)).at, (a for a, _ in _places(path))) if slab]
+    alone = [slab.page for slab in slabs if slab.is_alone]
+    index = Lookup(machine(path)).whole.index
+    start = {page: int(at) for page, at in zip(index.pages.tolist(), index.addresses.tolist())}
+    slab_object(prog, start[alone[0]])
+    assert count.bytes < 1 << 20
+    for page in alone[1:20]:
+        before = (count.reads, count.bytes)
+        slab_object(prog, start[page])
+        # The slab, what could hold its objects, and the slabs beside it.
+        assert count.reads - before[0] < 600
+        assert count.bytes - before[1] < 256 << 10
+
+
+def test_a_page_costs_a_page() -> None:
+    prog, count = counted_capture(_capture("debian-6.1-plain"))
+    path = open_capture(str(_capture("debian-6.1-plain")))
+    address, _ = _places(path)[0]
+    info = page_info(prog, address)
+    assert info.kind == "slab"
+    assert count.bytes < 1 << 20
+
+
+def test_a_slab_of_no_cache_is_asked_of_the_whole_machine() -> None:
+    prog = open_capture(str(_capture("debian-6.19-kfence")))
+    index = Lookup(machine(prog)).whole.index
+    guarded = index.pages[(index.known_by & KnownBy.KFENCE) != 0].tolist()
+    for page in guarded[:5]:
+        assert describe(Lookup(machine(prog)), page).kind == "struct slab"

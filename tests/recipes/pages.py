@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Picking pages that are no slab's."""
+
+from __future__ import annotations
+
+from typing import Any, Callable
+
+from drgn import FaultError, offsetof, sizeof
+from drgn.helpers.linux.mm import virt_to_page
+from drgn.helpers.linux.pid import find_task
+
+from .language import NoVictim
+from .things import Page
+
+
+class _Raw:
+    # A struct page of the memory map, as bytes.
+    def __init__(self, machine: Any, address: int) -> None:
+        self.layout = machine.prog.type("struct page")
+        self.data = machine.prog.read(address, sizeof(self.layout))
+        self.flags = self.number(0)
+        self.is_tail = bool(self.data[8] & 1)
+
+    def number(self, at: int, width: int = 8) -> int:
+        return int.from_bytes(self.data[at : at + width], "little")
+
+    def member(self, name: str, width: int = 8) -> int:
+        return self.number(offsetof(self.layout, name), width)
+
+
+def _search(machine: Any, pfns: range, what: str, where: Callable[[_Raw], Any]) -> Page:
+    base = machine.prog["vmemmap"].value_()
+    size = sizeof(machine.prog.type("struct page"))
+    for pfn in pfns:
+        address = int(base + pfn * size)
+        try:
+            raw = _Raw(machine, address)
+        except FaultError:
+            continue
+        if where(raw):
+            return Page(machine, address)
+    raise NoVictim(f"no {what}")
+
+
+def user_page(machine: Any) -> Page:
+    """Pick a page that belongs to a file or a process."""
+    mark = machine.slab_flag or 0
+
+    def users(raw: _Raw) -> bool:
+        # Mapped once or not at all, no tail, and its mapping a kernel pointer.
+        single = raw.member("_mapcount", 4) in (0, 0xFFFFFFFF) and not raw.is_tail
+        return single and not raw.flags & mark and raw.member("mapping") >> 47 == 0x1FFFF
+
+    return _search(machine, range(1, int(machine.prog["max_pfn"])), "page of a user", users)
+
+
+def kernel_page(machine: Any) -> Page:
+    """Pick a page of order 0 that the kernel has taken for itself."""
+
+    def kernels(raw: _Raw) -> bool:
+        taken = raw.member("_mapcount", 4) == 0xFFFFFFFF and raw.member("_refcount", 4) == 1
+        return taken and not raw.flags & 0xFFFFFFF and not raw.is_tail and not raw.number(24)
+
+    return _search(machine, range(1 << 12, 1 << 16), "page of the kernel", kernels)
+
+
+def free_page(machine: Any) -> Page:
+    """Pick the first page of a free block, which the page allocator marks."""
+
+    def free(raw: _Raw) -> bool:
+        word = raw.member("_mapcount", 4)
+        return word in (0xFFFFFF7F, 0xF0000000) or word >> 24 == 0xF0
+
+    pfns = range(int(machine.prog["max_pfn"]) - 1, 0, -1)
+    return _search(machine, pfns, "free page", free)
+
+
+def page_table(machine: Any) -> Page:
+    """
+    Pick a page of the lowest level of page tables.
+
+    Found from the top of the first process that has memory.
+    """
+    prog, mask = machine.prog, 0x000FFFFFFFFFF000
+    base = prog["page_offset_base"].value_()
+    mm = find_task(prog, 1).mm
+    if not mm:
+        raise NoVictim("no process with memory")
+    table = mm.pgd.value_()
+    for _ in range(3):
+        entries = [prog.read_u64(table + 8 * at) for at in range(256)]
+        present = [entry for entry in entries if entry & 1 and not entry & 0x80]
+        if not present:
+            raise NoVictim("no page table")
+        table = base + (present[0] & mask)
+    return Page(machine, int(virt_to_page(prog, table).value_()))

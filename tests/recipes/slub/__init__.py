@@ -1,0 +1,12 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""All recipes for SLUB."""
+
+from __future__ import annotations
+
+from . import caches, counts, cpus, debug, frees, lists, locks, pointers, sheaves, words
+from .suite import SUITE
+
+__all__ = [
+    "SUITE", "caches", "counts", "cpus", "debug", "frees", "lists", "locks",
+    "pointers", "sheaves", "words",
+]  # fmt: skip

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The lab's guest program: which file knows which, and that compilers have nothing to say."""
+
+from __future__ import annotations
+
+import platform
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import List
+
+import pytest
+from lab import initramfs
+
+SOURCES = sorted(Path(initramfs.__file__).with_name("guest").glob("*.c"))
+LEAVES = [source for source in SOURCES if source.stem not in ("init", "ground")]
+
+every_leaf = pytest.mark.parametrize("source", LEAVES, ids=lambda source: str(source.name))
+
+
+def _known(source: Path) -> List[str]:
+    return re.findall(r'^#include "(.*)"$', source.read_text(), re.MULTILINE)
+
+
+@every_leaf
+def test_leaf_knows_the_ground_and_itself(source: Path) -> None:
+    assert _known(source) == ["ground.h", f"{source.stem}.h"]
+    assert _known(source.with_suffix(".h")) == []
+
+
+def test_main_file_knows_all_and_the_ground_none() -> None:
+    folder = LEAVES[0].parent
+    assert _known(folder / "init.c") == ["ground.h", *(f"{leaf.stem}.h" for leaf in LEAVES)]
+    assert _known(folder / "ground.c") == ["ground.h"]
+    assert _known(folder / "ground.h") == []
+    assert sorted(folder.glob("*.h")) == [
+        source.with_suffix(".h") for source in SOURCES if source.stem != "init"
+    ]
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed")
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the guest is one of x86-64")
+def test_compiles_without_a_warning(tmp_path: Path) -> None:
+    command = ["gcc", *initramfs.FLAGS, "-Werror", "-Wmissing-prototypes", "-Wshadow"]
+    made = [*command, "-o", str(tmp_path / "init"), *map(str, SOURCES)]
+    done = subprocess.run(made, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
