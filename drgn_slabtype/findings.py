@@ -143,8 +143,8 @@ class Finding:
     id: Annotated[int, Key(after="")] = 0
     """Position in the report; what :attr:`because` refers to."""
     address: Optional[Address] = None
-    """Where bytes begin that are not what debugging promises."""
-    activity: Optional[str] = None
+    """Where bytes begin that are not what debugging promises, or a lock that is wrong or kept."""
+    activity: Annotated[Optional[str], HIDDEN] = None
     """Which work would explain it, if that does not follow from the code: key into
     :data:`~drgn_slabtype.machine.activities.ACTIVITIES`."""
     details: Tuple[str, ...] = ()
