@@ -131,14 +131,6 @@ def _plausible(machine: Machine, addresses: List[int]) -> List[int]:
     return named
 
 
-def node_ids(machine: Machine) -> int:
-    """Return ``nr_node_ids``: how many entries of per-node arrays exist."""
-    try:
-        return int(machine.prog["nr_node_ids"])
-    except LookupError:
-        return 1
-
-
 def _name(machine: Machine, pointer: int) -> Optional[str]:
     # None if it is not in the target. NULL need not fault.
     if not machine.memory.is_kernel_address(np.array([pointer], np.uint64))[0]:

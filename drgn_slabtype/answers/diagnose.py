@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Callable, Dict, Iterator, List, Optional, Sequence
 
 import numpy as np
-from drgn import FaultError, sizeof
+from drgn import FaultError
 
 from ..allocators.slub.cache import SlubCache, slab_flags
 from ..allocators.slub.freelists import Encoding, decode
@@ -109,7 +109,7 @@ def _explain_index(reading: Lookup, finding: Finding) -> Iterator[str]:
     if slab is None or finding.index is None:
         return
     array = int(slab.index["freelist"][slab.row])
-    width = sizeof(reading.machine.prog.type("freelist_idx_t"))
+    width = reading.machine.structure("freelist_idx_t").size
     entry = array + finding.index * width
     data = reading.machine.prog.read(entry, 16)
     yield f"from entry {finding.index} at 0x{entry:x} on: {_classify(reading, data, entry).text}"

@@ -154,7 +154,7 @@ def _meant(machine: Machine, value: int) -> Tuple[int, str]:
     source, size = machine.memory, machine.page.size
     if not source.is_kernel_address(np.array([value], np.uint64))[0]:
         return value, f"PFN {value:#x}"
-    vmemmap, last = machine.prog["vmemmap"].value_(), max(end for _, end in page_ranges(machine))
+    vmemmap, last = machine.page.vmemmap, max(end for _, end in page_ranges(machine))
     if vmemmap <= value < vmemmap + last * size:
         pfn, beyond = divmod(value - vmemmap, size)
         if beyond:
@@ -287,7 +287,7 @@ def _memcg(
 
 
 def _slab(machine: Machine, folios: Folios, head: int) -> SlabOfPage:
-    vmemmap = machine.prog["vmemmap"].value_()
+    vmemmap = machine.page.vmemmap
     address = vmemmap + int(folios.pfns[head]) * folios.where.size
     reading, source = lookup(machine), machine.memory
     start = source.phys_to_virt(folios.pfns[head : head + 1] << np.uint64(source.page_shift))

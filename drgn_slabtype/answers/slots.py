@@ -10,8 +10,6 @@ from __future__ import annotations
 
 from typing import List, NamedTuple, Optional, Tuple
 
-from drgn import sizeof
-
 from ..allocators.caches import Caches
 from ..allocators.slab.cache import SlabCache
 from ..allocators.slub.cache import SlubCache, slab_flags
@@ -76,7 +74,7 @@ def _slub_slot(machine: Machine, cache: SlubCache) -> Slot:
     if not layout.free_pointer_inside:
         parts.append((cache.offset, cache.offset + word, "free pointer"))
     if layout.tracks is not None:
-        size = sizeof(machine.prog.type("struct track"))
+        size = machine.structure("struct track").size
         parts.append((layout.tracks, layout.tracks + size, "track of the allocation"))
         parts.append((layout.tracks + size, layout.tracks + 2 * size, "track of the free"))
     if layout.orig_size is not None:

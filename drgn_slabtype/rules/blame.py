@@ -157,10 +157,11 @@ class _Roots:
             self._by_slab.setdefault(finding.slab, number)
         if finding.rule == "container" and finding.slab is None and finding.place is not None:
             self._places.setdefault(finding.place, number)
-        if finding.code in ("list-links", "list-broken") or (
-            finding.rule == "container" and finding.cpu is not None
-        ):
-            node = finding.node if finding.cpu is None else None
+        # A cache that has lost its per-CPU memory has lost it for all CPUs.
+        of_cpus = finding.rule == "container" and finding.node is None and finding.slab is None
+        of_cpus |= finding.rule == "container" and finding.cpu is not None
+        if finding.code in ("list-links", "list-broken") or of_cpus:
+            node = None if of_cpus else finding.node
             self._lists.setdefault((node, finding.place), number)
         for node in self._nodes(finding):
             (self._moving if finding.moving else self._by_node).setdefault(node, number)

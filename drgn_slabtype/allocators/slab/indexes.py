@@ -13,7 +13,6 @@ from __future__ import annotations
 from typing import Iterator, NamedTuple
 
 import numpy as np
-from drgn import sizeof
 
 from ...index import SlabIndex
 from ...ledger import I64, U64, Bools, Slabs
@@ -61,8 +60,8 @@ class IndexArrays:
         """Shape (slabs, num)."""
         self.read: Bools = np.zeros(len(pointer), np.bool_)
         """Which arrays are in place and could be read."""
-        index_type = machine.prog.type("freelist_idx_t")
-        dtype = np.dtype(f"{machine.memory.byteorder}u{sizeof(index_type)}")
+        width = machine.structure("freelist_idx_t").size
+        dtype = np.dtype(f"{machine.memory.byteorder}u{width}")
         wanted = np.flatnonzero(in_place & ~slabs.excused)
         gathered = machine.memory.gather(pointer[wanted], cache.num * dtype.itemsize)
         self.entries[wanted] = gathered.bytes.view(dtype)

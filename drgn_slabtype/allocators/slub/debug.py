@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Iterator, Optional
 
 import numpy as np
-from drgn import sizeof
 
 from ...ledger import I64, U8, U64, Bools, Ledger, Walk, Zone
 from ...machine import Machine
@@ -39,7 +38,7 @@ class SlotLayout:
         end = cache.inuse + (word if outside else 0)
         if cache.store_user:
             self.tracks = end
-            end += 2 * sizeof(machine.prog.type("struct track"))
+            end += 2 * machine.structure("struct track").size
         self.limit = cache.size - cache.red_left_pad
         """Where the next slot's left red zone begins."""
         self.free_pointer_inside = not outside

@@ -68,7 +68,7 @@ def read_slabs(
 def _busy(index: SlabIndex, cache: SlubCache, rows: I64, nodes: Nodes) -> Bools:
     # Without cmpxchg16b, freelist and counters change one after the other
     # under the page lock; debug caches change all under the list lock.
-    bit = np.uint64(1 << int(index.machine.prog["PG_locked"]))
+    bit = np.uint64(1 << index.machine.enumerators("pageflags")["PG_locked"])
     mine = (nodes.cache == cache.number) & nodes.held
     return ((index.flags[rows] & bit) != 0) | np.isin(index.nids[rows], nodes.nid[mine])
 
