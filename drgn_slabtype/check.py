@@ -31,11 +31,13 @@ from .findings import (
     Totals,
 )
 from .machine import Machine, machine
+from .machine.witness import witnesses
 from .pages.exported import Missed, missed_by_equality
 from .pages.scan import PageScan, Progress, require_64_bit
 from .pagetype.detect import PageTypeLayout
 from .reading import Reading, Scope
 from .rules.blame import join, renumber
+from .rules.excuses import settle
 from .strays import judge_machine
 
 
@@ -80,7 +82,8 @@ def check(
                 report.changing += changing
     except KeyboardInterrupt:
         report.interrupted = True
-    _file(report, renumber(join(groups)))
+    found = renumber(join(groups))
+    _file(report, settle(found, layout.allocator, lambda work: witnesses(kernel).of(work)))
     if report.findings and not report.interrupted:
         # What moves is explained as it is now.
         report.findings = explain(Lookup(kernel) if kernel.is_live else seen, report.findings)

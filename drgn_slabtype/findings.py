@@ -63,6 +63,8 @@ CATALOGUE: Mapping[str, Code] = {
     "container-limit": Code("container", "A place counts more objects than it can hold."),
     "container-count": Code("container", "A place's count differs from what is in it."),
     "container-state": Code("container", "A place is in a state its kind cannot have."),
+    "lock-wrong": Code("container", "A lock holds a word that no lock of its kind can hold."),
+    "lock-kept": Code("container", "A lock is held, and nobody is where it could be held."),
     # Rule "list": lists and the state that puts a slab on them (design rule 4).
     "list-broken": Code("list", "A list's links do not lead from its head back to its head."),
     "cache-list": Code("list", "The list of slab caches is damaged, or lacks a cache with slabs."),
@@ -144,7 +146,10 @@ class Finding:
     id: Annotated[int, Key(after="")] = 0
     """Position in the report; what :attr:`because` refers to."""
     address: Optional[Address] = None
-    """Where bytes begin that are not what debugging promises."""
+    """Where bytes begin that are not what debugging promises, or a lock that is wrong or kept."""
+    activity: Annotated[Optional[str], HIDDEN] = None
+    """Which work would explain it, if that does not follow from the code: key into
+    :data:`~drgn_slabtype.machine.activities.ACTIVITIES`."""
     details: Tuple[str, ...] = ()
     """What is there instead, and what lies around it: one line each."""
 

@@ -302,6 +302,10 @@ class Suspect(NamedTuple):
     found: Optional[int] = None
     moving: bool = False
     """Work in progress explains it."""
+    address: Optional[int] = None
+    """Where the damage is."""
+    activity: Optional[str] = None
+    """Which work would explain it, if that does not follow from the code."""
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,8 @@ def _as_finding(suspect: Suspect) -> Finding:
         place=suspect.place,
         found=suspect.found,
         moving=suspect.moving,
+        address=suspect.address,
+        activity=suspect.activity,
     )
 
 

@@ -28,11 +28,12 @@ from ..index import KnownBy, SlabIndex, slabs_at
 from ..ledger import I64, U64, Bools, Break, Counter, Ledger, ListKind, Memberships
 from ..machine import Machine
 from ..machine.columns import Rows
-from ..machine.locks import held as held_locks
+from ..machine.locks import LockStates, lock_states
 from ..regions import Region, region
 from .arrays import local_rows
 from .caches import Caches
 from .lists import ListHead, SlabLists, Walked
+from .locks import lock_suspects
 from .neighbours import Stand, find_stand
 from .pointers import wild_pointer, wild_pointers
 
@@ -51,6 +52,8 @@ class Nodes(NamedTuple):
     """Whether the ``list_lock`` was held."""
     wild: Bools
     """Which pointers lead where no target can have a structure."""
+    locks: LockStates
+    """What each ``list_lock`` says."""
 
     def unreadable(self, cache: int) -> List[str]:
         """Return the nodes of a cache that are not in the target, in words."""
@@ -66,6 +69,12 @@ class Nodes(NamedTuple):
             at, nid = int(self.rows.addresses[row]), int(self.nid[row])
             if self.wild[row]:
                 ledger.suspects.append(wild_pointer("node structure", at, node=nid))
+
+    def enter_locks(self, cache: int, ledger: Ledger) -> None:
+        """Enter what is to be said of the ``list_lock`` of one cache's nodes into its ledger."""
+        for row, suspect in lock_suspects(self.locks, nodes=self.nid):
+            if self.cache[row] == cache:
+                ledger.suspects.append(suspect)
 
     def walk(self, index: SlabIndex, kinds: Mapping[str, ListKind]) -> List[Walked]:
         """
@@ -203,7 +212,8 @@ def read_nodes(machine: Machine, caches: Caches, every: bool = False) -> Nodes:
     cache, nid, pointers = node_pointers(machine, caches, "node", every)
     rows = machine.rows("struct kmem_cache_node", pointers)
     wild = wild_pointers(machine.memory, pointers, 4)
-    return Nodes(cache, nid, rows, held_locks(rows, "list_lock"), wild)
+    locks = lock_states(machine, rows, "list_lock")
+    return Nodes(cache, nid, rows, locks.held, wild, locks)
 
 
 def memberships(

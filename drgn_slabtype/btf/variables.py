@@ -124,6 +124,7 @@ VARIABLES: Dict[str, Declaration] = {
     # The machine.
     "saved_command_line": "char *",
     "linux_banner": "const char [256]",
+    "init_pid_ns": "struct pid_namespace",
     "init_uts_ns": "struct uts_namespace",
     "jiffies_64": "u64",
 }

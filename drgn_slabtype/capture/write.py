@@ -15,12 +15,16 @@ import lzma
 import os
 import tempfile
 from contextlib import nullcontext
-from typing import IO, Any, Callable, ContextManager, Dict, NamedTuple, Optional, Tuple
+from typing import IO, Any, Callable, ContextManager, Dict, List, NamedTuple, Optional, Tuple
 
 from drgn import FaultError, Program
 from drgn.helpers.linux.mm import for_each_valid_page_range
+from drgn.helpers.linux.mmzone import NODE_DATA
+from drgn.helpers.linux.nodemask import for_each_online_node
 
 from ..machine import Machine, machine
+from ..machine.locks import Locks, lock_state
+from ..machine.witness import witnesses
 from ..regions import merge
 from .declare import declared_regions
 from .describe import describe
@@ -98,6 +102,8 @@ def write_capture(
             "left_out": absent,
             "regions": sizes,
             "unreadable": writer.unreadable,
+            "witnesses": witnesses(of).to_json(),
+            "lock_owners": _lock_owners(of),
         }
         notes = [
             Note(NOTE_NAME, NOTE_TYPE, json.dumps(payload, separators=(",", ":")).encode()),
@@ -114,6 +120,14 @@ def write_capture(
         unreadable=writer.unreadable,
         left_out=tuple(absent),
     )
+
+
+def _lock_owners(machine: Machine) -> List[int]:
+    # The locks of the allocators have been read with everything else.
+    for nid in for_each_online_node(machine.prog):
+        for zone in NODE_DATA(machine.prog, nid).node_zones:
+            lock_state(zone.lock)
+    return machine.fact(Locks).tasks.owners()
 
 
 def _physical_address(machine: Machine) -> Callable[[int], int]:

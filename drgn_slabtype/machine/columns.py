@@ -61,6 +61,14 @@ class Structure:
         """
         return sizeof(self._find(path)[2])
 
+    def type_of(self, path: str) -> Type:
+        """
+        Return the type of a member.
+
+        :raises LookupError: if there is no such member.
+        """
+        return self._find(path)[2]
+
     def _find(self, path: str) -> Tuple[int, Optional[int], Type]:
         # Offset and width in bits, and the type; asked for once per cache of the machine.
         found = self._found.get(path)
@@ -133,6 +141,15 @@ class Rows:
         if column is None:
             column = self._columns[path] = self.structure.column(self.raw, path)
         return column
+
+    def integer(self, path: str) -> npt.NDArray[np.uint64]:
+        """Return the column of a member that is a structure the size of an integer."""
+        start, size = self.structure.offset(path), self.structure.size_of(path)
+        if size not in _INTEGER_SIZES:
+            raise TypeError(f"{path} has {size} bytes")
+        cut = np.ascontiguousarray(self.raw[:, start : start + size])
+        dtype = np.dtype(f"{self.structure.byteorder}u{size}")
+        return cut.view(dtype)[:, 0].astype(np.uint64)
 
 
 def read_rows(

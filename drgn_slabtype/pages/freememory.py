@@ -12,7 +12,7 @@ but for the first page of each free block.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Dict, List, NamedTuple, Tuple
+from typing import Dict, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,7 @@ from drgn.helpers.linux.mmzone import NODE_DATA
 from drgn.helpers.linux.nodemask import for_each_online_node
 
 from ..machine import Machine
-from ..machine.locks import is_held
+from ..machine.locks import WrongWord, lock_state
 from ..machine.memory import U64
 from .blocks import pageblock_order
 from .folios import MAX_BUDDY_ORDER, Folios, FreeBlocks
@@ -76,6 +76,8 @@ class Zone:
     """Free blocks by order, as the kernel counts them."""
     locked: bool
     """Whether a CPU held the lock that guards the lists."""
+    wrong_lock: Optional[WrongWord] = None
+    """What that lock holds if no lock can hold it."""
 
 
 class Strays(NamedTuple):
@@ -215,9 +217,10 @@ class _Collector:
             for kind, (first, last) in enumerate(raw.tolist()):
                 heads.append((order, kind, start + kind * width, first, last))
         begin = int(zone.zone_start_pfn)
-        locked = is_held(zone.lock)
+        lock = lock_state(zone.lock)
         end = begin + int(zone.spanned_pages)
-        self.zones.append(Zone(nid, number, name, begin, end, tuple(counts), locked))
+        locked, wrong = bool(lock.held[0]), lock.wrong_word(0)
+        self.zones.append(Zone(nid, number, name, begin, end, tuple(counts), locked, wrong))
         self.rows[nid, number] = row
         for order, kind, address, first, last in heads:
             self.lists.append((FreeList(row, order, kind, first, last), address))

@@ -26,6 +26,8 @@ from ..shapes import Value
 _ORDER = (
     "cache-destroyed",
     "cache-wrong",
+    "lock-wrong",
+    "lock-kept",
     "active-overflow",
     "active-underflow",
     "type-conflict",
@@ -110,6 +112,9 @@ class _Roots:
         self._places: Dict[Value, int] = {}
 
     def cause(self, finding: Finding) -> Optional[int]:
+        # That a lock is held follows from nothing but that somebody took it.
+        if finding.code == "lock-kept":
+            return None
         if self._cache is not None:
             return self._cache
         if finding.rule == "content":
@@ -146,17 +151,18 @@ class _Roots:
             self._cache = number
         if finding.object is not None:
             self._by_object.setdefault(finding.object, number)
-        # Overwritten contents explain nothing about the slab's bookkeeping.
-        if finding.rule == "content":
+        # Overwritten contents explain nothing about the slab's bookkeeping, nor does a lock.
+        if finding.rule == "content" or finding.code in ("lock-wrong", "lock-kept"):
             return
         if finding.slab is not None:
             self._by_slab.setdefault(finding.slab, number)
         if finding.rule == "container" and finding.slab is None and finding.place is not None:
             self._places.setdefault(finding.place, number)
-        if finding.code in ("list-links", "list-broken") or (
-            finding.rule == "container" and finding.cpu is not None
-        ):
-            node = finding.node if finding.cpu is None else None
+        # A cache that has lost its per-CPU memory has lost it for all CPUs.
+        of_cpus = finding.rule == "container" and finding.node is None and finding.slab is None
+        of_cpus |= finding.rule == "container" and finding.cpu is not None
+        if finding.code in ("list-links", "list-broken") or of_cpus:
+            node = None if of_cpus else finding.node
             self._lists.setdefault((node, finding.place), number)
         for node in self._nodes(finding):
             (self._moving if finding.moving else self._by_node).setdefault(node, number)

@@ -35,6 +35,8 @@ def judge_geometry(ledger: Ledger) -> Iterator[Finding]:
             expected=suspect.expected,
             found=suspect.found,
             moving=suspect.moving,
+            address=suspect.address,
+            activity=suspect.activity,
         )
     for slab in np.flatnonzero(~slabs.told & ~slabs.excused).tolist():
         page = int(slabs.page[slab])

@@ -97,6 +97,7 @@ class _Judge:
         self.next_id += 1
 
     def run(self) -> Iterator[Finding]:
+        yield from self._locks()
         yield from self._tails()
         yield from self._mapped()
         yield from self._blocks()
@@ -135,6 +136,19 @@ class _Judge:
 
     def _because(self, pfn: int) -> Optional[int]:
         return self.roots.get(self.names.page(pfn))
+
+    def _locks(self) -> Iterator[Finding]:
+        for zone in self.free.zones:
+            if zone.wrong_lock is not None:
+                yield Finding(
+                    "lock-wrong",
+                    f"zone {zone.name} of node {zone.node}: {zone.wrong_lock}",
+                    node=zone.node,
+                    place=f"zone {zone.name}",
+                    found=zone.wrong_lock.found,
+                    address=zone.wrong_lock.address,
+                    id=self.next_id,
+                )
 
     def _tails(self) -> Iterator[Finding]:
         for pfn, word in _words(self.free.tails):

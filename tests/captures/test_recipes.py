@@ -34,6 +34,7 @@ _FEW_OF_SLAB = """
     entry-also-on-another-cpu
     index-out-of-range
     index-twice
+    list-lock-text
     mark-lost-on-partial
     next-link-poisoned
     num-of-cache-one-too-many
@@ -46,6 +47,7 @@ _FEW_OF_SLUB = """
     cpu-partial-cut
     inuse-one-too-high
     list-head-emptied
+    list-lock-text
     mark-lost-on-full
     next-null
     object-size-of-cache-too-great

@@ -8,7 +8,7 @@ from drgn_slabtype.answers.object import describe
 from drgn_slabtype.check import check
 from drgn_slabtype.errors import TargetError
 from drgn_slabtype.findings import Finding, Report
-from drgn_slabtype.machine import machine
+from drgn_slabtype.machine import machine, witness
 from drgn_slabtype.target import TargetOptions, open_target
 
 __all__ = [
@@ -22,4 +22,5 @@ __all__ = [
     "describe",
     "machine",
     "open_target",
+    "witness",
 ]

@@ -134,6 +134,7 @@ class SlabAllocator:
         if index.whole:
             enter_counters(ledger, cache, self.nodes)
         self.nodes.enter_lost(number, ledger)
+        self.nodes.enter_locks(number, ledger)
         note_detached(ledger)
         self._arrays(cache, rows, index, ledger)
         self._live.enter(number, rows, index, ledger, _PLACE[LIVE.name])
@@ -159,6 +160,7 @@ class SlabAllocator:
         ledger.suspects += judge_tuning(own, tuning.common_tuning(self.arrays, mine))
         ledger.suspects += tuning.lost_arrays(self.arrays, mine)
         ledger.suspects += self.aliens.suspects(cache.number)
+        ledger.suspects += [one for at, one in self.arrays.locks if at == cache.number]
         ledger.suspects += tuning.unsound_arrays(self.arrays, self.tuned, mine)
         self.entries.enter(cache, rows, index, ledger, _ARRAYS)
 

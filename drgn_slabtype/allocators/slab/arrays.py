@@ -10,17 +10,18 @@ array per pair of nodes. All of them count as in use in their slabs.
 
 from __future__ import annotations
 
-from typing import Iterator, List, NamedTuple
+from typing import Iterator, List, NamedTuple, Tuple
 
 import numpy as np
 
 from ...ledger import I64, U64, Bools, Place, Suspect
 from ...machine import Machine
 from ...machine.columns import Rows
-from ...machine.locks import held as held_locks
+from ...machine.locks import LockStates, lock_states
 from ...machine.percpu import per_cpu_addresses
 from ...regions import Region, region
 from ..caches import Caches, read_caches
+from ..locks import lock_suspects
 from ..nodes import Nodes, read_nodes
 from ..percpu import PerCpu, every_copy
 from ..pointers import wild_pointer, wild_pointers
@@ -90,6 +91,8 @@ class ArrayCaches(NamedTuple):
     avail: I64
     limit: I64
     batchcount: I64
+    locks: List[Tuple[int, Suspect]]
+    """What is to be said of the locks of alien arrays, with the position of the cache."""
 
     def rows_of(self, cache: int) -> I64:
         """Return the rows that belong to one cache; they follow each other."""
@@ -118,7 +121,8 @@ def read_arrays(
 
     :param per_cpu: The arrays of CPUs.
     """
-    parts = (_cpu_arrays(machine, per_cpu), _shared_arrays(nodes), _alien_arrays(machine, tables))
+    aliens, locks = _alien_arrays(machine, tables)
+    parts = (_cpu_arrays(machine, per_cpu), _shared_arrays(nodes), aliens)
     columns = [np.concatenate(column) for column in zip(*parts)]
     order = np.argsort(columns[0], kind="stable")
     found = _Found(*(column[order] for column in columns))
@@ -139,6 +143,10 @@ def read_arrays(
         avail=_number(rows, "avail"),
         limit=_number(rows, "limit"),
         batchcount=_number(rows, "batchcount"),
+        locks=[
+            (int(aliens.cache[row]), suspect)
+            for row, suspect in lock_suspects(locks, nodes=aliens.owner, place=PLACES[ALIEN].name)
+        ],
     )
 
 
@@ -146,7 +154,7 @@ def structures_of_nodes(machine: Machine) -> U64:
     """Return the shared and alien arrays of the nodes of all caches, and their tables."""
     nodes = read_nodes(machine, machine.settled(read_caches), every=True)
     tables = read_alien_tables(machine, nodes)
-    aliens = _alien_arrays(machine, tables).pointer
+    aliens = _alien_arrays(machine, tables)[0].pointer
     return np.concatenate([nodes.rows["shared"], tables.address, aliens])
 
 
@@ -183,21 +191,23 @@ def _shared_arrays(nodes: Nodes) -> _Found:
     )
 
 
-def _alien_arrays(machine: Machine, tables: AlienTables) -> _Found:
+def _alien_arrays(machine: Machine, tables: AlienTables) -> Tuple[_Found, LockStates]:
     # A table has an array for the objects of every other node.
     word = machine.memory.word
     gathered = machine.memory.gather(tables.address, machine.node_ids * word.itemsize)
     pointers = gathered.bytes.view(word).astype(np.uint64)
     which, other = np.nonzero(pointers)
     found = pointers[which, other]
-    return _Found(
+    locks = lock_states(machine, machine.rows("struct alien_cache", found), "lock")
+    arrays = _Found(
         tables.cache[which],
         np.full(len(which), ALIEN, np.int64),
         tables.nid[which],
         other.astype(np.int64),
         found,
-        held_locks(machine.rows("struct alien_cache", found), "lock"),
+        locks.held,
     )
+    return arrays, locks
 
 
 def _memory_nodes(machine: Machine) -> I64:

@@ -185,6 +185,7 @@ class SlubAllocator:
         ledger.suspects += misfits(index, cache, rows, slabs)
         memberships(self._walks, number, rows, index, ledger)
         self.nodes.enter_lost(number, ledger)
+        self.nodes.enter_locks(number, ledger)
         if self.cpu_slabs is not None:
             self.cpu_slabs.enter(number, rows, index, ledger)
         taken = self.cpu_slabs is not None

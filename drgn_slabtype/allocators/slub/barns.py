@@ -15,11 +15,12 @@ import numpy as np
 from ...ledger import I64, U64, Bools, Suspect, Walk
 from ...machine import Machine
 from ...machine.columns import Rows
-from ...machine.locks import held as held_locks
+from ...machine.locks import lock_states
 from ...regions import Region, region
 from ..caches import Caches
 from ..links import follow
 from ..lists import follow_links
+from ..locks import lock_suspects
 from ..nodes import Nodes, node_pointers
 from ..pointers import wild_pointer, wild_pointers
 
@@ -37,7 +38,7 @@ class Found(NamedTuple):
     address: int
     """``struct slab_sheaf *``."""
     busy: bool
-    """Whether the barn's lock was held."""
+    """Whether the lock of the barn, or of the CPU's sheaves, was held."""
 
     @property
     def name(self) -> str:
@@ -95,9 +96,12 @@ def read_barns(machine: Machine, caches: Caches, nodes: Nodes) -> Barns:
         lost = wild_pointer(f"barn of node {node}", at, node=node, place="barn")
         barns.suspects.append((number, lost))
     rows = machine.rows("struct node_barn", addresses)
-    held = held_locks(rows, "lock")
+    locks = lock_states(machine, rows, "lock")
+    barns.suspects.extend(
+        (int(cache[at]), suspect) for at, suspect in lock_suspects(locks, nodes=nid, place="barn")
+    )
     for kind in ("full", "empty"):
-        _walk_lists(machine, barns, rows, cache, nid, held, kind)
+        _walk_lists(machine, barns, rows, cache, nid, locks.held, kind)
     return barns
 
 

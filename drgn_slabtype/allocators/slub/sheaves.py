@@ -22,8 +22,10 @@ import numpy as np
 from ...index import SlabIndex
 from ...ledger import U64, Suspect
 from ...machine import Machine
+from ...machine.locks import lock_states
 from ...regions import Region, region
 from ..caches import Caches, same_cache
+from ..locks import lock_suspects
 from ..nodes import Nodes, read_nodes
 from ..percpu import every_copy, per_cpu_structures
 from ..pointers import wild_pointers
@@ -100,13 +102,17 @@ def _of_cpus(machine: Machine, caches: Caches, sheaves: Sheaves) -> Iterator[Fou
             sheaves.suspect(number, suspect)
     rows = machine.rows("struct slub_percpu_sheaves", per_cpu.addresses)
     cpus = machine.cpus[per_cpu.column]
+    locks = lock_states(machine, rows, "lock")
+    for at, suspect in lock_suspects(locks, cpus=cpus, place="cpu sheaves"):
+        sheaves.suspect(int(per_cpu.cache[at]), suspect)
     for place in ("main", "spare", "rcu_free"):
         pointers = rows[place]
         # Each CPU has a main sheaf, be it one that stands in for none.
         there = (pointers != 0) | (rows.ok & (place == "main"))
         for at in np.flatnonzero(there).tolist():
             cache, owner = int(per_cpu.cache[at]), int(cpus[at])
-            yield Found(cache, f"{place} sheaf", owner, int(pointers[at]), False)
+            held = bool(locks.held[at])
+            yield Found(cache, f"{place} sheaf", owner, int(pointers[at]), held)
 
 
 def _sort_out(machine: Machine, caches: Caches, found: List[Found], sheaves: Sheaves) -> None:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from . import caches, counts, debug, flight, lists, places
+from . import caches, counts, debug, flight, lists, locks, places
 from .suite import SUITE
 
-__all__ = ["SUITE", "caches", "counts", "debug", "flight", "lists", "places"]
+__all__ = ["SUITE", "caches", "counts", "debug", "flight", "lists", "locks", "places"]
