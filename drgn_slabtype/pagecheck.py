@@ -23,7 +23,8 @@ from .index import KnownBy, SlabIndex
 from .machine import Machine
 from .pages.freememory import FreeMemory, free_memory
 from .pages.vmstat import SlabPages, slab_page_counts
-from .rules.pages import PageNames, judge_pages, judge_vmstat
+from .rules.pagefindings import PageNames
+from .rules.pages import judge_pages, judge_vmstat
 
 
 def judge_memory(

@@ -15,7 +15,8 @@ from drgn_slabtype.findings import Finding
 from drgn_slabtype.pages.freememory import NOWHERE, FreeList, FreeMemory, Strays, Zone
 from drgn_slabtype.pages.vmstat import SlabPages
 from drgn_slabtype.pagetype.encoding import TOP_BYTE
-from drgn_slabtype.rules.pages import PageNames, judge_pages, judge_vmstat
+from drgn_slabtype.rules.pagefindings import PageNames
+from drgn_slabtype.rules.pages import judge_pages, judge_vmstat
 
 _NAMES = PageNames(0xFFFFEA0000000000, 64)
 _MAX_ORDER, _PAGES = 10, 1 << 14
