@@ -42,29 +42,18 @@ class KnownBy(enum.IntFlag):
     """It names a cache that misses a slab like it."""
 
 
-class SlabIndex:
+class SlabColumns:
     """
-    Every slab of the machine, as columns.
+    Slabs as columns.
 
-    ``index["member"]`` is the column of a member of ``struct slab`` (before
-    Linux 5.17 ``struct page``), uint64. Rows keep their number when others are
-    added.
+    ``columns["member"]`` is the column of a member of ``struct slab`` (before
+    Linux 5.17 ``struct page``), uint64.
 
     :param heads: What :func:`~drgn_slabtype.pages.scan.scan` found.
-    :param whole: Whether these are all slabs that it is asked about.
-    :param mapped: Whether they are from a pass over the memory map.
     """
 
-    def __init__(
-        self, machine: Machine, heads: SlabHeads, whole: bool = True, mapped: bool = False
-    ) -> None:
+    def __init__(self, machine: Machine, heads: SlabHeads) -> None:
         self.machine = machine
-        self.whole = whole
-        """Whether it has all slabs it is asked about; else it has one, or a few."""
-        self.mapped = mapped
-        """Whether all slabs with a mark are in it."""
-        self.doubts: List[str] = []
-        """Why a reading that is not of the whole machine cannot settle what it is about."""
         self.layout = machine.layout
         self.structure = machine.structure(f"struct {self.layout.slab_struct}")
         self.pfns: U64 = heads.pfns
@@ -73,15 +62,12 @@ class SlabIndex:
         """Shape (n, 2 × sizeof(struct page)): head and next page."""
         self.orders: U8 = heads.orders
         """Compound orders."""
-        self.known_by: U8 = np.full(len(heads.pfns), KnownBy.MARK, np.uint8)
-        """:class:`KnownBy` bits."""
-        self._memory = machine.memory
         self.page_bytes = machine.page.size
         """sizeof(struct page)."""
         self.vmemmap = machine.page.vmemmap
         """``struct page *`` of page frame 0."""
+        self._memory = machine.memory
         self._columns: Dict[str, Any] = {}
-        self._settled: Optional[I64] = None
 
     def __len__(self) -> int:
         return len(self.pfns)
@@ -155,6 +141,32 @@ class SlabIndex:
     def page_of(self, pfn: int) -> int:
         """Return the ``struct page *`` of a page frame."""
         return self.vmemmap + pfn * self.page_bytes
+
+
+class SlabIndex(SlabColumns):
+    """
+    Every slab of the machine, or those that a reading is about.
+
+    Rows keep their number when others are added.
+
+    :param heads: What :func:`~drgn_slabtype.pages.scan.scan` found.
+    :param whole: Whether these are all slabs that it is asked about.
+    :param mapped: Whether they are from a pass over the memory map.
+    """
+
+    def __init__(
+        self, machine: Machine, heads: SlabHeads, whole: bool = True, mapped: bool = False
+    ) -> None:
+        super().__init__(machine, heads)
+        self.whole = whole
+        """Whether it has all slabs it is asked about; else it has one, or a few."""
+        self.mapped = mapped
+        """Whether all slabs with a mark are in it."""
+        self.doubts: List[str] = []
+        """Why a reading that is not of the whole machine cannot settle what it is about."""
+        self.known_by: U8 = np.full(len(heads.pfns), KnownBy.MARK, np.uint8)
+        """:class:`KnownBy` bits."""
+        self._settled: Optional[I64] = None
 
     def rows_of_pages(self, pages: U64) -> I64:
         """Return the row of each ``struct slab *``; -1 where there is none."""

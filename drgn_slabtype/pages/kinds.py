@@ -185,11 +185,11 @@ class KindFinder:
         untold = kinds == _UNTOLD
         if np.count_nonzero(untold) < len(block) // _FEW:
             few = untold.nonzero()[0]
-            kinds[few] = self._own(block, few)
+            kinds[few] = _own(self._rules, block, few)
         else:
             # It costs less to look at all than to pick so many. What is told
             # already stays, since _UNTOLD has all bits set.
-            kinds &= self._own(block, slice(None)) | ~_bits(untold)
+            kinds &= _own(self._rules, block, slice(None)) | ~_bits(untold)
         self._look_closer(np.arange(at, at + len(block)), block, kinds)
         return None
 
@@ -214,23 +214,6 @@ class KindFinder:
             # A block that began before these pages.
             kinds[:until] = self._rules.turns[1]
 
-    def _own(self, block: PageBlock, rows: Any) -> Kinds:
-        # What pages without a type, outside of free blocks, tell of themselves;
-        # _UNTOLD for tails.
-        rules, numbers = self._rules, self.numbers
-        flags = block.flags[rows]
-        kinds: Kinds = rules.by_flags.take((flags >> _FIRST_FLAG).astype(np.uint16))
-        anonymous = block.raw[rows, rules.low_byte] & np.uint8(1)
-        if rules.layout.slab_flag is not None:
-            # Slabs have other things in place of the mapping; a struct page
-            # that was never initialised has all flags.
-            kinds[flags == np.uint64(rules.layout.flags_mask)] = numbers["reserved"]
-            anonymous &= kinds != numbers["slab"]
-        # With masks: np.putmask() takes three times as long.
-        kinds ^= (kinds ^ numbers["anon"]) & _bits(anonymous)
-        kinds |= _bits(block.tails_of(rows))
-        return kinds
-
     def _look_closer(self, pages: Rows, block: PageBlock, kinds: Kinds) -> None:
         # At tails, and at pages that tell too little of themselves.
         rules = self._rules
@@ -242,7 +225,7 @@ class KindFinder:
             self._tails.append((numbers,))
             self._runs.append((numbers[runs.starts], runs.counts, links[runs.starts]))
             if "hugetlb" not in rules.layout.encoding.types:
-                self._hugetlb(block, kinds, tails[runs.starts])
+                _hugetlb(self._rules, block, kinds, tails[runs.starts])
         rows = (kinds == self.numbers["other"]).nonzero()[0]
         # Pages on their way to the LRU lists have a mapping; 2 in its low bits
         # is a driver's page.
@@ -253,22 +236,6 @@ class KindFinder:
         kinds[unused] = self.numbers["pcp"]
         after, before = self._fields.compound, self._fields.compound + self._fields.long
         self._unused.append((pages[unused], block.long(after)[unused], block.long(before)[unused]))
-
-    def _hugetlb(self, block: PageBlock, kinds: Kinds, seconds: Rows) -> None:
-        # Before it was a page type: a flag or a destructor in the second page.
-        where = self._rules.where
-        if where.hugetlb_flag is not None:
-            bit = np.uint64(1) << np.uint64(where.hugetlb_flag)
-            seconds = seconds[block.flags[seconds] & bit != 0]
-        elif where.hugetlb_dtor is not None and where.hugetlb_dtor_value is not None:
-            page, offset = divmod(where.hugetlb_dtor, where.size)
-            dtors = block.raw[np.minimum(seconds + page - 1, len(block) - 1), offset]
-            seconds = seconds[dtors == where.hugetlb_dtor_value]
-        else:
-            return
-        heads = seconds[seconds > 0] - 1
-        is_head = block.flags[heads] >> np.uint64(self._rules.layout.head_flag) & np.uint64(1)
-        kinds[heads[is_head != 0]] = self.numbers["hugetlb"]
 
     # After the last block.
 
@@ -301,7 +268,7 @@ class KindFinder:
         # Most words are like the one before.
         starts, counts = runs_of(words)
         words = words[starts]
-        self.kinds[pages] = np.repeat(self._by_word(words), counts)
+        self.kinds[pages] = np.repeat(_by_word(self._rules, words), counts)
         odd = tails | np.repeat(~encoding.has_type(words), counts)
         if odd.any():
             self._look_again(pages[odd])
@@ -313,18 +280,6 @@ class KindFinder:
             conflicts += [(pfn, int(words[run])) for pfn in same]
         return conflicts
 
-    def _by_word(self, words: U32) -> Kinds:
-        # Where several types are set, the first counts here, and that a page is
-        # accounted to a cgroup least of all.
-        encoding = self._rules.layout.encoding
-        kinds = np.full(len(words), self.numbers["unknown"])
-        names = list(encoding.types)
-        names.reverse()
-        names.sort(key="kmemcg".__ne__)
-        for name in names:
-            np.putmask(kinds, encoding.is_type(words, name), self.numbers[name])
-        return kinds
-
     def _look_again(self, pages: Rows) -> None:
         # Pages that seemed to have a type and are tails, or have a map count
         # that underflowed: rare enough to be read once more.
@@ -333,7 +288,7 @@ class KindFinder:
         raw = self._machine.memory.gather(addresses, size)
         order = self._machine.memory.byteorder
         block, pages = PageBlock(0, 0, raw.bytes[raw.ok], self._fields, order), pages[raw.ok]
-        kinds = self._own(block, slice(None))
+        kinds = _own(self._rules, block, slice(None))
         self._look_closer(pages, block, kinds)
         self.kinds[pages] = kinds
 
@@ -365,6 +320,54 @@ class KindFinder:
         kinds = self.kinds[np.maximum(pages, 0)] & ~TAIL
         kinds[(pages < 0) | (kinds == self.numbers["unreadable"])] = self.numbers["other"]
         return kinds | TAIL
+
+
+def _own(rules: _Rules, block: PageBlock, rows: Any) -> Kinds:
+    # What pages without a type, outside of free blocks, tell of themselves;
+    # _UNTOLD for tails.
+    numbers = rules.numbers
+    flags = block.flags[rows]
+    kinds: Kinds = rules.by_flags.take((flags >> _FIRST_FLAG).astype(np.uint16))
+    anonymous = block.raw[rows, rules.low_byte] & np.uint8(1)
+    if rules.layout.slab_flag is not None:
+        # Slabs have other things in place of the mapping; a struct page
+        # that was never initialised has all flags.
+        kinds[flags == np.uint64(rules.layout.flags_mask)] = numbers["reserved"]
+        anonymous &= kinds != numbers["slab"]
+    # With masks: np.putmask() takes three times as long.
+    kinds ^= (kinds ^ numbers["anon"]) & _bits(anonymous)
+    kinds |= _bits(block.tails_of(rows))
+    return kinds
+
+
+def _hugetlb(rules: _Rules, block: PageBlock, kinds: Kinds, seconds: Rows) -> None:
+    # Before it was a page type: a flag or a destructor in the second page.
+    where = rules.where
+    if where.hugetlb_flag is not None:
+        bit = np.uint64(1) << np.uint64(where.hugetlb_flag)
+        seconds = seconds[block.flags[seconds] & bit != 0]
+    elif where.hugetlb_dtor is not None and where.hugetlb_dtor_value is not None:
+        page, offset = divmod(where.hugetlb_dtor, where.size)
+        dtors = block.raw[np.minimum(seconds + page - 1, len(block) - 1), offset]
+        seconds = seconds[dtors == where.hugetlb_dtor_value]
+    else:
+        return
+    heads = seconds[seconds > 0] - 1
+    is_head = block.flags[heads] >> np.uint64(rules.layout.head_flag) & np.uint64(1)
+    kinds[heads[is_head != 0]] = rules.numbers["hugetlb"]
+
+
+def _by_word(rules: _Rules, words: U32) -> Kinds:
+    # Where several types are set, the first counts here, and that a page is
+    # accounted to a cgroup least of all.
+    encoding = rules.layout.encoding
+    kinds = np.full(len(words), rules.numbers["unknown"])
+    names = list(encoding.types)
+    names.reverse()
+    names.sort(key="kmemcg".__ne__)
+    for name in names:
+        np.putmask(kinds, encoding.is_type(words, name), rules.numbers[name])
+    return kinds
 
 
 def _bits(flags: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:

@@ -51,8 +51,91 @@ class ActiveState(IntEnum):
     """The word is not that of a slab and holds no count."""
 
 
+class Counting:
+    """The active count in the word of a slab, where an encoding has room for one."""
+
+    name: str
+
+    @property
+    def carries_active(self) -> bool:
+        """Whether the word of a slab has room for SLAB's active count."""
+        return False
+
+    def _active(self, words: Any) -> Any:
+        raise ValueError(f"{self.name} carries no active count")
+
+    def _with_active(self, words: Any, active: Any) -> Any:
+        raise ValueError(f"{self.name} carries no active count")
+
+    def _active_state(self, words: Any) -> Tuple[Any, Any, Any]:
+        # Masks of ok, overflow and underflow.
+        raise ValueError(f"{self.name} carries no active count")
+
+    @overload
+    def active(self, words: int) -> int: ...
+    @overload
+    def active(self, words: npt.NDArray[Any]) -> Words: ...
+    def active(self, words: Any) -> Any:
+        """
+        Return the active count as the kernel's ``slab_get_active()`` does.
+
+        After an overflow or underflow, and for words that are no slab, the
+        number is what the kernel would compute; see :meth:`active_state`.
+        """
+        return self._active(_word(words))
+
+    @overload
+    def with_active(self, words: int, active: int) -> int: ...
+    @overload
+    def with_active(self, words: npt.NDArray[Any], active: Any) -> Words: ...
+    def with_active(self, words: Any, active: Any) -> Any:
+        """
+        Return the word with another active count.
+
+        Counts outside 0..65535 give the word that incrementing or
+        decrementing up to there gives in the kernel.
+        """
+        return self._with_active(_word(words), _word(active))
+
+    @overload
+    def increment(self, words: int) -> int: ...
+    @overload
+    def increment(self, words: npt.NDArray[Any]) -> Words: ...
+    def increment(self, words: Any) -> Any:
+        """Return the word after the kernel has added 1 to the active count."""
+        words = _word(words)
+        return self._with_active(words, self._active(words) + 1)
+
+    @overload
+    def decrement(self, words: int) -> int: ...
+    @overload
+    def decrement(self, words: npt.NDArray[Any]) -> Words: ...
+    def decrement(self, words: Any) -> Any:
+        """Return the word after the kernel has subtracted 1 from the active count."""
+        words = _word(words)
+        return self._with_active(words, self._active(words) - 1)
+
+    @overload
+    def active_state(self, words: int) -> ActiveState: ...
+    @overload
+    def active_state(self, words: npt.NDArray[Any]) -> npt.NDArray[np.uint8]: ...
+    def active_state(self, words: Any) -> Any:
+        """
+        Return whether the active count in the word of a slab is sound.
+
+        :return: An :class:`ActiveState`, or a ``uint8`` array of its values.
+        """
+        words = _word(words)
+        ok, overflow, underflow = self._active_state(words)
+        states = [ActiveState.OK, ActiveState.OVERFLOW, ActiveState.UNDERFLOW]
+        code = np.select([ok, overflow, underflow], states, ActiveState.NONE)
+        if isinstance(words, np.ndarray):
+            return code.astype(np.uint8)
+        return ActiveState(int(code))
+
+
 @dataclass(frozen=True)
-class Encoding(ABC):
+class Encoding(Counting, ABC):
     """One meaning of the page type word."""
 
     name: str
@@ -74,11 +157,6 @@ class Encoding(ABC):
     def has_slab_type(self) -> bool:
         """Whether slab is a page type (otherwise it is a page flag)."""
         return "slab" in self.types
-
-    @property
-    def carries_active(self) -> bool:
-        """Whether the word of a slab has room for SLAB's active count."""
-        return False
 
     # The hooks of each encoding. They get and return what _word() returns, in
     # expressions that mean the same for an int and for an array.
@@ -227,78 +305,6 @@ class Encoding(ABC):
         return "; ".join([told, *self._details(word), *self._faults(word)])
 
     # Only encodings with carries_active have these.
-
-    def _active(self, words: Any) -> Any:
-        raise ValueError(f"{self.name} carries no active count")
-
-    def _with_active(self, words: Any, active: Any) -> Any:
-        raise ValueError(f"{self.name} carries no active count")
-
-    def _active_state(self, words: Any) -> Tuple[Any, Any, Any]:
-        # Masks of ok, overflow and underflow.
-        raise ValueError(f"{self.name} carries no active count")
-
-    @overload
-    def active(self, words: int) -> int: ...
-    @overload
-    def active(self, words: npt.NDArray[Any]) -> Words: ...
-    def active(self, words: Any) -> Any:
-        """
-        Return the active count as the kernel's ``slab_get_active()`` does.
-
-        After an overflow or underflow, and for words that are no slab, the
-        number is what the kernel would compute; see :meth:`active_state`.
-        """
-        return self._active(_word(words))
-
-    @overload
-    def with_active(self, words: int, active: int) -> int: ...
-    @overload
-    def with_active(self, words: npt.NDArray[Any], active: Any) -> Words: ...
-    def with_active(self, words: Any, active: Any) -> Any:
-        """
-        Return the word with another active count.
-
-        Counts outside 0..65535 give the word that incrementing or
-        decrementing up to there gives in the kernel.
-        """
-        return self._with_active(_word(words), _word(active))
-
-    @overload
-    def increment(self, words: int) -> int: ...
-    @overload
-    def increment(self, words: npt.NDArray[Any]) -> Words: ...
-    def increment(self, words: Any) -> Any:
-        """Return the word after the kernel has added 1 to the active count."""
-        words = _word(words)
-        return self._with_active(words, self._active(words) + 1)
-
-    @overload
-    def decrement(self, words: int) -> int: ...
-    @overload
-    def decrement(self, words: npt.NDArray[Any]) -> Words: ...
-    def decrement(self, words: Any) -> Any:
-        """Return the word after the kernel has subtracted 1 from the active count."""
-        words = _word(words)
-        return self._with_active(words, self._active(words) - 1)
-
-    @overload
-    def active_state(self, words: int) -> ActiveState: ...
-    @overload
-    def active_state(self, words: npt.NDArray[Any]) -> npt.NDArray[np.uint8]: ...
-    def active_state(self, words: Any) -> Any:
-        """
-        Return whether the active count in the word of a slab is sound.
-
-        :return: An :class:`ActiveState`, or a ``uint8`` array of its values.
-        """
-        words = _word(words)
-        ok, overflow, underflow = self._active_state(words)
-        states = [ActiveState.OK, ActiveState.OVERFLOW, ActiveState.UNDERFLOW]
-        code = np.select([ok, overflow, underflow], states, ActiveState.NONE)
-        if isinstance(words, np.ndarray):
-            return code.astype(np.uint8)
-        return ActiveState(int(code))
 
 
 @dataclass(frozen=True)
