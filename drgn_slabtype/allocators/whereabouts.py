@@ -59,8 +59,11 @@ def find_slab(machine: Machine, pfn: int) -> Whereabouts:
         return Whereabouts(None, "two slabs reach as far as it")
     if (index.marked & covers).any():
         return Whereabouts(None, "its page is marked as slab and names no known cache")
-    # What a page was used for before may be left in one inside a free block.
-    if named.any() and free_block_at(machine, pfn) is None:
+    # What a page was used for before may be left in one inside a free block, but
+    # not in its first, which has been on a list since.
+    block = free_block_at(machine, pfn)
+    inside = named & (index.pfns > np.uint64(block[0])) if block is not None else ~named
+    if (named & ~inside).any():
         return Whereabouts(None, "its page names a slab cache and is not marked as slab")
     return Whereabouts(None, None)
 
