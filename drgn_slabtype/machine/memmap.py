@@ -166,7 +166,7 @@ def _near_slabs(machine: Machine) -> Iterator[int]:
     # first 16 GiB lie behind it; slabs on a list tell where some are.
     prog, base = machine.prog, machine.memory.linear_base
     head = prog["slab_caches"].address_of_()
-    caches = islice(list_for_each_entry("struct kmem_cache", head, "list"), 16)
+    caches = islice(list_for_each_entry("struct kmem_cache", head, "list"), _MOST_PROBES)
     try:
         for cache in caches:
             yield from _maps_of_node(cache, base)
