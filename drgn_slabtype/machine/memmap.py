@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Iterator, List, NamedTuple, Optional, Tuple
+from typing import TYPE_CHECKING, Callable, Iterator, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 import numpy.typing as npt
@@ -166,7 +166,7 @@ def _near_slabs(machine: Machine) -> Iterator[int]:
     # first 16 GiB lie behind it; slabs on a list tell where some are.
     prog, base = machine.prog, machine.memory.linear_base
     head = prog["slab_caches"].address_of_()
-    caches = islice(list_for_each_entry("struct kmem_cache", head, "list"), 16)
+    caches = islice(list_for_each_entry("struct kmem_cache", head, "list"), _MOST_PROBES)
     try:
         for cache in caches:
             yield from _maps_of_node(cache, base)
@@ -188,15 +188,23 @@ def _maps_of_node(cache: Object, base: int) -> Iterator[int]:
 
 
 def _is_there(machine: Machine, vmemmap: int) -> bool:
-    # Whether a page that the allocator uses has its struct page there.
-    memory, size = machine.memory, machine.structure("struct page").size
-    try:
-        object = machine.prog["slab_caches"].next.value_()
-        pfn = (object - memory.linear_base) >> memory.page_shift
-        raw = memory.read(vmemmap + pfn * size, size)
-    except (FaultError, LookupError, OverflowError, ValueError):
-        return False
-    return raw.count(0) < len(raw)
+    # Whether a page that the kernel uses has its struct page there.
+    prog, memory, size = machine.prog, machine.memory, machine.structure("struct page").size
+    users: Tuple[Callable[[], Object], ...] = (
+        lambda: prog["slab_caches"].next,
+        lambda: prog["slab_caches"].prev,
+        lambda: prog["node_data"][0],
+        lambda: prog["saved_command_line"],
+    )
+    for user in users:
+        try:
+            pfn = (user().value_() - memory.linear_base) >> memory.page_shift
+            raw = memory.read(vmemmap + pfn * size, size)
+        except (FaultError, LookupError, OverflowError, ValueError):
+            continue
+        if raw.count(0) < len(raw):
+            return True
+    return False
 
 
 def _judge(machine: Machine, vmemmap: int, trusted: bool, sections: _Sections) -> MemoryMap:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Callable, List
 
 import pytest
-from drgn import Program
+from drgn import FaultError, Program
+from drgn.helpers.linux.mm import phys_to_virt
 
 from drgn_slabtype.capture import open_capture
 from drgn_slabtype.check import check
@@ -90,3 +91,24 @@ def test_what_leads_to_the_memory_map(
 def test_number_of_nodes(name: str, number: int) -> None:
     report = _damaged(name, _variable("nr_node_ids"), number.to_bytes(4, "little"))
     assert _roots(report) == ["machine-wrong"]
+
+
+@pytest.mark.parametrize("name", ["slab-6.1-plain", "debian-7-plain", "debian-6.12-plain"])
+def test_sections_that_are_not_in_the_dump(name: str) -> None:
+    # As in a dump whose end is missing: their words are allocated there, early at boot.
+    whole = check(_open(name)).totals
+    root = int(_open(name)["mem_section"][0].value_())
+    prog = _open(name)
+
+    def fault(address: int, count: int, offset: int, physical: bool) -> bytes:
+        raise FaultError("cut off", address)
+
+    base = int(phys_to_virt(prog, 0).value_())
+    prog.add_memory_segment(root, 4096, fault, False)
+    prog.add_memory_segment(root - base, 4096, fault, True)
+    report = check(prog)
+    assert not report.findings
+    assert report.exit_status == 3
+    assert report.totals.slabs == whole.slabs
+    assert report.totals.in_use == whole.in_use
+    assert any("sections are not in the target" in one.message for one in report.unavailable)

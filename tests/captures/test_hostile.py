@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Words that once ended the check in a Python message: now a finding, and the rest is judged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Dict, Set, Tuple
+
+import pytest
+
+from drgn_slabtype.capture import open_capture
+from drgn_slabtype.check import check
+
+from ..recipes.overlay import Write, overlay
+
+_HERE = Path(__file__).parent
+
+_WORDS: Tuple[Tuple[str, Dict[int, str], Set[str]], ...] = (
+    # A link of the cache list is the last address there is.
+    ("debian-6.18-plain", {0xFFFF8B2AC1043270: "ffffffffffffffff"}, {"cache-list"}),
+    # A slab without mark, and no cache that misses one.
+    (
+        "debian-7-plain",
+        {0xFFFFF473C01B7430: "0000ffff", 0xFFFFF473C01C5C28: "2673fe0725ff1b80"},
+        {"slab-mark-lost", "slab-objects-wrong"},
+    ),
+    # Where drgn looks up the direct map.
+    ("slab-5.10-plain", {0xFFFFFFFF81D33008: "c00bf70f8288ffff"}, {"machine-wrong"}),
+    # The root of the sections is an address of the memory map.
+    ("slab-6.1-plain", {0xFFFF88800FF72000: "0f00000000eaffff"}, {"memory-map"}),
+    # Sizes of a cache whose slabs have red zones and poison.
+    ("slab-6.1-rfc3-plain", {0xFFFF88800088AD90: "08d2030000eaffff"}, {"cache-wrong"}),
+    ("slub-6.12-tiny-plain", {0xFFFF888000141F00: "f8dfffffffffffff"}, {"list-missing"}),
+)
+
+
+@pytest.mark.parametrize(("name", "words", "codes"), _WORDS, ids=[one[0] for one in _WORDS])
+def test_one_word(name: str, words: Dict[int, str], codes: Set[str]) -> None:
+    path = str(_HERE / name / "capture.xz")
+    whole = check(open_capture(path))
+    prog = open_capture(path)
+    overlay(prog, [Write(address, bytes.fromhex(data)) for address, data in words.items()])
+    report = check(prog)
+    assert {finding.code for finding in report.findings if finding.because is None} == codes
+    assert report.totals.caches == whole.totals.caches
+    assert report.totals.slabs == whole.totals.slabs
+    assert min(report.totals.in_use, report.totals.counted, report.totals.free) >= 0
