@@ -61,6 +61,8 @@ class Counting:
         """Whether the word of a slab has room for SLAB's active count."""
         return False
 
+    # The hooks of encodings with carries_active.
+
     def _active(self, words: Any) -> Any:
         raise ValueError(f"{self.name} carries no active count")
 
@@ -303,8 +305,6 @@ class Encoding(Counting, ABC):
         else:
             told = "no type"
         return "; ".join([told, *self._details(word), *self._faults(word)])
-
-    # Only encodings with carries_active have these.
 
 
 @dataclass(frozen=True)
