@@ -22,6 +22,7 @@ from .memory import U64
 if TYPE_CHECKING:
     from . import Machine
 
+_LARGEST_POOL = 1 << 33  # 65535 objects of two pages, of 64 KiB each
 _STEP = 256  # metadata entries read at a time; CONFIG_KFENCE_NUM_OBJECTS is 255 by default
 
 
@@ -61,7 +62,10 @@ def kfence_pool(machine: Machine) -> KfencePool:
             first, known = metadata.value_(), 0
         except FaultError:
             first = 0
-    if not start or not first:
+    # What is no address is another finding's business (told.py).
+    if not machine.memory.is_kernel_address(np.array([start, first], np.uint64)).all():
+        return KfencePool(0, 0, ())
+    if start >= (1 << 64) - _LARGEST_POOL:
         return KfencePool(0, 0, ())
     name = "struct kfence_metadata"
     step = sizeof(machine.prog.type(name))

@@ -40,21 +40,21 @@ def node_ids(machine: Machine) -> int:
 
 def variable_damage(machine: Machine) -> Iterator[Finding]:
     """Yield a finding for each variable that is contradicted."""
-    memory, prog = machine.memory, machine.prog
-    try:
-        # Its string is allocated by memblock, before there are other mappings.
-        pointer, pages = int(prog["saved_command_line"]), int(prog["max_pfn"])
-    except (FaultError, LookupError):
-        pass
-    else:
-        if not 0 <= pointer - memory.linear_base < max(pages, 1) << memory.page_shift:
+    memory = machine.memory
+    last = _number(machine, "max_pfn")
+    for id, name in enumerate(("saved_command_line", "__kfence_pool"), 5):
+        # Both are allocated as pages or by memblock; without KFENCE there is no pool.
+        pointer = _number(machine, name)
+        if pointer is None or last is None or (pointer == 0 and name == "__kfence_pool"):
+            continue
+        if not 0 <= pointer - memory.linear_base < last << memory.page_shift:
             yield Finding(
                 "machine-wrong",
-                f"saved_command_line is 0x{pointer:x}, which is not in the direct map "
+                f"{name} is 0x{pointer:x}, which is not in the direct map "
                 f"from 0x{memory.linear_base:x} on",
-                place="saved_command_line",
+                place=name,
                 found=pointer,
-                id=5,
+                id=id,
             )
     told = _told(machine)
     if told is not None and told != machine.node_ids:
@@ -72,6 +72,13 @@ def _told(machine: Machine) -> Optional[int]:
     try:
         # The variable, whatever drgn was told since.
         return machine.fact(_variable)
+    except (FaultError, LookupError):
+        return None
+
+
+def _number(machine: Machine, name: str) -> Optional[int]:
+    try:
+        return int(machine.prog[name])
     except (FaultError, LookupError):
         return None
 
