@@ -251,7 +251,7 @@ COMMANDS = (
                 nargs="*",
                 type="hexadecimal",
                 metavar="ADDRESS",
-                help="check only the caches that these slabs or objects belong to",
+                help="check only these slabs, given by any address in them",
             ),
             option(
                 "--cache",
