@@ -108,6 +108,10 @@ class _Roots:
         self._by_object: Dict[int, int] = {}
         # Broken lists, by node (None for those of a CPU) and kind.
         self._lists: Dict[Tuple[Optional[int], Optional[str]], int] = {}
+        # Entries that are not what they were: each has left out one object, whose
+        # bytes still are those of a free one; a damaged container any number.
+        self._left_out: List[int] = []
+        self._emptied: Optional[int] = None
         # Damaged containers, by their name with their owner.
         self._places: Dict[Value, int] = {}
 
@@ -118,7 +122,7 @@ class _Roots:
         if self._cache is not None:
             return self._cache
         if finding.rule == "content":
-            return None if finding.object is None else self._by_object.get(finding.object)
+            return self._of_object(finding)
         if finding.slab is not None:
             found = self._by_slab.get(finding.slab)
             if found is None and finding.code in ("list-missing", "slab-in-transit"):
@@ -132,6 +136,17 @@ class _Roots:
                 found = self._moving.get(finding.node)
             return found
         return self._from_container(finding)
+
+    def _of_object(self, finding: Finding) -> Optional[int]:
+        if finding.object is None:
+            return None
+        found = self._by_object.get(finding.object)
+        # Free by its bytes, and recorded nowhere.
+        if found is None and finding.moving:
+            found = self._left_out.pop(0) if self._left_out else self._emptied
+            if found is not None:
+                self._by_object[finding.object] = found
+        return found
 
     def _from_container(self, finding: Finding) -> Optional[int]:
         # What is recorded in a damaged container, alone or beside another place.
@@ -151,6 +166,10 @@ class _Roots:
             self._cache = number
         if finding.object is not None:
             self._by_object.setdefault(finding.object, number)
+        if finding.rule == "claim":
+            self._left_out.append(number)
+        elif finding.rule == "container" and self._emptied is None:
+            self._emptied = number
         # Overwritten contents explain nothing about the slab's bookkeeping, nor does a lock.
         if finding.rule == "content" or finding.code in ("lock-wrong", "lock-kept"):
             return
