@@ -83,7 +83,7 @@ def _judge_members(ledger: Ledger) -> Iterator[Finding]:
     # A slab whose own state is that of one on its way is nobody's for a moment;
     # more of them than can be on their way at once are lost.
     on_the_way = misses & slabs.transit
-    if np.count_nonzero(on_the_way) > ledger.facts.in_flight:
+    if np.count_nonzero(on_the_way) > ledger.facts.in_flight or not ledger.lists_known:
         on_the_way[:] = False
     for code, hits in (
         ("list-twice", judged & (times > 1)),
