@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..machine import Machine
-from ..machine.memory import U64, Bools
-from .folios import Folios, Rows, compound_word_is_mask, head_pages
+from ..machine.memory import U8, U64, Bools
+from .folios import Folios, Rows, compound_word_is_mask, folio_layout, head_pages
 from .scan import PageBlock, compound_orders
 
 I64 = npt.NDArray[np.int64]
@@ -54,7 +54,7 @@ class Head(NamedTuple):
     """Whether it has the flag of a head."""
     slab: bool
     typed: bool
-    """Whether it has a page type, that of a slab or another."""
+    """Whether it is a slab, a HugeTLB page, or has another page type: then it is complete."""
     used: bool
     """Whether it is on the LRU lists or has a mapping."""
     refcount: int
@@ -194,18 +194,19 @@ class CompoundPages:
         machine, fields = self._machine, self._fields
         wanted = np.unique(pfns[pfns >= 0])
         addresses = wanted.astype(np.uint64) * np.uint64(fields.size) + np.uint64(fields.vmemmap)
-        read = machine.memory.gather(addresses, 2 * fields.size)
-        wanted, raw = wanted[read.ok], read.bytes[read.ok]
+        read = machine.memory.gather(addresses, fields.size)
+        wanted, addresses, own = wanted[read.ok], addresses[read.ok], read.bytes[read.ok]
         if not len(wanted):
             return {}
-        page = PageBlock(
-            0, 0, np.ascontiguousarray(raw[:, : fields.size]), fields, machine.memory.byteorder
-        )
+        # The last page of all has none after it, and reads as one of order 0.
+        after = machine.memory.gather(addresses + np.uint64(fields.size), fields.size).bytes
+        page = PageBlock(0, 0, own, fields, machine.memory.byteorder)
+        raw = np.concatenate([own, after], axis=1)
         orders = compound_orders(machine, self._layout, raw).astype(np.int64)
         ends, possible = _ends(wanted, orders)
         encoding, flags = self._layout.encoding, page.flags
         slab = self._layout.is_slab(flags, page.words)
-        typed = slab | encoding.has_type(page.words)
+        typed = slab | encoding.has_type(page.words) | self._hugetlb(raw)
         lru = machine.enumerators("pageflags").get("PG_lru", 0)
         mapping = page.long(machine.structure("struct page").offset("mapping"))
         columns = (
@@ -219,6 +220,19 @@ class CompoundPages:
             page.refcounts.astype(np.int32),
         )
         return {pfn: Head(*says) for pfn, *says in zip(*(column.tolist() for column in columns))}
+
+    def _hugetlb(self, raw: U8) -> Bools:
+        # Before it was a page type: a flag or a destructor in the second page.
+        where, order = folio_layout(self._machine), self._machine.memory.byteorder
+        if "hugetlb" in self._layout.encoding.types:
+            return np.zeros(len(raw), np.bool_)
+        if where.hugetlb_flag is not None:
+            second = np.ascontiguousarray(raw[:, self._fields.size :])
+            page = PageBlock(0, 0, second, self._fields, order)
+            return page.flags >> np.uint64(where.hugetlb_flag) & np.uint64(1) != 0
+        if where.hugetlb_dtor is None or where.hugetlb_dtor >= raw.shape[1]:
+            return np.zeros(len(raw), np.bool_)
+        return raw[:, where.hugetlb_dtor] == where.hugetlb_dtor_value
 
 
 def _ends(pfns: I64, orders: I64) -> Tuple[I64, Bools]:

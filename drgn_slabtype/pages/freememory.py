@@ -180,7 +180,11 @@ class _Collector:
             odd = (folios.flags[rows] & self.checked != 0) | typed[rows] | folios.tails[rows]
             odd |= folios.block.refcounts[rows] != 0
             inside.append(self._strays(folios, rows[odd]))
-            tails.append(self._strays(folios, np.flatnonzero(typed & folios.tails)))
+            # What only stands in for a tail where the memory map is folded is a
+            # head, with its type.
+            rows = np.flatnonzero(typed)
+            rows = rows[folios.block.tails_of(rows)]
+            tails.append(self._strays(folios, rows))
             mapped.append(self._mapped(folios, typed))
             self._large(folios)
             for other in others:

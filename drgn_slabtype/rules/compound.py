@@ -20,6 +20,9 @@ CacheOf = Callable[[int], Optional[str]]
 """Returns the cache of a slab, by its ``struct page *``; ``None`` for a page of no cache."""
 
 
+_GIGANTIC = 1 << 11  # pages; larger ones are put together from several blocks
+
+
 class _Tail(NamedTuple):
     pfn: int
     behind: int
@@ -66,6 +69,9 @@ class _Judge:
         # somebody uses. Tails are made from the first on, and unmade from the first
         # or the last on; until then the order may be anything.
         head = self.heads.get(pfn)
+        if head is not None and not head.marked and pfn % _GIGANTIC:
+            # Of those that the page allocator makes, the head comes first.
+            return False
         if head is None or head.typed or head.used or head.refcount not in (0, 1):
             return False
         if any(tail.leads not in (NO_HEAD, pfn) for tail in tails):
@@ -78,7 +84,7 @@ class _Judge:
 
     def group(self, pfn: int, tails: List[_Tail], unfinished: bool) -> Iterator[Finding]:
         head = self.heads.get(pfn)
-        if head is None or (not tails and head.pages > 1):
+        if head is None:
             for tail in tails:
                 yield self._tail(tail, tail.pfn, False)
             return
@@ -86,24 +92,25 @@ class _Judge:
         beyond = [tail for tail in tails if tail.behind != pfn]
         if not head.marked and len(beyond) == 1:
             yield self._tail(beyond[0], pfn, unfinished)
-        elif not head.marked:
+        elif not head.marked and beyond:
             what = f"is no head, and {len(beyond)} pages from PFN {beyond[0].pfn:#x} on lead to it"
             yield self._head(pfn, what, unfinished, 0, len(beyond))
-        elif head.pages == 1:
+        elif head.pages == 1 or not tails:
             led = f"{len(tails)} pages lead" if tails else "none leads"
             what = f"is marked as the head of a compound page of order {head.order}; {led} to it"
             yield self._head(pfn, what, unfinished, None, head.order)
-        elif len(behind) > 1 and 2 * len(behind) > head.pages - 1:
-            count = head.pages - 1 - len(behind) + len(beyond)
-            what = f"is a head of order {head.order}, and {count} pages lead to it"
-            yield self._head(pfn, what, unfinished, head.pages - 1, count)
-        elif len(beyond) > head.pages - 1:
+        elif self._is_at_fault(head, len(behind)) or len(beyond) > head.pages - 1:
             count = head.pages - 1 - len(behind) + len(beyond)
             what = f"is a head of order {head.order}, but {count} pages lead to it"
             yield self._head(pfn, what, unfinished, head.pages - 1, count)
         else:
             for tail in tails:
                 yield self._tail(tail, pfn, unfinished)
+
+    def _is_at_fault(self, head: Head, lost: int) -> bool:
+        # Of a head and its only tail, one that nothing else speaks for.
+        tails = head.pages - 1
+        return 2 * lost > tails and (lost > 1 or (lost == tails and not head.typed))
 
     def _head(
         self, pfn: int, what: str, unfinished: bool, expected: Optional[int], count: int
