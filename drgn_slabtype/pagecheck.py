@@ -97,7 +97,9 @@ def judge_memory(
     memory.add(judge_tail_flags(references.flagged, names, owners.name, _flag_names(machine)))
     negative = references.negative
     on_lists = _on_lists(machine, negative)
-    memory.add(judge_references(negative, references.held, names, on_lists))
+    # One that is a tail by mistake has the references of what it is.
+    counted = judge_references(negative, references.held, names, on_lists)
+    memory.add(one for one in counted if one.page not in memory.told)
     # A slab that lost its mark is the business of its cache.
     lost = ~index.marked | encoding.conflict(index.words)
     known = {int(page) for page in index.pages[lost]}

@@ -56,6 +56,10 @@ def _groups(found: Compounds) -> Dict[int, List[_Tail]]:
     for row in zip(*(column.tolist() for column in found.loose)):
         tail = _Tail(*row)
         head = tail.behind if tail.behind >= 0 else tail.leads
+        own = found.heads.get(tail.pfn)
+        if tail.behind < 0 and own is not None and own.marked:
+            # It heads others, and is no tail.
+            head = tail.pfn
         groups.setdefault(head if head >= 0 else tail.pfn, []).append(tail)
     return groups
 
@@ -76,7 +80,7 @@ class _Judge:
             return False
         if any(tail.leads not in (NO_HEAD, pfn) for tail in tails):
             return False
-        if any(tail.behind == tail.leads for tail in tails):
+        if any(tail.behind == tail.leads or tail.pfn == pfn for tail in tails):
             return False
         behind = [tail.pfn for tail in tails if tail.behind == pfn]
         at_an_end = not behind or pfn + 1 in behind or pfn + head.pages - 1 in behind
@@ -87,6 +91,10 @@ class _Judge:
         if head is None:
             for tail in tails:
                 yield self._tail(tail, tail.pfn, False)
+            return
+        if any(tail.pfn == pfn for tail in tails):
+            what = f"is the head of {len(tails) - 1} pages that lead to it, and is itself a tail"
+            yield self._head(pfn, what, False, None, head.order)
             return
         behind = [tail for tail in tails if tail.behind == pfn]
         beyond = [tail for tail in tails if tail.behind != pfn]
@@ -155,6 +163,9 @@ class _Judge:
     ) -> Finding:
         page, slab = self.names.page(pfn), self.names.page(head)
         cache = self.cache_of(slab)
+        if self.cache_of(page) is not None:
+            # What makes it a tail is a link or a pointer of its own.
+            slab, head, cache = page, pfn, self.cache_of(page)
         return Finding(
             "page-tail-head",
             f"page 0x{page:x} (PFN {pfn:#x}) {what}",

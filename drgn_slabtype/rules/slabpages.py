@@ -148,13 +148,15 @@ def judge_tail_flags(
     for pfn, flags, head in zip(*(column.tolist() for column in flagged)):
         page, slab = names.page(pfn), names.page(head)
         cache, told = cache_of(slab), "|".join(flag_names(flags))
+        if cache is None:
+            continue  # what is marked as slab and is none is judged by its mark
         found.append(
             Finding(
                 "slab-flags-wrong",
                 f"page 0x{page:x} (PFN {pfn:#x}), tail {pfn - head} of slab 0x{slab:x}, has flags "
                 f"0x{flags:x} ({told}), which no page of a slab can have",
                 cache=cache,
-                slab=None if cache is None else slab,
+                slab=slab,
                 page=page,
                 found=hex(flags),
             )
