@@ -41,6 +41,10 @@ CATALOGUE: Mapping[str, Code] = {
     "slab-order-wrong": Code("geometry", "The slab's order is neither of its cache's orders."),
     "slab-objects-wrong": Code("geometry", "The slab's object count does not fit its order."),
     "slab-base-wrong": Code("geometry", "The first object is not where this cache puts it."),
+    "slab-flags-wrong": Code("geometry", "A slab's page has flags that no slab can have."),
+    "slab-vector-wrong": Code(
+        "geometry", "What a slab has for its vector of object cgroups cannot be one."
+    ),
     "slab-node-wrong": Code("geometry", "The slab stands on another NUMA node's list."),
     # Rule "count": kernel counts against freelists (design rules 3 and 5).
     "count-range": Code("count", "The slab counts more objects in use than it has."),
@@ -88,6 +92,10 @@ CATALOGUE: Mapping[str, Code] = {
     "page-free-count": Code("page", "A zone does not count the free blocks that it has."),
     "memory-map": Code("page", "A section of memory does not say where its struct pages are."),
     "page-tail-type": Code("page", "A tail of a compound page has a type of its own."),
+    "page-tail-head": Code(
+        "page", "A compound page and one of its tails do not lead to each other."
+    ),
+    "page-refcount": Code("page", "A page has fewer or more references than it can have."),
     "page-type-mapped": Code("page", "A page has a type and is mapped by user space."),
     "vmstat-slab": Code("page", "The kernel's count of slab pages is not what there is."),
     # Notes: advice, never inconsistencies.
@@ -96,6 +104,7 @@ CATALOGUE: Mapping[str, Code] = {
     ),
     "vmcoreinfo-differs": Code("note", "A number exported in VMCOREINFO is not the one in use."),
     "slab-failed": Code("note", "The kernel's own checks have taken this slab out of service."),
+    "slab-referenced": Code("note", "A slab's page has references beside the allocator's own."),
     "slab-detached": Code("note", "A slab waits outside all lists: RCU, shrinking or destruction."),
     # Unavailable: what a rule needed and could not have.
     "unreadable": Code("unavailable", "Memory a rule needed could not be read."),

@@ -3,14 +3,15 @@
 Judging pages
 -------------
 
-Brings together what :mod:`drgn_slabtype.rules.pages` judges: free memory, typed
-pages, and the kernel's own count of slab pages.
+Brings together what the rules judge that speak of pages: free memory, typed
+pages, compound pages and their tails, references, what the pages of slabs say,
+and the kernel's own count of slab pages.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Iterator, List, Sequence
+from typing import Dict, Iterable, Iterator, List, Optional, Sequence, Set
 
 import numpy as np
 from drgn import FaultError
@@ -20,18 +21,54 @@ from drgn.helpers.linux.nodemask import for_each_online_node
 from .errors import LayoutError
 from .findings import Finding
 from .index import KnownBy, SlabIndex
+from .ledger import I64
 from .machine import Machine
+from .machine.kfence import kfence_pool
+from .machine.memory import U64, Bools
+from .pages.compound import CompoundPages
+from .pages.dump import flag_words
 from .pages.freememory import FreeMemory, free_memory
+from .pages.pcp import on_list
+from .pages.references import Counted, References, flags_of_users
+from .pages.scan import PageBlock
 from .pages.vmstat import SlabPages, slab_page_counts
+from .rules.compound import judge_compounds
 from .rules.pagefindings import PageNames
 from .rules.pages import judge_pages, judge_vmstat
+from .rules.slabpages import (
+    FlagNames,
+    SlabWords,
+    judge_references,
+    judge_slab_words,
+    judge_tail_flags,
+)
+
+_MOST_WALKED = 256  # pages for which lists of CPUs are walked
+
+
+class Owners:
+    """
+    Which cache each slab belongs to.
+
+    :param cache: Position of the cache of each row of the index; -1 for none.
+    :param names: Of the caches.
+    """
+
+    def __init__(self, index: SlabIndex, cache: I64, names: Sequence[str]) -> None:
+        self.index, self.cache, self.names = index, cache, names
+
+    def name(self, page: int) -> Optional[str]:
+        """Return the name of the cache of a slab (``struct slab *``), if it has one."""
+        row = int(self.index.rows_of_pages(np.array([page], np.uint64))[0])
+        number = int(self.cache[row]) if row >= 0 else -1
+        return self.names[number] if number >= 0 else None
 
 
 def judge_memory(
-    machine: Machine, index: SlabIndex, unreadable: int, found: Sequence[Finding]
+    machine: Machine, owners: Owners, unreadable: int, found: Sequence[Finding]
 ) -> List[Finding]:
     """
-    Return what is wrong with free memory, typed pages and their counts.
+    Return what is wrong with free memory, with typed and compound pages, and with counts.
 
     Not for a target that moves: free memory changes faster than it can be read
     twice.
@@ -40,35 +77,152 @@ def judge_memory(
     :param found: What is known already about the machine; numbering goes on
         after it, and what it explains is bound to it.
     """
-    start = max((one.id for one in found), default=0)
+    index = owners.index
+    memory = _Found(found)
+    memory.add(_judge_slabs(machine, owners))
     if unreadable:
-        return [_not_judged(f"{unreadable} struct pages are not in the target", start + 1)]
+        return memory.unavailable(f"{unreadable} struct pages are not in the target")
     if machine.memory_map.damage:
         # The kinds of page blocks hang on the sections.
-        return [_not_judged("mem_section is damaged or not in the target", start + 1)]
-    told = {page: one.id for one in found for page in (one.page, one.slab) if page is not None}
+        return memory.unavailable("mem_section is damaged or not in the target")
+    compounds, references = CompoundPages(machine), References(machine)
     try:
-        free = free_memory(machine)
+        free = free_memory(machine, (compounds, references))
     except FaultError as e:
-        return [_not_judged(str(e), start + 1, "unreadable")]
+        return memory.unavailable(str(e), "unreadable")
     except (AttributeError, LookupError) as e:
-        return [_not_judged(f"{type(e).__name__}: {e}", start + 1)]
+        return memory.unavailable(f"{type(e).__name__}: {e}")
     encoding = machine.layout.encoding
+    names = PageNames(index.vmemmap, index.page_bytes)
+    memory.add(judge_compounds(compounds.result(), names, owners.name, len(machine.cpus)))
+    memory.add(judge_tail_flags(references.flagged, names, owners.name, _flag_names(machine)))
+    negative = references.negative
+    on_lists = _on_lists(machine, negative)
+    # One that is a tail by mistake has the references of what it is.
+    counted = judge_references(negative, references.held, names, on_lists)
+    memory.add(one for one in counted if one.page not in memory.told)
     # A slab that lost its mark is the business of its cache.
     lost = ~index.marked | encoding.conflict(index.words)
     known = {int(page) for page in index.pages[lost]}
-    names = PageNames(index.vmemmap, index.page_bytes)
-    judged = judge_pages(free, encoding, names, told, known, start)
+    memory.found += judge_pages(free, encoding, names, memory.told, known, memory.last)
     try:
         nodes = list(_slab_pages(machine, index, free))
     except (AttributeError, FaultError, LayoutError, LookupError):
-        return judged
-    start += len(judged)
-    return judged + [replace(one, id=start + n) for n, one in enumerate(judge_vmstat(nodes), 1)]
+        return memory.found
+    memory.add(judge_vmstat(nodes))
+    return memory.found
 
 
-def _not_judged(why: str, id: int, code: str = "not-judged") -> Finding:
-    return Finding(code, f"free memory was not judged: {why}", id=id)
+class _Found:
+    # What was found, numbered after what was known before.
+
+    def __init__(self, before: Sequence[Finding]) -> None:
+        self.first = max((one.id for one in before), default=0)
+        self.found: List[Finding] = []
+        self.told: Dict[int, int] = {}
+        """Findings by the ``struct page *`` they are about, the first of each."""
+        self._moving: Set[int] = set()
+        for one in before:
+            self._tell(one)
+
+    @property
+    def last(self) -> int:
+        return max(self.first, self.found[-1].id if self.found else 0)
+
+    def add(self, findings: Iterable[Finding]) -> None:
+        # What is said of a page that is accused already follows from that.
+        for one in findings:
+            at = one.slab if one.page is None else one.page
+            because = None if at is None else self.told.get(at)
+            # What follows from work in progress is work in progress, and nothing else is.
+            moving = one.moving if because is None else because in self._moving
+            one = replace(one, id=self.last + 1, because=because, moving=moving)
+            self.found.append(one)
+            self._tell(one)
+
+    def _tell(self, one: Finding) -> None:
+        if one.rule == "note":
+            return
+        if one.moving:
+            self._moving.add(one.id)
+        for page in (one.page, one.slab):
+            if page is not None:
+                self.told.setdefault(page, one.id)
+
+    def unavailable(self, why: str, code: str = "not-judged") -> List[Finding]:
+        message = f"free memory was not judged: {why}"
+        return [*self.found, Finding(code, message, id=self.last + 1)]
+
+
+def _flag_names(machine: Machine) -> FlagNames:
+    return lambda flags: flag_words(machine, flags)
+
+
+def _judge_slabs(machine: Machine, owners: Owners) -> Iterator[Finding]:
+    # Of slabs that are as their page says; KFENCE's have other pages.
+    index = owners.index
+    kfence = (index.known_by & np.uint8(KnownBy.KFENCE)) != 0
+    rows = np.flatnonzero(index.marked & (owners.cache >= 0) & ~kfence)
+    if not len(rows):
+        return iter(())
+    raw = np.ascontiguousarray(index.raw[rows, : machine.page.size])
+    page = PageBlock(0, 0, raw, machine.page, machine.memory.byteorder)
+    vector = _vectors(index)[rows]
+    words = SlabWords(
+        index.pages[rows],
+        page.refcounts.astype(np.uint32).view(np.int32).astype(np.int64),
+        page.flags & np.uint64(flags_of_users(machine)),
+        vector,
+        _judge_vectors(machine, index, rows, vector),
+    )
+    return judge_slab_words(words, owners.name, _flag_names(machine))
+
+
+def _vectors(index: SlabIndex) -> U64:
+    # Since Linux kernel commit 21c690a349ba ("mm: introduce slabobj_ext to support
+    # slab object extensions") (in v6.10) obj_exts; memcg_data since 87944e2992bd
+    # ("mm: Introduce page memcg flags") (in v5.11).
+    for name in ("obj_exts", "memcg_data", "obj_cgroups"):
+        if index.structure.has(name):
+            return index[name]
+    return np.zeros(len(index), np.uint64)
+
+
+def _judge_vectors(machine: Machine, index: SlabIndex, rows: I64, vector: U64) -> I64:
+    # Positions in VECTOR. Bit 0 says that it is a vector, bit 1 that the page is
+    # no slab; bit 2, or any of them alone, that there is none for another reason.
+    extended = index.structure.has("obj_exts")
+    bits, address = vector & np.uint64(7), vector & ~np.uint64(7)
+    wrong = np.zeros(len(rows), np.int64)
+    there = address != 0
+    if extended:
+        odd = there & (bits & np.uint64(2) != 0)
+    else:
+        odd = (vector != 0) & ((bits != 1) | ~there)
+    wrong[odd] = 1
+    kernels = machine.memory.is_kernel_address(address)
+    wrong[there & ~odd & ~kernels] = 2
+    # kmalloc() takes a vector from a slab, unless it is a large one.
+    sound = np.flatnonzero(there & ~odd & kernels)
+    step = machine.structure("struct slabobj_ext").size if extended else machine.memory.word_size
+    small = np.ones(len(rows), np.bool_)
+    if index.layout.allocator == "SLUB":
+        small = index["objects"][rows] * np.uint64(step) <= np.uint64(machine.memory.page_size)
+    outside = index.rows_of_addresses(address[sound]) < 0
+    outside &= ~kfence_pool(machine).contains(address[sound])
+    wrong[sound[outside & small[sound]]] = 3
+    # Every slab has its own.
+    _, which, times = np.unique(address[sound], return_inverse=True, return_counts=True)
+    wrong[sound[(times[which.reshape(-1)] > 1) & (wrong[sound] == 0)]] = 4
+    return wrong
+
+
+def _on_lists(machine: Machine, pages: Counted) -> Bools:
+    # Which pages are on a list of free pages of a CPU.
+    found = np.zeros(len(pages.pfns), np.bool_)
+    for row in range(min(len(found), _MOST_WALKED)):
+        found[row] = not pages.slab[row] and on_list(machine, int(pages.pfns[row]))
+    return found
 
 
 def _slab_pages(machine: Machine, index: SlabIndex, free: FreeMemory) -> Iterator[SlabPages]:

@@ -21,7 +21,7 @@ from .index import KnownBy, SlabIndex
 from .ledger import Suspect
 from .machine import Machine
 from .machine.memory import Bools
-from .pagecheck import judge_memory
+from .pagecheck import Owners, judge_memory
 from .pages.scan import PageScan
 from .reading import Reading
 
@@ -50,7 +50,9 @@ def judge_machine(reading: Reading) -> List[Finding]:
         )
         found += _numbered([lost], found)
     if not machine.is_live:
-        found += judge_memory(machine, index, scan.unreadable, found)
+        allocator = reading.allocator
+        owners = Owners(index, allocator.ownership.cache, allocator.caches.names)
+        found += judge_memory(machine, owners, scan.unreadable, found)
     return found
 
 

@@ -190,6 +190,33 @@ _PAGES = _names("""
     alloc_frozen_pages_nolock_noprof alloc_pages_nolock_noprof try_alloc_pages_noprof
     free_pages_nolock free_frozen_pages_nolock
 """)
+# Compound pages that come about or end elsewhere: HugeTLB folios of several
+# blocks, and folios that are split.
+_COMPOUND = _names("""
+    prep_compound_gigantic_page __prep_compound_gigantic_page prep_compound_gigantic_folio
+    __prep_compound_gigantic_folio prep_compound_gigantic_page_for_demote
+    prep_compound_gigantic_folio_for_demote destroy_compound_gigantic_page
+    __destroy_compound_gigantic_page destroy_compound_gigantic_folio
+    __destroy_compound_gigantic_folio destroy_compound_hugetlb_page_for_demote
+    destroy_compound_hugetlb_folio_for_demote
+    prep_and_add_allocated_folios prep_and_add_bootmem_folios gather_bootmem_prealloc
+    hugetlb_folio_init_vmemmap hugetlb_folio_init_tail_vmemmap
+    update_and_free_page __update_and_free_page update_and_free_hugetlb_folio
+    __update_and_free_hugetlb_folio alloc_fresh_huge_page alloc_fresh_hugetlb_folio
+    alloc_buddy_huge_page alloc_buddy_hugetlb_folio alloc_gigantic_page alloc_gigantic_folio
+    demote_pool_huge_page demote_free_huge_page demote_free_hugetlb_folio
+    demote_free_hugetlb_folios demote_store dissolve_free_huge_page dissolve_free_hugetlb_folio
+    alloc_huge_page_vmemmap free_huge_page_vmemmap hugetlb_vmemmap_alloc hugetlb_vmemmap_free
+    hugetlb_vmemmap_restore hugetlb_vmemmap_optimize hugetlb_vmemmap_restore_folio
+    hugetlb_vmemmap_restore_folios hugetlb_vmemmap_optimize_folio
+    hugetlb_vmemmap_optimize_folios __hugetlb_vmemmap_restore_folio
+    __hugetlb_vmemmap_optimize_folio __hugetlb_vmemmap_optimize_folios
+    vmemmap_remap_free vmemmap_remap_alloc vmemmap_remap_range
+    split_huge_page_to_list split_huge_page_to_list_to_order __split_huge_page
+    __split_huge_page_tail __split_huge_page_to_list_to_order __split_folio_to_order
+    __split_unmapped_folio __folio_split __folio_freeze_and_split_unmapped folio_split
+    folio_split_unmapped try_folio_split deferred_split_scan
+""")
 # Who holds a lock of the allocators without changing anything.
 _READERS = _names("""
     validate_slab validate_slab_node validate_slab_cache process_slab slab_debug_trace_open
@@ -210,6 +237,7 @@ SLUB_ANY = "slub"
 SLAB_SLABS = "slab-slabs"
 OBJECTS = "objects"
 PAGES = "pages"
+COMPOUND = "compound-pages"
 LOCKS = "locks"
 
 # A page allocator that was called last, by a call that never returns to its
@@ -231,6 +259,9 @@ ACTIVITIES: Mapping[str, Activity] = {
         "allocating or freeing an object", _OBJECTS | _SLUB_SLABS | _SLAB_SLABS, frozenset()
     ),
     PAGES: Activity("taking or giving back pages", _PAGES, frozenset()),
+    COMPOUND: Activity(
+        "making, splitting or giving back compound pages", _PAGES | _COMPOUND, frozenset()
+    ),
     LOCKS: Activity(
         "where such a lock is held",
         _SLUB_SLABS | _SHEAVES | _SLAB_SLABS | _READERS,

@@ -258,6 +258,17 @@ def tail_runs(links: U64, pages: Rows) -> TailRuns:
     return TailRuns(edges[:-1], edges[1:] - edges[:-1])
 
 
+def compound_word_is_mask(machine: Machine) -> bool:
+    """
+    Return whether the compound word of a tail can be a mask.
+
+    Since Linux kernel commit 8c846c879e22 (in v7.1) it is one where HugeTLB
+    folios share their tails; the word got its name in d50569612c29 (in v7.1).
+    """
+    page = machine.structure("struct page")
+    return page.has("compound_info") and page.size & (page.size - 1) == 0
+
+
 def head_pages(tails: U64, links: U64) -> U64:
     """
     Return the ``struct page *`` of the head that each tail leads to.

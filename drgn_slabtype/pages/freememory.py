@@ -12,7 +12,7 @@ but for the first page of each free block.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Dict, List, NamedTuple, Optional, Tuple
+from typing import Dict, List, NamedTuple, Optional, Protocol, Sequence, Tuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,14 +22,15 @@ from drgn.helpers.linux.nodemask import for_each_online_node
 
 from ..machine import Machine
 from ..machine.locks import WrongWord, lock_state
-from ..machine.memory import U64
+from ..machine.memory import U64, Bools
 from .blocks import pageblock_order
-from .folios import MAX_BUDDY_ORDER, Folios, FreeBlocks
+from .folios import MAX_BUDDY_ORDER, Folios
 from .kpageflags import for_each_block
 from .mapcount import whole_mapcounts
 from .zones import zone_bits, zone_names
 
 I64 = npt.NDArray[np.int64]
+I32 = npt.NDArray[np.int32]
 U32 = npt.NDArray[np.uint32]
 
 # What a link of a free block leads to, if not to a page.
@@ -86,7 +87,7 @@ class Strays(NamedTuple):
     pfns: U64
     words: U32
     flags: U64
-    refcounts: U32
+    refcounts: I32
 
 
 @dataclass(frozen=True)
@@ -122,13 +123,25 @@ class FreeMemory:
     """Blocks below this order always merge with their neighbour."""
 
 
-def free_memory(machine: Machine) -> FreeMemory:
+class Observer(Protocol):
+    """Who takes part in a pass over the memory map."""
+
+    def take(self, folios: Folios, free: Bools) -> None:
+        """
+        Look at a block of pages; they come in ascending order.
+
+        :param free: Which pages lie in free blocks.
+        """
+
+
+def free_memory(machine: Machine, others: Sequence[Observer] = ()) -> FreeMemory:
     """
     Collect what there is to judge about free memory and typed pages.
 
+    :param others: Who looks at the same blocks of pages.
     :raises LayoutError: if the kernel's page types are not understood.
     """
-    return _Collector(machine).collect()
+    return _Collector(machine).collect(others)
 
 
 class _Collector:
@@ -151,15 +164,13 @@ class _Collector:
         self.rows: Dict[Tuple[int, int], int] = {}
         self.large: Dict[int, Tuple[int, int]] = {}
 
-    def collect(self) -> FreeMemory:
+    def collect(self, others: Sequence[Observer]) -> FreeMemory:
         self._zones()
         parts: List[Tuple[npt.NDArray[np.generic], ...]] = []
         inside: List[Strays] = []
         tails: List[Strays] = []
         mapped: List[Strays] = []
-        free = FreeBlocks()
-        for folios, _ in for_each_block(self.machine):
-            pages = free.inside(folios)
+        for folios, pages in for_each_block(self.machine):
             typed = self.encoding.has_type(folios.words[: len(folios)])
             # A page that says two things at once is judged by its word.
             sane = ~self.encoding.conflict(folios.words[: len(folios)])
@@ -167,11 +178,17 @@ class _Collector:
             parts.append(self._blocks(folios, np.flatnonzero(buddy)))
             rows = np.flatnonzero(pages & ~buddy)
             odd = (folios.flags[rows] & self.checked != 0) | typed[rows] | folios.tails[rows]
-            odd |= folios.column(folios.where.refcount, 4)[rows] != 0
+            odd |= folios.block.refcounts[rows] != 0
             inside.append(self._strays(folios, rows[odd]))
-            tails.append(self._strays(folios, np.flatnonzero(typed & folios.tails)))
+            # What only stands in for a tail where the memory map is folded is a
+            # head, with its type.
+            rows = np.flatnonzero(typed)
+            rows = rows[folios.block.tails_of(rows)]
+            tails.append(self._strays(folios, rows))
             mapped.append(self._mapped(folios, typed))
             self._large(folios)
+            for other in others:
+                other.take(folios, pages)
         columns = [np.concatenate(column) for column in zip(*parts)] or [np.zeros(0, np.int64)] * 7
         pfn, order, flags, refcount, place, after, before = columns
         zone = np.array([self._zone_row(int(p)) for p in np.unique(place)], np.int64)
@@ -237,7 +254,7 @@ class _Collector:
             rows + folios.block.pfn,
             np.minimum(folios.long(folios.where.private)[rows], 255),
             flags & self.checked,
-            folios.column(folios.where.refcount, 4)[rows],
+            _signed(folios.block.refcounts[rows]),
             self.bits.place(flags),
             folios.long(compound)[rows],
             folios.long(compound + step)[rows],
@@ -248,7 +265,7 @@ class _Collector:
             rows.astype(np.uint64) + np.uint64(folios.block.pfn),
             folios.words[rows],
             folios.flags[rows] & self.checked,
-            folios.column(folios.where.refcount, 4)[rows].astype(np.uint32),
+            _signed(folios.block.refcounts[rows]),
         )
 
     def _mapped(self, folios: Folios, typed: npt.NDArray[np.bool_]) -> Strays:
@@ -302,10 +319,14 @@ class _Collector:
         return {pfn: word for pfn, word, ok in zip(pages.tolist(), words, rows.ok) if ok}
 
 
+def _signed(counts: U32) -> I32:
+    return counts.astype(np.uint32).view(np.int32)
+
+
 def _joined(parts: List[Strays]) -> Strays:
     if not parts:
         long, word = np.zeros(0, np.uint64), np.zeros(0, np.uint32)
-        return Strays(long, word, long, word)
+        return Strays(long, word, long, word.view(np.int32))
     return Strays(
         np.concatenate([part.pfns for part in parts]),
         np.concatenate([part.words for part in parts]),

@@ -232,7 +232,8 @@ class KindFinder:
         mapping = block.long(rules.where.mapping)[rows]
         cached = (mapping >> np.uint64(32) != 0) & (mapping & np.uint64(3) == 0)
         kinds[rows[cached]] = self.numbers["file"]
-        unused = rows[~cached & (block.refcounts[rows] == 0)]
+        # What was given back once too often counts less than no references.
+        unused = rows[~cached & (block.refcounts[rows].astype(np.int32) <= 0)]
         kinds[unused] = self.numbers["pcp"]
         after, before = self._fields.compound, self._fields.compound + self._fields.long
         self._unused.append((pages[unused], block.long(after)[unused], block.long(before)[unused]))

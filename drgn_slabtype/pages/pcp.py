@@ -28,6 +28,7 @@ from .zones import online_nodes
 
 Orders = npt.NDArray[np.int64]
 
+_LONGEST = 1 << 16  # more pages than a CPU keeps on one list
 _COSTLY_ORDER = 3  # lists of larger blocks are for huge pages only
 
 
@@ -78,6 +79,26 @@ def orders_on_lists(
     orders = np.full(nothing + 1, -1)
     orders[len(pages) : nothing] = lists.orders
     return orders[leads[: len(pages)]]
+
+
+def on_list(machine: Machine, pfn: int) -> bool:
+    """Return whether a page is on a list of a CPU: whether its links lead back to one's head."""
+    fields, lists, word = machine.page, _lists(machine), machine.memory.word_size
+    heads, read = set(lists.addresses.tolist()), machine.prog.read_word
+    link = fields.vmemmap + pfn * fields.size + fields.compound
+    try:
+        for _ in range(_LONGEST):
+            before = read(link + word)
+            if not machine.memory.is_kernel_address(np.array([before], np.uint64))[0]:
+                return False
+            if read(before) != link:
+                return False
+            if before in heads:
+                return True
+            link = before
+    except FaultError:
+        pass
+    return False
 
 
 def _lists(machine: Machine) -> _Lists:

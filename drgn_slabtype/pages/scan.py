@@ -289,7 +289,7 @@ def compound_orders(machine: Machine, layout: PageTypeLayout, raw: U8) -> U8:
     """
     size = machine.page.size
     flags = machine.structure("struct page").column(raw[:, :size], _flags_member(machine))
-    offset = _order_offset(machine)
+    offset = folio_order_offset(machine)
     is_head = (flags >> np.uint64(layout.head_flag)) & np.uint64(1)
     return np.where(is_head.astype(np.bool_), raw[:, offset], 0).astype(np.uint8)
 
@@ -299,7 +299,8 @@ def _flags_member(machine: Machine) -> str:
     return "flags.f" if machine.structure("struct page").has("flags.f") else "flags"
 
 
-def _order_offset(machine: Machine) -> int:
+def folio_order_offset(machine: Machine) -> int:
+    """Return where the order of a compound page is, in bytes from its head on."""
     # Since Linux kernel commit ebc1baf5c9b4 ("mm: free up a word in the first
     # tail page") (in v6.6), the order is in the low byte of the first tail's
     # flags. Since 379708ffde1b (in v6.1) it is folio._folio_order, which is

@@ -83,7 +83,7 @@ def descriptors(
     to_other, two = put("slab_cache", lambda v: v.other.address), beside_a_cache(PARTIAL, another)
     suite.recipe("cache-pointer-of-another-cache", two, to_other, root)
     for name, order in orders.items():
-        root = Root("slab-order-wrong", found=NOW)
+        root = Root("slab-order-wrong", found=NOW, also=frozenset({"page-tail-head"}))
         suite.recipe(f"order-{name}", large, put("order", order), root)
 
 

@@ -33,7 +33,7 @@ def make_kernel_with(slabs: List[Tuple[int, int]], num_pages: int = 64) -> Kerne
 def set_order(kernel: Kernel, pfn: int, order: int) -> None:
     if order:
         tail = kernel.page(pfn + 1)
-        offset = scan_module._order_offset(machine(kernel.prog)) - sizeof(tail.type_.type)
+        offset = scan_module.folio_order_offset(machine(kernel.prog)) - sizeof(tail.type_.type)
         kernel.write(tail.value_() + offset, bytes([order]))
 
 

@@ -25,7 +25,7 @@ _SLAB = 0xF5000000
 
 def _no_strays() -> Strays:
     long, word = np.zeros(0, np.uint64), np.zeros(0, np.uint32)
-    return Strays(long, word, long, word)
+    return Strays(long, word, long, word.view(np.int32))
 
 
 def _strays(pfn: int, word: int = 0xFFFFFFFF, flags: int = 0, refcount: int = 0) -> Strays:
@@ -33,7 +33,7 @@ def _strays(pfn: int, word: int = 0xFFFFFFFF, flags: int = 0, refcount: int = 0)
         np.array([pfn], np.uint64),
         np.array([word], np.uint32),
         np.array([flags], np.uint64),
-        np.array([refcount], np.uint32),
+        np.array([refcount], np.int32),
     )
 
 

@@ -36,7 +36,7 @@ def make_slabs(kernel: Kernel, slabs: List[Tuple[int, int]]) -> None:
         if not order:
             continue
         tail = kernel.page(pfn + 1)
-        offset = scan_module._order_offset(machine(kernel.prog)) - sizeof(tail.type_.type)
+        offset = scan_module.folio_order_offset(machine(kernel.prog)) - sizeof(tail.type_.type)
         kernel.write(tail.value_() + offset, bytes([order]))
 
 

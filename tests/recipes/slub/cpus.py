@@ -157,7 +157,8 @@ recipe(
     "cpu-partial-next-garbage",
     _THREE,
     put(_next(1), GARBAGE),
-    _on(1, "list-broken", found=NOW, also=_LOST),
+    # Before Linux 6.2, it is what makes any other page a tail.
+    _on(1, "list-broken", found=NOW, also=_LOST | {"page-tail-head"}),
 )
 recipe("cpu-partial-cycle", _THREE, _FIRST, _on(-1, "list-broken", found=NOW, also=_LOST))
 recipe(

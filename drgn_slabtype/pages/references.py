@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+References and flags of pages
+-----------------------------
+
+Pages outside of free memory whose count of references is below zero, tails of
+compound pages that have a count of their own, and tails of slabs with flags.
+"""
+
+from __future__ import annotations
+
+from typing import List, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ..machine import Machine
+from ..machine.memory import U64, Bools
+from .folios import Folios
+
+I64 = npt.NDArray[np.int64]
+
+# Flags that a page gets from users of pages, on LRU lists, in the page cache,
+# from a driver: nobody has a slab's page to give them to. Not among them are what
+# the allocators set themselves (locked, active, workingset), what is set whoever
+# a page belongs to (hwpoison, arch_1 and the like), and what waiting for the lock
+# of a page leaves behind (waiters).
+_OF_USERS = (
+    "PG_referenced", "PG_uptodate", "PG_dirty", "PG_lru", "PG_error", "PG_owner_priv_1",
+    "PG_reserved", "PG_private", "PG_private_2", "PG_writeback", "PG_mappedtodisk",
+    "PG_owner_2", "PG_reclaim", "PG_swapbacked", "PG_unevictable", "PG_mlocked",
+)  # fmt: skip
+
+
+class Counted(NamedTuple):
+    """Pages and how many references each has."""
+
+    pfns: I64
+    counts: I64
+    slab: Bools
+    """Which are pages of slabs."""
+
+
+class Flagged(NamedTuple):
+    """Pages and flags that they should not have."""
+
+    pfns: I64
+    flags: U64
+    heads: I64
+    """Page frame of the head of each."""
+
+
+def flags_of_users(machine: Machine) -> int:
+    """Return the flags that no page of a slab can have, found once."""
+    return machine.fact(_flags_of_users)
+
+
+def _flags_of_users(machine: Machine) -> int:
+    # In some kernels a name is that of a mask or an alias, and no bit.
+    flags = machine.enumerators("pageflags")
+    bits = [flags[name] for name in _OF_USERS if name in flags]
+    return sum(1 << bit for bit in {*bits} - {machine.layout.slab_flag, machine.layout.head_flag})
+
+
+class References:
+    """Collects pages with too few or too many references; takes blocks of pages."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._mask = np.uint64(flags_of_users(machine))
+        self._unmade = np.uint64(machine.layout.flags_mask)
+        self._negative: List[Counted] = []
+        self._held: List[Counted] = []
+        self._flagged: List[Flagged] = []
+        # In the second page, the lowest flags are a folio's own; its order, since
+        # Linux kernel commit ebc1baf5c9b4 (in v6.6).
+        self._second = self._mask & ~np.uint64(0xFF)
+
+    def take(self, folios: Folios, free: Bools) -> None:
+        """
+        Look at a block of pages.
+
+        :param free: Which pages lie in free blocks; they are judged with these.
+        """
+        block = folios.block
+        counts = block.refcounts.astype(np.uint32).view(np.int32)
+        odd = ((counts < 0) & ~free).nonzero()[0]
+        # A struct page that was never made has all flags.
+        odd = odd[folios.flags[odd] != self._unmade]
+        tails = block.tails.nonzero()[0]
+        held = tails[counts[tails] != 0]
+        held = held[~free[held] & (folios.flags[held] != self._unmade)]
+        for rows, into in ((odd[~folios.tails[odd]], self._negative), (held, self._held)):
+            if len(rows):
+                slab = folios.slab()[folios.head[rows]]
+                into.append(Counted(rows + block.pfn, counts[rows].astype(np.int64), slab))
+        # A page after the head, alone, is no reason to look which ones are slabs.
+        rows = tails[folios.flags[tails] & self._mask != 0]
+        rows = rows[folios.slab()[folios.head[rows]]] if len(rows) else rows
+        if len(rows):
+            second = folios.pfns[folios.head[rows]] + np.uint64(1) == folios.pfns[rows]
+            flags = folios.flags[rows] & np.where(second, self._second, self._mask)
+            rows, flags = rows[flags != 0], flags[flags != 0]
+            heads = folios.pfns[folios.head[rows]].astype(np.int64)
+            self._flagged.append(Flagged(rows + block.pfn, flags, heads))
+
+    # After the last block.
+
+    @property
+    def negative(self) -> Counted:
+        """Pages that are no tails, with less than no references."""
+        return _counted(self._negative)
+
+    @property
+    def held(self) -> Counted:
+        """Tails of compound pages with references of their own."""
+        return _counted(self._held)
+
+    @property
+    def flagged(self) -> Flagged:
+        """Tails of slabs with flags of pages of users."""
+        none = np.zeros(0, np.int64)
+        parts = [Flagged(none, np.zeros(0, np.uint64), none), *self._flagged]
+        return Flagged(*(np.concatenate(column) for column in zip(*parts)))
+
+
+def _counted(parts: List[Counted]) -> Counted:
+    none = np.zeros(0, np.int64)
+    every = [Counted(none, none, np.zeros(0, np.bool_)), *parts]
+    return Counted(*(np.concatenate(column) for column in zip(*every)))

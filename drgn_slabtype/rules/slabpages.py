@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Pages of slabs, and references of all pages.
+
+How many references a slab's page has is the same for every slab of a machine:
+one through Linux 6.13, none since commit 9aec2fb0fd5e ("slab: allocate frozen
+pages") (in v6.14). The slabs themselves tell which.
+"""
+
+from __future__ import annotations
+
+from typing import Callable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+
+from ..findings import Finding
+from ..ledger import I64, Bools
+from ..machine.memory import U64
+from ..pages.references import Counted, Flagged
+from .compound import CacheOf
+from .pagefindings import PageNames
+
+FlagNames = Callable[[int], Sequence[str]]
+"""Returns the names of some of ``page->flags``."""
+
+# So many references somebody may have taken on a slab's page; ocfs2 took some
+# while it sent objects over the network.
+_PLAUSIBLE = 1024
+
+
+class SlabWords(NamedTuple):
+    """What the head pages of slabs say, as columns: slabs that belong to a cache."""
+
+    page: U64
+    """``struct slab *``."""
+    refcount: I64
+    flags: U64
+    """Those that no slab can have; the others are left out."""
+    vector: U64
+    """``obj_cgroups``, ``memcg_data`` or ``obj_exts``."""
+    vector_wrong: I64
+    """What speaks against it: position in :data:`VECTOR`, 0 for nothing."""
+
+
+VECTOR: Tuple[str, ...] = (
+    "",
+    "has bits set that no vector has",
+    "leads to what is no address of the kernel's",
+    "leads into no slab, where kmalloc() has put it",
+    "is that of another slab, too",
+)
+"""What can speak against a vector of object cgroups, as a sentence goes on."""
+
+
+def usual_references(refcount: I64) -> Optional[int]:
+    """
+    Return how many references the page of a slab has on this machine.
+
+    ``None`` if fewer than two thirds of the slabs agree, or the number is neither 0 nor 1.
+    """
+    values, times = np.unique(refcount, return_counts=True)
+    if not len(values) or 3 * int(times.max()) < 2 * len(refcount):
+        return None
+    usual = int(values[times.argmax()])
+    return usual if usual in (0, 1) else None
+
+
+def judge_slab_words(
+    words: SlabWords, cache_of: CacheOf, flag_names: FlagNames
+) -> Iterator[Finding]:
+    """Yield what is wrong with the head pages of slabs."""
+    usual = usual_references(words.refcount)
+    if usual is not None:
+        for row in np.flatnonzero(words.refcount != usual).tolist():
+            page, count = int(words.page[row]), int(words.refcount[row])
+            cache = cache_of(page)
+            # A page without references of its own cannot be referred to.
+            taken = usual == 1 and 1 < count <= _PLAUSIBLE
+            yield Finding(
+                "slab-referenced" if taken else "page-refcount",
+                f"{cache}: slab 0x{page:x} has refcount {count}; "
+                f"{'the other slabs have' if len(words.page) > 1 else 'expected'} {usual}",
+                cache=cache,
+                slab=page,
+                expected=usual,
+                found=count,
+            )
+    for row in np.flatnonzero(words.flags != 0).tolist():
+        page, flags = int(words.page[row]), int(words.flags[row])
+        cache, told = cache_of(page), "|".join(flag_names(flags))
+        yield Finding(
+            "slab-flags-wrong",
+            f"{cache}: slab 0x{page:x} has flags 0x{flags:x} ({told}), which no slab can have",
+            cache=cache,
+            slab=page,
+            found=hex(flags),
+        )
+    for row in np.flatnonzero(words.vector_wrong != 0).tolist():
+        page, vector = int(words.page[row]), int(words.vector[row])
+        cache = cache_of(page)
+        yield Finding(
+            "slab-vector-wrong",
+            f"{cache}: slab 0x{page:x} has 0x{vector:x} for its vector of object cgroups, which "
+            f"{VECTOR[int(words.vector_wrong[row])]}",
+            cache=cache,
+            slab=page,
+            found=vector,
+        )
+
+
+def judge_references(
+    negative: Counted, held: Counted, names: PageNames, on_list: Bools
+) -> Iterator[Finding]:
+    """
+    Yield the pages with fewer references than none, and tails with any.
+
+    :param on_list: Which of the former are free, on a list of a CPU.
+    """
+    for row in range(len(negative.pfns)):
+        pfn, count = int(negative.pfns[row]), int(negative.counts[row])
+        what = "is free, on a list of a CPU, and" if on_list[row] else "is in use and"
+        yield _count(
+            pfn, names, f"{what} has refcount {count}", count, "pcp" if on_list[row] else None
+        )
+    for row in range(len(held.pfns)):
+        pfn, count = int(held.pfns[row]), int(held.counts[row])
+        what = f"is a tail of a compound page and has refcount {count} of its own"
+        yield _count(pfn, names, what, count, None)
+
+
+def _count(pfn: int, names: PageNames, what: str, count: int, place: Optional[str]) -> Finding:
+    page = names.page(pfn)
+    return Finding(
+        "page-refcount",
+        f"page 0x{page:x} (PFN {pfn:#x}) {what}",
+        page=page,
+        place=place,
+        expected=None if place is None and count < 0 else 0,
+        found=count,
+    )
+
+
+def judge_tail_flags(
+    flagged: Flagged, names: PageNames, cache_of: CacheOf, flag_names: FlagNames
+) -> List[Finding]:
+    """Return the tails of slabs that have flags of pages of users."""
+    found: List[Finding] = []
+    for pfn, flags, head in zip(*(column.tolist() for column in flagged)):
+        page, slab = names.page(pfn), names.page(head)
+        cache, told = cache_of(slab), "|".join(flag_names(flags))
+        if cache is None:
+            continue  # what is marked as slab and is none is judged by its mark
+        found.append(
+            Finding(
+                "slab-flags-wrong",
+                f"page 0x{page:x} (PFN {pfn:#x}), tail {pfn - head} of slab 0x{slab:x}, has flags "
+                f"0x{flags:x} ({told}), which no page of a slab can have",
+                cache=cache,
+                slab=slab,
+                page=page,
+                found=hex(flags),
+            )
+        )
+    return found

@@ -1,0 +1,349 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Compound pages, references and pages of slabs of real kernels, whole and damaged."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Callable, Dict, List, Tuple
+
+import numpy as np
+import pytest
+
+from drgn_slabtype import demo
+from drgn_slabtype.answers.page import page_info
+from drgn_slabtype.capture import is_capture, open_capture
+from drgn_slabtype.check import check
+from drgn_slabtype.findings import Report
+from drgn_slabtype.machine import machine as machine_of
+from drgn_slabtype.pages.kinds import TAIL
+from drgn_slabtype.pages.scan import folio_order_offset
+from drgn_slabtype.pages.survey import Survey, survey
+from drgn_slabtype.reading import Reading
+
+from ..recipes.overlay import Write, overlay
+
+HERE = Path(__file__).parent
+CAPTURES: List[Path] = [
+    path for path in sorted(HERE.glob("*/capture.xz")) if is_capture(str(path))
+] or demo.captures()
+
+pytestmark = pytest.mark.skipif(not CAPTURES, reason="there are no captures to damage")
+
+ERAS = (
+    "debian-5.10-plain", "debian-6.1-plain", "debian-6.18-plain", "debian-7-numa",
+    "slab-6.1-rfc3-plain", "slub-6.12-tiny-plain",
+)  # fmt: skip
+"""Captures that differ in how a tail leads to its head, or in what a slab's page says."""
+FAR = 0xFFFF888000000000  # an address of the kernel's, in no struct page
+
+
+class Kernel:
+    """A capture, where things are in its memory map, and what it says when they are changed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        prog = self.prog = open_capture(str(path))
+        self.fields = machine_of(prog).page
+        self.layout = machine_of(prog).layout
+        self.reading = Reading(machine_of(prog))
+        self.survey: Survey = survey(machine_of(prog))
+
+    def page(self, pfn: int) -> int:
+        """Return the ``struct page *`` of a page frame."""
+        return self.fields.vmemmap + pfn * self.fields.size
+
+    def at(self, pfn: int, member: str) -> int:
+        """Return where a member of a struct page is."""
+        known = {"flags", "word", "compound", "refcount"}
+        if member in known:
+            return self.page(pfn) + int(getattr(self.fields, member))
+        return self.page(pfn) + self.prog.type("struct page").member(member).offset
+
+    def word(self, pfn: int, member: str) -> int:
+        """Return 8 bytes of a struct page."""
+        return self.prog.read_u64(self.at(pfn, member))
+
+    @property
+    def head_bit(self) -> int:
+        """The flag of a head."""
+        return 1 << self.layout.head_flag
+
+    @cached_property
+    def report(self) -> Report:
+        """What a check says of the kernel as it is."""
+        return check(open_capture(str(self.path)))
+
+    def slab(self, order: int) -> int:
+        """Return the page frame of a slab of that order at least, that belongs to a cache."""
+        index = self.reading.index
+        owned = self.reading.allocator.ownership.cache >= 0
+        rows = np.flatnonzero(owned & (index.orders >= order))
+        if not len(rows):
+            pytest.skip(f"no slab of order {order}")
+        return int(index.pfns[rows[len(rows) // 2]])
+
+    def pages(self, kind: str, tails: bool = False) -> List[int]:
+        """Return the page frames of one kind, heads or tails."""
+        if kind not in self.survey.names:
+            return []
+        number = self.survey.names.index(kind) | (int(TAIL) if tails else 0)
+        return [
+            piece.pfn + row
+            for piece in self.survey.pieces
+            for row in np.flatnonzero(piece.kinds == number).tolist()
+        ]
+
+    def changed(self, *writes: Tuple[int, str, int, int]) -> Report:
+        """Return what a check says with (page frame, member, value, width) written."""
+        prog = open_capture(str(self.path))
+        data = [
+            Write(self.at(pfn, m), (v % (1 << 8 * w)).to_bytes(w, "little"))
+            for pfn, m, v, w in writes
+        ]
+        overlay(prog, data)
+        return check(prog)
+
+
+@pytest.fixture(
+    scope="module",
+    params=[path for path in CAPTURES if path.parent.name in ERAS] or CAPTURES[:1],
+    ids=lambda path: path.parent.name,
+)
+def kernel(request: pytest.FixtureRequest) -> Kernel:
+    return Kernel(request.param)
+
+
+def _roots(report: Report) -> List[Tuple[str, int]]:
+    return [
+        (finding.code, finding.page or finding.slab or 0)
+        for finding in report.findings
+        if finding.because is None
+    ]
+
+
+TAIL_WORDS: Dict[str, Callable[[Kernel, int, int], int]] = {
+    "detached": lambda kernel, head, tail: 0,
+    "poison": lambda kernel, head, tail: 0xDEAD000000000100,
+    "bit 3 flipped": lambda kernel, head, tail: kernel.word(tail, "compound") ^ 8,
+    "bit 40 flipped": lambda kernel, head, tail: kernel.word(tail, "compound") ^ 1 << 40,
+    "to another": lambda kernel, head, tail: kernel.page(head - 1) + 1,
+    "to itself": lambda kernel, head, tail: kernel.page(tail) + 1,
+    "to no page": lambda kernel, head, tail: FAR + 1,
+    "all ones": lambda kernel, head, tail: (1 << 64) - 1,
+}
+
+
+@pytest.mark.parametrize("name", TAIL_WORDS)
+def test_slab_has_all_of_its_tails(kernel: Kernel, name: str) -> None:
+    head = kernel.slab(2)
+    tail = head + (1 if name in ("detached", "to another", "all ones") else 3)
+    value = TAIL_WORDS[name](kernel, head, tail)
+    report = kernel.changed((tail, "compound", value, 8))
+    assert _roots(report) == [("page-tail-head", kernel.page(tail))]
+    finding = report.findings[0]
+    assert (finding.slab, finding.moving) == (kernel.page(head), False)
+    assert f"tail {tail - head} of slab 0x{kernel.page(head):x} of {finding.cache}" in (
+        finding.message
+    )
+
+
+def test_tail_that_is_made_a_head(kernel: Kernel) -> None:
+    head, bit = kernel.slab(2), kernel.head_bit
+    flags = kernel.word(head + 2, "flags")
+    made = (head + 2, "flags", flags | bit, 8)
+    for writes in ([made], [made, (head + 2, "compound", 0, 8)]):
+        report = kernel.changed(*writes)
+        assert _roots(report) == [("page-tail-head", kernel.page(head + 2))]
+
+
+@pytest.mark.parametrize("kind", ["anon", "reserved", "other"])
+def test_page_that_is_made_a_head_or_a_tail(kernel: Kernel, kind: str) -> None:
+    single = [pfn for pfn in kernel.pages(kind) if not kernel.word(pfn, "flags") & kernel.head_bit]
+    if not single:
+        pytest.skip(f"no page of kind {kind}")
+    pfn, flags = single[-1], kernel.word(single[-1], "flags")
+    report = kernel.changed((pfn, "flags", flags | kernel.head_bit, 8))
+    # What nobody uses yet can be a compound page in the making.
+    told = [*report.findings, *report.changing]
+    assert [(one.code, one.page) for one in told][:1] == [("page-tail-head", kernel.page(pfn))]
+    assert not report.changing or kind != "anon"
+    report = kernel.changed((pfn, "compound", kernel.page(kernel.slab(2)) + 1, 8))
+    assert _roots(report)[0] == ("page-tail-head", kernel.page(pfn))
+
+
+def test_head_of_many_is_the_root(kernel: Kernel) -> None:
+    heads = kernel.pages("hugetlb")
+    if not heads:
+        pytest.skip("this kernel has no huge pages")
+    head, flags = heads[0], kernel.word(heads[0], "flags")
+    report = kernel.changed((head, "flags", flags & ~kernel.head_bit, 8))
+    assert _roots(report) == [("page-tail-head", kernel.page(head))]
+    assert "511 pages" in report.findings[0].message
+    for order, where in ((0, head), (1, head), (8, head), (12, head), (200, head)):
+        prog = open_capture(str(kernel.path))
+        offset = folio_order_offset(machine_of(prog))
+        overlay(prog, [Write(kernel.page(head) + offset, bytes([order]))])
+        told = [one for one in check(prog).findings if one.code == "page-tail-head"]
+        assert len(told) == 1, order
+        assert told[0].page == kernel.page(where)
+
+
+@pytest.mark.parametrize("order", [0, 1, 4, 200])
+def test_tails_follow_from_the_order_of_a_slab(kernel: Kernel, order: int) -> None:
+    head = kernel.slab(2)
+    prog = open_capture(str(kernel.path))
+    offset = folio_order_offset(machine_of(prog))
+    overlay(prog, [Write(kernel.page(head) + offset, bytes([order]))])
+    report = check(prog)
+    roots = {root for root in _roots(report) if root[0] != "page-tail-head"}
+    assert roots == {("slab-order-wrong", kernel.page(head))}
+    assert len(_roots(report)) == 1
+
+
+def test_map_of_huge_pages_that_is_folded(kernel: Kernel) -> None:
+    # As CONFIG_HUGETLB_PAGE_OPTIMIZE_VMEMMAP does it, with heads that are none.
+    heads = kernel.pages("hugetlb")
+    if not heads or machine_of(kernel.prog).structure("struct page").has("compound_info"):
+        pytest.skip("no huge pages, or their map is never folded onto the head")
+    prog = open_capture(str(kernel.path))
+    for head in heads:
+        page, step = kernel.page(head), 4096
+        assert page % step == 0
+        first = prog.read(page, step)
+        overlay(prog, [Write(page + step * number, first) for number in range(1, 8)])
+    report = check(prog)
+    assert report.findings == []
+    assert report.changing == kernel.report.changing
+
+
+@pytest.mark.parametrize("count", [-1, -1000, 2, 1000, 1 << 20])
+def test_references_of_a_slab(kernel: Kernel, count: int) -> None:
+    head = kernel.slab(0)
+    usual = kernel.prog.read_u32(kernel.at(head, "refcount"))
+    told = "slab-referenced" if usual and 1 < count <= 1024 else "page-refcount"
+    for wrong in (1 - usual, count):
+        report = kernel.changed((head, "refcount", wrong, 4))
+        found = [*report.findings, *report.notes]
+        some = [(one.code, one.slab) for one in found if one.slab is not None]
+        code = told if wrong == count else "page-refcount"
+        assert some == [(code, kernel.page(head))]
+        assert report.exit_status == (0 if code == "slab-referenced" else 1)
+
+
+def test_references_of_most_slabs_tell_how_many_there_are(kernel: Kernel) -> None:
+    index = kernel.reading.index
+    owned = index.pfns[kernel.reading.allocator.ownership.cache >= 0]
+    usual = kernel.prog.read_u32(kernel.at(int(owned[0]), "refcount"))
+    some = owned[: len(owned) // 4].tolist()
+    report = kernel.changed(*((pfn, "refcount", 1 - usual, 4) for pfn in some))
+    assert {code for code, _ in _roots(report)} == {"page-refcount"}
+    assert len(report.findings) == len(some)
+
+
+def test_free_page_of_a_cpu_that_was_given_back_twice(kernel: Kernel) -> None:
+    pfns = kernel.pages("pcp")
+    pfn = pfns[len(pfns) // 2]
+    report = kernel.changed((pfn, "refcount", -1, 4))
+    assert _roots(report) == [("page-refcount", kernel.page(pfn))]
+    finding = report.findings[0]
+    assert (finding.place, finding.expected, finding.found) == ("pcp", 0, -1)
+    assert finding.message.endswith("is free, on a list of a CPU, and has refcount -1")
+    prog = open_capture(str(kernel.path))
+    overlay(prog, [Write(kernel.at(pfn, "refcount"), b"\xff" * 4)])
+    info = page_info(prog, pfn)
+    assert (info.kind, info.refcount) == ("pcp", -1)
+    assert "refcount:-1 " in info.dump[0]
+    others = survey(machine_of(prog))
+    assert [piece.kinds.tolist() for piece in others.pieces] == [
+        piece.kinds.tolist() for piece in kernel.survey.pieces
+    ]
+
+
+def test_other_pages_with_fewer_references_than_none(kernel: Kernel) -> None:
+    for kind in ("anon", "reserved", "table"):
+        for pfn in kernel.pages(kind)[:1]:
+            report = kernel.changed((pfn, "refcount", -3, 4))
+            assert _roots(report) == [("page-refcount", kernel.page(pfn))]
+            assert (report.findings[0].found, report.findings[0].place) == (-3, None)
+    free = kernel.pages("buddy")[-1]
+    told = kernel.changed((free, "refcount", -1, 4)).findings[0]
+    assert (told.code, told.found) == ("page-free-flags", "-1")
+
+
+def test_tail_with_references(kernel: Kernel) -> None:
+    head = kernel.slab(1)
+    report = kernel.changed((head + 1, "refcount", 1, 4))
+    assert _roots(report) == [("page-refcount", kernel.page(head + 1))]
+
+
+@pytest.mark.parametrize("name", ["PG_lru", "PG_dirty", "PG_writeback", "PG_private"])
+def test_flags_that_no_slab_has(kernel: Kernel, name: str) -> None:
+    bit = 1 << machine_of(kernel.prog).enumerators("pageflags")[name]
+    head = kernel.slab(2)
+    for pfn in (head, head + 2):
+        report = kernel.changed((pfn, "flags", kernel.word(pfn, "flags") | bit, 8))
+        assert _roots(report) == [("slab-flags-wrong", kernel.page(pfn))]
+        assert name[3:] in report.findings[0].message
+        assert report.findings[0].slab == kernel.page(head)
+
+
+@pytest.mark.parametrize("name", ["PG_locked", "PG_active", "PG_hwpoison", "PG_arch_1"])
+def test_flags_that_a_slab_can_have(kernel: Kernel, name: str) -> None:
+    flags = machine_of(kernel.prog).enumerators("pageflags")
+    if name not in flags:
+        pytest.skip(f"this kernel has no {name}")
+    head = kernel.slab(2)
+    report = kernel.changed((head, "flags", kernel.word(head, "flags") | 1 << flags[name], 8))
+    assert report.findings == []
+
+
+def test_vectors_of_object_cgroups(kernel: Kernel) -> None:
+    index = kernel.reading.index
+    name = next(
+        (n for n in ("obj_exts", "memcg_data", "obj_cgroups") if index.structure.has(n)), ""
+    )
+    if not name:
+        pytest.skip("this kernel accounts no memory to cgroups")
+    head, other = kernel.slab(2), kernel.slab(0)
+    at = kernel.page(head) + index.structure.offset(name)
+    home = int(index.addresses[index.rows_of_pages(np.array([kernel.page(other)], np.uint64))[0]])
+    beyond = machine_of(kernel.prog).memory.linear_base + (kernel.pages("buddy")[-1] << 12)
+    for value, wrong in (
+        (home + 1, ""),
+        (0x1234567890 | 1, "leads to what is no address"),
+        (home + 2, "has bits set"),
+        (beyond + 1, "leads into no slab"),
+    ):
+        prog = open_capture(str(kernel.path))
+        overlay(prog, [Write(at, value.to_bytes(8, "little"))])
+        report = check(prog)
+        if not wrong:
+            assert report.findings == []
+            continue
+        assert _roots(report) == [("slab-vector-wrong", kernel.page(head))]
+        assert wrong in report.findings[0].message
+    two = [
+        Write(kernel.page(pfn) + index.structure.offset(name), (home + 1).to_bytes(8, "little"))
+        for pfn in (head, other)
+    ]
+    prog = open_capture(str(kernel.path))
+    overlay(prog, two)
+    assert sorted(_roots(check(prog))) == sorted(
+        ("slab-vector-wrong", kernel.page(pfn)) for pfn in (head, other)
+    )
+
+
+@pytest.mark.parametrize("pages", [64, 256])
+def test_compound_pages_that_reach_over_several_blocks(
+    kernel: Kernel, pages: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heads = kernel.pages("hugetlb")
+    if not heads:
+        pytest.skip("this kernel has no huge pages")
+    monkeypatch.setattr("drgn_slabtype.pages.scan.BLOCK_PAGES", pages)
+    assert check(open_capture(str(kernel.path))).findings == []
+    for tail in (heads[0] + 1, heads[0] + 300, heads[0] + 511):
+        report = kernel.changed((tail, "compound", kernel.page(heads[0] + 1) + 1, 8))
+        assert _roots(report) == [("page-tail-head", kernel.page(tail))]
+        assert f"is tail {tail - heads[0]} of" in report.findings[0].message
