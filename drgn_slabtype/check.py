@@ -73,13 +73,13 @@ def check(
         if not _judge_some(report, kernel, _scopes(seen, caches, addresses), progress):
             scan = seen.whole.scan
             _judge(report, seen.whole, _wanted(seen, caches, addresses), groups, progress)
-            # First of all: others follow from it.
-            groups[:0] = filter(None, [list(kernel.damage)])
             if not caches and not addresses:
                 groups += filter(None, [judge_machine(seen.whole)])
             if kernel.is_live and groups:
                 groups, changing = confirm(seen.whole, groups)
                 report.changing += changing
+            # First of all: others follow from it. No judging again would tell it.
+            groups[:0] = filter(None, [list(kernel.damage)])
     except KeyboardInterrupt:
         report.interrupted = True
     found = renumber(join(groups))
@@ -134,7 +134,10 @@ def _judge_some(
 ) -> bool:
     # By readings of less than the machine; leaves the report alone and returns
     # False where that cannot settle it, or there is none.
+    if not scopes or machine.damage:
+        return False
     results: List[CacheResult] = []
+    notes: List[Finding] = []
     totals = Totals()
     for scope in scopes:
         reading = Reading(machine, scope, progress)
@@ -142,11 +145,12 @@ def _judge_some(
             ledger, findings = reading.judge(number)
             if reading.doubts(ledger, findings):
                 return False
-            report.notes += findings
+            notes += findings
             results.append(count_objects(ledger))
         _count_pages(totals, reading)
     report.caches, report.totals = results, totals
-    return bool(scopes)
+    report.notes += notes
+    return True
 
 
 def _judge(
