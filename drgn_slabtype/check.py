@@ -18,7 +18,7 @@ from drgn.helpers.common.format import escape_ascii_string
 from .answers.counts import count_objects
 from .answers.diagnose import explain
 from .answers.lookup import Lookup
-from .confirm import Groups, confirm
+from .confirm import Evidence, Groups
 from .errors import CorruptionError, TargetError
 from .findings import (
     CATALOGUE,
@@ -47,6 +47,7 @@ def check(
     caches: Sequence[str] = (),
     addresses: Sequence[int] = (),
     progress: Optional[Progress] = None,
+    evidence: Optional[Evidence] = None,
 ) -> Report:
     """
     Check the slab allocator of a kernel.
@@ -57,6 +58,8 @@ def check(
         their objects. Where anything speaks against one, it is judged with its
         whole cache.
     :param progress: Called as work goes on.
+    :param evidence: What earlier checks of the same running kernel have seen, to
+        which this one adds: a statement that they could not decide goes on.
     :raises LayoutError: if the kernel's layout is not understood.
     :raises TargetError: if a cache or address is not known.
     :raises UnsupportedError: if the kernel is a 32-bit one.
@@ -76,7 +79,8 @@ def check(
             if not caches and not addresses:
                 groups += filter(None, [judge_machine(seen.whole)])
             if kernel.is_live and groups:
-                groups, changing = confirm(seen.whole, groups)
+                evidence = Evidence() if evidence is None else evidence
+                groups, changing = evidence.confirm(seen.whole, groups)
                 report.changing += changing
             # First of all: others follow from it. No judging again would tell it.
             groups[:0] = filter(None, [list(kernel.damage)])

@@ -72,31 +72,50 @@ class _Again:
         return self._struct_pages.get(page, b"")
 
 
-def confirm(first: Reading, groups: Groups) -> Tuple[Groups, List[Finding]]:
+class Evidence:
     """
-    Read a moving target again until each finding has settled, or time is up.
+    What readings of a moving target have shown so far.
 
-    :param first: The reading that gave *groups*.
-    :return: The findings that stayed, with their attempts, and those of the
-        last reading whose evidence was never twice the same.
+    It lives for one check, or for many of the same running kernel: each check
+    adds to it, so that what one could not decide the next one may.
+
+    >>> evidence = Evidence()
+    >>> first = check(prog, evidence=evidence)
+    >>> second = check(prog, evidence=evidence)
     """
-    before: Callable[[int], bytes] = first.index.struct_page
-    unsettled: List[Finding] = []
-    for attempt, pause in enumerate(_PAUSES, 2):
-        time.sleep(pause)
-        again = _Again(first.machine)
-        stayed: Groups = []
-        unsettled = []
-        for group in groups:
-            found = again.judge(group)
-            same, other = _compare(group, found, before, again.struct_page, attempt)
-            unsettled += other
-            if same:
-                stayed.append(same)
-        groups, before = stayed, again.struct_page
-        if not groups:
-            break
-    return groups, unsettled
+
+    def __init__(self) -> None:
+        self.readings = 0
+        """How often the target was read, or parts of it."""
+
+    def confirm(self, first: Reading, groups: Groups) -> Tuple[Groups, List[Finding]]:
+        """
+        Read a moving target again until each finding has settled, or time is up.
+
+        It can be interrupted at any moment; what is known by then stays here.
+
+        :param first: The reading that gave *groups*.
+        :return: The findings that stayed, with their attempts, and those whose
+            evidence was never twice the same.
+        """
+        before: Callable[[int], bytes] = first.index.struct_page
+        unsettled: List[Finding] = []
+        for attempt, pause in enumerate(_PAUSES, 2):
+            time.sleep(pause)
+            again = _Again(first.machine)
+            self.readings += 1
+            stayed: Groups = []
+            unsettled = []
+            for group in groups:
+                found = again.judge(group)
+                same, other = _compare(group, found, before, again.struct_page, attempt)
+                unsettled += other
+                if same:
+                    stayed.append(same)
+            groups, before = stayed, again.struct_page
+            if not groups:
+                break
+        return groups, unsettled
 
 
 def _compare(

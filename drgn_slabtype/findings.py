@@ -150,6 +150,11 @@ class Finding:
     """:attr:`id` of the finding this one follows from; ``None`` for a root."""
     attempts: int = 1
     """How often a moving target was read before this was stated."""
+    seen: int = 1
+    """How many of these readings showed it, in whatever state."""
+    confirmed: int = 0
+    """How often it came back unchanged, with its evidence unchanged around it; on a
+    target that stands still, that is never asked."""
     moving: Annotated[bool, HIDDEN] = False
     """Work in progress explains it: the kernel was stopped in the middle of a change."""
     id: Annotated[int, Key(after="")] = 0
@@ -214,6 +219,14 @@ class CacheResult:
     fill: List[int] = field(default_factory=list)
     """Slabs by the tenth of their objects that is counted as in use; full ones last."""
     outcome: Outcome = Outcome.CONSISTENT
+    places: int = 0
+    """Places that hold free objects: arrays, sheaves, lists of deferred frees."""
+    undecided_slabs: int = 0
+    """Slabs of which a statement was neither confirmed nor refuted."""
+    undecided_places: int = 0
+    """Places likewise."""
+    decided: bool = True
+    """Whether nothing is left open about the cache."""
 
 
 @dataclass
@@ -251,6 +264,24 @@ class Totals:
     caches: int = 0
     unreadable_pages: int = 0
     zero_filled_pages: int = 0
+    places: int = 0
+    decided_caches: int = 0
+    decided_slabs: int = 0
+    decided_places: int = 0
+
+    @property
+    def decided_share(self) -> float:
+        """The smallest share that was decided of caches, slabs and places, from 0 to 1."""
+        pairs = (
+            (self.decided_caches, self.caches),
+            (self.decided_slabs, self.slabs),
+            (self.decided_places, self.places),
+        )
+        return min((decided / of for decided, of in pairs if of), default=1.0)
+
+
+DECIDED = 0.99
+"""Share of a live target that has to be decided for it to be called consistent."""
 
 
 @dataclass
@@ -271,14 +302,22 @@ class Report:
     """What could not be judged, and why."""
     interrupted: bool = False
     """The run was stopped before it had seen everything."""
+    readings: int = 1
+    """How often the target was read, or parts of it: once, unless it moves."""
 
     @property
     @shown()
     def outcome(self) -> Outcome:
-        """``inconsistent`` if anything was found, else ``incomplete`` if anything is missing."""
+        """
+        ``inconsistent`` if anything was found, else ``incomplete`` if anything is missing.
+
+        Of a target that moves, less than :data:`DECIDED` of what there is may be missing.
+        """
         if self.findings:
             return Outcome.INCONSISTENT
         if self.interrupted or self.unavailable:
+            return Outcome.INCOMPLETE
+        if self.readings > 1 and self.totals.decided_share < DECIDED:
             return Outcome.INCOMPLETE
         return Outcome.CONSISTENT
 

@@ -20,7 +20,7 @@ CACHE = View(
     Column("free", cell=lambda cache: sum(cache.free.values())),
     Column("waiting"),
     Column("outcome"),
-    quiet="address size objects_per_slab pages fill",
+    quiet="address size objects_per_slab pages fill places undecided_slabs undecided_places decided",
 )
 
 # The message names the place.
@@ -29,7 +29,7 @@ FINDING = View(
     Column("found"),
     Column("", "attempts", lambda f: f"read {f.attempts} times" if f.attempts > 1 else None),
     quiet="code rule message because cache node cpu slab page object index place address "
-    "id details",
+    "id details seen confirmed",
 )
 
 TOTALS = View(
@@ -39,7 +39,8 @@ TOTALS = View(
     Column("in use"),
     Column("free"),
     Column("pages unreadable", "unreadable_pages", lambda sums: sums.unreadable_pages or None),
-    quiet="pages slab_pages counted waiting zero_filled_pages",
+    quiet="pages slab_pages counted waiting zero_filled_pages places decided_caches decided_slabs "
+    "decided_places",
 )
 
 TARGET = View(quiet="kind path release architecture")
@@ -48,7 +49,7 @@ LAYOUT = View(quiet="page_type allocator evidence")
 
 REPORT = View(
     quiet="target layout totals caches findings notes changing unavailable interrupted outcome "
-    "exit_status"
+    "exit_status readings"
 )
 
 
