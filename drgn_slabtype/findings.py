@@ -160,7 +160,8 @@ class Finding:
     id: Annotated[int, Key(after="")] = 0
     """Position in the report; what :attr:`because` refers to."""
     address: Optional[Address] = None
-    """Where bytes begin that are not what debugging promises, or a lock that is wrong or kept."""
+    """Of what it is about, if that is neither an object nor a slab: an array, a sheaf, the
+    head of a list, a node's counter, a lock, or the bytes that are not what they must be."""
     activity: Annotated[Optional[str], HIDDEN] = None
     """Which work would explain it, if that does not follow from the code: key into
     :data:`~drgn_slabtype.machine.activities.ACTIVITIES`."""
@@ -174,8 +175,16 @@ class Finding:
         return CATALOGUE[self.code].rule
 
     def key(self) -> Tuple[Value, ...]:
-        """What identifies the same damage when it is read again."""
-        return (self.code, self.cache, self.node, self.cpu, self.slab, self.object, self.place)
+        """
+        What identifies the same statement about the same thing when it is read again.
+
+        A thing with an address is known by it, wherever it is by then: a sheaf goes
+        from CPU to CPU, an object from place to place.
+        """
+        for about in (self.address, self.object, self.page, self.slab):
+            if about is not None:
+                return (self.code, self.cache, about, self.index)
+        return (self.code, self.cache, self.node, self.cpu, self.place, self.index)
 
 
 class Outcome(enum.Enum):

@@ -269,6 +269,8 @@ class Counter(NamedTuple):
     """Largest difference that work in progress explains."""
     busy: bool = False
     """The node's lock was held: any difference may be work in progress."""
+    address: int = 0
+    """Where the kernel's number is."""
 
 
 class Break(NamedTuple):

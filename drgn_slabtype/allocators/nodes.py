@@ -170,7 +170,8 @@ class Nodes(NamedTuple):
                     kept = int(self.rows[path][row])
                     busy = bool(self.held[row])
                     most = (slack or {}).get(member, 0)
-                    found.append(Counter(code, member, nid, kept, total(nid), most, busy))
+                    at = int(self.rows.addresses[row]) + self.rows.structure.offset(path)
+                    found.append(Counter(code, member, nid, kept, total(nid), most, busy, at))
         return found
 
 

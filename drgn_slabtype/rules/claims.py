@@ -47,6 +47,7 @@ def _judge_walks(ledger: Ledger) -> Iterator[Finding]:
             expected=int(slabs.objects[slab]) if slab >= 0 and state == Walk.POINTER else None,
             found=value,
             moving=bool(boxes.busy[box]),
+            address=container_address(ledger, box),
         )
 
 
@@ -69,6 +70,7 @@ def _judge_foreign(ledger: Ledger) -> Iterator[Finding]:
             place=container_name(ledger, box),
             found=address,
             moving=bool(boxes.busy[box]),
+            address=container_address(ledger, box),
         )
 
 
@@ -94,6 +96,7 @@ def _judge_nodes(ledger: Ledger) -> Iterator[Finding]:
             expected=int(boxes.nid[box]),
             found=int(slabs.nid[slab]),
             moving=bool(boxes.busy[box]),
+            address=container_address(ledger, box),
         )
 
 
@@ -135,6 +138,12 @@ def container_cpu(ledger: Ledger, box: int) -> Optional[int]:
     """Return the CPU that owns a container, if a CPU does."""
     owner = int(ledger.containers.owner[box])
     return owner if owner >= 0 and ledger.places[ledger.containers.place[box]].per_cpu else None
+
+
+def container_address(ledger: Ledger, box: int) -> Optional[int]:
+    """Return where a container is, if it is more than the freelist of a slab."""
+    shared = ledger.places[ledger.containers.place[box]].counted
+    return int(ledger.containers.address[box]) or None if shared else None
 
 
 def container_node(ledger: Ledger, box: int) -> Optional[int]:

@@ -69,4 +69,5 @@ def _judge_nodes(ledger: Ledger) -> Iterator[Finding]:
                 expected=counter.summed,
                 found=counter.kept,
                 moving=counter.busy or difference <= counter.slack,
+                address=counter.address or None,
             )

@@ -38,6 +38,7 @@ def _judge_breaks(ledger: Ledger) -> Iterator[Finding]:
             expected=broken.expected,
             found=broken.found,
             moving=broken.busy,
+            address=broken.at if slab is None else None,
         )
 
 

@@ -106,6 +106,7 @@ def _unsound(arrays: ArrayCaches, tuned: Tuned, row: int) -> Suspect:
         place=PLACES[arrays.kind[row]].name,
         expected=expected,
         found=found,
+        address=int(arrays.address[row]),
     )
 
 

@@ -265,6 +265,7 @@ def _homeless(
         f"freelist of CPU {boxes.owner[box]} begins at 0x{head:x}, but the CPU has no slab",
         cpu=int(boxes.owner[box]),
         place="cpu slab",
+        address=int(boxes.address[box]),
         found=head,
         moving=ours and bool(index["frozen"][row]),
     )

@@ -57,6 +57,7 @@ class Found(NamedTuple):
             expected=expected,
             found=found,
             moving=self.busy,
+            address=self.address,
         )
 
 
@@ -131,6 +132,7 @@ def _walk_lists(
             expected=len(sheaves),
             found=int(kept[at]),
             moving=busy,
+            address=int(heads[at]),
         )
         barns.suspects.append((number, suspect))
 

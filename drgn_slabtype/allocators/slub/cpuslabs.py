@@ -128,6 +128,7 @@ class CpuSlabs:
                 f"slab of CPU {self.cpu[at]} is 0x{self.slab[at]:x}",
                 cpu=int(self.cpu[at]),
                 place="cpu slab",
+                address=int(self.rows.addresses[at]),
                 found=int(self.slab[at]),
             )
             for at in np.flatnonzero(wild).tolist()

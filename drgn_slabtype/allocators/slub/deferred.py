@@ -78,7 +78,12 @@ class Deferred:
     ) -> None:
         self.suspects.append(
             Suspect(
-                code, message, cpu=of.cpu, place=of.place, found=of.stop if found is None else found
+                code,
+                message,
+                cpu=of.cpu,
+                place=of.place,
+                found=of.stop if found is None else found,
+                address=of.address,
             )
         )
 
