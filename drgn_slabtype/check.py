@@ -27,6 +27,7 @@ from .findings import (
     LayoutSummary,
     Outcome,
     Report,
+    Share,
     Target,
     Totals,
 )
@@ -72,26 +73,29 @@ def check(
     seen = Lookup(kernel, progress=progress)
     groups: Groups = []
     scan: Optional[PageScan] = None
+    small = False
     try:
-        if not _judge_some(report, kernel, _scopes(seen, caches, addresses), progress):
+        small = _judge_some(report, kernel, _scopes(seen, caches, addresses), progress)
+        if not small:
             scan = seen.whole.scan
             _judge(report, seen.whole, _wanted(seen, caches, addresses), groups, progress)
             if not caches and not addresses:
-                groups += filter(None, [judge_machine(seen.whole)])
-            if kernel.is_live and groups:
-                evidence = Evidence() if evidence is None else evidence
-                groups, changing = evidence.confirm(seen.whole, groups)
-                report.changing += changing
-            # First of all: others follow from it. No judging again would tell it.
-            groups[:0] = filter(None, [list(kernel.damage)])
+                groups.append((0, judge_machine(seen.whole)))
     except KeyboardInterrupt:
         report.interrupted = True
-    found = renumber(join(groups))
+    told = [findings for _, findings in groups if findings]
+    if kernel.is_live and not small:
+        told = _confirm(report, kernel, evidence or Evidence(), groups, progress)
+    if scan is not None:
+        # First of all: others follow from it. No judging again would tell it.
+        told[:0] = filter(None, [list(kernel.damage)])
+    found = renumber(join(told))
     _file(report, settle(found, layout.allocator, lambda work: witnesses(kernel).of(work)))
     if report.findings and not report.interrupted:
         # What moves is explained as it is now.
-        report.findings = explain(Lookup(kernel) if kernel.is_live else seen, report.findings)
+        _explain(report, Lookup(kernel) if kernel.is_live else seen)
     _settle_outcomes(report)
+    _decide(report)
     _notes(report, layout, None if scan is None else missed_by_equality(kernel, scan))
     return report
 
@@ -107,6 +111,35 @@ def validate_slab_cache(slab_cache: Object) -> None:
     name = escape_ascii_string(slab_cache.name.string_(), escape_backslash=True)
     for finding in check(slab_cache.prog_, caches=[name]).findings:
         raise CorruptionError(finding)
+
+
+def _confirm(
+    report: Report,
+    machine: Machine,
+    evidence: Evidence,
+    groups: Groups,
+    progress: Optional[Progress],
+) -> List[List[Finding]]:
+    # What of the groups is proven; what is not goes into the report.
+    readings, refuted = evidence.readings, evidence.refuted
+    try:
+        evidence.begin(groups)
+        if not report.interrupted:
+            evidence.settle(machine, progress)
+    except KeyboardInterrupt:
+        report.interrupted = True
+    settled = evidence.settled()
+    report.changing += settled.changing
+    report.readings = evidence.readings - readings
+    report.refuted = evidence.refuted - refuted
+    return settled.groups
+
+
+def _explain(report: Report, lookup: Lookup) -> None:
+    try:
+        report.findings = explain(lookup, report.findings)
+    except KeyboardInterrupt:
+        report.interrupted = True
 
 
 def _target(machine: Machine) -> Target:
@@ -171,8 +204,7 @@ def _judge(
             progress("caches", done, len(numbers))
         ledger, findings = reading.judge(number)
         report.caches.append(count_objects(ledger))
-        if findings:
-            groups.append(findings)
+        groups.append((ledger.facts.address, findings))
 
 
 def _count_pages(totals: Totals, reading: Reading) -> None:
@@ -214,6 +246,20 @@ def _settle_outcomes(report: Report) -> None:
         for result in report.caches:
             if result.name in names:
                 result.outcome = outcome
+
+
+def _decide(report: Report) -> None:
+    # What share of everything is decided: nothing is left open about it.
+    left = [*report.changing, *report.unavailable]
+    names = {finding.cache for finding in left}
+    slabs = {finding.slab for finding in left if finding.slab is not None}
+    places = {finding.key()[1:] for finding in left if finding.slab is None and finding.place}
+    totals, decided = report.totals, report.decided
+    of_caches = sum(result.name not in names for result in report.caches)
+    decided.caches = Share(of_caches, totals.caches)
+    decided.slabs = Share(max(totals.slabs - len(slabs), 0), totals.slabs)
+    of_places = sum(result.places for result in report.caches)
+    decided.places = Share(max(of_places - len(places), 0), of_places)
 
 
 def _file(report: Report, findings: List[Finding]) -> None:

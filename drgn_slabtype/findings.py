@@ -230,12 +230,6 @@ class CacheResult:
     outcome: Outcome = Outcome.CONSISTENT
     places: int = 0
     """Places that hold free objects: arrays, sheaves, lists of deferred frees."""
-    undecided_slabs: int = 0
-    """Slabs of which a statement was neither confirmed nor refuted."""
-    undecided_places: int = 0
-    """Places likewise."""
-    decided: bool = True
-    """Whether nothing is left open about the cache."""
 
 
 @dataclass
@@ -273,24 +267,44 @@ class Totals:
     caches: int = 0
     unreadable_pages: int = 0
     zero_filled_pages: int = 0
-    places: int = 0
-    decided_caches: int = 0
-    decided_slabs: int = 0
-    decided_places: int = 0
+
+
+@dataclass
+class Share:
+    """How much of something was decided."""
+
+    decided: int = 0
+    of: int = 0
 
     @property
-    def decided_share(self) -> float:
-        """The smallest share that was decided of caches, slabs and places, from 0 to 1."""
-        pairs = (
-            (self.decided_caches, self.caches),
-            (self.decided_slabs, self.slabs),
-            (self.decided_places, self.places),
-        )
-        return min((decided / of for decided, of in pairs if of), default=1.0)
+    @shown()
+    def share(self) -> float:
+        """From 0 to 1; of nothing, all."""
+        return round(self.decided / self.of, 6) if self.of else 1.0
+
+
+@dataclass
+class Decided:
+    """
+    What is decided: confirmed, or nothing speaks against it.
+
+    What was caught changing, or could not be read, is not.
+    """
+
+    caches: Share = field(default_factory=Share)
+    slabs: Share = field(default_factory=Share)
+    places: Share = field(default_factory=Share)
+    """Arrays, sheaves, lists of deferred frees."""
+
+    @property
+    @shown()
+    def enough(self) -> bool:
+        """Whether it is :data:`DECIDED` of each."""
+        return all(one.share >= DECIDED for one in (self.caches, self.slabs, self.places))
 
 
 DECIDED = 0.99
-"""Share of a live target that has to be decided for it to be called consistent."""
+"""Share of a moving target that has to be decided for it to be called consistent."""
 
 
 @dataclass
@@ -313,6 +327,10 @@ class Report:
     """The run was stopped before it had seen everything."""
     readings: int = 1
     """How often the target was read, or parts of it: once, unless it moves."""
+    refuted: int = 0
+    """Statements that a reading of a moving target showed and none of the next."""
+    decided: Decided = field(default_factory=Decided)
+    """How much of the target is decided."""
 
     @property
     @shown()
@@ -320,13 +338,13 @@ class Report:
         """
         ``inconsistent`` if anything was found, else ``incomplete`` if anything is missing.
 
-        Of a target that moves, less than :data:`DECIDED` of what there is may be missing.
+        Of a target that moves, at least :data:`DECIDED` of what there is must be decided.
         """
         if self.findings:
             return Outcome.INCONSISTENT
         if self.interrupted or self.unavailable:
             return Outcome.INCOMPLETE
-        if self.readings > 1 and self.totals.decided_share < DECIDED:
+        if self.readings > 1 and not self.decided.enough:
             return Outcome.INCOMPLETE
         return Outcome.CONSISTENT
 

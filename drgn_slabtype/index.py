@@ -42,6 +42,9 @@ class KnownBy(enum.IntFlag):
     """It names a cache that misses a slab like it."""
 
 
+_FOUND = KnownBy.LIST | KnownBy.CPU | KnownBy.PLACE
+
+
 class SlabColumns:
     """
     Slabs as columns.
@@ -260,6 +263,29 @@ class SlabIndex(SlabColumns):
         self.orders = np.concatenate([self.orders, compound_orders(self.machine, self.layout, raw)])
         self.known_by = np.concatenate([self.known_by, np.full(len(new), known_by, np.uint8)])
         self._forget()
+
+    def again(self, rows: I64) -> SlabIndex:
+        """
+        Return the same slabs, some of them as they are now.
+
+        Those that have lost their mark meanwhile were given back, and are left out;
+        how the others are known is to be found out again.
+
+        :param rows: Of the slabs that are read again.
+        """
+        gathered = self._memory.gather(self.pages[rows], 2 * self.page_bytes)
+        raw, orders, known_by = self.raw.copy(), self.orders.copy(), self.known_by.copy()
+        raw[rows] = gathered.bytes
+        orders[rows] = compound_orders(self.machine, self.layout, gathered.bytes)
+        known_by[rows] &= np.uint8(~_FOUND & 0xFF)
+        now = SlabIndex(self.machine, SlabHeads(self.pfns, raw, orders), whole=self.whole)
+        gone = self.marked & ~now.marked
+        gone[rows[~gathered.ok]] = True
+        if gone.any():
+            there = SlabHeads(self.pfns[~gone], raw[~gone], orders[~gone])
+            now = SlabIndex(self.machine, there, whole=self.whole)
+        now.known_by = known_by[~gone]
+        return now
 
     def _forget(self) -> None:
         self._columns.clear()

@@ -16,7 +16,7 @@ import numpy as np
 from drgn import FaultError
 
 from .allocators import open_allocator
-from .allocators.caches import read_caches, same_cache
+from .allocators.caches import Caches, read_caches, same_cache
 from .findings import Finding
 from .index import SlabIndex, slabs_at
 from .ledger import Facts, Ledger, Slabs
@@ -57,16 +57,30 @@ class Reading:
 
     :param scope: What it is about. A reading of less than the machine may meet
         what it cannot settle: see :meth:`doubts`.
+    :param after: A reading of the same caches a moment ago. Which slabs there are
+        is taken from there, and what is left to read is read at once: the slabs of
+        these caches, the heads of their lists, and what their counters say.
     :raises LayoutError: if the kernel's layout is not understood.
     """
 
     def __init__(
-        self, machine: Machine, scope: Scope = MACHINE, progress: Optional[Progress] = None
+        self,
+        machine: Machine,
+        scope: Scope = MACHINE,
+        progress: Optional[Progress] = None,
+        after: Optional[Reading] = None,
     ) -> None:
         self.machine = machine
         self.scope = scope
         self.scan: Optional[PageScan] = None
         """The pass over the memory map, where there was one."""
+        self.index: SlabIndex
+        if after is not None:
+            caches = after.allocator.caches.again(machine.memory)
+            owner = after.allocator.ownership.cache
+            self.index = after.index.again(np.flatnonzero((owner >= 0) & caches.chosen[owner]))
+            self._open(caches, after)
+            return
         told: List[int] = []
         if scope.slab is not None:
             self.index = slabs_at(machine, np.array([scope.slab], np.uint64))
@@ -81,7 +95,12 @@ class Reading:
         if wanted is not None:
             numbers = same_cache(np.array(wanted, np.uint64), caches)
             caches = caches.choose(numbers[numbers >= 0].tolist())
-        self.allocator = open_allocator(machine, caches)
+        self._open(caches)
+
+    def _open(self, caches: Caches, after: Optional[Reading] = None) -> None:
+        self.allocator = open_allocator(self.machine, caches)
+        if after is not None:
+            self.allocator.believe(after.allocator)
         self.allocator.discover(self.index)
 
     def judge(self, number: int) -> Tuple[Ledger, List[Finding]]:

@@ -28,6 +28,8 @@ def count_objects(ledger: Ledger) -> CacheResult:
     result.pages = int((1 << slabs.order).sum())
     result.objects = int(slabs.objects.sum())
     result.counted = int(slabs.counted.sum())
+    shared = np.array([place.counted for place in ledger.places], np.bool_)
+    result.places = int(np.count_nonzero(shared[ledger.containers.place]))
     result.in_use = result.counted
     tenths = 10 * slabs.counted // np.maximum(slabs.objects, 1)
     result.fill = np.bincount(np.clip(tenths, 0, 10), minlength=11).tolist()

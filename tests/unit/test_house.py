@@ -15,7 +15,7 @@ ROOMS = """
     files finders btf pagetype regions machine pages
     index ledger rules allocators
     pagecheck reading strays
-    answers confirm check
+    answers looks confirm check
     capture target demo
     report command commands cli plugin __main__
 """.split()

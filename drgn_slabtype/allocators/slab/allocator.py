@@ -90,6 +90,9 @@ class SlabAllocator:
         self._live = self._own_structures(index)
         self._live.locate(index, self.ownership.cache)
 
+    def believe(self, other: SlabAllocator) -> None:
+        """Take over nothing; see :meth:`.base.Allocator.believe`."""
+
     def _list_of(self, index: SlabIndex) -> I64:
         # Which list of its node each slab stands on, if it is on one.
         owner = same_cache(index["slab_cache"], self.caches)

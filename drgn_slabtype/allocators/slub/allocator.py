@@ -88,6 +88,7 @@ class SlubAllocator:
         self.sheaves = read_sheaves(machine, caches, self.nodes)
         self.deferred = read_deferred(machine)
         self.traits = Traits()
+        self._knows_traits = False
         self.ownership = Ownership(np.zeros(0, np.int64), np.zeros(0, np.int64))
         self._flags = slab_flags(machine)
         self._walks: List[Walked] = []
@@ -112,7 +113,9 @@ class SlubAllocator:
             held = self.cpu_slabs.owners()
         self._decide(index, held)
         index.settle(self._settled_orders(index))
-        if index.whole:
+        if self._knows_traits:
+            pass
+        elif index.whole:
             partial = [w.rows for w in self._walks if w.head.kind is ListKind.PARTIAL]
             rows = np.concatenate([*partial, np.zeros(0, np.int64)])
             self.traits = find_traits(index, self.caches, self.ownership.cache, rows)
@@ -121,6 +124,10 @@ class SlubAllocator:
         self._live = LiveObjects(self._own_structures(index))
         self._live.locate(index, self.ownership.cache)
         self.deferred.locate(index, self.ownership.cache)
+
+    def believe(self, other: SlubAllocator) -> None:
+        """Take over how slabs are made; see :meth:`.base.Allocator.believe`."""
+        self.traits, self._knows_traits = other.traits, True
 
     def _fits(self, index: SlabIndex) -> Fits:
         return lambda rows, numbers: slab_fits(index, self.caches, rows, numbers)

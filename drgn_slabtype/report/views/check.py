@@ -20,7 +20,7 @@ CACHE = View(
     Column("free", cell=lambda cache: sum(cache.free.values())),
     Column("waiting"),
     Column("outcome"),
-    quiet="address size objects_per_slab pages fill places undecided_slabs undecided_places decided",
+    quiet="address size objects_per_slab pages fill places",
 )
 
 # The message names the place.
@@ -39,8 +39,7 @@ TOTALS = View(
     Column("in use"),
     Column("free"),
     Column("pages unreadable", "unreadable_pages", lambda sums: sums.unreadable_pages or None),
-    quiet="pages slab_pages counted waiting zero_filled_pages places decided_caches decided_slabs "
-    "decided_places",
+    quiet="pages slab_pages counted waiting zero_filled_pages",
 )
 
 TARGET = View(quiet="kind path release architecture")
@@ -49,7 +48,7 @@ LAYOUT = View(quiet="page_type allocator evidence")
 
 REPORT = View(
     quiet="target layout totals caches findings notes changing unavailable interrupted outcome "
-    "exit_status readings"
+    "exit_status readings refuted decided"
 )
 
 
