@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
-from typing import Callable, Dict, List, NamedTuple, Optional, Tuple
+from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 from .findings import Finding
 from .looks import CLOSE, Key, Look, Unit, keyed, look
@@ -31,6 +31,8 @@ ENOUGH = 4
 """Looks that show a statement unchanged, with its evidence unchanged around it."""
 _ABSENT = 2  # looks in a row that do not show it: four readings
 _TRIES = 4  # in one round, at what is small
+_WORK_SECONDS = 5
+"""How long a task that was preempted between two steps of the allocator can be kept waiting."""
 _PAUSES = (0.0, 0.01, 0.03, 0.1, 0.2, 0.2, 0.2, 0.2, 0.2, 0.2, 0.2, 0.2)
 """Seconds before each further look, and with that how many there are."""
 
@@ -52,6 +54,11 @@ class _Statement:
     """Looks in a row that did not show it."""
     round: int = 0
     """When it was last confirmed: once in each round."""
+    claim: Optional[Tuple[Value, ...]] = None
+    """What it said when it was last confirmed."""
+    excuse: Optional[Tuple[bytes, float]] = None
+    """What its words have held all the time while work in progress would explain it, and
+    since when."""
 
     @property
     def proven(self) -> bool:
@@ -86,14 +93,19 @@ class Evidence:
     >>> second = check(prog, evidence=evidence)
 
     :param pause: Waits for some seconds.
+    :param clock: Tells the seconds since some moment.
     """
 
-    def __init__(self, pause: Callable[[float], None] = time.sleep) -> None:
+    def __init__(
+        self,
+        pause: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.readings = 0
         """How often the target was read, or parts of it."""
         self.refuted = 0
         """Statements that were seen and did not come back."""
-        self._pause = pause
+        self._pause, self._clock = pause, clock
         self._round = 0
         self._known: Dict[Unit, Dict[Key, _Statement]] = {}
         self._shown: Dict[Unit, Dict[Key, _Statement]] = {}
@@ -146,7 +158,8 @@ class Evidence:
             found = look(machine, unit, left, close)
             self._take(unit, found)
             # What is large is read once in a round; what is small, until it stands still.
-            if not close or all(finding.key() in found.unchanged for finding in left):
+            still = all(finding.key() in found.unchanged for finding in left)
+            if still or number < 2 or not found.cheap:
                 return
 
     def _is_open(self, statement: _Statement) -> bool:
@@ -156,29 +169,52 @@ class Evidence:
     def _take(self, unit: Unit, found: Look) -> None:
         self.readings += 2
         known = self._shown[unit]
-        for key in found.unchanged - known.keys():
-            known[key] = _Statement(found.shown[key].finding, found.shown[key].because)
+        # What one torn reading says in one way, the next says in another.
+        about = {thing for statement in known.values() for thing in _things(statement.finding)}
+        for key in found.shown.keys() - known.keys():
+            new = found.shown[key]
+            if key in found.unchanged or not about.isdisjoint(_things(new.finding)):
+                known[key] = _Statement(new.finding, new.because, readings=0, seen=0)
         for key, statement in list(known.items()):
             if not found.can_show(statement.finding):
                 continue
             statement.readings += 2
             told = found.shown.get(key)
             if told is None:
-                statement.absent += 1
+                # What lasts would have shown.
+                statement.absent, statement.confirmed = statement.absent + 1, 0
                 if statement.absent >= _ABSENT:
                     del known[key]
                     self.refuted += 1
                 continue
             statement.absent = 0
             statement.seen += 2 if key in found.both else 1
-            same = _claim(told.finding) == _claim(statement.finding)
-            statement.finding, statement.because = told.finding, told.because
-            if key in found.unchanged:
-                if not same:
-                    statement.confirmed = 0
-                if not same or statement.round != self._round:
-                    statement.confirmed += 1
-                statement.round = self._round
+            held = found.unchanged.get(key)
+            if held is not None or not statement.confirmed:
+                statement.finding, statement.because = told.finding, told.because
+            if held is None:
+                statement.excuse = None
+            elif not told.finding.moving:
+                self._confirm(statement, _claim(told.finding))
+            elif self._stands(statement, held):
+                lasts = f"{told.finding.message}; nothing has gone on with it for {_WORK_SECONDS} s"
+                statement.finding = replace(told.finding, moving=False, message=lasts)
+                self._confirm(statement, _claim(told.finding))
+
+    def _stands(self, statement: _Statement, held: bytes) -> bool:
+        # Whether what work in progress would explain has not moved for longer than
+        # any such work takes.
+        now = self._clock()
+        if statement.excuse is None or statement.excuse[0] != held:
+            statement.excuse = (held, now)
+        return now - statement.excuse[1] >= _WORK_SECONDS
+
+    def _confirm(self, statement: _Statement, claim: Tuple[Value, ...]) -> None:
+        if claim != statement.claim:
+            statement.claim, statement.confirmed, statement.round = claim, 0, 0
+        if statement.round != self._round:
+            statement.confirmed += 1
+        statement.round = self._round
 
     def settled(self) -> Settled:
         """Return what is known of the statements of the last check, interrupted or not."""
@@ -197,6 +233,17 @@ class Evidence:
                     changing.append(replace(finding, moving=True))
             groups.append(group)
         return Settled([group for group in groups if group], changing)
+
+
+def _things(finding: Finding) -> Iterator[Tuple[str, int]]:
+    # What a statement is about, in a way that others about it share.
+    if finding.slab is not None:
+        yield "slab", finding.slab
+        return
+    if finding.address is not None:
+        yield "address", finding.address
+    if finding.node is not None:
+        yield "node", finding.node
 
 
 def _claim(finding: Finding) -> Tuple[Value, ...]:

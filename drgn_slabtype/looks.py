@@ -16,6 +16,7 @@ import numpy as np
 
 from .findings import Finding
 from .machine import Machine
+from .pages.scan import page_ranges
 from .reading import MACHINE, Reading, Scope
 from .shapes import Value
 from .strays import judge_machine
@@ -53,6 +54,7 @@ CLOSE = frozenset(
 """What is told by the slabs of a cache, its lists and its places, whatever else there is."""
 
 _BYTES = 512  # of a structure that a statement is about
+_FEW_PAGES = 1 << 20  # that are gone over in a moment: 4 GiB
 _COUNTER = 8  # bytes of a number
 
 
@@ -71,10 +73,12 @@ class Look(NamedTuple):
     """By either, the later one where both did."""
     both: Set[Key]
     """By both."""
-    unchanged: Set[Key]
-    """By both in the same words, about what did not change meanwhile."""
+    unchanged: Mapping[Key, bytes]
+    """By both in the same words, about what did not change meanwhile: what that held."""
     close: bool
     """Whether it could show the codes of :data:`CLOSE` alone."""
+    cheap: bool
+    """Whether it took little to read."""
 
     def can_show(self, finding: Finding) -> bool:
         """Return whether it would show a statement that is true."""
@@ -118,19 +122,18 @@ def look(machine: Machine, unit: Unit, findings: Sequence[Finding], close: bool)
     second = keyed(_judge(_reading(machine, unit, findings, after), unit))
     around.read([*findings, *(told.finding for told in first.values())])
     both = first.keys() & second.keys()
-    unchanged = {
-        key
-        for key in both
-        if not first[key].finding.moving
-        and not second[key].finding.moving
-        and _words(first[key].finding) == _words(second[key].finding)
-        and around.is_unchanged(second[key].finding)
-    }
+    unchanged = {}
+    for key in both:
+        held = around.unchanged(second[key].finding)
+        if held is not None and _words(first[key].finding) == _words(second[key].finding):
+            unchanged[key] = held
     shown = {**first, **second}
     if after is not None:
         # Of other slabs than those that are known, such a look sees nothing.
         shown = {key: told for key, told in shown.items() if told.finding.code in CLOSE}
-    return Look(shown, both & shown.keys(), unchanged & shown.keys(), after is not None)
+    cheap = after is not None or sum(e - s for s, e in page_ranges(machine)) <= _FEW_PAGES
+    unchanged = {key: held for key, held in unchanged.items() if key in shown}
+    return Look(shown, both & shown.keys(), unchanged, after is not None, cheap)
 
 
 def _reading(
@@ -149,7 +152,7 @@ def _judge(reading: Reading, unit: Unit) -> List[Finding]:
 
 
 def _words(finding: Finding) -> Tuple[Value, ...]:
-    return (finding.message, finding.expected, finding.found)
+    return (finding.message, finding.expected, finding.found, finding.moving)
 
 
 class _Around:
@@ -178,5 +181,12 @@ class _Around:
             spans.append((finding.object, _COUNTER))
         return spans
 
-    def is_unchanged(self, finding: Finding) -> bool:
-        return all(len(self._seen.get(span, ())) < 2 for span in self._spans(finding))
+    def unchanged(self, finding: Finding) -> Optional[bytes]:
+        # What the words were, if they were the same each time.
+        held: List[bytes] = []
+        for span in self._spans(finding):
+            seen = self._seen.get(span, set())
+            if len(seen) != 1:
+                return None
+            held += seen
+        return b"".join(held)

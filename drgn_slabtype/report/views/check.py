@@ -143,6 +143,17 @@ def _outcome(report: Report) -> str:
     return f"{outcome} ({', '.join(counts)})"
 
 
+def _decided(report: Report) -> Iterator[str]:
+    # Where that is not all of it, and of every target that moves.
+    decided = report.decided
+    shares = [(name, getattr(decided, name)) for name in ("caches", "slabs", "places")]
+    if report.readings > 1 or any(one.decided < one.of for _, one in shares):
+        told = ", ".join(f"{one.decided} of {one.of} {name}" for name, one in shares)
+        yield f"decided {told}"
+    if report.readings > 1:
+        yield f"read {report.readings} times, {plural(report.refuted, 'statement')} refuted"
+
+
 def _coverage(report: Report) -> Iterator[str]:
     totals = report.totals
     judged = sum(cache.outcome is not Outcome.UNAVAILABLE for cache in report.caches)
@@ -160,6 +171,7 @@ def _coverage(report: Report) -> Iterator[str]:
         )
     else:
         yield f"all {plural(totals.pages, 'page')} read, {totals.slab_pages} of slabs"
+    yield from _decided(report)
     more = (*TOTALS.others(totals), *others(report))
     yield from (f"{name} {text}" for name, text in more)
     if report.interrupted:
