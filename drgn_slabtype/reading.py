@@ -156,7 +156,7 @@ class Reading:
             return replace(finding, code="not-judged")
         if finding.code in ("list-links", "list-broken") and isinstance(finding.found, int):
             try:
-                self.machine.prog.read(finding.found, 1)
+                self.machine.memory.read(finding.found, 1)
             except FaultError:
                 return replace(finding, code="unreadable")
         return finding

@@ -40,7 +40,7 @@ def follow(machine: Machine, head: int, most: int, backward: bool = False) -> Fo
     :param most: Number of members at which the walk ends.
     :param backward: Follow ``prev`` rather than ``next``.
     """
-    read, word = machine.prog.read_word, machine.memory.word_size
+    read, word = machine.memory.read_word, machine.memory.word_size
     ahead, back = (word, 0) if backward else (0, word)
     links: List[int] = []
     seen = {head}

@@ -112,7 +112,7 @@ def _explain_index(reading: Lookup, finding: Finding) -> Iterator[str]:
     array = int(slab.index["freelist"][slab.row])
     width = reading.machine.structure("freelist_idx_t").size
     entry = array + finding.index * width
-    data = reading.machine.prog.read(entry, 16)
+    data = reading.machine.memory.read(entry, 16)
     yield f"from entry {finding.index} at 0x{entry:x} on: {_classify(reading, data, entry).text}"
     yield f"the array at 0x{array:x} is {spell(describe(reading, array))}"
 

@@ -49,7 +49,7 @@ class Slot(NamedTuple):
         if self.tracks is not None:
             return slub_tracks(machine, address + self.tracks)
         if self.last_caller is not None:
-            caller = machine.prog.read_word(address + self.last_caller)
+            caller = machine.memory.read_word(address + self.last_caller)
             if caller:
                 return (Track("last used", symbolise(machine, caller), None, None, None, ()),)
         return ()

@@ -10,7 +10,8 @@ target allows it, which saves drgn the page-table walk.
 
 from __future__ import annotations
 
-from contextlib import suppress
+import time
+from contextlib import contextmanager, suppress
 from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import numpy as np
@@ -19,6 +20,7 @@ from drgn import FaultError, PlatformFlags, Program, ProgramFlags
 from drgn.helpers.linux.mm import follow_phys, phys_to_virt
 
 from ..files.elf import PT_LOAD, ElfFile, Segment
+from ..signals import TIME, Interrupted, poll
 
 U8 = npt.NDArray[np.uint8]
 U64 = npt.NDArray[np.uint64]
@@ -37,6 +39,17 @@ class Gathered(NamedTuple):
     """Shape (n,): which rows were read."""
 
 
+class Spent(NamedTuple):
+    """What reading has cost."""
+
+    reads: int
+    bytes: int
+
+    def since(self, before: Spent) -> Spent:
+        """Return what was spent after an earlier moment."""
+        return Spent(self.reads - before.reads, self.bytes - before.bytes)
+
+
 class Memory:
     """
     Bulk access to the memory of one program.
@@ -49,6 +62,8 @@ class Memory:
         platform = prog.platform
         assert platform is not None
         self.prog = prog
+        self._reads = self._bytes = 0
+        self._deadline: Optional[float] = None
         self.byteorder = "<" if platform.flags & PlatformFlags.IS_LITTLE_ENDIAN else ">"
         """``<`` or ``>``, as numpy spells it."""
         self.word_size = 8 if platform.flags & PlatformFlags.IS_64_BIT else 4
@@ -92,13 +107,47 @@ class Memory:
         """Return the direct-map addresses of physical addresses."""
         return physical + np.uint64(self.linear_base)
 
-    def read(self, address: int, size: int) -> bytes:
+    def read(self, address: int, size: int, physical: bool = False) -> bytes:
         """
-        Read *size* bytes at a virtual address.
+        Read *size* bytes at a virtual address, or a physical one.
 
         :raises FaultError: if they are not in the target.
         """
-        return self.prog.read(address, size)
+        poll()
+        if self._deadline is not None and time.monotonic() >= self._deadline:
+            raise Interrupted(TIME)
+        self._reads += 1
+        self._bytes += size
+        return self.prog.read(address, size, physical)
+
+    def read_word(self, address: int) -> int:
+        """
+        Read an ``unsigned long``.
+
+        :raises FaultError: if it is not in the target.
+        """
+        return int.from_bytes(
+            self.read(address, self.word_size), "little" if self.byteorder == "<" else "big"
+        )
+
+    @property
+    def spent(self) -> Spent:
+        """What reading has cost so far."""
+        return Spent(self._reads, self._bytes)
+
+    @contextmanager
+    def until(self, deadline: Optional[float]) -> Iterator[None]:
+        """
+        Bound how long memory is read.
+
+        :param deadline: Of :func:`time.monotonic`: reads after it raise
+            :class:`~drgn_slabtype.signals.Interrupted`.
+        """
+        before, self._deadline = self._deadline, deadline
+        try:
+            yield
+        finally:
+            self._deadline = before
 
     def blocks(self, start: int, end: int, step: int) -> Iterator[Tuple[int, U8]]:
         """
@@ -113,7 +162,7 @@ class Memory:
         for address in range(start, end, step):
             size = min(step, end - address)
             try:
-                data = np.frombuffer(self.prog.read(address, size), np.uint8)
+                data = np.frombuffer(self.read(address, size), np.uint8)
             except FaultError:
                 yield from self._readable(address, address + size)
             else:
@@ -127,7 +176,7 @@ class Memory:
         while address < end:
             after = min((address // self.page_size + 1) * self.page_size, end)
             try:
-                run.append(self.prog.read(address, after - address))
+                run.append(self.read(address, after - address))
             except FaultError:
                 if run:
                     yield first, np.frombuffer(b"".join(run), np.uint8)
@@ -181,10 +230,10 @@ class Memory:
             # Above the direct map lie vmalloc, vmemmap and the kernel image.
             if physical < 1 << 46:
                 try:
-                    return self.prog.read(physical, size, True)
+                    return self.read(physical, size, True)
                 except FaultError:
                     pass
-        return self.prog.read(address, size)
+        return self.read(address, size)
 
 
 def _linear_base(prog: Program) -> int:

@@ -230,7 +230,7 @@ class _Collector:
             lists = area.free_list
             count, width = lists.type_.length or 0, 2 * word.itemsize
             start = int(lists.address_ or 0)
-            raw = np.frombuffer(self.machine.prog.read(start, count * width), word).reshape(-1, 2)
+            raw = np.frombuffer(self.machine.memory.read(start, count * width), word).reshape(-1, 2)
             for kind, (first, last) in enumerate(raw.tolist()):
                 heads.append((order, kind, start + kind * width, first, last))
         begin = int(zone.zone_start_pfn)

@@ -97,7 +97,7 @@ class CpuSlabs:
                     break
                 seen.add(slab)
                 try:
-                    slab = index.machine.prog.read_word(slab + next_slab)
+                    slab = index.machine.memory.read_word(slab + next_slab)
                 except FaultError:
                     index.doubts.append(f"the partial chain of CPU {cpu} cannot be read")
                     break

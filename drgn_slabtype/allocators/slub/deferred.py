@@ -158,7 +158,7 @@ def _walk(machine: Machine, place: str, cpu: int, head: int) -> DeferredList:
     at = head
     while len(nodes) < _MAX_ENTRIES:
         try:
-            following = machine.prog.read_word(at)
+            following = machine.memory.read_word(at)
         except FaultError:
             return DeferredList(place, cpu, head, nodes[:-1], at, False)
         at = following
