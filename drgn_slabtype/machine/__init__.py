@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from ..pagetype.detect import PageTypeLayout
     from .columns import Rows, Structure
     from .memmap import MemoryMap
-    from .memory import U64, Memory
+    from .memory import U64, Memory, Spent
     from .page import PageFields
     from .percpu import I64
 
@@ -76,6 +76,13 @@ class Machine:
     def is_live(self) -> bool:
         """Whether the memory changes while it is looked at."""
         return self.memory.is_live
+
+    @property
+    def spent(self) -> Spent:
+        """What reading has cost so far."""
+        from .memory import Spent
+
+        return self.memory.spent if "memory" in vars(self) else Spent(0, 0)
 
     def rows(self, name: str, addresses: U64, size: Optional[int] = None) -> Rows:
         """
@@ -182,6 +189,12 @@ class Machine:
         from .told import variable_damage
 
         return (*variable_damage(self), *self.memory_map.damage)
+
+    def look_again(self) -> None:
+        """Let the next question find out anew what may have been damaged since the last one."""
+        self._corrected.clear()
+        for name in ("memory_map", "damage", "node_ids", "page"):
+            vars(self).pop(name, None)
 
     @cached_property
     def nodes_shift(self) -> int:
