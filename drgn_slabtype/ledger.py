@@ -27,6 +27,7 @@ import numpy.typing as npt
 
 I64 = npt.NDArray[np.int64]
 U64 = npt.NDArray[np.uint64]
+I32 = npt.NDArray[np.int32]
 U8 = npt.NDArray[np.uint8]
 Bools = npt.NDArray[np.bool_]
 
@@ -103,7 +104,7 @@ class _Table:
         """
         made = []
         for name, dtype in _columns(cls):
-            value = columns.pop(name, -1 if dtype is np.int64 else 0)
+            value = columns.pop(name, -1 if dtype in (np.int64, np.int32) else 0)
             if isinstance(value, np.ndarray):
                 if len(value) != length:
                     raise ValueError(f"{name} has {len(value)} rows, not {length}")
@@ -129,12 +130,30 @@ class _Table:
         names = [name for name, _ in _columns(cls)]
         return cls(*(np.concatenate([getattr(p, name) for p in parts]) for name in names))
 
+    @classmethod
+    def melt(cls: Type[_T], parts: List[_T]) -> _T:
+        """Return one table with the rows of all *parts*, which are gone then, column by column."""
+        if len(parts) < 2:
+            return cls.join(parts)
+        made = []
+        for name, _ in _columns(cls):
+            made.append(np.concatenate([getattr(part, name) for part in parts]))
+            for part in parts:
+                delattr(part, name)
+        return cls(*made)
+
     def take(self: _T, which: Any) -> _T:
         """Return the table of the rows selected by a mask or by positions."""
         return type(self)(*(getattr(self, name)[which] for name, _ in _columns(type(self))))
 
 
-_DTYPES: Dict[str, Any] = {"I64": np.int64, "U64": np.uint64, "U8": np.uint8, "Bools": np.bool_}
+_DTYPES: Dict[str, Any] = {
+    "I64": np.int64,
+    "I32": np.int32,
+    "U64": np.uint64,
+    "U8": np.uint8,
+    "Bools": np.bool_,
+}
 _COLUMNS: Dict[Any, Tuple[Tuple[str, Any], ...]] = {}
 
 
@@ -189,19 +208,24 @@ class Slabs(_Table):
 
 @dataclass
 class Claims(_Table):
-    """What places say about objects."""
+    """
+    What places say about objects.
 
-    place: I64
+    The longest table there is: its numbers have no more bits than they need. Of
+    two that are multiplied, one has to be made wider.
+    """
+
+    place: I32
     """Index into :attr:`Ledger.places`."""
-    container: I64
+    container: I32
     """Row of :class:`Containers`."""
-    position: I64
+    position: I32
     """Position in the container, in the order the kernel would take objects."""
     address: U64
     """The address as it is recorded."""
-    slab: I64
+    slab: I32
     """Row of :class:`Slabs`; -1 if the address is in no slab of the cache."""
-    index: I64
+    index: I32
     """Index of the object in its slab; -1 if the address is no object."""
     state: U8
     """:class:`State`."""

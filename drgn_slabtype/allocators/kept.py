@@ -19,7 +19,7 @@ from ..regions import Region, region, steps
 from .base import Allocator
 
 _MAX_ORDER = 10  # no slab is larger; a greater order is damage
-_BATCH_BYTES = 32 << 20  # slab memory read at a time
+_BATCH_BYTES = 8 << 20  # slab memory read at a time
 
 
 class Cut(NamedTuple):

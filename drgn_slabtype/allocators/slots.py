@@ -108,5 +108,5 @@ def claimed(ledger: Ledger, which: Bools, slots: Slots) -> Bools:
     """
     claims, most = ledger.claims, int(ledger.slabs.objects.max(initial=0)) + 1
     known = which & (claims.slab >= 0) & (claims.index >= 0)
-    keys = claims.slab[known] * most + claims.index[known]
+    keys = claims.slab[known].astype(np.int64) * most + claims.index[known]
     return np.isin(slots.slab * most + slots.index, keys)

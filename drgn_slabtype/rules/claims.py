@@ -105,7 +105,7 @@ def _judge_doubles(ledger: Ledger) -> Iterator[Finding]:
     name = ledger.facts.name
     known = np.flatnonzero((claims.slab >= 0) & (claims.index >= 0))
     most = int(slabs.objects.max(initial=0)) + 1
-    keys = claims.slab[known] * most + claims.index[known]
+    keys = claims.slab[known].astype(np.int64) * most + claims.index[known]
     order = np.argsort(keys, kind="stable")
     known, keys = known[order], keys[order]
     for at in np.flatnonzero(keys[1:] == keys[:-1]).tolist():

@@ -55,7 +55,7 @@ def _odd_claims(ledger: Ledger) -> Tuple[I64, I64]:
     claims = ledger.claims
     gone = claims.slab < 0
     most = int(ledger.slabs.objects.max(initial=0)) + 1
-    keys = np.where(gone, -1, claims.slab * most + claims.index)
+    keys = np.where(gone, -1, claims.slab.astype(np.int64) * most + claims.index)
     _, which, times = np.unique(keys, return_inverse=True, return_counts=True)
     live = np.isin(keys, keys[claims.state == State.LIVE]) & ~gone
     wrong = live | (~gone & (claims.index < 0))

@@ -23,7 +23,7 @@ from ...regions import Region, region, steps
 from ..kept import Cut
 from .cache import SlubCache
 
-_BATCH_BYTES = 32 << 20  # slab memory held at a time
+_BATCH_BYTES = 8 << 20  # slab memory held at a time
 
 
 class Encoding(enum.Enum):
@@ -197,7 +197,7 @@ class FreelistReader:
                     state=State.FREE,
                 )
             )
-        ledger.claims = Claims.join(parts)
+        ledger.claims = Claims.melt(parts)
         ledger.containers = Containers.join([ledger.containers, boxes])
 
     def _batches(self, ledger: Ledger, slabs: I64, heads: U64) -> Iterator[Tuple[I64, Chains]]:
