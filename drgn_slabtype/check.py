@@ -9,16 +9,17 @@ The check
 
 from __future__ import annotations
 
-from typing import List, Optional, Sequence, Set
+from dataclasses import replace
+from typing import List, NamedTuple, Optional, Sequence, Set, Tuple
 
 import numpy as np
-from drgn import Object, Program
+from drgn import Object, Program, ProgramFlags
 from drgn.helpers.common.format import escape_ascii_string
 
 from .answers.counts import count_objects
 from .answers.diagnose import explain
 from .answers.lookup import Lookup
-from .confirm import Evidence, Groups
+from .confirm import Evidence
 from .errors import CorruptionError, TargetError
 from .findings import (
     CATALOGUE,
@@ -31,7 +32,9 @@ from .findings import (
     Target,
     Totals,
 )
+from .footprint import Peak
 from .machine import Machine, machine
+from .machine.gone import boot, confirm_boot, gone
 from .machine.witness import witnesses
 from .pages.exported import Missed, missed_by_equality
 from .pages.scan import PageScan, Progress, require_64_bit
@@ -39,6 +42,7 @@ from .pagetype.detect import PageTypeLayout
 from .reading import Reading, Scope
 from .rules.blame import join, renumber
 from .rules.excuses import settle
+from .signals import reason_of
 from .strays import judge_machine
 
 
@@ -64,40 +68,197 @@ def check(
     :raises LayoutError: if the kernel's layout is not understood.
     :raises TargetError: if a cache or address is not known.
     :raises UnsupportedError: if the kernel is a 32-bit one.
+
+    Ctrl-C, and a target that goes away, end it with what there is so far: see
+    :attr:`~drgn_slabtype.findings.Report.interrupted`.
     """
-    kernel = machine(prog)
-    require_64_bit(kernel)
-    layout = kernel.layout
-    report = Report(_target(kernel), LayoutSummary(layout.encoding.name, layout.allocator))
-    report.layout.evidence = layout.evidence
-    seen = Lookup(kernel, progress=progress)
-    groups: Groups = []
-    scan: Optional[PageScan] = None
-    small = False
+    course = _Course(machine(prog))
     try:
-        small = _judge_some(report, kernel, _scopes(seen, caches, addresses), progress)
-        if not small:
+        course.run(caches, addresses, progress, evidence)
+        return course.report()
+    except KeyboardInterrupt as stop:
+        course.stop(reason_of(stop))
+    except Exception as error:
+        why = gone(course.kernel, error)
+        if why is None:
+            raise
+        course.stop("target", why)
+    return course.report()
+
+
+class _Course:
+    # What a check has so far. Each step leaves what it came to in one piece, so
+    # that a report can be made at any moment, and without reading anything.
+
+    def __init__(self, kernel: Machine) -> None:
+        self.kernel = kernel
+        self._peak = Peak()
+        self._before = kernel.spent
+        self._target = _target(kernel)
+        self._layout: Optional[PageTypeLayout] = None
+        self._totals = Totals()
+        self._judged: List[_Judged] = []
+        self._evidence: Optional[Evidence] = None
+        self._readings = self._refuted = 0
+        self._known: Optional[_Confirmed] = None
+        self._confirmed: Optional[_Confirmed] = None
+        self._settled: Optional[List[Finding]] = None
+        self._explained: Optional[List[Finding]] = None
+        self._missed: Optional[Missed] = None
+        self._stopped: Optional[str] = None
+        self._why: Optional[str] = None
+
+    def run(
+        self,
+        caches: Sequence[str],
+        addresses: Sequence[int],
+        progress: Optional[Progress],
+        evidence: Optional[Evidence],
+    ) -> None:
+        kernel = self.kernel
+        require_64_bit(kernel)
+        self._layout = kernel.layout
+        kernel.fact(boot)  # to be compared with
+        seen = Lookup(kernel, progress=progress)
+        scan: Optional[PageScan] = None
+        some = _judge_some(kernel, _scopes(seen, caches, addresses), progress)
+        if some is not None:
+            self._judged, self._totals = some
+            self._confirmed = _Confirmed(_told(self._judged), [])
+        else:
             scan = seen.whole.scan
-            _judge(report, seen.whole, _wanted(seen, caches, addresses), groups, progress)
-            if not caches and not addresses:
-                groups.append((0, judge_machine(seen.whole)))
-    except KeyboardInterrupt:
-        report.interrupted = True
-    told = [findings for _, findings in groups if findings]
-    if kernel.is_live and not small:
-        told = _confirm(report, kernel, evidence or Evidence(), groups, progress)
-    if scan is not None:
-        # First of all: others follow from it. No judging again would tell it.
-        told[:0] = filter(None, [list(kernel.damage)])
-    found = renumber(join(told))
-    _file(report, settle(found, layout.allocator, lambda work: witnesses(kernel).of(work)))
-    if report.findings and not report.interrupted:
+            if kernel.is_live:
+                self._follow(Evidence() if evidence is None else evidence)
+            self._judge(seen, caches, addresses, progress)
+            confirmed = self._confirm(progress)
+            # First of all: others follow from it. No judging again would tell it.
+            damage = list(kernel.damage)
+            groups = [damage, *confirmed.groups] if damage else confirmed.groups
+            self._confirmed = _Confirmed(groups, confirmed.changing)
+        found = renumber(join(self._confirmed.groups))
+        allocator = kernel.layout.allocator
+        settled = settle(found, allocator, lambda work: witnesses(kernel).of(work))
+        self._settled = settled
         # What moves is explained as it is now.
-        _explain(report, Lookup(kernel) if kernel.is_live else seen)
-    _settle_outcomes(report)
-    _decide(report)
-    _notes(report, layout, None if scan is None else missed_by_equality(kernel, scan))
-    return report
+        findings = [finding for finding in settled if _shelf(finding) == "findings"]
+        self._explained = explain(Lookup(kernel) if kernel.is_live else seen, findings)
+        self._missed = None if scan is None else missed_by_equality(kernel, scan)
+
+    def _judge(
+        self,
+        seen: Lookup,
+        caches: Sequence[str],
+        addresses: Sequence[int],
+        progress: Optional[Progress],
+    ) -> None:
+        # Cache by cache, and what is wrong with the machine after them.
+        self._totals = _count_pages([seen.whole])
+        numbers = _wanted(seen, caches, addresses)
+        for done, number in enumerate(numbers):
+            if progress:
+                progress("caches", done, len(numbers))
+            ledger, findings = seen.whole.judge(number)
+            if findings:
+                confirm_boot(self.kernel)
+            unit = ledger.facts.address
+            self._judged.append(_Judged(count_objects(ledger), unit, findings))
+        if not caches and not addresses:
+            found = judge_machine(seen.whole)
+            confirm_boot(self.kernel)
+            self._judged.append(_Judged(None, 0, found))
+
+    def _follow(self, evidence: Evidence) -> None:
+        self._readings, self._refuted = evidence.readings, evidence.refuted
+        self._evidence = evidence
+
+    def _confirm(self, progress: Optional[Progress]) -> _Confirmed:
+        if self._evidence is None:
+            return _Confirmed(_told(self._judged), [])
+        self._begin(self._evidence)
+        self._evidence.settle(self.kernel, progress)
+        confirm_boot(self.kernel)
+        return _Confirmed(*self._evidence.settled())
+
+    def _begin(self, evidence: Evidence) -> None:
+        # Once in a check, with what was judged by then.
+        evidence.begin([(judged.unit, judged.findings) for judged in self._judged])
+        # What other checks have proven: that counts if the target goes away now.
+        self._known = _Confirmed(*evidence.settled())
+
+    def stop(self, reason: str, why: Optional[str] = None) -> None:
+        self._stopped, self._why = reason, why
+
+    def report(self) -> Report:
+        layout = self._layout
+        summary = LayoutSummary()
+        if layout is not None:
+            summary = LayoutSummary(layout.encoding.name, layout.allocator, layout.evidence)
+        # Fresh copies: a report may be made twice.
+        results = [replace(judged.result) for judged in self._judged if judged.result]
+        report = Report(self._target, summary, replace(self._totals), results)
+        groups, changing = self._so_far()
+        report.changing += changing
+        for finding in renumber(join(groups)) if self._settled is None else self._settled:
+            getattr(report, _shelf(finding)).append(finding)
+        if self._explained is not None:
+            report.findings = list(self._explained)
+        if self._stopped is not None:
+            report.stop(self._stopped)
+        if self._why is not None:
+            report.unavailable.insert(0, Finding("target-gone", self._why))
+        if self._evidence is not None:
+            report.readings = self._evidence.readings - self._readings
+            report.refuted = self._evidence.refuted - self._refuted
+        _settle_outcomes(report)
+        _add_up(report)
+        _decide(report)
+        notes = [] if layout is None else [*layout.notes]
+        notes += [str(self._missed)] if self._missed else []
+        report.notes += [Finding("dump-tools-misread", note) for note in notes]
+        spent = self.kernel.spent.since(self._before)
+        report.totals.reads, report.totals.bytes_read = spent
+        report.totals.peak_memory = self._peak.bytes
+        return report
+
+    def _so_far(self) -> _Confirmed:
+        if self._confirmed is not None:
+            return self._confirmed
+        if self._evidence is None:
+            return _Confirmed(_told(self._judged), [])
+        if self._known is None:
+            self._begin(self._evidence)
+        if self._stopped == "target" and self._known is not None:
+            return self._known
+        return _Confirmed(*self._evidence.settled())
+
+
+class _Judged(NamedTuple):
+    # A cache, or the machine, and what seems to be wrong with it.
+    result: Optional[CacheResult]
+    unit: int
+    findings: List[Finding]
+
+
+class _Confirmed(NamedTuple):
+    # What is proven, and of a target that moves what is still open.
+    groups: List[List[Finding]]
+    changing: List[Finding]
+
+
+def _told(judged: Sequence[_Judged]) -> List[List[Finding]]:
+    return [one.findings for one in judged if one.findings]
+
+
+def _moves(kernel: Machine) -> bool:
+    return bool(kernel.prog.flags & ProgramFlags.IS_LIVE)
+
+
+def _shelf(finding: Finding) -> str:
+    # The list of a report that it stands in.
+    if finding.moving:
+        return "changing"
+    shelves = {"note": "notes", "unavailable": "unavailable"}
+    return shelves.get(CATALOGUE[finding.code].rule, "findings")
 
 
 def validate_slab_cache(slab_cache: Object) -> None:
@@ -113,37 +274,8 @@ def validate_slab_cache(slab_cache: Object) -> None:
         raise CorruptionError(finding)
 
 
-def _confirm(
-    report: Report,
-    machine: Machine,
-    evidence: Evidence,
-    groups: Groups,
-    progress: Optional[Progress],
-) -> List[List[Finding]]:
-    # What of the groups is proven; what is not goes into the report.
-    readings, refuted = evidence.readings, evidence.refuted
-    try:
-        evidence.begin(groups)
-        if not report.interrupted:
-            evidence.settle(machine, progress)
-    except KeyboardInterrupt:
-        report.interrupted = True
-    settled = evidence.settled()
-    report.changing += settled.changing
-    report.readings = evidence.readings - readings
-    report.refuted = evidence.refuted - refuted
-    return settled.groups
-
-
-def _explain(report: Report, lookup: Lookup) -> None:
-    try:
-        report.findings = explain(lookup, report.findings)
-    except KeyboardInterrupt:
-        report.interrupted = True
-
-
 def _target(machine: Machine) -> Target:
-    kind = "live" if machine.is_live else "core"
+    kind = "live" if _moves(machine) else "core"
     release = escape_ascii_string(machine.prog["UTS_RELEASE"].string_(), escape_backslash=True)
     assert machine.prog.platform is not None
     return Target(kind, None, release, machine.prog.platform.arch.name)
@@ -167,53 +299,35 @@ def _scopes(seen: Lookup, names: Sequence[str], addresses: Sequence[int]) -> Lis
 
 
 def _judge_some(
-    report: Report, machine: Machine, scopes: Sequence[Scope], progress: Optional[Progress]
-) -> bool:
-    # By readings of less than the machine; leaves the report alone and returns
-    # False where that cannot settle it, or there is none.
+    machine: Machine, scopes: Sequence[Scope], progress: Optional[Progress]
+) -> Optional[Tuple[List[_Judged], Totals]]:
+    # By readings of less than the machine; None where that cannot settle it, or
+    # there is none.
     if not scopes or machine.damage:
-        return False
-    results: List[CacheResult] = []
-    notes: List[Finding] = []
-    totals = Totals()
+        return None
+    judged: List[_Judged] = []
+    readings: List[Reading] = []
     for scope in scopes:
         reading = Reading(machine, scope, progress)
         for number in np.flatnonzero(reading.allocator.caches.chosen).tolist():
             ledger, findings = reading.judge(number)
             if reading.doubts(ledger, findings):
-                return False
-            notes += findings
-            results.append(count_objects(ledger))
-        _count_pages(totals, reading)
-    report.caches, report.totals = results, totals
-    report.notes += notes
-    return True
+                return None
+            judged.append(_Judged(count_objects(ledger), ledger.facts.address, findings))
+        readings.append(reading)
+    return judged, _count_pages(readings)
 
 
-def _judge(
-    report: Report,
-    reading: Reading,
-    numbers: Sequence[int],
-    groups: Groups,
-    progress: Optional[Progress],
-) -> None:
-    # Adds some caches to a report, and what is wrong with each to the groups.
-    _count_pages(report.totals, reading)
-    for done, number in enumerate(numbers):
-        if progress:
-            progress("caches", done, len(numbers))
-        ledger, findings = reading.judge(number)
-        report.caches.append(count_objects(ledger))
-        groups.append((ledger.facts.address, findings))
-
-
-def _count_pages(totals: Totals, reading: Reading) -> None:
-    index, source = reading.index, reading.machine.memory
-    marked = int(index.spans[index.marked].sum()) // source.page_size
-    totals.slab_pages += marked
-    totals.pages += marked if reading.scan is None else reading.scan.pages
-    totals.unreadable_pages += 0 if reading.scan is None else reading.scan.unreadable
-    totals.zero_filled_pages = source.zero_filled_pages
+def _count_pages(readings: Sequence[Reading]) -> Totals:
+    totals = Totals()
+    for reading in readings:
+        index, source = reading.index, reading.machine.memory
+        marked = int(index.spans[index.marked].sum()) // source.page_size
+        totals.slab_pages += marked
+        totals.pages += marked if reading.scan is None else reading.scan.pages
+        totals.unreadable_pages += 0 if reading.scan is None else reading.scan.unreadable
+        totals.zero_filled_pages = source.zero_filled_pages
+    return totals
 
 
 def _wanted(seen: Lookup, names: Sequence[str], addresses: Sequence[int]) -> List[int]:
@@ -262,13 +376,7 @@ def _decide(report: Report) -> None:
     decided.places = Share(max(of_places - len(places), 0), of_places)
 
 
-def _file(report: Report, findings: List[Finding]) -> None:
-    shelves = {"note": report.notes, "unavailable": report.unavailable}
-    for finding in findings:
-        if finding.moving:
-            report.changing.append(finding)
-            continue
-        shelves.get(CATALOGUE[finding.code].rule, report.findings).append(finding)
+def _add_up(report: Report) -> None:
     totals = report.totals
     totals.caches = len(report.caches)
     for result in report.caches:
@@ -278,8 +386,3 @@ def _file(report: Report, findings: List[Finding]) -> None:
         totals.in_use += result.in_use
         totals.free += sum(result.free.values())
         totals.waiting += result.waiting
-
-
-def _notes(report: Report, layout: PageTypeLayout, missed: Optional[Missed]) -> None:
-    notes = [*layout.notes, *([str(missed)] if missed else [])]
-    report.notes += [Finding("dump-tools-misread", note) for note in notes]

@@ -14,7 +14,7 @@ import enum
 from dataclasses import dataclass, field
 from typing import Annotated, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
-from .shapes import HIDDEN, Address, Key, Value, shown
+from .shapes import HIDDEN, Address, Bytes, Key, Value, shown
 
 
 class Code(NamedTuple):
@@ -105,10 +105,12 @@ CATALOGUE: Mapping[str, Code] = {
     "vmcoreinfo-differs": Code("note", "A number exported in VMCOREINFO is not the one in use."),
     "slab-failed": Code("note", "The kernel's own checks have taken this slab out of service."),
     "slab-referenced": Code("note", "A slab's page has references beside the allocator's own."),
+    "not-saved": Code("note", "A capture that was asked for could not be written."),
     "slab-detached": Code("note", "A slab waits outside all lists: RCU, shrinking or destruction."),
     # Unavailable: what a rule needed and could not have.
     "unreadable": Code("unavailable", "Memory a rule needed could not be read."),
     "not-captured": Code("unavailable", "The capture left out what a rule needed."),
+    "target-gone": Code("unavailable", "The target went away while it was read."),
     "not-judged": Code("unavailable", "What hangs on damage found elsewhere was not judged."),
 }
 
@@ -243,18 +245,25 @@ class Target:
     architecture: Optional[str] = None
 
 
+UNKNOWN = "unknown"
+
+
 @dataclass
 class LayoutSummary:
-    """How the kernel lays out its slab bookkeeping, and how that is known."""
+    """
+    How the kernel lays out its slab bookkeeping, and how that is known.
 
-    page_type: str
-    allocator: str
+    Both are ``unknown`` in the report of a run that was stopped before it knew.
+    """
+
+    page_type: str = UNKNOWN
+    allocator: str = UNKNOWN
     evidence: Tuple[str, ...] = ()
 
 
 @dataclass
 class Totals:
-    """Sums over the whole target; pages and objects, not bytes."""
+    """Sums over the whole target, in pages and objects, and what the check cost."""
 
     pages: int = 0
     slab_pages: int = 0
@@ -267,6 +276,13 @@ class Totals:
     caches: int = 0
     unreadable_pages: int = 0
     zero_filled_pages: int = 0
+    reads: int = 0
+    """Reads of the target's memory; single words that drgn's own helpers follow are not in it."""
+    bytes_read: Bytes = 0
+    """Bytes of these reads."""
+    peak_memory: Optional[Bytes] = None
+    """Bytes of memory that the check took at its peak, beyond what its process had before;
+    ``None`` where that cannot be told."""
 
 
 @dataclass
@@ -331,6 +347,14 @@ class Report:
     """Statements that a reading of a moving target showed and none of the next."""
     decided: Decided = field(default_factory=Decided)
     """How much of the target is decided."""
+    stopped: Optional[str] = None
+    """What stopped it: ``SIGINT``, ``SIGTERM``, ``SIGHUP``, ``time``, or ``target`` if that
+    went away."""
+
+    def stop(self, reason: str) -> None:
+        """Mark it as stopped; the first reason counts."""
+        self.interrupted = True
+        self.stopped = self.stopped or reason
 
     @property
     @shown()
