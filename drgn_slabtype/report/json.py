@@ -11,7 +11,7 @@ the record; here is only what is more than one record.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Iterator, Optional, Sequence
 
 from .. import __version__
 from ..findings import Report
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ..demo import Act
     from ..pages.census import Census
     from ..pagetype.detect import PageTypeLayout
+    from ..watch import Round
 
 
 def _whole(parts: Dict[str, Any]) -> Dict[str, Any]:
@@ -51,6 +52,16 @@ def _check(report: Report) -> Dict[str, Any]:
     names = {shelf.name for shelf in SHELVES}
     found["totals"].update((name, len(found[name])) for name in found if name in names)
     return found
+
+
+def watch(rounds: Iterable[Round]) -> Iterator[str]:
+    """Present rounds of checks, a line each, as they are done."""
+    for one in rounds:
+        found = document(one)
+        for name in ("new", "still"):
+            found[name] = [finding.id for finding in getattr(one, name)]
+        del found["report"]
+        yield json.dumps(_whole({**found, **_check(one.report)})) + "\n"
 
 
 def demo(acts: Sequence[Act]) -> str:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from .answers import caches, capture, decode, layout, object, objects
-from .check import check, demo
+from .check import check, demo, watch
 from .pages import page, pages
 
 __all__ = [
@@ -18,4 +18,5 @@ __all__ = [
     "objects",
     "page",
     "pages",
+    "watch",
 ]

@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence
 
-from ...findings import CacheResult, Finding, Outcome, Report
-from ..values import plural
+from ...findings import UNKNOWN, CacheResult, Finding, Outcome, Report, Totals
+from ..values import plural, size
 from . import Column, Fact, View
 
 CACHE = View(
@@ -39,7 +39,7 @@ TOTALS = View(
     Column("in use"),
     Column("free"),
     Column("pages unreadable", "unreadable_pages", lambda sums: sums.unreadable_pages or None),
-    quiet="pages slab_pages counted waiting zero_filled_pages",
+    quiet="pages slab_pages counted waiting zero_filled_pages reads bytes_read peak_memory",
 )
 
 TARGET = View(quiet="kind path release architecture")
@@ -47,12 +47,14 @@ TARGET = View(quiet="kind path release architecture")
 LAYOUT = View(quiet="page_type allocator evidence")
 
 REPORT = View(
-    quiet="target layout totals caches findings notes changing unavailable interrupted outcome "
-    "exit_status readings refuted decided"
+    quiet="target layout totals caches findings notes changing unavailable interrupted stopped "
+    "outcome exit_status readings refuted decided"
 )
 
 
 ACT = View(quiet="title report")
+
+ROUND = View(quiet="number time report new still gone capture")
 
 
 class Shelf(NamedTuple):
@@ -127,9 +129,27 @@ def others(report: Report) -> Iterator[Fact]:
 
 def verdict(report: Report) -> str:
     """Return how the check came out, and how much it judged, in one line."""
+    if report.layout.allocator == UNKNOWN:
+        return f"{_outcome(report)}: {ending(report)} before anything was judged"
     kernel = " ".join(filter(None, ["Linux", report.target.release, report.target.architecture]))
     layout = f"{report.layout.allocator}, {report.layout.page_type}"
     return f"{_outcome(report)}: {kernel}, {layout}: {'; '.join(_coverage(report))}"
+
+
+def _cost(totals: Totals) -> Iterator[str]:
+    # Of the machine that was looked at, or that it ran on.
+    if totals.reads:
+        memory = totals.peak_memory
+        more = "" if memory is None else f", {size(memory)} of memory taken"
+        yield f"read {size(totals.bytes_read)} in {plural(totals.reads, 'read')}{more}"
+
+
+def ending(report: Report) -> str:
+    """Return why a check ended early; empty if it did not."""
+    if not report.interrupted:
+        return ""
+    told = {None: "interrupted", "time": "stopped by time", "target": "the target went away"}
+    return told.get(report.stopped) or f"interrupted by {report.stopped}"
 
 
 def _outcome(report: Report) -> str:
@@ -174,5 +194,6 @@ def _coverage(report: Report) -> Iterator[str]:
     yield from _decided(report)
     more = (*TOTALS.others(totals), *others(report))
     yield from (f"{name} {text}" for name, text in more)
+    yield from _cost(totals)
     if report.interrupted:
-        yield "interrupted"
+        yield ending(report)
