@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Iterator, NamedTuple, Optional, Tuple
 
 if TYPE_CHECKING:
     from drgn import FaultError
@@ -54,6 +54,13 @@ class Command:
     """Returns the Python code that does the same."""
     status: Callable[[Any], int] = lambda records: 0
     """Exit status that the records ask for."""
+    stopped: Optional[Callable[[argparse.Namespace, Any, str], Any]] = None
+    """
+    Returns the records of a run that was stopped: takes the options, the
+    records if there are any yet, and what stopped it.
+    """
+    presenter: Optional[Callable[[Any], str]] = None
+    """Returns the name of the functions that present some records, if not the command's."""
 
     def all_options(self) -> Tuple[Option, ...]:
         """Return the command's own options and those that follow from what it is."""
@@ -92,22 +99,60 @@ def answer(command: Command, program: Callable[[], Any], args: argparse.Namespac
 
     :param program: Opens the program; called only if the command reads one.
     """
-    from drgn import FaultError
+    # Imported before anything can interrupt them: half a numpy is none.
+    if command.target:
+        import numpy  # noqa: F401
 
-    from .errors import TargetError
-    from .report import present
+    from .report import present, renderer
     from .report.output import check_writable
+    from .signals import interruptible, reason_of
 
     path = args.output if command.output else None
     check_writable(path)
     if command.drgn and args.drgn:
         return Answer(None, command.drgn(args), path)
-    prog = program() if command.target else None
+    renderer(args.format)
+    records = None
     try:
-        records = command.run(prog, args)
+        with interruptible():
+            prog = program() if command.target else None
+            records = _run(command, prog, args)
+            text = present(_presenter(command, records), records, args.format)
+    except KeyboardInterrupt as stop:
+        if command.stopped is None:
+            raise
+        records = command.stopped(args, records, reason_of(stop))
+        text = present(_presenter(command, records), records, args.format)
+    if not isinstance(text, str) and command.stopped is None:
+        text = _piecemeal(text)
+    return Answer(records, text, path)
+
+
+def _run(command: Command, prog: Any, args: argparse.Namespace) -> Any:
+    from drgn import FaultError
+
+    from .errors import TargetError
+
+    try:
+        return command.run(prog, args)
     except FaultError as e:
         raise TargetError(_nothing_judged(prog, e)) from e
-    return Answer(records, present(command.name, records, args.format), path)
+
+
+def _presenter(command: Command, records: Any) -> str:
+    return command.name if command.presenter is None else command.presenter(records)
+
+
+def _piecemeal(text: Iterator[str]) -> Iterator[str]:
+    # What is made as it is written can be stopped between two pieces, and in one.
+    from .signals import interruptible
+
+    while True:
+        with interruptible():
+            piece = next(text, None)
+        if piece is None:
+            return
+        yield piece
 
 
 def _nothing_judged(prog: Any, fault: FaultError) -> str:

@@ -12,7 +12,7 @@ the library is imported inside the functions.
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, List, Tuple
+from typing import TYPE_CHECKING, Any, List, Tuple
 
 from .command import Answer, Command, Option, answer, option
 
@@ -26,56 +26,60 @@ if TYPE_CHECKING:
     from .answers.states import Objects
     from .capture import CaptureSummary
     from .demo import Act
-    from .findings import Report
     from .pages.census import Census
     from .pagetype.detect import PageTypeLayout
 
 __all__ = ("COMMANDS", "Answer", "Command", "Option", "answer", "option", "pfn_range")
 
 _MAP_CELLS = 1024  # in a terminal
-_PICTURE_CELLS = 4096
 
 
-def _check(prog: Program, args: argparse.Namespace) -> Report:
-    from .check import check
-    from .report.output import check_writable, progress
-    from .target import describe, shortfall
+def _check(prog: Program, args: argparse.Namespace) -> Any:
+    from .checking import run
 
-    check_writable(args.html)
-    with progress() as show:
-        report = check(prog, caches=args.cache, addresses=args.address, progress=show)
-    report.target = describe(prog)
-    missing = shortfall(prog)
-    if missing is not None:
-        report.unavailable.insert(0, missing)
-    if args.html:
-        _write_html(prog, report, args.html)
-    return report
+    return run(prog, args)
 
 
-def _write_html(prog: Program, report: Report, path: str) -> None:
-    from .pages.census import census
-    from .report import html
-    from .report.output import emit, progress
+def _check_stopped(args: argparse.Namespace, records: Any, reason: str) -> Any:
+    from .checking import stopped
 
-    with progress() as show:
-        found = census(prog, show, cells=_PICTURE_CELLS)
-    emit("".join(html.check(report, found)), path)
+    return stopped(args, records, reason)
+
+
+def _check_presenter(records: Any) -> str:
+    from .checking import presenter
+
+    return presenter(records)
 
 
 def _check_code(args: argparse.Namespace) -> str:
-    arguments = ["prog"]
-    if args.cache:
-        arguments.append(f"caches={args.cache!r}")
-    if args.address:
-        arguments.append(f"addresses=[{', '.join(map(hex, args.address))}]")
-    return f"""\
-from drgn_slabtype import check
+    from .checking import code
 
-report = check({", ".join(arguments)})
-for finding in report.findings:
-    print(finding.message)
-"""
+    return code(args)
+
+
+def seconds(text: str) -> float:
+    """
+    Return a time that is not negative.
+
+    :raises ValueError: if the text is none.
+    """
+    value = float(text)
+    if not 0 <= value < 1e9:
+        raise ValueError(f"{text} is no time in seconds")
+    return value
+
+
+def number(text: str) -> int:
+    """
+    Return a number from 1 on.
+
+    :raises ValueError: if the text is none.
+    """
+    value = int(text)
+    if value < 1:
+        raise ValueError(f"{text} is not 1 or more")
+    return value
 
 
 def _caches(prog: Program, args: argparse.Namespace) -> CachesAnswer:
@@ -265,10 +269,39 @@ COMMANDS = (
                 metavar="FILE",
                 help="also write a page with a map of memory and charts of the caches",
             ),
+            option(
+                "--watch",
+                type=seconds,
+                metavar="SECONDS",
+                help="check again and again, with a pause of so many seconds: tell what is new, "
+                "still there and gone",
+            ),
+            option(
+                "--rounds",
+                type=number,
+                metavar="N",
+                help="check so many times (default with --watch: without end)",
+            ),
+            option(
+                "--until-finding", action="store_true", help="check again until there is a finding"
+            ),
+            option(
+                "--max-time",
+                type=seconds,
+                metavar="SECONDS",
+                help="end after so many seconds, with the report so far",
+            ),
+            option(
+                "--capture",
+                metavar="FILE",
+                help="at the first finding, write a capture of that moment",
+            ),
         ),
         formats=("table", "json", "junit"),
         drgn=_check_code,
-        status=lambda report: report.exit_status,
+        status=lambda records: records.exit_status,
+        stopped=_check_stopped,
+        presenter=_check_presenter,
     ),
     Command(
         "pages",

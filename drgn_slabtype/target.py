@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 import tempfile
 from dataclasses import dataclass
 from typing import Optional, Sequence, Tuple
@@ -29,6 +30,7 @@ from .findings import Finding, Target
 from .machine import machine
 
 _QMP_SECONDS = 10
+_QMP_HANGS = 30  # seconds without an answer after which a guest has gone away
 _COMPRESSED = {
     b"\x1f\x8b": "gzip",
     b"\xfd7zXZ\0": "xz",
@@ -318,6 +320,10 @@ def _await_greeting(connection: socket.socket, address: str) -> None:
     if not greeting.startswith(b'{"QMP"'):
         raise TargetError(f"{address} is not a QMP socket of QEMU")
     connection.settimeout(None)
+    # drgn waits in C, where no signal ends it.
+    limit = struct.pack("@ll", _QMP_HANGS, 0)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
 
 
 def _open_kernel(prog: Program) -> None:
