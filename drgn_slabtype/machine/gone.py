@@ -40,8 +40,8 @@ def boot(machine: Machine) -> Boot:
     for find, size in finders:
         with suppress(AttributeError, FaultError, LookupError):
             address = find().address_
-            assert address is not None
-            found.append(machine.memory.read(address, size))
+            if address is not None:
+                found.append(machine.memory.read(address, size))
     return tuple(found)
 
 
