@@ -139,7 +139,12 @@ class Finding:
     object: Optional[Address] = None
     """Address of the object as its users see it."""
     index: Optional[int] = None
-    """Index of the object in its slab, or of the entry in its place."""
+    """Index of the object in its slab, or of the entry in its place: :attr:`slot` or
+    :attr:`position`, whichever the rule is about."""
+    slot: Optional[int] = None
+    """Index of the object in its slab."""
+    position: Optional[int] = None
+    """Where the entry stands in its list or array, the first of them being 0."""
     place: Optional[str] = None
     """Where a free object is recorded: ``freelist``, ``cpu array``, ``sheaf`` …"""
     expected: Value = None
@@ -155,7 +160,8 @@ class Finding:
     id: Annotated[int, Key(after="")] = 0
     """Position in the report; what :attr:`because` refers to."""
     address: Optional[Address] = None
-    """Where bytes begin that are not what debugging promises, or a lock that is wrong or kept."""
+    """Where bytes begin that are not what debugging promises, the word that leads a freelist
+    astray, or a lock that is wrong or kept."""
     activity: Annotated[Optional[str], HIDDEN] = None
     """Which work would explain it, if that does not follow from the code: key into
     :data:`~drgn_slabtype.machine.activities.ACTIVITIES`."""

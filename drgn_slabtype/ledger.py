@@ -181,6 +181,8 @@ class Slabs(_Table):
     """Whether its own state says that it may be between two lists just now."""
     busy: Bools
     """Whether a lock was held under which its count and lists change."""
+    fresh: Bools
+    """Whether it is being made just now, so that its freelist may be half written."""
     excused: Bools
     """Outside the accounting, waiting for RCU to give back its pages: not judged."""
     failed: Bools
@@ -205,6 +207,9 @@ class Claims(_Table):
     """Index of the object in its slab; -1 if the address is no object."""
     state: U8
     """:class:`State`."""
+    passing: Bools
+    """Whether whoever fills or empties the container leaves such an entry for a moment, be it of
+    no object or of one that is recorded elsewhere."""
 
 
 @dataclass
@@ -231,10 +236,12 @@ class Containers(_Table):
     """Index of the object (or position) at which the walk ended; -1 before the first."""
     value: U64
     """What was found there: the bad pointer or index."""
+    word: U64
+    """Address of the word that holds it; 0 if that is not known."""
     nid: I64
     """NUMA node its objects must be from; -1 if they may be from any."""
     busy: Bools
-    """Whether it was caught being filled or emptied."""
+    """Whether it was caught being filled or emptied, which explains how the walk ended."""
 
 
 @dataclass
@@ -267,8 +274,18 @@ class Counter(NamedTuple):
     """The same, added up from the slabs."""
     slack: int = 0
     """Largest difference that work in progress explains."""
-    busy: bool = False
-    """The node's lock was held: any difference may be work in progress."""
+    moves: int = 0
+    """Largest difference that whoever holds the node's lock explains; 0 if nobody does."""
+
+    @property
+    def difference(self) -> int:
+        """By how much the two differ."""
+        return abs(self.kept - self.summed)
+
+    @property
+    def passes(self) -> bool:
+        """Whether work in progress explains the difference."""
+        return self.difference <= max(self.slack, self.moves)
 
 
 class Break(NamedTuple):
@@ -285,7 +302,9 @@ class Break(NamedTuple):
     found: int
     """Address it holds."""
     busy: bool = False
-    """The list's lock was held."""
+    """The list's lock was held, and who holds it can have left such a link for a moment."""
+    activity: Optional[str] = None
+    """Which work alone would, if that does not follow from the code."""
 
 
 class Suspect(NamedTuple):

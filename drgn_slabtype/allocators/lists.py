@@ -18,6 +18,7 @@ from drgn import FaultError
 from ..index import KnownBy, SlabIndex
 from ..ledger import I64, Break, ListKind
 from ..machine import Machine
+from ..machine.activities import SLUB_SHRINK
 
 _MAX_LINKS = 1 << 16  # more sheaves or deferred objects than any list holds
 
@@ -128,9 +129,27 @@ class SlabLists:
             first, back = int(self.index.pages[tail[0]]) + self._offset, self._prev[tail[0]]
         if link == first and back != at:
             page = first - self._offset if tail else first
-            return _broken(head, page, "prev", at, back)
-        page = at if at == head.address else at - self._offset
-        return _broken(head, page, "next", first if back == at else None, link)
+            broken = _broken(head, page, "prev", at, back)
+        else:
+            page = at if at == head.address else at - self._offset
+            broken = _broken(head, page, "next", first if back == at else None, link)
+        return self._bounded(head, broken)
+
+    def _bounded(self, head: ListHead, broken: Break) -> Break:
+        # Who puts a slab on a list or takes it off leaves one link for a moment
+        # that leads to a slab or to the head. Whole lists that are joined lead
+        # to the head that they had, on a stack.
+        if not broken.busy:
+            return broken
+        found = np.array([broken.found], np.uint64)
+        leads = broken.found == head.address or broken.found in self._row
+        leads = leads or bool(self.index.is_memory_map(found - np.uint64(self._offset))[0])
+        if leads and broken.expected is not None:
+            return broken
+        memory = self.index.machine.memory
+        joined = leads or bool(memory.is_kernel_address(found)[0] and found[0] % 8 == 0)
+        joined = joined and self.index.layout.allocator == "SLUB"
+        return broken._replace(busy=joined, activity=SLUB_SHRINK if joined else None)
 
 
 def find_emptied(index: SlabIndex, walks: Iterable[Walked]) -> List[Walked]:

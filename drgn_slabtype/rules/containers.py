@@ -35,5 +35,4 @@ def judge_containers(ledger: Ledger) -> Iterator[Finding]:
                 place=container_name(ledger, box),
                 expected=int(expected[box]),
                 found=int(boxes.counted[box]),
-                moving=bool(boxes.busy[box]),
             )

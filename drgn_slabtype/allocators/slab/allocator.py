@@ -139,7 +139,7 @@ class SlabAllocator:
         self._arrays(cache, rows, index, ledger)
         self._live.enter(number, rows, index, ledger, _PLACE[LIVE.name])
         self._freelists(cache, rows, index, ledger)
-        mark_flushes(self.arrays, number, ledger)
+        mark_flushes(self.memory, self.arrays, number, ledger)
         note_destroyed(ledger, self.caches, number)
         if cache.debug:
             freelist = index["freelist"][rows]
@@ -175,7 +175,9 @@ class SlabAllocator:
         believed = counts.believed()
         tails = found.tails(believed)
         # A slab on no list can be one that is just being made.
-        busy = slabs.busy | self.view.loose[rows]
+        loose = self.view.loose[rows]
+        slabs.fresh |= loose & (np.count_nonzero(loose) <= cache.facts.in_flight)
+        busy = freelists.half_written(found, tails, slabs)
         ledger.suspects += freelists.suspect_counts(ledger, believed)
         ledger.suspects += freelists.suspect_arrays(found, tails, busy)
         freelists.enter_freelists(cache, ledger, found, tails, busy, _PLACE[freelists.PLACE.name])

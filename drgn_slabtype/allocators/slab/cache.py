@@ -78,6 +78,8 @@ class SlabCache:
         """Bytes from a slot to the object in it; 0 without CONFIG_DEBUG_SLAB."""
         self.batchcount = value("batchcount")
         """How many objects move between its arrays and its slabs at a time."""
+        self.arrayfuls = (self.limit, self.batchcount, value("shared") * self.batchcount)
+        """How many objects an array of a CPU, a refill and the shared array have at most."""
         self.red_zone = has(_RED_ZONE)
         self.poison = has(_POISON)
         self.store_user = has(_STORE_USER)

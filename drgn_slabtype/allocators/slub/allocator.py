@@ -217,9 +217,9 @@ class SlubAllocator:
             limit=slabs.objects,
             walked=0,
             state=Walk.WHOLE,
-            busy=slabs.busy,
+            busy=slabs.fresh,
         )
-        reader.enter(ledger, own, index["freelist"][rows])
+        reader.enter(ledger, own, index["freelist"][rows], index.structure.offset("freelist"))
         if self.cpu_slabs is None:
             return
         cpus = self.cpu_slabs
@@ -238,7 +238,8 @@ class SlubAllocator:
         homeless = (home < 0) & (cpus.slab[mine] == 0)
         for box in np.flatnonzero(homeless).tolist():
             ledger.suspects.append(_homeless(cache, theirs, box, cpus.freelist[mine], index))
-        reader.enter(ledger, theirs.take(home >= 0), cpus.freelist[mine][home >= 0])
+        at = cpus.rows.structure.offset("freelist")
+        reader.enter(ledger, theirs.take(home >= 0), cpus.freelist[mine][home >= 0], at)
 
 
 def every_barn(machine: Machine) -> U64:

@@ -122,7 +122,7 @@ def _sort_out(machine: Machine, caches: Caches, found: List[Found], sheaves: She
     width = machine.structure("struct slab_sheaf").offset("objects")
     heads = machine.rows("struct slab_sheaf", addresses, width)
     wild = wild_pointers(source, addresses, source.word_size).tolist()
-    seen: Dict[int, str] = {}
+    seen: Dict[int, Found] = {}
     sound = []
     for at, sheaf in enumerate(found):
         owner, size = int(heads["cache"][at]), int(heads["size"][at])
@@ -133,15 +133,26 @@ def _sort_out(machine: Machine, caches: Caches, found: List[Found], sheaves: She
         elif heads.ok[at] and owner != own and (owner or size or capacity[sheaf.cache]):
             wrong = "is none of this cache", own, owner
         elif owner == own and sheaf.address in seen:
-            wrong = f"is also in {seen[sheaf.address]}", None, sheaf.address
+            wrong = f"is also in {seen[sheaf.address].name}", None, sheaf.address
         if wrong is not None:
-            sheaves.suspect(sheaf.cache, sheaf.suspect(*wrong))
+            # Sheaves are exchanged one after the other, under the CPU's lock or
+            # the barn's; every other state of them is made before they stand there.
+            other = seen.get(sheaf.address)
+            passes = other is not None and _exchanged(other, sheaf)
+            one = sheaf._replace(busy=sheaf.busy or (other is not None and other.busy))
+            sheaves.suspect(sheaf.cache, one.suspect(*wrong, passes))
             continue
         if owner == own:
-            seen[sheaf.address] = sheaf.name
+            seen[sheaf.address] = sheaf
             sound.append(sheaf.address)
         sheaves.by_cache.setdefault(sheaf.cache, []).append(sheaf)
     sheaves.sound = np.array(sound, np.uint64)
+
+
+def _exchanged(one: Found, other: Found) -> bool:
+    # Between two places of one CPU, or a CPU and a barn.
+    at_home = ["barn" in place for place in (one.place, other.place)]
+    return any(at_home) != all(at_home) or (not any(at_home) and one.owner == other.owner)
 
 
 def regions(machine: Machine, caches: Caches) -> Iterator[Region]:

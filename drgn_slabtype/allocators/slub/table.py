@@ -89,6 +89,7 @@ def excuse_slabs(
     if np.count_nonzero(fresh) <= ledger.facts.in_flight:
         slabs.transit |= fresh
         slabs.busy |= fresh
+        slabs.fresh |= fresh
     # An empty slab of a TYPESAFE_BY_RCU cache leaves its list and the counters
     # at once, and its pages after a grace period.
     if cache.typesafe_by_rcu:
@@ -206,14 +207,32 @@ def enter_counters(ledger: Ledger, cache: SlubCache, nodes: Nodes) -> None:
             ),
         },
         _slack(ledger),
+        _moves(ledger),
     )
 
 
 def _slack(ledger: Ledger) -> Dict[str, int]:
     # A slab is counted a moment before or after it can be found.
-    slabs, members = ledger.slabs, ledger.memberships
-    listed = np.isin(np.arange(len(slabs)), members.slab)
-    adrift = int(np.count_nonzero(slabs.transit & ~listed & ~slabs.excused))
-    adrift = min(adrift, ledger.facts.in_flight)
-    most = int(slabs.objects.max(initial=0))
-    return {"nr_slabs": adrift, "total_objects": adrift * most}
+    slabs = ledger.slabs
+    adrift = np.count_nonzero(slabs.transit & ~_listed(ledger) & ~slabs.excused)
+    slabs_adrift = min(int(adrift), ledger.facts.in_flight)
+    return {"nr_slabs": slabs_adrift, "total_objects": slabs_adrift * _largest(slabs)}
+
+
+def _moves(ledger: Ledger) -> Dict[str, int]:
+    # Under the lock a slab goes on a list or leaves it, and is counted, or all
+    # that shrinking a cache takes off its list; they are on no list meanwhile.
+    # CPUs count slabs that they make or give back beside it.
+    slabs = ledger.slabs
+    asks = (slabs.allowed & ListKind.NOWHERE) == 0
+    off = int(np.count_nonzero(asks & ~_listed(ledger) & ~slabs.excused))
+    made = ledger.facts.in_flight + off
+    return {"nr_partial": 1 + off, "nr_slabs": made, "total_objects": made * _largest(slabs)}
+
+
+def _listed(ledger: Ledger) -> Bools:
+    return np.isin(np.arange(len(ledger.slabs)), ledger.memberships.slab)
+
+
+def _largest(slabs: Slabs) -> int:
+    return int(slabs.objects.max(initial=0))

@@ -28,8 +28,8 @@ FINDING = View(
     Column("expected"),
     Column("found"),
     Column("", "attempts", lambda f: f"read {f.attempts} times" if f.attempts > 1 else None),
-    quiet="code rule message because cache node cpu slab page object index place address "
-    "id details",
+    quiet="code rule message because cache node cpu slab page object index slot position place "
+    "address id details",
 )
 
 TOTALS = View(
