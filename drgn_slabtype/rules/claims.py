@@ -89,7 +89,8 @@ def _ended_in_object(ledger: Ledger, box: int, finding: Finding) -> Finding:
     leads = f"is 0x{finding.found:x}"
     if finding.code == "freelist-cycle":
         again = (int(finding.found or 0) - int(slabs.base[slab])) // stride
-        leads = f"leads back to object 0x{finding.found:x} (slot {again}{_standing(ledger, box, again)})"
+        where = f"slot {again}{_standing(ledger, box, again)}"
+        leads = f"leads back to object 0x{finding.found:x} ({where})"
     return replace(
         finding,
         message=f"{finding.message}{place}{at} {leads}",
@@ -108,7 +109,7 @@ def _standing(ledger: Ledger, box: int, slot: int) -> str:
 
 def _judge_foreign(ledger: Ledger) -> Iterator[Finding]:
     # Entries of arrays, each of which can be wrong on its own.
-    claims, boxes, name = ledger.claims, ledger.containers, ledger.facts.name
+    claims, name = ledger.claims, ledger.facts.name
     for claim in np.flatnonzero((claims.slab < 0) | (claims.index < 0)).tolist():
         box, slab = int(claims.container[claim]), int(claims.slab[claim])
         address, position = int(claims.address[claim]), int(claims.position[claim])
@@ -156,8 +157,7 @@ def _judge_nodes(ledger: Ledger) -> Iterator[Finding]:
 
 
 def _judge_doubles(ledger: Ledger) -> Iterator[Finding]:
-    claims, slabs, boxes = ledger.claims, ledger.slabs, ledger.containers
-    name = ledger.facts.name
+    claims, slabs, name = ledger.claims, ledger.slabs, ledger.facts.name
     known = np.flatnonzero((claims.slab >= 0) & (claims.index >= 0))
     most = int(slabs.objects.max(initial=0)) + 1
     keys = claims.slab[known] * most + claims.index[known]

@@ -261,7 +261,7 @@ class Sweep:
         was = self.prog.read(one.address, size)
         if self._held:
             # Nobody is at the work that is put together here. This process ends with it.
-            witness.find_witnesses = lambda _: witness.Witnesses((), "a lock held by hand")
+            witness.find_witnesses = lambda machine: witness.Witnesses((), "a lock held by hand")
             was = self._hold(one, was)
         cell = bytearray(was)
         overlay(self.prog, [Write(one.address, memoryview(cell))])  # type: ignore[arg-type]

@@ -36,7 +36,7 @@ from .indexes import IndexArrays, right_places
 from .offslab import add_hosts, off_slab_arrays
 from .regions import declarations
 from .state import allowed_lists
-from .table import enter_counters, misfits, note_detached, read_slabs
+from .table import enter_counters, misfits, node_misfits, note_detached, read_slabs
 from .view import SlabView, slab_counts
 
 PLACES = (freelists.PLACE, *arrays.PLACES, LIVE)
@@ -135,6 +135,7 @@ class SlabAllocator:
             enter_counters(ledger, cache, self.nodes)
         self.nodes.enter_lost(number, ledger)
         self.nodes.enter_locks(number, ledger)
+        ledger.suspects += node_misfits(cache, self.nodes)
         note_detached(ledger)
         self._arrays(cache, rows, index, ledger)
         self._live.enter(number, rows, index, ledger, _PLACE[LIVE.name])

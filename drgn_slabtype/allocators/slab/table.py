@@ -68,6 +68,17 @@ def misfits(view: SlabView, index: SlabIndex, cache: SlabCache, rows: I64) -> It
     yield from wrong_slabs("slab-order-wrong", what, orders != should, should, orders)
 
 
+def node_misfits(cache: SlabCache, nodes: Nodes) -> Iterator[Suspect]:
+    """Yield the nodes of a cache that say neither yes nor no where they can say nothing else."""
+    touched = nodes.rows["free_touched"]
+    for row in np.flatnonzero((nodes.cache == cache.number) & (touched > 1)).tolist():
+        found = int(touched[row])
+        what = f"free_touched is 0x{found:x}, neither 0 nor 1"
+        yield Suspect(
+            "container-state", what, node=int(nodes.nid[row]), place="free_touched", found=found
+        )
+
+
 def note_detached(ledger: Ledger) -> None:
     """Note how many slabs are outside the accounting."""
     detached = np.count_nonzero(ledger.slabs.excused)

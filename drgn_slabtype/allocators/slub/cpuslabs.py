@@ -19,10 +19,12 @@ from ...index import KnownBy, SlabIndex
 from ...ledger import I64, U64, Ledger, ListKind, Memberships, Suspect
 from ...machine import Machine
 from ...machine.columns import Rows
+from ...machine.locks import lock_states
 from ...regions import Region, region
 from ..arrays import local_rows
 from ..base import Fits
 from ..caches import Caches, same_cache
+from ..locks import lock_suspects
 from ..percpu import PerCpu, every_copy, per_cpu_structures
 
 
@@ -40,7 +42,7 @@ class PartialChain(NamedTuple):
 class CpuSlabs:
     """Every ``struct kmem_cache_cpu`` of the machine."""
 
-    def __init__(self, found: PerCpu, cpu: I64, rows: Rows) -> None:
+    def __init__(self, machine: Machine, found: PerCpu, cpu: I64, rows: Rows) -> None:
         self.cache = found.cache
         """Position of the cache."""
         self.cpu = cpu
@@ -58,6 +60,10 @@ class CpuSlabs:
         self.slab_row: I64 = np.full(len(rows), -1, np.int64)
         """Row of the index of :attr:`slab`."""
         self.chains: List[PartialChain] = []
+        self._locks: List[Tuple[int, Suspect]] = []
+        if rows.structure.has("lock"):
+            states = lock_states(machine, rows, "lock")
+            self._locks += lock_suspects(states, cpus=cpu, place="cpu slab")
 
     def unreadable(self, cache: int) -> List[str]:
         """Return the CPUs' structures of a cache that are not in the target, in words."""
@@ -120,6 +126,7 @@ class CpuSlabs:
         :param rows: Rows of the index that are the rows of ``ledger.slabs``.
         """
         ledger.suspects += self._found.suspects(cache, "cpu slab")
+        ledger.suspects += [one for at, one in self._locks if self.cache[at] == cache]
         mine = np.flatnonzero((self.cache == cache) & (self.slab_row >= 0))
         wild = (self.cache == cache) & (self.slab != 0) & ~index.is_memory_map(self.slab)
         ledger.suspects += [
@@ -233,7 +240,7 @@ def read_cpu_slabs(machine: Machine, caches: Caches) -> Optional[CpuSlabs]:
     alignment = 2 * machine.memory.word_size
     found = per_cpu_structures(machine, caches, "cpu_slab", alignment, caches.listed)
     rows = machine.rows("struct kmem_cache_cpu", found.addresses)
-    return CpuSlabs(found, machine.cpus[found.column], rows)
+    return CpuSlabs(machine, found, machine.cpus[found.column], rows)
 
 
 def regions(machine: Machine, caches: Caches) -> Iterator[Region]:
