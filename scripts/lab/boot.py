@@ -92,7 +92,7 @@ def _boot(
     options = [*guest.options, *options]
     started = stack.enter_context(machine(kernel.vmlinuz, image, line, options, console=log))
     # CPUs that share a thread of the host are slower, the more of them there are.
-    seconds = _READY_SECONDS * (guest.cpus if guest.cx16 else 1)
+    seconds = _READY_SECONDS * (guest.cpus if guest.cx16 else 1) * kernel.kernel.patience
     try:
         started.wait_for("ready", seconds)
         # Pages that are in the balloon are offline.

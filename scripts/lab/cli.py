@@ -22,7 +22,7 @@ from .comparison import compare
 from .debian import Archive
 from .dumps import Dump
 from .errors import LabError
-from .guests import GUESTS, guests_for
+from .guests import GUESTS, fitted, guests_for
 from .kdump import FORMATS
 from .kernels import KERNELS
 from .matrix import Matrix
@@ -56,7 +56,7 @@ def _get(arguments: argparse.Namespace) -> int:
 def _take(arguments: argparse.Namespace) -> List[Dump]:
     kernel = KERNELS[arguments.kernel]
     files = library.get(kernel, Archive())
-    guest = GUESTS[arguments.guest]
+    guest = fitted(GUESTS[arguments.guest], kernel)
     if not guest.suits(kernel):
         raise LabError(f"guest {guest.name} has no meaning for {kernel.name}")
     install(GUEST_PACKAGES, log=cache.log_file("packages"))
@@ -107,9 +107,10 @@ def _pages(arguments: argparse.Namespace) -> int:
 
 
 def _boot(arguments: argparse.Namespace) -> int:
-    files = library.get(KERNELS[arguments.kernel], Archive())
+    kernel = KERNELS[arguments.kernel]
+    files = library.get(kernel, Archive())
     install(GUEST_PACKAGES, log=cache.log_file("packages"))
-    with running(files, GUESTS[arguments.guest]) as guest:
+    with running(files, fitted(GUESTS[arguments.guest], kernel)) as guest:
         guest.stop()
         symbols = f" -s {files.vmlinux}" if files.vmlinux else ""
         print(f"drgn-slabtype check --qemu {guest.qmp_path}{symbols}", flush=True)

@@ -10,7 +10,7 @@ from typing import Callable, Tuple
 from .kernels import Kernel
 from .named import Named
 
-__all__ = ("GUESTS", "Guest", "guests_for")
+__all__ = ("GUESTS", "Guest", "fitted", "guests_for")
 
 
 @dataclass(frozen=True)
@@ -133,5 +133,10 @@ GUESTS: Named[Guest] = Named("guest", _TABLE)
 
 
 def guests_for(kernel: Kernel) -> Tuple[Guest, ...]:
-    """Return the guests that say something about a kernel."""
-    return tuple(guest for guest in _TABLE if guest.suits(kernel))
+    """Return the guests that say something about a kernel, as it needs them."""
+    return tuple(fitted(guest, kernel) for guest in _TABLE if guest.suits(kernel))
+
+
+def fitted(guest: Guest, kernel: Kernel) -> Guest:
+    """Return a guest with the memory that a kernel needs."""
+    return replace(guest, memory_mib=max(guest.memory_mib, kernel.memory_mib))

@@ -90,6 +90,10 @@ class Kernel:
     """Whether it prints while all but one CPU stand still, as dump_page() has to."""
     cma: bool = False
     """Whether CONFIG_DMA_CMA is."""
+    memory_mib: int = 0
+    """Memory that it needs, whatever the guest would have."""
+    patience: int = 1
+    """How many times longer than usual to wait for it."""
 
     @property
     def stock(self) -> bool:
@@ -100,6 +104,7 @@ class Kernel:
 # What a config fragment settles about a kernel.
 _SETTLED: Mapping[str, Mapping[str, Any]] = {
     "bare": {"kfence": False, "numa": False, "slub_debug": False},
+    "kasan": {"memory_mib": 512, "patience": 5},
     "page-owner": {"page_owner": True},
     "slab": {"allocator": "SLAB"},
     "slub-tiny": {"slub_debug": False},
@@ -216,6 +221,12 @@ _CI = (
 # Configurations, for the full matrix alone. Each costs a download or a build.
 _FULL = (
     _6_12.built("slub-6.12-tiny", "SLUB_TINY: no CPU slabs, no SLUB_DEBUG", "small slub-tiny"),
+    _6_12.built(
+        "slub-6.12-kasan",
+        "KASAN, lockdep, kmemleak, profiling: all that can lie behind an object",
+        "small slub page-owner kasan",
+        special="debug",
+    ),
     _6_1.built(
         "slub-6.1-bare",
         "no SLUB_DEBUG, CPU partial slabs, merging, NUMA, cgroups or huge pages; PREEMPT",

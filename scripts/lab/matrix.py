@@ -20,7 +20,7 @@ from .comparison import LIVE, Result, compare, compare_live
 from .debian import Archive
 from .dumps import Dump
 from .errors import LabError
-from .guests import GUESTS, Guest
+from .guests import GUESTS, Guest, fitted
 from .kdump import FORMATS
 from .kernels import KERNELS, Built, Kernel
 from .library import KernelFiles
@@ -151,7 +151,7 @@ def full_jobs(names: Sequence[str] = (), only: Sequence[str] = ()) -> List[Job]:
 
 
 def _job(kernel: Kernel, guest: Guest, formats: Tuple[str, ...] = ("elf",)) -> Job:
-    return Job(kernel, guest, PAUSES if guest.busy else 1, formats)
+    return Job(kernel, fitted(guest, kernel), PAUSES if guest.busy else 1, formats)
 
 
 def _needed_seconds(job: Job) -> float:
