@@ -37,6 +37,7 @@ from .pages.scan import PageScan, Progress, require_64_bit
 from .pagetype.detect import PageTypeLayout
 from .reading import Reading, Scope
 from .rules.blame import join, renumber
+from .rules.doubt import doubt
 from .rules.excuses import settle
 from .strays import judge_machine
 
@@ -83,7 +84,8 @@ def check(
     except KeyboardInterrupt:
         report.interrupted = True
     found = renumber(join(groups))
-    _file(report, settle(found, layout.allocator, lambda work: witnesses(kernel).of(work)))
+    found = settle(found, layout.allocator, lambda work: witnesses(kernel).of(work))
+    _file(report, doubt(found, report.caches))
     if report.findings and not report.interrupted:
         # What moves is explained as it is now.
         report.findings = explain(Lookup(kernel) if kernel.is_live else seen, report.findings)

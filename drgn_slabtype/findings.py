@@ -109,8 +109,24 @@ CATALOGUE: Mapping[str, Code] = {
     # Unavailable: what a rule needed and could not have.
     "unreadable": Code("unavailable", "Memory a rule needed could not be read."),
     "not-captured": Code("unavailable", "The capture left out what a rule needed."),
+    "not-understood": Code(
+        "unavailable", "What most of the machine contradicts is no damage: it is not understood."
+    ),
     "not-judged": Code("unavailable", "What hangs on damage found elsewhere was not judged."),
 }
+
+
+class Damaged(NamedTuple):
+    """Bytes in a row that are not what debugging promises."""
+
+    address: Address
+    """Of the first."""
+    size: int
+    """How many."""
+    expected: str
+    """What they must be, in hex; of many, the first. ``set``: anything but zeroes."""
+    found: str
+    """What they are."""
 
 
 @dataclass(frozen=True)
@@ -159,6 +175,9 @@ class Finding:
     activity: Annotated[Optional[str], HIDDEN] = None
     """Which work would explain it, if that does not follow from the code: key into
     :data:`~drgn_slabtype.machine.activities.ACTIVITIES`."""
+    ranges: Tuple[Damaged, ...] = ()
+    """All of an object's bytes that are not what debugging promises; the first begins
+    at :attr:`address`, and :attr:`expected` and :attr:`found` are its own."""
     details: Tuple[str, ...] = ()
     """What is there instead, and what lies around it: one line each."""
 
@@ -214,6 +233,8 @@ class CacheResult:
     fill: List[int] = field(default_factory=list)
     """Slabs by the tenth of their objects that is counted as in use; full ones last."""
     outcome: Outcome = Outcome.CONSISTENT
+    judged: Annotated[Dict[str, int], HIDDEN] = field(default_factory=dict)
+    """How many objects or slabs were looked at, by the place that debugging promises."""
 
 
 @dataclass

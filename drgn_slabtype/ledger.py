@@ -372,6 +372,8 @@ class Ledger:
     """Whether every list of the cache could be read, so that absence means something."""
     notes: List[Suspect] = field(default_factory=list)
     """States that are worth a word and are no damage."""
+    judged: Dict[str, int] = field(default_factory=dict)
+    """How many rows of :attr:`zones` were looked at, by their name."""
 
     def claims_of(self, name: str) -> Claims:
         """Return the claims of one kind of place."""

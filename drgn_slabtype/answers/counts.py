@@ -24,6 +24,7 @@ def count_objects(ledger: Ledger) -> CacheResult:
     result = CacheResult(
         facts.name, facts.address, facts.object_size, facts.stride, facts.objects_per_slab
     )
+    result.judged = ledger.judged
     result.slabs = len(slabs)
     result.pages = int((1 << slabs.order).sum())
     result.objects = int(slabs.objects.sum())

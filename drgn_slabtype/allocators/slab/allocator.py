@@ -26,6 +26,7 @@ from ..lists import Walked, find_emptied
 from ..live import LIVE, LiveObjects
 from ..nodes import memberships, node_pointers, read_nodes
 from ..percpu import per_cpu_structures
+from ..quarantine import QUARANTINE, read_quarantine
 from . import arrays, freelists, tuning
 from .cache import Mode, SlabCache, freelist_cache, slab_members
 from .counts import Counts
@@ -39,7 +40,7 @@ from .state import allowed_lists
 from .table import enter_counters, misfits, note_detached, read_slabs
 from .view import SlabView, slab_counts
 
-PLACES = (freelists.PLACE, *arrays.PLACES, LIVE)
+PLACES = (freelists.PLACE, *arrays.PLACES, QUARANTINE, LIVE)
 _PLACE = {place.name: number for number, place in enumerate(PLACES)}
 _ARRAYS = _PLACE[arrays.PLACES[0].name]
 
@@ -68,6 +69,7 @@ class SlabAllocator:
         self.tuned = tuning.judge_arrays(self.arrays, caches.rows["limit"].astype(np.int64))
         self.entries = Entries(machine, self.arrays, self.tuned)
         self.ownership = Ownership(np.zeros(0, np.int64), np.zeros(0, np.int64))
+        self.quarantine = machine.settled(read_quarantine)
         self._cpus = len(machine.cpus)
         self._walks: List[Walked] = []
         self._live = LiveObjects([])
@@ -89,6 +91,7 @@ class SlabAllocator:
         )
         self._live = self._own_structures(index)
         self._live.locate(index, self.ownership.cache)
+        self.quarantine.locate(index, self.caches, self.ownership.cache)
 
     def _list_of(self, index: SlabIndex) -> I64:
         # Which list of its node each slab stands on, if it is on one.
@@ -113,8 +116,8 @@ class SlabAllocator:
         return self.nodes.unreadable(number)
 
     def elsewhere(self) -> List[Suspect]:
-        """Return nothing; see :meth:`.base.Allocator.elsewhere`."""
-        return []
+        """Return the damage that is in no cache; see :meth:`.base.Allocator.elsewhere`."""
+        return list(self.quarantine.suspects())
 
     def regions(self, index: SlabIndex) -> Iterator[Declaration]:
         """Declare what is read; see :meth:`.base.Allocator.regions`."""
@@ -137,6 +140,7 @@ class SlabAllocator:
         self.nodes.enter_locks(number, ledger)
         note_detached(ledger)
         self._arrays(cache, rows, index, ledger)
+        self.quarantine.enter(number, rows, index, ledger, _PLACE[QUARANTINE.name])
         self._live.enter(number, rows, index, ledger, _PLACE[LIVE.name])
         self._freelists(cache, rows, index, ledger)
         mark_flushes(self.arrays, number, ledger)

@@ -16,7 +16,7 @@ import numpy as np
 
 from ...ledger import I64, U8, U64, Bools, Ledger, State, Walk, Zone
 from ...machine import Machine
-from ..slots import Slots, claimed, read_slabs
+from ..slots import Part, Slots, claimed, read_slabs
 from .cache import Mode, SlabCache
 
 _RED_FREE, _RED_USED = 0x09F911029D74E35B, 0xD84156C5635688C0
@@ -75,7 +75,7 @@ class DebugReader:
                 yield self._poison(slots, np.flatnonzero(free))
             if cache.store_user:
                 used = np.flatnonzero(~free)
-                yield slots.zone("track", "last caller", self._caller, cache.size, used, None)
+                yield slots.zone(Part("track", "last caller", self._caller, cache.size), used, None)
 
     def _judged(self) -> I64:
         # Slabs of which nothing is doubtful.
@@ -99,12 +99,12 @@ class DebugReader:
             ("first red zone", self._cache.obj_offset - _RED_BYTES),
             ("second red zone", self._second_red),
         ):
-            yield slots.zone("redzone", name, at, at + _RED_BYTES, every, expected, passing)
+            yield slots.zone(Part("redzone", name, at, at + _RED_BYTES), every, expected, passing)
 
     def _poison(self, slots: Slots, rows: I64) -> Zone:
         cache = self._cache
         first, last = cache.obj_offset, cache.obj_offset + cache.object_size
-        zone = slots.zone("poison", "poison", first, last, rows, None)
+        zone = slots.zone(Part("poison", "poison", first, last), rows, None)
         expected = np.full(zone.found.shape, _POISON_FREE, np.uint8)
         expected[:, -1:] = _POISON_END
         # The index array of a slab may lie in one of its free objects.

@@ -9,6 +9,7 @@ the objects that are not on it, wherever else they may be.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Iterator, List, Sequence, Tuple
 
 import numpy as np
@@ -35,6 +36,8 @@ from ..destroyed import note_destroyed
 from ..lists import Walked, find_emptied
 from ..live import LIVE, LiveObjects
 from ..nodes import memberships, node_pointers, read_nodes
+from ..quarantine import QUARANTINE, read_quarantine
+from .asked import DebugTraits, debug_traits
 from .barns import barn_pointers
 from .cache import SlubCache, slab_flags, slub_members
 from .cpuslabs import read_cpu_slabs
@@ -65,6 +68,7 @@ PLACES = (
     Place("empty barn", counted=True),
     Place("deferred", counted=True, per_cpu=True),
     Place("deferred by rcu", counted=True, per_cpu=True),
+    QUARANTINE,
     LIVE,
 )
 _PLACE = {place.name: number for number, place in enumerate(PLACES)}
@@ -87,11 +91,17 @@ class SlubAllocator:
         self.cpu_slabs = read_cpu_slabs(machine, caches)
         self.sheaves = read_sheaves(machine, caches, self.nodes)
         self.deferred = read_deferred(machine)
+        self.quarantine = machine.settled(read_quarantine)
         self.traits = Traits()
         self.ownership = Ownership(np.zeros(0, np.int64), np.zeros(0, np.int64))
         self._flags = slab_flags(machine)
         self._walks: List[Walked] = []
         self._live = LiveObjects([])
+
+    @cached_property
+    def debug(self) -> DebugTraits:
+        """What debugging does alike in all caches."""
+        return self.machine.settled(debug_traits)
 
     # All chosen caches ---------------------------------------------------------
 
@@ -121,6 +131,7 @@ class SlubAllocator:
         self._live = LiveObjects(self._own_structures(index))
         self._live.locate(index, self.ownership.cache)
         self.deferred.locate(index, self.ownership.cache)
+        self.quarantine.locate(index, self.caches, self.ownership.cache)
 
     def _fits(self, index: SlabIndex) -> Fits:
         return lambda rows, numbers: slab_fits(index, self.caches, rows, numbers)
@@ -164,7 +175,7 @@ class SlubAllocator:
 
     def elsewhere(self) -> List[Suspect]:
         """Return the damage that is in no cache; see :meth:`.base.Allocator.elsewhere`."""
-        return self.deferred.suspects
+        return [*self.deferred.suspects, *self.quarantine.suspects()]
 
     def regions(self, index: SlabIndex) -> Iterator[Declaration]:
         """Declare what is read; see :meth:`.base.Allocator.regions`."""
@@ -196,13 +207,16 @@ class SlubAllocator:
             owner = self.ownership.cache
             enter_sheaves(self.sheaves, self.caches, number, rows, index, owner, ledger, _PLACE)
         self.deferred.enter(cache, rows, index, ledger, _PLACE)
+        self.quarantine.enter(number, rows, index, ledger, _PLACE[QUARANTINE.name])
         self._live.enter(number, rows, index, ledger, _PLACE[LIVE.name])
         if index.whole:
             enter_counters(ledger, cache, self.nodes)
         note_destroyed(ledger, self.caches, number)
         if cache.debug:
             untracked = node_pointers(self.machine, self.caches, "node", True)[2]
-            ledger.zones = ContentReader(self.machine, cache, ledger, untracked).zones()
+            reader = ContentReader(self.machine, cache, self.debug, ledger, untracked)
+            ledger.suspects += reader.suspects()
+            ledger.zones = reader.zones()
         return ledger
 
     def _freelists(self, cache: SlubCache, rows: I64, index: SlabIndex, ledger: Ledger) -> None:

@@ -54,6 +54,9 @@ class SlubCache:
         """Offset of the free pointer in an object, in bytes."""
         self.red_zone = has("RED_ZONE")
         self.poison = has("OBJECT_POISON")
+        """Whether free objects are poisoned."""
+        self.padded = has("POISON")
+        """Whether padding is: that of caches whose objects must not be poisoned, too."""
         self.store_user = has("STORE_USER")
         self.kmalloc = has("KMALLOC")
         self.typesafe_by_rcu = has("TYPESAFE_BY_RCU")
@@ -64,6 +67,11 @@ class SlubCache:
         """Whether the kernel handles the cache on its slow, checked paths."""
         self.red_left_pad = value("red_left_pad") if self.red_zone else 0
         """Bytes before the first object."""
+        self.align = value("align")
+        self.kasan_alloc = value("kasan_info.alloc_meta_offset")
+        """Offset of what KASAN keeps of the allocation, from the object; 0: none."""
+        self.kasan_free = value("kasan_info.free_meta_offset")
+        """The same of the free; 0: in the object, or none."""
         self.inuse = value("inuse")
         """Bytes of an object up to its metadata."""
         self.object_size = value("object_size")
