@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
-from ..findings import CATALOGUE, CacheResult, Finding
+from ..findings import CATALOGUE, CacheResult, Finding, Outcome
 
 _FEWEST = 4  # caches, and
 _FEWEST_ALIKE = 9  # objects of one cache that are not damaged alike by chance
@@ -47,12 +47,13 @@ def doubt(findings: Sequence[Finding], caches: Iterable[CacheResult]) -> List[Fi
     Return the findings, those of rules that most of the machine breaks as one each.
 
     :param findings: Of all caches, with their roots; what moves does not count.
-    :param caches: What was judged.
+    :param caches: What was judged. The outcome of those that are not understood
+        says so; what else is found of one overrides it.
     """
-    kept = _once(findings)
+    by_name = {result.name: result for result in caches}
+    kept = _once(findings, by_name)
     if any(finding.code in _EXPLAINS_ALL for finding in kept):
         return kept
-    by_name = {result.name: result for result in caches}
     doubted: Dict[_Rule, Finding] = {}
     for rule, broken in _by_rule(kept, by_name).items():
         judged = sum(_population(rule, result) > 0 for result in by_name.values())
@@ -60,6 +61,8 @@ def doubt(findings: Sequence[Finding], caches: Iterable[CacheResult]) -> List[Fi
         if len(most) >= _FEWEST and 2 * len(most) > judged:
             what = f"most of what was judged contradicts the rule in {len(most)} of {judged} caches"
             doubted[rule] = _told(rule, what, broken)
+            for one in broken:
+                by_name[one.cache].outcome = Outcome.UNAVAILABLE
         elif rule[1] == _PADDING:
             for one in most:
                 key = (*rule, one.cache)
@@ -132,11 +135,14 @@ def _without(findings: List[Finding], doubted: Mapping[_Rule, Finding]) -> List[
     return [*kept, *(replace(one, id=last + at) for at, one in enumerate(doubted.values(), 1))]
 
 
-def _once(findings: Sequence[Finding]) -> List[Finding]:
+def _once(findings: Sequence[Finding], caches: Mapping[str, CacheResult]) -> List[Finding]:
     # What is not understood of many caches is one statement.
     some = [f for f in findings if f.code == "not-understood" and f.because is None]
     if len(some) < 2:
         return list(findings)
+    for finding in some:
+        if finding.cache is not None and finding.cache in caches:
+            caches[finding.cache].outcome = Outcome.UNAVAILABLE
     shown = [f.message for f in some[:_SHOWN]]
     if len(some) > _SHOWN:
         shown.append(f"{len(some) - _SHOWN} more caches")

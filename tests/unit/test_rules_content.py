@@ -8,7 +8,7 @@ from typing import Iterator, List, Sequence
 import numpy as np
 import pytest
 
-from drgn_slabtype.findings import CacheResult, Finding
+from drgn_slabtype.findings import CacheResult, Finding, Outcome
 from drgn_slabtype.ledger import Facts, Ledger, Slabs, Zone
 from drgn_slabtype.rules.content import judge_content
 from drgn_slabtype.rules.doubt import doubt
@@ -177,7 +177,9 @@ def test_layouts_that_do_not_add_up_are_told_once() -> None:
         )
         for number in range(1, 8)
     ]
-    (finding,) = doubt(told, results(8))
+    caches = results(9)
+    (finding,) = doubt(told, caches)
+    assert [result.outcome for result in caches].count(Outcome.UNAVAILABLE) == 7
     assert finding.message == (
         "layout not understood: cache-1: 16 too many; cache-2: 16 too many; "
         "cache-3: 16 too many; 4 more caches"

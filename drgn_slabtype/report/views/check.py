@@ -29,7 +29,7 @@ FINDING = View(
     Column("found"),
     Column("", "attempts", lambda f: f"read {f.attempts} times" if f.attempts > 1 else None),
     quiet="code rule message because cache node cpu slab page object index place address "
-    "id details",
+    "ranges id details",
 )
 
 TOTALS = View(
