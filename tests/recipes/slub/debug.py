@@ -73,7 +73,7 @@ _bytes("kunit-clobber-zone", _used(_RED), _end, b"\x12", "right red zone")
 @picks("object that the allocator lives in")
 def _lived_in(machine: Machine) -> Iterator[Item]:
     own = {cache.address for cache in machine.caches}
-    for found in machine.all_slabs():
+    for found in machine.slabs.values():
         if found.cache.name == "kmem_cache" and "RED_ZONE" in found.cache.flags:
             yield from (item for item in found.used() if item.address in own)
 
