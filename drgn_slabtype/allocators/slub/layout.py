@@ -106,14 +106,6 @@ class SlotLayout:
             at = cache.kasan_free
             yield at, at + sizes.free_meta, "KASAN's record of the free"
 
-    @property
-    def kasan_inside(self) -> int:
-        """Bytes at the start of a free object that KASAN may have written to."""
-        sizes, cache = self._parts.kasan, self._cache
-        if sizes is None or not cache.kasan_alloc or cache.kasan_free:
-            return 0
-        return min(sizes.free_meta, cache.object_size)
-
     def misfit(self) -> Optional[str]:
         """Return what does not add up, in words; ``None`` if all parts are known."""
         cache, end = self._cache, self.known_end
