@@ -153,7 +153,8 @@ def _head_addresses(machine: Machine) -> Iterator[Tuple[str, U64]]:
 
 
 def _read_heads(machine: Machine) -> Heads:
-    found = list(_head_addresses(machine))
+    has_kasan = machine.structure("struct kmem_cache").has("kasan_info.free_meta_offset")
+    found = list(_head_addresses(machine)) if has_kasan else []
     addresses = np.array([at for _, at in found], np.uint64)
     nothing = np.zeros(0, np.uint64)
     if not found:

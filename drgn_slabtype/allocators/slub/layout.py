@@ -87,14 +87,14 @@ class SlotLayout:
         """Bytes of the size asked for."""
         self.known_end = end
         """Where the parts that are SLUB's own end."""
-        self.kasan = list(self._kasan(end)) if parts.kasan is not None else []
+        self.kasan = list(self._kasan()) if parts.kasan is not None else []
         """(first byte, first byte after, name) of what KASAN keeps behind the object."""
         self.end = max([end, *(last for _, last, _ in self.kasan)])
         """Where the padding up to the next slot begins."""
         self.sound = 0 < cache.object_size <= cache.inuse <= self.end <= self.limit
         """Whether the parts follow each other in the slot, as in every sound cache."""
 
-    def _kasan(self, end: int) -> Iterator[Tuple[int, int, str]]:
+    def _kasan(self) -> Iterator[Tuple[int, int, str]]:
         # From the cache's own offsets: 0 is none for the one, and within the
         # object for the other.
         sizes, cache = self._parts.kasan, self._cache
