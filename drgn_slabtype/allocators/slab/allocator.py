@@ -147,7 +147,9 @@ class SlabAllocator:
         note_destroyed(ledger, self.caches, number)
         if cache.debug:
             freelist = index["freelist"][rows]
-            ledger.zones = DebugReader(self.machine, cache, ledger, freelist).zones()
+            reader = DebugReader(self.machine, cache, ledger, freelist)
+            ledger.suspects += reader.suspects()
+            ledger.zones = reader.zones()
         return ledger
 
     def _members(self, cache: SlabCache, ledger: Ledger) -> None:

@@ -62,6 +62,7 @@ class SlabCache:
         self.size = max(value("size"), 1)
         """Bytes from one slot to the next."""
         self.object_size = value("object_size")
+        self.align = max(value("align"), 1)
         # A damaged cache must not decide how much memory is read.
         self.num = max(min(value("num"), self.span // self.size), 1)
         """Objects of a slab."""
