@@ -78,6 +78,11 @@ class Caches(NamedTuple):
         return self.unlisted & _deleted(self.rows)
 
     @property
+    def given_up(self) -> Bools:
+        """Which are on the list of caches, and nobody's."""
+        return self.listed & self.rows.ok & (self.rows["refcount"] == 0)
+
+    @property
     def addresses(self) -> U64:
         """``struct kmem_cache *`` of each."""
         return self.rows.addresses
