@@ -32,6 +32,8 @@ _ORDER = (
     "active-underflow",
     "type-conflict",
     "slab-mark-lost",
+    # Whose last reference is gone has been given back, with whatever that writes over.
+    "page-refcount",
     "slab-cache-wrong",
     "slab-order-wrong",
     "slab-objects-wrong",
@@ -59,7 +61,6 @@ _ORDER = (
     "list-missing",
     "slab-in-transit",
     "page-tail-head",
-    "page-refcount",
     "slab-flags-wrong",
     "slab-vector-wrong",
     "redzone",
@@ -73,6 +74,7 @@ _ORDER = (
     "node-free-objects",
 )
 _RANK = {code: rank for rank, code in enumerate(_ORDER)}
+_PAGE_BYTES = 64  # sizeof(struct page), in which the links of a slab are
 _NODE_LISTS = int(ListKind.PARTIAL | ListKind.FULL | ListKind.FREE)
 
 
@@ -209,8 +211,11 @@ def join(groups: Iterable[List[Finding]]) -> List[List[Finding]]:
     """
     joined: List[List[Finding]] = []
     homes: Dict[int, int] = {}
+    groups = list(groups)
+    given_back = {page for group in groups for page in _given_back(group)}
     for group in groups:
         roots = {f.slab for f in group if f.because is None and f.slab is not None}
+        roots |= {page for f in group for page in [_leads_to(f, given_back)] if page is not None}
         into = sorted({homes[slab] for slab in roots if slab in homes})
         if into:
             joined[into[0]] = _merge([*(joined[at] for at in into), group])
@@ -224,17 +229,34 @@ def join(groups: Iterable[List[Finding]]) -> List[List[Finding]]:
     return [group for group in joined if group]
 
 
+def _given_back(group: Iterable[Finding]) -> Set[int]:
+    # Slabs whose pages have lost their last reference.
+    return {f.slab for f in group if f.code == "page-refcount" and f.slab is not None}
+
+
+def _leads_to(finding: Finding, slabs: Set[int]) -> Optional[int]:
+    # The slab that a list goes on with, in which the links are no longer those of the list.
+    if finding.because is not None or finding.code not in ("list-links", "list-broken"):
+        return None
+    at = finding.found if isinstance(finding.found, int) else 0
+    return next((slab for slab in slabs if slab <= at < slab + _PAGE_BYTES), None)
+
+
 def _merge(groups: List[List[Finding]]) -> List[Finding]:
     merged = renumber(groups)
     ranked = sorted(
         (f for f in merged if f.because is None), key=lambda f: _RANK.get(f.code, len(_ORDER))
     )
+    given_back = _given_back(merged)
     first: Dict[Optional[int], int] = {}
     follows: Dict[Optional[int], int] = {}
     for finding in ranked:
         root = first.setdefault(finding.slab, finding.id)
         if finding.slab is not None and root != finding.id:
             follows[finding.id] = root
+        leads_to = _leads_to(finding, given_back)
+        if leads_to in first:
+            follows[finding.id] = first[leads_to]
     return [
         replace(finding, because=follows.get(finding.id, follows.get(because, because)))
         for finding in merged
