@@ -5,10 +5,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import shutil
 import signal
 import sys
+import tempfile
 import time
 from pathlib import Path
 from types import FrameType
@@ -16,8 +18,10 @@ from typing import List, Optional, Sequence
 
 from tabulate import tabulate
 
-from . import build, cache, dumps, library, matrix, recipes, report
+from . import breakage, build, cache, dumps, library, matrix, recipes, report
 from .boot import running
+from .breakage import break_kernel, break_some
+from .cases import CASES
 from .comparison import compare
 from .debian import Archive
 from .dumps import Dump
@@ -106,6 +110,23 @@ def _pages(arguments: argparse.Namespace) -> int:
     return 0 if pages and not wrong else 1
 
 
+def _break(arguments: argparse.Namespace) -> int:
+    run = Matrix()
+    begin = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        keep = arguments.keep
+        if keep is None:
+            keep = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="slabtype-")))
+        for name in arguments.kernels or [row.name for row in KERNELS.values() if row.broken]:
+            files = library.get(KERNELS[name], Archive())
+            boots = [letters.replace("-", "") for letters in arguments.letters]
+            run.broken += break_kernel(files, boots, CASES.pick(arguments.case), keep)
+    run.seconds = time.monotonic() - begin
+    if arguments.markdown is not None:
+        arguments.markdown.write_text(breakage.markdown(run.broken))
+    return _finish(run, arguments.json)
+
+
 def _boot(arguments: argparse.Namespace) -> int:
     files = library.get(KERNELS[arguments.kernel], Archive())
     install(GUEST_PACKAGES, log=cache.log_file("packages"))
@@ -125,14 +146,23 @@ def _boot(arguments: argparse.Namespace) -> int:
 def _matrix(arguments: argparse.Namespace) -> int:
     jobs = matrix.ci_jobs() if arguments.ci else matrix.full_jobs(arguments.kernel, arguments.guest)
     install(GUEST_PACKAGES, log=cache.log_file("packages"))
+    begin, budget = time.monotonic(), _seconds(arguments.budget, 55 if arguments.ci else None)
     run = matrix.run(
         jobs,
         Archive(),
-        budget_seconds=_seconds(arguments.budget, 55 if arguments.ci else None),
+        budget_seconds=budget,
         recipes_on=("plain",) if arguments.ci else recipes.GUESTS,
         recipes_seconds=_seconds(arguments.recipes, 8 if arguments.ci else None),
         tidy=arguments.tidy,
     )
+    if arguments.ci:
+        run.broken += break_some(budget - (time.monotonic() - begin))
+    elif not (arguments.kernel or arguments.guest):
+        with tempfile.TemporaryDirectory(prefix="slabtype-") as folder:
+            for kernel in filter(lambda row: row.broken, KERNELS.values()):
+                files = library.get(kernel, Archive())
+                run.broken += break_kernel(files, (), list(CASES.values()), Path(folder))
+    run.seconds = time.monotonic() - begin
     return _finish(run, arguments.json, arguments.markdown)
 
 
@@ -221,6 +251,15 @@ def _parser() -> argparse.ArgumentParser:
     _add_guest_arguments(one)
     one.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON")
     one.set_defaults(run=_recipes)
+
+    one = commands.add_parser("break", help="break a kernel on purpose and see what is found")
+    one.add_argument("kernels", metavar="KERNEL", nargs="*", help="all that are made for it")
+    one.add_argument("--case", action="append", default=[], help="only this case")
+    text = "only booted with these of slub_debug, - for none of them"
+    one.add_argument("--letters", action="append", default=[], help=text)
+    one.add_argument("--keep", type=Path, metavar="FOLDER", help="leave the dumps there")
+    _add_outputs(one)
+    one.set_defaults(run=_break)
 
     one = commands.add_parser("pages", help="compare single pages with what dump_page() prints")
     _add_guest_arguments(one)

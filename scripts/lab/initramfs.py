@@ -14,7 +14,7 @@ from .packages import GUEST_PACKAGES, install
 from .process import run
 from .stock import MODULES
 
-__all__ = ("FLAGS", "build", "recipe")
+__all__ = ("FLAGS", "build", "member", "recipe")
 
 _SOURCES = Path(__file__).with_name("guest")
 FLAGS = ("-std=gnu11", "-O1", "-Wall", "-Wextra", "-static")
@@ -26,16 +26,22 @@ def recipe() -> str:
     return cache.key(1, FLAGS, *sorted(_SOURCES.glob("*.[ch]")))
 
 
-def _member(name: str, mode: int, data: bytes = b"", device: int = 0) -> bytes:
+def member(name: str, mode: int, data: bytes = b"", device: int = 0) -> bytes:
+    """
+    Return a member of an archive that a kernel unpacks.
+
+    :param name: Its path, without a slash in front.
+    :param mode: As in ``st_mode``.
+    """
     # The "newc" format: a header of 8-digit hexadecimal numbers, name and data
     # padded to 4 bytes.
     encoded = name.encode() + b"\0"
     major, minor = device >> 8, device & 0xFF
     numbers = (0, mode, 0, 0, 1, 0, len(data), 0, 0, major, minor, len(encoded), 0)
     header = b"070701" + b"".join(b"%08X" % number for number in numbers)
-    member = header + encoded
-    member += bytes(-len(member) % 4)
-    return member + data + bytes(-len(data) % 4)
+    whole = header + encoded
+    whole += bytes(-len(whole) % 4)
+    return whole + data + bytes(-len(data) % 4)
 
 
 def _program() -> Path:
@@ -58,12 +64,12 @@ def build(kernel: KernelFiles) -> bytes:
     modules: Dict[str, Path] = kernel.modules
     order = [name for name in MODULES if name in modules]
     parts = [
-        _member("dev", 0o040755),
-        _member("dev/console", 0o020600, device=0x0501),
-        _member("init", 0o100755, _program().read_bytes()),
-        _member("modules", 0o040755),
-        _member("modules/order", 0o100644, "".join(f"{name}\n" for name in order).encode()),
+        member("dev", 0o040755),
+        member("dev/console", 0o020600, device=0x0501),
+        member("init", 0o100755, _program().read_bytes()),
+        member("modules", 0o040755),
+        member("modules/order", 0o100644, "".join(f"{name}\n" for name in order).encode()),
     ]
-    parts += [_member(f"modules/{name}.ko", 0o100644, modules[name].read_bytes()) for name in order]
-    parts.append(_member("TRAILER!!!", 0))
+    parts += [member(f"modules/{name}.ko", 0o100644, modules[name].read_bytes()) for name in order]
+    parts.append(member("TRAILER!!!", 0))
     return gzip.compress(b"".join(parts), 1, mtime=0)

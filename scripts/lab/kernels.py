@@ -17,7 +17,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any, Callable, Dict, Mapping, Optional, Tuple, Union
 
-from . import rfc
+from . import kunit, rfc
 from .edits import SourceTree
 from .named import Named
 
@@ -53,6 +53,8 @@ class Built:
     """Config fragments merged over ``configs/guest.config``, in this order."""
     edit: Optional[Callable[[SourceTree], None]] = None
     """Changes the sources."""
+    breaker: bool = False
+    """Whether the module that breaks things, and the kernel's own such modules, are built."""
 
     @property
     def package(self) -> str:
@@ -95,6 +97,11 @@ class Kernel:
     def stock(self) -> bool:
         """Whether it comes from Debian as it is."""
         return isinstance(self.origin, Stock)
+
+    @property
+    def broken(self) -> bool:
+        """Whether it is there to be broken on purpose; no guest of the matrix boots it."""
+        return isinstance(self.origin, Built) and self.origin.breaker
 
 
 # What a config fragment settles about a kernel.
@@ -147,7 +154,8 @@ class _Family:
         :param differs: Fields of :class:`Kernel` that are not as the family has them.
         """
         names = tuple(fragments.split())
-        origin = Built(f"linux-source-{self.version}", self.suites, names, self.edit)
+        source = f"linux-source-{self.version}"
+        origin = Built(source, self.suites, names, self.edit, "breaking" in names)
         settled: Dict[str, Any] = {}
         for fragment in names:
             settled.update(_SETTLED.get(fragment, {}))
@@ -172,6 +180,7 @@ _DEBIAN_6_1 = replace(_6_1, kfence=False)
 _RFC_3 = replace(_6_1, page_type="rfc-v3", edit=rfc.rfc_v3)
 _ALT_2 = replace(_6_1, page_type="alternative-2", edit=rfc.alternative_2)
 _6_12 = _Family("6.12", ("trixie", "bookworm-backports"), "top-byte")
+_TOLD_6_12 = replace(_6_12, edit=kunit.print_errors)
 _7 = _Family("7.3", ("trixie-backports", "sid", "forky"), "top-byte", releases=r"7\.\d+\.\d+\S*")
 
 
@@ -240,6 +249,17 @@ _FULL = (
         "Debian 12 with PREEMPT_RT: CPU slabs under locks that sleep",
         flavour="rt-amd64",
         prints=False,
+    ),
+    _TOLD_6_12.built(
+        "slub-6.12-breaking",
+        "SLUB that is broken on purpose: KUnit, LKDTM and a module of ours",
+        "slub plain-freelists breaking slub-kunit",
+        special="debug",
+    ),
+    _RFC_3.built(
+        "slab-6.1-rfc3-breaking",
+        "the same for SLAB (RFC v3)",
+        "slab breaking",
     ),
     _6_1.built("slub-6.1-owner", "SLUB with CONFIG_PAGE_OWNER", "slub page-owner", special="owner"),
 )

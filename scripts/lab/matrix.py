@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Sequence, Tuple
 
 from . import dumps, library, recipes
+from .breakage import Breakage
 from .comparison import LIVE, Result, compare, compare_live
 from .debian import Archive
 from .dumps import Dump
@@ -64,6 +65,8 @@ class Matrix:
     """One for each dump."""
     recipes: List[Recipes] = field(default_factory=list)
     """One for each dump that recipes were applied to."""
+    broken: List[Breakage] = field(default_factory=list)
+    """One for each case of a kernel that was broken on purpose."""
     failed: Dict[str, str] = field(default_factory=dict)
     """Boots that gave no dump, and why."""
     left_out: List[str] = field(default_factory=list)
@@ -80,7 +83,8 @@ class Matrix:
     @property
     def verdicts(self) -> List[bool]:
         """Whether each thing that ran was right."""
-        return [one.good for one in self.results] + [one.good for one in self.recipes]
+        checked = [one.good for one in self.results] + [one.good for one in self.recipes]
+        return checked + [one.good for one in self.broken]
 
     def record(self) -> Dict[str, object]:
         """Return it for JSON."""
@@ -90,6 +94,7 @@ class Matrix:
             "seconds": round(self.seconds, 1),
             "results": [result.record() for result in self.results],
             "recipes": [one.record() for one in self.recipes],
+            "broken": [one.record() for one in self.broken],
             "failed": self.failed,
             "left_out": self.left_out,
         }
@@ -104,15 +109,21 @@ class Matrix:
         whole = cls()
         results: Dict[Tuple[str, str], Result] = {}
         applied: Dict[str, Recipes] = {}
+        broken: Dict[Tuple[str, str, str], Breakage] = {}
         for record in records:
             for one in record["results"]:
                 results[one["dump"], one["format"]] = Result(**_without_verdict(one))
             for one in record["recipes"]:
                 applied[one["dump"]] = Recipes(**_without_verdict(one))
+            for one in record.get("broken", ()):
+                broken[one["kernel"], one["letters"], one["case"]] = Breakage(
+                    **_without_verdict(one)
+                )
             whole.failed.update(record["failed"])
             whole.left_out += record["left_out"]
             whole.seconds += record["seconds"]
         whole.results, whole.recipes = list(results.values()), list(applied.values())
+        whole.broken = list(broken.values())
         done = {guest_of(name) for name, _ in results}
         done |= {f"recipes on {name}" for name in applied}
         whole.failed = {name: why for name, why in whole.failed.items() if name not in done}
@@ -146,7 +157,7 @@ def full_jobs(names: Sequence[str] = (), only: Sequence[str] = ()) -> List[Job]:
         _job(kernel, guest, _FORMATS.get(guest.name, ("elf",)))
         for guest in GUESTS.pick(only)
         for kernel in KERNELS.pick(names)
-        if guest.suits(kernel)
+        if guest.suits(kernel) and not kernel.broken
     ]
 
 

@@ -8,6 +8,7 @@ from typing import Dict, Iterator, List, Sequence, Tuple
 
 from tabulate import tabulate
 
+from . import breakage
 from .comparison import Result
 from .guests import GUESTS
 from .kernels import KERNELS
@@ -27,6 +28,8 @@ def table(matrix: Matrix) -> str:
             lines.append(f"{result.dump}: and {len(wrong) - 10} more")
     if matrix.recipes:
         lines += ["", _recipes(matrix.recipes), ""]
+    if matrix.broken:
+        lines += ["", breakage.table(matrix.broken), ""]
     if not lines:
         lines.append("no dump was checked")
     return "\n".join([*lines, *_totals(matrix)])
