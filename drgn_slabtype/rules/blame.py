@@ -74,6 +74,16 @@ _ORDER = (
     "node-free-objects",
 )
 _RANK = {code: rank for rank, code in enumerate(_ORDER)}
+# What a slab shows whose page was given back, and then used for something else.
+_REMADE = frozenset(
+    {
+        "slab-mark-lost",
+        "page-refcount",
+        "slab-order-wrong",
+        "slab-objects-wrong",
+        "slab-base-wrong",
+    }
+)
 _PAGE_BYTES = 64  # sizeof(struct page), in which the links of a slab are
 _NODE_LISTS = int(ListKind.PARTIAL | ListKind.FULL | ListKind.FREE)
 
@@ -212,10 +222,10 @@ def join(groups: Iterable[List[Finding]]) -> List[List[Finding]]:
     joined: List[List[Finding]] = []
     homes: Dict[int, int] = {}
     groups = list(groups)
-    given_back = {page for group in groups for page in _given_back(group)}
+    remade = {page for group in groups for page in _remade(group)}
     for group in groups:
         roots = {f.slab for f in group if f.because is None and f.slab is not None}
-        roots |= {page for f in group for page in [_leads_to(f, given_back)] if page is not None}
+        roots |= {page for f in group for page in [_leads_to(f, remade)] if page is not None}
         into = sorted({homes[slab] for slab in roots if slab in homes})
         if into:
             joined[into[0]] = _merge([*(joined[at] for at in into), group])
@@ -226,12 +236,34 @@ def join(groups: Iterable[List[Finding]]) -> List[List[Finding]]:
             into = [len(joined)]
             joined.append(group)
         homes.update(dict.fromkeys(roots, into[0]))
-    return [group for group in joined if group]
+    return [_follow_links(group) for group in joined if group]
 
 
-def _given_back(group: Iterable[Finding]) -> Set[int]:
-    # Slabs whose pages have lost their last reference.
-    return {f.slab for f in group if f.code == "page-refcount" and f.slab is not None}
+def _follow_links(group: List[Finding]) -> List[Finding]:
+    # What a list leads to that is no longer one of its slabs explains that it ends there.
+    ids: Dict[int, int] = {}
+    for finding in group:
+        if finding.code in _REMADE and finding.slab is not None:
+            ids.setdefault(finding.slab, finding.because or finding.id)
+    follows = {}
+    for finding in group:
+        leads_to = _leads_to(finding, set(ids))
+        if leads_to is not None:
+            follows[finding.id] = ids[leads_to]
+    return (
+        [
+            replace(finding, because=follows.get(finding.id, follows.get(because, because or None)))
+            for finding in group
+            for because in (finding.because or 0,)
+        ]
+        if follows
+        else group
+    )
+
+
+def _remade(group: Iterable[Finding]) -> Set[int]:
+    # Slabs whose struct page somebody else has written to.
+    return {f.slab for f in group if f.code in _REMADE and f.slab is not None}
 
 
 def _leads_to(finding: Finding, slabs: Set[int]) -> Optional[int]:
@@ -247,16 +279,12 @@ def _merge(groups: List[List[Finding]]) -> List[Finding]:
     ranked = sorted(
         (f for f in merged if f.because is None), key=lambda f: _RANK.get(f.code, len(_ORDER))
     )
-    given_back = _given_back(merged)
     first: Dict[Optional[int], int] = {}
     follows: Dict[Optional[int], int] = {}
     for finding in ranked:
         root = first.setdefault(finding.slab, finding.id)
         if finding.slab is not None and root != finding.id:
             follows[finding.id] = root
-        leads_to = _leads_to(finding, given_back)
-        if leads_to in first:
-            follows[finding.id] = first[leads_to]
     return [
         replace(finding, because=follows.get(finding.id, follows.get(because, because)))
         for finding in merged

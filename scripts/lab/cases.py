@@ -94,7 +94,8 @@ _IN_USE = _none("bytes of another object in use, which may hold anything")
 _SLACK = _none("slack behind the object, which nobody promises anything about")
 _FREE = _none("bytes of a free object, which nobody promises anything about without poison")
 _PADDING = _none("padding, which holds nothing in particular without poison")
-_DEAD = _none("the free pointer of an object in use, which nobody reads")
+_DEAD = _found("padding")  # the free pointer of an object in use
+_BEFORE = _found("padding")  # that of the object before
 _TRACK = _none("numbers of the record of who allocated, any of which may be true")
 _LEFT_OUT = _none("one object is on no list, as any object in use; the rest is as it should be")
 _COUNTED = _none("counted again by the kernel: one of the objects is freed, the other lost")
@@ -122,6 +123,13 @@ def _bulk(whole: Rule) -> Rule:
         return (_COUNTED if boot.letters else whole)(boot)
 
     return _slub(other, slab=_found("claim-twice"))
+
+
+def _asked(boot: Boot) -> Expected:
+    # What was asked for is known with tracks alone, and guarded since Linux 6.2
+    # (commit 946fa0dbf2d8).
+    guarded = boot.letters >= {"Z", "U"} and boot.version >= (6, 2)
+    return Expected(("redzone",)) if guarded else _SLACK(boot)
 
 
 _INTERIOR = _slub(
@@ -175,11 +183,11 @@ _BREAKER: Dict[str, Tuple[str, Rule]] = {
     ),
     "underflow-byte": (
         "the byte before an object in use",
-        _slub(_SLACK, Z=_REDZONE, P=_DEAD, U=_TRACK, slab=_SLACK),
+        _slub(_SLACK, Z=_REDZONE, P=_BEFORE, U=_TRACK, slab=_SLACK),
     ),
     "underflow-word": (
         "the word before it",
-        _slub(_IN_USE, Z=_REDZONE, P=_DEAD, U=_TRACK, slab=_IN_USE),
+        _slub(_IN_USE, Z=_REDZONE, P=_BEFORE, U=_TRACK, slab=_IN_USE),
     ),
     "overflow-free": (
         "a byte behind a free object",
@@ -187,7 +195,7 @@ _BREAKER: Dict[str, Tuple[str, Rule]] = {
     ),
     "kmalloc-overflow-byte": (
         "a byte behind what kmalloc() was asked for",
-        lambda boot: Expected(("redzone",)) if boot.letters >= {"Z", "U"} else _SLACK(boot),
+        _asked,
     ),
     "kmalloc-overflow-word": (
         "the word behind an object of kmalloc()",
@@ -195,7 +203,7 @@ _BREAKER: Dict[str, Tuple[str, Rule]] = {
     ),
     "kmalloc-underflow-word": (
         "the word before it",
-        _slub(_IN_USE, Z=_REDZONE, P=_DEAD, U=_TRACK, slab=_IN_USE),
+        _slub(_IN_USE, Z=_REDZONE, P=_BEFORE, U=_TRACK, slab=_IN_USE),
     ),
     "put-slab": ("put_page() of a slab in use", _PAGE),
     "page-twice": ("a page freed twice", _PAGE),

@@ -46,6 +46,14 @@ def test_list_that_leads_to_a_page_that_was_given_back_follows_from_that() -> No
     assert _causes(head, pages) == {"page-refcount": "", "list-broken": "page-refcount"}
 
 
+def test_page_that_somebody_else_has_taken_meanwhile_has_references_again() -> None:
+    cache = [
+        _finding("slab-objects-wrong", 1, slab=SLAB),
+        _finding("list-links", 2, slab=OTHER, found=SLAB + 8),
+    ]
+    assert _causes(cache) == {"slab-objects-wrong": "", "list-links": "slab-objects-wrong"}
+
+
 def test_list_that_leads_elsewhere_is_damage_of_its_own() -> None:
     pages = [_finding("page-refcount", slab=SLAB)]
     links = [_finding("list-links", slab=OTHER, found=SLAB + 64)]

@@ -9,6 +9,7 @@ the objects that are not on it, wherever else they may be.
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Iterator, List, Sequence, Tuple
 
 import numpy as np
@@ -48,6 +49,7 @@ from .sheafobjects import enter_sheaves
 from .sheaves import read_sheaves, sound_sheaves_in
 from .table import enter_counters, excuse_slabs, misfits, note_failed, read_slabs
 from .traits import Traits, find_traits, sampled_traits
+from .usedpointers import used_pointers
 
 PLACES = (
     Place("freelist", counted=False, bad="freelist-pointer", repeat="freelist-cycle"),
@@ -202,7 +204,10 @@ class SlubAllocator:
         note_destroyed(ledger, self.caches, number)
         if cache.debug:
             untracked = node_pointers(self.machine, self.caches, "node", True)[2]
-            ledger.zones = ContentReader(self.machine, cache, ledger, untracked).zones()
+            ledger.zones = chain(
+                ContentReader(self.machine, cache, ledger, untracked).zones(),
+                used_pointers(self.machine.memory, cache, ledger, self.traits.encoding),
+            )
         return ledger
 
     def _freelists(self, cache: SlubCache, rows: I64, index: SlabIndex, ledger: Ledger) -> None:

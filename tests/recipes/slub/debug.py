@@ -90,6 +90,17 @@ _bytes(
 )
 
 
+# Written over the end of an object in use, where nothing guards it.
+_CODES["free pointer of an object in use"] = "padding"
+_bytes(
+    "free-pointer-of-used-object",
+    _used(_debugged("free pointers behind objects", lambda cache: cache.offset >= cache.inuse)),
+    lambda item: item.cache.offset,
+    b"overflow",
+    "free pointer of an object in use",
+)
+
+
 def _not_last(machine: Machine) -> Item:
     some = _RED(machine).used()
     found: Item = some[some[0].address == some[0].slab.slot(some[0].slab.objects - 1)]

@@ -335,26 +335,42 @@ static void kmalloc_underflow_word(void)
 
 /* Pages. */
 
+/* Pages that come first when one is wanted. */
+static void take_cover(struct page **pages)
+{
+	unsigned int index;
+
+	for (index = 0; index < COVER; index++)
+		pages[index] = alloc_page(GFP_KERNEL);
+}
+
+static void leave_cover(struct page **pages)
+{
+	unsigned int index;
+
+	for (index = 0; index < COVER; index++)
+		__free_page(pages[index]);
+}
+
 static void put_slab(void)
 {
 	struct page *page = page_of(victim(settled(5)));
+	struct page *pages[COVER];
 
+	take_cover(pages);
 	pr_emerg("puts page %px\n", page);
 	put_page(page);
+	leave_cover(pages);
 }
 
 static void page_twice(void)
 {
 	struct page *pages[COVER];
-	unsigned int index;
 
-	for (index = 0; index < COVER; index++)
-		pages[index] = alloc_page(GFP_KERNEL);
+	take_cover(pages);
 	pr_emerg("frees page %px twice\n", pages[0]);
 	__free_page(pages[0]);
-	/* Others come first when a page is wanted. */
-	for (index = 0; index < COVER; index++)
-		__free_page(pages[index]);
+	leave_cover(pages);
 }
 
 static void large_twice(void)
