@@ -206,7 +206,7 @@ class SlubAllocator:
             untracked = node_pointers(self.machine, self.caches, "node", True)[2]
             ledger.zones = chain(
                 ContentReader(self.machine, cache, ledger, untracked).zones(),
-                used_pointers(self.machine.memory, cache, ledger, self.traits.encoding),
+                used_pointers(self.machine, cache, ledger, self.traits.encoding),
             )
         return ledger
 

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Free pointers of objects in use
--------------------------------
+Pointers behind objects in use
+------------------------------
 
 Where the free pointer lies behind the object, nobody writes to it while the
 object is in use: it is what it was when the object was taken, NULL or an object
-of the same slab. check_object() holds a cache with debugging to that.
+of the same slab. check_object() holds a cache with debugging to that. Behind it
+is the address of who allocated the object, which is in the kernel.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Iterator, Tuple
 import numpy as np
 
 from ...ledger import I64, U8, U64, Bools, Ledger, Zone
+from ...machine import Machine
 from ...machine.memory import Memory
 from .cache import SlubCache
 from .freelists import Encoding, decode
@@ -23,28 +25,39 @@ _BATCH = 1 << 14  # slabs whose objects are looked at together
 
 
 def used_pointers(
-    memory: Memory, cache: SlubCache, ledger: Ledger, encoding: Encoding
+    machine: Machine, cache: SlubCache, ledger: Ledger, encoding: Encoding
 ) -> Iterator[Zone]:
     """
-    Yield free pointers of objects in use that lead to no object of their slab.
+    Yield pointers of objects in use that lead to no object of their slab, or to no code.
 
     :param ledger: With all claims of the cache.
     """
-    if not cache.debug or cache.offset < cache.inuse:
+    outside = cache.offset >= cache.inuse
+    if not cache.debug or not (outside or cache.store_user):
         return
-    slabs = ledger.slabs
+    memory, slabs = machine.memory, ledger.slabs
     unsure = (slabs.readable != slabs.order) | slabs.excused | slabs.failed
     unsure |= slabs.transit | slabs.busy
     judged = np.flatnonzero(~unsure)
     for first in range(0, len(judged), _BATCH):
-        yield from _batch(memory, cache, ledger, encoding, judged[first : first + _BATCH])
+        slab, index = _used(ledger, judged[first : first + _BATCH])
+        if outside:
+            yield from _pointers(memory, cache, ledger, encoding, slab, index)
+        if cache.store_user:
+            at = cache.inuse + (memory.word_size if outside else 0)
+            at += machine.structure("struct track").offset("addr")
+            yield from _callers(memory, ledger, slab, index, at)
 
 
-def _batch(
-    memory: Memory, cache: SlubCache, ledger: Ledger, encoding: Encoding, some: I64
+def _pointers(
+    memory: Memory,
+    cache: SlubCache,
+    ledger: Ledger,
+    encoding: Encoding,
+    slab: I64,
+    index: I64,
 ) -> Iterator[Zone]:
     slabs, stride = ledger.slabs, np.uint64(ledger.facts.stride)
-    slab, index = _used(ledger, some)
     where = slabs.base[slab] + index.astype(np.uint64) * stride + np.uint64(cache.offset)
     words = memory.gather(where, 8)
     stored = np.ascontiguousarray(words.bytes).view(f"{memory.byteorder}u8")[:, 0].astype(np.uint64)
@@ -66,6 +79,29 @@ def _batch(
         where[wrong],
         words.bytes[wrong],
         _null(memory, encoding, where[wrong], secret),
+    )
+
+
+def _callers(memory: Memory, ledger: Ledger, slab: I64, index: I64, at: int) -> Iterator[Zone]:
+    # One that is not set is judged elsewhere.
+    stride = np.uint64(ledger.facts.stride)
+    where = ledger.slabs.base[slab] + index.astype(np.uint64) * stride + np.uint64(at)
+    words = memory.gather(where, 8)
+    addresses = np.ascontiguousarray(words.bytes).view(f"{memory.byteorder}u8")[:, 0]
+    wrong = words.ok & (addresses != 0) & ~memory.is_kernel_address(addresses.astype(np.uint64))
+    if not wrong.any() or 2 * np.count_nonzero(wrong) > np.count_nonzero(words.ok):
+        return
+    # An address of the kernel's begins with ones.
+    expected = words.bytes[wrong].copy()
+    expected[:, slice(6, 8) if memory.byteorder == "<" else slice(2)] = 0xFF
+    yield Zone(
+        "track",
+        "caller of the allocation",
+        slab[wrong],
+        index[wrong],
+        where[wrong],
+        words.bytes[wrong],
+        expected,
     )
 
 

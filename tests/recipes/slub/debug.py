@@ -124,6 +124,16 @@ _bytes(
     bytes(8),
     "caller of the allocation",
 )
+# Text begins with no byte that an address of the kernel's has.
+_bytes(
+    "track-of-allocation-text",
+    _used(_debugged("tracks", lambda cache: "STORE_USER" in cache.flags)),
+    lambda item: (
+        item.cache.behind_pointer + offsetof(item.machine.prog.type("struct track"), "addr")
+    ),
+    b"overflow",
+    "caller of the allocation",
+)
 
 
 @picks("object that is larger than what was asked for")
