@@ -29,3 +29,10 @@ def test_put_page_of_a_slab_in_use() -> None:
 def test_cache_destroyed_with_objects_in_it_before_linux_6_12() -> None:
     (root,) = _roots("slub-6.1-plain-destroy")
     assert (root.code, root.cache, root.found) == ("cache-destroyed", "lab_victim", 130)
+
+
+def test_word_behind_an_object_in_use_is_its_free_pointer() -> None:
+    # The kernel says "Freepointer corrupt" of this object when it is asked to look.
+    (root,) = _roots("slub-6.1-plain-P-overflow-word")
+    assert (root.code, root.cache, root.object) == ("padding", "lab_victim", 0xFFFF888000B917E0)
+    assert (root.address, root.found) == (0xFFFF888000B91848, b"overflow".hex(" "))
