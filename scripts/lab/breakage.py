@@ -17,7 +17,7 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping, Sequence, Set
+from typing import Any, Dict, Iterator, List, Mapping, Sequence, Set, Tuple
 
 from tabulate import tabulate
 
@@ -265,6 +265,10 @@ def _names(root: Mapping[str, Any], places: Set[int], one: Breakage) -> bool:
     return bool(told & places or by_cache)
 
 
+def _rank(one: Breakage) -> Tuple[int, int]:
+    return [*CASES, *KUNIT].index(one.case), BOOTS.index(one.letters)
+
+
 def _about(name: str) -> str:
     return (CASES if name in CASES else KUNIT)[name].about
 
@@ -305,9 +309,7 @@ def markdown(broken: Sequence[Breakage]) -> str:
     parts = [_total(broken) + "."]
     for kernel in dict.fromkeys(one.kernel for one in broken):
         rows = []
-        for one in broken:
-            if one.kernel != kernel:
-                continue
+        for one in sorted((one for one in broken if one.kernel == kernel), key=_rank):
             said = next(iter([*one.refused, *one.told]), "-")
             verdict = one.wrong or ("found" if one.wanted else one.why)
             codes = ", ".join(dict.fromkeys(text.partition(":")[0] for text in one.found))

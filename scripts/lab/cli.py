@@ -122,9 +122,7 @@ def _break(arguments: argparse.Namespace) -> int:
             boots = [letters.replace("-", "") for letters in arguments.letters]
             run.broken += break_kernel(files, boots, CASES.pick(arguments.case), keep)
     run.seconds = time.monotonic() - begin
-    if arguments.markdown is not None:
-        arguments.markdown.write_text(breakage.markdown(run.broken))
-    return _finish(run, arguments.json)
+    return _finish(run, arguments.json, arguments.markdown)
 
 
 def _boot(arguments: argparse.Namespace) -> int:
@@ -180,7 +178,9 @@ def _finish(run: Matrix, path: Optional[Path], page: Optional[Path] = None) -> i
     if path is not None:
         path.write_text(json.dumps(run.record(), indent=1) + "\n")
     if page is not None:
-        page.write_text(report.markdown(run))
+        # What was broken on purpose has a page of its own.
+        only_broken = run.broken and not run.results
+        page.write_text(breakage.markdown(run.broken) if only_broken else report.markdown(run))
     print(report.table(run))
     return 0 if run.good else 1
 
