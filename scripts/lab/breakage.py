@@ -11,13 +11,14 @@ proof.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import tempfile
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping, Sequence, Set, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
 
 from tabulate import tabulate
 
@@ -30,8 +31,6 @@ from .process import output, run_python, say
 
 __all__ = (
     "Breakage",
-    "break_all",
-    "break_by_kunit",
     "break_kernel",
     "break_some",
     "markdown",
@@ -88,21 +87,21 @@ class Breakage:
 
 
 def break_kernel(
-    files: KernelFiles, boots: Sequence[str], cases: Sequence[Case], keep: Path
+    files: KernelFiles, boots: Sequence[str], cases: Sequence[Case], keep: Optional[Path] = None
 ) -> Iterator[Breakage]:
     """
     Break a kernel in every way that is asked for.
 
     :param boots: Letters of ``slub_debug``, for each boot; all that suit it without one.
-    :param keep: Where the dumps go.
+    :param keep: Where the dumps go, if they are not to be deleted: ``BOOT/CASE.core``.
     """
     every = BOOTS if files.kernel.allocator == "SLUB" else BOOTS[:1]
     for letters in boots or every:
-        folder = keep / f"{files.kernel.name}-{letters or 'plain'}"
-        folder.mkdir(parents=True, exist_ok=True)
-        yield from break_all(files, letters, cases, folder)
+        folder = None if keep is None else keep / f"{files.kernel.name}-{letters or 'plain'}"
+        yield from _break_all(files, letters, cases, folder)
     if "slub_kunit" in files.modules and len(cases) == len(CASES):
-        yield from break_by_kunit(files, keep)
+        folder = None if keep is None else keep / f"{files.kernel.name}-kunit"
+        yield from _break_by_kunit(files, folder)
 
 
 def break_some(seconds: float) -> Iterator[Breakage]:
@@ -113,67 +112,68 @@ def break_some(seconds: float) -> Iterator[Breakage]:
         files = present(kernel) if kernel.broken else None
         for letters in BOOTS[:: len(BOOTS) - 1] if kernel.allocator == "SLUB" else BOOTS[:1]:
             if files is not None and time.monotonic() + _SOME_SECONDS < end:
-                with tempfile.TemporaryDirectory(prefix="slabtype-") as folder:
-                    yield from break_all(files, letters, some, Path(folder))
+                yield from _break_all(files, letters, some, None)
 
 
-def break_all(
-    files: KernelFiles, letters: str, cases: Sequence[Case], keep: Path
+@contextlib.contextmanager
+def _folder(keep: Optional[Path]) -> Iterator[Path]:
+    if keep is not None:
+        keep.mkdir(parents=True, exist_ok=True)
+        yield keep
+        return
+    with tempfile.TemporaryDirectory(prefix="slabtype-") as name:
+        yield Path(name)
+
+
+def _break_all(
+    files: KernelFiles, letters: str, cases: Sequence[Case], keep: Optional[Path]
 ) -> Iterator[Breakage]:
-    """
-    Boot a kernel, and break one thing after the other, each where it had booted.
-
-    :param letters: For ``slub_debug``.
-    :param keep: Where the dumps go: ``CASE.core``.
-    :raises LabError: if the guest does not come up.
-    """
-    boot = Boot.of(files.kernel, letters)
-    with saved(files, f"slub_debug={letters}" if letters else "") as guest:
+    # One thing after the other, each where the kernel had booted.
+    boot, parameters = Boot.of(files.kernel, letters), f"slub_debug={letters}" if letters else ""
+    with _folder(keep) as folder, saved(files, parameters) as guest:
         for case in cases:
             if case.name.isupper() and "lkdtm" not in files.modules:
                 continue
             begin = time.monotonic()
             one = Breakage(files.kernel.name, letters, case.name)
             one.wanted, one.why = list(case.expected(boot).codes), case.expected(boot).why
-            core = keep / f"{case.name}.core"
+            core = folder / f"{case.name}.core"
             try:
                 with guest.resumed() as broken:
                     _do(broken, case, core, one)
                 judge(_check(core, files), case.expected(boot), one)
             except LabError as error:
                 one.wrong = str(error)
+            if keep is None:
+                core.unlink(missing_ok=True)
             one.seconds = round(time.monotonic() - begin, 1)
             say(f"{one.kernel} {letters or 'plain'} {one.case}: {one.wrong or 'as it must be'}")
             yield one
 
 
-def break_by_kunit(files: KernelFiles, keep: Path) -> Iterator[Breakage]:
-    """
-    Let SLUB's KUnit tests break things, with a dump each time the kernel is about to look.
-
-    What it prints then says where the damage is: up to the next dump.
-
-    :raises LabError: if the guest does not come up, or looks less often than it must.
-    """
+def _break_by_kunit(files: KernelFiles, keep: Optional[Path]) -> Iterator[Breakage]:
+    # A dump each time SLUB is about to look. What it prints up to the next one says
+    # where the damage was.
     looks = list(KUNIT.values())
     cores: List[Path] = []
     told: List[List[str]] = []
-    with saved(files, "") as guest, guest.resumed() as broken:
-        for _ in broken.stops(looks[0].command, _address_of(files, "validate_slab_cache")):
+    with _folder(keep) as folder:
+        with saved(files, "") as guest, guest.resumed() as broken:
+            for _ in broken.stops(looks[0].command, _address_of(files, "validate_slab_cache")):
+                told.append(_telling(broken.said()))
+                cores.append(folder / f"{len(cores)}.core")
+                broken.dump(cores[-1])
             told.append(_telling(broken.said()))
-            cores.append(keep / f"slub_kunit-{len(cores)}.core")
-            broken.dump(cores[-1])
-        told.append(_telling(broken.said()))
-    if len(cores) != len(looks):
-        raise LabError(f"slub_kunit looked {len(cores)} times, not {len(looks)}")
-    boot = Boot.of(files.kernel, "")
-    for number, (core, case) in enumerate(zip(cores, looks), 1):
-        expected = case.expected(boot)
-        one = Breakage(files.kernel.name, "", case.name, list(expected.codes), expected.why)
-        one.told = told[number]
-        judge(_check(core, files), expected, one)
-        say(f"{one.kernel} {one.case}: {one.wrong or 'as it must be'}")
-        yield one
+        if len(cores) != len(looks):
+            raise LabError(f"slub_kunit looked {len(cores)} times, not {len(looks)}")
+        boot = Boot.of(files.kernel, "")
+        for number, (core, case) in enumerate(zip(cores, looks), 1):
+            expected = case.expected(boot)
+            one = Breakage(files.kernel.name, "", case.name, list(expected.codes), expected.why)
+            one.told = told[number]
+            judge(_check(core, files), expected, one)
+            say(f"{one.kernel} {one.case}: {one.wrong or 'as it must be'}")
+            yield one
 
 
 def _address_of(files: KernelFiles, function: str) -> int:

@@ -5,12 +5,10 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import shutil
 import signal
 import sys
-import tempfile
 import time
 from pathlib import Path
 from types import FrameType
@@ -113,14 +111,10 @@ def _pages(arguments: argparse.Namespace) -> int:
 def _break(arguments: argparse.Namespace) -> int:
     run = Matrix()
     begin = time.monotonic()
-    with contextlib.ExitStack() as stack:
-        keep = arguments.keep
-        if keep is None:
-            keep = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="slabtype-")))
-        for name in arguments.kernels or [row.name for row in KERNELS.values() if row.broken]:
-            files = library.get(KERNELS[name], Archive())
-            boots = [letters.replace("-", "") for letters in arguments.letters]
-            run.broken += break_kernel(files, boots, CASES.pick(arguments.case), keep)
+    boots = [letters.replace("-", "") for letters in arguments.letters]
+    for name in arguments.kernels or [row.name for row in KERNELS.values() if row.broken]:
+        files = library.get(KERNELS[name], Archive())
+        run.broken += break_kernel(files, boots, CASES.pick(arguments.case), arguments.keep)
     run.seconds = time.monotonic() - begin
     return _finish(run, arguments.json, arguments.markdown)
 
@@ -156,12 +150,19 @@ def _matrix(arguments: argparse.Namespace) -> int:
     if arguments.ci:
         run.broken += break_some(budget - (time.monotonic() - begin))
     elif not (arguments.kernel or arguments.guest):
-        with tempfile.TemporaryDirectory(prefix="slabtype-") as folder:
-            for kernel in filter(lambda row: row.broken, KERNELS.values()):
-                files = library.get(kernel, Archive())
-                run.broken += break_kernel(files, (), list(CASES.values()), Path(folder))
+        _break_all(run)
     run.seconds = time.monotonic() - begin
     return _finish(run, arguments.json, arguments.markdown)
+
+
+def _break_all(run: Matrix) -> None:
+    for kernel in filter(lambda row: row.broken, KERNELS.values()):
+        try:
+            files = library.get(kernel, Archive())
+            run.broken += break_kernel(files, (), list(CASES.values()))
+        except LabError as error:
+            say(f"{kernel.name}: {error}")
+            run.failed[f"{kernel.name}, broken"] = str(error)
 
 
 def _seconds(minutes: Optional[float], default: Optional[float]) -> float:
