@@ -44,6 +44,7 @@ _CONTENT = ("redzone", "poison", "padding", "track")
 _SOME_SECONDS = 60  # what a boot and the cases of CI take, rounded up
 _DIRECT_MAP, _VMEMMAP = 0xFFFF888000000000, 0xFFFFEA0000000000
 _SLAB_PAGES = 8 * 64  # bytes of the struct pages of the largest slab
+_MOST_TOLD = 20  # lines that are kept
 _NEAR = 64  # bytes around what was written in which damaged bytes may begin
 
 
@@ -200,7 +201,8 @@ def _do(broken: Broken, case: Case, core: Path, one: Breakage) -> None:
 
 
 def _telling(lines: Sequence[str]) -> List[str]:
-    return [line for line in lines if _TOLD.search(line)]
+    # A kernel in a loop says the same without end.
+    return list(dict.fromkeys(line for line in lines if _TOLD.search(line)))[:_MOST_TOLD]
 
 
 def _check(core: Path, files: KernelFiles) -> Dict[str, Any]:
