@@ -39,16 +39,19 @@ def _command_line(guest: Guest) -> str:
     return " ".join(word for word in words if word)
 
 
-def _image(kernel: KernelFiles) -> Path:
-    name = kernel.kernel.name
-    image = cache.root() / "guest" / f"{name}-{kernel.key}-{initramfs.recipe()}.img"
+def _image(kernel: KernelFiles, storm: bool) -> Path:
+    name = kernel.kernel.name + ("-storm" if storm else "")
+    recipe = initramfs.recipe()
+    if storm:
+        recipe = cache.key(1, recipe, initramfs.storm_recipe())
+    image = cache.root() / "guest" / f"{name}-{kernel.key}-{recipe}.img"
     image.parent.mkdir(parents=True, exist_ok=True)
     if not image.exists():
         for old in image.parent.glob(f"{name}-{'?' * 12}-{'?' * 12}.img"):
             old.unlink()
         # In one step: half an image, left by whoever was stopped here, would be booted.
         part = image.with_suffix(f".{os.getpid()}")
-        part.write_bytes(initramfs.build(kernel))
+        part.write_bytes(initramfs.build(kernel, storm=storm))
         part.replace(image)
     return image
 
@@ -87,7 +90,7 @@ def _boot(
     stack: contextlib.ExitStack,
 ) -> Machine:
     log = cache.log_file(f"console-{kernel.kernel.name}-{guest.name}")
-    image = _image(kernel)
+    image = _image(kernel, guest.storm)
     line = " ".join([_command_line(guest), *words])
     options = [*guest.options, *options]
     started = stack.enter_context(machine(kernel.vmlinuz, image, line, options, console=log))

@@ -96,6 +96,7 @@ def _folder(kernel: KernelFiles, guest: Guest, number: int) -> Path:
         guest.parameters,
         guest.seconds,
         guest.busy,
+        *([initramfs.storm_recipe()] if guest.storm else []),
     )
     suffix = f"-{number}" if number else ""
     return cache.root() / "dumps" / kernel.kernel.name / f"{guest.name}-{key}{suffix}"

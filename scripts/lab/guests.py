@@ -36,6 +36,9 @@ class Guest:
     """How long the load runs before it is stopped and the oracle is asked."""
     busy: bool = False
     """Stopped at random moments while the load runs; there is no oracle then."""
+    storm: bool = False
+    """Whether a load goes on that comes to caches the ordinary one leaves alone, runs
+    out of memory, and has slabs given back."""
     suits: Callable[[Kernel], bool] = lambda kernel: True
     """Whether it says anything about a kernel."""
 
@@ -82,6 +85,13 @@ _KFENCE = Guest(
     "kfence.sample_interval=5",
     suits=lambda kernel: kernel.kfence,
 )
+_STORM = Guest(
+    "storm",
+    "stopped at random moments under a load that comes to every cache",
+    cpus=2,
+    busy=True,
+    storm=True,
+)
 _CX16 = Guest(
     "cx16",
     "freelist and counters of a slab change at once, by cmpxchg16b",
@@ -126,6 +136,7 @@ _TABLE = (
     replace(_DEBUG, name="busy-debug", about="the same with slub_debug=FZPU", busy=True),
     _CX16,
     replace(_CX16, name="busy-cx16", about="stopped at random moments with cmpxchg16b", busy=True),
+    _STORM,
 )
 
 GUESTS: Named[Guest] = Named("guest", _TABLE)

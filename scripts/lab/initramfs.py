@@ -1,6 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 
-"""The guest's initramfs: one static program and the modules of the kernel."""
+"""
+The guest's initramfs: one static program and the modules of the kernel.
+
+With the storm, that is started first and becomes the other one. It is a program
+of its own so that dumps of all other guests stay what they are.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +19,24 @@ from .packages import GUEST_PACKAGES, install
 from .process import run
 from .stock import MODULES
 
-__all__ = ("FLAGS", "build", "recipe")
+__all__ = ("FLAGS", "build", "recipe", "storm_recipe")
 
 _SOURCES = Path(__file__).with_name("guest")
+_STORM = _SOURCES / "storm"
 FLAGS = ("-std=gnu11", "-O1", "-Wall", "-Wextra", "-static")
-"""How the guest's program is compiled."""
+"""How the guest's programs are compiled."""
+
+_RELOADED = ("qemu_fw_cfg",)
 
 
 def recipe() -> str:
     """Return the key of everything the guest's program is made from."""
     return cache.key(1, FLAGS, *sorted(_SOURCES.glob("*.[ch]")))
+
+
+def storm_recipe() -> str:
+    """Return the key of everything the storm is made from."""
+    return cache.key(1, FLAGS, *sorted(_STORM.glob("*.[ch]")))
 
 
 def _member(name: str, mode: int, data: bytes = b"", device: int = 0) -> bytes:
@@ -38,21 +51,22 @@ def _member(name: str, mode: int, data: bytes = b"", device: int = 0) -> bytes:
     return member + data + bytes(-len(data) % 4)
 
 
-def _program() -> Path:
-    folder = cache.root() / "guest" / recipe()
+def _program(sources: Path, key: str) -> bytes:
+    folder = cache.root() / "guest" / key
     if not folder.exists():
         log = cache.log_file("guest")
         install(GUEST_PACKAGES, log=log)
         with cache.lock("guest"), cache.entry(folder) as work:
-            sources = [str(file) for file in sorted(_SOURCES.glob("*.c"))]
-            run(["gcc", *FLAGS, "-o", str(work / "init"), *sources], log=log)
-    return folder / "init"
+            files = [str(file) for file in sorted(sources.glob("*.c"))]
+            run(["gcc", *FLAGS, "-o", str(work / "init"), *files], log=log)
+    return (folder / "init").read_bytes()
 
 
-def build(kernel: KernelFiles) -> bytes:
+def build(kernel: KernelFiles, *, storm: bool = False) -> bytes:
     """
     Return the initramfs for a kernel.
 
+    :param storm: Whether to let the storm loose.
     :raises LabError: if the guest's program does not compile.
     """
     modules: Dict[str, Path] = kernel.modules
@@ -60,10 +74,21 @@ def build(kernel: KernelFiles) -> bytes:
     parts = [
         _member("dev", 0o040755),
         _member("dev/console", 0o020600, device=0x0501),
-        _member("init", 0o100755, _program().read_bytes()),
+        _member("base" if storm else "init", 0o100755, _program(_SOURCES, recipe())),
         _member("modules", 0o040755),
         _member("modules/order", 0o100644, "".join(f"{name}\n" for name in order).encode()),
     ]
     parts += [_member(f"modules/{name}.ko", 0o100644, modules[name].read_bytes()) for name in order]
+    if storm:
+        parts += [
+            _member("init", 0o100755, _program(_STORM, storm_recipe())),
+            _member("storm", 0o040755),
+        ]
+        # What is loaded is deleted; the storm has its own.
+        parts += [
+            _member(f"storm/{name}.ko", 0o100644, modules[name].read_bytes())
+            for name in _RELOADED
+            if name in modules
+        ]
     parts.append(_member("TRAILER!!!", 0))
     return gzip.compress(b"".join(parts), 1, mtime=0)
