@@ -9,12 +9,12 @@ import os
 from pathlib import Path
 from typing import Iterator, Sequence
 
-from . import cache, initramfs
+from . import cache, emulator, initramfs
 from .errors import BootError, GuestError
 from .guests import Guest
 from .library import KernelFiles
 from .process import say
-from .qemu import Machine, machine
+from .qemu import QEMU, Machine, machine
 
 __all__ = ("running",)
 
@@ -93,7 +93,10 @@ def _boot(
     image = _image(kernel, guest.storm)
     line = " ".join([_command_line(guest), *words])
     options = [*guest.options, *options]
-    started = stack.enter_context(machine(kernel.vmlinuz, image, line, options, console=log))
+    program = emulator.recent() if guest.recent else (QEMU,)
+    started = stack.enter_context(
+        machine(kernel.vmlinuz, image, line, options, console=log, program=program)
+    )
     # CPUs that share a thread of the host are slower, the more of them there are.
     seconds = _READY_SECONDS * (guest.cpus if guest.cx16 else 1)
     try:

@@ -32,6 +32,8 @@ class Guest:
     cx16: bool = False
     """Whether its CPUs have cmpxchg16b. That of QEMU 7.2 is not atomic where each
     CPU has a thread of its own, so they share one then, and are slow."""
+    recent: bool = False
+    """Whether it needs a QEMU that is newer than Debian 12's, see :mod:`lab.emulator`."""
     seconds: int = 3
     """How long the load runs before it is stopped and the oracle is asked."""
     busy: bool = False
@@ -45,7 +47,8 @@ class Guest:
     @property
     def options(self) -> Tuple[str, ...]:
         """Arguments for QEMU."""
-        arguments = ["-accel", f"tcg,thread={'single' if self.cx16 else 'multi'}"]
+        alone = self.cx16 and not self.recent
+        arguments = ["-accel", f"tcg,thread={'single' if alone else 'multi'}"]
         arguments += ["-cpu", "Nehalem" if self.cx16 else "Nehalem,-cx16"]
         arguments += ["-m", f"{self.memory_mib}M", "-smp", str(self.cpus)]
         if self.nodes > 1:
@@ -137,6 +140,14 @@ _TABLE = (
     _CX16,
     replace(_CX16, name="busy-cx16", about="stopped at random moments with cmpxchg16b", busy=True),
     _STORM,
+    replace(
+        _STORM,
+        name="storm-cx16",
+        about="the same with cmpxchg16b",
+        cx16=True,
+        recent=True,
+        suits=_CX16.suits,
+    ),
 )
 
 GUESTS: Named[Guest] = Named("guest", _TABLE)

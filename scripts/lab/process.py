@@ -13,11 +13,12 @@ from typing import Mapping, Optional, Sequence
 
 from .errors import LabError, MissingToolError
 
-__all__ = ("output", "run", "run_python", "say")
+__all__ = ("SCRIPTS", "output", "run", "run_python", "say")
 
 _BEGIN = time.monotonic()
 _PYTHON_SECONDS = 600
-_SCRIPTS = Path(__file__).resolve().parent.parent
+SCRIPTS = Path(__file__).resolve().parent.parent
+"""The folder that the lab is in; the checkout is the one above."""
 
 
 def say(message: str) -> None:
@@ -100,7 +101,7 @@ def run_python(
     :param statuses: What it may exit with.
     :raises LabError: if it exits with another status, or takes too long.
     """
-    path = os.pathsep.join([str(_SCRIPTS), str(_SCRIPTS.parent)])
+    path = os.pathsep.join([str(SCRIPTS), str(SCRIPTS.parent)])
     try:
         done = subprocess.run(
             [sys.executable, *arguments],

@@ -15,9 +15,10 @@ from typing import Any, Dict, Iterator, List, Optional, Sequence
 
 from .errors import GuestError, LabError, MissingToolError
 
-__all__ = ("Machine", "Qmp", "connect", "machine")
+__all__ = ("QEMU", "Machine", "Qmp", "connect", "machine")
 
-_QEMU = "qemu-system-x86_64"
+QEMU = "qemu-system-x86_64"
+"""The one that is installed."""
 
 
 def connect(path: Path, seconds: float = 20) -> socket.socket:
@@ -174,7 +175,6 @@ def _arguments(
     folder: Path, kernel: Path, initramfs: Path, command_line: str, options: Sequence[str]
 ) -> List[str]:
     return [
-        _QEMU,
         "-M",
         "q35",
         "-nographic",
@@ -219,16 +219,21 @@ def machine(
     options: Sequence[str],
     *,
     console: Optional[Path] = None,
+    program: Sequence[str] = (QEMU,),
 ) -> Iterator[Machine]:
     """
     Run a guest for as long as the context lasts.
 
     :param options: Further arguments for QEMU: CPUs, memory, nodes.
     :param console: Where to leave what the kernel printed.
+    :param program: QEMU, and what its command line begins with.
     """
     with tempfile.TemporaryDirectory(prefix="slabtype-") as name:
         folder = Path(name)
-        arguments = _arguments(folder, kernel, initramfs, command_line, options)
+        arguments = [
+            *program,
+            *_arguments(folder, kernel, initramfs, command_line, options),
+        ]
         errors = folder / "qemu.log"
         with errors.open("wb") as stream:
             try:
@@ -236,7 +241,7 @@ def machine(
                     arguments, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream
                 )
             except FileNotFoundError:
-                raise MissingToolError(f"{_QEMU} is not installed") from None
+                raise MissingToolError(f"{program[0]} is not installed") from None
         guest: Optional[Machine] = None
         try:
             try:
