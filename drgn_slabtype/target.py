@@ -11,6 +11,7 @@ symbols that the kernel has in its own memory, or raises a
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import tempfile
@@ -27,6 +28,7 @@ from .files.elf import ET_CORE, ET_REL, ElfFile
 from .files.kdump import KdumpError, KdumpFile, Lost, is_kdump, missing_platform
 from .findings import Finding, Target
 from .machine import machine
+from .machine.pause import ask as ask_for_pause
 
 _QMP_SECONDS = 10
 _COMPRESSED = {
@@ -282,7 +284,8 @@ def _open_qemu(prog: Program, address: str) -> None:
         _await_greeting(connection, address)
         # drgn takes the descriptor over. Given the address it would wait for a
         # greeting forever, and Ctrl-C would wait with it.
-        prog.set_qemu_qmp(connection.detach())
+        descriptor = connection.detach()
+        prog.set_qemu_qmp(descriptor)
     except OSError as e:
         raise TargetError(f"cannot connect to QEMU at {address}: {_reason(e)}") from None
     except TargetError:
@@ -294,6 +297,8 @@ def _open_qemu(prog: Program, address: str) -> None:
             f"QEMU at {address}: no VMCOREINFO: QEMU needs -device vmcoreinfo and the guest "
             "CONFIG_FW_CFG_SYSFS, as drgn does not take it from --vmcoreinfo here"
         )
+    with contextlib.closing(socket.socket(fileno=os.dup(descriptor))) as shared:
+        machine(prog).pause = ask_for_pause(shared)
 
 
 def _connect(address: str) -> socket.socket:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from .memmap import MemoryMap
     from .memory import U64, Memory
     from .page import PageFields
+    from .pause import Pause
     from .percpu import I64
 
 _Found = TypeVar("_Found")
@@ -56,6 +57,8 @@ class Machine:
         """The sentence that says that types are from the kernel's own BTF, if they are."""
         self.manifest: Optional[Mapping[str, Any]] = None
         """What a capture says of itself; ``None`` for any other target."""
+        self.pause: Optional[Pause] = None
+        """What is known of a guest that was stopped when it was opened."""
         self.kept: Dict[Any, Any] = {}
         """Readings of memory that does not move, for the next question."""
         self._structures: Dict[str, Structure] = {}
@@ -75,7 +78,7 @@ class Machine:
     @property
     def is_live(self) -> bool:
         """Whether the memory changes while it is looked at."""
-        return self.memory.is_live
+        return self.memory.is_live and not (self.pause is not None and self.pause.holds)
 
     def rows(self, name: str, addresses: U64, size: Optional[int] = None) -> Rows:
         """

@@ -15,14 +15,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
 from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Sequence, Tuple
 
 from tabulate import tabulate
 
 from .boot import running
 from .comparison import ANSWERED
-from .errors import GuestError, LabError
+from .errors import GuestError
 from .guests import GUESTS, Guest
 from .journal import Journal, kept
 from .library import KernelFiles
@@ -91,9 +90,7 @@ def check(arguments: Sequence[str]) -> Checked:
         except ValueError:
             report = {}
     spent = usage.ru_utime + usage.ru_stime
-    return Checked(
-        status, report, said[-1] if said else "", seconds, spent, usage.ru_maxrss << 10
-    )
+    return Checked(status, report, said[-1] if said else "", seconds, spent, usage.ru_maxrss << 10)
 
 
 def _wait(process: subprocess.Popen[bytes]) -> Tuple[int, Any]:

@@ -69,7 +69,12 @@ class _Stop(NamedTuple):
 
 
 def run(
-    kernels: Sequence[KernelFiles], journal: Journal, plan: Plan, *, budget_seconds: float, seed: int
+    kernels: Sequence[KernelFiles],
+    journal: Journal,
+    plan: Plan,
+    *,
+    budget_seconds: float,
+    seed: int,
 ) -> None:
     """
     Stop kernels until each has been stopped as often as planned, or time is up.
@@ -81,9 +86,7 @@ def run(
         _stop_kernel(files, journal, plan, end, seed)
 
 
-def _stop_kernel(
-    files: KernelFiles, journal: Journal, plan: Plan, end: float, seed: int
-) -> None:
+def _stop_kernel(files: KernelFiles, journal: Journal, plan: Plan, end: float, seed: int) -> None:
     assert files.vmlinux is not None
     name, deaths = files.kernel.name, 0
     known = functions(files.vmlinux)
@@ -102,9 +105,7 @@ def _stop_kernel(
                 raise
 
 
-def _missing(
-    name: str, journal: Journal, plan: Plan, known: Sequence[Function]
-) -> List[_Stop]:
+def _missing(name: str, journal: Journal, plan: Plan, known: Sequence[Function]) -> List[_Stop]:
     pauses = range(journal.count(kernel=name, function=None), plan.pauses)
     missing = [_Stop(None, number) for number in pauses]
     for number in range(plan.times):
