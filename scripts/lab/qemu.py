@@ -50,7 +50,10 @@ class Qmp:
         self.command("qmp_capabilities")
 
     def _receive(self) -> Dict[str, Any]:
-        line = self._stream.readline()
+        try:
+            line = self._stream.readline()
+        except OSError:
+            line = ""
         if not line:
             raise GuestError("QEMU has ended")
         message: Dict[str, Any] = json.loads(line)
@@ -68,7 +71,10 @@ class Qmp:
             request["arguments"] = {
                 key.replace("_", "-"): value for key, value in arguments.items()
             }
-        self._socket.sendall(json.dumps(request).encode() + b"\n")
+        try:
+            self._socket.sendall(json.dumps(request).encode() + b"\n")
+        except OSError:
+            raise GuestError("QEMU has ended") from None
         while True:
             message = self._receive()
             if "error" in message:

@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+
+"""
+Damage written into running guests.
+
+A guest under the storm is stopped for a moment, some words of busy caches are
+overwritten in it, each in a cache of its own, and it goes on. Then it is checked
+as it runs. What was not found in two rounds is looked for once more while the
+guest stands still: damage that the guest itself has undone is no longer there.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from typing import Any, Dict, List, Mapping, Sequence, Tuple
+
+from tabulate import tabulate
+
+from .boot import running
+from .errors import GuestError, LabError
+from .gdbstub import GdbStub
+from .journal import Journal, kept
+from .library import KernelFiles
+from .process import run_python, say
+from .qemu import Machine
+from .soak import check, guest_for
+
+__all__ = ("KERNELS", "KINDS", "ROUNDS", "run", "table", "wrong")
+
+KERNELS = ("slab-6.1-rfc3", "debian-6.12", "debian-7")
+"""As for the soak."""
+ROUNDS = 2
+"""In how many checks damage must be found."""
+_NEEDED = 0.95
+_AT_ONCE = 4
+_WARM_SECONDS = (0.5, 1.5)
+_TRIES_A_KIND = 3  # that may end with the guest
+
+# Names of recipes, of any kernel that has a victim for one.
+_BOTH = """
+    list-lock-text list-lock-one-bit next-link-null prev-link-null list-head-prev-wrong
+    next-leads-to-itself mark-lost-on-partial cache-pointer-null order-200 size-of-cache-wrong
+    constructor-of-cache-garbage partial-slab-lost
+"""
+KINDS: Mapping[str, Tuple[str, ...]] = {
+    "SLAB": (
+        *_BOTH.split(),
+        *"""
+            total-slabs-too-high free-objects-too-high index-twice index-out-of-range
+            active-one-too-high active-one-over-num active-below-zero word-idle
+            first-object-shifted-by-8 avail-over-limit limit-wrong entry-not-the-kernels
+            shared-avail-over-limit num-of-cache-one-too-many batchcount-of-cache-over-limit
+            cpu-cache-pointer-garbage full-slab-lost
+        """.split(),
+    ),
+    "SLUB": (
+        *_BOTH.split(),
+        *"""
+            nr-partial-too-high nr-slabs-too-high total-objects-too-low inuse-one-too-high
+            inuse-more-than-objects objects-zero head-garbage next-garbage next-misaligned
+            next-in-other-slab mark-lost-on-full word-zero cpu-slab-garbage cpu-slab-of-two-cpus
+            cpu-partial-counts-too-many cpu-partial-head-garbage min-partial-of-cache-garbage
+            order-of-cache-wrong partial-mark-lost sheaf-size-over-capacity sheaf-entry-garbage
+            sheaf-entry-also-on-another-cpu sheaf-capacity-too-great barn-counts-too-many-full
+            barn-list-prev-null barn-lock-text cpu-sheaves-lock-wrong main-sheaf-null
+            sheaf-cache-null full-barn-entry-garbage
+        """.split(),
+    ),
+}
+"""What is done to a kernel, by its allocator: names of recipes in ``tests/recipes/``."""
+
+
+def wrong(journal: Journal) -> List[str]:
+    """Return the kinds that were found too seldom."""
+    bad = []
+    for kernel, name, outcomes in _kinds(journal):
+        tried = outcomes.count("found") + outcomes.count("missed")
+        if tried and outcomes.count("found") < _NEEDED * tried:
+            bad.append(f"{kernel}: {name}")
+    return bad
+
+
+def run(
+    kernels: Sequence[KernelFiles], journal: Journal, tries: int, *, budget_seconds: float
+) -> None:
+    """
+    Damage each kernel in each way so many times, or until time is up.
+
+    :param journal: Gets a record for each try; what it has is not done again.
+    """
+    end = time.monotonic() + budget_seconds
+    turns = True
+    while turns and time.monotonic() < end:
+        turns = False
+        for files in kernels:
+            names = _left(files, journal, tries)
+            if names and time.monotonic() < end:
+                turns = True
+                _boot(files, journal, names)
+
+
+def _left(files: KernelFiles, journal: Journal, tries: int) -> List[str]:
+    # What was tried least comes first.
+    kernel = files.kernel.name
+    counts = {
+        name: sum(
+            journal.count(kernel=kernel, name=name, outcome=outcome)
+            for outcome in ("found", "missed", "undone", "no victim")
+        )
+        # A guest that ends at once would do so for ever.
+        + journal.count(kernel=kernel, name=name, outcome="died") // _TRIES_A_KIND
+        for name in KINDS[files.kernel.allocator]
+    }
+    left = [name for name, count in counts.items() if count < tries]
+    random.shuffle(left)
+    return sorted(left, key=lambda name: counts[name])
+
+
+def _boot(files: KernelFiles, journal: Journal, names: Sequence[str]) -> None:
+    kernel, number = files.kernel.name, len(journal.records)
+    hurt: List[Dict[str, Any]] = []
+    told: Dict[str, str] = {}
+    try:
+        with running(files, guest_for(files)) as machine:
+            time.sleep(random.uniform(*_WARM_SECONDS))
+            hurt = _hurt(files, machine, names, f"{kernel} {number}")
+            told = _look(files, machine, hurt)
+    except GuestError as error:
+        say(f"{kernel}: {error}")
+    for injury in hurt:
+        record = {
+            "kernel": kernel,
+            "name": injury["name"],
+            "cache": injury["cache"],
+            "outcome": told.get(injury["name"], "died"),
+            "rounds": injury.get("rounds"),
+            "codes": injury.get("codes", []),
+            "code": injury["code"],
+        }
+        journal.add(record)
+        say(f"{kernel}: {injury['name']} in {injury['cache']}: {record['outcome']}")
+    # Recipes that came first and have no victim here.
+    chosen = {injury["name"] for injury in hurt}
+    for name in names[: _AT_ONCE if hurt else 0]:
+        if name not in chosen:
+            journal.add({"kernel": kernel, "name": name, "outcome": "no victim"})
+
+
+def _hurt(
+    files: KernelFiles, machine: Machine, names: Sequence[str], seed: str
+) -> List[Dict[str, Any]]:
+    machine.stop()
+    arguments = [str(machine.qmp_path), str(files.vmlinux), seed, str(_AT_ONCE), *names]
+    hurt: List[Dict[str, Any]] = json.loads(run_python(["-m", "lab.victims", *arguments]).stdout)
+    stub = GdbStub(machine.gdb_path)
+    try:
+        # Where a CPU runs a user's program, the kernel's addresses may lead nowhere.
+        stub.command("Qqemu.PhyMemMode:1", 10)
+        for injury in hurt:
+            for address, data in injury["writes"]:
+                stub.write(address, bytes.fromhex(data))
+    finally:
+        stub.close()
+    machine.resume()
+    return hurt
+
+
+def _look(
+    files: KernelFiles, machine: Machine, hurt: Sequence[Dict[str, Any]]
+) -> Dict[str, str]:
+    told: Dict[str, str] = {}
+    for number in range(1, ROUNDS + 1):
+        _seen(files, machine, hurt, told, "found", number)
+        if len(told) == len(hurt):
+            return told
+    # What stands there for everybody to see was missed.
+    machine.stop()
+    report = _seen(files, machine, hurt, told, "missed", ROUNDS + 1)
+    for injury in hurt:
+        told.setdefault(injury["name"], "undone")
+        if told[injury["name"]] == "missed":
+            place = kept(f"missed-{files.kernel.name}-{injury['name']}-{int(time.time())}.json")
+            place.write_text(json.dumps({"injury": injury, "stopped": report}, indent=1))
+    return told
+
+
+def _seen(
+    files: KernelFiles,
+    machine: Machine,
+    hurt: Sequence[Dict[str, Any]],
+    told: Dict[str, str],
+    outcome: str,
+    number: int,
+) -> Mapping[str, Any]:
+    done = check(["--qemu", str(machine.qmp_path), "-s", str(files.vmlinux)])
+    machine.qmp.command("query-status")
+    if not done.report:
+        raise LabError(done.errors or "no answer")
+    for injury in hurt:
+        codes = [one["code"] for one in done.report["findings"] if _is_of(one, injury)]
+        if codes and injury["name"] not in told:
+            told[injury["name"]] = outcome
+            injury.update(rounds=number, codes=sorted(set(codes)))
+    return done.report
+
+
+def _is_of(finding: Mapping[str, Any], injury: Mapping[str, Any]) -> bool:
+    slab = finding["slab"]
+    return finding["cache"] in (injury["cache"], *injury["others"]) or (
+        slab is not None and injury["slab"] is not None and int(slab, 16) == injury["slab"]
+    )
+
+
+def _kinds(journal: Journal) -> List[Tuple[str, str, List[str]]]:
+    found: Dict[Tuple[str, str], List[str]] = {}
+    for record in journal.records:
+        found.setdefault((record["kernel"], record["name"]), []).append(record["outcome"])
+    return [(kernel, name, outcomes) for (kernel, name), outcomes in sorted(found.items())]
+
+
+def table(journal: Journal) -> str:
+    """Return what came of all tries, a row for each kernel and kind."""
+    outcomes = ("found", "missed", "undone", "died")
+    rows: List[Tuple[Any, ...]] = [
+        (kernel, name, *(of.count(outcome) for outcome in outcomes))
+        for kernel, name, of in _kinds(journal)
+        if set(of) & set(outcomes)
+    ]
+    for kernel in dict.fromkeys(row[0] for row in rows):
+        sums = [sum(row[at] for row in rows if row[0] == kernel) for at in range(2, 6)]
+        rows.append((kernel, "all", *sums))
+    heads = ("KERNEL", "KIND", *(outcome.upper() for outcome in outcomes))
+    return tabulate(rows, heads, tablefmt="github")
