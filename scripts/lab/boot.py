@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
-from typing import Iterator, Sequence
+from typing import Iterator, Optional, Sequence
 
 from . import cache, emulator, initramfs
 from .errors import BootError, GuestError
@@ -16,7 +16,7 @@ from .library import KernelFiles
 from .process import say
 from .qemu import QEMU, Machine, machine
 
-__all__ = ("running",)
+__all__ = ("initial", "running")
 
 _READY_SECONDS = 60
 _TRIES = 4
@@ -39,7 +39,8 @@ def _command_line(guest: Guest) -> str:
     return " ".join(word for word in words if word)
 
 
-def _image(kernel: KernelFiles, storm: bool) -> Path:
+def initial(kernel: KernelFiles, *, storm: bool) -> Path:
+    """Return the initramfs of a kernel, made once."""
     name = kernel.kernel.name + ("-storm" if storm else "")
     recipe = initramfs.recipe()
     if storm:
@@ -58,13 +59,19 @@ def _image(kernel: KernelFiles, storm: bool) -> Path:
 
 @contextlib.contextmanager
 def running(
-    kernel: KernelFiles, guest: Guest, words: Sequence[str] = (), options: Sequence[str] = ()
+    kernel: KernelFiles,
+    guest: Guest,
+    words: Sequence[str] = (),
+    options: Sequence[str] = (),
+    *,
+    image: Optional[Path] = None,
 ) -> Iterator[Machine]:
     """
     Run a guest for as long as the context lasts; its load has begun.
 
     :param words: Added to the command line of its kernel.
     :param options: Further arguments for QEMU.
+    :param image: Its initramfs, if that is not the usual one.
     :raises BootError: if it does not come up in several tries.
     """
     # Multi-threaded TCG now and then runs a breakpoint that the kernel has
@@ -72,7 +79,7 @@ def running(
     for remaining in reversed(range(_TRIES)):
         with contextlib.ExitStack() as stack:
             try:
-                started = _boot(kernel, guest, words, options, stack)
+                started = _boot(kernel, guest, words, options, image, stack)
             except BootError as error:
                 if not remaining:
                     raise
@@ -87,10 +94,11 @@ def _boot(
     guest: Guest,
     words: Sequence[str],
     options: Sequence[str],
+    image: Optional[Path],
     stack: contextlib.ExitStack,
 ) -> Machine:
     log = cache.log_file(f"console-{kernel.kernel.name}-{guest.name}")
-    image = _image(kernel, guest.storm)
+    image = image or initial(kernel, storm=guest.storm)
     line = " ".join([_command_line(guest), *words])
     options = [*guest.options, *options]
     program = emulator.recent() if guest.recent else (QEMU,)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import gzip
 from pathlib import Path
-from typing import Dict
+from typing import Dict, List, Sequence
 
 from . import cache
 from .library import KernelFiles
@@ -19,7 +19,7 @@ from .packages import GUEST_PACKAGES, install
 from .process import run
 from .stock import MODULES
 
-__all__ = ("FLAGS", "build", "recipe", "storm_recipe")
+__all__ = ("FLAGS", "build", "member", "recipe", "storm_recipe", "storm_sources")
 
 _SOURCES = Path(__file__).with_name("guest")
 _STORM = _SOURCES / "storm"
@@ -34,30 +34,41 @@ def recipe() -> str:
     return cache.key(1, FLAGS, *sorted(_SOURCES.glob("*.[ch]")))
 
 
+def storm_sources() -> List[Path]:
+    """Return what the storm is compiled from."""
+    return [*sorted(_STORM.glob("*.c")), _SOURCES / "ground.c"]
+
+
 def storm_recipe() -> str:
     """Return the key of everything the storm is made from."""
-    return cache.key(1, FLAGS, *sorted(_STORM.glob("*.[ch]")))
+    return cache.key(1, FLAGS, *sorted([*_STORM.glob("*.[ch]"), *_SOURCES.glob("ground.[ch]")]))
 
 
-def _member(name: str, mode: int, data: bytes = b"", device: int = 0) -> bytes:
+def member(name: str, mode: int, data: bytes = b"", device: int = 0) -> bytes:
+    """
+    Return a member of an archive that a kernel unpacks.
+
+    :param name: Its path, without a slash in front.
+    :param mode: As in ``st_mode``.
+    """
     # The "newc" format: a header of 8-digit hexadecimal numbers, name and data
     # padded to 4 bytes.
     encoded = name.encode() + b"\0"
     major, minor = device >> 8, device & 0xFF
     numbers = (0, mode, 0, 0, 1, 0, len(data), 0, 0, major, minor, len(encoded), 0)
     header = b"070701" + b"".join(b"%08X" % number for number in numbers)
-    member = header + encoded
-    member += bytes(-len(member) % 4)
-    return member + data + bytes(-len(data) % 4)
+    whole = header + encoded
+    whole += bytes(-len(whole) % 4)
+    return whole + data + bytes(-len(data) % 4)
 
 
-def _program(sources: Path, key: str) -> bytes:
+def _program(sources: Sequence[Path], key: str) -> bytes:
     folder = cache.root() / "guest" / key
     if not folder.exists():
         log = cache.log_file("guest")
         install(GUEST_PACKAGES, log=log)
         with cache.lock("guest"), cache.entry(folder) as work:
-            files = [str(file) for file in sorted(sources.glob("*.c"))]
+            files = [str(file) for file in sources]
             run(["gcc", *FLAGS, "-o", str(work / "init"), *files], log=log)
     return (folder / "init").read_bytes()
 
@@ -72,23 +83,23 @@ def build(kernel: KernelFiles, *, storm: bool = False) -> bytes:
     modules: Dict[str, Path] = kernel.modules
     order = [name for name in MODULES if name in modules]
     parts = [
-        _member("dev", 0o040755),
-        _member("dev/console", 0o020600, device=0x0501),
-        _member("base" if storm else "init", 0o100755, _program(_SOURCES, recipe())),
-        _member("modules", 0o040755),
-        _member("modules/order", 0o100644, "".join(f"{name}\n" for name in order).encode()),
+        member("dev", 0o040755),
+        member("dev/console", 0o020600, device=0x0501),
+        member("base" if storm else "init", 0o100755, _program(sorted(_SOURCES.glob("*.c")), recipe())),
+        member("modules", 0o040755),
+        member("modules/order", 0o100644, "".join(f"{name}\n" for name in order).encode()),
     ]
-    parts += [_member(f"modules/{name}.ko", 0o100644, modules[name].read_bytes()) for name in order]
+    parts += [member(f"modules/{name}.ko", 0o100644, modules[name].read_bytes()) for name in order]
     if storm:
         parts += [
-            _member("init", 0o100755, _program(_STORM, storm_recipe())),
-            _member("storm", 0o040755),
+            member("init", 0o100755, _program(storm_sources(), storm_recipe())),
+            member("storm", 0o040755),
         ]
         # What is loaded is deleted; the storm has its own.
         parts += [
-            _member(f"storm/{name}.ko", 0o100644, modules[name].read_bytes())
+            member(f"storm/{name}.ko", 0o100644, modules[name].read_bytes())
             for name in _RELOADED
             if name in modules
         ]
-    parts.append(_member("TRAILER!!!", 0))
+    parts.append(member("TRAILER!!!", 0))
     return gzip.compress(b"".join(parts), 1, mtime=0)

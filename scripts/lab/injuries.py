@@ -19,13 +19,14 @@ from typing import Any, Dict, List, Mapping, Sequence, Tuple
 from tabulate import tabulate
 
 from .boot import running
+from .calls import check
 from .errors import GuestError, LabError
 from .gdbstub import GdbStub
 from .journal import Journal, kept
 from .library import KernelFiles
 from .process import run_python, say
 from .qemu import Machine
-from .soak import check, guest_for
+from .soak import guest_for
 
 __all__ = ("KERNELS", "KINDS", "ROUNDS", "run", "table", "wrong")
 

@@ -13,12 +13,11 @@ from typing import Mapping, Optional, Sequence
 
 from .errors import LabError, MissingToolError
 
-__all__ = ("SCRIPTS", "output", "run", "run_python", "say")
+__all__ = ("output", "run", "run_python", "say")
 
 _BEGIN = time.monotonic()
 _PYTHON_SECONDS = 600
-SCRIPTS = Path(__file__).resolve().parent.parent
-"""The folder that the lab is in; the checkout is the one above."""
+_SCRIPTS = Path(__file__).resolve().parent.parent
 
 
 def say(message: str) -> None:
@@ -101,7 +100,7 @@ def run_python(
     :param statuses: What it may exit with.
     :raises LabError: if it exits with another status, or takes too long.
     """
-    path = os.pathsep.join([str(SCRIPTS), str(SCRIPTS.parent)])
+    path = os.pathsep.join([str(_SCRIPTS), str(_SCRIPTS.parent)])
     try:
         done = subprocess.run(
             [sys.executable, *arguments],

@@ -10,103 +10,33 @@ the command as people call it, in a process of its own.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-import tempfile
 import time
-from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, Mapping, Sequence, Tuple
 
 from tabulate import tabulate
 
 from .boot import running
-from .comparison import ANSWERED
+from .calls import check, record_of
 from .errors import GuestError
 from .guests import GUESTS, Guest
 from .journal import Journal, kept
 from .library import KernelFiles
-from .process import SCRIPTS, say
+from .process import say
 from .qemu import Machine
 
-__all__ = ("KERNELS", "Checked", "check", "guest_for", "run", "table", "wrong")
+__all__ = ("KERNELS", "guest_for", "run", "table", "wrong")
 
 KERNELS = ("slab-6.1-rfc3", "debian-6.12", "debian-7")
 """SLAB with RFC v3, SLUB with CPU slabs, SLUB with sheaves."""
 
 _CHECKS_A_BOOT = 40
-_CHECK_SECONDS = 300
 _MOST_DEATHS = 8
-SHARES = ("caches", "slabs", "places")
-"""Of what a report says which share was decided."""
 _LEAST_SHARE = 0.99
-
-
-class Checked(NamedTuple):
-    """What came of one call of the checker."""
-
-    status: int
-    """Its exit status; -1 if it was killed for taking too long."""
-    report: Dict[str, Any]
-    """The JSON that it wrote, empty if there was none."""
-    errors: str
-    """The last line of its errors."""
-    seconds: float
-    """How long it took."""
-    cpu_seconds: float
-    """Time of a CPU that it took."""
-    peak_bytes: int
-    """How much of memory it had at most."""
 
 
 def guest_for(files: KernelFiles) -> Guest:
     """Return the guest with the storm in which a kernel does what it does on real machines."""
     return GUESTS["storm-cx16" if files.kernel.allocator == "SLUB" else "storm"]
-
-
-def check(arguments: Sequence[str]) -> Checked:
-    """
-    Call ``drgn-slabtype check`` for a report in JSON, and measure what it takes.
-
-    :param arguments: What to check, as ``--qemu SOCKET``.
-    """
-    command = [sys.executable, "-m", "drgn_slabtype", "check", *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(SCRIPTS.parent)}
-    begin = time.monotonic()
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as errors:
-        process = subprocess.Popen(
-            [*command, "--no-default-symbols", "--format", "json"],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=errors,
-        )
-        status, usage = _wait(process)
-        seconds = time.monotonic() - begin
-        out.seek(0)
-        errors.seek(0)
-        said = errors.read().decode("utf-8", "replace").strip().splitlines()
-        try:
-            report = json.loads(out.read())
-        except ValueError:
-            report = {}
-    spent = usage.ru_utime + usage.ru_stime
-    return Checked(status, report, said[-1] if said else "", seconds, spent, usage.ru_maxrss << 10)
-
-
-def _wait(process: subprocess.Popen[bytes]) -> Tuple[int, Any]:
-    # With what the process has used, which subprocess does not tell.
-    end = time.monotonic() + _CHECK_SECONDS
-    while True:
-        pid, status, usage = os.wait4(process.pid, os.WNOHANG)
-        if pid:
-            process.returncode = os.waitstatus_to_exitcode(status)
-            return process.returncode, usage
-        if time.monotonic() > end:
-            process.kill()
-            _, _, usage = os.wait4(process.pid, 0)
-            process.returncode = -1
-            return -1, usage
-        time.sleep(0.02)
 
 
 def wrong(record: Mapping[str, Any]) -> bool:
@@ -154,30 +84,13 @@ def _soak(files: KernelFiles, journal: Journal, checks: int, end: float) -> None
 
 def _one(files: KernelFiles, machine: Machine) -> Dict[str, Any]:
     done = check(["--qemu", str(machine.qmp_path), "-s", str(files.vmlinux)])
-    report = done.report
-    record: Dict[str, Any] = {
-        "status": done.status,
-        "error": "" if done.status in ANSWERED and report else done.errors or "no answer",
-        "findings": [f"{one['code']}: {one['message']}" for one in report.get("findings", ())],
-        "changing": len(report.get("changing", ())),
-        "unavailable": len(report.get("unavailable", ())),
-        "shares": _shares(report),
-        "bytes_read": report.get("totals", {}).get("bytes_read"),
-        "seconds": round(done.seconds, 2),
-        "cpu_seconds": round(done.cpu_seconds, 2),
-        "peak_bytes": done.peak_bytes,
-    }
+    record = record_of(done)
     if wrong(record):
         place = kept(f"soak-{files.kernel.name}-{int(time.time())}.json")
-        place.write_text(json.dumps(report, indent=1))
+        place.write_text(json.dumps(done.report, indent=1))
         record["kept"] = str(place)
         say(f"{files.kernel.name}: {[*record['findings'], record['error']][0]}")
     return record
-
-
-def _shares(report: Mapping[str, Any]) -> Dict[str, float]:
-    decided = report.get("decided") or {}
-    return {name: decided[name]["share"] for name in SHARES if name in decided}
 
 
 def table(journal: Journal) -> str:

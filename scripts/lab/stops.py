@@ -106,11 +106,12 @@ def _stop_kernel(files: KernelFiles, journal: Journal, plan: Plan, end: float, s
 
 
 def _missing(name: str, journal: Journal, plan: Plan, known: Sequence[Function]) -> List[_Stop]:
-    pauses = range(journal.count(kernel=name, function=None), plan.pauses)
+    # What this machine had no room for is tried again.
+    pauses = range(journal.count(kernel=name, function=None, error=""), plan.pauses)
     missing = [_Stop(None, number) for number in pauses]
     for number in range(plan.times):
         for function in known:
-            done = journal.count(kernel=name, function=function.name, reached=True)
+            done = journal.count(kernel=name, function=function.name, reached=True, error="")
             idle = journal.count(kernel=name, function=function.name, reached=False)
             if done <= number and idle < _MOST_TRIES:
                 missing.append(_Stop(function, number))

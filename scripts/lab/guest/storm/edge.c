@@ -3,6 +3,7 @@
 /* The storm's own parts: cgroups, memory that runs out, and what only root may do. */
 
 #define _GNU_SOURCE
+#include "../ground.h"
 #include "storm.h"
 
 #include <fcntl.h>
@@ -37,11 +38,11 @@ static void in_group(unsigned int seed)
 
 	snprintf(folder, sizeof(folder), "/sys/fs/cgroup/inner-%u", seed % 8);
 	snprintf(path, sizeof(path), "%s/cgroup.procs", folder);
-	if (!put_text(path, "0"))
+	if (!write_file(path, "0"))
 		return;
 	snprintf(path, sizeof(path), "%s/memory.max", folder);
 	/* Charged to a group that is about to go; now and then it kills its process. */
-	put_text(path, seed % 4 ? "max" : "6M");
+	write_file(path, seed % 4 ? "max" : "6M");
 	for (unsigned int i = 0; i < 4; i++)
 		names_once(seed + i);
 	if (seed % 4 == 0)
@@ -61,7 +62,7 @@ void groups_once(unsigned int seed)
 static void run_out(unsigned int seed)
 {
 	(void)seed;
-	put_text("/proc/self/oom_score_adj", "1000");
+	write_file("/proc/self/oom_score_adj", "1000");
 	eat((size_t)-1);
 }
 
@@ -69,7 +70,7 @@ static void press(unsigned int seed)
 {
 	struct sysinfo info;
 
-	put_text("/proc/self/oom_score_adj", "1000");
+	write_file("/proc/self/oom_score_adj", "1000");
 	if (!sysinfo(&info) && info.freeram > 24 << 20)
 		eat(info.freeram - (8 << 20) - (seed % 4 << 20));
 }
@@ -77,13 +78,13 @@ static void press(unsigned int seed)
 void pressure_once(unsigned int seed)
 {
 	/* All that can be reclaimed: dentries and inodes by the slab. */
-	put_text("/proc/sys/vm/drop_caches", seed % 2 ? "2" : "3");
-	nap_ms(200);
+	write_file("/proc/sys/vm/drop_caches", seed % 2 ? "2" : "3");
+	sleep_ms(200);
 	in_a_child(press, seed);
-	nap_ms(200);
+	sleep_ms(200);
 	if (seed % 5 == 0)
 		in_a_child(run_out, seed);
-	nap_ms(400);
+	sleep_ms(400);
 }
 
 static void reload(void)
@@ -106,17 +107,17 @@ void kernel_once(unsigned int seed)
 	char path[96], text[96];
 
 	snprintf(path, sizeof(path), "/sys/kernel/slab/%s/shrink", cache);
-	put_text(path, "1");
+	write_file(path, "1");
 	/* SLAB makes new arrays for every CPU. */
 	snprintf(text, sizeof(text), "%s %u %u %u\n", cache, 30 + seed % 90, 8 + seed % 20,
 		 seed % 9);
-	put_text("/proc/slabinfo", text);
-	nap_ms(150);
+	write_file("/proc/slabinfo", text);
+	sleep_ms(150);
 	if (seed % 4 == 0)
 		reload();
-	if (seed % 12 == 0 && put_text("/sys/devices/system/cpu/cpu1/online", "0")) {
-		nap_ms(50);
-		put_text("/sys/devices/system/cpu/cpu1/online", "1");
+	if (seed % 12 == 0 && write_file("/sys/devices/system/cpu/cpu1/online", "0")) {
+		sleep_ms(50);
+		write_file("/sys/devices/system/cpu/cpu1/online", "1");
 	}
-	nap_ms(150);
+	sleep_ms(150);
 }

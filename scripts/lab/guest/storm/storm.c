@@ -9,44 +9,19 @@
  */
 
 #define _GNU_SOURCE
+#include "../ground.h"
 #include "storm.h"
 
-#include <fcntl.h>
-#include <sched.h>
 #include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #define NEXT "/base"
 #define READY "/tmp/files/2999"
 #define GROUP "/sys/fs/cgroup/storm"
-
-void nap_ms(unsigned int ms)
-{
-	struct timespec time = { ms / 1000, (long)(ms % 1000) * 1000000 };
-
-	while (nanosleep(&time, &time))
-		;
-}
-
-bool put_text(const char *path, const char *text)
-{
-	int fd = open(path, O_WRONLY | O_CLOEXEC);
-	bool written;
-
-	if (fd < 0)
-		return false;
-	written = write(fd, text, strlen(text)) == (ssize_t)strlen(text);
-	close(fd);
-	return written;
-}
 
 unsigned int chance(unsigned int *state, unsigned int below)
 {
@@ -72,7 +47,7 @@ static void worker(void (*once)(unsigned int seed), unsigned int number)
 	if (fork())
 		return;
 	/* Whoever runs wild is killed before anybody else. */
-	put_text("/proc/self/oom_score_adj", "500");
+	write_file("/proc/self/oom_score_adj", "500");
 	for (unsigned int seed = number * 7919 + 1;; seed++)
 		once(seed);
 }
@@ -80,10 +55,11 @@ static void worker(void (*once)(unsigned int seed), unsigned int number)
 static void __attribute__((noreturn)) storm(void)
 {
 	for (int turn = 0; turn < 600 && access(READY, F_OK); turn++)
-		nap_ms(100);
+		sleep_ms(100);
 	mkdir(GROUP, 0755);
-	put_text("/sys/fs/cgroup/cgroup.subtree_control", "+memory");
-	put_text(GROUP "/cgroup.procs", "0");
+	write_file("/sys/fs/cgroup/cgroup.subtree_control", "+memory");
+	write_file(GROUP "/cgroup.procs", "0");
+	prepare_ground();
 	raise_loopback();
 
 	worker(names_once, 1);
@@ -93,9 +69,10 @@ static void __attribute__((noreturn)) storm(void)
 	worker(groups_once, 5);
 	worker(pressure_once, 6);
 	worker(kernel_once, 7);
+	run_inside();
 	for (;;)
 		if (waitpid(-1, NULL, 0) < 0)
-			nap_ms(1000);
+			sleep_ms(1000);
 }
 
 int main(int argc, char **argv)

@@ -5,12 +5,6 @@
 #ifndef STORM_H
 #define STORM_H
 
-#include <stdbool.h>
-
-/* Sleep. */
-void nap_ms(unsigned int ms);
-/* Write a text to a file that exists; returns whether that worked. */
-bool put_text(const char *path, const char *text);
 /* The next number below another, of a sequence. */
 unsigned int chance(unsigned int *state, unsigned int below);
 /* Do something in a process of its own, and wait for it. */
@@ -24,5 +18,8 @@ void queues_once(unsigned int seed);
 void groups_once(unsigned int seed);
 void pressure_once(unsigned int seed);
 void kernel_once(unsigned int seed);
+
+/* Run the program that the host has put in, if it has, and report what it writes. */
+void run_inside(void);
 
 #endif

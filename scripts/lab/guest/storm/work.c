@@ -3,6 +3,7 @@
 /* The storm's own parts: names, sockets, processes, queues. */
 
 #define _GNU_SOURCE
+#include "../ground.h"
 #include "storm.h"
 
 #include <dirent.h>
@@ -91,7 +92,7 @@ void names_once(unsigned int seed)
 			continue;
 		if (ftruncate(fd, 1 << 20) ||
 		    pwrite(fd, name, sizeof(name), chance(&seed, 1 << 20)) < 0)
-			nap_ms(1);
+			sleep_ms(1);
 		flock(fd, LOCK_SH);
 		if (i % 4 == 0) {
 			struct flock lock = { .l_type = F_WRLCK, .l_start = i, .l_len = 1 };
@@ -222,7 +223,7 @@ static void deeper(unsigned int seed)
 	if (seed % 3 == 0)
 		for (int i = 0; i < 20; i++)
 			if (!fork()) {
-				nap_ms(chance(&seed, 4));
+				sleep_ms(chance(&seed, 4));
 				_exit(0);
 			}
 	/* Children that nobody waits for are left to init. */
