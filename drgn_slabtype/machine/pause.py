@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import re
+import select
 import socket
 import struct
 from typing import TYPE_CHECKING, Dict, Mapping, Optional
@@ -156,7 +157,6 @@ def ask(connection: socket.socket) -> Optional[Pause]:
         return None
     copy = connection.dup()
     try:
-        copy.settimeout(_SECONDS)
         state = _execute(copy, "query-status")
         if not isinstance(state, dict) or state.get("status") not in _STILL:
             copy.close()
@@ -165,7 +165,6 @@ def ask(connection: socket.socket) -> Optional[Pause]:
     except (OSError, ValueError):
         copy.close()
         return None
-    copy.settimeout(None)
     return Pause(copy, parse_registers(told) if isinstance(told, str) else {})
 
 
@@ -200,6 +199,9 @@ def _execute(
                 return answer
             if "error" in message:
                 raise ValueError(command)
+        # A timeout of the socket would be one of drgn's, too: they share it.
+        if not select.select([connection], [], [], _SECONDS)[0]:
+            break
         data = connection.recv(1 << 16)
         if not data:
             break

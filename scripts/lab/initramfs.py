@@ -85,7 +85,9 @@ def build(kernel: KernelFiles, *, storm: bool = False) -> bytes:
     parts = [
         member("dev", 0o040755),
         member("dev/console", 0o020600, device=0x0501),
-        member("base" if storm else "init", 0o100755, _program(sorted(_SOURCES.glob("*.c")), recipe())),
+        member(
+            "base" if storm else "init", 0o100755, _program(sorted(_SOURCES.glob("*.c")), recipe())
+        ),
         member("modules", 0o040755),
         member("modules/order", 0o100644, "".join(f"{name}\n" for name in order).encode()),
     ]

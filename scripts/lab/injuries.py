@@ -168,9 +168,7 @@ def _hurt(
     return hurt
 
 
-def _look(
-    files: KernelFiles, machine: Machine, hurt: Sequence[Dict[str, Any]]
-) -> Dict[str, str]:
+def _look(files: KernelFiles, machine: Machine, hurt: Sequence[Dict[str, Any]]) -> Dict[str, str]:
     told: Dict[str, str] = {}
     for number in range(1, ROUNDS + 1):
         _seen(files, machine, hurt, told, "found", number)

@@ -71,9 +71,7 @@ def run(kernels: Sequence[KernelFiles], journal: Journal, checks: int) -> None:
 
 
 def _inside(files: KernelFiles, checks: int) -> Iterator[Any]:
-    guest = dataclasses.replace(
-        GUESTS["storm-cx16"], name="inside", memory_mib=_MEMORY_MIB, cpus=2
-    )
+    guest = dataclasses.replace(GUESTS["storm-cx16"], name="inside", memory_mib=_MEMORY_MIB, cpus=2)
     symbols = [] if "DEBUG_INFO_BTF" in files.config else ["-s", str(files.vmlinux)]
     with tempfile.TemporaryDirectory(prefix="slabtype-inside-") as name:
         image = Path(name) / "image"

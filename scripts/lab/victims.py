@@ -74,9 +74,7 @@ def _record(prog: Program, name: str, injury: Injury) -> Dict[str, Any]:
         "cache": injury.cache,
         "others": sorted(injury.others),
         "slab": injury.slab,
-        "writes": [
-            [physical, data.hex()] for physical, data in _physical(prog, injury.writes)
-        ],
+        "writes": [[physical, data.hex()] for physical, data in _physical(prog, injury.writes)],
     }
 
 

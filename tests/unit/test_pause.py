@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
 import threading
 from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
@@ -137,6 +138,26 @@ def test_pause_ends_with_the_monitor(
     theirs.shutdown(socket.SHUT_RDWR)
     assert not pause.holds
     pause.close()
+
+
+@pytest.mark.parametrize("answer", [_stopped, lambda command, _: [{"return": {}}]])
+def test_connection_waits_for_drgn_as_it_did_before(
+    monitor: Callable[[Answer], Tuple[socket.socket, socket.socket]], answer: Answer
+) -> None:
+    ours, _ = monitor(answer)
+    pause = ask(ours)
+    assert os.get_blocking(ours.fileno())
+    if pause is not None:
+        pause.close()
+
+
+def test_monitor_that_says_nothing_gives_no_pause(
+    monitor: Callable[[Answer], Tuple[socket.socket, socket.socket]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("drgn_slabtype.machine.pause._SECONDS", 0.05)
+    pause, _ = _asked(monitor, lambda command, _: [])
+    assert pause is None
 
 
 @pytest.mark.parametrize("status", ["running", "inmigrate", "prelaunch"])
