@@ -16,6 +16,7 @@ from typing import Any, Dict, Iterable, Iterator, List, Sequence, Tuple
 
 from drgn import Program
 from drgn.helpers.linux.mm import follow_phys
+
 from tests.recipes.language import Injury, NoVictim
 from tests.recipes.library import TargetOptions, open_target
 from tests.recipes.overlay import Write
