@@ -16,7 +16,7 @@ from typing import List, Optional, Sequence
 
 from tabulate import tabulate
 
-from . import build, cache, dumps, library, matrix, recipes, report
+from . import build, cache, dumps, library, matrix, recipes, report, trials
 from .boot import running
 from .comparison import compare
 from .debian import Archive
@@ -28,6 +28,7 @@ from .kernels import KERNELS
 from .matrix import Matrix
 from .packages import GUEST_PACKAGES, install
 from .process import run_python, say
+from .trials import TRIALS
 
 __all__ = ("main",)
 
@@ -125,15 +126,38 @@ def _boot(arguments: argparse.Namespace) -> int:
 def _matrix(arguments: argparse.Namespace) -> int:
     jobs = matrix.ci_jobs() if arguments.ci else matrix.full_jobs(arguments.kernel, arguments.guest)
     install(GUEST_PACKAGES, log=cache.log_file("packages"))
+    budget, begin = _seconds(arguments.budget, 55 if arguments.ci else None), time.monotonic()
     run = matrix.run(
         jobs,
         Archive(),
-        budget_seconds=_seconds(arguments.budget, 55 if arguments.ci else None),
+        budget_seconds=budget,
         recipes_on=("plain",) if arguments.ci else recipes.GUESTS,
         recipes_seconds=_seconds(arguments.recipes, 8 if arguments.ci else None),
         tidy=arguments.tidy,
     )
+    # A guest that is asked for says which dumps are wanted, and nothing else is.
+    if not arguments.ci and not arguments.guest:
+        left = budget - (time.monotonic() - begin)
+        matrix.run_trials(run, arguments.kernel, budget_seconds=left)
     return _finish(run, arguments.json, arguments.markdown)
+
+
+def _trial(arguments: argparse.Namespace) -> int:
+    trial = TRIALS[arguments.command]
+    install(GUEST_PACKAGES, log=cache.log_file("packages"))
+    journal = trials.journal_of(trial, arguments.journal)
+    if arguments.again:
+        journal.clear()
+    count = trial.amount if arguments.count is None else arguments.count
+    seconds = _seconds(arguments.budget, None)
+    try:
+        trials.perform(trial, journal, arguments.kernel, count, budget_seconds=seconds)
+    finally:
+        found = trials.outcomes(trial, journal)
+        if arguments.json is not None:
+            trials.write(found, arguments.json)
+        print(trials.table(found))
+    return 0 if all(one.good for one in found) else 1
 
 
 def _seconds(minutes: Optional[float], default: Optional[float]) -> float:
@@ -244,6 +268,19 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--tidy", action="store_true", help=text)
     _add_outputs(one)
     one.set_defaults(run=_matrix)
+
+    for trial in TRIALS.values():
+        one = commands.add_parser(trial.name, help=f"{trial.about}; goes on where it was ended")
+        text = f"only this kernel (default: {', '.join(trial.kernels)})"
+        one.add_argument("--kernel", action="append", default=[], help=text)
+        text = f"how much of it for each kernel (default: {trial.amount})"
+        one.add_argument("--count", type=int, metavar="N", help=text)
+        one.add_argument("--budget", type=float, metavar="MINUTES", help="begin nothing after that")
+        text = "where a line is written for each (default: in the cache)"
+        one.add_argument("--journal", type=Path, metavar="FILE", help=text)
+        one.add_argument("--again", action="store_true", help="begin anew")
+        one.add_argument("--json", type=Path, metavar="FILE", help="write the numbers as JSON")
+        one.set_defaults(run=_trial)
 
     one = commands.add_parser("table", help="join the results of several runs of the matrix")
     one.add_argument("files", metavar="JSON", type=Path, nargs="+", help="the last one counts")

@@ -28,7 +28,7 @@ from .process import run_python, say
 from .qemu import Machine
 from .soak import guest_for
 
-__all__ = ("KERNELS", "KINDS", "ROUNDS", "run", "table", "wrong")
+__all__ = ("KERNELS", "KINDS", "ROUNDS", "kinds", "numbers", "run", "trouble")
 
 KERNELS = ("slab-6.1-rfc3", "debian-6.12", "debian-7")
 """As for the soak."""
@@ -71,16 +71,6 @@ KINDS: Mapping[str, Tuple[str, ...]] = {
     ),
 }
 """What is done to a kernel, by its allocator: names of recipes in ``tests/recipes/``."""
-
-
-def wrong(journal: Journal) -> List[str]:
-    """Return the kinds that were found too seldom."""
-    bad = []
-    for kernel, name, outcomes in _kinds(journal):
-        tried = outcomes.count("found") + outcomes.count("missed")
-        if tried and outcomes.count("found") < _NEEDED * tried:
-            bad.append(f"{kernel}: {name}")
-    return bad
 
 
 def run(
@@ -212,23 +202,45 @@ def _is_of(finding: Mapping[str, Any], injury: Mapping[str, Any]) -> bool:
     )
 
 
-def _kinds(journal: Journal) -> List[Tuple[str, str, List[str]]]:
-    found: Dict[Tuple[str, str], List[str]] = {}
-    for record in journal.records:
-        found.setdefault((record["kernel"], record["name"]), []).append(record["outcome"])
-    return [(kernel, name, outcomes) for (kernel, name), outcomes in sorted(found.items())]
+def numbers(records: Sequence[Mapping[str, Any]]) -> Dict[str, Any]:
+    """Return what came of the damage to a kernel, in numbers."""
+    outcomes = [one["outcome"] for one in records]
+    rounds = [one["rounds"] for one in records if one["outcome"] == "found"]
+    return {
+        "kinds": len(_kinds(records)),
+        "tries": len(outcomes) - outcomes.count("no victim"),
+        "found": outcomes.count("found"),
+        "in the first round": rounds.count(1),
+        "missed": outcomes.count("missed"),
+        "undone by the guest": outcomes.count("undone"),
+        "ended the guest": outcomes.count("died"),
+        "kinds found too seldom": len(trouble(records)),
+    }
 
 
-def table(journal: Journal) -> str:
-    """Return what came of all tries, a row for each kernel and kind."""
+def trouble(records: Sequence[Mapping[str, Any]]) -> List[str]:
+    """Return the kinds that were found too seldom, in words."""
+    bad = []
+    for name, outcomes in _kinds(records).items():
+        found, missed = outcomes.count("found"), outcomes.count("missed")
+        if found < _NEEDED * (found + missed):
+            bad.append(f"{name}: missed in {missed} of {found + missed} tries")
+    return bad
+
+
+def _kinds(records: Sequence[Mapping[str, Any]]) -> Dict[str, List[str]]:
+    found: Dict[str, List[str]] = {}
+    for record in records:
+        if record["outcome"] != "no victim":
+            found.setdefault(record["name"], []).append(record["outcome"])
+    return found
+
+
+def kinds(records: Sequence[Mapping[str, Any]]) -> str:
+    """Return what came of all tries as a table, a row for each kind."""
     outcomes = ("found", "missed", "undone", "died")
-    rows: List[Tuple[Any, ...]] = [
-        (kernel, name, *(of.count(outcome) for outcome in outcomes))
-        for kernel, name, of in _kinds(journal)
-        if set(of) & set(outcomes)
+    rows = [
+        (name, *(of.count(outcome) for outcome in outcomes))
+        for name, of in sorted(_kinds(records).items())
     ]
-    for kernel in dict.fromkeys(row[0] for row in rows):
-        sums = [sum(row[at] for row in rows if row[0] == kernel) for at in range(2, 6)]
-        rows.append((kernel, "all", *sums))
-    heads = ("KERNEL", "KIND", *(outcome.upper() for outcome in outcomes))
-    return tabulate(rows, heads, tablefmt="github")
+    return tabulate(rows, ("KIND", *(outcome.upper() for outcome in outcomes)), "github")

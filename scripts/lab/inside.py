@@ -19,10 +19,9 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import time
 from pathlib import Path
-from typing import Any, Iterator, List, Sequence, Set, Tuple
-
-from tabulate import tabulate
+from typing import Any, Iterator, List, Sequence, Set
 
 from .boot import initial, running
 from .errors import GuestError
@@ -31,8 +30,9 @@ from .initramfs import member
 from .journal import Journal
 from .library import KernelFiles
 from .process import say
+from .soak import wrong
 
-__all__ = ("KERNELS", "run", "table", "wrong")
+__all__ = ("KERNELS", "run")
 
 KERNELS = ("slab-6.1-rfc3", "debian-6.12", "debian-7")
 """As for the soak."""
@@ -47,22 +47,20 @@ _NOT = re.compile(
 _ROOT = Path(__file__).resolve().parent.parent.parent
 
 
-def wrong(record: Any) -> bool:
-    """Return whether a check said something that it must not say of a sound guest."""
-    return bool(record["findings"] or record["error"] or record["status"] not in (0, 3))
-
-
-def run(kernels: Sequence[KernelFiles], journal: Journal, checks: int) -> None:
+def run(
+    kernels: Sequence[KernelFiles], journal: Journal, checks: int, *, budget_seconds: float
+) -> None:
     """
-    Check each kernel so many times inside a guest of its own.
+    Check each kernel so many times inside a guest of its own, or until time is up.
 
     :param journal: Gets a record for each check; what it has is not done again.
     """
+    end = time.monotonic() + budget_seconds
     for files in kernels:
         left = checks - journal.count(kernel=files.kernel.name)
-        if left > 0:
+        if left > 0 and time.monotonic() < end:
             try:
-                for record in _inside(files, left):
+                for record in _inside(files, left, end):
                     journal.add({"kernel": files.kernel.name, **record})
                     if wrong(record):
                         say(f"{files.kernel.name}: {record['findings'] or record['error']}")
@@ -70,7 +68,7 @@ def run(kernels: Sequence[KernelFiles], journal: Journal, checks: int) -> None:
                 say(f"{files.kernel.name}: {error}")
 
 
-def _inside(files: KernelFiles, checks: int) -> Iterator[Any]:
+def _inside(files: KernelFiles, checks: int, end: float) -> Iterator[Any]:
     guest = dataclasses.replace(GUESTS["storm-cx16"], name="inside", memory_mib=_MEMORY_MIB, cpus=2)
     symbols = [] if "DEBUG_INFO_BTF" in files.config else ["-s", str(files.vmlinux)]
     with tempfile.TemporaryDirectory(prefix="slabtype-inside-") as name:
@@ -83,6 +81,8 @@ def _inside(files: KernelFiles, checks: int) -> Iterator[Any]:
                 stream.write(part)
         with running(files, guest, image=image) as machine:
             for _ in range(checks):
+                if time.monotonic() > end:
+                    return
                 yield json.loads(machine.wait_for("inside", _LINE_SECONDS))
 
 
@@ -145,28 +145,3 @@ def _libraries(files: Sequence[Path]) -> List[Path]:
         found |= {Path(path) for path in re.findall(r"(?:=> |^\t)(/\S+) \(", listed, re.M)}
     known = {file.resolve() for file in files}
     return sorted(path for path in found if path.resolve() not in known or path not in files)
-
-
-def table(journal: Journal) -> str:
-    """Return what came of all checks, a row for each kernel."""
-    rows: List[Tuple[Any, ...]] = []
-    for name in dict.fromkeys(record["kernel"] for record in journal.records):
-        checks = [one for one in journal.records if one["kernel"] == name]
-        seconds = sorted(one["seconds"] for one in checks)
-        statuses = [one["status"] for one in checks]
-        rows.append(
-            (
-                name,
-                len(checks),
-                sum(bool(one["findings"]) for one in checks),
-                statuses.count(0),
-                statuses.count(3),
-                sum(bool(one["error"]) for one in checks),
-                sum(one["changing"] for one in checks),
-                f"{seconds[len(seconds) // 2]:.1f}",
-                f"{seconds[-1]:.1f}",
-                max(one["peak_bytes"] for one in checks) >> 20,
-            )
-        )
-    heads = "KERNEL CHECKS FALSE EXIT_0 EXIT_3 ERRORS CHANGING SECONDS SLOWEST PEAK_MIB"
-    return tabulate(rows, [word.replace("_", " ") for word in heads.split()], "github")

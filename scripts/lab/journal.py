@@ -22,6 +22,8 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        # A line that was not finished must not spoil the next one.
+        self._whole = not path.exists() or not path.stat().st_size or _ends_a_line(path)
         self.records: List[Dict[str, Any]] = []
         """All records, the oldest first."""
         if path.exists():
@@ -37,7 +39,14 @@ class Journal:
         self.records.append(dict(record))
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._path.open("a") as stream:
-            stream.write(json.dumps(record) + "\n")
+            stream.write(("" if self._whole else "\n") + json.dumps(record) + "\n")
+        self._whole = True
+
+    def clear(self) -> None:
+        """Forget all records."""
+        self.records.clear()
+        self._path.unlink(missing_ok=True)
+        self._whole = True
 
     def count(self, **values: object) -> int:
         """Return how many records have these values."""
@@ -45,6 +54,12 @@ class Journal:
             all(record.get(name) == value for name, value in values.items())
             for record in self.records
         )
+
+
+def _ends_a_line(path: Path) -> bool:
+    with path.open("rb") as stream:
+        stream.seek(-1, 2)
+        return stream.read() == b"\n"
 
 
 def kept(name: str) -> Path:

@@ -8,11 +8,13 @@ from typing import Dict, Iterator, List, Sequence, Tuple
 
 from tabulate import tabulate
 
+from . import trials
 from .comparison import Result
 from .guests import GUESTS
 from .kernels import KERNELS
 from .matrix import Matrix, guest_of
 from .recipes import Recipes
+from .trials import Outcome
 
 __all__ = ("markdown", "table")
 
@@ -27,6 +29,8 @@ def table(matrix: Matrix) -> str:
             lines.append(f"{result.dump}: and {len(wrong) - 10} more")
     if matrix.recipes:
         lines += ["", _recipes(matrix.recipes), ""]
+    for found in _by_trial(matrix):
+        lines += [f"{found[0].trial}:", trials.table(found), ""]
     if not lines:
         lines.append("no dump was checked")
     return "\n".join([*lines, *_totals(matrix)])
@@ -38,7 +42,13 @@ def markdown(matrix: Matrix) -> str:
     if matrix.recipes:
         applied = sorted(matrix.recipes, key=lambda one: _rank(one.dump))
         parts.append(_recipes(applied, "github"))
+    parts += [trials.table(found) for found in _by_trial(matrix)]
     return "\n\n".join([*parts, *_totals(matrix)]) + "\n"
+
+
+def _by_trial(matrix: Matrix) -> List[List[Outcome]]:
+    names = dict.fromkeys(one.trial for one in matrix.trials)
+    return [[one for one in matrix.trials if one.trial == name] for name in names]
 
 
 def _rank(dump: str) -> Tuple[int, int]:

@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import json
 import time
-from typing import Any, Dict, Iterable, List, Mapping, Sequence, Tuple
-
-from tabulate import tabulate
+from typing import Any, Dict, Iterable, List, Mapping, Sequence
 
 from .boot import running
 from .calls import check, record_of
@@ -24,7 +22,7 @@ from .library import KernelFiles
 from .process import say
 from .qemu import Machine
 
-__all__ = ("KERNELS", "guest_for", "run", "table", "wrong")
+__all__ = ("KERNELS", "guest_for", "numbers", "run", "taken", "trouble", "wrong")
 
 KERNELS = ("slab-6.1-rfc3", "debian-6.12", "debian-7")
 """SLAB with RFC v3, SLUB with CPU slabs, SLUB with sheaves."""
@@ -93,35 +91,43 @@ def _one(files: KernelFiles, machine: Machine) -> Dict[str, Any]:
     return record
 
 
-def table(journal: Journal) -> str:
-    """Return what came of all checks, a row for each kernel."""
-    rows: List[Tuple[Any, ...]] = []
-    for name in dict.fromkeys(record["kernel"] for record in journal.records):
-        checks = [one for one in journal.records if one["kernel"] == name]
-        seconds = sorted(one["seconds"] for one in checks)
-        statuses = [one["status"] for one in checks]
-        shares = [one["shares"].get("caches") for one in checks]
-        rows.append(
-            (
-                name,
-                len(checks),
-                sum(bool(one["findings"]) for one in checks),
-                statuses.count(0),
-                statuses.count(3),
-                sum(bool(one["error"]) for one in checks),
-                sum(one["changing"] for one in checks),
-                _part(share is None or share >= _LEAST_SHARE for share in shares),
-                f"{seconds[len(seconds) // 2]:.1f}",
-                f"{seconds[-1]:.1f}",
-                f"{max(one['peak_bytes'] for one in checks) >> 20}",
-                f"{max(one['bytes_read'] or 0 for one in checks) >> 20}",
-            )
-        )
-    heads = (
-        "KERNEL CHECKS FALSE EXIT_0 EXIT_3 ERRORS CHANGING DECIDED_99 SECONDS SLOWEST "
-        "PEAK_MIB READ_MIB"
-    )
-    return tabulate(rows, [word.replace("_", " ") for word in heads.split()], "github")
+def numbers(records: Sequence[Mapping[str, Any]]) -> Dict[str, Any]:
+    """Return what came of the checks of a kernel, in numbers."""
+    statuses = [one["status"] for one in records]
+    shares = [one["shares"]["caches"] for one in records if one["shares"]]
+    return {
+        "checks": len(records),
+        "false": sum(bool(one["findings"]) for one in records),
+        "exit 0": statuses.count(0),
+        "exit 3": statuses.count(3),
+        "errors": sum(bool(one["error"]) for one in records),
+        "changing": sum(one["changing"] for one in records),
+        "checks with 99 % of caches decided": _part(share >= _LEAST_SHARE for share in shares),
+        **taken(records),
+    }
+
+
+def taken(records: Sequence[Mapping[str, Any]]) -> Dict[str, Any]:
+    """Return what the checks of a kernel took."""
+    seconds = sorted(one["seconds"] for one in records)
+    spent = sorted(one["cpu_seconds"] for one in records)
+    read = [one["bytes_read"] for one in records if one["bytes_read"]]
+    return {
+        "seconds": f"{seconds[len(seconds) // 2]:.1f}",
+        "slowest": f"{seconds[-1]:.1f}",
+        "CPU seconds": f"{spent[len(spent) // 2]:.1f}",
+        "peak MiB": max(one["peak_bytes"] for one in records) >> 20,
+        "MiB read": f"{sorted(read)[len(read) // 2] / (1 << 20):.1f}" if read else "-",
+    }
+
+
+def trouble(records: Sequence[Mapping[str, Any]]) -> List[str]:
+    """Return what the checks of a sound kernel must not have said, in words."""
+    bad = [*(one for record in records for one in [*record["findings"], record["error"]] if one)]
+    shares = [one["shares"]["caches"] for one in records if one["shares"]]
+    if sum(share >= _LEAST_SHARE for share in shares) < _LEAST_SHARE * len(shares):
+        bad.append("too few checks have decided 99 % of the caches")
+    return bad
 
 
 def _part(hits: Iterable[bool]) -> str:
