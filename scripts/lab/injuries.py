@@ -35,7 +35,9 @@ KERNELS = ("slab-6.1-rfc3", "debian-6.12", "debian-7")
 ROUNDS = 2
 """In how many checks damage must be found."""
 _NEEDED = 0.95
-_AT_ONCE = 4
+_AT_ONCE = 3
+# A guest lives longer if an oops ends only who met with the damage.
+_WORDS = ("sysctl.kernel.panic_on_oops=0",)
 _WARM_SECONDS = (0.5, 1.5)
 _TRIES_A_KIND = 3  # that may end with the guest
 
@@ -89,7 +91,7 @@ def run(
             names = _left(files, journal, tries)
             if names and time.monotonic() < end:
                 turns = True
-                _boot(files, journal, names)
+                _boot(files, journal, *_together(files, journal, names))
 
 
 def _left(files: KernelFiles, journal: Journal, tries: int) -> List[str]:
@@ -98,8 +100,10 @@ def _left(files: KernelFiles, journal: Journal, tries: int) -> List[str]:
     counts = {
         name: sum(
             journal.count(kernel=kernel, name=name, outcome=outcome)
-            for outcome in ("found", "missed", "undone", "no victim")
+            for outcome in ("found", "missed", "undone")
         )
+        # What a kernel does not have, it will not have next time.
+        + journal.count(kernel=kernel, name=name, outcome="no victim") * tries // _TRIES_A_KIND
         # A guest that ends at once would do so for ever.
         + journal.count(kernel=kernel, name=name, outcome="died") // _TRIES_A_KIND
         for name in KINDS[files.kernel.allocator]
@@ -109,14 +113,28 @@ def _left(files: KernelFiles, journal: Journal, tries: int) -> List[str]:
     return sorted(left, key=lambda name: counts[name])
 
 
-def _boot(files: KernelFiles, journal: Journal, names: Sequence[str]) -> None:
+def _together(files: KernelFiles, journal: Journal, names: Sequence[str]) -> Tuple[List[str], int]:
+    # What to choose from, and how many: what has ended a guest is done alone.
+    kernel = files.kernel.name
+    deadly = [name for name in names if journal.count(kernel=kernel, name=name, outcome="died")]
+    if names[0] in deadly:
+        return [names[0]], 1
+    return [name for name in names if name not in deadly], _AT_ONCE
+
+
+def _boot(files: KernelFiles, journal: Journal, names: Sequence[str], count: int) -> None:
     kernel, number = files.kernel.name, len(journal.records)
     hurt: List[Dict[str, Any]] = []
+    without: List[str] = []
     told: Dict[str, str] = {}
     try:
-        with running(files, guest_for(files)) as machine:
+        with running(files, guest_for(files), _WORDS) as machine:
             time.sleep(random.uniform(*_WARM_SECONDS))
-            hurt = _hurt(files, machine, names, f"{kernel} {number}")
+            hurt = _hurt(files, machine, names, count, f"{kernel} {number}")
+            # Names are taken in their order, until there are enough.
+            chosen = [injury["name"] for injury in hurt]
+            asked = names if len(hurt) < count else names[: names.index(chosen[-1])]
+            without = [name for name in asked if name not in chosen]
             told = _look(files, machine, hurt)
     except GuestError as error:
         say(f"{kernel}: {error}")
@@ -132,18 +150,15 @@ def _boot(files: KernelFiles, journal: Journal, names: Sequence[str]) -> None:
         }
         journal.add(record)
         say(f"{kernel}: {injury['name']} in {injury['cache']}: {record['outcome']}")
-    # Recipes that came first and have no victim here.
-    chosen = {injury["name"] for injury in hurt}
-    for name in names[: _AT_ONCE if hurt else 0]:
-        if name not in chosen:
-            journal.add({"kernel": kernel, "name": name, "outcome": "no victim"})
+    for name in without:
+        journal.add({"kernel": kernel, "name": name, "outcome": "no victim"})
 
 
 def _hurt(
-    files: KernelFiles, machine: Machine, names: Sequence[str], seed: str
+    files: KernelFiles, machine: Machine, names: Sequence[str], count: int, seed: str
 ) -> List[Dict[str, Any]]:
     machine.stop()
-    arguments = [str(machine.qmp_path), str(files.vmlinux), seed, str(_AT_ONCE), *names]
+    arguments = [str(machine.qmp_path), str(files.vmlinux), seed, str(count), *names]
     hurt: List[Dict[str, Any]] = json.loads(run_python(["-m", "lab.victims", *arguments]).stdout)
     stub = GdbStub(machine.gdb_path)
     try:
