@@ -351,6 +351,9 @@ class Facts:
     """Of a slab of the usual order."""
     in_flight: int = 0
     """Most slabs that can be between two places at once: one per CPU."""
+    refill: int = 0
+    """Most free objects of the slabs that are taken off a list at once to be emptied, by all
+    CPUs together; 0 where a CPU takes one slab at a time."""
     idle_word: Optional[int] = None
     """What the page_type word of each slab must hold, where that is always the same."""
 

@@ -133,6 +133,7 @@ class Machine:
     counters: Dict[Tuple[str, int], int] = field(default_factory=dict)
     breaks: List[Break] = field(default_factory=list)
     in_flight: int = 2
+    refill: int = 0
     places = CHAIN_PLACES
     node_lists = ListKind.PARTIAL
 
@@ -179,6 +180,7 @@ class Machine:
         ]
         objects = (PAGE << self.order) // self.stride
         facts = Facts("made-up", CACHE, self.stride, self.stride, objects, self.in_flight)
+        facts.refill = self.refill
         ledger = Ledger(facts, self.places, table(Slabs, slabs), breaks=list(self.breaks))
         self.fill_own(ledger)
         self._fill_boxes(ledger)

@@ -8,7 +8,7 @@ from typing import Iterator
 import numpy as np
 
 from ..findings import Finding
-from ..ledger import Ledger, ListKind
+from ..ledger import Bools, Ledger, ListKind
 
 _CPU_LISTS = int(ListKind.CPU_SLAB | ListKind.CPU_PARTIAL)
 
@@ -84,7 +84,7 @@ def _judge_members(ledger: Ledger) -> Iterator[Finding]:
     # A slab whose own state is that of one on its way is nobody's for a moment;
     # more of them than can be on their way at once are lost.
     on_the_way = misses & slabs.transit
-    if np.count_nonzero(on_the_way) > ledger.facts.in_flight or not ledger.lists_known:
+    if not _can_be_on_the_way(ledger, on_the_way) or not ledger.lists_known:
         on_the_way[:] = False
     for code, hits in (
         ("list-twice", judged & (times > 1)),
@@ -114,6 +114,15 @@ def _judge_members(ledger: Ledger) -> Iterator[Finding]:
                 found=found,
                 moving=bool(on_the_way[slab] or slabs.busy[slab]),
             )
+
+
+def _can_be_on_the_way(ledger: Ledger, slabs: Bools) -> bool:
+    # One for each CPU, or those that it empties into a sheaf, which has no room
+    # for more objects than that.
+    facts, table = ledger.facts, ledger.slabs
+    free = (table.objects - table.counted)[slabs]
+    few = np.count_nonzero(slabs) <= facts.in_flight
+    return bool(few or np.maximum(free, 1).sum() <= facts.refill)
 
 
 def _fullness(ledger: Ledger, slab: int) -> str:

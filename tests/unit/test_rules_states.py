@@ -131,6 +131,23 @@ def test_slabs_in_transit_are_moving_up_to_what_can_be_in_flight(lost: int, movi
     assert all(finding.moving is moving for finding in found)
 
 
+@pytest.mark.parametrize(("room", "moving"), [(0, False), (1, True)])
+def test_slabs_that_fill_a_sheaf_are_moving_up_to_its_room(room: int, moving: bool) -> None:
+    machine = chain_machine(3, 3, 3, 3)
+    machine.in_flight = 1
+    machine.settle()
+    taken = machine.slabs[:3]
+    free = sum(slab.objects - machine.counted(slab) for slab in taken)
+    assert free > 3
+    machine.refill = free - 1 + room
+    for slab in taken:
+        slab.frozen = slab.transit = True
+        slab.stands = []
+    machine.settle()
+    found = findings_of(machine)
+    assert codes(found) == ["slab-in-transit" if moving else "list-missing"] * 3
+
+
 @pytest.mark.parametrize(
     ("difference", "moving"), [(1, True), (2, True), (3, False), (-1000, False)]
 )

@@ -78,6 +78,10 @@ class SlubCache:
         # What a CPU can have taken off its chain of partial slabs to give back.
         # Since Linux 5.16 the limit is in slabs; before, in objects.
         chain = value("cpu_partial_slabs", value("cpu_partial"))
+        # Since "slab: add optimized sheaf refill from partial list" (in v7.0), a
+        # sheaf is filled from as many slabs of the partial list as it takes, off
+        # it all at once.
+        capacity = 0 if rows.structure.has("cpu_slab") else value("sheaf_capacity")
         self.facts = Facts(
             caches.names[number],
             int(rows.addresses[number]),
@@ -85,6 +89,7 @@ class SlubCache:
             self.size,
             usual & 0xFFFF,
             in_flight=cpus * (1 + chain),
+            refill=cpus * (capacity + (usual & 0xFFFF)) if capacity > 0 else 0,
         )
 
 
