@@ -15,11 +15,11 @@ from typing import Any, Dict, Iterable, List, Mapping, Sequence
 
 from .boot import running
 from .calls import check, record_of
-from .errors import GuestError
+from .errors import GuestError, LabError
 from .guests import GUESTS, Guest
 from .journal import Journal, kept
 from .library import KernelFiles
-from .process import say
+from .process import run_python, say
 from .qemu import Machine
 
 __all__ = ("KERNELS", "guest_for", "numbers", "run", "taken", "trouble", "wrong")
@@ -84,11 +84,24 @@ def _one(files: KernelFiles, machine: Machine) -> Dict[str, Any]:
     done = check(["--qemu", str(machine.qmp_path), "-s", str(files.vmlinux)])
     record = record_of(done)
     if wrong(record):
-        place = kept(f"soak-{files.kernel.name}-{int(time.time())}.json")
-        place.write_text(json.dumps(done.report, indent=1))
-        record["kept"] = str(place)
         say(f"{files.kernel.name}: {[*record['findings'], record['error']][0]}")
+        record["kept"] = _keep(files, machine, done.report)
     return record
+
+
+def _keep(files: KernelFiles, machine: Machine, report: Mapping[str, Any]) -> str:
+    # The report, and the guest as it is now: what is wrong in that was not false.
+    place = kept(f"soak-{files.kernel.name}-{int(time.time())}.json")
+    place.write_text(json.dumps(report, indent=1))
+    machine.stop()
+    target = ["--qemu", str(machine.qmp_path), "-s", str(files.vmlinux), "--no-default-symbols"]
+    try:
+        capture = str(place.with_suffix(".capture.xz"))
+        run_python(["-m", "drgn_slabtype", "capture", *target, "-o", capture])
+    except LabError as error:
+        say(f"{files.kernel.name}: {error}")
+    machine.resume()
+    return str(place)
 
 
 def numbers(records: Sequence[Mapping[str, Any]]) -> Dict[str, Any]:
