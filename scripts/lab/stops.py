@@ -40,6 +40,7 @@ _REACH_SECONDS = 2.5
 # A storm that comes to a function now and then has come to it within some tries.
 _MOST_TRIES = 2
 _MOST_DEATHS = 8
+_STOPS_A_BOOT = 25
 _SHALLOW, _DEEP = 40, 500
 _PC = 16  # among the registers
 
@@ -73,40 +74,53 @@ def run(
     :param journal: Gets a record for each stop; what it has is not done again.
     """
     end = time.monotonic() + budget_seconds
-    for files in kernels:
-        _stop_kernel(files, journal, plan, end, seed)
+    known = {files.kernel.name: functions(files.vmlinux) for files in kernels if files.vmlinux}
+    deaths = 0
+    turns = True
+    while turns and time.monotonic() < end:
+        # Some of each in turn, so that time that is up is up for all.
+        turns = False
+        for files in kernels:
+            missing = _missing(files.kernel.name, journal, plan, known[files.kernel.name])
+            if not missing or time.monotonic() > end:
+                continue
+            turns = True
+            try:
+                _stop_some(files, journal, missing[:_STOPS_A_BOOT], end, seed)
+            except GuestError as error:
+                deaths += 1
+                say(f"{files.kernel.name}: {error}")
+                if deaths > _MOST_DEATHS * len(kernels):
+                    raise
 
 
-def _stop_kernel(files: KernelFiles, journal: Journal, plan: Plan, end: float, seed: int) -> None:
-    assert files.vmlinux is not None
-    name, deaths = files.kernel.name, 0
-    known = functions(files.vmlinux)
-    while time.monotonic() < end and _missing(name, journal, plan, known):
-        try:
-            with running(files, GUESTS["storm"], ("nokaslr",)) as machine:
-                for stop in _missing(name, journal, plan, known):
-                    if time.monotonic() > end:
-                        return
-                    chance = random.Random(f"{seed} {name} {stop}")
-                    journal.add(_one(files, machine, stop, chance))
-        except GuestError as error:
-            deaths += 1
-            say(f"{name}: {error}")
-            if deaths > _MOST_DEATHS:
-                raise
+def _stop_some(
+    files: KernelFiles, journal: Journal, stops: Sequence[_Stop], end: float, seed: int
+) -> None:
+    with running(files, GUESTS["storm"], ("nokaslr",)) as machine:
+        for stop in stops:
+            if time.monotonic() > end:
+                return
+            chance = random.Random(f"{seed} {files.kernel.name} {stop}")
+            journal.add(_one(files, machine, stop, chance))
 
 
 def _missing(name: str, journal: Journal, plan: Plan, known: Sequence[Function]) -> List[_Stop]:
     # What this machine had no room for is tried again.
     pauses = range(journal.count(kernel=name, function=None, error=""), plan.pauses)
-    missing = [_Stop(None, number) for number in pauses]
+    missing: List[_Stop] = []
     for number in range(plan.times):
         for function in known:
             done = journal.count(kernel=name, function=function.name, reached=True, error="")
             idle = journal.count(kernel=name, function=function.name, reached=False)
             if done <= number and idle < _MOST_TRIES:
                 missing.append(_Stop(function, number))
-    return missing
+    # Of both, so that the first ones tell of both.
+    mixed: List[_Stop] = []
+    for at in range(max(len(pauses), len(missing))):
+        mixed += [_Stop(None, number) for number in pauses[at : at + 1]]
+        mixed += missing[2 * at : 2 * at + 2]
+    return mixed
 
 
 def _one(
