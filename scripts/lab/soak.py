@@ -27,7 +27,7 @@ __all__ = ("KERNELS", "guest_for", "numbers", "run", "taken", "trouble", "wrong"
 KERNELS = ("slab-6.1-rfc3", "debian-6.12", "debian-7")
 """SLAB with RFC v3, SLUB with CPU slabs, SLUB with sheaves."""
 
-_CHECKS_A_BOOT = 40
+_CHECKS_A_BOOT = 10
 _MOST_DEATHS = 8
 _LEAST_SHARE = 0.99
 
