@@ -24,6 +24,7 @@ from drgn.helpers.common.format import escape_ascii_string
 from .btf import load_btf
 from .errors import TargetError
 from .files.elf import ET_CORE, ET_REL, ElfFile
+from .files.hidden import hide_impossible
 from .files.kdump import KdumpError, KdumpFile, Lost, is_kdump, missing_platform
 from .findings import Finding, Target
 from .machine import machine
@@ -182,6 +183,8 @@ def _open_core(prog: Program, path: str) -> None:
         reason = _one_line(e)
     else:
         if prog.flags & ProgramFlags.IS_LINUX_KERNEL:
+            with open(path, "rb") as file:
+                hide_impossible(prog, file)
             return
     raise TargetError(f"{path}: {_what_is_wrong(path) or reason}") from None
 

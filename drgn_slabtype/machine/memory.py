@@ -19,6 +19,7 @@ from drgn import FaultError, PlatformFlags, Program, ProgramFlags
 from drgn.helpers.linux.mm import follow_phys, phys_to_virt
 
 from ..files.elf import PT_LOAD, ElfFile, Segment
+from ..files.hidden import hide
 
 U8 = npt.NDArray[np.uint8]
 U64 = npt.NDArray[np.uint64]
@@ -273,12 +274,4 @@ def _hide_left_out(prog: Program) -> int:
             left_out = ElfFile(file).left_out()
     except (OSError, ValueError):
         return 0
-
-    def fault(address: int, count: int, offset: int, physical: bool) -> bytes:
-        raise FaultError("left out of the dump", address)
-
-    for segment in left_out:
-        prog.add_memory_segment(segment.physical, segment.memory_size, fault, True)
-        if segment.address:
-            prog.add_memory_segment(segment.address, segment.memory_size, fault, False)
-    return sum(segment.memory_size for segment in left_out)
+    return hide(prog, left_out)
