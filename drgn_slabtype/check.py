@@ -228,6 +228,7 @@ def _file(report: Report, findings: List[Finding]) -> None:
         totals.in_use += result.in_use
         totals.free += sum(result.free.values())
         totals.waiting += result.waiting
+        totals.unknown += result.unknown
 
 
 def _notes(report: Report, layout: PageTypeLayout, missed: Optional[Missed]) -> None:

@@ -106,12 +106,13 @@ def answer(command: Command, program: Callable[[], Any], args: argparse.Namespac
     try:
         records = command.run(prog, args)
     except FaultError as e:
-        raise TargetError(_nothing_judged(prog, e)) from e
+        raise TargetError(nothing_judged(prog, e)) from e
     return Answer(records, present(command.name, records, args.format), path)
 
 
-def _nothing_judged(prog: Any, fault: FaultError) -> str:
-    # What is missing is needed to begin with: the memory map, a list of caches.
+def nothing_judged(prog: Any, fault: FaultError) -> str:
+    """Return what is to be said where what is missing is needed to begin with."""
+    # The memory map, a list of caches.
     from .target import shortfall
 
     missing = shortfall(prog)

@@ -108,6 +108,7 @@ CATALOGUE: Mapping[str, Code] = {
     "slab-detached": Code("note", "A slab waits outside all lists: RCU, shrinking or destruction."),
     # Unavailable: what a rule needed and could not have.
     "unreadable": Code("unavailable", "Memory a rule needed could not be read."),
+    "not-read": Code("unavailable", "What was read made no sense to this program."),
     "not-captured": Code("unavailable", "The capture left out what a rule needed."),
     "not-judged": Code("unavailable", "What hangs on damage found elsewhere was not judged."),
 }
@@ -211,6 +212,8 @@ class CacheResult:
     """Free objects by the place that records them."""
     waiting: int = 0
     """Objects freed by their users that wait for a grace period."""
+    unknown: int = 0
+    """Objects of which damage hides whether they are in use."""
     fill: List[int] = field(default_factory=list)
     """Slabs by the tenth of their objects that is counted as in use; full ones last."""
     outcome: Outcome = Outcome.CONSISTENT
@@ -251,6 +254,7 @@ class Totals:
     caches: int = 0
     unreadable_pages: int = 0
     zero_filled_pages: int = 0
+    unknown: int = 0
 
 
 @dataclass

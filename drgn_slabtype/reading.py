@@ -9,14 +9,17 @@ rest is read cache by cache, and dropped.
 
 from __future__ import annotations
 
+import traceback
 from dataclasses import replace
-from typing import List, NamedTuple, Optional, Sequence, Tuple
+from pathlib import Path
+from typing import List, NamedTuple, Optional, Sequence, Tuple, Type
 
 import numpy as np
 from drgn import FaultError
 
 from .allocators import open_allocator
 from .allocators.caches import read_caches, same_cache
+from .errors import SlabTypeError
 from .findings import Finding
 from .index import SlabIndex, slabs_at
 from .ledger import Facts, Ledger, Slabs
@@ -37,6 +40,15 @@ _EXPLAINED_BY_HOLES = frozenset(
         "slab-in-transit",
     }
 )
+
+
+CAUGHT: Tuple[Type[Exception], ...] = (Exception,)
+"""
+What costs no more than the cache or the question it comes from.
+
+Memory can hold anything, and no program foresees all of it. The tests take it
+away, so that nothing they meet is hidden by it.
+"""
 
 
 class Scope(NamedTuple):
@@ -88,8 +100,21 @@ class Reading:
         """
         Read and judge one cache.
 
+        What goes wrong in this costs that cache, and is said to.
+
         :param number: Position in ``self.allocator.caches``.
         """
+        try:
+            return self._judge(number)
+        except (OSError, SlabTypeError):  # of the target as a whole
+            raise
+        except CAUGHT as error:
+            caches = self.allocator.caches
+            name, address = caches.names[number], int(caches.addresses[number])
+            lost = [replace(not_read(name, error), cache=name)]
+            return Ledger(Facts(name, address, 0, 1, 0), (), Slabs.empty()), lost
+
+    def _judge(self, number: int) -> Tuple[Ledger, List[Finding]]:
         caches = self.allocator.caches
         if not caches.rows.ok[number]:
             name, address = caches.names[number], int(caches.addresses[number])
@@ -141,3 +166,18 @@ class Reading:
             except FaultError:
                 return replace(finding, code="unreadable")
         return finding
+
+
+def not_read(what: str, error: Exception) -> Finding:
+    """
+    Return what is to be said of something that this program could not make sense of.
+
+    :param what: What was read.
+    """
+    at = traceback.extract_tb(error.__traceback__)[-1]
+    text = " ".join(str(error).split())
+    return Finding(
+        "not-read",
+        f"{what}: could not be read: {type(error).__name__}: {text} "
+        f"({Path(at.filename).name}:{at.lineno})",
+    )

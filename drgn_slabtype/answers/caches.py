@@ -126,6 +126,8 @@ class CacheUsage:
     """Free objects by the place that records them."""
     waiting: int = 0
     """Freed by their users; a grace period has to pass."""
+    unknown: int = 0
+    """Of which damage hides whether they are in use."""
     guarded: int = 0
     """Objects of KFENCE's pool that users of the cache hold, in none of the numbers above."""
     consistent: bool = True
@@ -233,14 +235,14 @@ def cache_usage(ledger: Ledger, page_size: int) -> CacheUsage:
         size=facts.stride,
         objects_per_slab=facts.objects_per_slab,
     )
-    for name in ("slabs", "pages", "objects", "counted", "in_use", "free", "waiting"):
+    for name in ("slabs", "pages", "objects", "counted", "in_use", "free", "waiting", "unknown"):
         setattr(usage, name, getattr(counts, name))
     usage.memory = usage.pages * page_size
     usage.leftover = usage.memory - usage.objects * usage.size
     usage.padding = usage.objects * (usage.size - usage.object_size)
     usage.lists = _by_list(ledger, np.ones(len(slabs), np.bool_))
     outside = sum(counts.free.get(place.name, 0) for place in ledger.places if not place.counted)
-    usage.consistent = outside == usage.objects - usage.counted and usage.in_use >= 0
+    usage.consistent = outside == usage.objects - usage.counted and not usage.unknown
     return usage
 
 

@@ -15,8 +15,10 @@ from typing import Callable, Dict, Iterator, List, Optional, Sequence
 import numpy as np
 from drgn import FaultError
 
+from .. import reading
 from ..allocators.slub.cache import SlubCache, slab_flags
 from ..allocators.slub.freelists import Encoding, decode
+from ..errors import SlabTypeError
 from ..findings import Finding
 from ..machine import Machine
 from .content import Content, classify, continues, describe_word
@@ -32,16 +34,24 @@ _OBJECTS = 6  # of a destroyed cache that are listed
 _FRAMES = 4  # of a call trace that are told
 
 
-def explain(reading: Lookup, findings: Sequence[Finding]) -> List[Finding]:
+def explain(lookup: Lookup, findings: Sequence[Finding]) -> List[Finding]:
     """
     Return the findings with what can be said about what was found.
 
-    :param reading: The machine as the findings show it.
+    :param lookup: The machine as the findings show it.
     """
-    explained = [
-        replace(finding, details=tuple(_explain(reading, finding))) for finding in findings[:_MOST]
-    ]
+    explained = [_explained(lookup, finding) for finding in findings[:_MOST]]
     return [*explained, *findings[_MOST:]]
+
+
+def _explained(lookup: Lookup, finding: Finding) -> Finding:
+    try:
+        return replace(finding, details=tuple(_explain(lookup, finding)))
+    except (OSError, SlabTypeError):  # of the target as a whole
+        raise
+    except reading.CAUGHT as error:
+        why = reading.not_read("what is there", error).message
+        return replace(finding, details=(why,))
 
 
 def _explain(reading: Lookup, finding: Finding) -> Iterator[str]:

@@ -10,8 +10,11 @@ import traceback
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
 
+from drgn import FaultError
+
 from drgn_slabtype.capture import open_capture
 from drgn_slabtype.check import check
+from drgn_slabtype.command import nothing_judged
 from drgn_slabtype.errors import SlabTypeError
 from drgn_slabtype.findings import CacheResult, Report
 from drgn_slabtype.report import present
@@ -79,6 +82,10 @@ class Whole:
                 "".join(present("check", report, "json"))
                 status, wrong = report.exit_status, self._wrong(report, tried)
                 line = next((one.message for one in report.unavailable), "")
+            except FaultError as error:
+                # As for the command line.
+                status, line = 2, nothing_judged(prog, error)
+                wrong = [] if _refused(tried, line) else [line]
             except SlabTypeError as error:
                 status, line = 2, str(error)
                 wrong = [] if _refused(tried, line) else [line]

@@ -129,16 +129,15 @@ def _around(header: Tuple[int, ...], gone: Sequence[int], by: str) -> List[Tuple
     kind, flags, offset, address, physical, file_size, size, align = header
     first = physical if by == "physical" else address
     begin, end = bisect.bisect(gone, first // PAGE - 1), bisect.bisect(gone, (first + size) // PAGE)
-    start, found = 0, []
+    start = 0
+    found: List[Tuple[int, ...]] = []
     for pfn in [*gone[begin:end], 1 << 60]:
         stop = min(pfn * PAGE - first, size)
         if stop > start:
             at = physical + start if physical < 1 << 63 else physical
             where = address + start if address or by == "address" else 0
             bytes_there = max(0, min(stop, file_size) - start)
-            found.append(
-                (kind, flags, offset + start, where, at, bytes_there, stop - start, align)
-            )
+            found.append((kind, flags, offset + start, where, at, bytes_there, stop - start, align))
         start = max(start, (pfn + 1) * PAGE - first)
     return found
 
@@ -210,9 +209,7 @@ def to_kdump(source: Path, target: Path) -> None:
         notes = [note for note in ElfFile(file).notes() if note.name == b"VMCOREINFO"]
         (info,) = [note.data for note in notes]
         top = pages[-1] + 1
-        release = next(
-            line[10:] for line in info.splitlines() if line.startswith(b"OSRELEASE=")
-        )
+        release = next(line[10:] for line in info.splitlines() if line.startswith(b"OSRELEASE="))
         names = (b"Linux", b"(none)", release, b"#1 SMP", b"x86_64", b"(none)")
         note_at = 2 * PAGE
         note = struct.pack("<III", 11, len(info), 0) + b"VMCOREINFO\0\0"
@@ -235,18 +232,22 @@ def to_kdump(source: Path, target: Path) -> None:
             table_at = made.tell()
             place = table_at + len(pages) * _DESCRIPTOR.size
             empty = zlib.compress(bytes(PAGE))
-            table, known = [], {}
+            table: List[bytes] = []
+            known: Dict[int, int] = {}
             made.seek(place)
             for pfn in pages:
                 file.seek(dump.offset(pfn))
                 data = file.read(PAGE)
                 is_empty = data.count(0) == PAGE
                 packed = empty if is_empty else zlib.compress(data, 1)
+                how = 1
+                if len(packed) >= PAGE:  # as it is
+                    packed, how = data, 0
                 if not is_empty or not known:
                     at = made.tell()
                     made.write(packed)
                     if is_empty:
                         known[0] = at
-                table.append(_DESCRIPTOR.pack(known[0] if is_empty else at, len(packed), 1, 0))
+                table.append(_DESCRIPTOR.pack(known[0] if is_empty else at, len(packed), how, 0))
             made.seek(table_at)
             made.write(b"".join(table))

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
-from typing import List, NamedTuple, Sequence
+from typing import List, NamedTuple, Sequence, Set
 
 from .files import Dump
 from .memory import ANY, Areas
@@ -59,7 +59,7 @@ def variant(dump: Dump, areas: Areas, seed: int) -> Variant:
 
 def _some(frames: Sequence[int], chance: random.Random) -> List[int]:
     # A few runs of pages, each as they follow each other in the dump.
-    found = set()
+    found: Set[int] = set()
     for _ in range(chance.choice((1, 1, 2, 5))):
         at = chance.randrange(len(frames))
         found.update(frames[at : at + chance.choice(_RUNS)])

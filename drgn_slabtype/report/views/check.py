@@ -20,7 +20,7 @@ CACHE = View(
     Column("free", cell=lambda cache: sum(cache.free.values())),
     Column("waiting"),
     Column("outcome"),
-    quiet="address size objects_per_slab pages fill",
+    quiet="address size objects_per_slab pages unknown fill",
 )
 
 # The message names the place.
@@ -39,7 +39,7 @@ TOTALS = View(
     Column("in use"),
     Column("free"),
     Column("pages unreadable", "unreadable_pages", lambda sums: sums.unreadable_pages or None),
-    quiet="pages slab_pages counted waiting zero_filled_pages",
+    quiet="pages slab_pages counted waiting zero_filled_pages unknown",
 )
 
 TARGET = View(quiet="kind path release architecture")
@@ -151,8 +151,9 @@ def _coverage(report: Report) -> Iterator[str]:
     yield f"{judged} {'' if report.interrupted else f'of {totals.caches} '}caches judged"
     yield f"{plural(totals.slabs, 'slab')} in {plural(pages, 'page')}"
     waiting = f", {totals.waiting} waiting" if totals.waiting else ""
+    unknown = f", {totals.unknown} unknown" if totals.unknown else ""
     objects = plural(totals.objects, "object")
-    yield f"{objects}: {totals.in_use} in use, {totals.free} free{waiting}"
+    yield f"{objects}: {totals.in_use} in use, {totals.free} free{waiting}{unknown}"
     if totals.unreadable_pages or totals.zero_filled_pages:
         yield (
             f"of {plural(totals.pages, 'page')} {totals.slab_pages} of slabs, "
