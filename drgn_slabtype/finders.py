@@ -34,6 +34,7 @@ Node = List[Any]
 Ref = Union[int, List[Any]]
 """Position of a node, that and its qualifiers, or a node itself."""
 
+_SIZES = (1, 2, 4, 8, 10, 12, 16)  # of numbers, in bytes
 _MAX_DEPTH = 200  # of pointers to arrays to typedefs; a few dozen in any kernel
 
 
@@ -106,6 +107,8 @@ class TypeBuilder:
         prog, kind = self._prog, node[0]
         if kind == "void":
             return prog.void_type()
+        if kind in ("int", "bool", "float") and node[2] not in _SIZES:
+            raise ValueError(f"{node[1]} of {node[2]} bytes")
         if kind == "int":
             return prog.int_type(node[1], node[2], node[3], node[4])
         if kind == "bool":

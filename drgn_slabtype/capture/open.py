@@ -225,7 +225,11 @@ def _read_payload(fd: int) -> Optional[Dict[str, Any]]:
         return None
     offset, size = found
     # Its size is a word of the file, which may be damaged.
-    size = min(size, os.fstat(fd).st_size)
+    there = os.fstat(fd).st_size
+    if offset + size > there:
+        raise TargetError(
+            f"truncated in its description: {offset + size - there} bytes of it are missing"
+        )
     try:
         payload = json.loads(os.pread(fd, size, offset))
     except (RecursionError, ValueError):

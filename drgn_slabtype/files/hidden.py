@@ -28,8 +28,9 @@ def hide(prog: Program, segments: Iterable[Segment]) -> int:
         hidden += size
         for address, physical in ((segment.physical, True), (segment.address, False)):
             # Memory of no physical address says -1; a virtual one of 0 is none.
-            if (address or physical) and address + size <= 1 << 64:
-                prog.add_memory_segment(address, size, fault, physical)
+            room = min(size, (1 << 64) - address)
+            if (address or physical) and room > 0:
+                prog.add_memory_segment(address, room, fault, physical)
     return hidden
 
 
