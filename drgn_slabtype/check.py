@@ -9,7 +9,7 @@ The check
 
 from __future__ import annotations
 
-from typing import List, Optional, Sequence, Set
+from typing import List, Optional, Sequence, Set, Tuple
 
 import numpy as np
 from drgn import Object, Program
@@ -18,6 +18,7 @@ from drgn.helpers.common.format import escape_ascii_string
 from .answers.counts import count_objects
 from .answers.diagnose import explain
 from .answers.lookup import Lookup
+from .blanks import hide_blanks
 from .confirm import Groups, confirm
 from .errors import CorruptionError, TargetError
 from .findings import (
@@ -33,7 +34,7 @@ from .findings import (
 from .machine import Machine, machine
 from .machine.witness import witnesses
 from .pages.exported import Missed, missed_by_equality
-from .pages.scan import PageScan, Progress, require_64_bit
+from .pages.scan import Progress, require_64_bit
 from .pagetype.detect import PageTypeLayout
 from .reading import Reading, Scope
 from .rules.blame import join, renumber
@@ -60,19 +61,40 @@ def check(
     :raises LayoutError: if the kernel's layout is not understood.
     :raises TargetError: if a cache or address is not known.
     :raises UnsupportedError: if the kernel is a 32-bit one.
+    :raises FaultError: if what all else hangs on is not in the target.
     """
     kernel = machine(prog)
     require_64_bit(kernel)
+    report, whole = _check(kernel, caches, addresses, progress)
+    if whole is None or not report.findings or report.interrupted or not kernel.is_dump:
+        return report
+    # What is said may rest on pages that the dumper left as zeroes.
+    blank = hide_blanks(whole, report.findings)
+    if not blank:
+        return report
+    kernel.forget()
+    again, _ = _check(kernel, caches, addresses, progress)
+    again.totals.zero_filled_pages += blank
+    return again
+
+
+def _check(
+    kernel: Machine,
+    caches: Sequence[str],
+    addresses: Sequence[int],
+    progress: Optional[Progress],
+) -> Tuple[Report, Optional[Reading]]:
+    # With the reading of the whole machine, if there was one.
     layout = kernel.layout
     report = Report(_target(kernel), LayoutSummary(layout.encoding.name, layout.allocator))
     report.layout.evidence = layout.evidence
     seen = Lookup(kernel, progress=progress)
     groups: Groups = []
-    scan: Optional[PageScan] = None
+    whole: Optional[Reading] = None
     try:
         if not _judge_some(report, kernel, _scopes(seen, caches, addresses), progress):
-            scan = seen.whole.scan
-            _judge(report, seen.whole, _wanted(seen, caches, addresses), groups, progress)
+            whole = seen.whole
+            _judge(report, whole, _wanted(seen, caches, addresses), groups, progress)
             if not caches and not addresses:
                 groups += filter(None, [judge_machine(seen.whole)])
             if kernel.is_live and groups:
@@ -88,8 +110,9 @@ def check(
         # What moves is explained as it is now.
         report.findings = explain(Lookup(kernel) if kernel.is_live else seen, report.findings)
     _settle_outcomes(report)
+    scan = None if whole is None else whole.scan
     _notes(report, layout, None if scan is None else missed_by_equality(kernel, scan))
-    return report
+    return report, whole
 
 
 def validate_slab_cache(slab_cache: Object) -> None:
@@ -215,10 +238,12 @@ def _settle_outcomes(report: Report) -> None:
 def _file(report: Report, findings: List[Finding]) -> None:
     shelves = {"note": report.notes, "unavailable": report.unavailable}
     for finding in findings:
-        if finding.moving:
+        rule = CATALOGUE[finding.code].rule
+        # What is missing does not come back by waiting.
+        if finding.moving and rule != "unavailable":
             report.changing.append(finding)
             continue
-        shelves.get(CATALOGUE[finding.code].rule, report.findings).append(finding)
+        shelves.get(rule, report.findings).append(finding)
     totals = report.totals
     totals.caches = len(report.caches)
     for result in report.caches:

@@ -79,7 +79,11 @@ def judge_memory(
     """
     index = owners.index
     memory = _Found(found)
-    memory.add(_judge_slabs(machine, owners))
+    slabs = _judge_slabs(machine, owners)
+    if unreadable:
+        # The slab that a vector lies in may be one of those that are missing.
+        slabs = (one for one in slabs if one.code != "slab-vector-wrong")
+    memory.add(slabs)
     if unreadable:
         return memory.unavailable(f"{unreadable} struct pages are not in the target")
     if machine.memory_map.damage:

@@ -77,6 +77,11 @@ class Machine:
         """Whether the memory changes while it is looked at."""
         return self.memory.is_live
 
+    @property
+    def is_dump(self) -> bool:
+        """Whether a dumper wrote it: neither a running kernel nor a capture."""
+        return not self.is_live and self.manifest is None
+
     def rows(self, name: str, addresses: U64, size: Optional[int] = None) -> Rows:
         """
         Read the same structure at many virtual addresses.
@@ -206,6 +211,13 @@ class Machine:
         return self._corrected.get(name)
 
     # Whatever else -----------------------------------------------------------------
+
+    def forget(self) -> None:
+        """Forget what was found in memory, for memory that is another from now on."""
+        self.kept.clear()
+        self._facts.clear()
+        for name in ("memory", "page", "memory_map", "cpus", "cpu_offsets", "node_ids", "damage"):
+            self.__dict__.pop(name, None)
 
     def fact(self, find: Callable[..., _Found], *arguments: Any) -> _Found:
         """

@@ -14,7 +14,7 @@ ROOMS = """
     errors shapes findings
     files finders btf pagetype regions machine pages
     index ledger rules allocators
-    pagecheck reading strays
+    pagecheck reading strays blanks
     answers confirm check
     capture target demo
     report command commands cli plugin __main__
