@@ -14,7 +14,6 @@ from typing import Optional, Sequence
 from ..recipes.apart import apart
 from .case import Whole
 from .files import Dump, ElfDump, KdumpDump, to_kdump
-from .variants import variant
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
@@ -47,7 +46,7 @@ def _run(whole: Whole, options: argparse.Namespace) -> int:
     bad, slowest = 0, 0.0
     for seed, (verdict, trouble) in zip(seeds, apart(works, options.jobs)):
         if verdict is None:
-            tried, wrong, status = variant(whole.dump, whole.areas, seed), [trouble.strip()], None
+            tried, wrong, status = whole.variant(seed), [trouble.strip()], None
             line = ""
         else:
             tried, wrong, status = verdict.variant, verdict.wrong, verdict.status

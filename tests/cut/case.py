@@ -23,7 +23,7 @@ from drgn_slabtype.target import TargetOptions, describe, open_target, shortfall
 from ..recipes.apart import apart
 from .files import Dump
 from .memory import Areas
-from .variants import Variant, variant
+from .variants import WAYS, Variant, variant
 
 
 class Verdict(NamedTuple):
@@ -43,10 +43,17 @@ class Whole:
 
     :param symbols: Files with debug info.
     :param capture: Whether it is a capture, whose pages are told apart by virtual address.
+    :param ways: Of :data:`.variants.WAYS`.
     """
 
-    def __init__(self, dump: Dump, symbols: Sequence[str] = (), capture: bool = False) -> None:
-        self.dump = dump
+    def __init__(
+        self,
+        dump: Dump,
+        symbols: Sequence[str] = (),
+        capture: bool = False,
+        ways: Sequence[str] = WAYS,
+    ) -> None:
+        self.dump, self._ways = dump, ways
         self._symbols = symbols
         # What a library does with threads is not done before a process is forked.
         ((answer, trouble),) = apart([lambda: self._look(capture)], 1)
@@ -65,9 +72,13 @@ class Whole:
     def _options(self, path: Path) -> TargetOptions:
         return TargetOptions(core=str(path), symbols=self._symbols, default_symbols=False)
 
+    def variant(self, seed: int) -> Variant:
+        """Return the variant of a number."""
+        return variant(self.dump, self.areas, seed, self._ways)
+
     def judge(self, seed: int) -> Verdict:
         """Check one variant."""
-        tried = variant(self.dump, self.areas, seed)
+        tried = self.variant(seed)
         begun = time.monotonic()
         status: Optional[int] = None
         with tempfile.NamedTemporaryFile(dir=os.environ.get("TMPDIR", "/dev/shm")) as file:
@@ -108,7 +119,9 @@ class Whole:
         silent: Set[str] = set()
         for address, whole in self._caches.items():
             result = found.get(address)
-            if whole.name in excused or (wide and result is None):
+            # Its name may be what is missing.
+            names = {whole.name, whole.name if result is None else result.name}
+            if names & excused or (wide and result is None):
                 continue
             if result is None or (_numbers(result) != _numbers(whole) and not wide):
                 silent.add(whole.name)

@@ -41,12 +41,12 @@ class Variant(NamedTuple):
             dump.zeroed(target, self.pages)
 
 
-def variant(dump: Dump, areas: Areas, seed: int) -> Variant:
+def variant(dump: Dump, areas: Areas, seed: int, ways: Sequence[str] = WAYS) -> Variant:
     """Return the variant of a number, always the same of the same dump."""
     chance = random.Random(f"{dump.name} {seed}")
-    way = WAYS[seed % len(WAYS)]
+    way = ways[seed % len(ways)]
     names = sorted(areas.frames)
-    # Half of them anywhere.
+    # Some of them anywhere.
     area = ANY if chance.random() < 0.3 else chance.choice(names)
     frames = areas.frames[area]
     if way == "cut":
