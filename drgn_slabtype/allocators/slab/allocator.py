@@ -9,6 +9,7 @@ use; free objects are in a slab's own freelist or in an array cache.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Iterator, List
 
 import numpy as np
@@ -21,6 +22,7 @@ from ...regions import Declaration
 from ...rules.members import Tuning, judge_pointers, judge_slab, judge_tuning
 from ..base import Ownership, decide_ownership
 from ..caches import Caches, cache_pointers, same_cache
+from ..common import Suspects, judge_by_others
 from ..destroyed import note_destroyed
 from ..lists import Walked, find_emptied
 from ..live import LIVE, LiveObjects
@@ -65,7 +67,8 @@ class SlabAllocator:
         self.per_cpu = per_cpu_structures(machine, caches, "cpu_cache", word, caches.listed)
         self.aliens = arrays.read_alien_tables(machine, self.nodes)
         self.arrays = arrays.read_arrays(machine, self.per_cpu, self.nodes, self.aliens)
-        self.tuned = tuning.judge_arrays(self.arrays, caches.rows["limit"].astype(np.int64))
+        limits, batches = (caches.rows[name].astype(np.int64) for name in ("limit", "batchcount"))
+        self.tuned = tuning.judge_arrays(self.arrays, limits, batches)
         self.entries = Entries(machine, self.arrays, self.tuned)
         self.ownership = Ownership(np.zeros(0, np.int64), np.zeros(0, np.int64))
         self._cpus = len(machine.cpus)
@@ -146,18 +149,29 @@ class SlabAllocator:
             ledger.zones = DebugReader(self.machine, cache, ledger, freelist).zones()
         return ledger
 
+    @cached_property
+    def _by_others(self) -> Suspects:
+        return self.machine.settled(judge_by_others)
+
     def _members(self, cache: SlabCache, ledger: Ledger) -> None:
         index_size = self.machine.structure("freelist_idx_t").size
         pointers = cache_pointers(self.memory, self.caches, cache.number)
         ledger.suspects += judge_pointers(pointers)
         ledger.suspects += judge_slab(slab_members(self.caches, cache, index_size))
         ledger.suspects += judge_pointers(freelist_cache(self.caches, cache))
+        ledger.suspects += self._by_others.get(cache.facts.address, [])
 
     def _arrays(self, cache: SlabCache, rows: I64, index: SlabIndex, ledger: Ledger) -> None:
         mine = self.arrays.rows_of(cache.number)
         own = Tuning(cache.limit, cache.batchcount)
         ledger.suspects += self.per_cpu.suspects(cache.number, arrays.PLACES[arrays.CPU].name)
         ledger.suspects += judge_tuning(own, tuning.common_tuning(self.arrays, mine))
+        shared = int(self.caches.rows["shared"][cache.number])
+        ledger.suspects += tuning.untuned_arrays(self.arrays, self.tuned, mine, shared, own)
+        agreed = tuning.common_tuning(self.arrays, mine)
+        if agreed is not None:
+            batch, own_nodes = agreed.batchcount, (self.nodes, cache.number)
+            ledger.suspects += tuning.wrong_limits(*own_nodes, cache.num, batch, self._cpus)
         ledger.suspects += tuning.lost_arrays(self.arrays, mine)
         ledger.suspects += self.aliens.suspects(cache.number)
         ledger.suspects += [one for at, one in self.arrays.locks if at == cache.number]

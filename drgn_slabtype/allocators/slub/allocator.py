@@ -9,6 +9,7 @@ the objects that are not on it, wherever else they may be.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Iterator, List, Sequence, Tuple
 
 import numpy as np
@@ -31,6 +32,7 @@ from ...rules.members import judge_pointers, judge_slub
 from ..arrays import local_rows
 from ..base import Fits, Ownership, decide_ownership
 from ..caches import Caches, cache_pointers, read_caches
+from ..common import Suspects, judge_by_others
 from ..destroyed import note_destroyed
 from ..lists import Walked, find_emptied
 from ..live import LIVE, LiveObjects
@@ -160,6 +162,7 @@ class SlubAllocator:
     def unreadable(self, number: int) -> List[str]:
         """Return what could not be read; see :meth:`.base.Allocator.unreadable`."""
         lost = self.nodes.unreadable(number)
+        lost += [] if self.sheaves is None else self.sheaves.lost.get(number, [])
         return lost + (self.cpu_slabs.unreadable(number) if self.cpu_slabs is not None else [])
 
     def elsewhere(self) -> List[Suspect]:
@@ -172,6 +175,10 @@ class SlubAllocator:
 
     # One cache -----------------------------------------------------------------
 
+    @cached_property
+    def _by_others(self) -> Suspects:
+        return self.machine.settled(judge_by_others)
+
     def collect(self, number: int, index: SlabIndex) -> Ledger:
         """Read everything about one cache; see :meth:`.base.Allocator.collect`."""
         cache = SlubCache(self.caches, number, self._flags, len(self.machine.cpus))
@@ -182,6 +189,7 @@ class SlubAllocator:
         memory = self.machine.memory
         ledger.suspects += judge_pointers(cache_pointers(memory, self.caches, number))
         ledger.suspects += judge_slub(slub_members(self.caches, cache, memory.word_size))
+        ledger.suspects += self._by_others.get(cache.facts.address, [])
         ledger.suspects += misfits(index, cache, rows, slabs)
         memberships(self._walks, number, rows, index, ledger)
         self.nodes.enter_lost(number, ledger)

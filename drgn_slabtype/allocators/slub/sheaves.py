@@ -46,6 +46,8 @@ class Sheaves:
     """The sheaves of each cache; what is none of it is set aside."""
     suspects: Dict[int, List[Suspect]] = field(default_factory=dict)
     """What is wrong with them, by cache."""
+    lost: Dict[int, List[str]] = field(default_factory=dict)
+    """What is not in the target, in words, by cache."""
 
     def suspect(self, cache: int, suspect: Suspect) -> None:
         """Remember what is wrong with the sheaves of a cache."""
@@ -102,6 +104,9 @@ def _of_cpus(machine: Machine, caches: Caches, sheaves: Sheaves) -> Iterator[Fou
             sheaves.suspect(number, suspect)
     rows = machine.rows("struct slub_percpu_sheaves", per_cpu.addresses)
     cpus = machine.cpus[per_cpu.column]
+    for at in np.flatnonzero(~rows.ok).tolist():
+        what = f"struct slub_percpu_sheaves of CPU {cpus[at]}"
+        sheaves.lost.setdefault(int(per_cpu.cache[at]), []).append(what)
     locks = lock_states(machine, rows, "lock")
     for at, suspect in lock_suspects(locks, cpus=cpus, place="cpu sheaves"):
         sheaves.suspect(int(per_cpu.cache[at]), suspect)
