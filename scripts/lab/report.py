@@ -124,17 +124,21 @@ def _recipes(results: Sequence[Recipes], style: str = "plain") -> str:
             len(one.false),
             len(one.pending),
             len(one.no_victim),
+            one.words,
+            len(one.unexplained),
             one.seconds,
         )
         for one in results
     ]
-    headers = "RECIPES ON", "FOUND", "QUIET", "MISSED", "FALSE", "PENDING", "NO VICTIM", "SECONDS"
-    align = ("left", *("right",) * 7)
+    counted = "FOUND", "QUIET", "MISSED", "FALSE", "PENDING", "NO VICTIM", "WORDS", "SILENT"
+    headers = ("RECIPES ON", *counted, "SECONDS")
+    align = ("left", *("right",) * 9)
     lines = [tabulate(rows, headers, tablefmt=style, disable_numparse=True, colalign=align), ""]
     for one in results:
         lines += [f"{one.dump}: recipes: {one.error}"] if one.error else []
         lines += [f"{one.dump}: missed {text}" for text in one.missed]
         lines += [f"{one.dump}: false alarm of {text}" for text in one.false]
+        lines += [f"{one.dump}: changed word {text}" for text in one.unexplained]
     pending = sorted({name for one in results for name in one.pending})
     if pending:
         lines.append(f"rule not built for {len(pending)} recipes: {', '.join(pending)}")
