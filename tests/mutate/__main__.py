@@ -14,13 +14,13 @@ from drgn_slabtype.errors import TargetError
 from drgn_slabtype.target import TargetOptions, open_target
 
 from .run import Result, Subject
-from .table import counts, text, unexplained
+from .table import counts, page, text, unexplained
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
     """Change words, print what became of them, and return 1 if one is silent without a reason."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutate", description=__doc__)
-    parser.add_argument("core", metavar="CORE", help="a dump or capture")
+    parser.add_argument("core", metavar="CORE", nargs="?", help="a dump or capture")
     parser.add_argument("symbols", metavar="VMLINUX", nargs="*", help="debug info of a dump")
     parser.add_argument("--cache", action="append", default=[], metavar="NAME", help="of this one")
     parser.add_argument("--caches", type=int, default=3, help="how many caches (default: 3)")
@@ -30,7 +30,13 @@ def main(arguments: Optional[List[str]] = None) -> int:
     parser.add_argument("--prove", type=int, default=0, help="compare so many with whole checks")
     parser.add_argument("-j", "--jobs", type=int, help="how many at a time (default: CPUs)")
     parser.add_argument("--json", metavar="FILE", help="write all results there")
+    parser.add_argument("--page", nargs="+", metavar="FILE", help="print docs/mutations.md instead")
     options = parser.parse_args(arguments)
+    if options.page:
+        print("\n".join(page({_name(file): json.loads(_text(file)) for file in options.page})))
+        return 0
+    if options.core is None:
+        parser.error("the following arguments are required: CORE")
     target = TargetOptions(core=options.core, symbols=options.symbols, default_symbols=False)
     try:
         prog = open_target(target)
@@ -51,6 +57,15 @@ def main(arguments: Optional[List[str]] = None) -> int:
     for line in bad:
         print(line)
     return 1 if bad else 0
+
+
+def _name(file: str) -> str:
+    return os.path.splitext(os.path.basename(file))[0]
+
+
+def _text(file: str) -> str:
+    with open(file) as opened:
+        return opened.read()
 
 
 def _record(options: Any, subject: Subject, records: List[Dict[str, Any]]) -> Dict[str, Any]:

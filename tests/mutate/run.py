@@ -6,8 +6,9 @@ Changing words, one at a time
 Debug info is read once. Some words at a time go to a process forked from there,
 which lays changeable bytes over them, changes one after the other and checks. A
 word of a cache is looked for in a check of that cache first: what that finds, a
-check of the machine finds too. What it does not find is put to a check of the
-machine, several words together: if that says nothing, it says nothing of each.
+check of the machine finds too; a word of a page, in what that says of pages. What
+neither finds is put to a check of the machine, several words together: if that
+says nothing, it says nothing of each.
 """
 
 from __future__ import annotations
@@ -16,15 +17,21 @@ import random
 import traceback
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
 from drgn import Program
 
+from drgn_slabtype.answers.diagnose import explain
+from drgn_slabtype.answers.lookup import Lookup
 from drgn_slabtype.check import check
 from drgn_slabtype.errors import TargetError
-from drgn_slabtype.findings import Finding, Report
+from drgn_slabtype.findings import Finding, LayoutSummary, Report, Target
 from drgn_slabtype.machine import machine
+from drgn_slabtype.machine.witness import witnesses
 from drgn_slabtype.report import present
+from drgn_slabtype.rules.blame import join, renumber
+from drgn_slabtype.rules.excuses import settle
+from drgn_slabtype.strays import judge_machine
 
 from ..recipes.apart import apart
 from ..recipes.overlay import Write, overlay
@@ -140,14 +147,14 @@ class Subject:
         assert number is not None
         was = self.prog.read(word.address, word.size)
         overlay(self.prog, [Write(word.address, word.stored(was, number))])
-        return self._judge(())[0]
+        return self._judge(self._look)[0]
 
     def _change(self, some: Sequence[Word]) -> List[Result]:
         board = Board(self.prog, some)
         results = [Result(word) for word in some]
         whole = [word for word in some if word.cache is None]
         # What no check has read cannot change what it says.
-        unread = set(whole) - board.read_by(lambda: self._look(())) if whole else set()
+        unread = set(whole) - board.read_by(self._look) if whole else set()
         for mutation in MUTATIONS:
             pending: List[Result] = []
             for result in results:
@@ -157,15 +164,13 @@ class Subject:
                     result.outcomes[mutation] = "same" if number is None else "silent"
                     continue
                 board.put(word, number)
-                if word.cache is None:
-                    self._tell(result, mutation, self._judge(()))
-                else:
-                    found = self._judge([word.cache])
-                    if found[0] in ("finding", "exception"):
-                        self._tell(result, mutation, found)
-                    else:
-                        pending.append(result)
+                caches = [] if word.cache is None else [word.cache]
+                found = self._judge(partial(self._look, caches) if caches else self._pages)
                 board.clear()
+                if found[0] in ("finding", "exception"):
+                    self._tell(result, mutation, found)
+                else:
+                    pending.append(result)
             self._settle(board, pending, mutation)
         return results
 
@@ -173,27 +178,39 @@ class Subject:
         # If all of them together are passed in silence, so is each.
         if not pending:
             return
-        for result in pending:
-            number = result.word.mutations(self.prog, self.seed)[mutation]
-            assert number is not None
-            board.put(result.word, number)
-        found = self._judge(())
+        self._put(board, pending, mutation)
+        found = self._judge(self._look)
         board.clear()
         if found[0] == "silent" or len(pending) == 1:
             for result in pending:
                 self._tell(result, mutation, found)
             return
-        half = len(pending) // 2
-        self._settle(board, pending[:half], mutation)
-        self._settle(board, pending[half:], mutation)
+        rest: List[Result] = []
+        for result in pending:
+            self._put(board, [result], mutation)
+            found = self._judge(self._pages) if result.word.cache else ("silent", "")
+            board.clear()
+            if found[0] == "finding":
+                self._tell(result, mutation, found)
+            else:
+                rest.append(result)
+        half = (len(rest) + 1) // 2
+        self._settle(board, rest[:half], mutation)
+        self._settle(board, rest[half:], mutation)
+
+    def _put(self, board: Board, some: Sequence[Result], mutation: str) -> None:
+        for result in some:
+            number = result.word.mutations(self.prog, self.seed)[mutation]
+            assert number is not None
+            board.put(result.word, number)
 
     @staticmethod
     def _tell(result: Result, mutation: str, found: Tuple[str, str]) -> None:
         result.outcomes[mutation], result.told[mutation] = found
 
-    def _judge(self, caches: Sequence[str]) -> Tuple[str, str]:
+    def _judge(self, look: Callable[[], Optional[Report]]) -> Tuple[str, str]:
         try:
-            report = self._look(caches)
+            report = look()
             if report is None:
                 return "silent", ""
             if report.findings:
@@ -209,7 +226,20 @@ class Subject:
                 return outcome, str(min(new, key=lambda one: (one[1], str(one)))[2])
         return "silent", ""
 
-    def _look(self, caches: Sequence[str]) -> Optional[Report]:
+    def _pages(self) -> Report:
+        # What a check of the machine says beside what it says of each cache.
+        _forget(self.prog)
+        kernel = machine(self.prog)
+        seen = Lookup(kernel)
+        found = renumber(join(filter(None, [judge_machine(seen.whole)])))
+        told = settle(found, kernel.layout.allocator, lambda work: witnesses(kernel).of(work))
+        report = Report(Target("core"), LayoutSummary(kernel.layout.encoding.name, ""))
+        shelves = ("note", "unavailable")
+        report.findings = [one for one in told if not one.moving and one.rule not in shelves]
+        report.findings = explain(seen, report.findings)
+        return report
+
+    def _look(self, caches: Sequence[str] = ()) -> Optional[Report]:
         _forget(self.prog)
         try:
             return check(self.prog, caches=caches)
