@@ -221,6 +221,7 @@ def _judge_vectors(machine: Machine, owners: Owners, rows: I64, vector: U64) -> 
     home = index.rows_of_addresses(address[sound])
     kmalloc = np.array(["kmalloc" in name for name in owners.names] + [False], np.bool_)
     strange = (home >= 0) & (home != rows[sound]) & ~kmalloc[owners.cache[home]]
+    strange &= owners.cache[home] >= 0  # KFENCE gives out some
     if len(sound) >= 1 and 10 * int(strange.sum()) <= max(len(sound), 10):
         wrong[sound[strange]] = 5
     # Every slab has its own.
