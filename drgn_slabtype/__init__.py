@@ -49,6 +49,7 @@ _NAMES = {
     "slab_object": ".answers.object",
     "stable_page_flags": ".pages.kpageflags",
     "validate_slab_cache": ".check",
+    "what": ".answers.what",
 }
 
 __all__ = ["__version__", *_NAMES]  # noqa: PLE0604

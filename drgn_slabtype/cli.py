@@ -129,10 +129,6 @@ def _hexadecimal(text: str) -> int:
     try:
         return int(text, 16)
     except ValueError:
-        if os.path.exists(text):
-            raise argparse.ArgumentTypeError(
-                f'{text} is a file: did you mean "-c {text}"?'
-            ) from None
         raise argparse.ArgumentTypeError(f"{text} is not a hexadecimal number") from None
 
 

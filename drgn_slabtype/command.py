@@ -11,8 +11,10 @@ users: the library is imported inside the functions.
 from __future__ import annotations
 
 import argparse
+import os
+import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, Tuple, Union
 
 if TYPE_CHECKING:
     from drgn import FaultError
@@ -25,6 +27,49 @@ class Option(NamedTuple):
 
     flags: Tuple[str, ...]
     settings: Any
+
+
+_SYMBOL = re.compile(r"([A-Za-z_.$][\w.$]*)(?:\+(0x[0-9a-fA-F]+|[0-9]+))?")
+
+
+class Named(NamedTuple):
+    """An address that is given by the name of a symbol."""
+
+    symbol: str
+    offset: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.symbol}+0x{self.offset:x}" if self.offset else self.symbol
+
+
+AnyAddress = Union[int, Named]
+"""An address as users give it."""
+
+
+def address(text: str) -> AnyAddress:
+    """
+    Return the address that a text means: hexadecimal digits, else a symbol.
+
+    :param text: ``ffff888003a1c480`` or ``0xffff888003a1c480``, ``init_task``,
+        ``init_task+0x10``.
+    :raises argparse.ArgumentTypeError: if it is neither, or has more than 64 bits.
+    """
+    try:
+        number = int(text, 16)
+    except ValueError:
+        named = _SYMBOL.fullmatch(text)
+        if os.path.exists(text):
+            raise argparse.ArgumentTypeError(
+                f'{text} is a file: did you mean "-c {text}"?'
+            ) from None
+        if named is None:
+            raise argparse.ArgumentTypeError(
+                f"{text} is neither a hexadecimal number nor a symbol"
+            ) from None
+        return Named(named[1], int(named[2] or "0", 0))
+    if not 0 <= number < 1 << 64:
+        raise argparse.ArgumentTypeError(f"{text} is no address: it has more than 64 bits")
+    return number
 
 
 def option(*flags: str, **settings: Any) -> Option:

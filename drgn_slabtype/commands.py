@@ -14,16 +14,17 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, List, Tuple
 
-from .command import Answer, Command, Option, answer, option
+from .command import Answer, AnyAddress, Command, Named, Option, address, answer, option
 
 if TYPE_CHECKING:
     from drgn import Program
 
+    from .answers.address import AddressInfo
     from .answers.caches import CachesAnswer
     from .answers.decode import Decoded
-    from .answers.object import AddressInfo
     from .answers.page import PageInfo
     from .answers.states import Objects
+    from .answers.what import Word
     from .capture import CaptureSummary
     from .demo import Act
     from .findings import Report
@@ -36,6 +37,21 @@ _MAP_CELLS = 1024  # in a terminal
 _PICTURE_CELLS = 4096
 
 
+def _resolved(prog: Program, given: AnyAddress) -> int:
+    from .machine import machine
+    from .machine.symbols import symbol_address
+
+    return symbol_address(machine(prog), *given) if isinstance(given, Named) else given
+
+
+def _spelled(given: AnyAddress) -> str:
+    # In Python.
+    if isinstance(given, Named):
+        offset = f" + {given.offset:#x}" if given.offset else ""
+        return f"prog.symbol({given.symbol!r}).address{offset}"
+    return f"0x{given:x}"
+
+
 def _check(prog: Program, args: argparse.Namespace) -> Report:
     from .check import check
     from .report.output import check_writable, progress
@@ -43,7 +59,8 @@ def _check(prog: Program, args: argparse.Namespace) -> Report:
 
     check_writable(args.html)
     with progress() as show:
-        report = check(prog, caches=args.cache, addresses=args.address, progress=show)
+        addresses = [_resolved(prog, given) for given in args.address]
+        report = check(prog, caches=args.cache, addresses=addresses, progress=show)
     report.target = describe(prog)
     missing = shortfall(prog)
     if missing is not None:
@@ -68,7 +85,7 @@ def _check_code(args: argparse.Namespace) -> str:
     if args.cache:
         arguments.append(f"caches={args.cache!r}")
     if args.address:
-        arguments.append(f"addresses=[{', '.join(map(hex, args.address))}]")
+        arguments.append(f"addresses=[{', '.join(map(_spelled, args.address))}]")
     return f"""\
 from drgn_slabtype import check
 
@@ -122,15 +139,32 @@ for pointer in for_each_object(cache, "void", {args.state or "in use"!r}):
 def _object(prog: Program, args: argparse.Namespace) -> AddressInfo:
     from .answers.object import slab_object
 
-    return slab_object(prog, args.address)
+    return slab_object(prog, _resolved(prog, args.address))
 
 
 def _object_code(args: argparse.Namespace) -> str:
     return f"""\
 from drgn_slabtype import slab_object
 
-info = slab_object(prog, 0x{args.address:x})
+info = slab_object(prog, {_spelled(args.address)})
 print(info.meaning, info.state, info.places)
+"""
+
+
+def _what(prog: Program, args: argparse.Namespace) -> Word:
+    from .answers.what import what
+
+    at = None if args.at is None else _resolved(prog, args.at)
+    return what(prog, _resolved(prog, args.word), at)
+
+
+def _what_code(args: argparse.Namespace) -> str:
+    at = "" if args.at is None else f", {_spelled(args.at)}"
+    return f"""\
+from drgn_slabtype import what
+
+for one in what(prog, {_spelled(args.word)}{at}).meanings:
+    print(one.kind, one.meaning)
 """
 
 
@@ -249,7 +283,7 @@ COMMANDS = (
             option(
                 "address",
                 nargs="*",
-                type="hexadecimal",
+                type=address,
                 metavar="ADDRESS",
                 help="check only these slabs, given by any address in them",
             ),
@@ -393,12 +427,28 @@ COMMANDS = (
         options=(
             option(
                 "address",
-                type="hexadecimal",
+                type=address,
                 metavar="ADDRESS",
-                help="any address, also inside an object or of a page",
+                help="any address, also inside an object or of a page; or a symbol",
             ),
         ),
         drgn=_object_code,
+    ),
+    Command(
+        "what",
+        "tell what a word can be: poison, text, time, error, address, free pointer, a wrong bit",
+        _what,
+        prompt="slabwhat",
+        options=(
+            option("word", type=address, metavar="WORD", help="64 bits, hexadecimal; or a symbol"),
+            option(
+                "--at",
+                type=address,
+                metavar="ADDRESS",
+                help="where it is stored, which tells hardened free pointers",
+            ),
+        ),
+        drgn=_what_code,
     ),
     Command(
         "layout",

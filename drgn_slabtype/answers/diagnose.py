@@ -19,9 +19,10 @@ from ..allocators.slub.cache import SlubCache, slab_flags
 from ..allocators.slub.freelists import Encoding, decode
 from ..findings import Finding
 from ..machine import Machine
+from .address import AddressInfo
 from .content import Content, classify, continues, describe_word
+from .describe import describe
 from .lookup import Lookup
-from .object import AddressInfo, describe
 from .states import ObjectState, SlabObject
 from .tracks import Track
 

@@ -33,9 +33,9 @@ from ..pages.single import free_block, one_page
 from ..pages.survey import survey
 from ..pages.zones import zone_bits, zone_names
 from ..shapes import Address, Hex, Word
+from .describe import describe
 from .lookup import lookup
 from .memcg import page_memcg, slab_memcg
-from .object import describe
 from .states import ObjectState
 
 _SYMBOLS = {

@@ -60,7 +60,8 @@ class Memory:
         self.linear_base = _linear_base(prog)
         """Virtual address of physical address 0 in the direct map."""
         self.is_live = bool(prog.flags & ProgramFlags.IS_LIVE)
-        self._address_mask = (1 << 8 * self.word_size) - 1
+        self.address_mask = (1 << 8 * self.word_size) - 1
+        """All bits of an address."""
         # The kernel's half begins no lower than the 128 TiB (of 64-bit address
         # space) that hold the direct map; vmemmap may lie below it, as on RISC-V.
         self._lowest = max(self.page_size, self.linear_base >> 47 << 47)
@@ -72,7 +73,7 @@ class Memory:
         # Any object in the direct map will do; the first slab cache is one.
         try:
             address = self.prog["slab_caches"].next.value_()
-            physical = (address - self.linear_base) & self._address_mask
+            physical = (address - self.linear_base) & self.address_mask
             return self.prog.read(physical, 64, True) == self.prog.read(address, 64)
         except (FaultError, LookupError, OverflowError, ValueError):
             return False
@@ -177,7 +178,7 @@ class Memory:
 
     def _read_linear(self, address: int, size: int) -> bytes:
         if self._physical:
-            physical = (address - self.linear_base) & self._address_mask
+            physical = (address - self.linear_base) & self.address_mask
             # Above the direct map lie vmalloc, vmemmap and the kernel image.
             if physical < 1 << 46:
                 try:

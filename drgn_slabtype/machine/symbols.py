@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Iterator, List, Tuple
 import numpy as np
 from drgn import FaultError, Object, TypeKind, cast, reinterpret
 
+from ..errors import TargetError
 from ..regions import Region, region
 from .columns import Structure
 from .memory import U64
@@ -39,6 +40,19 @@ def symbolise(machine: Machine, address: int) -> str:
             symbol = machine.prog.symbol(inside)
             return f"{symbol.name}+0x{address - symbol.address:x}"
     return f"0x{address:x}"
+
+
+def symbol_address(machine: Machine, name: str, offset: int = 0) -> int:
+    """
+    Return the address of a symbol.
+
+    :param offset: Bytes behind its first.
+    :raises TargetError: if there is no such symbol.
+    """
+    try:
+        return machine.prog.symbol(name).address + offset
+    except LookupError:
+        raise TargetError(f"there is no symbol {name}") from None
 
 
 def frames(machine: Machine, addresses: List[int]) -> Tuple[str, ...]:

@@ -21,11 +21,12 @@ from .values import address
 from .views.check import SHELVES
 
 if TYPE_CHECKING:
+    from ..answers.address import AddressInfo
     from ..answers.caches import CachesAnswer
     from ..answers.decode import Decoded
-    from ..answers.object import AddressInfo
     from ..answers.page import PageInfo
     from ..answers.states import Objects
+    from ..answers.what import Word
     from ..capture import CaptureSummary
     from ..demo import Act
     from ..pages.census import Census
@@ -118,6 +119,11 @@ class _Spelled(Dict[Any, str]):
 def object(info: AddressInfo) -> str:
     """Present what is known about an address."""
     return _dump(document(info))
+
+
+def what(word: Word) -> str:
+    """Present what a word can be."""
+    return _dump(document(word))
 
 
 def pages(census: Census) -> str:

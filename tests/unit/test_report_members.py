@@ -11,9 +11,9 @@ from xml.etree import ElementTree
 
 import pytest
 
+from drgn_slabtype.answers.address import AddressInfo
 from drgn_slabtype.answers.caches import CachesAnswer, CacheUsage, CpuUsage, NodeUsage, SlabInfo
 from drgn_slabtype.answers.decode import Decoded, decode
-from drgn_slabtype.answers.object import AddressInfo
 from drgn_slabtype.answers.page import PageInfo, SlabOfPage
 from drgn_slabtype.answers.states import SlabObject
 from drgn_slabtype.answers.tracks import Track

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any, Iterator, List, Sequence, Tuple
 from ..members import members, told
 from ..values import plural, printable, size
 from ..views.caches import parts, summary, usage
-from ..views.objects import ADDRESS
+from ..views.objects import ADDRESS, WORD
 from ..views.words import CAPTURE, DECODED, LAYOUT
 from .lines import plain, table, text
 
 if TYPE_CHECKING:
+    from ...answers.address import AddressInfo
     from ...answers.caches import CachesAnswer
     from ...answers.decode import Decoded
-    from ...answers.object import AddressInfo
     from ...answers.states import Objects
+    from ...answers.what import Word
     from ...capture import CaptureSummary
     from ...pagetype.detect import PageTypeLayout
 
@@ -59,6 +60,14 @@ def object(info: AddressInfo) -> str:
     """Present what is known about an address."""
     lines = [f"0x{info.address:x}: {info.meaning}"]
     lines += [f"  {name:<13}  {told}" for name, told in ADDRESS.facts(info)]
+    return text(lines)
+
+
+def what(word: Word) -> str:
+    """Present what a word can be."""
+    at = "" if word.at is None else f", stored at 0x{word.at:x}"
+    lines = [f"0x{word.word:016x}{at}" + ("" if word.meanings else ": nothing that is known")]
+    lines += [f"  {name:<9}  {told}" for name, told in WORD.facts(word)]
     return text(lines)
 
 

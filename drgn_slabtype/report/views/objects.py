@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, List, Optional
 from . import Column, Fact, View
 
 if TYPE_CHECKING:
-    from ...answers.object import AddressInfo
+    from ...answers.address import AddressInfo
     from ...answers.states import SlabObject
 
 TRACK = View(
@@ -58,5 +58,12 @@ ADDRESS = View(
     Column("next", cell=lambda info: _neighbour(info.next)),
     Column("page", "page pfn", _page),
     Column("", "tracks", _tracks),
+    Column("can be", "meanings", lambda info: [one.meaning for one in info.meanings]),
     quiet="address kind meaning index offset page_types",
+)
+
+WORD = View(
+    Column("stored in", "where"),
+    Column("can be", "meanings", lambda word: [one.meaning for one in word.meanings]),
+    quiet="word at",
 )
