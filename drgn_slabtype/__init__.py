@@ -47,6 +47,7 @@ _NAMES = {
     "slab_get_active": ".pages.predicates",
     "slab_get_inuse": ".pages.predicates",
     "slab_object": ".answers.object",
+    "slabs": ".answers.slabs",
     "stable_page_flags": ".pages.kpageflags",
     "validate_slab_cache": ".check",
     "what": ".answers.what",

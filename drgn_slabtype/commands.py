@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .answers.caches import CachesAnswer
     from .answers.decode import Decoded
     from .answers.page import PageInfo
+    from .answers.slabs import SlabsAnswer
     from .answers.states import Objects
     from .answers.what import Word
     from .capture import CaptureSummary
@@ -102,6 +103,7 @@ def _caches(prog: Program, args: argparse.Namespace) -> CachesAnswer:
     with progress() as show:
         return caches(
             prog,
+            *args.cache,
             sort=args.sort,
             per_node=args.per_node,
             per_cpu=args.per_cpu,
@@ -111,10 +113,11 @@ def _caches(prog: Program, args: argparse.Namespace) -> CachesAnswer:
 
 
 def _caches_code(args: argparse.Namespace) -> str:
+    names = "".join(f"{name!r}, " for name in args.cache)
     return f"""\
 from drgn_slabtype import caches
 
-for cache in caches(prog, sort={args.sort!r}).caches:
+for cache in caches(prog, {names}sort={args.sort!r}).caches:
     print(cache.name, cache.in_use, cache.objects)
 """
 
@@ -133,6 +136,37 @@ from drgn_slabtype import for_each_object
 cache = find_slab_cache(prog, {args.cache!r})
 for pointer in for_each_object(cache, "void", {args.state or "in use"!r}):
     print(hex(pointer))
+"""
+
+
+def _slabs(prog: Program, args: argparse.Namespace) -> SlabsAnswer:
+    from .answers.slabs import slabs
+
+    slab = None if args.slab is None else _resolved(prog, args.slab)
+    return slabs(
+        prog,
+        args.cache,
+        partial=args.partial,
+        full=args.full,
+        cpu=args.cpu,
+        node=args.node,
+        slab=slab,
+    )
+
+
+def _slabs_code(args: argparse.Namespace) -> str:
+    options = "".join(
+        f", {name}={getattr(args, name)!r}"
+        for name in ("partial", "full", "cpu", "node")
+        if getattr(args, name) not in (None, False)
+    )
+    if args.slab is not None:
+        options += f", slab={_spelled(args.slab)}"
+    return f"""\
+from drgn_slabtype import slabs
+
+for slab in slabs(prog, {args.cache!r}{options}).slabs:
+    print(hex(slab.slab), slab.list, slab.in_use, slab.objects)
 """
 
 
@@ -371,6 +405,12 @@ COMMANDS = (
         prompt="slabcaches",
         options=(
             option(
+                "cache",
+                nargs="*",
+                metavar="CACHE",
+                help="only these: names, names of merged caches, patterns (kmalloc-*)",
+            ),
+            option(
                 "--sort",
                 choices=(
                     "memory",
@@ -418,6 +458,27 @@ COMMANDS = (
             ),
         ),
         drgn=_objects_code,
+    ),
+    Command(
+        "slabs",
+        "list the slabs of a cache: list or CPU, objects in use, free ones and where they are",
+        _slabs,
+        prompt="slabs",
+        options=(
+            option("cache", metavar="CACHE", help="name of the slab cache"),
+            option("--partial", action="store_true", help="only those on partial lists, CPUs' too"),
+            option("--full", action="store_true", help="only those without a free object"),
+            option("--cpu", type=int, metavar="CPU", help="only those that this CPU has"),
+            option("--node", type=int, metavar="NODE", help="only those of this NUMA node"),
+            option(
+                "--slab",
+                type=address,
+                metavar="ADDRESS",
+                help="only this one, or the one with this address in it, with all of its objects",
+            ),
+        ),
+        drgn=_slabs_code,
+        status=lambda answer: 1 if any(slab.finding for slab in answer.slabs) else 0,
     ),
     Command(
         "object",

@@ -180,7 +180,7 @@ _SORTS: Mapping[str, Callable[[CacheUsage], Tuple[float, str]]] = {
 
 def caches(
     prog: Program,
-    *,
+    *wanted: str,
     sort: str = "memory",
     per_node: bool = False,
     per_cpu: bool = False,
@@ -190,22 +190,29 @@ def caches(
     """
     Return what every slab cache holds.
 
+    :param wanted: Names, names of caches merged into others, and patterns as of
+        file names; all caches if there are none.
     :param sort: ``name``, or a number, largest first; by ``occupancy`` the
         emptiest first.
     :param per_node: Whether to tell the NUMA nodes apart.
     :param per_cpu: Whether to tell what each CPU keeps.
     :param aliases: Whether to look for the names of merged caches.
     :raises LayoutError: if the kernel's layout is not understood.
+    :raises TargetError: if there is no cache of a name.
     """
     kernel = machine(prog)
-    whole = lookup(kernel, progress).whole
+    reading = lookup(kernel, progress)
+    whole = reading.whole
     index, allocator = whole.index, whole.allocator
     names = cache_aliases(kernel) if aliases else None
     guarded = Counter(cache for cache, _ in guarded_objects(kernel, kfence_pool(kernel), index))
     found = []
-    for number in range(len(allocator.caches)):
+    numbers = list(range(len(allocator.caches)))
+    if wanted:
+        numbers = sorted({number for name in wanted for number in reading.numbers(name)})
+    for done, number in enumerate(numbers):
         if progress:
-            progress("caches", number, len(allocator.caches))
+            progress("caches", done, len(numbers))
         ledger = allocator.collect(number, index)
         usage = cache_usage(ledger, kernel.memory.page_size)
         usage.guarded = guarded[usage.address]

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ..answers.caches import CachesAnswer
     from ..answers.decode import Decoded
     from ..answers.page import PageInfo
+    from ..answers.slabs import SlabsAnswer
     from ..answers.states import Objects
     from ..answers.what import Word
     from ..capture import CaptureSummary
@@ -119,6 +120,11 @@ class _Spelled(Dict[Any, str]):
 def object(info: AddressInfo) -> str:
     """Present what is known about an address."""
     return _dump(document(info))
+
+
+def slabs(answer: SlabsAnswer) -> str:
+    """Present the slabs of a cache."""
+    return _dump(document(answer))
 
 
 def what(word: Word) -> str:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Iterator, List, Sequence, Tuple
 from ..members import members, told
 from ..values import plural, printable, size
 from ..views.caches import parts, summary, usage
-from ..views.objects import ADDRESS, WORD
+from ..views.objects import ADDRESS, OBJECTS, WORD
+from ..views.objects import slabs as slabs_view
 from ..views.words import CAPTURE, DECODED, LAYOUT
 from .lines import plain, table, text
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from ...answers.address import AddressInfo
     from ...answers.caches import CachesAnswer
     from ...answers.decode import Decoded
+    from ...answers.slabs import SlabsAnswer
     from ...answers.states import Objects
     from ...answers.what import Word
     from ...capture import CaptureSummary
@@ -54,6 +56,17 @@ def objects(found: Objects) -> Iterator[str]:
                 for address, slab, index, state, place, position, *rest in rows
             ]
         )
+
+
+def slabs(answer: SlabsAnswer) -> str:
+    """Present the slabs of a cache, a line each; one slab with its objects."""
+    objects = sum(slab.objects for slab in answer.slabs)
+    head = f"{answer.cache} (0x{answer.slab_cache:x}): {plural(len(answer.slabs), 'slab')}, "
+    lines = [head + plural(objects, "object")]
+    lines += table(slabs_view(answer).grid(answer.slabs))
+    if answer.objects:
+        lines += ["", *table(OBJECTS.grid(answer.objects))]
+    return text(lines)
 
 
 def object(info: AddressInfo) -> str:

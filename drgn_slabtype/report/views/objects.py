@@ -9,6 +9,7 @@ from . import Column, Fact, View
 
 if TYPE_CHECKING:
     from ...answers.address import AddressInfo
+    from ...answers.slabs import SlabsAnswer, SlabUsage
     from ...answers.states import SlabObject
 
 TRACK = View(
@@ -67,3 +68,46 @@ WORD = View(
     Column("can be", "meanings", lambda word: [one.meaning for one in word.meanings]),
     quiet="word at",
 )
+
+
+def _place(found: SlabObject) -> Optional[str]:
+    if found.place is None:
+        return None
+    return found.place if found.position is None else f"{found.place}, position {found.position}"
+
+
+OBJECTS = View(
+    Column("object", "address"),
+    Column("index", right=True),
+    Column("state"),
+    Column("place", "place position", _place),
+    quiet="slab",
+)
+
+
+def _list(slab: SlabUsage) -> str:
+    if slab.list is None:
+        return "-"
+    on_cpu = slab.list.startswith("cpu") or slab.list == "deferred"
+    of = f" of {'CPU' if on_cpu else 'node'} {slab.owner}"
+    return f"{slab.list}{'' if slab.owner is None else of}"
+
+
+def slabs(answer: SlabsAnswer) -> View:
+    """Return what is told of the slabs of a cache."""
+    any_unknown = any(slab.unknown for slab in answer.slabs)
+    return View(
+        Column("slab"),
+        Column("memory", "address"),
+        Column("node"),
+        Column("list", "list owner", _list),
+        Column("order", right=True),
+        Column("objects"),
+        Column("in use"),
+        Column("free", cell=lambda slab: sum(slab.free.values())),
+        Column("waiting", when=any(slab.waiting for slab in answer.slabs)),
+        Column("unknown", when=any_unknown),
+        Column("free in", "free"),
+        Column("finding", when=any(slab.finding for slab in answer.slabs)),
+        quiet="counted",
+    )
