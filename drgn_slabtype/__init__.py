@@ -44,6 +44,7 @@ _NAMES = {
     "page_info": ".answers.page",
     "page_type_layout": ".machine",
     "page_types": ".pages.predicates",
+    "refs": ".answers.refs",
     "slab_get_active": ".pages.predicates",
     "slab_get_inuse": ".pages.predicates",
     "slab_object": ".answers.object",

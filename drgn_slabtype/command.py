@@ -72,6 +72,27 @@ def address(text: str) -> AnyAddress:
     return number
 
 
+class Span(NamedTuple):
+    """Some memory, as users give it."""
+
+    start: AnyAddress
+    size: Optional[int] = None
+    """In bytes, if it is said."""
+
+
+def span(text: str) -> Span:
+    """
+    Return the memory that a text means: ``ADDRESS`` or ``ADDRESS+SIZE``.
+
+    :raises argparse.ArgumentTypeError: if it is neither.
+    """
+    start, plus, size = text.partition("+")
+    try:
+        return Span(address(start), int(size, 0) if plus else None)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{size} is no number of bytes") from None
+
+
 def option(*flags: str, **settings: Any) -> Option:
     """Return an :class:`Option`."""
     return Option(flags, settings)

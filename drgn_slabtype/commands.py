@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, List, Tuple
 
-from .command import Answer, AnyAddress, Command, Named, Option, address, answer, option
+from .command import Answer, AnyAddress, Command, Named, Option, address, answer, option, span
 
 if TYPE_CHECKING:
     from drgn import Program
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .answers.caches import CachesAnswer
     from .answers.decode import Decoded
     from .answers.page import PageInfo
+    from .answers.refs import References
     from .answers.slabs import SlabsAnswer
     from .answers.states import Objects
     from .answers.what import Word
@@ -199,6 +200,35 @@ from drgn_slabtype import what
 
 for one in what(prog, {_spelled(args.word)}{at}).meanings:
     print(one.kind, one.meaning)
+"""
+
+
+def _refs(prog: Program, args: argparse.Namespace) -> References:
+    from .answers.refs import KINDS, refs
+    from .report.output import progress
+
+    with progress() as show:
+        return refs(
+            prog,
+            _resolved(prog, args.memory.start),
+            args.memory.size,
+            kinds=args.kinds or KINDS,
+            type=args.type,
+            most=args.most,
+            progress=show,
+        )
+
+
+def _refs_code(args: argparse.Namespace) -> str:
+    size = "" if args.memory.size is None else f", {args.memory.size:#x}"
+    kinds = f", kinds={args.kinds!r}" if args.kinds else ""
+    type = f", type={args.type!r}" if args.type else ""
+    arguments = f"{_spelled(args.memory.start)}{size}{kinds}{type}, most={args.most}"
+    return f"""\
+from drgn_slabtype import refs
+
+for ref in refs(prog, {arguments}).references:
+    print(hex(ref.address), ref.meaning)
 """
 
 
@@ -510,6 +540,37 @@ COMMANDS = (
             ),
         ),
         drgn=_what_code,
+    ),
+    Command(
+        "refs",
+        "search all memory for words that point into an object, a page or other memory",
+        _refs,
+        prompt="slabrefs",
+        options=(
+            option(
+                "memory",
+                type=span,
+                metavar="ADDRESS[+SIZE]",
+                help="an object, whole; with a size, so many bytes from the address on",
+            ),
+            option(
+                "--in",
+                dest="kinds",
+                action="append",
+                choices=("slabs", "stacks", "data", "percpu", "pages"),
+                help="only those that lie in these; may be given more than once",
+            ),
+            option(
+                "--type",
+                metavar="TYPE",
+                help="name the members of what points there, 'struct dentry'",
+            ),
+            option(
+                "-n", dest="most", type=int, default=1000, metavar="N", help="show no more than N"
+            ),
+        ),
+        drgn=_refs_code,
+        status=lambda answer: 3 if answer.unreadable_pages else 0,
     ),
     Command(
         "layout",

@@ -29,20 +29,27 @@ from .tracks import Track, kfence_track
 def describe(reading: Lookup, addr: int) -> AddressInfo:
     """Return what an address is, as of one reading of the machine."""
     machine = reading.machine
-    addr &= (1 << 8 * machine.memory.word_size) - 1
+    addr &= machine.memory.address_mask
     pool = kfence_pool(machine)
     if pool.contains(np.array([addr], np.uint64))[0]:
         return _kfence(machine, pool, addr)
     slab = reading.at(addr)
     if slab is not None and slab.number >= 0:
-        return _in_slab(machine, slab, addr)
-    slab = reading.of_page(addr)
+        return describe_in(slab, addr)
+    beside = (addr - machine.page.vmemmap) % machine.page.size
+    slab = reading.of_page(addr - beside)
     if slab is not None:
-        return _struct_slab(slab, addr)
+        return _struct_slab(slab, addr, beside)
     return elsewhere(machine, addr)
 
 
-def _in_slab(machine: Machine, slab: Located, addr: int) -> AddressInfo:
+def describe_in(slab: Located, addr: int) -> AddressInfo:
+    """
+    Return what an address in the memory of a slab is.
+
+    :param slab: A slab of some cache.
+    """
+    machine = slab.machine
     judged, page = slab.judged, slab.page
     facts, slabs = judged.ledger.facts, judged.ledger.slabs
     local = int(np.flatnonzero(slabs.page == np.uint64(page))[0])
@@ -123,7 +130,7 @@ def _tracks(machine: Machine, layout: Slot, address: int) -> Tuple[Track, ...]:
         return ()
 
 
-def _struct_slab(slab: Located, addr: int) -> AddressInfo:
+def _struct_slab(slab: Located, addr: int, offset: int) -> AddressInfo:
     number, caches = slab.number, slab.caches
     name = caches.names[number] if number >= 0 else None
     address = int(caches.addresses[number]) if number >= 0 else None
@@ -133,12 +140,12 @@ def _struct_slab(slab: Located, addr: int) -> AddressInfo:
     return AddressInfo(
         addr,
         "struct slab",
-        f"the struct {kind} of the {of} at 0x{start:x}",
+        f"{_spell_offset(offset)}the struct {kind} of the {of} at 0x{start:x}",
         cache=name,
         slab_cache=address,
-        slab=addr,
-        offset=0,
-        page=addr,
+        slab=slab.page,
+        offset=offset,
+        page=slab.page,
         pfn=int(slab.index.pfns[slab.row]),
     )
 

@@ -71,6 +71,11 @@ class Located:
         self.number = number
 
     @property
+    def machine(self) -> Machine:
+        """That it is in."""
+        return self._lookup.machine
+
+    @property
     def is_alone(self) -> bool:
         """Whether it was found without a reading of the whole machine."""
         return not self.index.whole

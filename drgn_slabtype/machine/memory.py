@@ -11,7 +11,7 @@ target allows it, which saves drgn the page-table walk.
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 import numpy.typing as npt
@@ -111,24 +111,35 @@ class Memory:
 
         :return: Iterator of (virtual address, bytes).
         """
+        yield from self._pieces(self.read, start, end, step)
+
+    def linear_blocks(self, start: int, end: int, step: int) -> Iterator[Tuple[int, U8]]:
+        """Read addresses of the direct map as :meth:`blocks` does, and faster."""
+        yield from self._pieces(self._read_linear, start, end, step)
+
+    def _pieces(
+        self, read: Callable[[int, int], bytes], start: int, end: int, step: int
+    ) -> Iterator[Tuple[int, U8]]:
         for address in range(start, end, step):
             size = min(step, end - address)
             try:
-                data = np.frombuffer(self.prog.read(address, size), np.uint8)
+                data = np.frombuffer(read(address, size), np.uint8)
             except FaultError:
-                yield from self._readable(address, address + size)
+                yield from self._readable(read, address, address + size)
             else:
                 yield address, data
                 del data
 
-    def _readable(self, start: int, end: int) -> Iterator[Tuple[int, U8]]:
+    def _readable(
+        self, read: Callable[[int, int], bytes], start: int, end: int
+    ) -> Iterator[Tuple[int, U8]]:
         # What can be read of a piece: pages that follow each other, together.
         run: List[bytes] = []
         first = address = start
         while address < end:
             after = min((address // self.page_size + 1) * self.page_size, end)
             try:
-                run.append(self.prog.read(address, after - address))
+                run.append(read(address, after - address))
             except FaultError:
                 if run:
                     yield first, np.frombuffer(b"".join(run), np.uint8)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ..answers.caches import CachesAnswer
     from ..answers.decode import Decoded
     from ..answers.page import PageInfo
+    from ..answers.refs import References
     from ..answers.slabs import SlabsAnswer
     from ..answers.states import Objects
     from ..answers.what import Word
@@ -124,6 +125,11 @@ def object(info: AddressInfo) -> str:
 
 def slabs(answer: SlabsAnswer) -> str:
     """Present the slabs of a cache."""
+    return _dump(document(answer))
+
+
+def refs(answer: References) -> str:
+    """Present who points into some memory."""
     return _dump(document(answer))
 
 

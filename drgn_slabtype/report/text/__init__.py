@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from .answers import caches, capture, decode, layout, object, objects, slabs, what
+from .answers import caches, capture, decode, layout, object, objects, refs, slabs, what
 from .check import check, demo
 from .pages import page, pages
 
@@ -18,6 +18,7 @@ __all__ = [
     "objects",
     "page",
     "pages",
+    "refs",
     "slabs",
     "what",
 ]

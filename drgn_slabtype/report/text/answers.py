@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Iterator, List, Sequence, Tuple
 
-from ..members import members, told
+from ..members import counts, members, told
 from ..values import plural, printable, size
 from ..views.caches import parts, summary, usage
-from ..views.objects import ADDRESS, OBJECTS, WORD
+from ..views.objects import ADDRESS, OBJECTS, REFERENCE, WORD
 from ..views.objects import slabs as slabs_view
 from ..views.words import CAPTURE, DECODED, LAYOUT
 from .lines import plain, table, text
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ...answers.address import AddressInfo
     from ...answers.caches import CachesAnswer
     from ...answers.decode import Decoded
+    from ...answers.refs import References
     from ...answers.slabs import SlabsAnswer
     from ...answers.states import Objects
     from ...answers.what import Word
@@ -81,6 +82,21 @@ def what(word: Word) -> str:
     at = "" if word.at is None else f", stored at 0x{word.at:x}"
     lines = [f"0x{word.word:016x}{at}" + ("" if word.meanings else ": nothing that is known")]
     lines += [f"  {name:<9}  {told}" for name, told in WORD.facts(word)]
+    return text(lines)
+
+
+def refs(answer: References) -> str:
+    """Present who points into some memory."""
+    told = answer.references
+    lines = [
+        f"0x{answer.start:x}, {plural(answer.size, 'byte')}: {answer.meaning}",
+        *(table(REFERENCE.grid(told)) if told else []),
+        f"{plural(answer.found, 'word')} in {size(answer.bytes_read)} of memory"
+        + (f", {len(told)} shown" if len(told) < answer.found else "")
+        + (f": {counts(answer.by_kind)}" if told else ""),
+    ]
+    if answer.unreadable_pages:
+        lines.append(f"{plural(answer.unreadable_pages, 'page')} not in the target")
     return text(lines)
 
 

@@ -111,3 +111,14 @@ def slabs(answer: SlabsAnswer) -> View:
         Column("finding", when=any(slab.finding for slab in answer.slabs)),
         quiet="counted",
     )
+
+
+REFERENCE = View(
+    Column("address"),
+    Column("points to", "value"),
+    Column("in", "kind"),
+    Column("what", "meaning"),
+    Column("state"),
+    Column("member", "member frame", lambda ref: ref.member or ref.frame),
+    quiet="cache object offset",
+)
