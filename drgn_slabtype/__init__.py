@@ -28,6 +28,7 @@ _NAMES = {
     "TargetError": ".errors",
     "TargetOptions": ".target",
     "UnsupportedError": ".errors",
+    "allocation_sites": ".answers.sites",
     "caches": ".answers.caches",
     "census": ".pages.census",
     "check": ".check",
@@ -37,6 +38,7 @@ _NAMES = {
     "folio_test_slab": ".pages.predicates",
     "for_each_object": ".answers.objects",
     "for_each_slab": ".answers.objects",
+    "kinds": ".answers.likeness",
     "kpagecount": ".pages.kpageflags",
     "kpageflags": ".pages.kpageflags",
     "objects": ".answers.objects",
@@ -50,6 +52,7 @@ _NAMES = {
     "slab_object": ".answers.object",
     "slabs": ".answers.slabs",
     "stable_page_flags": ".pages.kpageflags",
+    "stacks": ".answers.stacks",
     "validate_slab_cache": ".check",
     "what": ".answers.what",
 }

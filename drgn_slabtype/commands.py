@@ -12,7 +12,7 @@ the library is imported inside the functions.
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, List, Tuple
+from typing import TYPE_CHECKING, List, Tuple, Union
 
 from .command import Answer, AnyAddress, Command, Named, Option, address, answer, option, span
 
@@ -22,9 +22,12 @@ if TYPE_CHECKING:
     from .answers.address import AddressInfo
     from .answers.caches import CachesAnswer
     from .answers.decode import Decoded
+    from .answers.likeness import KindsAnswer
     from .answers.page import PageInfo
     from .answers.refs import References
+    from .answers.sites import Site
     from .answers.slabs import SlabsAnswer
+    from .answers.stacks import StacksAnswer
     from .answers.states import Objects
     from .answers.what import Word
     from .capture import CaptureSummary
@@ -229,6 +232,50 @@ from drgn_slabtype import refs
 
 for ref in refs(prog, {arguments}).references:
     print(hex(ref.address), ref.meaning)
+"""
+
+
+def _stacks(
+    prog: Program, args: argparse.Namespace
+) -> Union[StacksAnswer, KindsAnswer, List[Site]]:
+    from .answers.likeness import kinds
+    from .answers.sites import allocation_sites
+    from .answers.stacks import stacks
+    from .errors import TargetError
+    from .report.output import progress
+
+    if args.by == "sites":
+        return allocation_sites(prog)[: args.most]
+    if args.by == "words":
+        if len(args.cache) != 1 or args.freed:
+            raise TargetError("--by words: name one cache, and its objects in use are told")
+        return kinds(prog, args.cache[0], most=args.most)
+    with progress() as show:
+        return stacks(prog, *args.cache, freed=args.freed, most=args.most, progress=show)
+
+
+def _stacks_code(args: argparse.Namespace) -> str:
+    if args.by == "sites":
+        return """\
+from drgn_slabtype import allocation_sites
+
+for site in allocation_sites(prog):
+    print(site.bytes, site.file, site.line)
+"""
+    if args.by == "words":
+        return f"""\
+from drgn_slabtype import kinds
+
+for kind in kinds(prog, {args.cache[0] if args.cache else ""!r}).kinds:
+    print(kind.count, [word.symbol for word in kind.words])
+"""
+    names = "".join(f", {name!r}" for name in args.cache)
+    freed = ", freed=True" if args.freed else ""
+    return f"""\
+from drgn_slabtype import stacks
+
+for stack in stacks(prog{names}{freed}).stacks:
+    print(stack.count, stack.cache, stack.caller)
 """
 
 
@@ -540,6 +587,27 @@ COMMANDS = (
             ),
         ),
         drgn=_what_code,
+    ),
+    Command(
+        "stacks",
+        "count objects by the call trace that allocated or freed them, or by what they hold",
+        _stacks,
+        prompt="slabstacks",
+        options=(
+            option("cache", nargs="*", metavar="CACHE", help="only of these; names and patterns"),
+            option("--freed", action="store_true", help="free objects, by who freed them last"),
+            option(
+                "--by",
+                choices=("traces", "words", "sites"),
+                default="traces",
+                help="call traces that slub_debug keeps (default), symbols among the first words "
+                "of the objects of one cache, or the counters of memory allocation profiling",
+            ),
+            option(
+                "-n", dest="most", type=int, default=20, metavar="N", help="show no more than N"
+            ),
+        ),
+        drgn=_stacks_code,
     ),
     Command(
         "refs",

@@ -11,7 +11,7 @@ the record; here is only what is more than one record.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Optional, Sequence, Union
 
 from .. import __version__
 from ..findings import Report
@@ -24,9 +24,12 @@ if TYPE_CHECKING:
     from ..answers.address import AddressInfo
     from ..answers.caches import CachesAnswer
     from ..answers.decode import Decoded
+    from ..answers.likeness import KindsAnswer
     from ..answers.page import PageInfo
     from ..answers.refs import References
+    from ..answers.sites import Site
     from ..answers.slabs import SlabsAnswer
+    from ..answers.stacks import StacksAnswer
     from ..answers.states import Objects
     from ..answers.what import Word
     from ..capture import CaptureSummary
@@ -126,6 +129,11 @@ def object(info: AddressInfo) -> str:
 def slabs(answer: SlabsAnswer) -> str:
     """Present the slabs of a cache."""
     return _dump(document(answer))
+
+
+def stacks(answer: Union[StacksAnswer, KindsAnswer, List[Site]]) -> str:
+    """Present objects by call trace or by what they hold, or call sites."""
+    return _dump({"sites": plain(answer)} if isinstance(answer, list) else document(answer))
 
 
 def refs(answer: References) -> str:

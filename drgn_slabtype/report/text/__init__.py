@@ -6,6 +6,7 @@ from __future__ import annotations
 from .answers import caches, capture, decode, layout, object, objects, refs, slabs, what
 from .check import check, demo
 from .pages import page, pages
+from .stacks import stacks
 
 __all__ = [
     "caches",
@@ -20,5 +21,6 @@ __all__ = [
     "pages",
     "refs",
     "slabs",
+    "stacks",
     "what",
 ]
