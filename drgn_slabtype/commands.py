@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .answers.what import Word
     from .capture import CaptureSummary
     from .demo import Act
+    from .diff import Difference
     from .findings import Report
     from .pages.census import Census
     from .pagetype.detect import PageTypeLayout
@@ -378,6 +379,23 @@ def _capture(prog: Program, args: argparse.Namespace) -> CaptureSummary:
         )
 
 
+def _diff(prog: None, args: argparse.Namespace) -> Difference:
+    from .diff import compare, open_moment
+
+    before, after = (open_moment(path, args.symbols) for path in (args.before, args.after))
+    return compare(before, after)
+
+
+def _diff_code(args: argparse.Namespace) -> str:
+    return f"""\
+from drgn_slabtype import compare, open_moment
+
+before, after = (open_moment(path, {args.symbols!r}) for path in ({args.before!r}, {args.after!r}))
+for cache in compare(before, after).caches:
+    print(cache.cache, cache.growth)
+"""
+
+
 def _demo(prog: None, args: argparse.Namespace) -> List[Act]:
     from .demo import demo
 
@@ -679,6 +697,27 @@ COMMANDS = (
             ),
         ),
         output=False,
+    ),
+    Command(
+        "diff",
+        "tell what grew between two dumps, captures or saved reports of one kernel",
+        _diff,
+        prompt="slabdiff",
+        options=(
+            option("before", metavar="A", help="a dump, a capture or a report in JSON"),
+            option("after", metavar="B", help="the same of a later moment"),
+            option(
+                "-s",
+                "--symbols",
+                metavar="PATH",
+                action="append",
+                default=[],
+                help="vmlinux with debug info, for dumps; may be given more than once",
+            ),
+        ),
+        target=False,
+        drgn=_diff_code,
+        status=lambda difference: difference.exit_status,
     ),
     Command(
         "demo",

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ..answers.what import Word
     from ..capture import CaptureSummary
     from ..demo import Act
+    from ..diff import Difference
     from ..pages.census import Census
     from ..pagetype.detect import PageTypeLayout
 
@@ -134,6 +135,11 @@ def slabs(answer: SlabsAnswer) -> str:
 def stacks(answer: Union[StacksAnswer, KindsAnswer, List[Site]]) -> str:
     """Present objects by call trace or by what they hold, or call sites."""
     return _dump({"sites": plain(answer)} if isinstance(answer, list) else document(answer))
+
+
+def diff(difference: Difference) -> str:
+    """Present what changed from one moment to another."""
+    return _dump(document(difference))
 
 
 def refs(answer: References) -> str:

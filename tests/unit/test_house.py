@@ -16,7 +16,7 @@ ROOMS = """
     index ledger rules allocators
     pagecheck reading strays
     answers confirm check
-    capture target demo
+    capture target diff demo
     report command commands cli plugin __main__
 """.split()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from .answers import caches, capture, decode, layout, object, objects, refs, slabs, what
 from .check import check, demo
+from .diff import diff
 from .pages import page, pages
 from .stacks import stacks
 
@@ -14,6 +15,7 @@ __all__ = [
     "check",
     "decode",
     "demo",
+    "diff",
     "layout",
     "object",
     "objects",
