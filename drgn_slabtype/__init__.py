@@ -46,6 +46,7 @@ _NAMES = {
     "objects": ".answers.objects",
     "open_moment": ".diff",
     "open_target": ".target",
+    "owners": ".answers.owners",
     "page_info": ".answers.page",
     "page_type_layout": ".machine",
     "page_types": ".pages.predicates",

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .answers.caches import CachesAnswer
     from .answers.decode import Decoded
     from .answers.likeness import KindsAnswer
+    from .answers.owners import OwnersAnswer
     from .answers.page import PageInfo
     from .answers.refs import References
     from .answers.sites import Site
@@ -277,6 +278,21 @@ from drgn_slabtype import stacks
 
 for stack in stacks(prog{names}{freed}).stacks:
     print(stack.count, stack.cache, stack.caller)
+"""
+
+
+def _owners(prog: Program, args: argparse.Namespace) -> OwnersAnswer:
+    from .answers.owners import owners
+
+    return owners(prog, args.cache)
+
+
+def _owners_code(args: argparse.Namespace) -> str:
+    return f"""\
+from drgn_slabtype import owners
+
+for owner in owners(prog, {args.cache!r}).owners:
+    print(owner.objects, owner.path)
 """
 
 
@@ -626,6 +642,14 @@ COMMANDS = (
             ),
         ),
         drgn=_stacks_code,
+    ),
+    Command(
+        "owners",
+        "count the objects of a cache by memory cgroup, node and CPU",
+        _owners,
+        prompt="slabowners",
+        options=(option("cache", metavar="CACHE", help="name of the slab cache"),),
+        drgn=_owners_code,
     ),
     Command(
         "refs",

@@ -219,7 +219,7 @@ def caches(
         _add_facts(allocator.caches, number, usage, names)
         usage.slabinfo = slabinfo(ledger, usage.pages_per_slab, allocator.name)
         usage.nodes = _nodes(ledger) if per_node else []
-        usage.cpus = _cpus(ledger) if per_cpu else []
+        usage.cpus = cpus_of(ledger) if per_cpu else []
         found.append(usage)
     found.sort(key=_SORTS[sort])
     return CachesAnswer(found, _total(found), per_node, per_cpu, aliases)
@@ -347,7 +347,8 @@ def _nodes(ledger: Ledger) -> List[NodeUsage]:
     return found
 
 
-def _cpus(ledger: Ledger) -> List[CpuUsage]:
+def cpus_of(ledger: Ledger) -> List[CpuUsage]:
+    """Return what each CPU keeps of a cache."""
     claims, boxes, members = ledger.claims, ledger.containers, ledger.memberships
     per_cpu = np.array([place.per_cpu for place in ledger.places], np.bool_)
     boxed = np.flatnonzero(claims.container >= 0)

@@ -88,17 +88,18 @@ def kinds(
     width = kernel.memory.word_size
     length = min(words, ledger.facts.object_size // width)
     gathered = kernel.memory.gather(chosen, length * width)
-    held = np.ascontiguousarray(gathered.bytes[gathered.ok]).view(kernel.memory.word)
+    there = gathered.ok & kernel.has_contents
+    held = np.ascontiguousarray(gathered.bytes[there]).view(kernel.memory.word)
     held = held.astype(np.uint64).reshape(-1, length)
     pointers = np.where(_has_name(kernel, held), held, np.uint64(0))
     found, first, counts = np.unique(pointers, axis=0, return_index=True, return_counts=True)
     names = kernel.fact(CodeNames)
-    there = chosen[gathered.ok]
-    answer = KindsAnswer(ledger.facts.name, len(chosen), int(np.count_nonzero(~gathered.ok)))
+    addresses = chosen[there]
+    answer = KindsAnswer(ledger.facts.name, len(chosen), int(np.count_nonzero(~there)))
     for row, at, count in zip(found.tolist(), first.tolist(), counts.tolist()):
         told = tuple(Word(n * width, names[word]) for n, word in enumerate(row) if word)
         size = count * ledger.facts.object_size
-        answer.kinds.append(Kind(count, size, told, int(there[at])))
+        answer.kinds.append(Kind(count, size, told, int(addresses[at])))
     answer.kinds.sort(key=lambda kind: -kind.count)
     answer.found = len(answer.kinds)
     if most is not None:

@@ -73,6 +73,11 @@ class Machine:
         return Memory(self.prog, is_capture=self.manifest is not None)
 
     @property
+    def has_contents(self) -> bool:
+        """Whether what users store in their objects is there, which most captures leave out."""
+        return self.manifest is None or bool(self.manifest.get("contents"))
+
+    @property
     def is_live(self) -> bool:
         """Whether the memory changes while it is looked at."""
         return self.memory.is_live

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ..answers.caches import CachesAnswer
     from ..answers.decode import Decoded
     from ..answers.likeness import KindsAnswer
+    from ..answers.owners import OwnersAnswer
     from ..answers.page import PageInfo
     from ..answers.refs import References
     from ..answers.sites import Site
@@ -140,6 +141,11 @@ def stacks(answer: Union[StacksAnswer, KindsAnswer, List[Site]]) -> str:
 def diff(difference: Difference) -> str:
     """Present what changed from one moment to another."""
     return _dump(document(difference))
+
+
+def owners(answer: OwnersAnswer) -> str:
+    """Present the objects of a cache by who has them."""
+    return _dump(document(answer))
 
 
 def refs(answer: References) -> str:

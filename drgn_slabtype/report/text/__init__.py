@@ -7,7 +7,7 @@ from .answers import caches, capture, decode, layout, object, objects, refs, sla
 from .check import check, demo
 from .diff import diff
 from .pages import page, pages
-from .stacks import stacks
+from .stacks import owners, stacks
 
 __all__ = [
     "caches",
@@ -19,6 +19,7 @@ __all__ = [
     "layout",
     "object",
     "objects",
+    "owners",
     "page",
     "pages",
     "refs",

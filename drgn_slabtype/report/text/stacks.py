@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Who allocated what."""
+"""Who allocated what, and whose it is."""
 
 from __future__ import annotations
 
 from typing import List, Union
 
 from ...answers.likeness import KindsAnswer
+from ...answers.owners import OwnersAnswer
 from ...answers.sites import Site
 from ...answers.stacks import StacksAnswer
 from ..values import plural
-from ..views.stacks import KIND, SITE
+from ..views.stacks import KIND, OWNER, SITE
 from ..views.stacks import stacks as view
 from .lines import table, text
 
@@ -44,3 +45,18 @@ def _kinds(answer: KindsAnswer) -> str:
     if answer.unreadable:
         told += f", the contents of {answer.unreadable} not in the target"
     return text([*lines, told])
+
+
+def owners(answer: OwnersAnswer) -> str:
+    """Present the objects of a cache by who has them."""
+    lines = table(OWNER.grid(answer.owners)) if answer.owners else []
+    told = f"{answer.cache}: {plural(answer.objects, 'object')} in use"
+    told += f", {answer.uncharged} charged to no cgroup"
+    if answer.unknown:
+        told += f", the records of {answer.unknown} not in the target"
+    lines.append(told)
+    nodes = ", ".join(f"{count} on node {node}" for node, count in answer.nodes.items())
+    cpus = ", ".join(f"{count} on CPU {cpu}" for cpu, count in answer.cpus.items() if count)
+    lines += [f"in use: {nodes}"] if nodes else []
+    lines += [f"kept for later: {cpus}"] if cpus else []
+    return text(lines)

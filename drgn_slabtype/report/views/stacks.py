@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What people see of call traces, kinds of objects and call sites."""
+"""What people see of call traces, kinds of objects, call sites and cgroups."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from . import Column, View
 
 if TYPE_CHECKING:
     from ...answers.likeness import Kind
+    from ...answers.owners import Owner
     from ...answers.sites import Site
     from ...answers.stacks import Stack
 
@@ -86,4 +87,18 @@ SITE = View(
     Column("calls"),
     Column("function"),
     Column("at", "file line module", _where),
+)
+
+
+def _path(owner: Owner) -> str:
+    if owner.path is None:
+        return "a cgroup that is not in the target"
+    return owner.path + (" (removed)" if owner.dying else "")
+
+
+OWNER = View(
+    Column("objects"),
+    Column("bytes"),
+    Column("cgroup", "path dying", _path),
+    Column("mem_cgroup", "memcg", proper=True),
 )
