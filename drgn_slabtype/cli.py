@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, List, NoReturn, Optional, Sequence
 
 from . import __version__
 from .commands import COMMANDS, Command, answer
-from .errors import SlabTypeError
+from .signals import TIME, Interruptions, reason_of
 
 if TYPE_CHECKING:
     from .report import Text
@@ -40,14 +40,24 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     :param argv: Arguments without the program's name; those of the process if ``None``.
     :return: Exit status.
     """
-    args = _parser().parse_args(argv)
+    with Interruptions(at_once=True) as interruptions:
+        args = _parser().parse_args(argv)
+        interruptions.limit(getattr(args, "max_time", None))
+        return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
+    # Imports drgn, which takes a while; until main() runs, a signal is not ours.
+    from .errors import SlabTypeError
+
     _set_up_logging(args.log_level)
     command: Command = args.command
     try:
         found = answer(command, lambda: _open(args), args)
         _emit(found.text, found.output)
-    except KeyboardInterrupt:
-        return _fail(args, "interrupted before anything was judged", _INCOMPLETE)
+    except KeyboardInterrupt as stop:
+        ended = "stopped by time" if reason_of(stop) == TIME else "interrupted"
+        return _fail(args, f"{ended} before anything was judged", _INCOMPLETE)
     except SlabTypeError as e:
         return _fail(args, str(e), _USAGE_OR_TARGET)
     except Exception as e:
@@ -74,9 +84,12 @@ def _fail(args: argparse.Namespace, message: str, status: int) -> int:
 
 
 def _open(args: argparse.Namespace) -> object:
+    from .footprint import opened, step_back
     from .target import TargetOptions, open_target
 
-    return open_target(
+    if args.nice and args.qemu is None and args.core in (None, "/proc/kcore"):
+        step_back()
+    prog = open_target(
         TargetOptions(
             kernel=args.kernel,
             core=args.core,
@@ -88,6 +101,8 @@ def _open(args: argparse.Namespace) -> object:
             architecture=args.architecture,
         )
     )
+    opened()
+    return prog
 
 
 def _set_up_logging(level: str) -> None:
@@ -129,10 +144,6 @@ def _hexadecimal(text: str) -> int:
     try:
         return int(text, 16)
     except ValueError:
-        if os.path.exists(text):
-            raise argparse.ArgumentTypeError(
-                f'{text} is a file: did you mean "-c {text}"?'
-            ) from None
         raise argparse.ArgumentTypeError(f"{text} is not a hexadecimal number") from None
 
 
@@ -183,6 +194,12 @@ def _add_target_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--vmcoreinfo", metavar="PATH", help="file to use instead of the target's own VMCOREINFO"
+    )
+    group.add_argument(
+        "--no-nice",
+        dest="nice",
+        action="store_false",
+        help="take as much of the processors as others, also with -k",
     )
     group.add_argument(
         "--architecture", metavar="ARCH", help="architecture, where it cannot be detected"

@@ -11,8 +11,10 @@ users: the library is imported inside the functions.
 from __future__ import annotations
 
 import argparse
+import os
+import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Iterator, NamedTuple, Optional, Tuple, Union
 
 if TYPE_CHECKING:
     from drgn import FaultError
@@ -25,6 +27,90 @@ class Option(NamedTuple):
 
     flags: Tuple[str, ...]
     settings: Any
+
+
+_SYMBOL = re.compile(r"([A-Za-z_.$][\w.$]*)(?:\+(0x[0-9a-fA-F]+|[0-9]+))?")
+
+
+class Named(NamedTuple):
+    """An address that is given by the name of a symbol."""
+
+    symbol: str
+    offset: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.symbol}+0x{self.offset:x}" if self.offset else self.symbol
+
+
+AnyAddress = Union[int, Named]
+"""An address as users give it."""
+
+
+def address(text: str) -> AnyAddress:
+    """
+    Return the address that a text means: hexadecimal digits, else a symbol.
+
+    :param text: ``ffff888003a1c480`` or ``0xffff888003a1c480``, ``init_task``,
+        ``init_task+0x10``.
+    :raises argparse.ArgumentTypeError: if it is neither, or has more than 64 bits.
+    """
+    try:
+        number = int(text, 16)
+    except ValueError:
+        named = _SYMBOL.fullmatch(text)
+        if os.path.exists(text):
+            raise argparse.ArgumentTypeError(
+                f'{text} is a file: did you mean "-c {text}"?'
+            ) from None
+        if named is None:
+            raise argparse.ArgumentTypeError(
+                f"{text} is neither a hexadecimal number nor a symbol"
+            ) from None
+        return Named(named[1], int(named[2] or "0", 0))
+    if not 0 <= number < 1 << 64:
+        raise argparse.ArgumentTypeError(f"{text} is no address: it has more than 64 bits")
+    return number
+
+
+def resolved(prog: Any, given: AnyAddress) -> int:
+    """
+    Return the address that users gave.
+
+    :raises TargetError: if there is no such symbol.
+    """
+    from .machine import machine
+    from .machine.symbols import symbol_address
+
+    return symbol_address(machine(prog), *given) if isinstance(given, Named) else given
+
+
+def spelled(given: AnyAddress) -> str:
+    """Return an address as Python code."""
+    if isinstance(given, Named):
+        offset = f" + {given.offset:#x}" if given.offset else ""
+        return f"prog.symbol({given.symbol!r}).address{offset}"
+    return f"0x{given:x}"
+
+
+class Span(NamedTuple):
+    """Some memory, as users give it."""
+
+    start: AnyAddress
+    size: Optional[int] = None
+    """In bytes, if it is said."""
+
+
+def span(text: str) -> Span:
+    """
+    Return the memory that a text means: ``ADDRESS`` or ``ADDRESS+SIZE``.
+
+    :raises argparse.ArgumentTypeError: if it is neither.
+    """
+    start, plus, size = text.partition("+")
+    try:
+        return Span(address(start), int(size, 0) if plus else None)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{size} is no number of bytes") from None
 
 
 def option(*flags: str, **settings: Any) -> Option:
@@ -54,6 +140,13 @@ class Command:
     """Returns the Python code that does the same."""
     status: Callable[[Any], int] = lambda records: 0
     """Exit status that the records ask for."""
+    stopped: Optional[Callable[[argparse.Namespace, Any, str], Any]] = None
+    """
+    Returns the records of a run that was stopped: takes the options, the
+    records if there are any yet, and what stopped it.
+    """
+    presenter: Optional[Callable[[Any], str]] = None
+    """Returns the name of the functions that present some records, if not the command's."""
 
     def all_options(self) -> Tuple[Option, ...]:
         """Return the command's own options and those that follow from what it is."""
@@ -92,26 +185,65 @@ def answer(command: Command, program: Callable[[], Any], args: argparse.Namespac
 
     :param program: Opens the program; called only if the command reads one.
     """
-    from drgn import FaultError
+    # Imported before anything can interrupt them: half a numpy is none.
+    if command.target:
+        import numpy  # noqa: F401
 
-    from .errors import TargetError
-    from .report import present
+    from .report import present, renderer
     from .report.output import check_writable
+    from .signals import interruptible, reason_of
 
     path = args.output if command.output else None
     check_writable(path)
     if command.drgn and args.drgn:
         return Answer(None, command.drgn(args), path)
-    prog = program() if command.target else None
+    renderer(args.format)
+    records = None
     try:
-        records = command.run(prog, args)
+        with interruptible():
+            prog = program() if command.target else None
+            records = _run(command, prog, args)
+            text = present(_presenter(command, records), records, args.format)
+    except KeyboardInterrupt as stop:
+        if command.stopped is None:
+            raise
+        records = command.stopped(args, records, reason_of(stop))
+        text = present(_presenter(command, records), records, args.format)
+    if not isinstance(text, str) and command.stopped is None:
+        text = _piecemeal(text)
+    return Answer(records, text, path)
+
+
+def _run(command: Command, prog: Any, args: argparse.Namespace) -> Any:
+    from drgn import FaultError
+
+    from .errors import TargetError
+
+    try:
+        return command.run(prog, args)
     except FaultError as e:
-        raise TargetError(_nothing_judged(prog, e)) from e
-    return Answer(records, present(command.name, records, args.format), path)
+        raise TargetError(nothing_judged(prog, e)) from e
 
 
-def _nothing_judged(prog: Any, fault: FaultError) -> str:
-    # What is missing is needed to begin with: the memory map, a list of caches.
+def _presenter(command: Command, records: Any) -> str:
+    return command.name if command.presenter is None else command.presenter(records)
+
+
+def _piecemeal(text: Iterator[str]) -> Iterator[str]:
+    # What is made as it is written can be stopped between two pieces, and in one.
+    from .signals import interruptible
+
+    while True:
+        with interruptible():
+            piece = next(text, None)
+        if piece is None:
+            return
+        yield piece
+
+
+def nothing_judged(prog: Any, fault: FaultError) -> str:
+    """Return what is to be said where what is missing is needed to begin with."""
+    # The memory map, a list of caches.
     from .target import shortfall
 
     missing = shortfall(prog)

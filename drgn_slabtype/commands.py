@@ -12,70 +12,74 @@ the library is imported inside the functions.
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, List, Tuple
+from typing import TYPE_CHECKING, Any, List, Tuple
 
-from .command import Answer, Command, Option, answer, option
+from .command import Answer, Command, Option, address, answer, option
+from .questions import QUESTIONS
 
 if TYPE_CHECKING:
     from drgn import Program
 
     from .answers.caches import CachesAnswer
     from .answers.decode import Decoded
-    from .answers.object import AddressInfo
     from .answers.page import PageInfo
-    from .answers.states import Objects
     from .capture import CaptureSummary
     from .demo import Act
-    from .findings import Report
+    from .diff import Difference
     from .pages.census import Census
     from .pagetype.detect import PageTypeLayout
 
 __all__ = ("COMMANDS", "Answer", "Command", "Option", "answer", "option", "pfn_range")
 
 _MAP_CELLS = 1024  # in a terminal
-_PICTURE_CELLS = 4096
 
 
-def _check(prog: Program, args: argparse.Namespace) -> Report:
-    from .check import check
-    from .report.output import check_writable, progress
-    from .target import describe, shortfall
+def _check(prog: Program, args: argparse.Namespace) -> Any:
+    from .checking import run
 
-    check_writable(args.html)
-    with progress() as show:
-        report = check(prog, caches=args.cache, addresses=args.address, progress=show)
-    report.target = describe(prog)
-    missing = shortfall(prog)
-    if missing is not None:
-        report.unavailable.insert(0, missing)
-    if args.html:
-        _write_html(prog, report, args.html)
-    return report
+    return run(prog, args)
 
 
-def _write_html(prog: Program, report: Report, path: str) -> None:
-    from .pages.census import census
-    from .report import html
-    from .report.output import emit, progress
+def _check_stopped(args: argparse.Namespace, records: Any, reason: str) -> Any:
+    from .checking import stopped
 
-    with progress() as show:
-        found = census(prog, show, cells=_PICTURE_CELLS)
-    emit("".join(html.check(report, found)), path)
+    return stopped(args, records, reason)
+
+
+def _check_presenter(records: Any) -> str:
+    from .checking import presenter
+
+    return presenter(records)
 
 
 def _check_code(args: argparse.Namespace) -> str:
-    arguments = ["prog"]
-    if args.cache:
-        arguments.append(f"caches={args.cache!r}")
-    if args.address:
-        arguments.append(f"addresses=[{', '.join(map(hex, args.address))}]")
-    return f"""\
-from drgn_slabtype import check
+    from .checking import code
 
-report = check({", ".join(arguments)})
-for finding in report.findings:
-    print(finding.message)
-"""
+    return code(args)
+
+
+def seconds(text: str) -> float:
+    """
+    Return a time that is not negative.
+
+    :raises ValueError: if the text is none.
+    """
+    value = float(text)
+    if not 0 <= value < 1e9:
+        raise ValueError(f"{text} is no time in seconds")
+    return value
+
+
+def number(text: str) -> int:
+    """
+    Return a number from 1 on.
+
+    :raises ValueError: if the text is none.
+    """
+    value = int(text)
+    if value < 1:
+        raise ValueError(f"{text} is not 1 or more")
+    return value
 
 
 def _caches(prog: Program, args: argparse.Namespace) -> CachesAnswer:
@@ -85,6 +89,7 @@ def _caches(prog: Program, args: argparse.Namespace) -> CachesAnswer:
     with progress() as show:
         return caches(
             prog,
+            *args.cache,
             sort=args.sort,
             per_node=args.per_node,
             per_cpu=args.per_cpu,
@@ -94,43 +99,12 @@ def _caches(prog: Program, args: argparse.Namespace) -> CachesAnswer:
 
 
 def _caches_code(args: argparse.Namespace) -> str:
+    names = "".join(f"{name!r}, " for name in args.cache)
     return f"""\
 from drgn_slabtype import caches
 
-for cache in caches(prog, sort={args.sort!r}).caches:
+for cache in caches(prog, {names}sort={args.sort!r}).caches:
     print(cache.name, cache.in_use, cache.objects)
-"""
-
-
-def _objects(prog: Program, args: argparse.Namespace) -> Objects:
-    from .answers.objects import objects
-
-    return objects(prog, args.cache, args.state)
-
-
-def _objects_code(args: argparse.Namespace) -> str:
-    return f"""\
-from drgn.helpers.linux.slab import find_slab_cache
-from drgn_slabtype import for_each_object
-
-cache = find_slab_cache(prog, {args.cache!r})
-for pointer in for_each_object(cache, "void", {args.state or "in use"!r}):
-    print(hex(pointer))
-"""
-
-
-def _object(prog: Program, args: argparse.Namespace) -> AddressInfo:
-    from .answers.object import slab_object
-
-    return slab_object(prog, args.address)
-
-
-def _object_code(args: argparse.Namespace) -> str:
-    return f"""\
-from drgn_slabtype import slab_object
-
-info = slab_object(prog, 0x{args.address:x})
-print(info.meaning, info.state, info.places)
 """
 
 
@@ -233,6 +207,23 @@ def _capture(prog: Program, args: argparse.Namespace) -> CaptureSummary:
         )
 
 
+def _diff(prog: None, args: argparse.Namespace) -> Difference:
+    from .diff import compare, open_moment
+
+    before, after = (open_moment(path, args.symbols) for path in (args.before, args.after))
+    return compare(before, after)
+
+
+def _diff_code(args: argparse.Namespace) -> str:
+    return f"""\
+from drgn_slabtype import compare, open_moment
+
+before, after = (open_moment(path, {args.symbols!r}) for path in ({args.before!r}, {args.after!r}))
+for cache in compare(before, after).caches:
+    print(cache.cache, cache.growth)
+"""
+
+
 def _demo(prog: None, args: argparse.Namespace) -> List[Act]:
     from .demo import demo
 
@@ -249,7 +240,7 @@ COMMANDS = (
             option(
                 "address",
                 nargs="*",
-                type="hexadecimal",
+                type=address,
                 metavar="ADDRESS",
                 help="check only these slabs, given by any address in them",
             ),
@@ -265,10 +256,39 @@ COMMANDS = (
                 metavar="FILE",
                 help="also write a page with a map of memory and charts of the caches",
             ),
+            option(
+                "--watch",
+                type=seconds,
+                metavar="SECONDS",
+                help="check again and again, with a pause of so many seconds: tell what is new, "
+                "still there and gone",
+            ),
+            option(
+                "--rounds",
+                type=number,
+                metavar="N",
+                help="check so many times (default with --watch: without end)",
+            ),
+            option(
+                "--until-finding", action="store_true", help="check again until there is a finding"
+            ),
+            option(
+                "--max-time",
+                type=seconds,
+                metavar="SECONDS",
+                help="end after so many seconds, with the report so far",
+            ),
+            option(
+                "--capture",
+                metavar="FILE",
+                help="at the first finding, write a capture of that moment",
+            ),
         ),
         formats=("table", "json", "junit"),
         drgn=_check_code,
-        status=lambda report: report.exit_status,
+        status=lambda records: records.exit_status,
+        stopped=_check_stopped,
+        presenter=_check_presenter,
     ),
     Command(
         "pages",
@@ -337,6 +357,12 @@ COMMANDS = (
         prompt="slabcaches",
         options=(
             option(
+                "cache",
+                nargs="*",
+                metavar="CACHE",
+                help="only these: names, names of merged caches, patterns (kmalloc-*)",
+            ),
+            option(
                 "--sort",
                 choices=(
                     "memory",
@@ -360,46 +386,7 @@ COMMANDS = (
         ),
         drgn=_caches_code,
     ),
-    Command(
-        "objects",
-        "list the objects of a slab cache, with the state of each and who says so",
-        _objects,
-        prompt="slabobjects",
-        options=(
-            option("cache", metavar="CACHE", help="name of the slab cache"),
-            *(
-                option(
-                    f"--{state.replace(' ', '-')}",
-                    dest="state",
-                    action="store_const",
-                    const=state,
-                    help=help,
-                )
-                for state, help in (
-                    ("free", "only those that can be handed out"),
-                    ("in use", "only those that users hold"),
-                    ("waiting", "only those freed whose grace period has not passed"),
-                    ("unknown", "only those about which structures contradict each other"),
-                )
-            ),
-        ),
-        drgn=_objects_code,
-    ),
-    Command(
-        "object",
-        "tell what an address is: cache, slab, object, its state and its neighbours",
-        _object,
-        prompt="slabobject",
-        options=(
-            option(
-                "address",
-                type="hexadecimal",
-                metavar="ADDRESS",
-                help="any address, also inside an object or of a page",
-            ),
-        ),
-        drgn=_object_code,
-    ),
+    *QUESTIONS,
     Command(
         "layout",
         "show how this kernel marks its pages, and how that is known",
@@ -439,6 +426,27 @@ COMMANDS = (
             ),
         ),
         output=False,
+    ),
+    Command(
+        "diff",
+        "tell what grew between two dumps, captures or saved reports of one kernel",
+        _diff,
+        prompt="slabdiff",
+        options=(
+            option("before", metavar="A", help="a dump, a capture or a report in JSON"),
+            option("after", metavar="B", help="the same of a later moment"),
+            option(
+                "-s",
+                "--symbols",
+                metavar="PATH",
+                action="append",
+                default=[],
+                help="vmlinux with debug info, for dumps; may be given more than once",
+            ),
+        ),
+        target=False,
+        drgn=_diff_code,
+        status=lambda difference: difference.exit_status,
     ),
     Command(
         "demo",

@@ -34,6 +34,7 @@ Node = List[Any]
 Ref = Union[int, List[Any]]
 """Position of a node, that and its qualifiers, or a node itself."""
 
+_SIZES = (1, 2, 4, 8, 10, 12, 16)  # of numbers, in bytes
 _MAX_DEPTH = 200  # of pointers to arrays to typedefs; a few dozen in any kernel
 
 
@@ -64,21 +65,30 @@ class TypeBuilder:
 
         :param at: Position of its enumeration.
         """
-        for enumerator, value in self._nodes[at][3]:
-            if enumerator == name:
-                return Object(self._prog, self.type(at), value)
+        try:
+            for enumerator, value in self._nodes[at][3]:
+                if enumerator == name:
+                    return Object(self._prog, self.type(at), value)
+        except _DAMAGED as error:
+            raise _damaged(error) from None
         return None
 
     def type(self, ref: Ref) -> Type:
         """
         Return the type that a reference means.
 
-        :raises TargetError: if it is made of nothing but itself.
+        :raises TargetError: if it is made of nothing but itself, or of what is no type.
         """
+        try:
+            return self._type(ref)
+        except _DAMAGED as error:
+            raise _damaged(error) from None
+
+    def _type(self, ref: Ref) -> Type:
         if isinstance(ref, list):
             if isinstance(ref[0], str):
                 return self._build(ref)
-            return self.type(ref[0]).qualified(Qualifiers(ref[1]))
+            return self._type(ref[0]).qualified(Qualifiers(ref[1]))
         built = self._built.get(ref)
         if built is None:
             built = self._built[ref] = self._build(self._nodes[ref])
@@ -97,6 +107,8 @@ class TypeBuilder:
         prog, kind = self._prog, node[0]
         if kind == "void":
             return prog.void_type()
+        if kind in ("int", "bool", "float") and node[2] not in _SIZES:
+            raise ValueError(f"{node[1]} of {node[2]} bytes")
         if kind == "int":
             return prog.int_type(node[1], node[2], node[3], node[4])
         if kind == "bool":
@@ -104,19 +116,19 @@ class TypeBuilder:
         if kind == "float":
             return prog.float_type(node[1], node[2], node[3])
         if kind == "typedef":
-            return prog.typedef_type(node[1], self.type(node[2]))
+            return prog.typedef_type(node[1], self._type(node[2]))
         if kind == "pointer":
-            return prog.pointer_type(self.type(node[1]), node[2])
+            return prog.pointer_type(self._type(node[1]), node[2])
         if kind == "array":
-            return prog.array_type(self.type(node[1]), node[2])
+            return prog.array_type(self._type(node[1]), node[2])
         if kind == "function":
-            parameters = [Parameter(self.type(ref)) for ref in node[2]]
-            return prog.function_type(self.type(node[1]), parameters, node[3])
+            parameters = [Parameter(self._type(ref)) for ref in node[2]]
+            return prog.function_type(self._type(node[1]), parameters, node[3])
         if kind == "enum":
             if len(node) < 4:
                 return prog.enum_type(node[1])
             enumerators = [TypeEnumerator(name, value) for name, value in node[3]]
-            return prog.enum_type(node[1], self.type(node[2]), enumerators)
+            return prog.enum_type(node[1], self._type(node[2]), enumerators)
         make = {"struct": prog.struct_type, "union": prog.union_type, "class": prog.class_type}
         if len(node) < 4:
             return make[kind](node[1])
@@ -129,9 +141,21 @@ class TypeBuilder:
         if len(member) == 3:
             return TypeMember(lambda: self.type(ref), name, bit_offset)
         size = member[3]
-        return TypeMember(
-            lambda: Object(self._prog, self.type(ref), bit_field_size=size), name, bit_offset
-        )
+        return TypeMember(lambda: self._bit_field(ref, size), name, bit_offset)
+
+    def _bit_field(self, ref: Ref, size: int) -> Object:
+        try:
+            return Object(self._prog, self.type(ref), bit_field_size=size)
+        except _DAMAGED as error:
+            raise _damaged(error) from None
+
+
+# What comes of nodes that are none.
+_DAMAGED = (AttributeError, LookupError, OverflowError, TypeError, ValueError)
+
+
+def _damaged(error: Exception) -> TargetError:
+    return TargetError(f"the description of types is damaged: {' '.join(str(error).split())}")
 
 
 class Finders(ABC):

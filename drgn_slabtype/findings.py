@@ -14,7 +14,7 @@ import enum
 from dataclasses import dataclass, field
 from typing import Annotated, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
-from .shapes import HIDDEN, Address, Key, Value, shown
+from .shapes import HIDDEN, Address, Bytes, Key, Value, shown
 
 
 class Code(NamedTuple):
@@ -103,14 +103,34 @@ CATALOGUE: Mapping[str, Code] = {
         "note", "A tool that compares the whole type word misreads this kernel."
     ),
     "vmcoreinfo-differs": Code("note", "A number exported in VMCOREINFO is not the one in use."),
+    "kernel-reported": Code("note", "The kernel has reported damage itself."),
     "slab-failed": Code("note", "The kernel's own checks have taken this slab out of service."),
     "slab-referenced": Code("note", "A slab's page has references beside the allocator's own."),
+    "not-saved": Code("note", "A capture that was asked for could not be written."),
     "slab-detached": Code("note", "A slab waits outside all lists: RCU, shrinking or destruction."),
     # Unavailable: what a rule needed and could not have.
     "unreadable": Code("unavailable", "Memory a rule needed could not be read."),
+    "not-read": Code("unavailable", "What was read made no sense to this program."),
     "not-captured": Code("unavailable", "The capture left out what a rule needed."),
+    "target-gone": Code("unavailable", "The target went away while it was read."),
+    "not-understood": Code(
+        "unavailable", "What most of the machine contradicts is no damage: it is not understood."
+    ),
     "not-judged": Code("unavailable", "What hangs on damage found elsewhere was not judged."),
 }
+
+
+class Damaged(NamedTuple):
+    """Bytes in a row that are not what debugging promises."""
+
+    address: Address
+    """Of the first."""
+    size: int
+    """How many."""
+    expected: str
+    """What they must be, in hex; of many, the first. ``set``: anything but zeroes."""
+    found: str
+    """What they are."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +159,12 @@ class Finding:
     object: Optional[Address] = None
     """Address of the object as its users see it."""
     index: Optional[int] = None
-    """Index of the object in its slab, or of the entry in its place."""
+    """Index of the object in its slab, or of the entry in its place: :attr:`slot` or
+    :attr:`position`, whichever the rule is about."""
+    slot: Optional[int] = None
+    """Index of the object in its slab."""
+    position: Optional[int] = None
+    """Where the entry stands in its list or array, the first of them being 0."""
     place: Optional[str] = None
     """Where a free object is recorded: ``freelist``, ``cpu array``, ``sheaf`` …"""
     expected: Value = None
@@ -150,15 +175,25 @@ class Finding:
     """:attr:`id` of the finding this one follows from; ``None`` for a root."""
     attempts: int = 1
     """How often a moving target was read before this was stated."""
+    seen: int = 1
+    """How many of these readings showed it, in whatever state."""
+    confirmed: int = 0
+    """How often it came back unchanged, with its evidence unchanged around it; on a
+    target that stands still, that is never asked."""
     moving: Annotated[bool, HIDDEN] = False
     """Work in progress explains it: the kernel was stopped in the middle of a change."""
     id: Annotated[int, Key(after="")] = 0
     """Position in the report; what :attr:`because` refers to."""
     address: Optional[Address] = None
-    """Where bytes begin that are not what debugging promises, or a lock that is wrong or kept."""
+    """Of what it is about, if that is neither an object nor a slab: the word that leads a
+    freelist astray, an array, a sheaf, the head of a list, a node's counter, a lock, or the
+    bytes that are not what they must be."""
     activity: Annotated[Optional[str], HIDDEN] = None
     """Which work would explain it, if that does not follow from the code: key into
     :data:`~drgn_slabtype.machine.activities.ACTIVITIES`."""
+    ranges: Tuple[Damaged, ...] = ()
+    """All of an object's bytes that are not what debugging promises; the first begins
+    at :attr:`address`, and :attr:`expected` and :attr:`found` are its own."""
     details: Tuple[str, ...] = ()
     """What is there instead, and what lies around it: one line each."""
 
@@ -169,8 +204,16 @@ class Finding:
         return CATALOGUE[self.code].rule
 
     def key(self) -> Tuple[Value, ...]:
-        """What identifies the same damage when it is read again."""
-        return (self.code, self.cache, self.node, self.cpu, self.slab, self.object, self.place)
+        """
+        What identifies the same statement about the same thing when it is read again.
+
+        A thing with an address is known by it, wherever it is by then: a sheaf goes
+        from CPU to CPU, an object from place to place.
+        """
+        for about in (self.address, self.object, self.page, self.slab):
+            if about is not None:
+                return (self.code, self.cache, about, self.index)
+        return (self.code, self.cache, self.node, self.cpu, self.place, self.index)
 
 
 class Outcome(enum.Enum):
@@ -211,9 +254,15 @@ class CacheResult:
     """Free objects by the place that records them."""
     waiting: int = 0
     """Objects freed by their users that wait for a grace period."""
+    unknown: int = 0
+    """Objects of which damage hides whether they are in use."""
     fill: List[int] = field(default_factory=list)
     """Slabs by the tenth of their objects that is counted as in use; full ones last."""
     outcome: Outcome = Outcome.CONSISTENT
+    places: int = 0
+    """Places that hold free objects: arrays, sheaves, lists of deferred frees."""
+    judged: Annotated[Dict[str, int], HIDDEN] = field(default_factory=dict)
+    """How many objects or slabs were looked at, by the place that debugging promises."""
 
 
 @dataclass
@@ -227,18 +276,25 @@ class Target:
     architecture: Optional[str] = None
 
 
+UNKNOWN = "unknown"
+
+
 @dataclass
 class LayoutSummary:
-    """How the kernel lays out its slab bookkeeping, and how that is known."""
+    """
+    How the kernel lays out its slab bookkeeping, and how that is known.
 
-    page_type: str
-    allocator: str
+    Both are ``unknown`` in the report of a run that was stopped before it knew.
+    """
+
+    page_type: str = UNKNOWN
+    allocator: str = UNKNOWN
     evidence: Tuple[str, ...] = ()
 
 
 @dataclass
 class Totals:
-    """Sums over the whole target; pages and objects, not bytes."""
+    """Sums over the whole target, in pages and objects, and what the check cost."""
 
     pages: int = 0
     slab_pages: int = 0
@@ -251,6 +307,84 @@ class Totals:
     caches: int = 0
     unreadable_pages: int = 0
     zero_filled_pages: int = 0
+    unknown: int = 0
+    reads: int = 0
+    """Reads of the target's memory; single words that drgn's own helpers follow are not in it."""
+    bytes_read: Bytes = 0
+    """Bytes of these reads."""
+    peak_memory: Optional[Bytes] = None
+    """Bytes of memory that the check took at its peak, beyond what its process had before;
+    ``None`` where that cannot be told."""
+
+
+@dataclass
+class Share:
+    """How much of something was decided."""
+
+    decided: int = 0
+    of: int = 0
+
+    @property
+    @shown()
+    def share(self) -> float:
+        """From 0 to 1; of nothing, all."""
+        return round(self.decided / self.of, 6) if self.of else 1.0
+
+
+@dataclass
+class Decided:
+    """
+    What is decided: confirmed, or nothing speaks against it.
+
+    What was caught changing, or could not be read, is not.
+    """
+
+    caches: Share = field(default_factory=Share)
+    slabs: Share = field(default_factory=Share)
+    places: Share = field(default_factory=Share)
+    """Arrays, sheaves, lists of deferred frees."""
+
+    @property
+    @shown()
+    def enough(self) -> bool:
+        """Whether it is :data:`DECIDED` of each."""
+        return all(one.share >= DECIDED for one in (self.caches, self.slabs, self.places))
+
+
+DECIDED = 0.99
+"""Share of a moving target that has to be decided for it to be called consistent."""
+
+
+@dataclass(frozen=True)
+class KernelReport:
+    """One report of damage in the kernel's log."""
+
+    seconds: Optional[float]
+    """After the boot."""
+    kind: str
+    """Who reports: ``slub``, ``slab``, ``destroy``, ``list``, ``page``, ``KASAN``, ``KFENCE``,
+    ``usercopy``."""
+    text: str
+    """Its first line."""
+    cache: Optional[str] = None
+    addresses: Tuple[Address, ...] = ()
+    """Of objects, slabs and pages that it names, in its order, each once."""
+    pfn: Optional[int] = None
+    finding: Optional[int] = None
+    """Position among the findings, from 0, of the one about the same thing; ``None`` if it left
+    no trace: the kernel repaired or refused it, or memory has changed since."""
+
+
+@dataclass(frozen=True)
+class KernelState:
+    """What the kernel says of itself."""
+
+    tainted: Tuple[str, ...] = ()
+    """The letter of each taint flag, with what it stands for."""
+    reports: Tuple[KernelReport, ...] = ()
+    """Oldest first."""
+    log: bool = True
+    """Whether its log could be read."""
 
 
 @dataclass
@@ -271,14 +405,36 @@ class Report:
     """What could not be judged, and why."""
     interrupted: bool = False
     """The run was stopped before it had seen everything."""
+    readings: int = 1
+    """How often the target was read, or parts of it: once, unless it moves."""
+    refuted: int = 0
+    """Statements that a reading of a moving target showed and none of the next."""
+    decided: Decided = field(default_factory=Decided)
+    """How much of the target is decided."""
+    stopped: Optional[str] = None
+    """What stopped it: ``SIGINT``, ``SIGTERM``, ``SIGHUP``, ``time``, or ``target`` if that
+    went away."""
+    kernel: Annotated[Optional[KernelState], Key(asked=True)] = None
+    """What the kernel has said itself; ``None`` where that was not read."""
+
+    def stop(self, reason: str) -> None:
+        """Mark it as stopped; the first reason counts."""
+        self.interrupted = True
+        self.stopped = self.stopped or reason
 
     @property
     @shown()
     def outcome(self) -> Outcome:
-        """``inconsistent`` if anything was found, else ``incomplete`` if anything is missing."""
+        """
+        ``inconsistent`` if anything was found, else ``incomplete`` if anything is missing.
+
+        Of a target that moves, at least :data:`DECIDED` of what there is must be decided.
+        """
         if self.findings:
             return Outcome.INCONSISTENT
         if self.interrupted or self.unavailable:
+            return Outcome.INCOMPLETE
+        if self.readings > 1 and not self.decided.enough:
             return Outcome.INCOMPLETE
         return Outcome.CONSISTENT
 

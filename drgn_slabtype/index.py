@@ -42,6 +42,9 @@ class KnownBy(enum.IntFlag):
     """It names a cache that misses a slab like it."""
 
 
+_FOUND = KnownBy.LIST | KnownBy.CPU | KnownBy.PLACE
+
+
 class SlabColumns:
     """
     Slabs as columns.
@@ -59,7 +62,7 @@ class SlabColumns:
         self.pfns: U64 = heads.pfns
         """Page frame number of each head page."""
         self.raw: U8 = heads.raw
-        """Shape (n, 2 × sizeof(struct page)): head and next page."""
+        """Shape (n, sizeof(struct page)): head pages."""
         self.orders: U8 = heads.orders
         """Compound orders."""
         self.page_bytes = machine.page.size
@@ -207,7 +210,8 @@ class SlabIndex(SlabColumns):
         # First and last page frame of each row, and the row, by page frame; here
         # for who asks for a head.
         sorter = np.argsort(self.pfns, kind="stable").astype(np.int64)
-        return self.pfns[sorter], self.pfns[sorter], sorter
+        heads = self.pfns[sorter]
+        return heads, heads, sorter
 
     def _reaches(self) -> Tuple[U64, U64, I64]:
         # The same of the rows that addresses can lie in, as far as each reaches.
@@ -256,10 +260,33 @@ class SlabIndex(SlabColumns):
             return
         pfns = (new - np.uint64(self.vmemmap)) // np.uint64(self.page_bytes)
         self.pfns = np.concatenate([self.pfns, pfns])
-        self.raw = np.concatenate([self.raw, raw])
+        self.raw = np.concatenate([self.raw, raw[:, : self.page_bytes]])
         self.orders = np.concatenate([self.orders, compound_orders(self.machine, self.layout, raw)])
         self.known_by = np.concatenate([self.known_by, np.full(len(new), known_by, np.uint8)])
         self._forget()
+
+    def again(self, rows: I64) -> SlabIndex:
+        """
+        Return the same slabs, some of them as they are now.
+
+        Those that have lost their mark meanwhile were given back, and are left out;
+        how the others are known is to be found out again.
+
+        :param rows: Of the slabs that are read again.
+        """
+        gathered = self._memory.gather(self.pages[rows], 2 * self.page_bytes)
+        raw, orders, known_by = self.raw.copy(), self.orders.copy(), self.known_by.copy()
+        raw[rows] = gathered.bytes[:, : self.page_bytes]
+        orders[rows] = compound_orders(self.machine, self.layout, gathered.bytes)
+        known_by[rows] &= np.uint8(~_FOUND & 0xFF)
+        now = SlabIndex(self.machine, SlabHeads(self.pfns, raw, orders), whole=self.whole)
+        gone = self.marked & ~now.marked
+        gone[rows[~gathered.ok]] = True
+        if gone.any():
+            there = SlabHeads(self.pfns[~gone], raw[~gone], orders[~gone])
+            now = SlabIndex(self.machine, there, whole=self.whole)
+        now.known_by = known_by[~gone]
+        return now
 
     def _forget(self) -> None:
         self._columns.clear()
@@ -274,7 +301,7 @@ def slabs_at(machine: Machine, pages: U64) -> SlabIndex:
     """
     none = SlabHeads(
         np.zeros(0, np.uint64),
-        np.zeros((0, 2 * machine.page.size), np.uint8),
+        np.zeros((0, machine.page.size), np.uint8),
         np.zeros(0, np.uint8),
     )
     index = SlabIndex(machine, none, whole=False)

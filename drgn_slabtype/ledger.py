@@ -27,6 +27,7 @@ import numpy.typing as npt
 
 I64 = npt.NDArray[np.int64]
 U64 = npt.NDArray[np.uint64]
+I32 = npt.NDArray[np.int32]
 U8 = npt.NDArray[np.uint8]
 Bools = npt.NDArray[np.bool_]
 
@@ -103,7 +104,7 @@ class _Table:
         """
         made = []
         for name, dtype in _columns(cls):
-            value = columns.pop(name, -1 if dtype is np.int64 else 0)
+            value = columns.pop(name, -1 if dtype in (np.int64, np.int32) else 0)
             if isinstance(value, np.ndarray):
                 if len(value) != length:
                     raise ValueError(f"{name} has {len(value)} rows, not {length}")
@@ -129,12 +130,30 @@ class _Table:
         names = [name for name, _ in _columns(cls)]
         return cls(*(np.concatenate([getattr(p, name) for p in parts]) for name in names))
 
+    @classmethod
+    def melt(cls: Type[_T], parts: List[_T]) -> _T:
+        """Return one table with the rows of all *parts*, which are gone then, column by column."""
+        if len(parts) < 2:
+            return cls.join(parts)
+        made = []
+        for name, _ in _columns(cls):
+            made.append(np.concatenate([getattr(part, name) for part in parts]))
+            for part in parts:
+                delattr(part, name)
+        return cls(*made)
+
     def take(self: _T, which: Any) -> _T:
         """Return the table of the rows selected by a mask or by positions."""
         return type(self)(*(getattr(self, name)[which] for name, _ in _columns(type(self))))
 
 
-_DTYPES: Dict[str, Any] = {"I64": np.int64, "U64": np.uint64, "U8": np.uint8, "Bools": np.bool_}
+_DTYPES: Dict[str, Any] = {
+    "I64": np.int64,
+    "I32": np.int32,
+    "U64": np.uint64,
+    "U8": np.uint8,
+    "Bools": np.bool_,
+}
 _COLUMNS: Dict[Any, Tuple[Tuple[str, Any], ...]] = {}
 
 
@@ -181,6 +200,8 @@ class Slabs(_Table):
     """Whether its own state says that it may be between two lists just now."""
     busy: Bools
     """Whether a lock was held under which its count and lists change."""
+    fresh: Bools
+    """Whether it is being made just now, so that its freelist may be half written."""
     excused: Bools
     """Outside the accounting, waiting for RCU to give back its pages: not judged."""
     failed: Bools
@@ -189,22 +210,30 @@ class Slabs(_Table):
 
 @dataclass
 class Claims(_Table):
-    """What places say about objects."""
+    """
+    What places say about objects.
 
-    place: I64
+    The longest table there is: its numbers have no more bits than they need. Of
+    two that are multiplied, one has to be made wider.
+    """
+
+    place: I32
     """Index into :attr:`Ledger.places`."""
-    container: I64
+    container: I32
     """Row of :class:`Containers`."""
-    position: I64
+    position: I32
     """Position in the container, in the order the kernel would take objects."""
     address: U64
     """The address as it is recorded."""
-    slab: I64
+    slab: I32
     """Row of :class:`Slabs`; -1 if the address is in no slab of the cache."""
-    index: I64
+    index: I32
     """Index of the object in its slab; -1 if the address is no object."""
     state: U8
     """:class:`State`."""
+    passing: Bools
+    """Whether whoever fills or empties the container leaves such an entry for a moment, be it of
+    no object or of one that is recorded elsewhere."""
 
 
 @dataclass
@@ -231,10 +260,12 @@ class Containers(_Table):
     """Index of the object (or position) at which the walk ended; -1 before the first."""
     value: U64
     """What was found there: the bad pointer or index."""
+    word: U64
+    """Address of the word that holds it; 0 if that is not known."""
     nid: I64
     """NUMA node its objects must be from; -1 if they may be from any."""
     busy: Bools
-    """Whether it was caught being filled or emptied."""
+    """Whether it was caught being filled or emptied, which explains how the walk ended."""
 
 
 @dataclass
@@ -267,8 +298,20 @@ class Counter(NamedTuple):
     """The same, added up from the slabs."""
     slack: int = 0
     """Largest difference that work in progress explains."""
-    busy: bool = False
-    """The node's lock was held: any difference may be work in progress."""
+    moves: int = 0
+    """Largest difference that whoever holds the node's lock explains; 0 if nobody does."""
+    address: int = 0
+    """Where the kernel's number is."""
+
+    @property
+    def difference(self) -> int:
+        """By how much the two differ."""
+        return abs(self.kept - self.summed)
+
+    @property
+    def passes(self) -> bool:
+        """Whether work in progress explains the difference."""
+        return self.difference <= max(self.slack, self.moves)
 
 
 class Break(NamedTuple):
@@ -285,7 +328,9 @@ class Break(NamedTuple):
     found: int
     """Address it holds."""
     busy: bool = False
-    """The list's lock was held."""
+    """The list's lock was held, and who holds it can have left such a link for a moment."""
+    activity: Optional[str] = None
+    """Which work alone would, if that does not follow from the code."""
 
 
 class Suspect(NamedTuple):
@@ -349,6 +394,9 @@ class Facts:
     """Of a slab of the usual order."""
     in_flight: int = 0
     """Most slabs that can be between two places at once: one per CPU."""
+    refill: int = 0
+    """Most free objects of the slabs that are taken off a list at once to be emptied, by all
+    CPUs together; 0 where a CPU takes one slab at a time."""
     idle_word: Optional[int] = None
     """What the page_type word of each slab must hold, where that is always the same."""
 
@@ -372,6 +420,8 @@ class Ledger:
     """Whether every list of the cache could be read, so that absence means something."""
     notes: List[Suspect] = field(default_factory=list)
     """States that are worth a word and are no damage."""
+    judged: Dict[str, int] = field(default_factory=dict)
+    """How many rows of :attr:`zones` were looked at, by their name."""
 
     def claims_of(self, name: str) -> Claims:
         """Return the claims of one kind of place."""

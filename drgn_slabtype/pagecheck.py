@@ -41,6 +41,7 @@ from .rules.slabpages import (
     judge_references,
     judge_slab_words,
     judge_tail_flags,
+    judge_tail_words,
 )
 
 _MOST_WALKED = 256  # pages for which lists of CPUs are walked
@@ -79,7 +80,11 @@ def judge_memory(
     """
     index = owners.index
     memory = _Found(found)
-    memory.add(_judge_slabs(machine, owners))
+    slabs = _judge_slabs(machine, owners)
+    if unreadable:
+        # The slab that a vector lies in may be one of those that are missing.
+        slabs = (one for one in slabs if one.code != "slab-vector-wrong")
+    memory.add(slabs)
     if unreadable:
         return memory.unavailable(f"{unreadable} struct pages are not in the target")
     if machine.memory_map.damage:
@@ -96,6 +101,10 @@ def judge_memory(
     names = PageNames(index.vmemmap, index.page_bytes)
     memory.add(judge_compounds(compounds.result(), names, owners.name, len(machine.cpus)))
     memory.add(judge_tail_flags(references.flagged, names, owners.name, _flag_names(machine)))
+    # One that has a type is told as such.
+    typed = {names.page(int(pfn)) for pfn in free.tails.pfns}
+    words = judge_tail_words(references.worded, names, owners.name)
+    memory.add(one for one in words if one.page not in typed)
     negative = references.negative
     on_lists = _on_lists(machine, negative)
     # One that is a tail by mistake has the references of what it is.
@@ -173,7 +182,7 @@ def _judge_slabs(machine: Machine, owners: Owners) -> Iterator[Finding]:
         page.refcounts.astype(np.uint32).view(np.int32).astype(np.int64),
         page.flags & np.uint64(flags_of_users(machine)),
         vector,
-        _judge_vectors(machine, index, rows, vector),
+        _judge_vectors(machine, owners, rows, vector),
     )
     return judge_slab_words(words, owners.name, _flag_names(machine))
 
@@ -188,9 +197,10 @@ def _vectors(index: SlabIndex) -> U64:
     return np.zeros(len(index), np.uint64)
 
 
-def _judge_vectors(machine: Machine, index: SlabIndex, rows: I64, vector: U64) -> I64:
+def _judge_vectors(machine: Machine, owners: Owners, rows: I64, vector: U64) -> I64:
     # Positions in VECTOR. Bit 0 says that it is a vector, bit 1 that the page is
     # no slab; bit 2, or any of them alone, that there is none for another reason.
+    index = owners.index
     extended = index.structure.has("obj_exts")
     bits, address = vector & np.uint64(7), vector & ~np.uint64(7)
     wrong = np.zeros(len(rows), np.int64)
@@ -211,9 +221,18 @@ def _judge_vectors(machine: Machine, index: SlabIndex, rows: I64, vector: U64) -
     outside = index.rows_of_addresses(address[sound]) < 0
     outside &= ~kfence_pool(machine).contains(address[sound])
     wrong[sound[outside & small[sound]]] = 3
+    # Or it lies in what is left over of the slab itself.
+    home = index.rows_of_addresses(address[sound])
+    kmalloc = np.array(["kmalloc" in name for name in owners.names] + [False], np.bool_)
+    strange = (home >= 0) & (home != rows[sound]) & ~kmalloc[owners.cache[home]]
+    strange &= owners.cache[home] >= 0  # KFENCE gives out some
+    if len(sound) >= 1 and 10 * int(strange.sum()) <= max(len(sound), 10):
+        wrong[sound[strange]] = 5
     # Every slab has its own.
     _, which, times = np.unique(address[sound], return_inverse=True, return_counts=True)
     wrong[sound[(times[which.reshape(-1)] > 1) & (wrong[sound] == 0)]] = 4
+    if index.structure.has("obj_exts_in_object"):
+        wrong[(index["obj_exts_in_object"][rows] != 0) & ~there] = 6
     return wrong
 
 

@@ -34,6 +34,7 @@ def _register(spec: Command, name: str) -> None:
     def run(prog: Program, name: str, args: argparse.Namespace, **kwargs: Any) -> Any:
         from .errors import SlabTypeError
         from .report.output import emit
+        from .signals import Interruptions, repeat
         from .target import ensure_types
 
         def program() -> Program:
@@ -41,11 +42,14 @@ def _register(spec: Command, name: str) -> None:
             return prog
 
         try:
-            found = answer(spec, program, args)
-            emit(found.text, found.output)
-            return found.records
+            with Interruptions(at_once=False) as interruptions:
+                interruptions.limit(getattr(args, "max_time", None))
+                found = answer(spec, program, args)
+                emit(found.text, found.output)
         except SlabTypeError as e:
             raise CommandError(str(e)) from e
+        repeat(interruptions.signal)
+        return found.records
 
     linux_kernel_command(
         name=name,

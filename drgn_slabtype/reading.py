@@ -9,14 +9,17 @@ rest is read cache by cache, and dropped.
 
 from __future__ import annotations
 
+import traceback
 from dataclasses import replace
-from typing import List, NamedTuple, Optional, Sequence, Tuple
+from pathlib import Path
+from typing import List, NamedTuple, Optional, Sequence, Tuple, Type
 
 import numpy as np
 from drgn import FaultError
 
 from .allocators import open_allocator
-from .allocators.caches import read_caches, same_cache
+from .allocators.caches import Caches, read_caches, same_cache
+from .errors import SlabTypeError
 from .findings import Finding
 from .index import SlabIndex, slabs_at
 from .ledger import Facts, Ledger, Slabs
@@ -39,6 +42,15 @@ _EXPLAINED_BY_HOLES = frozenset(
 )
 
 
+CAUGHT: Tuple[Type[Exception], ...] = (Exception,)
+"""
+What costs no more than the cache or the question it comes from.
+
+Memory can hold anything, and no program foresees all of it. The tests take it
+away, so that nothing they meet is hidden by it.
+"""
+
+
 class Scope(NamedTuple):
     """What a reading is about: the whole machine, if nothing is said."""
 
@@ -57,16 +69,30 @@ class Reading:
 
     :param scope: What it is about. A reading of less than the machine may meet
         what it cannot settle: see :meth:`doubts`.
+    :param after: A reading of the same caches a moment ago. Which slabs there are
+        is taken from there, and what is left to read is read at once: the slabs of
+        these caches, the heads of their lists, and what their counters say.
     :raises LayoutError: if the kernel's layout is not understood.
     """
 
     def __init__(
-        self, machine: Machine, scope: Scope = MACHINE, progress: Optional[Progress] = None
+        self,
+        machine: Machine,
+        scope: Scope = MACHINE,
+        progress: Optional[Progress] = None,
+        after: Optional[Reading] = None,
     ) -> None:
         self.machine = machine
         self.scope = scope
         self.scan: Optional[PageScan] = None
         """The pass over the memory map, where there was one."""
+        self.index: SlabIndex
+        if after is not None:
+            caches = after.allocator.caches.again(machine.memory)
+            owner = after.allocator.ownership.cache
+            self.index = after.index.again(np.flatnonzero((owner >= 0) & caches.chosen[owner]))
+            self._open(caches, after)
+            return
         told: List[int] = []
         if scope.slab is not None:
             self.index = slabs_at(machine, np.array([scope.slab], np.uint64))
@@ -81,15 +107,33 @@ class Reading:
         if wanted is not None:
             numbers = same_cache(np.array(wanted, np.uint64), caches)
             caches = caches.choose(numbers[numbers >= 0].tolist())
-        self.allocator = open_allocator(machine, caches)
+        self._open(caches)
+
+    def _open(self, caches: Caches, after: Optional[Reading] = None) -> None:
+        self.allocator = open_allocator(self.machine, caches)
+        if after is not None:
+            self.allocator.believe(after.allocator)
         self.allocator.discover(self.index)
 
     def judge(self, number: int) -> Tuple[Ledger, List[Finding]]:
         """
         Read and judge one cache.
 
+        What goes wrong in this costs that cache, and is said to.
+
         :param number: Position in ``self.allocator.caches``.
         """
+        try:
+            return self._judge(number)
+        except (OSError, SlabTypeError):  # of the target as a whole
+            raise
+        except CAUGHT as error:
+            caches = self.allocator.caches
+            name, address = caches.names[number], int(caches.addresses[number])
+            lost = [replace(not_read(name, error), cache=name)]
+            return Ledger(Facts(name, address, 0, 1, 0), (), Slabs.empty()), lost
+
+    def _judge(self, number: int) -> Tuple[Ledger, List[Finding]]:
         caches = self.allocator.caches
         if not caches.rows.ok[number]:
             name, address = caches.names[number], int(caches.addresses[number])
@@ -137,7 +181,22 @@ class Reading:
             return replace(finding, code="not-judged")
         if finding.code in ("list-links", "list-broken") and isinstance(finding.found, int):
             try:
-                self.machine.prog.read(finding.found, 1)
+                self.machine.memory.read(finding.found, 1)
             except FaultError:
                 return replace(finding, code="unreadable")
         return finding
+
+
+def not_read(what: str, error: Exception) -> Finding:
+    """
+    Return what is to be said of something that this program could not make sense of.
+
+    :param what: What was read.
+    """
+    at = traceback.extract_tb(error.__traceback__)[-1]
+    text = " ".join(str(error).split())
+    return Finding(
+        "not-read",
+        f"{what}: could not be read: {type(error).__name__}: {text} "
+        f"({Path(at.filename).name}:{at.lineno})",
+    )

@@ -10,12 +10,14 @@ words that no page can have, lists that all caches share, and free memory.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Iterable, Iterator, List
+from typing import Callable, Iterable, Iterator, List, Mapping
 
 import numpy as np
 import numpy.typing as npt
 
+from . import reading as of_reading
 from .allocators.caches import Caches
+from .errors import SlabTypeError
 from .findings import Finding
 from .index import KnownBy, SlabIndex
 from .ledger import Suspect
@@ -32,28 +34,67 @@ def judge_machine(reading: Reading) -> List[Finding]:
 
     :param reading: Of the whole machine.
     """
-    machine, index, scan = reading.machine, reading.index, reading.scan
-    assert scan is not None
-    found = _numbered(_judge_cache_list(reading.allocator.caches), [])
-    found += _numbered(_judge_marks(reading), found)
-    found += _numbered(map(_as_finding, reading.allocator.elsewhere()), found)
-    known = {finding.slab for finding in found} | set(index.pages.tolist())
-    conflicts = _judge_words(machine, index, scan)
-    found += _numbered((one for one in conflicts if one.page not in known), found)
-    if scan.unreadable:
-        lost = Finding(
-            "unreadable",
-            f"{scan.unreadable} of {scan.pages} struct pages are not in the target; what slabs "
-            "they head is not known",
-            expected=scan.pages,
-            found=scan.pages - scan.unreadable,
-        )
-        found += _numbered([lost], found)
-    if not machine.is_live:
-        allocator = reading.allocator
-        owners = Owners(index, allocator.ownership.cache, allocator.caches.names)
-        found += judge_memory(machine, owners, scan.unreadable, found)
+    assert reading.scan is not None
+    found: List[Finding] = []
+    for what, judged in _JUDGED.items():
+        try:
+            found += judged(reading, found)
+        except (OSError, SlabTypeError):  # of the target as a whole
+            raise
+        except of_reading.CAUGHT as error:
+            found += _numbered([of_reading.not_read(what, error)], found)
     return found
+
+
+def _caches(reading: Reading, found: List[Finding]) -> List[Finding]:
+    return _numbered(_judge_cache_list(reading.allocator.caches), found)
+
+
+def _marks(reading: Reading, found: List[Finding]) -> List[Finding]:
+    return _numbered(_judge_marks(reading), found)
+
+
+def _elsewhere(reading: Reading, found: List[Finding]) -> List[Finding]:
+    return _numbered(map(_as_finding, reading.allocator.elsewhere()), found)
+
+
+def _words(reading: Reading, found: List[Finding]) -> List[Finding]:
+    scan = reading.scan
+    assert scan is not None
+    known = {finding.slab for finding in found} | set(reading.index.pages.tolist())
+    conflicts = _judge_words(reading.machine, reading.index, scan)
+    judged = [one for one in conflicts if one.page not in known]
+    if scan.unreadable:
+        judged.append(
+            Finding(
+                "unreadable",
+                f"{scan.unreadable} of {scan.pages} struct pages are not in the target; what "
+                "slabs they head is not known",
+                expected=scan.pages,
+                found=scan.pages - scan.unreadable,
+            )
+        )
+    return _numbered(judged, found)
+
+
+def _memory(reading: Reading, found: List[Finding]) -> List[Finding]:
+    if reading.machine.is_live:
+        return []
+    assert reading.scan is not None
+    allocator = reading.allocator
+    owners = Owners(reading.index, allocator.ownership.cache, allocator.caches.names)
+    return judge_memory(reading.machine, owners, reading.scan.unreadable, found)
+
+
+# Each gets what was found before it: numbering goes on, and what that explains
+# is bound to it.
+_JUDGED: Mapping[str, Callable[[Reading, List[Finding]], List[Finding]]] = {
+    "slab_caches": _caches,
+    "slab marks": _marks,
+    "lists of all caches": _elsewhere,
+    "page types": _words,
+    "free memory": _memory,
+}
 
 
 def _numbered(findings: Iterable[Finding], after: List[Finding]) -> List[Finding]:

@@ -11,8 +11,10 @@ symbols that the kernel has in its own memory, or raises a
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+import struct
 import tempfile
 from dataclasses import dataclass
 from typing import Optional, Sequence, Tuple
@@ -24,11 +26,14 @@ from drgn.helpers.common.format import escape_ascii_string
 from .btf import load_btf
 from .errors import TargetError
 from .files.elf import ET_CORE, ET_REL, ElfFile
+from .files.hidden import hide_impossible
 from .files.kdump import KdumpError, KdumpFile, Lost, is_kdump, missing_platform
 from .findings import Finding, Target
 from .machine import machine
+from .machine.pause import ask as ask_for_pause
 
 _QMP_SECONDS = 10
+_QMP_HANGS = 30  # seconds without an answer after which a guest has gone away
 _COMPRESSED = {
     b"\x1f\x8b": "gzip",
     b"\xfd7zXZ\0": "xz",
@@ -182,6 +187,8 @@ def _open_core(prog: Program, path: str) -> None:
         reason = _one_line(e)
     else:
         if prog.flags & ProgramFlags.IS_LINUX_KERNEL:
+            with open(path, "rb") as file:
+                hide_impossible(prog, file)
             return
     raise TargetError(f"{path}: {_what_is_wrong(path) or reason}") from None
 
@@ -282,7 +289,8 @@ def _open_qemu(prog: Program, address: str) -> None:
         _await_greeting(connection, address)
         # drgn takes the descriptor over. Given the address it would wait for a
         # greeting forever, and Ctrl-C would wait with it.
-        prog.set_qemu_qmp(connection.detach())
+        descriptor = connection.detach()
+        prog.set_qemu_qmp(descriptor)
     except OSError as e:
         raise TargetError(f"cannot connect to QEMU at {address}: {_reason(e)}") from None
     except TargetError:
@@ -294,6 +302,8 @@ def _open_qemu(prog: Program, address: str) -> None:
             f"QEMU at {address}: no VMCOREINFO: QEMU needs -device vmcoreinfo and the guest "
             "CONFIG_FW_CFG_SYSFS, as drgn does not take it from --vmcoreinfo here"
         )
+    with contextlib.closing(socket.socket(fileno=os.dup(descriptor))) as shared:
+        machine(prog).pause = ask_for_pause(shared)
 
 
 def _connect(address: str) -> socket.socket:
@@ -318,6 +328,10 @@ def _await_greeting(connection: socket.socket, address: str) -> None:
     if not greeting.startswith(b'{"QMP"'):
         raise TargetError(f"{address} is not a QMP socket of QEMU")
     connection.settimeout(None)
+    # drgn waits in C, where no signal ends it.
+    limit = struct.pack("@ll", _QMP_HANGS, 0)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
 
 
 def _open_kernel(prog: Program) -> None:

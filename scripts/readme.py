@@ -26,6 +26,8 @@ from drgn_slabtype.cli import main as run
 
 ROOT = Path(__file__).parents[1]
 TARGET = "-c vmcore -s vmlinux"
+# What differs from machine to machine.
+VARYING = re.compile(r"[\d.]+ [KMG]iB of memory taken")
 
 
 def embedded_capture() -> Path:
@@ -79,9 +81,10 @@ def main() -> int:
     generated = generate(text, capture)
     if python_failures(text, capture):
         return 1
-    if not args.check:
+    same = VARYING.sub("", generated) == VARYING.sub("", text)
+    if not args.check and not same:
         readme.write_text(generated, encoding="utf-8")
-    elif generated != text:
+    elif not same:
         print("README.md is out of date: run python scripts/readme.py", file=sys.stderr)
         return 1
     return 0

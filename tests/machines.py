@@ -82,6 +82,7 @@ class Slab:
     excused: bool = False
     transit: bool = False
     busy: bool = False
+    fresh: bool = False
 
     @property
     def page(self) -> int:
@@ -133,6 +134,7 @@ class Machine:
     counters: Dict[Tuple[str, int], int] = field(default_factory=dict)
     breaks: List[Break] = field(default_factory=list)
     in_flight: int = 2
+    refill: int = 0
     places = CHAIN_PLACES
     node_lists = ListKind.PARTIAL
 
@@ -164,6 +166,7 @@ class Machine:
             "cache_pointer",
             "transit",
             "busy",
+            "fresh",
             "excused",
         )
         slabs = [
@@ -179,6 +182,7 @@ class Machine:
         ]
         objects = (PAGE << self.order) // self.stride
         facts = Facts("made-up", CACHE, self.stride, self.stride, objects, self.in_flight)
+        facts.refill = self.refill
         ledger = Ledger(facts, self.places, table(Slabs, slabs), breaks=list(self.breaks))
         self.fill_own(ledger)
         self._fill_boxes(ledger)
@@ -210,6 +214,7 @@ class Machine:
                 row = slab_at.get((address - LINEAR) // PAGE // SLAB_PAGES, -1)
                 where = {"address": address, "slab": row, "index": self._index_of(row, address)}
                 of_claim = {"place": box.place, "container": number, "state": box.state}
+                of_claim["passing"] = box.busy
                 claims.append({**of_claim, **where, "position": position})
         ledger.containers = Containers.join([ledger.containers, table(Containers, boxes)])
         ledger.claims = Claims.join([ledger.claims, table(Claims, claims)])
@@ -339,7 +344,7 @@ class ChainMachine(Machine):
         rows = np.arange(len(self.slabs))
         own = self._follow(ledger, 0, rows, [slab.head for slab in self.slabs])
         own.counted = ledger.slabs.objects - ledger.slabs.counted
-        own.limit, own.busy = ledger.slabs.objects, ledger.slabs.busy
+        own.limit, own.busy = ledger.slabs.objects, ledger.slabs.fresh
         homes = np.array([chain.slab for chain in self.chains], np.int64)
         cpus = self._follow(ledger, 1, homes, [chain.head for chain in self.chains])
         cpus.owner = np.array([chain.cpu for chain in self.chains], np.int64)
@@ -367,6 +372,7 @@ class ChainMachine(Machine):
             address=chains.address,
             slab=rows[chains.slab],
             index=chains.index,
+            passing=slabs.busy[rows[chains.slab]],
         )
         ledger.claims = Claims.join([ledger.claims, claims])
         return Containers.build(

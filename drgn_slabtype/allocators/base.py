@@ -11,7 +11,7 @@ judges nothing.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Callable, Iterator, List, Optional, Protocol, Sequence, Tuple
+from typing import Any, Callable, Iterator, List, Optional, Protocol, Sequence, Tuple
 
 import numpy as np
 
@@ -47,6 +47,9 @@ class Allocator(Protocol):
 
     def discover(self, index: SlabIndex) -> None:
         """Walk all lists and CPUs, and add to the index the slabs that have lost their mark."""
+
+    def believe(self, other: Any) -> None:
+        """Take over from another reading of the same machine what does not change."""
 
     def collect(self, number: int, index: SlabIndex) -> Ledger:
         """

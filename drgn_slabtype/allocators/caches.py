@@ -67,6 +67,11 @@ class Caches(NamedTuple):
         chosen[list(numbers)] = True
         return Caches(self.rows, self.names, self.dying, self.unlisted, self.lost, chosen)
 
+    def again(self, memory: Memory) -> Caches:
+        """Return the same caches, those that are chosen as they are now."""
+        rows = self.rows.again(memory, np.flatnonzero(self.chosen))
+        return Caches(rows, self.names, self.dying, self.unlisted, self.lost, self.chosen)
+
     @property
     def listed(self) -> Bools:
         """Which are on ``slab_caches``, as they are from when they are whole until they die."""
@@ -76,6 +81,11 @@ class Caches(NamedTuple):
     def destroyed(self) -> Bools:
         """Which were taken off the list of caches, and left slabs behind."""
         return self.unlisted & _deleted(self.rows)
+
+    @property
+    def given_up(self) -> Bools:
+        """Which are on the list of caches, and nobody's."""
+        return self.listed & self.rows.ok & (self.rows["refcount"] == 0)
 
     @property
     def addresses(self) -> U64:

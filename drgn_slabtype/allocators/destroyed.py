@@ -5,7 +5,9 @@ Caches that were destroyed with objects in them
 
 kmem_cache_destroy() complains about objects that are left, and takes the cache
 off the list of caches all the same. Its slabs, its name and whoever still holds
-an object of it stay behind, in memory that nobody will free.
+an object of it stay behind, in memory that nobody will free. Where it gives up
+instead (before Linux 6.12), the cache stays on the list and has no users left
+(``refcount``).
 """
 
 from __future__ import annotations
@@ -23,15 +25,19 @@ def note_destroyed(ledger: Ledger, caches: Caches, number: int) -> None:
     :param ledger: With all claims of the cache.
     :param number: Position of the cache.
     """
-    if not caches.destroyed[number]:
+    taken_off = bool(caches.destroyed[number])
+    if not taken_off and not caches.given_up[number]:
         return
     slabs, claims = ledger.slabs, ledger.claims
     counted = np.array([place.counted for place in ledger.places], np.bool_)
     free = counted[claims.place] & (claims.state != State.LIVE) & (claims.slab >= 0)
     left = int(slabs.counted.sum()) - int(np.count_nonzero(free))
-    what = f"was destroyed with {left} objects left in {len(slabs)} slabs"
     # Its last slabs are on their way back to the page allocator.
     empty = left == 0
+    if empty and not taken_off:
+        return
+    how = "was destroyed" if taken_off else "has no users (refcount 0), as if destroyed,"
+    what = f"{how} with {left} objects left in {len(slabs)} slabs"
     ledger.suspects.append(
         Suspect("cache-destroyed", what, place="slab_caches", expected=0, found=left, moving=empty)
     )

@@ -17,9 +17,10 @@ from ..index import SlabIndex
 from ..ledger import I64, U64, Bools
 from ..regions import Region, region, steps
 from .base import Allocator
+from .quarantine import QUARANTINE
 
 _MAX_ORDER = 10  # no slab is larger; a greater order is damage
-_BATCH_BYTES = 32 << 20  # slab memory read at a time
+_BATCH_BYTES = 8 << 20  # slab memory read at a time
 
 
 class Cut(NamedTuple):
@@ -54,7 +55,9 @@ class CacheObjects:
     def __init__(self, allocator: Allocator, number: int, index: SlabIndex) -> None:
         ledger = allocator.collect(number, index)
         rows = allocator.ownership.rows_of(number)
-        claims = ledger.claims.take(ledger.claims.slab >= 0)
+        # What is in quarantine still holds what its user left.
+        held = np.array([place is QUARANTINE for place in ledger.places], np.bool_)
+        claims = ledger.claims.take((ledger.claims.slab >= 0) & ~held[ledger.claims.place])
         self._row = rows[claims.slab]
         self._index = claims.index
         self._rows = rows

@@ -40,7 +40,7 @@ def follow(machine: Machine, head: int, most: int, backward: bool = False) -> Fo
     :param most: Number of members at which the walk ends.
     :param backward: Follow ``prev`` rather than ``next``.
     """
-    read, word = machine.prog.read_word, machine.memory.word_size
+    read, word = machine.memory.read_word, machine.memory.word_size
     ahead, back = (word, 0) if backward else (0, word)
     links: List[int] = []
     seen = {head}
@@ -49,7 +49,7 @@ def follow(machine: Machine, head: int, most: int, backward: bool = False) -> Fo
         try:
             link = read(at + ahead)
             if link == head:
-                return Followed(links, True, at, link, True)
+                return Followed(links, read(head + back) == at, at, link, True)
             kernel = machine.memory.is_kernel_address(np.array([link], np.uint64))[0]
             if link in seen or not kernel or read(link + back) != at:
                 break

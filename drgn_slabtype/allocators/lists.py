@@ -10,14 +10,16 @@ costs nothing but itself. Nothing here trusts a list to end.
 
 from __future__ import annotations
 
-from typing import Dict, Iterable, List, NamedTuple, Optional, Set
+from bisect import bisect_right
+from typing import Iterable, List, NamedTuple, Optional, Set
 
 import numpy as np
 from drgn import FaultError
 
 from ..index import KnownBy, SlabIndex
-from ..ledger import I64, Break, ListKind
+from ..ledger import I64, U64, Break, ListKind
 from ..machine import Machine
+from ..machine.activities import SLUB_SHRINK
 
 _MAX_LINKS = 1 << 16  # more sheaves or deferred objects than any list holds
 
@@ -55,18 +57,19 @@ class SlabLists:
         self._load()
 
     def _load(self) -> None:
-        # Plain lists: stepping through numpy scalars costs ten times as much.
-        self._next: List[int] = self.index["slab_list.next"].tolist()
-        self._prev: List[int] = self.index["slab_list.prev"].tolist()
-        self._row: Dict[int, int] = {
-            page + self._offset: row for row, page in enumerate(self.index.pages.tolist())
-        }
+        # Seen as plain numbers: stepping through numpy scalars costs ten times as
+        # much, and lists of all links a hundred bytes for each slab.
+        self._next = self.index["slab_list.next"].data
+        self._prev = self.index["slab_list.prev"].data
+        links = self.index.pages + np.uint64(self._offset)
+        order = np.argsort(links, kind="stable")
+        self._links, self._rows = links[order].data, order.data
 
     def _find(self, link: int, member: str, neighbour: int) -> int:
         # Row of the slab whose slab_list is at this address; -1 if it is none.
         # A page that is not in the index counts only if it links back.
-        row = self._row.get(link)
-        if row is not None:
+        row = self._row(link)
+        if row >= 0:
             return row
         page = np.array([(link - self._offset) & 0xFFFFFFFFFFFFFFFF], np.uint64)
         if not self.index.is_memory_map(page)[0]:
@@ -79,7 +82,12 @@ class SlabLists:
             return -1
         self.index.add(page, KnownBy.LIST)
         self._load()
-        return self._row.get(link, -1)
+        return self._row(link)
+
+    def _row(self, link: int) -> int:
+        at = bisect_right(self._links, link) - 1
+        row: int = self._rows[at] if at >= 0 and self._links[at] == link else -1
+        return row
 
     def walk(self, head: ListHead) -> Walked:
         """
@@ -128,9 +136,27 @@ class SlabLists:
             first, back = int(self.index.pages[tail[0]]) + self._offset, self._prev[tail[0]]
         if link == first and back != at:
             page = first - self._offset if tail else first
-            return _broken(head, page, "prev", at, back)
-        page = at if at == head.address else at - self._offset
-        return _broken(head, page, "next", first if back == at else None, link)
+            broken = _broken(head, page, "prev", at, back)
+        else:
+            page = at if at == head.address else at - self._offset
+            broken = _broken(head, page, "next", first if back == at else None, link)
+        return self._bounded(head, broken)
+
+    def _bounded(self, head: ListHead, broken: Break) -> Break:
+        # Who puts a slab on a list or takes it off leaves one link for a moment
+        # that leads to a slab or to the head. Whole lists that are joined lead
+        # to the head that they had, on a stack.
+        if not broken.busy:
+            return broken
+        found = np.array([broken.found], np.uint64)
+        leads = broken.found == head.address or self._row(broken.found) >= 0
+        leads = leads or bool(self.index.is_memory_map(found - np.uint64(self._offset))[0])
+        if leads and broken.expected is not None:
+            return broken
+        memory = self.index.machine.memory
+        joined = leads or bool(memory.is_kernel_address(found)[0] and found[0] % 8 == 0)
+        joined = joined and self.index.layout.allocator == "SLUB"
+        return broken._replace(busy=joined, activity=SLUB_SHRINK if joined else None)
 
 
 def find_emptied(index: SlabIndex, walks: Iterable[Walked]) -> List[Walked]:
@@ -139,20 +165,29 @@ def find_emptied(index: SlabIndex, walks: Iterable[Walked]) -> List[Walked]:
 
     For allocators that leave nothing in the links of a slab on no list.
     """
-    offset = np.uint64(index.structure.offset("slab_list"))
-    links = {
-        member: dict(zip(index[f"slab_list.{member}"].tolist(), (index.pages + offset).tolist()))
-        for member in ("next", "prev")
-    }
+    walked_lists = list(walks)
+    heads = np.array([walked.head.address for walked in walked_lists], np.uint64)
+    firsts, lasts = _linked(index, "prev", heads), _linked(index, "next", heads)
     out = []
-    for walked in walks:
+    for walked, first, last in zip(walked_lists, firsts, lasts):
         head = walked.head
-        first, last = links["prev"].get(head.address), links["next"].get(head.address)
         if head.next == head.address and first is not None and last not in (None, first):
             broken = _broken(head, head.address, "next", first, head.next)
             walked = walked._replace(broken=broken)
         out.append(walked)
     return out
+
+
+def _linked(index: SlabIndex, member: str, heads: U64) -> List[Optional[int]]:
+    # The link of the last slab whose own one leads to each head.
+    links = index[f"slab_list.{member}"]
+    order = np.argsort(links, kind="stable")
+    at = np.maximum(links[order].searchsorted(heads, "right") - 1, 0)
+    rows = order[at] if len(order) else np.zeros(0, np.intp)
+    offset = index.structure.offset("slab_list")
+    found = zip(links[rows].tolist(), index.pages[rows].tolist(), heads.tolist())
+    linked = [page + offset if link == head else None for link, page, head in found]
+    return linked or [None] * len(heads)
 
 
 def _broken(head: ListHead, at: int, member: str, expected: Optional[int], found: int) -> Break:
@@ -170,7 +205,7 @@ def follow_links(machine: Machine, head: int) -> List[int]:
     at = head
     while len(found) < _MAX_LINKS:
         try:
-            at = machine.prog.read_word(at)
+            at = machine.memory.read_word(at)
         except FaultError:
             break
         if at in seen or not machine.memory.is_kernel_address(np.array([at], np.uint64))[0]:

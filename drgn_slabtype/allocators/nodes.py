@@ -9,6 +9,7 @@ lists of slabs and counters over them.
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import (
     Any,
     Callable,
@@ -151,13 +152,15 @@ class Nodes(NamedTuple):
         self,
         cache: int,
         sums: Mapping[str, Tuple[str, Sum]],
-        slack: Optional[Mapping[str, int]] = None,
+        slack: Mapping[str, int] = MappingProxyType({}),
+        moves: Mapping[str, int] = MappingProxyType({}),
     ) -> List[Counter]:
         """
         Return the counters of one cache's nodes beside what they must be.
 
         :param sums: For each member the finding code of a difference, and the sum.
         :param slack: Differences that work in progress explains, by member.
+        :param moves: Differences that whoever holds the ``list_lock`` explains, by member.
         """
         found = []
         for row in np.flatnonzero((self.cache == cache) & self.rows.ok).tolist():
@@ -168,9 +171,10 @@ class Nodes(NamedTuple):
                     path = member
                 if self.rows.structure.has(path):
                     kept = int(self.rows[path][row])
-                    busy = bool(self.held[row])
-                    most = (slack or {}).get(member, 0)
-                    found.append(Counter(code, member, nid, kept, total(nid), most, busy))
+                    most = moves.get(member, 0) if self.held[row] else 0
+                    slip = slack.get(member, 0)
+                    at = int(self.rows.addresses[row]) + self.rows.structure.offset(path)
+                    found.append(Counter(code, member, nid, kept, total(nid), slip, most, at))
         return found
 
 

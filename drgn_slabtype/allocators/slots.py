@@ -10,7 +10,7 @@ Both allocators read some slabs at a time and cut them into slots.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Iterator, Optional
+from typing import Iterator, NamedTuple, Optional
 
 import numpy as np
 
@@ -47,6 +47,23 @@ class SlabBytes:
         )
 
 
+class Part(NamedTuple):
+    """Bytes of each slot that debugging promises something of."""
+
+    code: str
+    """Finding code if they are something else."""
+    name: str
+    """What they are, as a finding spells it."""
+    first: int
+    """First byte, from that of the slot."""
+    last: int
+    """First byte after."""
+
+    def after(self, lead: int) -> Part:
+        """Return the same, counted from another place: so many bytes before."""
+        return self._replace(first=self.first + lead, last=self.last + lead)
+
+
 @dataclass(frozen=True)
 class Slots:
     """Slots of one cache, one row each."""
@@ -61,26 +78,17 @@ class Slots:
     """Shape (n, stride)."""
 
     def zone(
-        self,
-        code: str,
-        name: str,
-        first: int,
-        last: int,
-        rows: I64,
-        expected: Optional[U8],
-        passing: Optional[U8] = None,
+        self, part: Part, rows: I64, expected: Optional[U8], passing: Optional[U8] = None
     ) -> Zone:
         """
         Return the zone of the same bytes of some slots.
 
-        :param first: First byte, from that of the slot; *last* is the first after.
         :param rows: Which slots; what is expected lies beside them.
         """
-        found = self.bytes[rows, first:last]
-        address = self.address[rows] + np.uint64(first)
-        return Zone(
-            code, name, self.slab[rows], self.index[rows], address, found, expected, passing
-        )
+        found = self.bytes[rows, part.first : part.last]
+        address = self.address[rows] + np.uint64(part.first)
+        beside = self.slab[rows], self.index[rows], address
+        return Zone(part.code, part.name, *beside, found, expected, passing)
 
 
 def read_slabs(memory: Memory, slabs: I64, start: U64, span: int) -> Iterator[SlabBytes]:
@@ -108,5 +116,5 @@ def claimed(ledger: Ledger, which: Bools, slots: Slots) -> Bools:
     """
     claims, most = ledger.claims, int(ledger.slabs.objects.max(initial=0)) + 1
     known = which & (claims.slab >= 0) & (claims.index >= 0)
-    keys = claims.slab[known] * most + claims.index[known]
+    keys = claims.slab[known].astype(np.int64) * most + claims.index[known]
     return np.isin(slots.slab * most + slots.index, keys)

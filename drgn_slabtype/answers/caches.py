@@ -126,6 +126,8 @@ class CacheUsage:
     """Free objects by the place that records them."""
     waiting: int = 0
     """Freed by their users; a grace period has to pass."""
+    unknown: int = 0
+    """Of which damage hides whether they are in use."""
     guarded: int = 0
     """Objects of KFENCE's pool that users of the cache hold, in none of the numbers above."""
     consistent: bool = True
@@ -180,7 +182,7 @@ _SORTS: Mapping[str, Callable[[CacheUsage], Tuple[float, str]]] = {
 
 def caches(
     prog: Program,
-    *,
+    *wanted: str,
     sort: str = "memory",
     per_node: bool = False,
     per_cpu: bool = False,
@@ -190,29 +192,36 @@ def caches(
     """
     Return what every slab cache holds.
 
+    :param wanted: Names, names of caches merged into others, and patterns as of
+        file names; all caches if there are none.
     :param sort: ``name``, or a number, largest first; by ``occupancy`` the
         emptiest first.
     :param per_node: Whether to tell the NUMA nodes apart.
     :param per_cpu: Whether to tell what each CPU keeps.
     :param aliases: Whether to look for the names of merged caches.
     :raises LayoutError: if the kernel's layout is not understood.
+    :raises TargetError: if there is no cache of a name.
     """
     kernel = machine(prog)
-    whole = lookup(kernel, progress).whole
+    reading = lookup(kernel, progress)
+    whole = reading.whole
     index, allocator = whole.index, whole.allocator
     names = cache_aliases(kernel) if aliases else None
     guarded = Counter(cache for cache, _ in guarded_objects(kernel, kfence_pool(kernel), index))
     found = []
-    for number in range(len(allocator.caches)):
+    numbers = list(range(len(allocator.caches)))
+    if wanted:
+        numbers = sorted({number for name in wanted for number in reading.numbers(name)})
+    for done, number in enumerate(numbers):
         if progress:
-            progress("caches", number, len(allocator.caches))
+            progress("caches", done, len(numbers))
         ledger = allocator.collect(number, index)
         usage = cache_usage(ledger, kernel.memory.page_size)
         usage.guarded = guarded[usage.address]
         _add_facts(allocator.caches, number, usage, names)
         usage.slabinfo = slabinfo(ledger, usage.pages_per_slab, allocator.name)
         usage.nodes = _nodes(ledger) if per_node else []
-        usage.cpus = _cpus(ledger) if per_cpu else []
+        usage.cpus = cpus_of(ledger) if per_cpu else []
         found.append(usage)
     found.sort(key=_SORTS[sort])
     return CachesAnswer(found, _total(found), per_node, per_cpu, aliases)
@@ -233,14 +242,14 @@ def cache_usage(ledger: Ledger, page_size: int) -> CacheUsage:
         size=facts.stride,
         objects_per_slab=facts.objects_per_slab,
     )
-    for name in ("slabs", "pages", "objects", "counted", "in_use", "free", "waiting"):
+    for name in ("slabs", "pages", "objects", "counted", "in_use", "free", "waiting", "unknown"):
         setattr(usage, name, getattr(counts, name))
     usage.memory = usage.pages * page_size
     usage.leftover = usage.memory - usage.objects * usage.size
     usage.padding = usage.objects * (usage.size - usage.object_size)
     usage.lists = _by_list(ledger, np.ones(len(slabs), np.bool_))
     outside = sum(counts.free.get(place.name, 0) for place in ledger.places if not place.counted)
-    usage.consistent = outside == usage.objects - usage.counted and usage.in_use >= 0
+    usage.consistent = outside == usage.objects - usage.counted and not usage.unknown
     return usage
 
 
@@ -340,7 +349,8 @@ def _nodes(ledger: Ledger) -> List[NodeUsage]:
     return found
 
 
-def _cpus(ledger: Ledger) -> List[CpuUsage]:
+def cpus_of(ledger: Ledger) -> List[CpuUsage]:
+    """Return what each CPU keeps of a cache."""
     claims, boxes, members = ledger.claims, ledger.containers, ledger.memberships
     per_cpu = np.array([place.per_cpu for place in ledger.places], np.bool_)
     boxed = np.flatnonzero(claims.container >= 0)

@@ -11,6 +11,7 @@ is read here.
 from __future__ import annotations
 
 import errno
+import re
 import string
 from typing import Dict, List, NamedTuple, Optional, Tuple
 
@@ -18,6 +19,9 @@ _PRINTABLE = frozenset((string.digits + string.ascii_letters + string.punctuatio
 _SHORTEST_TEXT = 4  # fewer printable bytes in a row come about by chance
 _LONGEST_PERIOD = 16
 _MAX_ERRNO = 4095
+
+# Fills that read as text: kkkk, ZZZZ.
+_PRINTABLE_FILLS = re.compile(rb"\x6b{3,}|\x5a{3,}")
 
 # Bytes the kernel fills memory with (include/linux/poison.h, mm/slab.c).
 _FILLS: Dict[int, str] = {
@@ -115,10 +119,10 @@ def period(data: bytes) -> Optional[int]:
 
 
 def longest_text(data: bytes) -> bytes:
-    """Return the longest run of printable ASCII."""
+    """Return the longest run of printable ASCII that is no fill."""
     best = b""
     run = bytearray()
-    for byte in data:
+    for byte in _PRINTABLE_FILLS.sub(lambda fill: bytes(len(fill[0])), data):
         if byte in _PRINTABLE:
             run.append(byte)
             if len(run) > len(best):

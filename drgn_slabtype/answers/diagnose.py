@@ -10,38 +10,50 @@ what they are, where they came from and who the neighbours are.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Callable, Dict, Iterator, List, Optional, Sequence
+from typing import AbstractSet, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 from drgn import FaultError
 
+from .. import reading
 from ..allocators.slub.cache import SlubCache, slab_flags
 from ..allocators.slub.freelists import Encoding, decode
-from ..findings import Finding
+from ..errors import SlabTypeError
+from ..findings import Damaged, Finding
 from ..machine import Machine
+from .address import AddressInfo
 from .content import Content, classify, continues, describe_word
+from .describe import describe
 from .lookup import Lookup
-from .object import AddressInfo, describe
 from .states import ObjectState, SlabObject
 from .tracks import Track
 
 _MOST = 50  # findings that get details: after that, a human reads no further
 _BYTES = 32  # of damage, and before it, that are looked at
+_RANGES = 8  # of damaged bytes that are looked at
 _POINTERS = 3  # that are followed up
 _OBJECTS = 6  # of a destroyed cache that are listed
 _FRAMES = 4  # of a call trace that are told
 
 
-def explain(reading: Lookup, findings: Sequence[Finding]) -> List[Finding]:
+def explain(lookup: Lookup, findings: Sequence[Finding]) -> List[Finding]:
     """
     Return the findings with what can be said about what was found.
 
-    :param reading: The machine as the findings show it.
+    :param lookup: The machine as the findings show it.
     """
-    explained = [
-        replace(finding, details=tuple(_explain(reading, finding))) for finding in findings[:_MOST]
-    ]
+    explained = [_explained(lookup, finding) for finding in findings[:_MOST]]
     return [*explained, *findings[_MOST:]]
+
+
+def _explained(lookup: Lookup, finding: Finding) -> Finding:
+    try:
+        return replace(finding, details=tuple(_explain(lookup, finding)))
+    except (OSError, SlabTypeError):  # of the target as a whole
+        raise
+    except reading.CAUGHT as error:
+        why = reading.not_read("what is there", error).message
+        return replace(finding, details=(why,))
 
 
 def _explain(reading: Lookup, finding: Finding) -> Iterator[str]:
@@ -112,22 +124,34 @@ def _explain_index(reading: Lookup, finding: Finding) -> Iterator[str]:
     array = int(slab.index["freelist"][slab.row])
     width = reading.machine.structure("freelist_idx_t").size
     entry = array + finding.index * width
-    data = reading.machine.prog.read(entry, 16)
+    data = reading.machine.memory.read(entry, 16)
     yield f"from entry {finding.index} at 0x{entry:x} on: {_classify(reading, data, entry).text}"
     yield f"the array at 0x{array:x} is {spell(describe(reading, array))}"
 
 
 def _explain_bytes(reading: Lookup, finding: Finding) -> Iterator[str]:
     # Overwritten red zones, poison and padding.
-    if finding.address is None or not isinstance(finding.found, str):
+    if not finding.ranges:
         return
-    prog, address = reading.machine.prog, finding.address
-    # The finding spells out the first bytes of longer damage only.
-    cut = finding.found.endswith("…")
-    length = _BYTES if cut else len(finding.found.split())
-    data = prog.read(address, length)
-    content = _classify(reading, data, address)
-    yield f"0x{address:x}: {content.text}"
+    for one in finding.ranges[:_RANGES]:
+        yield from _explain_range(reading, one)
+    if len(finding.ranges) > _RANGES:
+        yield f"{len(finding.ranges) - _RANGES} more ranges are overwritten"
+    first = finding.ranges[0].address
+    owner = describe(reading, finding.object if finding.object is not None else first)
+    yield from _neighbours(owner)
+    yield from (_track(track) for track in owner.tracks)
+
+
+def _explain_range(reading: Lookup, one: Damaged) -> Iterator[str]:
+    prog, address = reading.machine.prog, one.address
+    data = prog.read(address, min(one.size, _BYTES))
+    # A pointer may begin or end with a byte that happens to be what it overwrote.
+    words, start = _words_of(reading, one)
+    content = _classify(reading, words, start)
+    heads = dict(_list_heads(reading, content))
+    if len(heads) * 2 * reading.machine.memory.word_size < len(data):
+        yield f"0x{address:x}: {_classify(reading, data, address).text}"
     before = prog.read(address - _BYTES, _BYTES)
     repeat = continues(before, data)
     if repeat is not None and any(data):
@@ -135,10 +159,33 @@ def _explain_bytes(reading: Lookup, finding: Finding) -> Iterator[str]:
             f"it carries on what stands before it, every {repeat} bytes the same: "
             "something was written past its end"
         )
-    yield from _pointers(reading, content)
-    owner = describe(reading, finding.object if finding.object is not None else address)
-    yield from _neighbours(owner)
-    yield from (_track(track) for track in owner.tracks)
+    for offset, link in heads.items():
+        leads = f"0x{link:x}: {spell(describe(reading, link))}"
+        leads = "itself" if link == start + offset else leads
+        yield f"0x{start + offset:x}: an empty list head that points to {leads}"
+    yield from _pointers(reading, content, known=set(heads.values()))
+
+
+def _words_of(reading: Lookup, one: Damaged) -> Tuple[bytes, int]:
+    # The aligned words of which at least half is damaged, and where they begin.
+    word = reading.machine.memory.word_size
+    first, end = one.address, one.address + min(one.size, _BYTES)
+    start = first // word * word if word - first % word >= word // 2 else first
+    stop = -(-end // word) * word if end % word >= word // 2 else end
+    return reading.machine.prog.read(start, stop - start), start
+
+
+def _list_heads(reading: Lookup, content: Content) -> Iterator[Tuple[int, int]]:
+    # (offset, link) of two equal links in a row: a list that is empty, or has but
+    # one entry. More of the same are something else.
+    word = reading.machine.memory.word_size
+    links = dict(content.words)
+    for offset, link in links.items():
+        before, after, beyond = (links.get(offset + step * word) for step in (-1, 1, 2))
+        if after != link or link in (before, beyond):
+            continue
+        if _is_kernel(reading.machine, link) and describe_word(link, word) is None:
+            yield offset, link
 
 
 def _explain_entry(reading: Lookup, finding: Finding) -> Iterator[str]:
@@ -199,11 +246,12 @@ def _pointer(reading: Lookup, value: int, prefix: str) -> Iterator[str]:
         yield f"{prefix}0x{value:x}: not an address of the kernel's half"
 
 
-def _pointers(reading: Lookup, content: Content) -> Iterator[str]:
-    if content.kind in ("text", "fill", "pattern"):
+def _pointers(reading: Lookup, content: Content, known: AbstractSet[int]) -> Iterator[str]:
+    # Those that are not known yet.
+    if content.kind in ("text", "fill"):
         return
-    known = [value for _, value in content.words if _is_kernel(reading.machine, value)]
-    for value in known[:_POINTERS]:
+    leading = (value for _, value in content.words if _is_kernel(reading.machine, value))
+    for value in [value for value in dict.fromkeys(leading) if value not in known][:_POINTERS]:
         if describe_word(value, reading.machine.memory.word_size) is None:
             yield f"0x{value:x}: {spell(describe(reading, value))}"
 

@@ -11,7 +11,7 @@ and for questions about caches.
 from __future__ import annotations
 
 from collections import OrderedDict
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Callable, List, NamedTuple, Optional, Union
 
 import numpy as np
@@ -27,9 +27,12 @@ from ..machine import Machine
 from ..pages.scan import Progress
 from ..reading import Reading, Scope
 from .aliases import cache_aliases
+from .names import find_names
 from .states import Objects, object_states
 
 _KEPT_BYTES = 64 << 20  # of the tables of caches that are kept for the next question
+
+_NAMED = 4  # caches that are named where one was asked for
 
 
 class Judged(NamedTuple):
@@ -66,6 +69,11 @@ class Located:
         self.row = row
         self.caches = caches
         self.number = number
+
+    @property
+    def machine(self) -> Machine:
+        """That it is in."""
+        return self._lookup.machine
 
     @property
     def is_alone(self) -> bool:
@@ -217,27 +225,35 @@ class Lookup:
         """
         Return the position of a cache in :attr:`caches`.
 
-        :param cache: Its name, or ``struct kmem_cache *``.
-        :raises TargetError: if there is none.
+        :param cache: Its name, that of one merged into it, or ``struct kmem_cache *``.
+        :raises TargetError: if there is none, or more than one.
         """
         caches = self.caches
         if isinstance(cache, str):
-            if cache in caches.names:
-                return caches.names.index(cache)
-            raise TargetError(f"there is no slab cache named {cache}{self._merged(cache)}")
+            found = self.numbers(cache)
+            if len(found) > 1:
+                names = ", ".join(self.caches.names[number] for number in found[:_NAMED])
+                more = ", …" if len(found) > _NAMED else ""
+                raise TargetError(f"{cache} means {len(found)} slab caches: {names}{more}")
+            return found[0]
         address = cache.value_() if isinstance(cache, Object) else cache
-        found = np.flatnonzero(caches.addresses == np.uint64(address))
-        if not len(found):
+        at = np.flatnonzero(caches.addresses == np.uint64(address))
+        if not len(at):
             raise TargetError(f"there is no slab cache at 0x{address:x}")
-        return int(found[0])
+        return int(at[0])
 
-    def _merged(self, name: str) -> str:
-        for number, names in (cache_aliases(self.machine) or {}).items():
-            if name in names:
-                at = np.flatnonzero(self.caches.addresses == np.uint64(number))
-                if len(at):
-                    return f"; it was merged into {self.caches.names[int(at[0])]}"
-        return ""
+    def numbers(self, pattern: str) -> List[int]:
+        """
+        Return the positions of the caches that a name or a pattern means.
+
+        :raises TargetError: if there is none.
+        """
+        return self.named(self.caches, pattern)
+
+    def named(self, caches: Caches, pattern: str) -> List[int]:
+        """Return the same among some caches."""
+        aliases = partial(cache_aliases, self.machine)
+        return find_names(pattern, caches.names, caches.addresses.tolist(), aliases)
 
 
 def lookup(machine: Machine, progress: Optional[Progress] = None) -> Lookup:

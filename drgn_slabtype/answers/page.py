@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass, field
-from typing import Dict, List, Optional, Tuple, Union
+from typing import Annotated, Dict, List, Optional, Tuple, Union
 
 import numpy as np
 from drgn import FaultError, Object, Program
@@ -32,10 +32,10 @@ from ..pages.sections import online_ranges
 from ..pages.single import free_block, one_page
 from ..pages.survey import survey
 from ..pages.zones import zone_bits, zone_names
-from ..shapes import Address, Hex, Word
+from ..shapes import HIDDEN, Address, Hex, Word
+from .describe import describe
 from .lookup import lookup
-from .memcg import page_memcg, slab_memcg
-from .object import describe
+from .memcg import page_memcg, slab_memcg, vectors
 from .states import ObjectState
 
 _SYMBOLS = {
@@ -66,6 +66,8 @@ class SlabOfPage:
     """What the check says about this slab."""
     guarded: Optional[str] = None
     """What KFENCE has there, if the page belongs to its pool and to no slab."""
+    stride: Annotated[int, HIDDEN] = 0
+    """Bytes from one object to the next."""
 
 
 @dataclass(frozen=True)
@@ -282,7 +284,8 @@ def _memcg(
     name = next((name for name in ("memcg_data", "mem_cgroup") if page.has(name)), None)
     value = int(page.column(folios.raw[head][None, :], name)[0]) if name else 0
     if slab is not None:
-        return slab_memcg(machine, value, slab.objects)
+        start, step = vectors(machine, np.array([slab.slab], np.uint64), slab.stride)
+        return slab_memcg(machine, value, slab.objects, (int(start[0]), int(step[0])))
     return page_memcg(machine, value)
 
 
@@ -317,4 +320,5 @@ def _slab(machine: Machine, folios: Folios, head: int) -> SlabOfPage:
         map="".join(_SYMBOLS[ObjectState(state)] for state in objects.state.tolist()),
         free=places,
         findings=tuple(f.message for f in judged.findings if f.slab == address),
+        stride=facts.stride,
     )

@@ -13,7 +13,7 @@ from typing import List, NamedTuple, Optional, Tuple
 from ..allocators.caches import Caches
 from ..allocators.slab.cache import SlabCache
 from ..allocators.slub.cache import SlubCache, slab_flags
-from ..allocators.slub.debug import SlotLayout
+from ..allocators.slub.layout import slot_layout
 from ..machine import Machine
 from ..machine.symbols import symbolise
 from .tracks import Track, slub_tracks
@@ -49,7 +49,7 @@ class Slot(NamedTuple):
         if self.tracks is not None:
             return slub_tracks(machine, address + self.tracks)
         if self.last_caller is not None:
-            caller = machine.prog.read_word(address + self.last_caller)
+            caller = machine.memory.read_word(address + self.last_caller)
             if caller:
                 return (Track("last used", symbolise(machine, caller), None, None, None, ()),)
         return ()
@@ -68,7 +68,7 @@ def slot(machine: Machine, caches: Caches, number: int) -> Slot:
 
 def _slub_slot(machine: Machine, cache: SlubCache) -> Slot:
     word = machine.memory.word_size
-    layout = SlotLayout(machine, cache)
+    layout = slot_layout(machine, cache)
     gap = "right red zone" if cache.red_zone else "padding"
     parts: List[Tuple[int, int, str]] = [(cache.object_size, cache.inuse, gap)]
     if not layout.free_pointer_inside:
@@ -78,7 +78,8 @@ def _slub_slot(machine: Machine, cache: SlubCache) -> Slot:
         parts.append((layout.tracks, layout.tracks + size, "track of the allocation"))
         parts.append((layout.tracks + size, layout.tracks + 2 * size, "track of the free"))
     if layout.orig_size is not None:
-        parts.append((layout.orig_size, layout.orig_size + word, "size asked for"))
+        parts.append((layout.orig_size, layout.orig_size + layout.asked, "size asked for"))
+    parts += layout.kasan
     parts.append((layout.end, layout.limit, "padding"))
     return Slot(cache.red_left_pad, tuple(parts), layout.tracks)
 

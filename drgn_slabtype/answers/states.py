@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import enum
 from dataclasses import astuple, dataclass, replace
-from typing import Iterator, List, Optional, Sequence, Tuple
+from typing import Iterator, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
-from ..ledger import I64, U8, U64, Bools, Ledger, State, Walk
+from ..ledger import I32, I64, U8, U64, Bools, Ledger, State, Walk
 from ..rules.claims import container_name
 from ..shapes import Address
 
@@ -156,7 +156,7 @@ class Objects:
         return [names[at] for at in back.tolist()]
 
 
-def _pick(column: I64, rows: I64) -> List[Optional[int]]:
+def _pick(column: Union[I32, I64], rows: I64) -> List[Optional[int]]:
     # column[rows], None where rows is -1.
     picked: List[Optional[int]] = [None] * len(rows)
     for at in np.flatnonzero(rows >= 0).tolist():

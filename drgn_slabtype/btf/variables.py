@@ -127,6 +127,8 @@ VARIABLES: Dict[str, Declaration] = {
     "init_pid_ns": "struct pid_namespace",
     "init_uts_ns": "struct uts_namespace",
     "jiffies_64": "u64",
+    "global_quarantine": "struct qlist_head []",
+    "clocksource_jiffies": "struct clocksource",
 }
 """Types by name of the variable; of several, the first that the kernel has counts."""
 

@@ -30,6 +30,7 @@ from typing import (
 from drgn import Object, Program, Symbol, SymbolBinding, SymbolKind, Type, TypeKind
 
 from ..errors import TargetError
+from ..files.hidden import hide_impossible
 from ..finders import Finders
 from ..machine import machine
 from .elf import START_BYTES, payload_size
@@ -67,7 +68,7 @@ class Names(Finders):
             # function that was optimised away, without an address.
             symbols = [(name, *place) for name, place in symbols.items() if None not in place]
             symbols.sort(key=lambda symbol: symbol[1])
-        self._symbols: List[Tuple[str, int, int]] = symbols
+        self._symbols = [_symbol(*symbol) for symbol in symbols]
         self._starts = [start for _, start, _ in self._symbols]
         self.manifest: Dict[str, Any] = payload["manifest"]
 
@@ -92,10 +93,13 @@ class Names(Finders):
     def _find(self, known: Dict[str, Tuple[Any, Optional[int]]], name: str) -> Optional[Object]:
         if name not in known:
             return None
-        type, address = known[name]
-        if address is None:
-            return Object(self._prog, self._types.type(type))
-        return Object(self._prog, self._types.type(type), address=address)
+        try:
+            type, address = known[name]
+            if address is None:
+                return Object(self._prog, self._types.type(type))
+            return Object(self._prog, self._types.type(type), address=address)
+        except (OverflowError, TypeError, ValueError):
+            raise TargetError(f"the capture is damaged: {name} makes no sense") from None
 
     def _find_symbols(
         self, prog: Program, name: Optional[str], address: Optional[int], one: bool
@@ -114,6 +118,14 @@ class Names(Finders):
                 kind = SymbolKind.OBJECT if label in self._variables else SymbolKind.FUNC
                 found.append(Symbol(label, start, size, SymbolBinding.GLOBAL, kind))
         return found[:1] if one else found
+
+
+def _symbol(name: str, start: int, size: int) -> Tuple[str, int, int]:
+    # As drgn takes them.
+    numbers = type(start) is int and type(size) is int and min(start, size) >= 0
+    if not isinstance(name, str) or not numbers or max(start, size) >= 1 << 64:
+        raise ValueError("no symbol")
+    return name, start, size
 
 
 def is_capture(path: str) -> bool:
@@ -156,6 +168,8 @@ def open_capture(path: str) -> Program:
         prog.set_core_dump(fd)  # takes the descriptor over
     except Exception as error:
         raise TargetError(f"{path}: damaged capture: {error}") from error
+    with os.fdopen(os.dup(fd), "rb") as file:
+        hide_impossible(prog, file)
     if machine(prog).manifest is None:
         # The plugin's hook has not done it: it cannot open the memory of a compressed one.
         Names(prog, payload).register()
@@ -210,9 +224,15 @@ def _read_payload(fd: int) -> Optional[Dict[str, Any]]:
     if found is None:
         return None
     offset, size = found
+    # Its size is a word of the file, which may be damaged.
+    there = os.fstat(fd).st_size
+    if offset + size > there:
+        raise TargetError(
+            f"truncated in its description: {offset + size - there} bytes of it are missing"
+        )
     try:
         payload = json.loads(os.pread(fd, size, offset))
-    except ValueError:
+    except (RecursionError, ValueError):
         raise TargetError("the capture is damaged: its description cannot be read") from None
     return payload if isinstance(payload, dict) else {}
 

@@ -22,6 +22,7 @@ _NT_GNU_BUILD_ID = 3
 
 # Notes are a few KiB; VMCOREINFO and NT_FILE of large machines a few hundred.
 _MAX_NOTES_BYTES = 64 << 20
+_MAX_OFFSET = 1 << 63  # of a file, for the system
 
 
 class Segment(NamedTuple):
@@ -64,6 +65,8 @@ class ElfFile:
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
+        self.size = file.seek(0, os.SEEK_END)
+        """Bytes of the file."""
         ident = self._read(0, 16)
         if ident[:4] != b"\x7fELF" or len(ident) < 16:
             raise ValueError("not an ELF file")
@@ -71,8 +74,6 @@ class ElfFile:
             raise ValueError("not an ELF file of a known class and byte order")
         self._order = "<" if ident[5] == 1 else ">"
         self._is_64_bit = ident[4] == 2
-        self.size = file.seek(0, os.SEEK_END)
-        """Bytes of the file."""
         header = self._unpack("HHIQQQIHHHHHH" if self._is_64_bit else "HHIIIIIHHHHHH", 16)
         if not header:
             raise ValueError("ELF header is cut off")
@@ -80,14 +81,14 @@ class ElfFile:
         """``ET_CORE``, ``ET_REL``, …"""
         self._sections_at, self._section_count = header[5], header[11]
         self._section_size = header[10]
-        self.segments = self._segments(header[4], header[8], header[9])
+        self.segments = self._segments(header[4], header[9])
         """Program headers, as far as the file has them."""
         notes = [s.offset + s.file_size for s in self.segments if s.type == _PT_NOTE]
         self.notes_are_whole = bool(notes) and max(notes) <= self.size
         """Whether the file has notes and goes on to their end."""
 
     def _read(self, offset: int, size: int) -> bytes:
-        if offset < 0 or size < 0:
+        if not 0 <= offset <= self.size or size < 0:
             return b""
         self._file.seek(offset)
         return self._file.read(size)
@@ -101,17 +102,16 @@ class ElfFile:
         shape = "IIQQQQIIQQ" if self._is_64_bit else "IIIIIIIIII"
         return self._unpack(shape, self._sections_at + number * self._section_size)
 
-    def _segments(self, at: int, size: int, count: int) -> List[Segment]:
+    def _segments(self, at: int, count: int) -> List[Segment]:
         if count == _PN_XNUM and self._sections_at:
             # More segments than fit in the header; the first section counts them.
             first = self._section(0)
             count = first[7] if first else 0
-        table = self._read(at, min(size * count, _MAX_NOTES_BYTES))
+        # What the header says of their size, drgn does not look at either.
         shape = struct.Struct(self._order + ("IIQQQQQQ" if self._is_64_bit else "IIIIIIII"))
-        if size < shape.size:
-            return []
+        table = self._read(at, min(shape.size * count, _MAX_NOTES_BYTES))
         found = []
-        for start in range(0, len(table) - shape.size + 1, size):
+        for start in range(0, len(table) - shape.size + 1, shape.size):
             fields = shape.unpack_from(table, start)
             offset, address, physical, file_size, memory_size = (
                 fields[2:7] if self._is_64_bit else fields[1:6]
@@ -126,17 +126,27 @@ class ElfFile:
         Files that hold only debug info may have no bytes in their segments,
         which is why sections are looked at as well.
         """
+        # The same place may be named any number of times; it is read once, and
+        # no more of all places than one may have.
+        room = _MAX_NOTES_BYTES
+        for offset, size in dict.fromkeys(self._note_places()):
+            data = self._read(offset, min(size, room))
+            room -= len(data)
+            yield from self._notes(data)
+
+    def _note_places(self) -> Iterator[Tuple[int, int]]:
         for segment in self.segments:
             if segment.type == _PT_NOTE:
-                yield from self._notes(segment.offset, segment.file_size)
-        if self._sections_at:
+                yield segment.offset, segment.file_size
+        if self._sections_at and self._section_size:
             for number in range(self._section_count):
                 section = self._section(number)
-                if section and section[1] == _SHT_NOTE:
-                    yield from self._notes(section[4], section[5])
+                if not section:
+                    return
+                if section[1] == _SHT_NOTE:
+                    yield section[4], section[5]
 
-    def _notes(self, offset: int, size: int) -> Iterator[Note]:
-        data = self._read(offset, min(size, _MAX_NOTES_BYTES))
+    def _notes(self, data: bytes) -> Iterator[Note]:
         header = struct.Struct(self._order + "III")
         at = 0
         while at + header.size <= len(data):
@@ -181,3 +191,8 @@ class ElfFile:
             for s in self.segments
             if s.type == PT_LOAD and s.memory_size > s.file_size
         ]
+
+    def impossible(self) -> List[Segment]:
+        """Return the memory that is said to lie where no file can have it."""
+        loads = [s for s in self.segments if s.type == PT_LOAD]
+        return [s for s in loads if s.offset + s.file_size >= _MAX_OFFSET]

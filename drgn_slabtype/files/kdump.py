@@ -34,6 +34,8 @@ _COUNTS = "Iiiii"
 _COUNTS_AT = {True: 424, False: 412}
 _HEADER_BYTES = 464
 _LARGEST_BLOCK = 1 << 18  # 4 KiB in the other byte order are 1 MiB
+_LAST_VERSION = 100  # it was 6 in 2026
+_U32 = 0xFFFFFFFF
 _INCOMPLETE = 8  # DUMP_DH_COMPRESSED_INCOMPLETE in the status
 _DESCRIPTOR_BYTES = 24
 _CHUNK = 1 << 16  # bytes of bitmap at a time: half a million pages
@@ -105,7 +107,7 @@ class KdumpFile:
         if start[:8] != SIGNATURE:
             raise KdumpError("damaged: no kdump header where the stream should have one")
         self.version = 0
-        self._order, self._is_64_bit = "<", True
+        self._order = "<"
         self._find_header(start)
         self._first = (1 + self._sub_blocks) * self.block_size
         self.descriptors_at = self._first + self._bitmap_blocks * self.block_size
@@ -113,8 +115,7 @@ class KdumpFile:
         self._start, self._stop = 0, self.pages
         self.is_split = False
         """Whether the pages are spread over several files."""
-        if self._is_64_bit:
-            self._read_sub_header()
+        self._read_sub_header()
         half = self._bitmap_blocks // 2 * self.block_size
         # Without a second bitmap all pages of the first were dumped.
         self._has_two = half * 8 >= self.pages
@@ -133,25 +134,33 @@ class KdumpFile:
             )
 
     def _find_header(self, start: bytes) -> None:
+        sound = []
         for order in "<>":
             for wide, at in _COUNTS_AT.items():
                 counts = struct.unpack_from(order + _COUNTS, start, at)
-                status, block_size, sub_blocks, bitmap_blocks, pages = counts
-                pages &= 0xFFFFFFFF
+                _, block_size, sub_blocks, bitmap_blocks, pages = counts
                 sane = 512 <= block_size <= _LARGEST_BLOCK and not block_size & (block_size - 1)
-                sane = sane and sub_blocks > 0 and bitmap_blocks > 0
-                if sane and bitmap_blocks * block_size * 8 >= pages:
-                    self._order, self._is_64_bit = order, wide
-                    (self.version,) = struct.unpack_from(order + "i", start, 8)
-                    self.block_size = block_size
-                    """Bytes of a block, which is a page."""
-                    self.pages = pages
-                    """Page frames that the bitmaps cover (``max_mapnr``)."""
-                    self.incomplete = bool(status & _INCOMPLETE)
-                    """Whether the dumper says that it could not write all."""
-                    self._sub_blocks, self._bitmap_blocks = sub_blocks, bitmap_blocks
-                    return
-        raise KdumpError("damaged: the kdump header has no block size and no bitmaps")
+                # libkdumpfile looks at no more than this.
+                if sane and (bitmap_blocks & _U32) * block_size * 8 >= pages & _U32:
+                    sound.append((order, wide, counts))
+        if len(sound) > 1:
+            raise KdumpError("damaged: its header makes sense in more than one way")
+        if not sound or min(sound[0][2][2:4]) <= 0:
+            raise KdumpError("damaged: the kdump header has no block size and no bitmaps")
+        order, wide, (status, block_size, sub_blocks, bitmap_blocks, pages) = sound[0]
+        if not wide:
+            raise KdumpError("its header is that of a 32-bit kernel, which is not supported")
+        self._order = order
+        (self.version,) = struct.unpack_from(order + "i", start, 8)
+        if not 0 < self.version <= _LAST_VERSION:
+            raise KdumpError(f"damaged: there is no kdump header of version {self.version}")
+        self.block_size = int(block_size)
+        """Bytes of a block, which is a page."""
+        self.pages = int(pages) & _U32
+        """Page frames that the bitmaps cover (``max_mapnr``)."""
+        self.incomplete = bool(status & _INCOMPLETE)
+        """Whether the dumper says that it could not write all."""
+        self._sub_blocks, self._bitmap_blocks = int(sub_blocks), int(bitmap_blocks)
 
     def _read_sub_header(self) -> None:
         # struct kdump_sub_header, which grew by the version of the header.
@@ -169,7 +178,7 @@ class KdumpFile:
         for since, name, at, count in (
             (3, "VMCOREINFO", *places[0:2]),
             (4, "notes", *places[2:4]),
-            (5, "erased data", *places[4:6]),
+            (4, "erased data", *places[4:6]),
         ):
             if self.version >= since and count:
                 if at >= 1 << 62 or count >= 1 << 32:

@@ -33,12 +33,36 @@ if TYPE_CHECKING:
     from ..pagetype.detect import PageTypeLayout
     from .columns import Rows, Structure
     from .memmap import MemoryMap
-    from .memory import U64, Memory
+    from .memory import U64, Memory, Spent
     from .page import PageFields
+    from .pause import Pause
     from .percpu import I64
 
 _Found = TypeVar("_Found")
 _KEY = "slabtype"
+
+
+class Corrections:
+    """Lets drgn's own helpers take a variable for something else than its memory says."""
+
+    def __init__(self, prog: Program) -> None:
+        self._prog = prog
+        self._known: Dict[str, Object] = {}
+        self._registered = False
+
+    def add(self, name: str, value: Object) -> None:
+        """Let a variable be *value* from now on."""
+        if not self._registered:
+            self._prog.register_object_finder(_KEY, self._find, enable_index=0)
+            self._registered = True
+        self._known[name] = value
+
+    def clear(self) -> None:
+        """Let all variables be what their memory says."""
+        self._known.clear()
+
+    def _find(self, prog: Program, name: str, flags: object, filename: object) -> Optional[Object]:
+        return self._known.get(name)
 
 
 class Machine:
@@ -56,12 +80,15 @@ class Machine:
         """The sentence that says that types are from the kernel's own BTF, if they are."""
         self.manifest: Optional[Mapping[str, Any]] = None
         """What a capture says of itself; ``None`` for any other target."""
+        self.pause: Optional[Pause] = None
+        """What is known of a guest that was stopped when it was opened."""
         self.kept: Dict[Any, Any] = {}
         """Readings of memory that does not move, for the next question."""
         self._structures: Dict[str, Structure] = {}
         self._enumerators: Dict[str, Mapping[str, int]] = {}
         self._facts: Dict[Any, Any] = {}
-        self._corrected: Dict[str, Object] = {}
+        self.corrections = Corrections(prog)
+        """Variables that are something else than the target's memory says."""
 
     # Memory --------------------------------------------------------------------
 
@@ -75,7 +102,14 @@ class Machine:
     @property
     def is_live(self) -> bool:
         """Whether the memory changes while it is looked at."""
-        return self.memory.is_live
+        return self.memory.is_live and not (self.pause is not None and self.pause.holds)
+
+    @property
+    def spent(self) -> Spent:
+        """What reading has cost so far."""
+        from .memory import Spent
+
+        return self.memory.spent if "memory" in vars(self) else Spent(0, 0)
 
     def rows(self, name: str, addresses: U64, size: Optional[int] = None) -> Rows:
         """
@@ -183,6 +217,12 @@ class Machine:
 
         return (*variable_damage(self), *self.memory_map.damage)
 
+    def look_again(self) -> None:
+        """Let the next question find out anew what may have been damaged since the last one."""
+        self.corrections.clear()
+        for name in ("memory_map", "damage", "node_ids", "page"):
+            vars(self).pop(name, None)
+
     @cached_property
     def nodes_shift(self) -> int:
         """NODES_SHIFT: bits of ``page->flags`` that hold the node."""
@@ -194,18 +234,15 @@ class Machine:
                 return int(length).bit_length() - 1 if length else 0
         return 0
 
-    def correct(self, name: str, value: Object) -> None:
-        """Let drgn's own helpers take a variable for something else than its memory says."""
-        if not self._corrected:
-            self.prog.register_object_finder(_KEY, self._find_corrected, enable_index=0)
-        self._corrected[name] = value
-
-    def _find_corrected(
-        self, prog: Program, name: str, flags: object, filename: object
-    ) -> Optional[Object]:
-        return self._corrected.get(name)
-
     # Whatever else -----------------------------------------------------------------
+
+    def forget(self) -> None:
+        """Forget what was found in memory, for memory that is another from now on."""
+        self.kept.clear()
+        self._facts.clear()
+        self.look_again()
+        for name in ("memory", "cpus", "cpu_offsets"):
+            vars(self).pop(name, None)
 
     def fact(self, find: Callable[..., _Found], *arguments: Any) -> _Found:
         """
@@ -233,6 +270,16 @@ def machine(prog: Program) -> Machine:
         found = prog.cache[_KEY] = Machine(prog)
     assert isinstance(found, Machine)
     return found
+
+
+def is_dump(machine: Machine) -> bool:
+    """Return whether a dumper wrote it: neither a running kernel nor a capture."""
+    return not machine.is_live and machine.manifest is None
+
+
+def has_contents(machine: Machine) -> bool:
+    """Return whether what users store in their objects is there: most captures leave it out."""
+    return machine.manifest is None or bool(machine.manifest.get("contents"))
 
 
 def page_type_layout(prog: Program) -> PageTypeLayout:

@@ -83,6 +83,13 @@ _SLUB_SLABS = _names("""
     free_partial __kmem_cache_shutdown list_slab_objects shutdown_cache kmem_cache_destroy
     kmem_cache_release slab_fix slab_bug on_freelist
 """)
+# SLUB: many slabs leave their list at once and are sorted, to be put back or given back.
+_SLUB_SHRINK = _names("""
+    __kmem_cache_do_shrink __kmem_cache_shrink kmem_cache_shrink kmem_cache_shrink_all
+    slab_mem_going_offline_callback slab_memory_callback free_partial __kmem_cache_shutdown
+    shutdown_cache kmem_cache_destroy get_partial_node_bulk __refill_objects_node
+    __refill_objects_any __refill_objects refill_objects
+""")
 # Where objects come from and go to, and what else leads there.
 _OBJECTS = _names("""
     slab_alloc slab_alloc_node __slab_alloc_node kmem_cache_alloc kmem_cache_alloc_noprof
@@ -232,6 +239,7 @@ _UNLOCKING = _names("""
 """)
 
 SLUB_SLABS = "slub-slabs"
+SLUB_SHRINK = "slub-shrink"
 SLUB_SHEAVES = "slub-sheaves"
 SLUB_ANY = "slub"
 SLAB_SLABS = "slab-slabs"
@@ -244,6 +252,7 @@ LOCKS = "locks"
 # caller, is all that is left of it on the stack: hence its callers, too.
 ACTIVITIES: Mapping[str, Activity] = {
     SLUB_SLABS: Activity("making, moving or giving back a slab", _SLUB_SLABS, _OBJECTS),
+    SLUB_SHRINK: Activity("taking many slabs off a list", _SLUB_SHRINK, frozenset()),
     SLUB_SHEAVES: Activity(
         "filling, emptying or exchanging sheaves", _SHEAVES | _SLUB_SLABS, _OBJECTS
     ),

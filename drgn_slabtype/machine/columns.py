@@ -142,6 +142,16 @@ class Rows:
             column = self._columns[path] = self.structure.column(self.raw, path)
         return column
 
+    def again(self, memory: Memory, rows: npt.NDArray[np.intp]) -> Rows:
+        """
+        Return the same structures, some of them as they are now.
+
+        :param rows: Of those that are read again.
+        """
+        raw, ok = self.raw.copy(), self.ok.copy()
+        raw[rows], ok[rows] = memory.gather(self.addresses[rows], self.raw.shape[1])
+        return Rows(self.structure, self.addresses, Gathered(raw, ok))
+
     def integer(self, path: str) -> npt.NDArray[np.uint64]:
         """Return the column of a member that is a structure the size of an integer."""
         start, size = self.structure.offset(path), self.structure.size_of(path)

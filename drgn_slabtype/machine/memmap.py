@@ -91,7 +91,7 @@ def memory_map(machine: Machine) -> MemoryMap:
     if sections is None or vmemmap is None:
         raise FaultError(f"the memory map is nowhere to be found: {fault}", 0)
     if vmemmap != told:
-        machine.correct("vmemmap", Object(prog, "struct page *", vmemmap))
+        machine.corrections.add("vmemmap", Object(prog, "struct page *", vmemmap))
     return _judge(machine, vmemmap, told == vmemmap, sections)
 
 
@@ -132,8 +132,11 @@ def section_addresses(machine: Machine, sections: U64) -> U64:
         assert table.address_ is not None
         return np.uint64(table.address_) + sections * size
     slots = np.uint64(table.value_()) + root * np.uint64(source.word_size)
-    roots = source.gather(slots, source.word_size).bytes.view(source.word)[:, 0]
-    return np.where(roots != 0, roots.astype(np.uint64) + index * size, 0)
+    gathered = source.gather(slots, source.word_size)
+    roots = gathered.bytes.view(source.word)[:, 0].astype(np.uint64)
+    found = np.where(roots != 0, roots + index * size, 0)
+    # Of a root that is not in the target, the slot: that is not there either.
+    return np.where(gathered.ok, found, slots)
 
 
 def _vote(machine: Machine, told: Optional[int], sections: _Sections) -> Optional[int]:

@@ -10,8 +10,9 @@ target allows it, which saves drgn the page-table walk.
 
 from __future__ import annotations
 
-from contextlib import suppress
-from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
+import time
+from contextlib import contextmanager, suppress
+from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,8 @@ from drgn import FaultError, PlatformFlags, Program, ProgramFlags
 from drgn.helpers.linux.mm import follow_phys, phys_to_virt
 
 from ..files.elf import PT_LOAD, ElfFile, Segment
+from ..files.hidden import hide
+from ..signals import TIME, Interrupted, poll
 
 U8 = npt.NDArray[np.uint8]
 U64 = npt.NDArray[np.uint64]
@@ -37,6 +40,17 @@ class Gathered(NamedTuple):
     """Shape (n,): which rows were read."""
 
 
+class Spent(NamedTuple):
+    """What reading has cost."""
+
+    reads: int
+    bytes: int
+
+    def since(self, before: Spent) -> Spent:
+        """Return what was spent after an earlier moment."""
+        return Spent(self.reads - before.reads, self.bytes - before.bytes)
+
+
 class Memory:
     """
     Bulk access to the memory of one program.
@@ -49,6 +63,8 @@ class Memory:
         platform = prog.platform
         assert platform is not None
         self.prog = prog
+        self._reads = self._bytes = 0
+        self._deadline: Optional[float] = None
         self.byteorder = "<" if platform.flags & PlatformFlags.IS_LITTLE_ENDIAN else ">"
         """``<`` or ``>``, as numpy spells it."""
         self.word_size = 8 if platform.flags & PlatformFlags.IS_64_BIT else 4
@@ -60,7 +76,8 @@ class Memory:
         self.linear_base = _linear_base(prog)
         """Virtual address of physical address 0 in the direct map."""
         self.is_live = bool(prog.flags & ProgramFlags.IS_LIVE)
-        self._address_mask = (1 << 8 * self.word_size) - 1
+        self.address_mask = (1 << 8 * self.word_size) - 1
+        """All bits of an address."""
         # The kernel's half begins no lower than the 128 TiB (of 64-bit address
         # space) that hold the direct map; vmemmap may lie below it, as on RISC-V.
         self._lowest = max(self.page_size, self.linear_base >> 47 << 47)
@@ -72,7 +89,7 @@ class Memory:
         # Any object in the direct map will do; the first slab cache is one.
         try:
             address = self.prog["slab_caches"].next.value_()
-            physical = (address - self.linear_base) & self._address_mask
+            physical = (address - self.linear_base) & self.address_mask
             return self.prog.read(physical, 64, True) == self.prog.read(address, 64)
         except (FaultError, LookupError, OverflowError, ValueError):
             return False
@@ -92,13 +109,47 @@ class Memory:
         """Return the direct-map addresses of physical addresses."""
         return physical + np.uint64(self.linear_base)
 
-    def read(self, address: int, size: int) -> bytes:
+    def read(self, address: int, size: int, physical: bool = False) -> bytes:
         """
-        Read *size* bytes at a virtual address.
+        Read *size* bytes at a virtual address, or a physical one.
 
         :raises FaultError: if they are not in the target.
         """
-        return self.prog.read(address, size)
+        poll()
+        if self._deadline is not None and time.monotonic() >= self._deadline:
+            raise Interrupted(TIME)
+        self._reads += 1
+        self._bytes += size
+        return self.prog.read(address, size, physical)
+
+    def read_word(self, address: int) -> int:
+        """
+        Read an ``unsigned long``.
+
+        :raises FaultError: if it is not in the target.
+        """
+        return int.from_bytes(
+            self.read(address, self.word_size), "little" if self.byteorder == "<" else "big"
+        )
+
+    @property
+    def spent(self) -> Spent:
+        """What reading has cost so far."""
+        return Spent(self._reads, self._bytes)
+
+    @contextmanager
+    def until(self, deadline: Optional[float]) -> Iterator[None]:
+        """
+        Bound how long memory is read.
+
+        :param deadline: Of :func:`time.monotonic`: reads after it raise
+            :class:`~drgn_slabtype.signals.Interrupted`.
+        """
+        before, self._deadline = self._deadline, deadline
+        try:
+            yield
+        finally:
+            self._deadline = before
 
     def blocks(self, start: int, end: int, step: int) -> Iterator[Tuple[int, U8]]:
         """
@@ -110,24 +161,35 @@ class Memory:
 
         :return: Iterator of (virtual address, bytes).
         """
+        yield from self._pieces(self.read, start, end, step)
+
+    def linear_blocks(self, start: int, end: int, step: int) -> Iterator[Tuple[int, U8]]:
+        """Read addresses of the direct map as :meth:`blocks` does, and faster."""
+        yield from self._pieces(self._read_linear, start, end, step)
+
+    def _pieces(
+        self, read: Callable[[int, int], bytes], start: int, end: int, step: int
+    ) -> Iterator[Tuple[int, U8]]:
         for address in range(start, end, step):
             size = min(step, end - address)
             try:
-                data = np.frombuffer(self.prog.read(address, size), np.uint8)
+                data = np.frombuffer(read(address, size), np.uint8)
             except FaultError:
-                yield from self._readable(address, address + size)
+                yield from self._readable(read, address, address + size)
             else:
                 yield address, data
                 del data
 
-    def _readable(self, start: int, end: int) -> Iterator[Tuple[int, U8]]:
+    def _readable(
+        self, read: Callable[[int, int], bytes], start: int, end: int
+    ) -> Iterator[Tuple[int, U8]]:
         # What can be read of a piece: pages that follow each other, together.
         run: List[bytes] = []
         first = address = start
         while address < end:
             after = min((address // self.page_size + 1) * self.page_size, end)
             try:
-                run.append(self.prog.read(address, after - address))
+                run.append(read(address, after - address))
             except FaultError:
                 if run:
                     yield first, np.frombuffer(b"".join(run), np.uint8)
@@ -177,14 +239,14 @@ class Memory:
 
     def _read_linear(self, address: int, size: int) -> bytes:
         if self._physical:
-            physical = (address - self.linear_base) & self._address_mask
+            physical = (address - self.linear_base) & self.address_mask
             # Above the direct map lie vmalloc, vmemmap and the kernel image.
             if physical < 1 << 46:
                 try:
-                    return self.prog.read(physical, size, True)
+                    return self.read(physical, size, True)
                 except FaultError:
                     pass
-        return self.prog.read(address, size)
+        return self.read(address, size)
 
 
 def _linear_base(prog: Program) -> int:
@@ -273,12 +335,4 @@ def _hide_left_out(prog: Program) -> int:
             left_out = ElfFile(file).left_out()
     except (OSError, ValueError):
         return 0
-
-    def fault(address: int, count: int, offset: int, physical: bool) -> bytes:
-        raise FaultError("left out of the dump", address)
-
-    for segment in left_out:
-        prog.add_memory_segment(segment.physical, segment.memory_size, fault, True)
-        if segment.address:
-            prog.add_memory_segment(segment.address, segment.memory_size, fault, False)
-    return sum(segment.memory_size for segment in left_out)
+    return hide(prog, left_out)

@@ -35,7 +35,7 @@ def _walked(machine: Machine, address: int) -> List[Tuple[int, int]]:
     seen: List[Tuple[int, int]] = []
 
     def read(physical: int, size: int, offset: int, is_physical: bool) -> bytes:
-        data = machine.prog.read(physical, size, True)
+        data = machine.memory.read(physical, size, True)
         seen.append((physical, size))
         return data
 

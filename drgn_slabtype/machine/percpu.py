@@ -37,6 +37,14 @@ def cpu_offsets(machine: Machine) -> U64:
     return np.array([int(table[cpu]) for cpu in cpus.tolist()], np.uint64)
 
 
+def most_cpus(machine: Machine) -> int:
+    """Return CONFIG_NR_CPUS, or how many CPUs are possible where nothing tells."""
+    try:
+        return int(machine.prog["__per_cpu_offset"].type_.length or 0) or len(machine.cpus)
+    except (AttributeError, LookupError):
+        return len(machine.cpus)
+
+
 def per_cpu_addresses(machine: Machine, pointers: U64) -> U64:
     """
     Return where the CPUs' copies of some per-CPU memory lie.

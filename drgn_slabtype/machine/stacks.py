@@ -17,7 +17,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Collection, Iterator, List, NamedTuple, Optional, Set, Tuple
 
 import numpy as np
-from drgn import Architecture, StackTrace
+from drgn import Architecture, Object, Program, StackTrace
 from drgn.helpers.linux.cpumask import for_each_online_cpu
 from drgn.helpers.linux.sched import cpu_curr, idle_task
 
@@ -239,7 +239,7 @@ class Stacks:
                 continue
             running.add(int(task.value_()))
             try:
-                trace = prog.stack_trace(task)
+                trace = self._trace(cpu, task)
                 # A CPU that changes tasks is still on the stack of the former,
                 # and the other one has not begun to run.
                 owner = self._unwinder.owner(trace)
@@ -254,6 +254,11 @@ class Stacks:
                 what = str(error).partition("\n")[0] or type(error).__name__
                 self.gaps.append(f"the stack of CPU {cpu} cannot be followed: {what}")
         return running
+
+    def _trace(self, cpu: int, task: Object) -> StackTrace:
+        pause = self._machine.pause
+        registers = None if pause is None else pause.of(self._machine, cpu)
+        return _stack_trace(self._machine.prog, task if registers is None else registers)
 
     def _cpu(self, cpu: int, trace: StackTrace, own: Optional[Area], who: str) -> None:
         whole, calls = self._unwinder.unwound(trace, who)
@@ -329,7 +334,7 @@ class Stacks:
     def _task(self, task: Task, words: U64) -> None:
         who = spell_task(task.object)
         try:
-            trace = self._machine.prog.stack_trace(task.object)
+            trace = _stack_trace(self._machine.prog, task.object)
             whole, calls = self._unwinder.unwound(trace, who)
         except ERRORS:
             whole, calls = False, []
@@ -350,3 +355,13 @@ def _core_text(machine: Machine) -> range:
         return range(machine.prog.symbol("_stext").address, machine.prog.symbol("_etext").address)
     except LookupError:
         return range(0)
+
+
+def _stack_trace(prog: Program, task: Object) -> StackTrace:
+    try:
+        return prog.stack_trace(task)
+    except ERRORS:
+        raise
+    except Exception as error:
+        # libkdumpfile's have no class of their own: of a dump without notes of CPUs.
+        raise LookupError(str(error)) from None

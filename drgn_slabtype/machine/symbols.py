@@ -11,11 +11,13 @@ is trusted here.
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Iterator, List, Tuple
+from bisect import bisect_right
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
-from drgn import FaultError, Object, TypeKind, cast, reinterpret
+from drgn import FaultError, Object, SymbolBinding, TypeKind, cast, reinterpret
 
+from ..errors import TargetError
 from ..regions import Region, region
 from .columns import Structure
 from .memory import U64
@@ -39,6 +41,55 @@ def symbolise(machine: Machine, address: int) -> str:
             symbol = machine.prog.symbol(inside)
             return f"{symbol.name}+0x{address - symbol.address:x}"
     return f"0x{address:x}"
+
+
+def symbol_address(machine: Machine, name: str, offset: int = 0) -> int:
+    """
+    Return the address of a symbol.
+
+    :param offset: Bytes behind its first.
+    :raises TargetError: if there is no such symbol.
+    """
+    try:
+        return machine.prog.symbol(name).address + offset
+    except LookupError:
+        raise TargetError(f"there is no symbol {name}") from None
+
+
+class CodeNames(Dict[int, str]):
+    """
+    Names of code, for many addresses: ``names[address]`` as :func:`symbolise` has it.
+
+    drgn searches all symbols for each address; this sorts them once.
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        super().__init__()
+        self._machine = machine
+        # Of several at one address, the one that all of the kernel knows.
+        found = sorted(
+            (symbol.address, symbol.binding == SymbolBinding.GLOBAL, symbol.name, symbol.size)
+            for symbol in machine.prog.symbols()
+            if symbol.size
+        )
+        self._starts = [start for start, _, _, _ in found]
+        self._symbols = found
+        # Without those of per-CPU variables, which are no addresses.
+        kernel = [start for start in self._starts if start >= machine.memory.page_size << 32]
+        self.reach = (kernel[0], found[-1][0] + found[-1][3]) if kernel else (0, 0)
+        """First address with a name, and the first after all of them."""
+
+    def __missing__(self, address: int) -> str:
+        name = self._inside(address) or self._inside(address - 1, 1)
+        told = self[address] = name or symbolise(self._machine, address)
+        return told
+
+    def _inside(self, address: int, beyond: int = 0) -> Optional[str]:
+        at = bisect_right(self._starts, address) - 1
+        if at < 0:
+            return None
+        start, _, name, size = self._symbols[at]
+        return f"{name}+0x{address + beyond - start:x}" if address - start < size else None
 
 
 def frames(machine: Machine, addresses: List[int]) -> Tuple[str, ...]:
@@ -99,24 +150,61 @@ def depot_regions(machine: Machine, handles: U64) -> Iterator[Region]:
     :raises LookupError: if the kernel has no stack depot.
     """
     source = machine.memory
-    parts = machine.structure("union handle_parts")
     raw = np.unique(handles[handles != 0]).astype(f"{source.byteorder}u4")
     if not len(raw):
         return
-    slots = _pool_slots(machine, parts, raw)
+    slots, records = _depot_records(machine, raw)
     yield region("stack traces", slots, source.word_size)
-    gathered = source.gather(slots, source.word_size)
-    pool = gathered.bytes.view(source.word)[:, 0].astype(np.uint64)
-    offset = parts.column(raw.view(np.uint8).reshape(-1, 4), "offset") << np.uint64(_DEPOT_ALIGN)
-    used = source.is_kernel_address(pool)
     layout = machine.structure("struct stack_record")
     head = layout.offset("entries")
-    rows = machine.rows("struct stack_record", (pool + offset)[used], head)
+    rows = machine.rows("struct stack_record", records, head)
     frames = np.minimum(rows["size"], np.uint64(_MAX_FRAMES))
     sizes = np.uint64(head) + frames * np.uint64(source.word_size)
     # An overwritten handle may lead anywhere; a record knows its own handle.
-    own = rows.ok & (rows["handle"] == raw[used].astype(np.uint64))
+    own = rows.ok & (rows["handle"] == raw.astype(np.uint64))
     yield region("stack traces", rows.addresses[own], sizes[own], code=True)
+
+
+def depot_traces(machine: Machine, handles: U64) -> Dict[int, List[int]]:
+    """
+    Return call traces from the stack depot, many at a time.
+
+    :param handles: ``depot_stack_handle_t``
+    :return: Return addresses by handle, innermost first. A handle that leads to no
+        record of its own is left out.
+    """
+    source = machine.memory
+    raw = np.unique(handles[handles != 0]).astype(f"{source.byteorder}u4")
+    try:
+        layout = machine.structure("struct stack_record")
+        _, records = _depot_records(machine, raw)
+    except (FaultError, LookupError):
+        return {}
+    head = layout.offset("entries")
+    rows = machine.rows("struct stack_record", records, head)
+    own = rows.ok & (rows["handle"] == raw.astype(np.uint64))
+    lengths = np.minimum(rows["size"], np.uint64(_MAX_FRAMES)).astype(np.int64)
+    found: Dict[int, List[int]] = {}
+    for length in np.unique(lengths[own]).tolist():
+        some = np.flatnonzero(own & (lengths == length))
+        entries = source.gather(records[some] + np.uint64(head), length * source.word_size)
+        words = entries.bytes.view(source.word).reshape(len(some), length)
+        for row, trace, ok in zip(some.tolist(), words.tolist(), entries.ok.tolist()):
+            if ok:
+                found[int(raw[row])] = trace
+    return found
+
+
+def _depot_records(machine: Machine, raw: Any) -> Tuple[U64, U64]:
+    # Where the pointers to the pools lie that handles name, and the records; 0 for
+    # what leads nowhere.
+    source = machine.memory
+    parts = machine.structure("union handle_parts")
+    slots = _pool_slots(machine, parts, raw)
+    gathered = source.gather(slots, source.word_size)
+    pool = gathered.bytes.view(source.word)[:, 0].astype(np.uint64)
+    offset = parts.column(raw.view(np.uint8).reshape(-1, 4), "offset") << np.uint64(_DEPOT_ALIGN)
+    return slots, np.where(source.is_kernel_address(pool), pool + offset, np.uint64(0))
 
 
 def _pool_slots(machine: Machine, parts: Structure, raw: U64) -> U64:

@@ -34,7 +34,7 @@ def node_ids(machine: Machine) -> int:
     if 0 < told <= most and (told in others or len(set(others)) != 1):
         return told
     number = max(others, default=1)
-    machine.correct("nr_node_ids", Object(machine.prog, "unsigned int", number))
+    machine.corrections.add("nr_node_ids", Object(machine.prog, "unsigned int", number))
     return number
 
 

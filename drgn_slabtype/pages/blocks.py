@@ -52,7 +52,7 @@ def migrate_type(machine: Machine, pfn: int) -> int:
     at = np.array([usage + flags + word * machine.memory.word_size], np.uint64)
     if not machine.memory.is_kernel_address(at)[0]:
         raise FaultError("section has no blocks", int(at[0]))
-    found = machine.prog.read_word(int(at[0])) >> shift
+    found = machine.memory.read_word(int(at[0])) >> shift
     # Since Linux 6.17, an isolated block keeps its type and has a bit besides.
     if "PB_migrate_isolate" in bits and found >> bits["PB_migrate_isolate"] & 1:
         return migrate_types(machine)["MIGRATE_ISOLATE"]

@@ -33,6 +33,10 @@ I64 = npt.NDArray[np.int64]
 I32 = npt.NDArray[np.int32]
 U32 = npt.NDArray[np.uint32]
 
+_UNTYPED = np.uint32(0xFFFFFFFF)
+"""The word of a page that has no type and is not mapped."""
+_MOST_PFN = 1 << 52  # beyond all memory, wherever a damaged zone says that it lies
+
 # What a link of a free block leads to, if not to a page.
 NOWHERE = -1
 """Neither a struct page nor the head of a free list."""
@@ -179,6 +183,7 @@ class _Collector:
             rows = np.flatnonzero(pages & ~buddy)
             odd = (folios.flags[rows] & self.checked != 0) | typed[rows] | folios.tails[rows]
             odd |= folios.block.refcounts[rows] != 0
+            odd |= folios.words[rows] != _UNTYPED
             inside.append(self._strays(folios, rows[odd]))
             # What only stands in for a tail where the memory map is folded is a
             # head, with its type.
@@ -230,12 +235,12 @@ class _Collector:
             lists = area.free_list
             count, width = lists.type_.length or 0, 2 * word.itemsize
             start = int(lists.address_ or 0)
-            raw = np.frombuffer(self.machine.prog.read(start, count * width), word).reshape(-1, 2)
+            raw = np.frombuffer(self.machine.memory.read(start, count * width), word).reshape(-1, 2)
             for kind, (first, last) in enumerate(raw.tolist()):
                 heads.append((order, kind, start + kind * width, first, last))
-        begin = int(zone.zone_start_pfn)
+        begin = min(int(zone.zone_start_pfn), _MOST_PFN)
         lock = lock_state(zone.lock)
-        end = begin + int(zone.spanned_pages)
+        end = begin + min(int(zone.spanned_pages), _MOST_PFN)
         locked, wrong = bool(lock.held[0]), lock.wrong_word(0)
         self.zones.append(Zone(nid, number, name, begin, end, tuple(counts), locked, wrong))
         self.rows[nid, number] = row

@@ -84,7 +84,7 @@ def orders_on_lists(
 def on_list(machine: Machine, pfn: int) -> bool:
     """Return whether a page is on a list of a CPU: whether its links lead back to one's head."""
     fields, lists, word = machine.page, _lists(machine), machine.memory.word_size
-    heads, read = set(lists.addresses.tolist()), machine.prog.read_word
+    heads, read = set(lists.addresses.tolist()), machine.memory.read_word
     link = fields.vmemmap + pfn * fields.size + fields.compound
     try:
         for _ in range(_LONGEST):
@@ -126,7 +126,7 @@ def _first_links(machine: Machine, lists: _Lists) -> U64:
     parts = [np.zeros(0, np.uint64)]
     for address, count in lists.arrays:
         try:
-            raw = machine.prog.read(address, count * 2 * word.itemsize)
+            raw = machine.memory.read(address, count * 2 * word.itemsize)
         except FaultError:
             raw = bytes(count * 2 * word.itemsize)
         parts.append(np.frombuffer(raw, word)[::2].astype(np.uint64))

@@ -32,6 +32,12 @@ _OF_USERS = (
 )  # fmt: skip
 
 
+# Nor has a page of a slab that is not its first what the allocators set on that.
+_OF_HEADS = ("PG_locked", "PG_waiters", "PG_active", "PG_workingset")
+_UNTYPED = 0xFFFFFFFF
+_MOST_WORDS = 64  # tails of slabs with another word; more are not understood
+
+
 class Counted(NamedTuple):
     """Pages and how many references each has."""
 
@@ -50,6 +56,15 @@ class Flagged(NamedTuple):
     """Page frame of the head of each."""
 
 
+class Worded(NamedTuple):
+    """Pages and a page_type word that they should not have."""
+
+    pfns: I64
+    words: I64
+    heads: I64
+    """Page frame of the head of each."""
+
+
 def flags_of_users(machine: Machine) -> int:
     """Return the flags that no page of a slab can have, found once."""
     return machine.fact(_flags_of_users)
@@ -58,7 +73,11 @@ def flags_of_users(machine: Machine) -> int:
 def _flags_of_users(machine: Machine) -> int:
     # In some kernels a name is that of a mask or an alias, and no bit.
     flags = machine.enumerators("pageflags")
-    bits = [flags[name] for name in _OF_USERS if name in flags]
+    names = [*_OF_USERS]
+    # SLAB itself sets none on its slabs, but for memory of the reserves.
+    if machine.layout.allocator == "SLAB":
+        names += ["PG_locked", "PG_workingset"]
+    bits = [flags[name] for name in names if name in flags]
     return sum(1 << bit for bit in {*bits} - {machine.layout.slab_flag, machine.layout.head_flag})
 
 
@@ -66,14 +85,18 @@ class References:
     """Collects pages with too few or too many references; takes blocks of pages."""
 
     def __init__(self, machine: Machine) -> None:
-        self._mask = np.uint64(flags_of_users(machine))
+        of_users, flags = flags_of_users(machine), machine.enumerators("pageflags")
+        for name in _OF_HEADS:
+            of_users |= 1 << flags[name] if name in flags else 0
+        self._mask = np.uint64(of_users)
         self._unmade = np.uint64(machine.layout.flags_mask)
         self._negative: List[Counted] = []
         self._held: List[Counted] = []
         self._flagged: List[Flagged] = []
         # In the second page, the lowest flags are a folio's own; its order, since
         # Linux kernel commit ebc1baf5c9b4 (in v6.6).
-        self._second = self._mask & ~np.uint64(0xFF)
+        self._second = np.uint64(flags_of_users(machine)) & ~np.uint64(0xFF)
+        self._worded: List[Worded] = []
 
     def take(self, folios: Folios, free: Bools) -> None:
         """
@@ -93,6 +116,12 @@ class References:
             if len(rows):
                 slab = folios.slab()[folios.head[rows]]
                 into.append(Counted(rows + block.pfn, counts[rows].astype(np.int64), slab))
+        odd = tails[folios.words[tails] != _UNTYPED]
+        odd = odd[folios.slab()[folios.head[odd]]] if len(odd) else odd
+        if len(odd):
+            heads = folios.pfns[folios.head[odd]].astype(np.int64)
+            words = folios.words[odd].astype(np.int64)
+            self._worded.append(Worded(odd + block.pfn, words, heads))
         # A page after the head, alone, is no reason to look which ones are slabs.
         rows = tails[folios.flags[tails] & self._mask != 0]
         rows = rows[folios.slab()[folios.head[rows]]] if len(rows) else rows
@@ -121,6 +150,14 @@ class References:
         none = np.zeros(0, np.int64)
         parts = [Flagged(none, np.zeros(0, np.uint64), none), *self._flagged]
         return Flagged(*(np.concatenate(column) for column in zip(*parts)))
+
+    @property
+    def worded(self) -> Worded:
+        """Tails of slabs with a word that is not that of an untyped page, if they are few."""
+        none = np.zeros(0, np.int64)
+        parts = [Worded(none, none, none), *self._worded]
+        found = Worded(*(np.concatenate(column) for column in zip(*parts)))
+        return found if len(found.pfns) <= _MOST_WORDS else parts[0]
 
 
 def _counted(parts: List[Counted]) -> Counted:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,7 @@ from ..pagetype.detect import PageTypeLayout
 from ..regions import Region, region
 
 U32 = npt.NDArray[np.uint32]
+_Scalar = TypeVar("_Scalar", bound=np.generic)
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
 
@@ -207,7 +208,7 @@ class SlabHeads:
 
     pfns: U64
     raw: U8
-    """Shape (n, 2 × sizeof(struct page)): the head and the page after it."""
+    """Shape (n, sizeof(struct page))."""
     orders: U8
     """Compound order as the struct pages tell it."""
 
@@ -227,15 +228,29 @@ class PageScan:
     """(PFN, word) of words no healthy page shows."""
 
 
+# Of words, and of heads, that wait to be judged.
+_MOST_WORDS = 1 << 18
+_MOST_HEADS = 1 << 15
+
+
 class _Collector:
     # What is wanted of each block is copied out of it; judging many words at
-    # once, after the last block, costs a fraction of judging each block's.
+    # once costs a fraction of judging each block's. What waits is bounded, so that
+    # only what a slab needs grows with the machine.
 
-    def __init__(self, layout: PageTypeLayout) -> None:
-        self._layout = layout
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self._layout = machine.layout
         self._pages = 0
-        self._heads: List[Tuple[U64, U8]] = []
+        self._typed = dict.fromkeys(self._layout.encoding.types, 0)
+        self._conflicts: List[Tuple[int, int]] = []
         self._words: List[Tuple[U64, U32]] = []
+        self._waiting_words = 0
+        self._pairs: List[U8] = []
+        self._waiting_pairs = 0
+        self._pfns: List[U64] = []
+        self._heads: List[U8] = []
+        self._orders: List[U8] = []
 
     def take(self, block: PageBlock) -> None:
         # Few pages have a type, and a type never shows on a tail.
@@ -252,33 +267,58 @@ class _Collector:
         self._pages += len(block)
         if len(rows):
             self._words.append((rows.astype(np.uint64) + first, some))
+            self._waiting_words += len(rows)
         if len(marked):
             pairs = np.minimum(marked[:, None] + np.arange(2), len(block) - 1)
             raw = block.raw.take(pairs.reshape(-1), axis=0).reshape(len(marked), -1)
-            self._heads.append((marked.astype(np.uint64) + first, raw))
+            self._pfns.append(marked.astype(np.uint64) + first)
+            self._pairs.append(raw)
+            self._waiting_pairs += len(raw)
+        if self._waiting_words >= _MOST_WORDS:
+            self._judge_words()
+        if self._waiting_pairs >= _MOST_HEADS:
+            self._judge_pairs()
 
-    def result(self, machine: Machine, pages: int) -> PageScan:
+    def result(self, pages: int) -> PageScan:
+        self._judge_words()
+        self._judge_pairs()
+        pfns = _joined(self._pfns, np.zeros(0, np.uint64))
+        raw = _joined(self._heads, np.zeros((0, self._machine.page.size), np.uint8))
+        heads = SlabHeads(pfns, raw, _joined(self._orders, np.zeros(0, np.uint8)))
+        if self._layout.slab_flag is not None:
+            self._typed["slab"] = len(pfns)
+        return PageScan(heads, pages, pages - self._pages, self._typed, self._conflicts)
+
+    def _judge_words(self) -> None:
         encoding = self._layout.encoding
-        heads = self._slab_heads(machine)
-        pfns = np.concatenate([np.zeros(0, np.uint64), *(pfns for pfns, _ in self._words)])
-        words = np.concatenate([np.zeros(0, np.uint32), *(words for _, words in self._words)])
+        pfns = _joined([pfns for pfns, _ in self._words], np.zeros(0, np.uint64))
+        words = _joined([words for _, words in self._words], np.zeros(0, np.uint32))
+        self._words, self._waiting_words = [], 0
         # Most words are like the one before.
         starts, counts = runs_of(words)
         words = words[starts]
-        typed = {name: int(counts[encoding.is_type(words, name)].sum()) for name in encoding.types}
-        if self._layout.slab_flag is not None:
-            typed["slab"] = len(heads.pfns)
-        conflicts = []
+        for name in encoding.types:
+            self._typed[name] += int(counts[encoding.is_type(words, name)].sum())
         for run in encoding.conflict(words).nonzero()[0].tolist():
             same = pfns[starts[run] : starts[run] + counts[run]].tolist()
-            conflicts += [(pfn, int(words[run])) for pfn in same]
-        return PageScan(heads, pages, pages - self._pages, typed, conflicts)
+            self._conflicts += [(pfn, int(words[run])) for pfn in same]
 
-    def _slab_heads(self, machine: Machine) -> SlabHeads:
-        width = 2 * machine.page.size
-        pfns = np.concatenate([np.zeros(0, np.uint64), *(pfns for pfns, _ in self._heads)])
-        raw = np.concatenate([np.zeros((0, width), np.uint8), *(raw for _, raw in self._heads)])
-        return SlabHeads(pfns, raw, compound_orders(machine, self._layout, raw))
+    def _judge_pairs(self) -> None:
+        # The page after a head tells its order, and nothing else that is wanted.
+        size = self._machine.page.size
+        pairs = _joined(self._pairs, np.zeros((0, 2 * size), np.uint8))
+        self._pairs, self._waiting_pairs = [], 0
+        self._orders.append(compound_orders(self._machine, self._layout, pairs))
+        self._heads.append(np.ascontiguousarray(pairs[:, :size]))
+
+
+def _joined(parts: List[npt.NDArray[_Scalar]], none: npt.NDArray[_Scalar]) -> npt.NDArray[_Scalar]:
+    # The parts in one, and gone themselves.
+    if not parts:
+        return none
+    joined = np.concatenate(parts)
+    parts.clear()
+    return joined
 
 
 def compound_orders(machine: Machine, layout: PageTypeLayout, raw: U8) -> U8:
@@ -324,12 +364,12 @@ def scan(machine: Machine, progress: Optional[Progress] = None) -> PageScan:
 
     :raises LayoutError: if the kernel's page types are not understood.
     """
-    collector = _Collector(machine.layout)
+    collector = _Collector(machine)
     ranges = page_ranges(machine)
     for block in page_blocks(machine, progress, ranges):
         collector.take(block)
         del block  # the next one is read into the same memory
-    return collector.result(machine, sum(end - start for start, end in ranges))
+    return collector.result(sum(end - start for start, end in ranges))
 
 
 def regions(machine: Machine) -> Iterator[Region]:

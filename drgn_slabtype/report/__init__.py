@@ -18,6 +18,11 @@ Text = Union[str, Iterator[str]]
 _MODULES = {"table": ".text", "json": ".json", "junit": ".junit"}
 
 
+def renderer(format: str) -> Any:
+    """Return the module of a format."""
+    return import_module(_MODULES[format], __name__)
+
+
 def present(command: str, records: Any, format: str) -> Text:
     """
     Return the records of a command as text.
@@ -25,5 +30,5 @@ def present(command: str, records: Any, format: str) -> Text:
     :param command: Name of the command that returned them.
     :param format: ``table``, ``json`` or ``junit``.
     """
-    text: Text = getattr(import_module(_MODULES[format], __name__), command)(records)
+    text: Text = getattr(renderer(format), command)(records)
     return text

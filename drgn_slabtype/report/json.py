@@ -11,7 +11,18 @@ the record; here is only what is more than one record.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, Optional, Sequence
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    Optional,
+    Sequence,
+    Union,
+)
 
 from .. import __version__
 from ..findings import Report
@@ -21,15 +32,24 @@ from .values import address
 from .views.check import SHELVES
 
 if TYPE_CHECKING:
+    from ..answers.address import AddressInfo
     from ..answers.caches import CachesAnswer
     from ..answers.decode import Decoded
-    from ..answers.object import AddressInfo
+    from ..answers.likeness import KindsAnswer
+    from ..answers.owners import OwnersAnswer
     from ..answers.page import PageInfo
+    from ..answers.refs import References
+    from ..answers.sites import Site
+    from ..answers.slabs import SlabsAnswer
+    from ..answers.stacks import StacksAnswer
     from ..answers.states import Objects
+    from ..answers.what import Word
     from ..capture import CaptureSummary
     from ..demo import Act
+    from ..diff import Difference
     from ..pages.census import Census
     from ..pagetype.detect import PageTypeLayout
+    from ..watch import Round
 
 
 def _whole(parts: Dict[str, Any]) -> Dict[str, Any]:
@@ -51,6 +71,16 @@ def _check(report: Report) -> Dict[str, Any]:
     names = {shelf.name for shelf in SHELVES}
     found["totals"].update((name, len(found[name])) for name in found if name in names)
     return found
+
+
+def watch(rounds: Iterable[Round]) -> Iterator[str]:
+    """Present rounds of checks, a line each, as they are done."""
+    for one in rounds:
+        found = document(one)
+        for name in ("new", "still"):
+            found[name] = [finding.id for finding in getattr(one, name)]
+        del found["report"]
+        yield json.dumps(_whole({**found, **_check(one.report)})) + "\n"
 
 
 def demo(acts: Sequence[Act]) -> str:
@@ -118,6 +148,36 @@ class _Spelled(Dict[Any, str]):
 def object(info: AddressInfo) -> str:
     """Present what is known about an address."""
     return _dump(document(info))
+
+
+def slabs(answer: SlabsAnswer) -> str:
+    """Present the slabs of a cache."""
+    return _dump(document(answer))
+
+
+def stacks(answer: Union[StacksAnswer, KindsAnswer, List[Site]]) -> str:
+    """Present objects by call trace or by what they hold, or call sites."""
+    return _dump({"sites": plain(answer)} if isinstance(answer, list) else document(answer))
+
+
+def diff(difference: Difference) -> str:
+    """Present what changed from one moment to another."""
+    return _dump(document(difference))
+
+
+def owners(answer: OwnersAnswer) -> str:
+    """Present the objects of a cache by who has them."""
+    return _dump(document(answer))
+
+
+def refs(answer: References) -> str:
+    """Present who points into some memory."""
+    return _dump(document(answer))
+
+
+def what(word: Word) -> str:
+    """Present what a word can be."""
+    return _dump(document(word))
 
 
 def pages(census: Census) -> str:

@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 
 from ..findings import Finding, Report
 from .values import plural, printable
-from .views.check import CACHE, SHELVES, concerned, lines, statement, verdict
+from .views.check import CACHE, SHELVES, concerned, ending, lines, statement, verdict
 
 _MACHINE = "machine"
 # What fails no test and skips none.
@@ -43,7 +43,7 @@ def check(report: Report) -> str:
         elif missing:
             _outcome(case, "skipped", f"{plural(len(missing), 'part')} not judged", missing)
         elif name is None and report.interrupted:
-            ElementTree.SubElement(case, "skipped", message="interrupted")
+            ElementTree.SubElement(case, "skipped", message=ending(report))
         if name in numbers:
             ElementTree.SubElement(case, "system-out").text = numbers[name]
     for attribute, tag in (("failures", "failure"), ("skipped", "skipped")):

@@ -46,8 +46,9 @@ def emit(text: Text, path: Optional[str]) -> None:
     """
     try:
         if path is None or path == "-":
-            sys.stdout.writelines(_pieces(text))
-            sys.stdout.flush()
+            for piece in _pieces(text):
+                sys.stdout.write(piece)
+                sys.stdout.flush()
         elif _is_special(path):
             with open(path, "w", encoding="utf-8") as device:
                 device.writelines(_pieces(text))

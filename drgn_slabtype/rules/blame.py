@@ -32,6 +32,8 @@ _ORDER = (
     "active-underflow",
     "type-conflict",
     "slab-mark-lost",
+    # Whose last reference is gone has been given back, with whatever that writes over.
+    "page-refcount",
     "slab-cache-wrong",
     "slab-order-wrong",
     "slab-objects-wrong",
@@ -59,7 +61,6 @@ _ORDER = (
     "list-missing",
     "slab-in-transit",
     "page-tail-head",
-    "page-refcount",
     "slab-flags-wrong",
     "slab-vector-wrong",
     "redzone",
@@ -73,6 +74,17 @@ _ORDER = (
     "node-free-objects",
 )
 _RANK = {code: rank for rank, code in enumerate(_ORDER)}
+# What a slab shows whose page was given back, and then used for something else.
+_REMADE = frozenset(
+    {
+        "slab-mark-lost",
+        "page-refcount",
+        "slab-order-wrong",
+        "slab-objects-wrong",
+        "slab-base-wrong",
+    }
+)
+_PAGE_BYTES = 64  # sizeof(struct page), in which the links of a slab are
 _NODE_LISTS = int(ListKind.PARTIAL | ListKind.FULL | ListKind.FREE)
 
 
@@ -209,8 +221,11 @@ def join(groups: Iterable[List[Finding]]) -> List[List[Finding]]:
     """
     joined: List[List[Finding]] = []
     homes: Dict[int, int] = {}
+    groups = list(groups)
+    remade = {page for group in groups for page in _remade(group)}
     for group in groups:
         roots = {f.slab for f in group if f.because is None and f.slab is not None}
+        roots |= {page for f in group for page in [_leads_to(f, remade)] if page is not None}
         into = sorted({homes[slab] for slab in roots if slab in homes})
         if into:
             joined[into[0]] = _merge([*(joined[at] for at in into), group])
@@ -221,7 +236,42 @@ def join(groups: Iterable[List[Finding]]) -> List[List[Finding]]:
             into = [len(joined)]
             joined.append(group)
         homes.update(dict.fromkeys(roots, into[0]))
-    return [group for group in joined if group]
+    return [_follow_links(group) for group in joined if group]
+
+
+def _follow_links(group: List[Finding]) -> List[Finding]:
+    # What a list leads to that is no longer one of its slabs explains that it ends there.
+    ids: Dict[int, int] = {}
+    for finding in group:
+        if finding.code in _REMADE and finding.slab is not None:
+            ids.setdefault(finding.slab, finding.because or finding.id)
+    follows = {}
+    for finding in group:
+        leads_to = _leads_to(finding, set(ids))
+        if leads_to is not None:
+            follows[finding.id] = ids[leads_to]
+    return (
+        [
+            replace(finding, because=follows.get(finding.id, follows.get(because, because or None)))
+            for finding in group
+            for because in (finding.because or 0,)
+        ]
+        if follows
+        else group
+    )
+
+
+def _remade(group: Iterable[Finding]) -> Set[int]:
+    # Slabs whose struct page somebody else has written to.
+    return {f.slab for f in group if f.code in _REMADE and f.slab is not None}
+
+
+def _leads_to(finding: Finding, slabs: Set[int]) -> Optional[int]:
+    # The slab that a list goes on with, in which the links are no longer those of the list.
+    if finding.because is not None or finding.code not in ("list-links", "list-broken"):
+        return None
+    at = finding.found if isinstance(finding.found, int) else 0
+    return next((slab for slab in slabs if slab <= at < slab + _PAGE_BYTES), None)
 
 
 def _merge(groups: List[List[Finding]]) -> List[Finding]:

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Iterator, Optional
 
 import numpy as np
 
 from ..findings import Finding
-from ..ledger import Ledger, State, Walk
+from ..ledger import I64, Ledger, State, Walk
 
 
 def judge_claims(ledger: Ledger) -> Iterator[Finding]:
@@ -24,19 +25,22 @@ def _judge_walks(ledger: Ledger) -> Iterator[Finding]:
     boxes, slabs, name = ledger.containers, ledger.slabs, ledger.facts.name
     for box in np.flatnonzero(boxes.state != Walk.WHOLE).tolist():
         place = ledger.places[boxes.place[box]]
-        slab = int(boxes.slab[box])
+        slab, state = int(boxes.slab[box]), Walk(boxes.state[box])
         if slab >= 0 and slabs.excused[slab]:
             continue
-        state = Walk(boxes.state[box])
-        value, culprit = int(boxes.value[box]), int(boxes.culprit[box])
-        code, what = {
-            Walk.POINTER: (place.bad, f"entry after {_position(culprit)} is 0x{value:x}"),
-            Walk.CYCLE: (place.repeat, f"0x{value:x} comes again after {_position(culprit)}"),
-            Walk.MISPLACED: ("freelist-array", f"freelist array cannot be at 0x{value:x}"),
-            Walk.UNREADABLE: ("unreadable", "could not be read to its end"),
-        }[state]
-        yield Finding(
-            code,
+        value, culprit, word = (
+            int(column[box]) for column in (boxes.value, boxes.culprit, boxes.word)
+        )
+        what = {
+            Walk.MISPLACED: f"freelist array cannot be at 0x{value:x}",
+            Walk.UNREADABLE: "could not be read to its end",
+        }.get(state, "")
+        finding = Finding(
+            {
+                Walk.POINTER: place.bad,
+                Walk.CYCLE: place.repeat,
+                Walk.MISPLACED: "freelist-array",
+            }.get(state, "unreadable"),
             f"{name} {_where(ledger, box)}: {what}",
             cache=name,
             node=int(slabs.nid[slab]) if slab >= 0 else None,
@@ -44,15 +48,68 @@ def _judge_walks(ledger: Ledger) -> Iterator[Finding]:
             slab=int(slabs.page[slab]) if slab >= 0 else None,
             place=place.name,
             index=culprit if culprit >= 0 else None,
-            expected=int(slabs.objects[slab]) if slab >= 0 and state == Walk.POINTER else None,
             found=value,
+            address=word or container_address(ledger, box),
             moving=bool(boxes.busy[box]),
         )
+        if state in (Walk.POINTER, Walk.CYCLE):
+            ended = _ended_in_array if place.bad == "freelist-index" else _ended_in_object
+            finding = ended(ledger, box, finding)
+        yield finding
+
+
+def _ended_in_array(ledger: Ledger, box: int, finding: Finding) -> Finding:
+    # At an entry of an index array, the first of which are stale.
+    slab, entry = int(ledger.containers.slab[box]), int(ledger.containers.culprit[box])
+    position = entry - int(ledger.slabs.counted[slab])
+    limit = int(ledger.slabs.objects[slab])
+    what = f"entry {entry} (position {position}) at 0x{finding.address or 0:x} is {finding.found}"
+    if finding.code == "freelist-duplicate":
+        return replace(
+            finding, message=f"{finding.message}{what}, which comes twice", position=position
+        )
+    return replace(
+        finding,
+        message=f"{finding.message}{what}, and there are {limit} objects",
+        position=position,
+        expected=limit,
+    )
+
+
+def _ended_in_object(ledger: Ledger, box: int, finding: Finding) -> Finding:
+    # At the free pointer of an object, or at the head.
+    boxes, slabs, stride = ledger.containers, ledger.slabs, ledger.facts.stride
+    slab, slot = int(boxes.slab[box]), int(boxes.culprit[box])
+    holder, place = None, "the head"
+    position = int(boxes.walked[box]) - 1
+    if slot >= 0:
+        holder = int(slabs.base[slab]) + slot * stride
+        place = f"the free pointer of object 0x{holder:x} (slot {slot}, position {position})"
+    at = f" at 0x{finding.address:x}" if finding.address is not None else ""
+    leads = f"is 0x{finding.found:x}"
+    if finding.code == "freelist-cycle":
+        again = (int(finding.found or 0) - int(slabs.base[slab])) // stride
+        where = f"slot {again}{_standing(ledger, box, again)}"
+        leads = f"leads back to object 0x{finding.found:x} ({where})"
+    return replace(
+        finding,
+        message=f"{finding.message}{place}{at} {leads}",
+        object=holder,
+        slot=slot if slot >= 0 else None,
+        position=position if slot >= 0 else None,
+    )
+
+
+def _standing(ledger: Ledger, box: int, slot: int) -> str:
+    # Where an object of a container's slab stands in the container.
+    claims = ledger.claims
+    at = np.flatnonzero((claims.container == box) & (claims.index == slot))
+    return f", position {claims.position[at[0]]}" if len(at) else ""
 
 
 def _judge_foreign(ledger: Ledger) -> Iterator[Finding]:
     # Entries of arrays, each of which can be wrong on its own.
-    claims, boxes, name = ledger.claims, ledger.containers, ledger.facts.name
+    claims, name = ledger.claims, ledger.facts.name
     for claim in np.flatnonzero((claims.slab < 0) | (claims.index < 0)).tolist():
         box, slab = int(claims.container[claim]), int(claims.slab[claim])
         address, position = int(claims.address[claim]), int(claims.position[claim])
@@ -66,9 +123,11 @@ def _judge_foreign(ledger: Ledger) -> Iterator[Finding]:
             slab=int(ledger.slabs.page[slab]) if slab >= 0 else None,
             object=address,
             index=position,
+            position=position,
             place=container_name(ledger, box),
             found=address,
-            moving=bool(boxes.busy[box]),
+            moving=bool(claims.passing[claim]),
+            address=container_address(ledger, box),
         )
 
 
@@ -90,28 +149,33 @@ def _judge_nodes(ledger: Ledger) -> Iterator[Finding]:
             slab=int(slabs.page[slab]),
             object=address,
             index=int(claims.position[claim]),
+            slot=int(claims.index[claim]) if claims.index[claim] >= 0 else None,
+            position=int(claims.position[claim]),
             place=container_name(ledger, box),
             expected=int(boxes.nid[box]),
             found=int(slabs.nid[slab]),
-            moving=bool(boxes.busy[box]),
+            address=container_address(ledger, box),
         )
 
 
 def _judge_doubles(ledger: Ledger) -> Iterator[Finding]:
-    claims, slabs, boxes = ledger.claims, ledger.slabs, ledger.containers
-    name = ledger.facts.name
+    claims, slabs, name = ledger.claims, ledger.slabs, ledger.facts.name
     known = np.flatnonzero((claims.slab >= 0) & (claims.index >= 0))
     most = int(slabs.objects.max(initial=0)) + 1
-    keys = claims.slab[known] * most + claims.index[known]
+    keys = claims.slab[known].astype(np.int64) * most + claims.index[known]
     order = np.argsort(keys, kind="stable")
     known, keys = known[order], keys[order]
-    for at in np.flatnonzero(keys[1:] == keys[:-1]).tolist():
+    again = np.flatnonzero(keys[1:] == keys[:-1])
+    for at in again[_in_order(ledger, known[again], known[again + 1])].tolist():
         first, second = int(known[at]), int(known[at + 1])
         owners = [int(claims.container[claim]) for claim in (first, second)]
         places = [container_name(ledger, box) for box in owners]
         live = State.LIVE in (claims.state[first], claims.state[second])
-        slab = int(claims.slab[first])
-        address = int(slabs.base[slab]) + int(claims.index[first]) * ledger.facts.stride
+        # An object changes from one CPU to another by way of its slab or its node alone.
+        apart = len({container_cpu(ledger, box) for box in owners} - {None}) > 1
+        passes = bool(claims.passing[[first, second]].any())
+        slab, slot = int(claims.slab[first]), int(claims.index[first])
+        address = int(slabs.base[slab]) + slot * ledger.facts.stride
         yield Finding(
             "claim-live" if live else "claim-twice",
             f"{name} object 0x{address:x}: recorded in {places[0]} and in {places[1]}",
@@ -119,22 +183,34 @@ def _judge_doubles(ledger: Ledger) -> Iterator[Finding]:
             node=int(slabs.nid[slab]),
             slab=int(slabs.page[slab]),
             object=address,
-            index=int(claims.index[first]),
+            index=slot,
+            slot=slot,
+            position=int(claims.position[second]) if claims.position[second] >= 0 else None,
             place=places[1],
             expected=places[0],
             found=places[1],
-            moving=bool(boxes.busy[owners].any()),
+            moving=passes and not live and not apart,
         )
 
 
-def _position(culprit: int) -> str:
-    return "the head" if culprit < 0 else f"position {culprit}"
+def _in_order(ledger: Ledger, first: I64, second: I64) -> I64:
+    # Pairs of claims of one object, place by place; of all that two freelists
+    # have in common, the object at which they met before what follows it.
+    claims = ledger.claims
+    beside = claims.position[first] + claims.position[second]
+    return np.lexsort((beside, claims.container[second], claims.container[first]))
 
 
 def container_cpu(ledger: Ledger, box: int) -> Optional[int]:
     """Return the CPU that owns a container, if a CPU does."""
     owner = int(ledger.containers.owner[box])
     return owner if owner >= 0 and ledger.places[ledger.containers.place[box]].per_cpu else None
+
+
+def container_address(ledger: Ledger, box: int) -> Optional[int]:
+    """Return where a container is, if it is more than the freelist of a slab."""
+    shared = ledger.places[ledger.containers.place[box]].counted
+    return int(ledger.containers.address[box]) or None if shared else None
 
 
 def container_node(ledger: Ledger, box: int) -> Optional[int]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..findings import Finding
 from ..ledger import Ledger, Walk
-from .claims import container_cpu, container_name, container_node
+from .claims import container_address, container_cpu, container_name, container_node
 
 
 def judge_containers(ledger: Ledger) -> Iterator[Finding]:
@@ -35,5 +35,5 @@ def judge_containers(ledger: Ledger) -> Iterator[Finding]:
                 place=container_name(ledger, box),
                 expected=int(expected[box]),
                 found=int(boxes.counted[box]),
-                moving=bool(boxes.busy[box]),
+                address=container_address(ledger, box),
             )

@@ -8,10 +8,12 @@ from typing import Iterator, List, Tuple
 
 import numpy as np
 
-from ..findings import Finding
+from ..findings import Damaged, Finding
 from ..ledger import U8, Bools, Ledger, Zone
 
 _SHOWN = 16  # bytes of damage that a message spells out
+_MOST_SHOWN = 8  # ranges of them that it tells
+_APART = 8  # whole bytes between two damaged ones that make them two ranges
 
 
 def judge_content(ledger: Ledger) -> Iterator[Finding]:
@@ -23,6 +25,7 @@ def judge_content(ledger: Ledger) -> Iterator[Finding]:
     """
     passing: List[Finding] = []
     for zone in ledger.zones:
+        ledger.judged[zone.name] = ledger.judged.get(zone.name, 0) + len(zone.slab)
         for row in np.flatnonzero(_damaged(zone)).tolist():
             finding = _finding(ledger, zone, row)
             if _is_passing(zone, row):
@@ -52,7 +55,8 @@ def _finding(ledger: Ledger, zone: Zone, row: int) -> Finding:
     slabs, name = ledger.slabs, ledger.facts.name
     slab, index = int(zone.slab[row]), int(zone.index[row])
     page = int(slabs.page[slab])
-    where, expected, bad = _difference(zone, row)
+    ranges = _ranges(zone, row)
+    first = ranges[0]
     address = None
     what = f"slab 0x{page:x}"
     if index >= 0:
@@ -60,30 +64,53 @@ def _finding(ledger: Ledger, zone: Zone, row: int) -> Finding:
         what = f"object 0x{address:x}"
     return Finding(
         zone.code,
-        f"{name} {what}: {zone.name}: {len(bad)} bytes from 0x{where:x} are "
-        f"{_hex(bad)}, not {expected}",
+        f"{name} {what}: {zone.name}: {_told(ranges)}",
         cache=name,
         node=int(slabs.nid[slab]),
         slab=page,
         object=address,
         index=index if index >= 0 else None,
         place=zone.name,
-        expected=expected,
-        found=_hex(bad),
-        address=where,
+        expected=first.expected,
+        found=first.found,
+        address=first.address,
+        ranges=ranges,
     )
 
 
-def _difference(zone: Zone, row: int) -> Tuple[int, str, U8]:
-    # Where the damage begins, what was expected there, and what is there.
+def _told(ranges: Tuple[Damaged, ...]) -> str:
+    each = [
+        f"{one.size} {'bytes' if one.size > 1 else 'byte'} from 0x{one.address:x} "
+        f"{'are' if one.size > 1 else 'is'} {one.found}, not {one.expected}"
+        for one in ranges[:_MOST_SHOWN]
+    ]
+    if len(ranges) == 1:
+        return each[0]
+    if len(ranges) > _MOST_SHOWN:
+        each.append(f"{len(ranges) - _MOST_SHOWN} more")
+    return f"{len(ranges)} ranges: {'; '.join(each)}"
+
+
+def _ranges(zone: Zone, row: int) -> Tuple[Damaged, ...]:
+    start, found = int(zone.address[row]), zone.found[row]
     if zone.expected is None:
-        return int(zone.address[row]), "set", zone.found[row]
+        return (Damaged(start, len(found), "set", _hex(found)),)
     expected = np.broadcast_to(zone.expected, zone.found.shape)[row]
-    at = np.flatnonzero(zone.found[row] != expected)
-    first, last = int(at[0]), int(at[-1]) + 1
-    return int(zone.address[row]) + first, _hex(expected[first:last]), zone.found[row, first:last]
+    at = np.flatnonzero(found != expected)
+    # What was written in one piece may hold bytes that are as they must be.
+    ends = np.flatnonzero(np.diff(at) > _APART)
+    firsts, lasts = at[np.concatenate([[0], ends + 1])], at[np.concatenate([ends, [-1]])] + 1
+    return tuple(
+        Damaged(
+            start + first,
+            last - first,
+            _hex(expected[first:last]),
+            _hex(found[first:last]),
+        )
+        for first, last in zip(firsts.tolist(), lasts.tolist())
+    )
 
 
-def _hex(data: np.ndarray[Tuple[int], np.dtype[np.uint8]]) -> str:
+def _hex(data: U8) -> str:
     text = data[:_SHOWN].tobytes().hex(" ")
     return text + (" …" if len(data) > _SHOWN else "")

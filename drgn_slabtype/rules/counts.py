@@ -57,8 +57,7 @@ def _judge_slabs(ledger: Ledger) -> Iterator[Finding]:
 def _judge_nodes(ledger: Ledger) -> Iterator[Finding]:
     name = ledger.facts.name
     for counter in ledger.counters:
-        difference = abs(counter.kept - counter.summed)
-        if difference:
+        if counter.difference:
             yield Finding(
                 counter.code,
                 f"{name} node {counter.node}: {counter.name} is {counter.kept}, "
@@ -68,5 +67,6 @@ def _judge_nodes(ledger: Ledger) -> Iterator[Finding]:
                 place=counter.name,
                 expected=counter.summed,
                 found=counter.kept,
-                moving=counter.busy or difference <= counter.slack,
+                moving=counter.passes,
+                address=counter.address or None,
             )

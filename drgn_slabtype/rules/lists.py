@@ -8,8 +8,11 @@ from typing import Iterator
 import numpy as np
 
 from ..findings import Finding
-from ..ledger import Ledger, ListKind
+from ..ledger import Bools, Ledger, ListKind
+from ..machine.activities import SLUB_SHRINK
 
+_NO_LIST = "no list"
+_CONTRADICTION = "nowhere"
 _CPU_LISTS = int(ListKind.CPU_SLAB | ListKind.CPU_PARTIAL)
 
 
@@ -38,6 +41,8 @@ def _judge_breaks(ledger: Ledger) -> Iterator[Finding]:
             expected=broken.expected,
             found=broken.found,
             moving=broken.busy,
+            activity=broken.activity,
+            address=broken.at if slab is None else None,
         )
 
 
@@ -83,8 +88,13 @@ def _judge_members(ledger: Ledger) -> Iterator[Finding]:
     # A slab whose own state is that of one on its way is nobody's for a moment;
     # more of them than can be on their way at once are lost.
     on_the_way = misses & slabs.transit
-    if np.count_nonzero(on_the_way) > ledger.facts.in_flight or not ledger.lists_known:
+    most = ledger.facts.in_flight
+    if not _can_be_on_the_way(ledger, on_the_way) or not ledger.lists_known:
         on_the_way[:] = False
+    # Under its lock a list loses and takes as many, or all that a cache is shrunk by.
+    shrunk = None
+    if np.count_nonzero((wrong | misses | foreign | (judged & (times > 1))) & slabs.busy) > most:
+        shrunk = SLUB_SHRINK
     for code, hits in (
         ("list-twice", judged & (times > 1)),
         ("list-wrong", wrong),
@@ -95,7 +105,7 @@ def _judge_members(ledger: Ledger) -> Iterator[Finding]:
     ):
         for slab in np.flatnonzero(hits).tolist():
             page, on = int(slabs.page[slab]), _spell(int(stands[slab]))
-            should = _spell(int(slabs.allowed[slab]))
+            should = _spell(int(slabs.allowed[slab])) if slabs.allowed[slab] else _CONTRADICTION
             expected, found = should, on
             if code == "slab-node-wrong":
                 expected, found = f"node {slabs.nid[slab]}", f"node {owner[slab]}"
@@ -104,7 +114,7 @@ def _judge_members(ledger: Ledger) -> Iterator[Finding]:
             by = "by its marks" if code == "slab-frozen" else _fullness(ledger, slab)
             yield Finding(
                 code,
-                f"{name} slab 0x{page:x}: {by} it belongs on {expected}, not on {found}",
+                f"{name} slab 0x{page:x}: {by} {_belongs(expected, found)}",
                 cache=name,
                 node=int(slabs.nid[slab]),
                 slab=page,
@@ -112,7 +122,26 @@ def _judge_members(ledger: Ledger) -> Iterator[Finding]:
                 expected=expected,
                 found=found,
                 moving=bool(on_the_way[slab] or slabs.busy[slab]),
+                activity=None if on_the_way[slab] else shrunk,
             )
+
+
+def _belongs(expected: str, found: str) -> str:
+    if expected == _CONTRADICTION:
+        return f"it belongs nowhere, for its marks contradict its freelist; it is on {found}"
+    if expected == _NO_LIST:
+        return f"it belongs on no list, and is on {found}"
+    where = "it is on none" if found == _NO_LIST else f"not on {found}"
+    return f"it belongs on {expected}{' and ' if found == _NO_LIST else ', '}{where}"
+
+
+def _can_be_on_the_way(ledger: Ledger, slabs: Bools) -> bool:
+    # One for each CPU, or those that it empties into a sheaf, which has no room
+    # for more objects than that.
+    facts, table = ledger.facts, ledger.slabs
+    free = (table.objects - table.counted)[slabs]
+    few = np.count_nonzero(slabs) <= facts.in_flight
+    return bool(few or np.maximum(free, 1).sum() <= facts.refill)
 
 
 def _fullness(ledger: Ledger, slab: int) -> str:
@@ -122,4 +151,4 @@ def _fullness(ledger: Ledger, slab: int) -> str:
 
 def _spell(kinds: int) -> str:
     names = [(kind.name or "").lower().replace("_", " ") for kind in ListKind if kinds & kind]
-    return " or ".join(names).replace("nowhere", "no list") or "no list"
+    return " or ".join(names).replace("nowhere", _NO_LIST) or _NO_LIST

@@ -131,8 +131,9 @@ def judge_slub(cache: SlubMembers) -> Iterator[Suspect]:
 def _judge_inuse(cache: SlubMembers) -> Iterator[Suspect]:
     inuse, usual = cache.inuse, _round_up(cache.object_size, cache.word)
     # A red zone that finds no room behind the object gets a word of its own.
-    zoned = cache.red_zone and inuse == usual + cache.word and usual == cache.object_size
-    if inuse != usual and not zoned:
+    if cache.red_zone and usual == cache.object_size:
+        usual += cache.word
+    if inuse != usual:
         yield _wrong(f"inuse is {inuse} for objects of {cache.object_size} bytes", usual, inuse)
     if inuse > cache.size:
         yield _wrong(f"inuse is {inuse} in slots of {cache.size} bytes", cache.size, inuse)

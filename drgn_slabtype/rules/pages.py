@@ -27,6 +27,8 @@ from ..pagetype.encoding import Encoding
 from .freelists import judge_links
 from .pagefindings import PageFindings, PageNames
 
+_NO_TYPE = 0xFFFFFFFF  # the word of a page that has no type and is not mapped
+
 
 def judge_pages(
     free: FreeMemory,
@@ -120,6 +122,9 @@ def _inside(found: PageFindings) -> Iterator[Finding]:
         zone, because = int(free.zone[row]), found.because(int(free.pfn[row]))
         if found.encoding.has_type(word):
             what = f"lies {block} and has a type: {found.encoding.explain(word)}"
+            yield found.finding("page-free-type", pfn, what, zone, because, found=f"0x{word:08x}")
+        elif word != _NO_TYPE:
+            what = f"lies {block} and has the word 0x{word:08x}, which no free page has"
             yield found.finding("page-free-type", pfn, what, zone, because, found=f"0x{word:08x}")
         elif flags:
             what = f"lies {block} and has flags 0x{flags:x} set"

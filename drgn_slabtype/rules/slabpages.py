@@ -16,7 +16,7 @@ import numpy as np
 from ..findings import Finding
 from ..ledger import I64, Bools
 from ..machine.memory import U64
-from ..pages.references import Counted, Flagged
+from ..pages.references import Counted, Flagged, Worded
 from .compound import CacheOf
 from .pagefindings import PageNames
 
@@ -48,6 +48,8 @@ VECTOR: Tuple[str, ...] = (
     "leads to what is no address of the kernel's",
     "leads into no slab, where kmalloc() has put it",
     "is that of another slab, too",
+    "leads into an object that kmalloc() has not given out",
+    "is none, though it is marked as lying in an object",
 )
 """What can speak against a vector of object cgroups, as a sentence goes on."""
 
@@ -162,3 +164,21 @@ def judge_tail_flags(
             )
         )
     return found
+
+
+def judge_tail_words(worded: Worded, names: PageNames, cache_of: CacheOf) -> Iterator[Finding]:
+    """Yield the tails of slabs that count as mapped, or have what may have been a type."""
+    for pfn, word, head in zip(*(column.tolist() for column in worded)):
+        page, slab = names.page(pfn), names.page(head)
+        cache = cache_of(slab)
+        if cache is None:
+            continue
+        yield Finding(
+            "page-tail-type",
+            f"page 0x{page:x} (PFN {pfn:#x}), tail {pfn - head} of slab 0x{slab:x}, has the word "
+            f"0x{word:08x}, which no page of a slab can have",
+            cache=cache,
+            slab=slab,
+            page=page,
+            found=f"0x{word:08x}",
+        )

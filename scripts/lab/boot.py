@@ -7,16 +7,16 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
-from typing import Iterator, Sequence
+from typing import Iterator, Optional, Sequence
 
-from . import cache, initramfs
+from . import cache, emulator, initramfs
 from .errors import BootError, GuestError
 from .guests import Guest
 from .library import KernelFiles
 from .process import say
-from .qemu import Machine, machine
+from .qemu import QEMU, Machine, machine
 
-__all__ = ("running",)
+__all__ = ("initial", "running")
 
 _READY_SECONDS = 60
 _TRIES = 4
@@ -39,29 +39,39 @@ def _command_line(guest: Guest) -> str:
     return " ".join(word for word in words if word)
 
 
-def _image(kernel: KernelFiles) -> Path:
-    name = kernel.kernel.name
-    image = cache.root() / "guest" / f"{name}-{kernel.key}-{initramfs.recipe()}.img"
+def initial(kernel: KernelFiles, *, storm: bool) -> Path:
+    """Return the initramfs of a kernel, made once."""
+    name = kernel.kernel.name + ("-storm" if storm else "")
+    recipe = initramfs.recipe()
+    if storm:
+        recipe = cache.key(1, recipe, initramfs.storm_recipe())
+    image = cache.root() / "guest" / f"{name}-{kernel.key}-{recipe}.img"
     image.parent.mkdir(parents=True, exist_ok=True)
     if not image.exists():
         for old in image.parent.glob(f"{name}-{'?' * 12}-{'?' * 12}.img"):
             old.unlink()
         # In one step: half an image, left by whoever was stopped here, would be booted.
         part = image.with_suffix(f".{os.getpid()}")
-        part.write_bytes(initramfs.build(kernel))
+        part.write_bytes(initramfs.build(kernel, storm=storm))
         part.replace(image)
     return image
 
 
 @contextlib.contextmanager
 def running(
-    kernel: KernelFiles, guest: Guest, words: Sequence[str] = (), options: Sequence[str] = ()
+    kernel: KernelFiles,
+    guest: Guest,
+    words: Sequence[str] = (),
+    options: Sequence[str] = (),
+    *,
+    image: Optional[Path] = None,
 ) -> Iterator[Machine]:
     """
     Run a guest for as long as the context lasts; its load has begun.
 
     :param words: Added to the command line of its kernel.
     :param options: Further arguments for QEMU.
+    :param image: Its initramfs, if that is not the usual one.
     :raises BootError: if it does not come up in several tries.
     """
     # Multi-threaded TCG now and then runs a breakpoint that the kernel has
@@ -69,7 +79,7 @@ def running(
     for remaining in reversed(range(_TRIES)):
         with contextlib.ExitStack() as stack:
             try:
-                started = _boot(kernel, guest, words, options, stack)
+                started = _boot(kernel, guest, words, options, image, stack)
             except BootError as error:
                 if not remaining:
                     raise
@@ -84,15 +94,19 @@ def _boot(
     guest: Guest,
     words: Sequence[str],
     options: Sequence[str],
+    image: Optional[Path],
     stack: contextlib.ExitStack,
 ) -> Machine:
     log = cache.log_file(f"console-{kernel.kernel.name}-{guest.name}")
-    image = _image(kernel)
+    image = image or initial(kernel, storm=guest.storm)
     line = " ".join([_command_line(guest), *words])
     options = [*guest.options, *options]
-    started = stack.enter_context(machine(kernel.vmlinuz, image, line, options, console=log))
+    program = emulator.recent() if guest.recent else (QEMU,)
+    started = stack.enter_context(
+        machine(kernel.vmlinuz, image, line, options, console=log, program=program)
+    )
     # CPUs that share a thread of the host are slower, the more of them there are.
-    seconds = _READY_SECONDS * (guest.cpus if guest.cx16 else 1)
+    seconds = _READY_SECONDS * (guest.cpus if guest.cx16 else 1) * kernel.kernel.patience
     try:
         started.wait_for("ready", seconds)
         # Pages that are in the balloon are offline.

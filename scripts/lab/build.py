@@ -11,6 +11,7 @@ depends on them. The tree is dropped when nothing else waits to be built.
 from __future__ import annotations
 
 import ast
+import inspect
 import os
 import re
 import shutil
@@ -28,7 +29,7 @@ from .process import output, run, say
 __all__ = ("build", "drop_tree", "drop_trees", "recipe")
 
 _CONFIGS = Path(__file__).with_name("configs")
-_EDITS = (Path(__file__).with_name("rfc.py"), Path(__file__).with_name("edits.py"))
+_BREAKER = Path(__file__).with_name("breaker") / "module"
 
 # Options without which a kernel is of no use here.
 _REQUIRED = ("SMP", "NUMA", "PROC_PAGE_MONITOR", "PROC_KCORE", "FW_CFG_SYSFS", "DEBUG_INFO_DWARF4")
@@ -40,11 +41,16 @@ def _fragments(origin: Built) -> List[Path]:
 
 def recipe(origin: Built) -> str:
     """Return the key of everything in this repository that a built kernel depends on."""
+    breaker = sorted(_BREAKER.iterdir()) if origin.breaker else []
     if origin.edit is None:
-        return cache.key(1, origin.source, *_fragments(origin))
+        return cache.key(1, origin.source, *_fragments(origin), *breaker)
     # The edits as Python understands them: comments and layout do not matter.
-    edits = [ast.unparse(ast.parse(file.read_text(encoding="utf-8"))) for file in _EDITS]
-    return cache.key(1, origin.source, origin.edit.__name__, *_fragments(origin), *edits)
+    own = Path(inspect.getfile(origin.edit))
+    edits = [
+        ast.unparse(ast.parse(file.read_text(encoding="utf-8")))
+        for file in (own, own.with_name("edits.py"))
+    ]
+    return cache.key(1, origin.source, origin.edit.__name__, *_fragments(origin), *edits, *breaker)
 
 
 def _work_folder(package: str, version: str) -> Path:
@@ -176,6 +182,18 @@ def _configure(work: Path, origin: Built, make: List[str], log: Path) -> None:
         raise LabError(f"the config did not take {', '.join(sorted(set(lost)))}")
 
 
+def _build_modules(make: List[str], objects: Path, folder: Path, log: Path) -> None:
+    # The kernel's own, of which there are few, and the one that breaks things.
+    breaker = objects / "breaker"
+    shutil.rmtree(breaker, ignore_errors=True)
+    shutil.copytree(_BREAKER, breaker)
+    run([*make, f"-j{os.cpu_count() or 2}", "modules"], log=log)
+    run([*make, f"M={breaker}", "modules"], log=log)
+    folder.mkdir()
+    for file in objects.rglob("*.ko"):
+        shutil.copyfile(file, folder / file.name)
+
+
 def build(kernel: Kernel, archive: Archive, folder: Path) -> Dict[str, str]:
     """
     Build a kernel into a folder of the cache.
@@ -213,6 +231,8 @@ def build(kernel: Kernel, archive: Archive, folder: Path) -> Dict[str, str]:
         _configure(work, origin, make, log)
         say(f"building {kernel.name} ({package.version}), about 6 minutes on 2 idle cores")
         run([*make, f"-j{os.cpu_count() or 2}", "vmlinux", "bzImage"], log=log)
+        if origin.breaker:
+            _build_modules(make, objects, folder / "modules", log)
         say(f"built {kernel.name}")
         shutil.copyfile(objects / "vmlinux", folder / "vmlinux")
         shutil.copyfile(objects / "arch" / "x86" / "boot" / "bzImage", folder / "vmlinuz")

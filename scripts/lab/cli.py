@@ -16,18 +16,21 @@ from typing import List, Optional, Sequence
 
 from tabulate import tabulate
 
-from . import build, cache, dumps, library, matrix, recipes, report
+from . import breakage, build, cache, dumps, library, matrix, recipes, report, trials
 from .boot import running
+from .breakage import break_kernel, break_some
+from .cases import CASES
 from .comparison import compare
 from .debian import Archive
 from .dumps import Dump
 from .errors import LabError
-from .guests import GUESTS, guests_for
+from .guests import GUESTS, fitted, guests_for
 from .kdump import FORMATS
 from .kernels import KERNELS
 from .matrix import Matrix
 from .packages import GUEST_PACKAGES, install
 from .process import run_python, say
+from .trials import TRIALS
 
 __all__ = ("main",)
 
@@ -56,7 +59,7 @@ def _get(arguments: argparse.Namespace) -> int:
 def _take(arguments: argparse.Namespace) -> List[Dump]:
     kernel = KERNELS[arguments.kernel]
     files = library.get(kernel, Archive())
-    guest = GUESTS[arguments.guest]
+    guest = fitted(GUESTS[arguments.guest], kernel)
     if not guest.suits(kernel):
         raise LabError(f"guest {guest.name} has no meaning for {kernel.name}")
     install(GUEST_PACKAGES, log=cache.log_file("packages"))
@@ -106,10 +109,22 @@ def _pages(arguments: argparse.Namespace) -> int:
     return 0 if pages and not wrong else 1
 
 
+def _break(arguments: argparse.Namespace) -> int:
+    run = Matrix()
+    begin = time.monotonic()
+    boots = [letters.replace("-", "") for letters in arguments.letters]
+    for name in arguments.kernels or [row.name for row in KERNELS.values() if row.broken]:
+        files = library.get(KERNELS[name], Archive())
+        run.broken += break_kernel(files, boots, CASES.pick(arguments.case), arguments.keep)
+    run.seconds = time.monotonic() - begin
+    return _finish(run, arguments.json, arguments.markdown)
+
+
 def _boot(arguments: argparse.Namespace) -> int:
-    files = library.get(KERNELS[arguments.kernel], Archive())
+    kernel = KERNELS[arguments.kernel]
+    files = library.get(kernel, Archive())
     install(GUEST_PACKAGES, log=cache.log_file("packages"))
-    with running(files, GUESTS[arguments.guest]) as guest:
+    with running(files, fitted(GUESTS[arguments.guest], kernel)) as guest:
         guest.stop()
         symbols = f" -s {files.vmlinux}" if files.vmlinux else ""
         print(f"drgn-slabtype check --qemu {guest.qmp_path}{symbols}", flush=True)
@@ -125,15 +140,53 @@ def _boot(arguments: argparse.Namespace) -> int:
 def _matrix(arguments: argparse.Namespace) -> int:
     jobs = matrix.ci_jobs() if arguments.ci else matrix.full_jobs(arguments.kernel, arguments.guest)
     install(GUEST_PACKAGES, log=cache.log_file("packages"))
+    begin, budget = time.monotonic(), _seconds(arguments.budget, 55 if arguments.ci else None)
     run = matrix.run(
         jobs,
         Archive(),
-        budget_seconds=_seconds(arguments.budget, 55 if arguments.ci else None),
+        budget_seconds=budget,
         recipes_on=("plain",) if arguments.ci else recipes.GUESTS,
         recipes_seconds=_seconds(arguments.recipes, 8 if arguments.ci else None),
         tidy=arguments.tidy,
     )
+    if arguments.ci:
+        run.broken += break_some(budget - (time.monotonic() - begin))
+    elif not (arguments.kernel or arguments.guest):
+        _break_all(run)
+    # A guest that is asked for says which dumps are wanted, and nothing else is.
+    if not arguments.ci and not arguments.guest:
+        left = budget - (time.monotonic() - begin)
+        matrix.run_trials(run, arguments.kernel, budget_seconds=left)
+    run.seconds = time.monotonic() - begin
     return _finish(run, arguments.json, arguments.markdown)
+
+
+def _trial(arguments: argparse.Namespace) -> int:
+    trial = TRIALS[arguments.command]
+    install(GUEST_PACKAGES, log=cache.log_file("packages"))
+    journal = trials.journal_of(trial, arguments.journal)
+    if arguments.again:
+        journal.clear()
+    count = trial.amount if arguments.count is None else arguments.count
+    seconds = _seconds(arguments.budget, None)
+    try:
+        trials.perform(trial, journal, arguments.kernel, count, budget_seconds=seconds)
+    finally:
+        found = trials.outcomes(trial, journal)
+        if arguments.json is not None:
+            trials.write(found, arguments.json)
+        print(trials.table(found))
+    return 0 if all(one.good for one in found) else 1
+
+
+def _break_all(run: Matrix) -> None:
+    for kernel in filter(lambda row: row.broken, KERNELS.values()):
+        try:
+            files = library.get(kernel, Archive())
+            run.broken += break_kernel(files, (), list(CASES.values()))
+        except LabError as error:
+            say(f"{kernel.name}: {error}")
+            run.failed[f"{kernel.name}, broken"] = str(error)
 
 
 def _seconds(minutes: Optional[float], default: Optional[float]) -> float:
@@ -150,7 +203,9 @@ def _finish(run: Matrix, path: Optional[Path], page: Optional[Path] = None) -> i
     if path is not None:
         path.write_text(json.dumps(run.record(), indent=1) + "\n")
     if page is not None:
-        page.write_text(report.markdown(run))
+        # What was broken on purpose has a page of its own.
+        only_broken = run.broken and not run.results
+        page.write_text(breakage.markdown(run.broken) if only_broken else report.markdown(run))
     print(report.table(run))
     return 0 if run.good else 1
 
@@ -222,6 +277,15 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON")
     one.set_defaults(run=_recipes)
 
+    one = commands.add_parser("break", help="break a kernel on purpose and see what is found")
+    one.add_argument("kernels", metavar="KERNEL", nargs="*", help="all that are made for it")
+    one.add_argument("--case", action="append", default=[], help="only this case")
+    text = "only booted with these of slub_debug, - for none of them"
+    one.add_argument("--letters", action="append", default=[], help=text)
+    one.add_argument("--keep", type=Path, metavar="FOLDER", help="leave the dumps there")
+    _add_outputs(one)
+    one.set_defaults(run=_break)
+
     one = commands.add_parser("pages", help="compare single pages with what dump_page() prints")
     _add_guest_arguments(one)
     one.set_defaults(run=_pages)
@@ -244,6 +308,19 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--tidy", action="store_true", help=text)
     _add_outputs(one)
     one.set_defaults(run=_matrix)
+
+    for trial in TRIALS.values():
+        one = commands.add_parser(trial.name, help=f"{trial.about}; goes on where it was ended")
+        text = f"only this kernel (default: {', '.join(trial.kernels)})"
+        one.add_argument("--kernel", action="append", default=[], help=text)
+        text = f"how much of it for each kernel (default: {trial.amount})"
+        one.add_argument("--count", type=int, metavar="N", help=text)
+        one.add_argument("--budget", type=float, metavar="MINUTES", help="begin nothing after that")
+        text = "where a line is written for each (default: in the cache)"
+        one.add_argument("--journal", type=Path, metavar="FILE", help=text)
+        one.add_argument("--again", action="store_true", help="begin anew")
+        one.add_argument("--json", type=Path, metavar="FILE", help="write the numbers as JSON")
+        one.set_defaults(run=_trial)
 
     one = commands.add_parser("table", help="join the results of several runs of the matrix")
     one.add_argument("files", metavar="JSON", type=Path, nargs="+", help="the last one counts")

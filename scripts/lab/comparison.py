@@ -42,7 +42,7 @@ from .oracle import KPF, Oracle
 from .process import run_python
 from .qemu import Machine
 
-__all__ = ("LIVE", "Result", "compare", "compare_live")
+__all__ = ("ANSWERED", "LIVE", "Result", "compare", "compare_live")
 
 LIVE = ("qmp stopped", "qmp running", "kdump-qemu", "inside")
 """
@@ -51,7 +51,8 @@ compressed dump of it; and the checker inside it, as the kernel that runs.
 """
 
 _INSIDE_SECONDS = 600
-_ANSWERED = (0, 1, 3)  # statuses of a checker that has judged
+ANSWERED = (0, 1, 3)
+"""Statuses of a checker that has judged."""
 # Attributes in /sys/kernel/slab, and what they are called in a report.
 _SYSFS = {
     "total_objects": "objects",
@@ -205,7 +206,7 @@ def _target(kernel: KernelFiles, machine: Machine, format: str) -> List[str]:
 def _check_inside(kernel: KernelFiles, guest: Guest, result: Result) -> None:
     arguments = _arguments(["-k"], kernel.vmlinux)
     done = run_inside(kernel, guest, arguments, timeout_seconds=_INSIDE_SECONDS)
-    if done.status not in _ANSWERED or not done.output:
+    if done.status not in ANSWERED or not done.output:
         raise LabError((done.errors.strip().splitlines() or [f"status {done.status}"])[-1])
     _take(done.status, done.output, result)
 
@@ -217,7 +218,7 @@ def _arguments(target: List[str], vmlinux: Optional[Path]) -> List[str]:
 
 
 def _check(target: List[str], vmlinux: Optional[Path], result: Result) -> Dict[str, Any]:
-    done = run_python(_arguments(target, vmlinux), statuses=_ANSWERED)
+    done = run_python(_arguments(target, vmlinux), statuses=ANSWERED)
     return _take(done.returncode, done.stdout, result)
 
 

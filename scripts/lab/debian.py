@@ -157,7 +157,9 @@ class Archive:
         # Package lists may be stored compressed; apt-helper reads them all.
         text = output(["/usr/lib/apt/apt-helper", "cat-file", str(file)])
         found = re.findall(
-            r"^Package: (linux-\S+)\n(?:\S.*\n| .*\n)*?Version: (\S+)$", text, re.MULTILINE
+            r"^Package: ((?:linux|qemu)-\S+|seabios)\n(?:\S.*\n| .*\n)*?Version: (\S+)$",
+            text,
+            re.MULTILINE,
         )
         return [Package(name, version, suite) for name, version in found]
 

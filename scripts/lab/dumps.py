@@ -96,6 +96,7 @@ def _folder(kernel: KernelFiles, guest: Guest, number: int) -> Path:
         guest.parameters,
         guest.seconds,
         guest.busy,
+        *([initramfs.storm_recipe()] if guest.storm else []),
     )
     suffix = f"-{number}" if number else ""
     return cache.root() / "dumps" / kernel.kernel.name / f"{guest.name}-{key}{suffix}"
@@ -225,8 +226,9 @@ def take(kernel: KernelFiles, guest: Guest, *, count: int = 1, seed: int = 1) ->
 def _write_steady(kernel: KernelFiles, guest: Guest, started: Machine) -> Dump:
     # Dump until the guest finds its numbers unchanged after the dump. It gives
     # up by itself, with a line that wait_for() raises.
+    seconds = _ORACLE_SECONDS * kernel.kernel.patience
     while True:
-        said = started.wait_for("oracle", _ORACLE_SECONDS)
+        said = started.wait_for("oracle", seconds)
         started.stop()
         if started.has_said("held"):
             # Too late: the guest went on before it was stopped.
@@ -235,7 +237,7 @@ def _write_steady(kernel: KernelFiles, guest: Guest, started: Machine) -> Dump:
             continue
         dump = _write(kernel, guest, 0, started, said)
         started.resume()
-        held = started.wait_for("held", _ORACLE_SECONDS)
+        held = started.wait_for("held", seconds)
         if held.startswith("changed=- "):
             if kernel.kernel.prints:
                 # Last of all: a guest that was called from outside may not go on.

@@ -14,7 +14,7 @@ import socket
 import struct
 import time
 from pathlib import Path
-from typing import Iterator, List
+from typing import Iterator, List, Optional
 
 from .errors import GuestError
 from .qemu import connect
@@ -24,7 +24,12 @@ __all__ = ("Caller", "GdbStub", "entered")
 _RDI, _RSI, _RSP, _RIP, _EFLAGS = 5, 4, 7, 16, 17
 _REGISTERS = struct.Struct("<17QI")  # rax to r15, rip, eflags; more follow
 _INTERRUPTS = 1 << 9
+_MET = "T05"  # SIGTRAP
 _STACK_GAP = 256  # bytes left alone below the stack pointer
+
+
+class _NoAnswer(GuestError):
+    pass
 
 
 class GdbStub:
@@ -51,7 +56,7 @@ class GdbStub:
             try:
                 self._pending = self._socket.recv(1 << 16)
             except socket.timeout:
-                raise GuestError("the guest does not stop for the debugger") from None
+                raise _NoAnswer("the guest does not stop for the debugger") from None
             if not self._pending:
                 raise GuestError("QEMU has ended the debugger's connection")
         byte, self._pending = self._pending[:1], self._pending[1:]
@@ -63,9 +68,18 @@ class GdbStub:
 
         :raises GuestError: if there is none in time, or the stub reports an error.
         """
-        deadline = time.monotonic() + seconds
+        self._send(text)
+        answer = self._answer(seconds)
+        if not answer or (answer.startswith("E") and len(answer) == 3):
+            raise GuestError(f"QEMU's debugger: {text[:20]}: {answer or 'unknown'}")
+        return answer
+
+    def _send(self, text: str) -> None:
         data = text.encode("ascii")
         self._socket.sendall(b"$%s#%02x" % (data, sum(data) & 0xFF))
+
+    def _answer(self, seconds: float) -> str:
+        deadline = time.monotonic() + seconds
         while self._byte(deadline) != b"$":
             pass  # the acknowledgement
         body = bytearray()
@@ -74,10 +88,7 @@ class GdbStub:
         self._byte(deadline)
         self._byte(deadline)
         self._socket.sendall(b"+")
-        answer = body.decode("ascii", "replace")
-        if not answer or (answer.startswith("E") and len(answer) == 3):
-            raise GuestError(f"QEMU's debugger: {text[:20]}: {answer or 'unknown'}")
-        return answer
+        return body.decode("ascii", "replace")
 
     def read(self, address: int, size: int) -> bytes:
         """Read the guest's memory as the stopped CPU sees it."""
@@ -109,11 +120,33 @@ class GdbStub:
         :raises GuestError: if it does not stop in time.
         """
         only = f":{thread}" if thread else ""
-        answer = self.command(f"vCont;c{only}", seconds)
-        for part in answer[3:].split(";"):
-            if part.startswith("thread:"):
-                return part[len("thread:") :]
-        raise GuestError(f"QEMU's debugger does not say which CPU stopped: {answer}")
+        return _stopped_by(self.command(f"vCont;c{only}", seconds))
+
+    def run(self, seconds: float) -> Optional[str]:
+        """
+        Let all CPUs go on until a breakpoint is met, or time is up.
+
+        :return: The CPU that met it, as the stub names it; ``None`` if none did.
+        :raises GuestError: if the guest does not stop at all.
+        """
+        self._send("vCont;c")
+        try:
+            answer = self._answer(seconds)
+        except _NoAnswer:
+            self._socket.sendall(b"\x03")
+            answer = self._answer(10)
+        return _stopped_by(answer) if answer.startswith(_MET) else None
+
+    def step(self, thread: str) -> None:
+        """Let a CPU execute one instruction; the others stand still, and interrupts wait."""
+        self.command(f"vCont;s:{thread}", 10)
+
+
+def _stopped_by(answer: str) -> str:
+    for part in answer[3:].split(";"):
+        if part.startswith("thread:"):
+            return part[len("thread:") :]
+    raise GuestError(f"QEMU's debugger does not say which CPU stopped: {answer}")
 
 
 class Caller:

@@ -10,7 +10,7 @@ from typing import Callable, Tuple
 from .kernels import Kernel
 from .named import Named
 
-__all__ = ("GUESTS", "Guest", "guests_for")
+__all__ = ("GUESTS", "Guest", "fitted", "guests_for")
 
 
 @dataclass(frozen=True)
@@ -32,17 +32,23 @@ class Guest:
     cx16: bool = False
     """Whether its CPUs have cmpxchg16b. That of QEMU 7.2 is not atomic where each
     CPU has a thread of its own, so they share one then, and are slow."""
+    recent: bool = False
+    """Whether it needs a QEMU that is newer than Debian 12's, see :mod:`lab.emulator`."""
     seconds: int = 3
     """How long the load runs before it is stopped and the oracle is asked."""
     busy: bool = False
     """Stopped at random moments while the load runs; there is no oracle then."""
+    storm: bool = False
+    """Whether a load goes on that comes to caches the ordinary one leaves alone, runs
+    out of memory, and has slabs given back."""
     suits: Callable[[Kernel], bool] = lambda kernel: True
     """Whether it says anything about a kernel."""
 
     @property
     def options(self) -> Tuple[str, ...]:
         """Arguments for QEMU."""
-        arguments = ["-accel", f"tcg,thread={'single' if self.cx16 else 'multi'}"]
+        alone = self.cx16 and not self.recent
+        arguments = ["-accel", f"tcg,thread={'single' if alone else 'multi'}"]
         arguments += ["-cpu", "Nehalem" if self.cx16 else "Nehalem,-cx16"]
         arguments += ["-m", f"{self.memory_mib}M", "-smp", str(self.cpus)]
         if self.nodes > 1:
@@ -81,6 +87,13 @@ _KFENCE = Guest(
     "KFENCE takes an allocation every 5 ms",
     "kfence.sample_interval=5",
     suits=lambda kernel: kernel.kfence,
+)
+_STORM = Guest(
+    "storm",
+    "stopped at random moments under a load that comes to every cache",
+    cpus=2,
+    busy=True,
+    storm=True,
 )
 _CX16 = Guest(
     "cx16",
@@ -126,6 +139,15 @@ _TABLE = (
     replace(_DEBUG, name="busy-debug", about="the same with slub_debug=FZPU", busy=True),
     _CX16,
     replace(_CX16, name="busy-cx16", about="stopped at random moments with cmpxchg16b", busy=True),
+    _STORM,
+    replace(
+        _STORM,
+        name="storm-cx16",
+        about="the same with cmpxchg16b",
+        cx16=True,
+        recent=True,
+        suits=_CX16.suits,
+    ),
 )
 
 GUESTS: Named[Guest] = Named("guest", _TABLE)
@@ -133,5 +155,10 @@ GUESTS: Named[Guest] = Named("guest", _TABLE)
 
 
 def guests_for(kernel: Kernel) -> Tuple[Guest, ...]:
-    """Return the guests that say something about a kernel."""
-    return tuple(guest for guest in _TABLE if guest.suits(kernel))
+    """Return the guests that say something about a kernel, as it needs them."""
+    return tuple(fitted(guest, kernel) for guest in _TABLE if guest.suits(kernel))
+
+
+def fitted(guest: Guest, kernel: Kernel) -> Guest:
+    """Return a guest with the memory that a kernel needs."""
+    return replace(guest, memory_mib=max(guest.memory_mib, kernel.memory_mib))

@@ -17,7 +17,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any, Callable, Dict, Mapping, Optional, Tuple, Union
 
-from . import rfc
+from . import kunit, rfc
 from .edits import SourceTree
 from .named import Named
 
@@ -53,6 +53,8 @@ class Built:
     """Config fragments merged over ``configs/guest.config``, in this order."""
     edit: Optional[Callable[[SourceTree], None]] = None
     """Changes the sources."""
+    breaker: bool = False
+    """Whether the module that breaks things, and the kernel's own such modules, are built."""
 
     @property
     def package(self) -> str:
@@ -90,16 +92,26 @@ class Kernel:
     """Whether it prints while all but one CPU stand still, as dump_page() has to."""
     cma: bool = False
     """Whether CONFIG_DMA_CMA is."""
+    memory_mib: int = 0
+    """Memory that it needs, whatever the guest would have."""
+    patience: int = 1
+    """How many times longer than usual to wait for it."""
 
     @property
     def stock(self) -> bool:
         """Whether it comes from Debian as it is."""
         return isinstance(self.origin, Stock)
 
+    @property
+    def broken(self) -> bool:
+        """Whether it is there to be broken on purpose; no guest of the matrix boots it."""
+        return isinstance(self.origin, Built) and self.origin.breaker
+
 
 # What a config fragment settles about a kernel.
 _SETTLED: Mapping[str, Mapping[str, Any]] = {
     "bare": {"kfence": False, "numa": False, "slub_debug": False},
+    "kasan": {"memory_mib": 512, "patience": 5},
     "page-owner": {"page_owner": True},
     "slab": {"allocator": "SLAB"},
     "slub-tiny": {"slub_debug": False},
@@ -147,7 +159,8 @@ class _Family:
         :param differs: Fields of :class:`Kernel` that are not as the family has them.
         """
         names = tuple(fragments.split())
-        origin = Built(f"linux-source-{self.version}", self.suites, names, self.edit)
+        source = f"linux-source-{self.version}"
+        origin = Built(source, self.suites, names, self.edit, "breaking" in names)
         settled: Dict[str, Any] = {}
         for fragment in names:
             settled.update(_SETTLED.get(fragment, {}))
@@ -172,6 +185,7 @@ _DEBIAN_6_1 = replace(_6_1, kfence=False)
 _RFC_3 = replace(_6_1, page_type="rfc-v3", edit=rfc.rfc_v3)
 _ALT_2 = replace(_6_1, page_type="alternative-2", edit=rfc.alternative_2)
 _6_12 = _Family("6.12", ("trixie", "bookworm-backports"), "top-byte")
+_TOLD_6_12 = replace(_6_12, edit=kunit.print_errors)
 _7 = _Family("7.3", ("trixie-backports", "sid", "forky"), "top-byte", releases=r"7\.\d+\.\d+\S*")
 
 
@@ -216,6 +230,12 @@ _CI = (
 # Configurations, for the full matrix alone. Each costs a download or a build.
 _FULL = (
     _6_12.built("slub-6.12-tiny", "SLUB_TINY: no CPU slabs, no SLUB_DEBUG", "small slub-tiny"),
+    _6_12.built(
+        "slub-6.12-kasan",
+        "KASAN, lockdep, kmemleak, profiling: all that can lie behind an object",
+        "small slub page-owner kasan",
+        special="debug",
+    ),
     _6_1.built(
         "slub-6.1-bare",
         "no SLUB_DEBUG, CPU partial slabs, merging, NUMA, cgroups or huge pages; PREEMPT",
@@ -240,6 +260,17 @@ _FULL = (
         "Debian 12 with PREEMPT_RT: CPU slabs under locks that sleep",
         flavour="rt-amd64",
         prints=False,
+    ),
+    _TOLD_6_12.built(
+        "slub-6.12-breaking",
+        "SLUB that is broken on purpose: KUnit, LKDTM and a module of ours",
+        "slub plain-freelists breaking slub-kunit",
+        special="debug",
+    ),
+    _RFC_3.built(
+        "slab-6.1-rfc3-breaking",
+        "the same for SLAB (RFC v3)",
+        "slab breaking",
     ),
     _6_1.built("slub-6.1-owner", "SLUB with CONFIG_PAGE_OWNER", "slub page-owner", special="owner"),
 )

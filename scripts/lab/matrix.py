@@ -2,7 +2,7 @@
 
 """
 The matrix: kernels × guests, each booted, dumped, checked and compared; then
-recipes of damage applied to a dump of each kernel.
+recipes of damage applied to a dump of each kernel, and some of each trial.
 
 With a budget, what tells most comes first and what does not fit is left out and
 named.
@@ -11,23 +11,28 @@ named.
 from __future__ import annotations
 
 import shutil
+import tempfile
 import time
 from dataclasses import dataclass, field
-from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Sequence, Tuple
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Sequence, Tuple, Union
 
 from . import dumps, library, recipes
+from .breakage import Breakage
 from .comparison import LIVE, Result, compare, compare_live
 from .debian import Archive
 from .dumps import Dump
 from .errors import LabError
-from .guests import GUESTS, Guest
+from .guests import GUESTS, Guest, fitted
+from .journal import Journal
 from .kdump import FORMATS
 from .kernels import KERNELS, Built, Kernel
 from .library import KernelFiles
 from .process import say
 from .recipes import Recipes
+from .trials import TRIALS, Outcome, perform
 
-__all__ = ("Job", "Matrix", "ci_jobs", "full_jobs", "guest_of", "run")
+__all__ = ("Job", "Matrix", "ci_jobs", "full_jobs", "guest_of", "run", "run_trials")
 
 PAUSES = 5
 """How often a busy guest is stopped."""
@@ -64,6 +69,10 @@ class Matrix:
     """One for each dump."""
     recipes: List[Recipes] = field(default_factory=list)
     """One for each dump that recipes were applied to."""
+    broken: List[Breakage] = field(default_factory=list)
+    """One for each case of a kernel that was broken on purpose."""
+    trials: List[Outcome] = field(default_factory=list)
+    """One for each trial of each kernel."""
     failed: Dict[str, str] = field(default_factory=dict)
     """Boots that gave no dump, and why."""
     left_out: List[str] = field(default_factory=list)
@@ -80,7 +89,9 @@ class Matrix:
     @property
     def verdicts(self) -> List[bool]:
         """Whether each thing that ran was right."""
-        return [one.good for one in self.results] + [one.good for one in self.recipes]
+        every: Sequence[Union[Result, Recipes, Breakage, Outcome]]
+        every = [*self.results, *self.recipes, *self.broken, *self.trials]
+        return [one.good for one in every]
 
     def record(self) -> Dict[str, object]:
         """Return it for JSON."""
@@ -90,6 +101,8 @@ class Matrix:
             "seconds": round(self.seconds, 1),
             "results": [result.record() for result in self.results],
             "recipes": [one.record() for one in self.recipes],
+            "broken": [one.record() for one in self.broken],
+            "trials": [one.record() for one in self.trials],
             "failed": self.failed,
             "left_out": self.left_out,
         }
@@ -104,17 +117,28 @@ class Matrix:
         whole = cls()
         results: Dict[Tuple[str, str], Result] = {}
         applied: Dict[str, Recipes] = {}
+        broken: Dict[Tuple[str, str, str], Breakage] = {}
+        tried: Dict[Tuple[str, str], Outcome] = {}
         for record in records:
             for one in record["results"]:
                 results[one["dump"], one["format"]] = Result(**_without_verdict(one))
             for one in record["recipes"]:
                 applied[one["dump"]] = Recipes(**_without_verdict(one))
+            for one in record.get("broken", ()):
+                broken[one["kernel"], one["letters"], one["case"]] = Breakage(
+                    **_without_verdict(one)
+                )
+            for one in record.get("trials", ()):
+                tried[one["trial"], one["kernel"]] = Outcome(**_without_verdict(one))
             whole.failed.update(record["failed"])
             whole.left_out += record["left_out"]
             whole.seconds += record["seconds"]
         whole.results, whole.recipes = list(results.values()), list(applied.values())
+        whole.broken = list(broken.values())
+        whole.trials = list(tried.values())
         done = {guest_of(name) for name, _ in results}
         done |= {f"recipes on {name}" for name in applied}
+        done |= {name for name, _ in tried}
         whole.failed = {name: why for name, why in whole.failed.items() if name not in done}
         whole.left_out = [name for name in dict.fromkeys(whole.left_out) if name not in done]
         return whole
@@ -146,12 +170,12 @@ def full_jobs(names: Sequence[str] = (), only: Sequence[str] = ()) -> List[Job]:
         _job(kernel, guest, _FORMATS.get(guest.name, ("elf",)))
         for guest in GUESTS.pick(only)
         for kernel in KERNELS.pick(names)
-        if guest.suits(kernel)
+        if guest.suits(kernel) and not kernel.broken
     ]
 
 
 def _job(kernel: Kernel, guest: Guest, formats: Tuple[str, ...] = ("elf",)) -> Job:
-    return Job(kernel, guest, PAUSES if guest.busy else 1, formats)
+    return Job(kernel, fitted(guest, kernel), PAUSES if guest.busy else 1, formats)
 
 
 def _needed_seconds(job: Job) -> float:
@@ -227,6 +251,30 @@ def run(
     )
     matrix.seconds = time.monotonic() - begin
     return matrix
+
+
+def run_trials(matrix: Matrix, names: Sequence[str], *, budget_seconds: float) -> None:
+    """
+    Do some of every trial, for what is left of the time.
+
+    :param matrix: Gets what comes of them.
+    :param names: Only these kernels.
+    """
+    end = time.monotonic() + budget_seconds
+    for trial in TRIALS.values():
+        kernels = [name for name in trial.kernels if not names or name in names]
+        left = end - time.monotonic()
+        if kernels and left <= 0:
+            matrix.left_out.append(trial.name)
+        elif kernels:
+            with tempfile.TemporaryDirectory(prefix="slabtype-trial-") as folder:
+                journal = Journal(Path(folder) / "journal")
+                try:
+                    outcomes = perform(trial, journal, kernels, trial.some, budget_seconds=left)
+                except LabError as error:
+                    matrix.failed[trial.name] = str(error)
+                    continue
+                matrix.trials += outcomes
 
 
 def _apply_recipes(targets: Sequence[Tuple[Job, Dump]], matrix: Matrix, seconds: float) -> None:

@@ -15,9 +15,10 @@ from typing import Any, Dict, Iterator, List, Optional, Sequence
 
 from .errors import GuestError, LabError, MissingToolError
 
-__all__ = ("Machine", "Qmp", "connect", "machine")
+__all__ = ("QEMU", "Machine", "Qmp", "connect", "machine")
 
-_QEMU = "qemu-system-x86_64"
+QEMU = "qemu-system-x86_64"
+"""The one that is installed."""
 
 
 def connect(path: Path, seconds: float = 20) -> socket.socket:
@@ -49,7 +50,10 @@ class Qmp:
         self.command("qmp_capabilities")
 
     def _receive(self) -> Dict[str, Any]:
-        line = self._stream.readline()
+        try:
+            line = self._stream.readline()
+        except OSError:
+            line = ""
         if not line:
             raise GuestError("QEMU has ended")
         message: Dict[str, Any] = json.loads(line)
@@ -67,7 +71,10 @@ class Qmp:
             request["arguments"] = {
                 key.replace("_", "-"): value for key, value in arguments.items()
             }
-        self._socket.sendall(json.dumps(request).encode() + b"\n")
+        try:
+            self._socket.sendall(json.dumps(request).encode() + b"\n")
+        except OSError:
+            raise GuestError("QEMU has ended") from None
         while True:
             message = self._receive()
             if "error" in message:
@@ -174,7 +181,6 @@ def _arguments(
     folder: Path, kernel: Path, initramfs: Path, command_line: str, options: Sequence[str]
 ) -> List[str]:
     return [
-        _QEMU,
         "-M",
         "q35",
         "-nographic",
@@ -219,16 +225,21 @@ def machine(
     options: Sequence[str],
     *,
     console: Optional[Path] = None,
+    program: Sequence[str] = (QEMU,),
 ) -> Iterator[Machine]:
     """
     Run a guest for as long as the context lasts.
 
     :param options: Further arguments for QEMU: CPUs, memory, nodes.
     :param console: Where to leave what the kernel printed.
+    :param program: QEMU, and what its command line begins with.
     """
     with tempfile.TemporaryDirectory(prefix="slabtype-") as name:
         folder = Path(name)
-        arguments = _arguments(folder, kernel, initramfs, command_line, options)
+        arguments = [
+            *program,
+            *_arguments(folder, kernel, initramfs, command_line, options),
+        ]
         errors = folder / "qemu.log"
         with errors.open("wb") as stream:
             try:
@@ -236,7 +247,7 @@ def machine(
                     arguments, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream
                 )
             except FileNotFoundError:
-                raise MissingToolError(f"{_QEMU} is not installed") from None
+                raise MissingToolError(f"{program[0]} is not installed") from None
         guest: Optional[Machine] = None
         try:
             try:

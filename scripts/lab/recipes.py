@@ -1,17 +1,20 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 
 """
-Injected damage: the recipes of ``tests/recipes/`` on dumps.
+Injected damage: the recipes of ``tests/recipes/`` on dumps, and words of the allocators
+changed by ``tests/mutate/``, a few of each structure.
 
-They run as ``python -m tests.recipes``, each on a dump that is not touched.
+They run as ``python -m tests.recipes`` and ``python -m tests.mutate``, on a dump that is
+not touched.
 """
 
 from __future__ import annotations
 
 import json
+import tempfile
 import time
 from dataclasses import asdict, dataclass, field
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Sequence
 
 from .dumps import Dump
 from .errors import LabError
@@ -23,8 +26,9 @@ GUESTS = ("plain", "numa", "debug", "kfence")
 """Guests on which recipes find victims, the one that has most first."""
 
 _TIMEOUT_SECONDS = 3600
-# Of a kernel on two cores, rounded up.
-_SECONDS = {"SLAB": 60.0, "SLUB": 140.0}
+# Of a kernel on two cores, rounded up, with the words that are changed.
+_SECONDS = {"SLAB": 80.0, "SLUB": 170.0}
+_WORDS = 60
 
 
 @dataclass
@@ -45,6 +49,10 @@ class Recipes:
     """Recipes whose rule is not built."""
     no_victim: List[str] = field(default_factory=list)
     """Recipes that have nothing to damage in this dump."""
+    words: int = 0
+    """Words that were changed in all ways."""
+    unexplained: List[str] = field(default_factory=list)
+    """Changes of them that were passed in silence without a reason, or ended a check."""
     error: str = ""
     """Why there is no answer."""
     seconds: float = 0.0
@@ -53,7 +61,8 @@ class Recipes:
     @property
     def good(self) -> bool:
         """Whether nothing was missed, and nothing said too much."""
-        return bool(self.found) and not (self.error or self.missed or self.false)
+        wrong = self.error or self.missed or self.false or self.unexplained
+        return bool(self.found) and not wrong
 
     def record(self) -> Dict[str, object]:
         """Return it for JSON."""
@@ -66,7 +75,7 @@ class Recipes:
             return f"no answer: {self.error}"
         return (
             f"{self.found} found, {len(self.missed)} missed, {len(self.false)} false, "
-            f"{len(self.pending)} pending"
+            f"{len(self.pending)} pending; {self.words} words, {len(self.unexplained)} unexplained"
         )
 
 
@@ -84,10 +93,20 @@ def apply(dump: Dump) -> Recipes:
     try:
         done = run_python(arguments, statuses=[0, 1], timeout_seconds=_TIMEOUT_SECONDS)
         _sort(json.loads(done.stdout), result)
+        _change_words(files, result)
     except (LabError, ValueError) as error:
         result.error = str(error)
     result.seconds = round(time.monotonic() - begin, 1)
     return result
+
+
+def _change_words(files: Sequence[str], result: Recipes) -> None:
+    with tempfile.NamedTemporaryFile(suffix=".json") as file:
+        options = ["--sample", str(_WORDS), "--json", file.name]
+        arguments = ["-m", "tests.mutate", *files, *options]
+        run_python(arguments, statuses=[0, 1], timeout_seconds=_TIMEOUT_SECONDS)
+        told = json.load(file)
+    result.words, result.unexplained = len(told["words"]), told["unexplained"]
 
 
 def _sort(records: List[Dict[str, Any]], result: Recipes) -> None:

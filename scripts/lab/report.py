@@ -8,11 +8,13 @@ from typing import Dict, Iterator, List, Sequence, Tuple
 
 from tabulate import tabulate
 
+from . import breakage, trials
 from .comparison import Result
 from .guests import GUESTS
 from .kernels import KERNELS
 from .matrix import Matrix, guest_of
 from .recipes import Recipes
+from .trials import Outcome
 
 __all__ = ("markdown", "table")
 
@@ -27,6 +29,10 @@ def table(matrix: Matrix) -> str:
             lines.append(f"{result.dump}: and {len(wrong) - 10} more")
     if matrix.recipes:
         lines += ["", _recipes(matrix.recipes), ""]
+    if matrix.broken:
+        lines += ["", breakage.table(matrix.broken), ""]
+    for found in _by_trial(matrix):
+        lines += [f"{found[0].trial}:", trials.table(found), ""]
     if not lines:
         lines.append("no dump was checked")
     return "\n".join([*lines, *_totals(matrix)])
@@ -38,7 +44,13 @@ def markdown(matrix: Matrix) -> str:
     if matrix.recipes:
         applied = sorted(matrix.recipes, key=lambda one: _rank(one.dump))
         parts.append(_recipes(applied, "github"))
+    parts += [trials.table(found) for found in _by_trial(matrix)]
     return "\n\n".join([*parts, *_totals(matrix)]) + "\n"
+
+
+def _by_trial(matrix: Matrix) -> List[List[Outcome]]:
+    names = dict.fromkeys(one.trial for one in matrix.trials)
+    return [[one for one in matrix.trials if one.trial == name] for name in names]
 
 
 def _rank(dump: str) -> Tuple[int, int]:
@@ -124,17 +136,21 @@ def _recipes(results: Sequence[Recipes], style: str = "plain") -> str:
             len(one.false),
             len(one.pending),
             len(one.no_victim),
+            one.words,
+            len(one.unexplained),
             one.seconds,
         )
         for one in results
     ]
-    headers = "RECIPES ON", "FOUND", "QUIET", "MISSED", "FALSE", "PENDING", "NO VICTIM", "SECONDS"
-    align = ("left", *("right",) * 7)
+    counted = "FOUND", "QUIET", "MISSED", "FALSE", "PENDING", "NO VICTIM", "WORDS", "SILENT"
+    headers = ("RECIPES ON", *counted, "SECONDS")
+    align = ("left", *("right",) * 9)
     lines = [tabulate(rows, headers, tablefmt=style, disable_numparse=True, colalign=align), ""]
     for one in results:
         lines += [f"{one.dump}: recipes: {one.error}"] if one.error else []
         lines += [f"{one.dump}: missed {text}" for text in one.missed]
         lines += [f"{one.dump}: false alarm of {text}" for text in one.false]
+        lines += [f"{one.dump}: changed word {text}" for text in one.unexplained]
     pending = sorted({name for one in results for name in one.pending})
     if pending:
         lines.append(f"rule not built for {len(pending)} recipes: {', '.join(pending)}")

@@ -76,3 +76,26 @@ def test_objects_of_a_destroyed_cache_are_listed() -> None:
     left = objects(prog, "mnt_cache", "in use")
     assert len(left) == 31
     assert slab_object(prog, left.addresses()[0]).cache == "mnt_cache"
+
+
+def test_loop_of_a_freelist_names_object_word_position_and_slot() -> None:
+    (found,) = _report("debian-6.1-plain", "ffff8e8745f98cf0=f0886d0372ad4be2").findings
+    assert (found.code, found.object) == ("freelist-cycle", 0xFFFF8E8745F98CC0)
+    assert (found.address, found.slot, found.position) == (0xFFFF8E8745F98CF0, 34, 2)
+    assert (found.index, found.expected, found.found) == (34, None, 0xFFFF8E8745F98240)
+
+
+def test_foreign_object_on_a_cpus_freelist_is_told_with_its_cache() -> None:
+    head, link = "ffff8e874f836140=c01c1c41878effff", "ffff8e87411c1dc0=fb06ef0428a7f1a3"
+    (found,) = _report("debian-6.1-plain", head, link).findings
+    assert (found.code, found.address) == ("freelist-pointer", 0xFFFF8E874F836140)
+    assert (found.expected, found.found) == (None, 0xFFFF8E87411C1CC0)
+    assert any("object 23 of mnt_cache" in line for line in found.details)
+
+
+def test_text_over_a_node_is_damage_of_its_lock_and_its_list() -> None:
+    text = "5f6370755f666c6f775f646f776e5f62795f726174655f6c696d69745f30303031"
+    report = _report("debian-6.1-plain", f"ffff8e87410411c0={text}")
+    roots = {finding.code for finding in report.findings if finding.because is None}
+    assert (report.exit_status, roots) == (1, {"lock-wrong", "list-broken"})
+    assert report.changing == []

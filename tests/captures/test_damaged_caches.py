@@ -11,7 +11,7 @@ from drgn.helpers.linux.mm import virt_to_phys
 
 from drgn_slabtype.allocators.caches import read_caches
 from drgn_slabtype.allocators.slub.cache import SlubCache, slab_flags
-from drgn_slabtype.allocators.slub.debug import SlotLayout
+from drgn_slabtype.allocators.slub.layout import SlotLayout, known_parts
 from drgn_slabtype.capture import open_capture
 from drgn_slabtype.check import check
 from drgn_slabtype.machine import machine
@@ -104,10 +104,11 @@ def test_a_slot_without_room_for_the_size_asked_for_is_sound() -> None:
     read = machine(_open("debian-7-debug"))
     caches = read_caches(read)
     cache = SlubCache(caches, caches.names.index("kmalloc-64"), slab_flags(read), 1)
-    newer = SlotLayout(read, cache)
+    parts = known_parts(read)
+    newer = SlotLayout(parts, cache)
     assert newer.sound
     assert newer.orig_size is not None
     cache.size = newer.orig_size + cache.red_left_pad
-    older = SlotLayout(read, cache)
+    older = SlotLayout(parts._replace(asked=0), cache)
     assert older.sound
     assert (older.orig_size, older.end) == (None, older.limit)

@@ -85,6 +85,14 @@ def test_work_in_progress_is_no_damage() -> None:
     assert sum(result.outcome == "quiet" for result in results) >= 13
 
 
+def test_slabs_on_their_way_into_sheaves_are_no_damage() -> None:
+    # A kernel in which no CPU takes whole slabs.
+    prog = open_capture(str(_DOCS.parent / "tests/captures/debian-7-numa/capture.xz"))
+    results = list(run(prog, SLUB, list(SLUB.states)))
+    assert _wrong(results) == {}
+    assert [result.outcome for result in results] == ["quiet"] * len(SLUB.states)
+
+
 @pytest.mark.parametrize(("suite", "page"), [(SLAB, "slab.md"), (SLUB, "invariants.md")])
 def test_every_recipe_proves_an_invariant(suite: object, page: str) -> None:
     assert suite in (SLAB, SLUB)

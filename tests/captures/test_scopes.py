@@ -10,8 +10,9 @@ from typing import List, Tuple
 import pytest
 from drgn import Program
 
+from drgn_slabtype.answers.describe import describe
 from drgn_slabtype.answers.lookup import Lookup
-from drgn_slabtype.answers.object import describe, slab_object
+from drgn_slabtype.answers.object import slab_object
 from drgn_slabtype.answers.page import page_info
 from drgn_slabtype.capture import open_capture
 from drgn_slabtype.check import check

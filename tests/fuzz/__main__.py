@@ -30,9 +30,9 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         parser.error(f"no capture {error}")
     bad: List[Verdict] = []
     statuses: Counter[str] = Counter()
-    slowest = 0.0
+    slowest, largest = 0.0, 0
     for verdict in run(paths, options.seed, options.cases, options.jobs):
-        slowest = max(slowest, verdict.seconds)
+        slowest, largest = max(slowest, verdict.seconds), max(largest, verdict.memory)
         statuses["wrong" if verdict.wrong else f"exit status {verdict.status}"] += 1
         if verdict.wrong:
             bad.append(verdict)
@@ -41,7 +41,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     if options.minimise:
         _minimise(bad, options.jobs or len(os.sched_getaffinity(0)))
     told = ", ".join(f"{number} {name}" for name, number in sorted(statuses.items()))
-    print(f"{sum(statuses.values())} cases: {told}; the slowest took {slowest:.1f} s")
+    most = f"the slowest took {slowest:.1f} s, the largest {largest >> 20} MiB"
+    print(f"{sum(statuses.values())} cases: {told}; {most}")
     return 1 if bad else 0
 
 

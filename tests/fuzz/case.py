@@ -13,7 +13,7 @@ import traceback
 import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, List, Optional, Sequence, Union
+from typing import Any, List, Mapping, Optional, Sequence, Union
 
 from drgn import Program
 
@@ -46,6 +46,8 @@ class Verdict:
     status: Optional[int]
     """Exit status; ``None`` without an answer."""
     seconds: float
+    memory: int
+    """Bytes that the process had besides what it had before, at most."""
     damage: List[str]
     """Each write as ``ADDRESS=BYTES``, or each patch of the file as ``at OFFSET=BYTES``."""
 
@@ -83,7 +85,7 @@ class Subject:
         :param damage: Other damage than that of the number.
         """
         damage = self.damage(seed) if damage is None else damage
-        before = time.monotonic()
+        before, memory = time.monotonic(), _most_memory()
         _limit_memory(_MEMORY_BESIDES + _MEMORY_TIMES * len(self._bytes))
         status: Optional[int] = None
         try:
@@ -100,7 +102,9 @@ class Subject:
         seconds = time.monotonic() - before
         if not wrong and seconds > _SECONDS:
             wrong = f"took {seconds:.0f} seconds"
-        return Verdict(self.name, seed, wrong, status, seconds, [_told(one) for one in damage])
+        memory = _most_memory() - memory
+        told = [_told(one) for one in damage]
+        return Verdict(self.name, seed, wrong, status, seconds, memory, told)
 
     def _file(self, seed: int, damage: Damage) -> Any:
         data = bytearray(self._bytes if seed % (2 * _FILE_CASES) else self._packed)
@@ -127,6 +131,13 @@ def _told(one: Union[Write, Patch]) -> str:
     return f"at {one.at}={one.data.hex()}"
 
 
+def _most_memory() -> int:
+    # A fresh process begins with what its parent has, not with the most it had.
+    with open("/proc/self/status", "rb") as file:
+        lines = dict(line.split(b":", 1) for line in file)
+    return int(lines[b"VmHWM"].split()[0]) << 10
+
+
 def _limit_memory(more: int) -> None:
     # An allocation greater than what a capture can ask for fails at once.
     with open("/proc/self/statm", "rb") as file:
@@ -146,14 +157,26 @@ def _answer(prog: Program) -> Any:
     for cache in record["caches"]:
         counts.update({f"{cache['name']} {name}": cache[name] for name in _CACHE_COUNTS})
     negative = [name for name, number in counts.items() if number < 0]
+    odd = [one["name"] for one in record["caches"] if _rest(one)]
+    unread = [one["message"] for one in record["unavailable"] if one["code"] == "not-read"]
     wrong = ""
     if status not in (0, 1, 3):
         wrong = f"exit status {status}"
     elif negative:
         wrong = f"negative: {', '.join(negative[:3])}"
+    elif odd or _rest({**record["totals"], "free": {"all": record["totals"]["free"]}}):
+        wrong = f"does not add up: {', '.join(odd[:3])}"
+    elif unread:
+        wrong = unread[0]
     elif not text.strip() or record["exit_status"] != status:
         wrong = "the report does not fit the exit status"
     return status, wrong
 
 
-_CACHE_COUNTS = ("slabs", "objects", "counted", "in_use", "waiting")
+def _rest(counts: Mapping[str, Any]) -> int:
+    # What objects there are besides those that are accounted for.
+    known = sum(counts[name] for name in ("in_use", "waiting", "unknown"))
+    return int(counts["objects"] - known - sum(counts["free"].values()))
+
+
+_CACHE_COUNTS = ("slabs", "objects", "counted", "in_use", "waiting", "unknown")

@@ -108,3 +108,15 @@ def smaller(writes: List[Write], places: Places) -> List[List[Write]]:
             data = write.data[:at] + bytes([was]) + write.data[at + 1 :]
             found.append([*writes[:number], Write(write.address, data), *writes[number + 1 :]])
     return found
+
+
+def shorter(found: List[Patch]) -> List[List[Patch]]:
+    """Return lesser forms of damage to a file: one of its parts cut in half, or by a byte."""
+    lesser = []
+    for number, (at, data) in enumerate(found):
+        half = len(data) // 2
+        for start, end in ((0, half), (half, len(data)), (1, len(data)), (0, len(data) - 1)):
+            part = data[start:end]
+            if 0 < len(part) < len(data):
+                lesser.append([*found[:number], Patch(at + start, part), *found[number + 1 :]])
+    return lesser

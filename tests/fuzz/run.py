@@ -10,7 +10,7 @@ from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 from ..recipes.apart import apart
 from ..recipes.overlay import Write
 from .case import Damage, Subject, Verdict
-from .damage import smaller
+from .damage import Patch, shorter, smaller
 
 CAPTURES = Path(__file__).parents[1] / "captures"
 
@@ -54,7 +54,7 @@ def _some(subject: Subject, seeds: Sequence[int], jobs: int) -> Iterator[Verdict
 
 def _dead(subject: Subject, seed: int, trouble: str) -> Verdict:
     told = [f"{one}" for one in subject.damage(seed)]
-    return Verdict(subject.name, seed, trouble.strip().splitlines()[-1], None, 0, told)
+    return Verdict(subject.name, seed, trouble.strip().splitlines()[-1], None, 0, 0, told)
 
 
 def minimise(subject: Subject, seed: int, jobs: int) -> Tuple[Damage, Verdict]:
@@ -72,6 +72,8 @@ def minimise(subject: Subject, seed: int, jobs: int) -> Tuple[Damage, Verdict]:
         lesser = [[*kept[:at], *kept[at + 1 :]] for at in range(len(kept))] if len(kept) > 1 else []
         if kept and isinstance(kept[0], Write):
             lesser += smaller([one for one in kept if isinstance(one, Write)], subject.places)
+        elif kept:
+            lesser += shorter([one for one in kept if isinstance(one, Patch)])
         found = _first(subject, seed, lesser, kind, jobs)
         if found is None:
             break

@@ -177,6 +177,12 @@ def pointers_of_cache(suite: Suite[Any], also: Codes, names: Sequence[int]) -> N
     :param also: What its slabs may show.
     :param names: What takes the place of the pointer to its name.
     """
+    suite.recipe(
+        "users-of-cache-none",
+        CACHE,
+        put("refcount", 0),
+        Root("cache-destroyed", place="slab_caches", expected=0),
+    )
     root = Root("cache-wrong", also=also)
     suite.recipe("random-seq-of-cache-garbage", CACHE, put("random_seq", GARBAGE), root)
     suite.recipe("constructor-of-cache-garbage", CACHE, put("ctor", GARBAGE), root)

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
+from drgn_slabtype.answers.describe import describe
 from drgn_slabtype.answers.lookup import Located, Lookup
-from drgn_slabtype.answers.object import describe
 from drgn_slabtype.check import check
 from drgn_slabtype.errors import TargetError
 from drgn_slabtype.findings import Finding, Report

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Iterable, Iterator, List, NamedTuple, Tuple
+from typing import Callable, Iterable, Iterator, List, NamedTuple, Tuple, Union
 
 from drgn import FaultError, Program
 from drgn.helpers.linux.mm import follow_phys, phys_to_virt
@@ -16,10 +16,11 @@ class Write(NamedTuple):
 
     address: int
     """Virtual address in the kernel."""
-    data: bytes
+    data: Union[bytes, bytearray]
+    """What is there; what is changed later is read changed."""
 
 
-def overlay(prog: Program, writes: Iterable[Write]) -> None:
+def overlay(prog: Program, writes: Iterable[Write], read: Callable[[int], object] = int) -> None:
     """
     Let *prog* read other bytes than its dump holds.
 
@@ -29,12 +30,12 @@ def overlay(prog: Program, writes: Iterable[Write]) -> None:
     image). Some dumps hold segments for all of these, so each is covered.
 
     :param prog: A freshly opened dump of which nothing has been read yet.
+    :param read: Called with the address of a write whenever some of it is read.
     """
     size = int(prog["PAGE_SIZE"])
-    pieces = [piece for write in writes for piece in _by_page(write, size)]
-    views: List[Tuple[int, bool, bytes]] = []
     base = int(phys_to_virt(prog, 0))
-    for address, data in pieces:
+    views: List[Tuple[int, bool, _Piece]] = []
+    for address, data in (piece for write in writes for piece in _by_page(write, size, read)):
         views.append((address, False, data))
         physical = address - base
         if not 0 <= physical < _DIRECT_MAP:
@@ -45,21 +46,27 @@ def overlay(prog: Program, writes: Iterable[Write]) -> None:
             views.append((base + physical, False, data))
         views.append((physical, True, data))
     for start, is_physical, data in views:
-        _cover(prog, start, is_physical, data)
+        prog.add_memory_segment(start, len(data.data), data.read, is_physical)
 
 
-def _cover(prog: Program, start: int, is_physical: bool, data: bytes) -> None:
-    def read(address: int, count: int, offset: int, physical: bool) -> bytes:
-        return data[offset : offset + count]
+class _Piece(NamedTuple):
+    # Bytes of one page, and what is called when they are read.
+    data: memoryview
+    write: int
+    seen: Callable[[int], object]
 
-    prog.add_memory_segment(start, len(data), read, is_physical)
+    def read(self, address: int, count: int, offset: int, physical: bool) -> bytes:
+        self.seen(self.write)
+        return bytes(self.data[offset : offset + count])
 
 
-def _by_page(write: Write, size: int) -> Iterator[Tuple[int, bytes]]:
+def _by_page(
+    write: Write, size: int, seen: Callable[[int], object]
+) -> Iterator[Tuple[int, _Piece]]:
     # Pages next to each other in one view need not be so in another.
     at = 0
     while at < len(write.data):
         address = write.address + at
         step = size - address % size
-        yield address, write.data[at : at + step]
+        yield address, _Piece(memoryview(write.data)[at : at + step], write.address, seen)
         at += step

@@ -122,11 +122,6 @@ def kernel(
     :param sparse: Whether the BTF is not in memory.
     :param count: How many symbols the kernel says it has, if not as many as it has.
     """
-    order = "<" if little else ">"
-    flags = PlatformFlags.IS_64_BIT | (
-        PlatformFlags.IS_LITTLE_ENDIAN if little else PlatformFlags(0)
-    )
-    prog = Program(Platform(Architecture.X86_64 if little else Architecture.S390X, flags))
     every = {
         "_stext": TEXT,
         "_etext": TEXT + 0x1000,
@@ -134,8 +129,23 @@ def kernel(
         "__stop_BTF": BTF + len(btf),
         **symbols,
     }
-    named = [symbol for symbol in every.items() if symbol[0] not in without]
-    ordered = sorted(named, key=lambda symbol: symbol[1])
+    named = {name: address for name, address in every.items() if name not in without}
+    lines, tables = kallsyms(named, little=little, count=count)
+    return kernel_of(
+        lines, {**({} if sparse else {BTF: btf}), **(memory or {}), **tables}, little=little
+    )
+
+
+def kallsyms(
+    symbols: Dict[str, int], *, little: bool = True, count: Optional[int] = None
+) -> Tuple[List[str], Dict[int, bytes]]:
+    """
+    Return the tables of a kernel's symbols by their addresses, and what VMCOREINFO says of them.
+
+    :param count: How many symbols the kernel says it has, if not as many as it has.
+    """
+    order = "<" if little else ">"
+    ordered = sorted(symbols.items(), key=lambda symbol: symbol[1])
     # One token for each character; the first of a name is its kind.
     table = b"".join(bytes([token]) + b"\0" for token in range(1, 256))
     tables = {
@@ -152,12 +162,26 @@ def kernel(
             bytes([len(name) + 1]) + b"D" + name.encode() for name, _ in ordered
         ),
     }
-    places = {**({} if sparse else {BTF: btf}), **(memory or {})}
+    places: Dict[int, bytes] = {}
     lines, at = [], KALLSYMS
     for name, data in tables.items():
         places[at] = data
         lines.append(f"SYMBOL({name})={at:x}")
         at += len(data) + 64 & ~63
+    return lines, places
+
+
+def kernel_of(lines: Sequence[str], places: Dict[int, bytes], *, little: bool = True) -> Program:
+    """
+    Return a program of a kernel with some memory.
+
+    :param lines: Of VMCOREINFO, besides those that every kernel has.
+    :param places: Memory by its address.
+    """
+    flags = PlatformFlags.IS_64_BIT | (
+        PlatformFlags.IS_LITTLE_ENDIAN if little else PlatformFlags(0)
+    )
+    prog = Program(Platform(Architecture.X86_64 if little else Architecture.S390X, flags))
 
     def read(address: int, count: int, offset: int, physical: bool) -> bytes:
         for start, data in places.items():

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drgn_slabtype import report
+from drgn_slabtype.answers.address import AddressInfo
 from drgn_slabtype.answers.caches import CachesAnswer, CacheUsage, CpuUsage, NodeUsage, SlabInfo
-from drgn_slabtype.answers.object import AddressInfo
 from drgn_slabtype.answers.slots import Slot
 from drgn_slabtype.answers.states import SlabObject, object_states
 from drgn_slabtype.answers.tracks import Track

@@ -148,8 +148,8 @@ def test_interrupt_while_opening(
 ) -> None:
     reporting(KeyboardInterrupt())
     assert cli.main(["check"]) == 3
-    assert capsys.readouterr().err == (
-        "drgn-slabtype check: interrupted before anything was judged\n"
+    assert capsys.readouterr().out == (
+        "incomplete: interrupted by SIGINT before anything was judged\n"
     )
 
 

@@ -11,13 +11,13 @@ PACKAGE = Path(__file__).parents[2] / "drgn_slabtype"
 
 # Rooms in the order of docs/architecture.md: each imports from those before it, and itself.
 ROOMS = """
-    errors shapes findings
+    signals errors shapes findings footprint
     files finders btf pagetype regions machine pages
     index ledger rules allocators
-    pagecheck reading strays
-    answers confirm check
-    capture target demo
-    report command commands cli plugin __main__
+    pagecheck reading strays blanks
+    answers looks confirm course check
+    capture target diff demo watch
+    report command checking questions commands cli plugin __main__
 """.split()
 
 _MOST_LINES = 500

@@ -29,6 +29,11 @@ def test_leaf_knows_the_ground_and_itself(source: Path) -> None:
     assert _known(source.with_suffix(".h")) == []
 
 
+def test_storm_knows_the_ground_and_nothing_else_of_the_other_program() -> None:
+    storm = [source for source in initramfs.storm_sources() if source.stem != "ground"]
+    assert {name for source in storm for name in _known(source)} == {"../ground.h", "storm.h"}
+
+
 def test_main_file_knows_all_and_the_ground_none() -> None:
     folder = LEAVES[0].parent
     assert _known(folder / "init.c") == ["ground.h", *(f"{leaf.stem}.h" for leaf in LEAVES)]
@@ -41,8 +46,9 @@ def test_main_file_knows_all_and_the_ground_none() -> None:
 
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed")
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the guest is one of x86-64")
-def test_compiles_without_a_warning(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sources", [SOURCES, initramfs.storm_sources()], ids=["init", "storm"])
+def test_compiles_without_a_warning(tmp_path: Path, sources: List[Path]) -> None:
     command = ["gcc", *initramfs.FLAGS, "-Werror", "-Wmissing-prototypes", "-Wshadow"]
-    made = [*command, "-o", str(tmp_path / "init"), *map(str, SOURCES)]
+    made = [*command, "-o", str(tmp_path / "init"), *map(str, sources)]
     done = subprocess.run(made, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")

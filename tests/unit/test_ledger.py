@@ -16,7 +16,7 @@ from tests.ledgers import machines
 from tests.machines import ArrayMachine, ChainMachine, Machine
 
 TABLES: List[Type[Any]] = [Slabs, Claims, Containers, Memberships]
-SIGNED = {"I64": np.int64, "U64": np.uint64, "U8": np.uint8, "Bools": np.bool_}
+SIGNED = {"I64": np.int64, "I32": np.int32, "U64": np.uint64, "U8": np.uint8, "Bools": np.bool_}
 
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.__name__)
@@ -26,7 +26,7 @@ def test_columns_left_out_have_their_default(table: Type[Any]) -> None:
     for column in fields(table):
         values = getattr(built, column.name)
         assert values.dtype == SIGNED[str(column.type)]
-        assert values.tolist() == [-1 if values.dtype == np.int64 else 0] * 3
+        assert values.tolist() == [-1 if values.dtype.kind == "i" else 0] * 3
 
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.__name__)
@@ -38,10 +38,10 @@ def test_empty_tables_have_all_columns(table: Type[Any]) -> None:
 
 def test_one_value_is_for_all_rows_and_arrays_are_converted() -> None:
     built = Claims.build(
-        3, place=2, slab=np.array([0, 1, 2], np.int32), address=1 << 63, state=State.WAITING
+        3, place=2, slab=np.array([0, 1, 2], np.int64), address=1 << 63, state=State.WAITING
     )
     assert built.place.tolist() == [2, 2, 2]
-    assert built.slab.dtype == np.int64
+    assert built.slab.dtype == np.int32
     assert built.slab.tolist() == [0, 1, 2]
     assert built.address.tolist() == [1 << 63] * 3
     assert built.state.tolist() == [State.WAITING] * 3
@@ -73,6 +73,21 @@ def test_join_keeps_rows_in_order(lengths: List[int]) -> None:
     assert len(joined) == sum(lengths)
     assert joined.slab.tolist() == [n for n, length in enumerate(lengths) for _ in range(length)]
     assert joined.position.tolist() == [at for length in lengths for at in range(length)]
+
+
+def test_melted_parts_are_gone() -> None:
+    parts = [Claims.build(2, index=7), Claims.build(1, index=8)]
+    melted = Claims.melt(list(parts))
+    assert melted.index.tolist() == [7, 7, 8]
+    assert [vars(part) for part in parts] == [{}, {}]
+    # One alone is the table itself.
+    assert Claims.melt([melted]) is melted
+    assert len(Claims.melt([])) == 0
+
+
+def test_a_free_object_costs_few_bytes() -> None:
+    built = Claims.build(1000)
+    assert sum(column.nbytes for column in vars(built).values()) <= 30 * 1000
 
 
 def test_take_by_mask_and_by_position() -> None:

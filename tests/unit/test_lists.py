@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from random import Random
+from types import SimpleNamespace
 from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
@@ -37,6 +38,10 @@ class FakeIndex:
         self.known = list(known)
         self.links = links
         self.known_by = np.full(len(known), KnownBy.MARK, np.uint8)
+        self.layout = SimpleNamespace(allocator="SLUB")
+        self.machine = SimpleNamespace(
+            memory=SimpleNamespace(is_kernel_address=lambda at: at >= np.uint64(0xFFFF800000000000))
+        )
 
     @property
     def pages(self) -> U64:
@@ -161,15 +166,47 @@ def test_many_damaged_links_end_the_walk(length: int, damages: int, seed: int) -
         assert found == [number for number in members if number in found]
 
 
-def test_busy_list_says_so() -> None:
-    lists = Lists([1, 2])
-    lists.links[1]["next"] = 0
-    index: Any = FakeIndex([1, 2], lists.links)
+_STACK = 0xFFFFC90000123E08
+_TEXT = 0x62696C2F7273752F
+
+
+@pytest.mark.parametrize(
+    ("found", "allocator", "busy", "activity"),
+    [
+        (link(3), "SLUB", True, None),
+        (link(50), "SLAB", True, None),
+        (Lists.head(0), "SLAB", True, None),
+        (_STACK, "SLUB", True, "slub-shrink"),
+        (_STACK, "SLAB", False, None),
+        (_STACK + 1, "SLUB", False, None),
+        (0, "SLUB", False, None),
+        (_TEXT, "SLUB", False, None),
+        (0xDEAD000000000100, "SLUB", False, None),
+    ],
+)
+def test_held_lock_explains_one_link_that_leads_to_a_slab_or_a_stack(
+    found: int, allocator: str, busy: bool, activity: Optional[str]
+) -> None:
+    lists = Lists([1, 2, 3])
+    lists.links[1]["next"] = found
+    index: Any = FakeIndex([1, 2, 3], lists.links)
+    index.layout.allocator = allocator
     first, last = lists.heads[0].values()
     head = ListHead(ListKind.FULL, 0, 0, lists.head(0), first, last, busy=True)
     broken = SlabLists(index).walk(head).broken
     assert broken is not None
-    assert broken.busy
+    assert (broken.found, broken.busy, broken.activity) == (found, busy, activity)
+
+
+def test_held_lock_explains_no_list_that_leads_nowhere_on_both_sides() -> None:
+    lists = Lists([1, 2, 3])
+    lists.heads[0] = {"next": link(50), "prev": link(50)}
+    index: Any = FakeIndex([1, 2, 3], lists.links)
+    index.layout.allocator = "SLAB"
+    head = ListHead(ListKind.FULL, 0, 0, lists.head(0), link(50), link(50), busy=True)
+    broken = SlabLists(index).walk(head).broken
+    assert broken is not None
+    assert not broken.busy
 
 
 def test_ten_thousand_slabs_are_walked() -> None:

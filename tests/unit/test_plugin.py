@@ -49,6 +49,7 @@ def test_importing_the_plugin_imports_nothing_heavy() -> None:
         "drgn_slabtype.command",
         "drgn_slabtype.commands",
         "drgn_slabtype.plugin",
+        "drgn_slabtype.questions",
     }
 
 

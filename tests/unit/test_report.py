@@ -111,11 +111,11 @@ def test_json_has_the_keys_of_schema_1() -> None:
     }
     assert set(document["totals"]) >= set(
         "pages slab_pages slabs objects counted in_use free waiting caches findings notes "
-        "changing unavailable unreadable_pages zero_filled_pages".split()
+        "changing unavailable unreadable_pages zero_filled_pages unknown".split()
     )
     assert set(document["caches"][0]) >= set(
         "name address object_size objects_per_slab slabs objects counted in_use free "
-        "waiting outcome".split()
+        "waiting unknown outcome".split()
     )
     assert set(document["findings"][0]) >= set(
         "id code rule because cache node cpu slab page object index place expected found "

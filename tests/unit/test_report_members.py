@@ -11,9 +11,9 @@ from xml.etree import ElementTree
 
 import pytest
 
+from drgn_slabtype.answers.address import AddressInfo
 from drgn_slabtype.answers.caches import CachesAnswer, CacheUsage, CpuUsage, NodeUsage, SlabInfo
 from drgn_slabtype.answers.decode import Decoded, decode
-from drgn_slabtype.answers.object import AddressInfo
 from drgn_slabtype.answers.page import PageInfo, SlabOfPage
 from drgn_slabtype.answers.states import SlabObject
 from drgn_slabtype.answers.tracks import Track
@@ -256,14 +256,14 @@ _KEYS = {
     Finding: "id code rule because cache node cpu slab page object index place expected found "
     "message attempts address details",
     CacheResult: "name address object_size size objects_per_slab slabs pages objects counted "
-    "in_use free waiting fill outcome",
+    "in_use free waiting unknown fill outcome",
     Totals: "pages slab_pages slabs objects counted in_use free waiting caches unreadable_pages "
-    "zero_filled_pages",
+    "zero_filled_pages unknown",
     Report: "target layout totals caches findings notes changing unavailable interrupted outcome "
     "exit_status",
     CacheUsage: "name address aliases merged object_size size objects_per_slab pages_per_slab "
-    "colours slabs lists pages memory leftover padding objects counted in_use free waiting guarded "
-    "consistent slabinfo nodes cpus waste occupancy",
+    "colours slabs lists pages memory leftover padding objects counted in_use free waiting unknown "
+    "guarded consistent slabinfo nodes cpus waste occupancy",
     SlabInfo: "active_objs num_objs objsize objperslab pagesperslab active_slabs num_slabs",
     SlabObject: "address slab index state place position",
     AddressInfo: "address kind meaning cache slab_cache slab object index offset part state places "

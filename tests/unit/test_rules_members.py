@@ -90,7 +90,8 @@ def test_a_sound_cache_of_slub_is_not_suspected(cache: SlubMembers) -> None:
     ("cache", "change", "told"),
     [
         (_SLUB, {"inuse": 112}, (104, 112)),
-        (_DEBUGGED, {"inuse": 120}, (104, 120)),
+        (_DEBUGGED, {"inuse": 120}, (112, 120)),
+        (_DEBUGGED, {"inuse": 104}, (112, 104)),
         (_SLUB, {"align": 0}, (None, 0)),
         (_SLUB, {"align": 24}, (None, 24)),
         (_SLUB, {"offset": 124}, (None, 124)),

@@ -19,7 +19,16 @@ from drgn_slabtype.rules import judge
 from drgn_slabtype.rules.blame import renumber
 from tests import damages
 from tests.ledgers import link, machines
-from tests.machines import PAGE, SLAB_PAGES, ArrayMachine, Box, ChainMachine, Machine, Slab
+from tests.machines import (
+    PAGE,
+    SLAB_PAGES,
+    ArrayMachine,
+    Box,
+    ChainMachine,
+    CpuChain,
+    Machine,
+    Slab,
+)
 
 KINDS: List[Type[Machine]] = [ArrayMachine, ChainMachine]
 
@@ -77,12 +86,28 @@ def test_list_of_a_busy_slab_is_moving() -> None:
     ]
 
 
-def test_busy_place_is_moving() -> None:
+def test_entries_of_a_busy_place_are_moving_and_its_count_is_not() -> None:
     machine = chain_machine(3)
     machine.boxes = [Box(2, 1, [], count=4, busy=True), Box(2, 0, [0x1], count=1, busy=True)]
-    found = findings_of(machine)
-    assert sorted(codes(found)) == ["claim-foreign", "container-count"]
-    assert all(finding.moving for finding in found)
+    moving = {finding.code: finding.moving for finding in findings_of(machine)}
+    assert moving == {"claim-foreign": True, "container-count": False}
+
+
+def test_object_of_two_cpus_is_damage_though_both_are_busy() -> None:
+    machine = chain_machine(3)
+    taken = machine.address(0, 7)
+    machine.boxes = [Box(2, cpu, [taken], count=1, busy=True) for cpu in (0, 1)]
+    (found,) = findings_of(machine)
+    assert (found.code, found.moving, found.slot, found.position) == ("claim-twice", False, 7, 0)
+
+
+def test_freelist_of_a_busy_slab_is_damage_and_that_of_a_fresh_one_is_not() -> None:
+    for fresh in (False, True):
+        machine = chain_machine(3)
+        machine.slabs[0].busy, machine.slabs[0].fresh = True, fresh
+        machine.slabs[0].array[1] = 0x62696C2F7273752F
+        found = next(one for one in findings_of(machine) if one.code == "freelist-pointer")
+        assert found.moving is fresh
 
 
 def test_object_in_a_busy_and_a_quiet_place_is_moving() -> None:
@@ -90,6 +115,38 @@ def test_object_in_a_busy_and_a_quiet_place_is_moving() -> None:
     machine.boxes = [Box(2, 0, [machine.address(0, 1)], count=1, busy=True)]
     (found,) = findings_of(machine)
     assert (found.code, found.moving) == ("claim-twice", True)
+
+
+def test_double_free_names_the_object_that_both_lists_hold_first() -> None:
+    # Object 5 is free twice: what follows it on one list follows it on the other.
+    machine = chain_machine(0)
+    slab = machine.slabs[0]
+    slab.free = [5, 1, 2]
+    slab.head = link(machine, slab, slab.free)
+    slab.count, slab.stands = slab.objects - 3, [(ListKind.PARTIAL, 0)]
+    machine.chains = [CpuChain(1, 0, machine.address(0, 5))]
+    machine.settle()
+    root, *rest = findings_of(machine)
+    assert codes([root, *rest]) == ["claim-twice"] * 3
+    assert (root.object, root.slot, root.position) == (machine.address(0, 5), 5, 0)
+    assert {finding.because for finding in rest} == {root.id}
+
+
+def test_bad_free_pointer_names_its_object_word_position_and_slot() -> None:
+    machine = chain_machine(3)
+    machine.slabs[0].array[1] = 0x62696C2F7273752F
+    found = next(one for one in findings_of(machine) if one.code == "freelist-pointer")
+    assert (found.object, found.slot, found.position) == (machine.address(0, 1), 1, 1)
+    assert (found.index, found.expected, found.found) == (1, None, 0x62696C2F7273752F)
+
+
+def test_marks_that_fit_nowhere_are_told_in_words() -> None:
+    machine = chain_machine(3)
+    ledger = machine.ledger()
+    ledger.slabs.allowed[0] = 0
+    (found,) = judge(ledger, machine.encoding)
+    assert found.expected == "nowhere"
+    assert "its marks contradict its freelist; it is on partial" in found.message
 
 
 def test_list_under_a_held_lock_is_moving() -> None:
@@ -101,16 +158,23 @@ def test_list_under_a_held_lock_is_moving() -> None:
 
 
 @pytest.mark.parametrize(
-    ("difference", "slack", "busy", "moving"),
-    [(1, 0, False, False), (1, 1, False, True), (-2, 1, False, False), (9, 0, True, True)],
+    ("difference", "slack", "moves", "moving"),
+    [
+        (1, 0, 0, False),
+        (1, 1, 0, True),
+        (-2, 1, 0, False),
+        (9, 0, 9, True),
+        (10, 0, 9, False),
+        (10**18, 0, 9, False),
+    ],
 )
-def test_counter_moves_within_its_slack_or_under_its_lock(
-    difference: int, slack: int, busy: bool, moving: bool
+def test_counter_moves_within_its_slack_or_what_its_lock_lets_move(
+    difference: int, slack: int, moves: int, moving: bool
 ) -> None:
     machine = chain_machine(3)
     ledger = machine.ledger()
     ledger.counters = [
-        counter._replace(kept=counter.summed + difference, slack=slack, busy=busy)
+        counter._replace(kept=counter.summed + difference, slack=slack, moves=moves)
         for counter in ledger.counters[:1]
     ]
     (found,) = judge(ledger, machine.encoding)
@@ -129,6 +193,23 @@ def test_slabs_in_transit_are_moving_up_to_what_can_be_in_flight(lost: int, movi
     found = findings_of(machine)
     assert codes(found) == ["slab-in-transit" if moving else "list-missing"] * lost
     assert all(finding.moving is moving for finding in found)
+
+
+@pytest.mark.parametrize(("room", "moving"), [(0, False), (1, True)])
+def test_slabs_that_fill_a_sheaf_are_moving_up_to_its_room(room: int, moving: bool) -> None:
+    machine = chain_machine(3, 3, 3, 3)
+    machine.in_flight = 1
+    machine.settle()
+    taken = machine.slabs[:3]
+    free = sum(slab.objects - machine.counted(slab) for slab in taken)
+    assert free > 3
+    machine.refill = free - 1 + room
+    for slab in taken:
+        slab.frozen = slab.transit = True
+        slab.stands = []
+    machine.settle()
+    found = findings_of(machine)
+    assert codes(found) == ["slab-in-transit" if moving else "list-missing"] * 3
 
 
 @pytest.mark.parametrize(

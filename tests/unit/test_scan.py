@@ -54,15 +54,29 @@ def test_slab_heads_are_found(layout: str) -> None:
 
 
 @pytest.mark.parametrize("layout", ALLOCATORS)
-def test_copies_are_the_head_and_the_page_after_it(layout: str) -> None:
+def test_copies_are_the_head_pages(layout: str) -> None:
     kernel = make_mapped_kernel(layout)
     make_slabs(kernel, [(8, 1), (63, 0)])
     size = machine(kernel.prog).page.size
-    raw = scan(machine(kernel.prog)).heads.raw
-    assert raw.shape == (2, 2 * size)
-    assert raw[0].tobytes() == kernel.prog.read(kernel.page(8).value_(), 2 * size)
-    # The last page has none after it.
-    assert raw[1, :size].tobytes() == kernel.prog.read(kernel.page(63).value_(), size)
+    heads = scan(machine(kernel.prog)).heads
+    assert heads.raw.shape == (2, size)
+    for row, pfn in enumerate((8, 63)):
+        assert heads.raw[row].tobytes() == kernel.prog.read(kernel.page(pfn).value_(), size)
+    # The last page of all has none after it, which would tell its order.
+    assert heads.orders.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("layout", ALLOCATORS)
+def test_what_waits_to_be_judged_is_bounded(layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = make_mapped_kernel(layout)
+    make_slabs(kernel, [(8, 1), (20, 0), (63, 0)])
+    once = scan(machine(kernel.prog))
+    monkeypatch.setattr(scan_module, "_MOST_WORDS", 1)
+    monkeypatch.setattr(scan_module, "_MOST_HEADS", 1)
+    often = scan(machine(kernel.prog))
+    assert (often.pages, often.typed, often.conflicts) == (once.pages, once.typed, once.conflicts)
+    for name in ("pfns", "raw", "orders"):
+        assert (getattr(often.heads, name) == getattr(once.heads, name)).all()
 
 
 @pytest.mark.parametrize("layout", ALLOCATORS)

@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
-from typing import List, NamedTuple, Optional, Sequence
+from types import SimpleNamespace
+from typing import Any, List, NamedTuple, Optional, Sequence
 
 import numpy as np
 import pytest
 from drgn import Object, Symbol, SymbolBinding, SymbolKind
 
 from drgn_slabtype.machine import machine
+from drgn_slabtype.machine import stacks as of_stacks
 from drgn_slabtype.machine.stacks import Call, Functions, Stacks, Unwinder
 from drgn_slabtype.machine.tasks import Area, Task, TaskList
 from tests.direct_map import LINEAR, make_mapped_kernel
@@ -192,3 +194,13 @@ def test_stack_below_an_interrupt_tells_whose_it_is(stacks: Unwinder) -> None:
     assert owner is not None
     assert owner.address == _TASK
     assert stacks.owner([interrupt]) is None
+
+
+def test_error_without_a_class_costs_one_stack() -> None:
+    # As drgn raises it for a kdump file that has no notes of CPUs.
+    def fails(task: object) -> None:
+        raise Exception("Key has no value")
+
+    prog: Any = SimpleNamespace(stack_trace=fails)
+    with pytest.raises(LookupError, match="Key has no value"):
+        of_stacks._stack_trace(prog, prog)

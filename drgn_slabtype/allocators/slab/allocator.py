@@ -9,6 +9,7 @@ use; free objects are in a slab's own freelist or in an array cache.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Iterator, List
 
 import numpy as np
@@ -21,11 +22,13 @@ from ...regions import Declaration
 from ...rules.members import Tuning, judge_pointers, judge_slab, judge_tuning
 from ..base import Ownership, decide_ownership
 from ..caches import Caches, cache_pointers, same_cache
+from ..common import Suspects, judge_by_others
 from ..destroyed import note_destroyed
 from ..lists import Walked, find_emptied
 from ..live import LIVE, LiveObjects
 from ..nodes import memberships, node_pointers, read_nodes
 from ..percpu import per_cpu_structures
+from ..quarantine import QUARANTINE, read_quarantine
 from . import arrays, freelists, tuning
 from .cache import Mode, SlabCache, freelist_cache, slab_members
 from .counts import Counts
@@ -36,10 +39,10 @@ from .indexes import IndexArrays, right_places
 from .offslab import add_hosts, off_slab_arrays
 from .regions import declarations
 from .state import allowed_lists
-from .table import enter_counters, misfits, note_detached, read_slabs
+from .table import enter_counters, misfits, node_misfits, note_detached, read_slabs
 from .view import SlabView, slab_counts
 
-PLACES = (freelists.PLACE, *arrays.PLACES, LIVE)
+PLACES = (freelists.PLACE, *arrays.PLACES, QUARANTINE, LIVE)
 _PLACE = {place.name: number for number, place in enumerate(PLACES)}
 _ARRAYS = _PLACE[arrays.PLACES[0].name]
 
@@ -65,9 +68,11 @@ class SlabAllocator:
         self.per_cpu = per_cpu_structures(machine, caches, "cpu_cache", word, caches.listed)
         self.aliens = arrays.read_alien_tables(machine, self.nodes)
         self.arrays = arrays.read_arrays(machine, self.per_cpu, self.nodes, self.aliens)
-        self.tuned = tuning.judge_arrays(self.arrays, caches.rows["limit"].astype(np.int64))
+        limits, batches = (caches.rows[name].astype(np.int64) for name in ("limit", "batchcount"))
+        self.tuned = tuning.judge_arrays(self.arrays, limits, batches)
         self.entries = Entries(machine, self.arrays, self.tuned)
         self.ownership = Ownership(np.zeros(0, np.int64), np.zeros(0, np.int64))
+        self.quarantine = machine.settled(read_quarantine)
         self._cpus = len(machine.cpus)
         self._walks: List[Walked] = []
         self._live = LiveObjects([])
@@ -89,6 +94,10 @@ class SlabAllocator:
         )
         self._live = self._own_structures(index)
         self._live.locate(index, self.ownership.cache)
+        self.quarantine.locate(index, self.caches, self.ownership.cache)
+
+    def believe(self, other: SlabAllocator) -> None:
+        """Take over nothing; see :meth:`.base.Allocator.believe`."""
 
     def _list_of(self, index: SlabIndex) -> I64:
         # Which list of its node each slab stands on, if it is on one.
@@ -113,8 +122,8 @@ class SlabAllocator:
         return self.nodes.unreadable(number)
 
     def elsewhere(self) -> List[Suspect]:
-        """Return nothing; see :meth:`.base.Allocator.elsewhere`."""
-        return []
+        """Return the damage that is in no cache; see :meth:`.base.Allocator.elsewhere`."""
+        return list(self.quarantine.suspects())
 
     def regions(self, index: SlabIndex) -> Iterator[Declaration]:
         """Declare what is read; see :meth:`.base.Allocator.regions`."""
@@ -135,16 +144,24 @@ class SlabAllocator:
             enter_counters(ledger, cache, self.nodes)
         self.nodes.enter_lost(number, ledger)
         self.nodes.enter_locks(number, ledger)
+        ledger.suspects += node_misfits(cache, self.nodes)
         note_detached(ledger)
         self._arrays(cache, rows, index, ledger)
+        self.quarantine.enter(number, rows, index, ledger, _PLACE[QUARANTINE.name])
         self._live.enter(number, rows, index, ledger, _PLACE[LIVE.name])
         self._freelists(cache, rows, index, ledger)
-        mark_flushes(self.arrays, number, ledger)
+        mark_flushes(self.memory, self.arrays, number, ledger)
         note_destroyed(ledger, self.caches, number)
         if cache.debug:
             freelist = index["freelist"][rows]
-            ledger.zones = DebugReader(self.machine, cache, ledger, freelist).zones()
+            reader = DebugReader(self.machine, cache, ledger, freelist)
+            ledger.suspects += reader.suspects()
+            ledger.zones = reader.zones()
         return ledger
+
+    @cached_property
+    def _by_others(self) -> Suspects:
+        return self.machine.settled(judge_by_others)
 
     def _members(self, cache: SlabCache, ledger: Ledger) -> None:
         index_size = self.machine.structure("freelist_idx_t").size
@@ -152,12 +169,19 @@ class SlabAllocator:
         ledger.suspects += judge_pointers(pointers)
         ledger.suspects += judge_slab(slab_members(self.caches, cache, index_size))
         ledger.suspects += judge_pointers(freelist_cache(self.caches, cache))
+        ledger.suspects += self._by_others.get(cache.facts.address, [])
 
     def _arrays(self, cache: SlabCache, rows: I64, index: SlabIndex, ledger: Ledger) -> None:
         mine = self.arrays.rows_of(cache.number)
         own = Tuning(cache.limit, cache.batchcount)
         ledger.suspects += self.per_cpu.suspects(cache.number, arrays.PLACES[arrays.CPU].name)
         ledger.suspects += judge_tuning(own, tuning.common_tuning(self.arrays, mine))
+        shared = int(self.caches.rows["shared"][cache.number])
+        ledger.suspects += tuning.untuned_arrays(self.arrays, self.tuned, mine, shared, own)
+        agreed = tuning.common_tuning(self.arrays, mine)
+        if agreed is not None:
+            batch, own_nodes = agreed.batchcount, (self.nodes, cache.number)
+            ledger.suspects += tuning.wrong_limits(*own_nodes, cache.num, batch, self._cpus)
         ledger.suspects += tuning.lost_arrays(self.arrays, mine)
         ledger.suspects += self.aliens.suspects(cache.number)
         ledger.suspects += [one for at, one in self.arrays.locks if at == cache.number]
@@ -175,7 +199,9 @@ class SlabAllocator:
         believed = counts.believed()
         tails = found.tails(believed)
         # A slab on no list can be one that is just being made.
-        busy = slabs.busy | self.view.loose[rows]
+        loose = self.view.loose[rows]
+        slabs.fresh |= loose & (np.count_nonzero(loose) <= cache.facts.in_flight)
+        busy = freelists.half_written(found, tails, slabs)
         ledger.suspects += freelists.suspect_counts(ledger, believed)
         ledger.suspects += freelists.suspect_arrays(found, tails, busy)
         freelists.enter_freelists(cache, ledger, found, tails, busy, _PLACE[freelists.PLACE.name])

@@ -91,6 +91,7 @@ class ArrayCaches(NamedTuple):
     avail: I64
     limit: I64
     batchcount: I64
+    touched: I64
     locks: List[Tuple[int, Suspect]]
     """What is to be said of the locks of alien arrays, with the position of the cache."""
 
@@ -143,6 +144,7 @@ def read_arrays(
         avail=_number(rows, "avail"),
         limit=_number(rows, "limit"),
         batchcount=_number(rows, "batchcount"),
+        touched=_number(rows, "touched"),
         locks=[
             (int(aliens.cache[row]), suspect)
             for row, suspect in lock_suspects(locks, nodes=aliens.owner, place=PLACES[ALIEN].name)

@@ -62,6 +62,7 @@ class SlabCache:
         self.size = max(value("size"), 1)
         """Bytes from one slot to the next."""
         self.object_size = value("object_size")
+        self.align = max(value("align"), 1)
         # A damaged cache must not decide how much memory is read.
         self.num = max(min(value("num"), self.span // self.size), 1)
         """Objects of a slab."""
@@ -78,6 +79,8 @@ class SlabCache:
         """Bytes from a slot to the object in it; 0 without CONFIG_DEBUG_SLAB."""
         self.batchcount = value("batchcount")
         """How many objects move between its arrays and its slabs at a time."""
+        self.arrayfuls = (self.limit, self.batchcount, value("shared") * self.batchcount)
+        """How many objects an array of a CPU, a refill and the shared array have at most."""
         self.red_zone = has(_RED_ZONE)
         self.poison = has(_POISON)
         self.store_user = has(_STORE_USER)

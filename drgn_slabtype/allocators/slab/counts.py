@@ -60,7 +60,7 @@ class Counts:
         out = active.copy()
         for counter in self._ledger.counters:
             off = counter.summed - counter.kept
-            if counter.name != "free_objects" or counter.busy or not 0 < abs(off) <= self._num:
+            if counter.name != "free_objects" or counter.moves or not 0 < abs(off) <= self._num:
                 continue
             here = np.zeros(len(active), np.bool_)
             here[members.slab[(members.owner == counter.node) & (members.slab >= 0)]] = True

@@ -10,13 +10,13 @@ which ends the slot. Objects on a freelist or in an array cache are poisoned.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Iterator
+from typing import Iterator, Optional
 
 import numpy as np
 
-from ...ledger import I64, U8, U64, Bools, Ledger, State, Walk, Zone
+from ...ledger import I64, U8, U64, Bools, Ledger, State, Suspect, Walk, Zone
 from ...machine import Machine
-from ..slots import Slots, claimed, read_slabs
+from ..slots import Part, Slots, claimed, read_slabs
 from .cache import Mode, SlabCache
 
 _RED_FREE, _RED_USED = 0x09F911029D74E35B, 0xD84156C5635688C0
@@ -60,9 +60,29 @@ class DebugReader:
         last = self._second_red if cache.red_zone else self._caller if cache.store_user else 0
         return within and last >= 0 and cache.size <= cache.span
 
+    def _misfit(self) -> Optional[str]:
+        # What does not add up in a slot, in words.
+        cache, word = self._cache, self._memory.word_size
+        lead = _RED_BYTES if cache.red_zone else 0
+        parts = lead + -(-cache.object_size // word) * word + lead
+        if cache.store_user:
+            parts += max(word, 8) if cache.red_zone else word
+        parts = -(-parts // cache.align) * cache.align
+        # Under debug_pagealloc, slots are made as large as pages at their start.
+        size = cache.size - (cache.obj_offset - lead)
+        if size == parts:
+            return None
+        return f"slots of {size} bytes have parts that add up to {parts}"
+
+    def suspects(self) -> Iterator[Suspect]:
+        """Yield why nothing is promised, where the parts of a slot do not add up."""
+        misfit = self._misfit()
+        if misfit is not None:
+            yield Suspect("not-understood", f"what is around its objects is not judged: {misfit}")
+
     def zones(self) -> Iterator[Zone]:
         """Yield the zones of all slabs of which it is known which objects are free."""
-        if not self._fits():
+        if not self._fits() or self._misfit() is not None:
             return
         cache, slabs = self._cache, self._judged()
         start = self._ledger.slabs.base[slabs] - np.uint64(cache.obj_offset)
@@ -75,7 +95,7 @@ class DebugReader:
                 yield self._poison(slots, np.flatnonzero(free))
             if cache.store_user:
                 used = np.flatnonzero(~free)
-                yield slots.zone("track", "last caller", self._caller, cache.size, used, None)
+                yield slots.zone(Part("track", "last caller", self._caller, cache.size), used, None)
 
     def _judged(self) -> I64:
         # Slabs of which nothing is doubtful.
@@ -99,12 +119,12 @@ class DebugReader:
             ("first red zone", self._cache.obj_offset - _RED_BYTES),
             ("second red zone", self._second_red),
         ):
-            yield slots.zone("redzone", name, at, at + _RED_BYTES, every, expected, passing)
+            yield slots.zone(Part("redzone", name, at, at + _RED_BYTES), every, expected, passing)
 
     def _poison(self, slots: Slots, rows: I64) -> Zone:
         cache = self._cache
         first, last = cache.obj_offset, cache.obj_offset + cache.object_size
-        zone = slots.zone("poison", "poison", first, last, rows, None)
+        zone = slots.zone(Part("poison", "poison", first, last), rows, None)
         expected = np.full(zone.found.shape, _POISON_FREE, np.uint8)
         expected[:, -1:] = _POISON_END
         # The index array of a slab may lie in one of its free objects.

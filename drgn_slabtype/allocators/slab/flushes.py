@@ -1,11 +1,16 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Arrays that were caught while their CPU gave objects back
----------------------------------------------------------
+Arrays that were caught while objects went in or out
+----------------------------------------------------
 
 The objects are in slabs or in the shared array before the CPU lowers ``avail``
 and moves the rest down, with no lock held: its entries then disagree with
-everything else, in a pattern of its own.
+everything else, in a pattern of its own. Under the lock of the node entries are
+copied from one array to another, or go back to slabs, before either is counted.
+
+That explains an object in an array that is on a freelist, in the array of its
+node or once more in the same one, and one whose slab is gone; never one that
+two CPUs hold, one that the allocator lives in or one that is no object.
 """
 
 from __future__ import annotations
@@ -15,22 +20,27 @@ from typing import Tuple
 import numpy as np
 
 from ...ledger import I64, Ledger, State
+from ...machine.memory import Memory
 from .arrays import CPU, ArrayCaches
 
 
-def mark_flushes(arrays: ArrayCaches, cache: int, ledger: Ledger) -> None:
+def mark_flushes(memory: Memory, arrays: ArrayCaches, cache: int, ledger: Ledger) -> None:
     """
-    Mark the arrays of one cache that were caught so.
+    Mark the entries of one cache's arrays that were caught so.
 
     :param ledger: With the cache's arrays as its first containers.
     """
     mine = arrays.rows_of(cache)
     boxes, claims = ledger.containers, ledger.claims
-    odd, wrong = _odd_claims(ledger)
+    odd, wrong = _odd_claims(memory, ledger)
+    busy = boxes.busy.copy()
+    busy[len(mine) :] = False
     for box in np.setdiff1d(claims.container[odd], claims.container[wrong]).tolist():
         if 0 <= box < len(mine) and arrays.kind[mine[box]] == CPU:
             here = odd[claims.container[odd] == box]
-            boxes.busy[box] |= _is_flushing(arrays, mine[box], np.unique(claims.position[here]))
+            busy[box] |= _is_flushing(arrays, mine[box], np.unique(claims.position[here]))
+    claims.passing |= busy[claims.container]
+    claims.passing[wrong] = False
 
 
 def _is_flushing(arrays: ArrayCaches, row: int, odd: I64) -> bool:
@@ -48,15 +58,16 @@ def _is_flushing(arrays: ArrayCaches, row: int, odd: I64) -> bool:
     return len(odd) == avail > 1
 
 
-def _odd_claims(ledger: Ledger) -> Tuple[I64, I64]:
+def _odd_claims(memory: Memory, ledger: Ledger) -> Tuple[I64, I64]:
     # Claims of objects that are claimed more than once, or whose slab is gone;
-    # and those that no work explains: inside an object, or of one that the
-    # allocator lives in.
+    # and those that no work explains: inside an object, of one that the
+    # allocator lives in, or no address that an array can ever hold.
     claims = ledger.claims
     gone = claims.slab < 0
     most = int(ledger.slabs.objects.max(initial=0)) + 1
-    keys = np.where(gone, -1, claims.slab * most + claims.index)
+    keys = np.where(gone, -1, claims.slab.astype(np.int64) * most + claims.index)
     _, which, times = np.unique(keys, return_inverse=True, return_counts=True)
     live = np.isin(keys, keys[claims.state == State.LIVE]) & ~gone
-    wrong = live | (~gone & (claims.index < 0))
+    wrong = live | (~gone & (claims.index < 0)) | ~memory.is_kernel_address(claims.address)
+    wrong |= claims.address % np.uint64(memory.word_size) != 0
     return np.flatnonzero(gone | (times[which] > 1)), np.flatnonzero(wrong)

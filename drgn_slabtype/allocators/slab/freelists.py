@@ -16,6 +16,7 @@ from ...ledger import (
     Containers,
     Ledger,
     Place,
+    Slabs,
     State,
     Suspect,
     Walk,
@@ -24,6 +25,22 @@ from .cache import SlabCache
 from .indexes import IndexArrays, Tails
 
 PLACE = Place("freelist", counted=False, bad="freelist-index", repeat="freelist-duplicate")
+
+
+def half_written(arrays: IndexArrays, tails: Tails, slabs: Slabs) -> Bools:
+    """
+    Return which slabs' index arrays are as they are for a moment while they are changed.
+
+    An array that is being made holds anything. Else a slab counts an object as
+    free before it has an array, if it is its first, and before that names the
+    object: its first live entry is an old one.
+
+    :param tails: By the counts that slabs have.
+    """
+    unsound = tails.live & ~tails.sound
+    first = np.arange(unsound.shape[1])[None, :] == tails.active[:, None]
+    one = ~(unsound & ~first).any(axis=1) & (arrays.in_place | (arrays.pointer == 0))
+    return slabs.fresh | (slabs.busy & (one | arrays.left_over(tails.active)))
 
 
 def enter_freelists(
@@ -48,6 +65,7 @@ def enter_freelists(
         state=state,
         culprit=culprit,
         value=value,
+        word=_words(arrays, culprit, state),
         busy=busy,
     )
     slab, at = np.nonzero(tails.sound)
@@ -61,6 +79,7 @@ def enter_freelists(
         slab=slab,
         index=which,
         state=State.FREE,
+        passing=busy[slab] | slabs.busy[slab],
     )
     ledger.claims = Claims.join([ledger.claims, claims])
     ledger.containers = Containers.join([ledger.containers, boxes])
@@ -83,6 +102,13 @@ def _walks(arrays: IndexArrays, tails: Tails) -> Tuple[U8, I64, U64]:
     state[misplaced] = Walk.MISPLACED
     value[misplaced] = arrays.pointer[misplaced]
     return state, culprit, value
+
+
+def _words(arrays: IndexArrays, culprit: I64, state: U8) -> U64:
+    # Where the index stands at which each walk ended.
+    at = arrays.pointer + (culprit * arrays.width).astype(np.uint64)
+    ended = (state == Walk.CYCLE) | (state == Walk.POINTER)
+    return np.where(ended, at, np.uint64(0))
 
 
 def suspect_counts(ledger: Ledger, believed: I64) -> Iterator[Suspect]:

@@ -60,8 +60,9 @@ class IndexArrays:
         """Shape (slabs, num)."""
         self.read: Bools = np.zeros(len(pointer), np.bool_)
         """Which arrays are in place and could be read."""
-        width = machine.structure("freelist_idx_t").size
-        dtype = np.dtype(f"{machine.memory.byteorder}u{width}")
+        self.width = machine.structure("freelist_idx_t").size
+        """Bytes of an index."""
+        dtype = np.dtype(f"{machine.memory.byteorder}u{self.width}")
         wanted = np.flatnonzero(in_place & ~slabs.excused)
         gathered = machine.memory.gather(pointer[wanted], cache.num * dtype.itemsize)
         self.entries[wanted] = gathered.bytes.view(dtype)

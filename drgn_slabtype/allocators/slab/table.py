@@ -9,7 +9,7 @@ and what their nodes count of them.
 
 from __future__ import annotations
 
-from typing import Iterator
+from typing import Dict, Iterator
 
 import numpy as np
 
@@ -21,6 +21,8 @@ from ..nodes import Nodes
 from .cache import SlabCache
 from .state import allowed_lists, in_transit
 from .view import SlabView
+
+_MOST_ENTRIES = 1 << 16  # more than any array cache is tuned to
 
 
 def read_slabs(
@@ -66,6 +68,17 @@ def misfits(view: SlabView, index: SlabIndex, cache: SlabCache, rows: I64) -> It
     yield from wrong_slabs("slab-order-wrong", what, orders != should, should, orders)
 
 
+def node_misfits(cache: SlabCache, nodes: Nodes) -> Iterator[Suspect]:
+    """Yield the nodes of a cache that say neither yes nor no where they can say nothing else."""
+    touched = nodes.rows["free_touched"]
+    for row in np.flatnonzero((nodes.cache == cache.number) & (touched > 1)).tolist():
+        found = int(touched[row])
+        what = f"free_touched is 0x{found:x}, neither 0 nor 1"
+        yield Suspect(
+            "container-state", what, node=int(nodes.nid[row]), place="free_touched", found=found
+        )
+
+
 def note_detached(ledger: Ledger) -> None:
     """Note how many slabs are outside the accounting."""
     detached = np.count_nonzero(ledger.slabs.excused)
@@ -92,4 +105,11 @@ def enter_counters(ledger: Ledger, cache: SlabCache, nodes: Nodes) -> None:
             "free_slabs": ("node-list-length", empty),
             "free_objects": ("node-free-objects", lambda nid: int(free[on_lists(nid).slab].sum())),
         },
+        moves=_moves(cache),
     )
+
+
+def _moves(cache: SlabCache) -> Dict[str, int]:
+    # Slabs are counted one by one; objects by the arrayful, or by the slab.
+    objects = max(cache.num, *(min(most, _MOST_ENTRIES) for most in cache.arrayfuls))
+    return {"total_slabs": 1, "free_slabs": 1, "free_objects": objects}

@@ -15,9 +15,11 @@ from typing import Iterator, NamedTuple, Optional, Tuple
 import numpy as np
 
 from ...ledger import I64, Bools, Suspect
+from ...rules.alike import usual
 from ...rules.members import Tuning
+from ..nodes import Nodes
 from ..pointers import wild_pointer
-from .arrays import CPU, PLACES, ArrayCaches
+from .arrays import ALIEN, CPU, PLACES, SHARED, ArrayCaches
 
 # What shared and alien arrays hold in batchcount, which they do not use.
 _NO_BATCHCOUNT = 0xBAADF00D
@@ -29,30 +31,40 @@ class Tuned(NamedTuple):
 
     limit: I64
     """What the limit of each must be; its own where nothing tells."""
+    batchcount: I64
+    """What the batchcount of each must be."""
     sound: Bools
     """Which are what they should be."""
     trusted: Bools
     """Which count no more entries than they may have, so that those can be read."""
 
 
-def judge_arrays(arrays: ArrayCaches, limits: I64) -> Tuned:
+def judge_arrays(arrays: ArrayCaches, limits: I64, batches: I64) -> Tuned:
     """
     Tell which arrays are what they should be.
 
     :param limits: ``limit`` of every cache.
+    :param batches: ``batchcount`` of every cache.
     """
     is_cpu = arrays.kind == CPU
     limit = np.where(is_cpu, limits[arrays.cache], arrays.limit)
+    batch = np.where(is_cpu, batches[arrays.cache], _NO_BATCHCOUNT)
+    alien = arrays.kind == ALIEN
+    agreed = usual(arrays.limit[alien & arrays.ok].astype(np.uint64))
+    if agreed is not None:
+        # One that holds single objects has alien arrays for one.
+        limit[alien] = np.where(limits[arrays.cache[alien]] > 1, agreed, arrays.limit[alien])
     # While a cache is tuned, all of them are new, and its own limit still the old one.
     for number in np.unique(arrays.cache[is_cpu]).tolist():
         mine = arrays.rows_of(number)
         tuning = common_tuning(arrays, mine)
         if tuning is not None:
             limit[mine[is_cpu[mine]]] = tuning.limit
-    own_batch = is_cpu | (arrays.batchcount == _NO_BATCHCOUNT)
-    sound = arrays.ok & own_batch & (arrays.limit == limit)
+            batch[mine[is_cpu[mine]]] = tuning.batchcount
+    sound = arrays.ok & (arrays.batchcount == batch) & (arrays.limit == limit)
+    sound &= (arrays.limit <= _MOST_ENTRIES) & (arrays.touched <= 1)
     trusted = sound & (arrays.avail <= arrays.limit) & (arrays.avail <= _MOST_ENTRIES)
-    return Tuned(limit, sound, trusted)
+    return Tuned(limit, batch, sound, trusted)
 
 
 def common_tuning(arrays: ArrayCaches, mine: I64) -> Optional[Tuning]:
@@ -91,12 +103,86 @@ def unsound_arrays(arrays: ArrayCaches, tuned: Tuned, mine: I64) -> Iterator[Sus
         yield _unsound(arrays, tuned, row)
 
 
+def untuned_arrays(
+    arrays: ArrayCaches, tuned: Tuned, mine: I64, shared: int, own: Tuning
+) -> Iterator[Suspect]:
+    """
+    Yield the shared arrays, and the cache's own numbers, that do not fit the CPUs' arrays.
+
+    While a cache is tuned, some of these are new and some are not.
+
+    :param mine: The arrays of one cache.
+    :param shared: ``shared`` of the cache: how many batches a shared array may hold.
+    :param own: What the cache itself says.
+    """
+    agreed = common_tuning(arrays, mine)
+    if agreed is None:
+        return
+    for member, kept, should in (
+        ("limit", own.limit, agreed.limit),
+        ("batchcount", own.batchcount, agreed.batchcount),
+    ):
+        if kept != should and 0 < own.batchcount <= own.limit:
+            what = f"{member} is {kept}, and the arrays of its CPUs have {should}"
+            yield Suspect(
+                "container-state", what, place="tuning", expected=should, found=kept, moving=True
+            )
+    should = shared * agreed.batchcount
+    theirs = mine[(arrays.kind[mine] == SHARED) & tuned.sound[mine] & ~arrays.wild[mine]]
+    for row in theirs[arrays.limit[theirs] != should].tolist():
+        found, node = int(arrays.limit[row]), int(arrays.owner[row])
+        what = f"{arrays.name(row)} has limit {found}, and shared is {shared}"
+        yield Suspect(
+            "container-state",
+            what,
+            node=node,
+            place="tuning",
+            expected=should,
+            found=found,
+            moving=True,
+        )
+
+
+def wrong_limits(
+    nodes: Nodes, number: int, num: int, batchcount: int, cpus: int
+) -> Iterator[Suspect]:
+    """
+    Yield the nodes of a cache that may not keep as many free objects as they say.
+
+    ``free_limit`` is a slab and a batch for each CPU of the node, as many as there
+    were when one last came up, and one more. While a cache is tuned, it is the old one.
+
+    :param number: Position of the cache.
+    :param num: Objects of its slabs.
+    :param batchcount: What the arrays of all its CPUs agree on.
+    """
+    for row in np.flatnonzero((nodes.cache == number) & nodes.rows.ok).tolist():
+        kept = int(nodes.rows["free_limit"][row])
+        times, beside = divmod(kept - num, batchcount)
+        if beside or not 1 <= times <= 1 + cpus:
+            what = f"free_limit is {kept}, with {num} objects a slab and a batchcount of "
+            yield Suspect(
+                "container-state",
+                f"{what}{batchcount}",
+                node=int(nodes.nid[row]),
+                place="tuning",
+                found=kept,
+                moving=True,
+            )
+
+
 def _unsound(arrays: ArrayCaches, tuned: Tuned, row: int) -> Suspect:
     expected, found = int(tuned.limit[row]), int(arrays.limit[row])
     what = f"limit {found}, not {expected}"
     if found == expected:
-        expected, found = _NO_BATCHCOUNT, int(arrays.batchcount[row])
+        expected, found = int(tuned.batchcount[row]), int(arrays.batchcount[row])
         what = f"batchcount 0x{found:x}, not 0x{expected:x}"
+    if found == expected:
+        expected, found = 1, int(arrays.touched[row])
+        what = f"touched {found}, more than {expected}"
+    if found in (0, 1) and expected == 1:
+        expected, found = _MOST_ENTRIES, int(arrays.limit[row])
+        what = f"limit {found}, more than {expected}"
     node, cpu = _owners(arrays, row)
     return Suspect(
         "container-state",
@@ -106,6 +192,7 @@ def _unsound(arrays: ArrayCaches, tuned: Tuned, row: int) -> Suspect:
         place=PLACES[arrays.kind[row]].name,
         expected=expected,
         found=found,
+        address=int(arrays.address[row]),
     )
 
 

@@ -9,6 +9,8 @@ the objects that are not on it, wherever else they may be.
 
 from __future__ import annotations
 
+from functools import cached_property
+from itertools import chain
 from typing import Iterator, List, Sequence, Tuple
 
 import numpy as np
@@ -31,10 +33,13 @@ from ...rules.members import judge_pointers, judge_slub
 from ..arrays import local_rows
 from ..base import Fits, Ownership, decide_ownership
 from ..caches import Caches, cache_pointers, read_caches
+from ..common import Suspects, judge_by_others
 from ..destroyed import note_destroyed
 from ..lists import Walked, find_emptied
 from ..live import LIVE, LiveObjects
 from ..nodes import memberships, node_pointers, read_nodes
+from ..quarantine import QUARANTINE, read_quarantine
+from .asked import DebugTraits, debug_traits
 from .barns import barn_pointers
 from .cache import SlubCache, slab_flags, slub_members
 from .cpuslabs import read_cpu_slabs
@@ -48,6 +53,7 @@ from .sheafobjects import enter_sheaves
 from .sheaves import read_sheaves, sound_sheaves_in
 from .table import enter_counters, excuse_slabs, misfits, note_failed, read_slabs
 from .traits import Traits, find_traits, sampled_traits
+from .usedpointers import used_pointers
 
 PLACES = (
     Place("freelist", counted=False, bad="freelist-pointer", repeat="freelist-cycle"),
@@ -65,6 +71,7 @@ PLACES = (
     Place("empty barn", counted=True),
     Place("deferred", counted=True, per_cpu=True),
     Place("deferred by rcu", counted=True, per_cpu=True),
+    QUARANTINE,
     LIVE,
 )
 _PLACE = {place.name: number for number, place in enumerate(PLACES)}
@@ -87,11 +94,18 @@ class SlubAllocator:
         self.cpu_slabs = read_cpu_slabs(machine, caches)
         self.sheaves = read_sheaves(machine, caches, self.nodes)
         self.deferred = read_deferred(machine)
+        self.quarantine = machine.settled(read_quarantine)
         self.traits = Traits()
+        self._knows_traits = False
         self.ownership = Ownership(np.zeros(0, np.int64), np.zeros(0, np.int64))
         self._flags = slab_flags(machine)
         self._walks: List[Walked] = []
         self._live = LiveObjects([])
+
+    @cached_property
+    def debug(self) -> DebugTraits:
+        """What debugging does alike in all caches."""
+        return self.machine.settled(debug_traits)
 
     # All chosen caches ---------------------------------------------------------
 
@@ -112,7 +126,9 @@ class SlubAllocator:
             held = self.cpu_slabs.owners()
         self._decide(index, held)
         index.settle(self._settled_orders(index))
-        if index.whole:
+        if self._knows_traits:
+            pass
+        elif index.whole:
             partial = [w.rows for w in self._walks if w.head.kind is ListKind.PARTIAL]
             rows = np.concatenate([*partial, np.zeros(0, np.int64)])
             self.traits = find_traits(index, self.caches, self.ownership.cache, rows)
@@ -121,6 +137,11 @@ class SlubAllocator:
         self._live = LiveObjects(self._own_structures(index))
         self._live.locate(index, self.ownership.cache)
         self.deferred.locate(index, self.ownership.cache)
+        self.quarantine.locate(index, self.caches, self.ownership.cache)
+
+    def believe(self, other: SlubAllocator) -> None:
+        """Take over how slabs are made; see :meth:`.base.Allocator.believe`."""
+        self.traits, self._knows_traits = other.traits, True
 
     def _fits(self, index: SlabIndex) -> Fits:
         return lambda rows, numbers: slab_fits(index, self.caches, rows, numbers)
@@ -160,17 +181,22 @@ class SlubAllocator:
     def unreadable(self, number: int) -> List[str]:
         """Return what could not be read; see :meth:`.base.Allocator.unreadable`."""
         lost = self.nodes.unreadable(number)
+        lost += [] if self.sheaves is None else self.sheaves.lost.get(number, [])
         return lost + (self.cpu_slabs.unreadable(number) if self.cpu_slabs is not None else [])
 
     def elsewhere(self) -> List[Suspect]:
         """Return the damage that is in no cache; see :meth:`.base.Allocator.elsewhere`."""
-        return self.deferred.suspects
+        return [*self.deferred.suspects, *self.quarantine.suspects()]
 
     def regions(self, index: SlabIndex) -> Iterator[Declaration]:
         """Declare what is read; see :meth:`.base.Allocator.regions`."""
         return declarations(self, index)
 
     # One cache -----------------------------------------------------------------
+
+    @cached_property
+    def _by_others(self) -> Suspects:
+        return self.machine.settled(judge_by_others)
 
     def collect(self, number: int, index: SlabIndex) -> Ledger:
         """Read everything about one cache; see :meth:`.base.Allocator.collect`."""
@@ -182,6 +208,7 @@ class SlubAllocator:
         memory = self.machine.memory
         ledger.suspects += judge_pointers(cache_pointers(memory, self.caches, number))
         ledger.suspects += judge_slub(slub_members(self.caches, cache, memory.word_size))
+        ledger.suspects += self._by_others.get(cache.facts.address, [])
         ledger.suspects += misfits(index, cache, rows, slabs)
         memberships(self._walks, number, rows, index, ledger)
         self.nodes.enter_lost(number, ledger)
@@ -196,13 +223,17 @@ class SlubAllocator:
             owner = self.ownership.cache
             enter_sheaves(self.sheaves, self.caches, number, rows, index, owner, ledger, _PLACE)
         self.deferred.enter(cache, rows, index, ledger, _PLACE)
+        self.quarantine.enter(number, rows, index, ledger, _PLACE[QUARANTINE.name])
         self._live.enter(number, rows, index, ledger, _PLACE[LIVE.name])
         if index.whole:
             enter_counters(ledger, cache, self.nodes)
         note_destroyed(ledger, self.caches, number)
         if cache.debug:
             untracked = node_pointers(self.machine, self.caches, "node", True)[2]
-            ledger.zones = ContentReader(self.machine, cache, ledger, untracked).zones()
+            reader = ContentReader(self.machine, cache, self.debug, ledger, untracked)
+            ledger.suspects += reader.suspects()
+            pointers = used_pointers(self.machine, cache, ledger, self.traits.encoding)
+            ledger.zones = chain(reader.zones(), pointers)
         return ledger
 
     def _freelists(self, cache: SlubCache, rows: I64, index: SlabIndex, ledger: Ledger) -> None:
@@ -217,9 +248,9 @@ class SlubAllocator:
             limit=slabs.objects,
             walked=0,
             state=Walk.WHOLE,
-            busy=slabs.busy,
+            busy=slabs.fresh,
         )
-        reader.enter(ledger, own, index["freelist"][rows])
+        reader.enter(ledger, own, index["freelist"][rows], index.structure.offset("freelist"))
         if self.cpu_slabs is None:
             return
         cpus = self.cpu_slabs
@@ -238,7 +269,8 @@ class SlubAllocator:
         homeless = (home < 0) & (cpus.slab[mine] == 0)
         for box in np.flatnonzero(homeless).tolist():
             ledger.suspects.append(_homeless(cache, theirs, box, cpus.freelist[mine], index))
-        reader.enter(ledger, theirs.take(home >= 0), cpus.freelist[mine][home >= 0])
+        at = cpus.rows.structure.offset("freelist")
+        reader.enter(ledger, theirs.take(home >= 0), cpus.freelist[mine][home >= 0], at)
 
 
 def every_barn(machine: Machine) -> U64:
@@ -265,6 +297,7 @@ def _homeless(
         f"freelist of CPU {boxes.owner[box]} begins at 0x{head:x}, but the CPU has no slab",
         cpu=int(boxes.owner[box]),
         place="cpu slab",
+        address=int(boxes.address[box]),
         found=head,
         moving=ours and bool(index["frozen"][row]),
     )

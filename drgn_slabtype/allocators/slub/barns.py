@@ -24,7 +24,8 @@ from ..locks import lock_suspects
 from ..nodes import Nodes, node_pointers
 from ..pointers import wild_pointer, wild_pointers
 
-_MAX_SHEAVES = 4096  # a barn's soft limit is 10 of each kind
+_MAX_SHEAVES = 4096
+_SOFT_LIMIT = 10  # sheaves of each kind in a barn; each CPU may add one at the same time
 
 
 class Found(NamedTuple):
@@ -45,8 +46,14 @@ class Found(NamedTuple):
         """The place with its owner."""
         return f"{self.place} of {'node' if 'barn' in self.place else 'CPU'} {self.owner}"
 
-    def suspect(self, what: str, expected: Optional[int], found: int) -> Suspect:
-        """Return the finding that the place holds something it must not."""
+    def suspect(
+        self, what: str, expected: Optional[int], found: int, passes: bool = False
+    ) -> Suspect:
+        """
+        Return the finding that the place holds something it must not.
+
+        :param passes: Whether a sheaf stands there for a moment under the lock.
+        """
         per_node = "barn" in self.place
         return Suspect(
             "container-state",
@@ -56,7 +63,8 @@ class Found(NamedTuple):
             place=self.name,
             expected=expected,
             found=found,
-            moving=self.busy,
+            moving=self.busy and passes,
+            address=self.address,
         )
 
 
@@ -113,7 +121,7 @@ def _walk_lists(
     kept = rows[f"nr_{kind}"].astype(np.int64)
     for at in np.flatnonzero(rows.ok).tolist():
         number, node, busy = int(cache[at]), int(nid[at]), bool(held[at])
-        sheaves, end = _walk(machine, int(heads[at]), link)
+        sheaves, end, stop = _walk(machine, int(heads[at]), link)
         place = f"{kind} barn"
         barns.sheaves.extend(Found(number, place, node, sheaf, busy) for sheaf in sheaves)
         if end is Walk.WHOLE and len(sheaves) == kept[at]:
@@ -130,18 +138,32 @@ def _walk_lists(
             place=f"{place} of node {node}",
             expected=len(sheaves),
             found=int(kept[at]),
-            moving=busy,
+            moving=busy and _passes(machine, int(kept[at]), len(sheaves), stop),
+            address=int(heads[at]),
         )
         barns.suspects.append((number, suspect))
 
 
-def _walk(machine: Machine, head: int, link: int) -> Tuple[List[int], Walk]:
-    # The sheaves of one list, and how it ended.
+def _walk(machine: Machine, head: int, link: int) -> Tuple[List[int], Walk, Optional[int]]:
+    # The sheaves of one list, how it ended, and at what link if it did not close.
     found = follow(machine, head, _MAX_SHEAVES)
     sheaves = [member - link for member in found.links]
     if found.closed:
-        return sheaves, Walk.WHOLE
-    return sheaves, Walk.POINTER if found.readable else Walk.UNREADABLE
+        return sheaves, Walk.WHOLE, None
+    return sheaves, Walk.POINTER if found.readable else Walk.UNREADABLE, found.found
+
+
+def _passes(machine: Machine, kept: int, listed: int, stop: Optional[int]) -> bool:
+    # Under the lock one sheaf goes on a list or leaves it, and is counted; a
+    # barn that is shrunk is empty before it counts none. A link leads to a
+    # sheaf or to a head, if only that of a stack.
+    most = _SOFT_LIMIT + len(machine.cpus)
+    if abs(kept - listed) > 1 and not (kept <= most and listed in (0, kept)):
+        return False
+    if stop is None:
+        return True
+    leads = machine.memory.is_kernel_address(np.array([stop], np.uint64))
+    return stop % machine.memory.word_size == 0 and bool(leads[0])
 
 
 def regions(machine: Machine, caches: Caches, nodes: Nodes) -> Iterator[Region]:

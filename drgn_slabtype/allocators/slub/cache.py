@@ -54,6 +54,9 @@ class SlubCache:
         """Offset of the free pointer in an object, in bytes."""
         self.red_zone = has("RED_ZONE")
         self.poison = has("OBJECT_POISON")
+        """Whether free objects are poisoned."""
+        self.padded = has("POISON")
+        """Whether padding is: that of caches whose objects must not be poisoned, too."""
         self.store_user = has("STORE_USER")
         self.kmalloc = has("KMALLOC")
         self.typesafe_by_rcu = has("TYPESAFE_BY_RCU")
@@ -64,6 +67,11 @@ class SlubCache:
         """Whether the kernel handles the cache on its slow, checked paths."""
         self.red_left_pad = value("red_left_pad") if self.red_zone else 0
         """Bytes before the first object."""
+        self.align = value("align")
+        self.kasan_alloc = value("kasan_info.alloc_meta_offset")
+        """Offset of what KASAN keeps of the allocation, from the object; 0: none."""
+        self.kasan_free = value("kasan_info.free_meta_offset")
+        """The same of the free; 0: in the object, or none."""
         self.inuse = value("inuse")
         """Bytes of an object up to its metadata."""
         self.object_size = value("object_size")
@@ -78,6 +86,10 @@ class SlubCache:
         # What a CPU can have taken off its chain of partial slabs to give back.
         # Since Linux 5.16 the limit is in slabs; before, in objects.
         chain = value("cpu_partial_slabs", value("cpu_partial"))
+        # Since "slab: add optimized sheaf refill from partial list" (in v7.0), a
+        # sheaf is filled from as many slabs of the partial list as it takes, off
+        # it all at once.
+        capacity = 0 if rows.structure.has("cpu_slab") else value("sheaf_capacity")
         self.facts = Facts(
             caches.names[number],
             int(rows.addresses[number]),
@@ -85,6 +97,7 @@ class SlubCache:
             self.size,
             usual & 0xFFFF,
             in_flight=cpus * (1 + chain),
+            refill=cpus * (capacity + (usual & 0xFFFF)) if capacity > 0 else 0,
         )
 
 

@@ -19,10 +19,14 @@ from ...index import KnownBy, SlabIndex
 from ...ledger import I64, U64, Ledger, ListKind, Memberships, Suspect
 from ...machine import Machine
 from ...machine.columns import Rows
+from ...machine.locks import lock_states
+from ...machine.percpu import most_cpus
 from ...regions import Region, region
+from ...rules.alike import wrong_transactions
 from ..arrays import local_rows
 from ..base import Fits
 from ..caches import Caches, same_cache
+from ..locks import lock_suspects
 from ..percpu import PerCpu, every_copy, per_cpu_structures
 
 
@@ -40,7 +44,7 @@ class PartialChain(NamedTuple):
 class CpuSlabs:
     """Every ``struct kmem_cache_cpu`` of the machine."""
 
-    def __init__(self, found: PerCpu, cpu: I64, rows: Rows) -> None:
+    def __init__(self, machine: Machine, found: PerCpu, cpu: I64, rows: Rows, step: int) -> None:
         self.cache = found.cache
         """Position of the cache."""
         self.cpu = cpu
@@ -55,9 +59,18 @@ class CpuSlabs:
         self.partial: U64 = np.zeros(len(rows), np.uint64)
         if rows.structure.has("partial"):
             self.partial = rows["partial"]
+        self.tid: U64 = rows["tid"]
+        """Numbers of the next transaction of each."""
+        there = rows.ok.nonzero()[0]
+        self._wrong_tid = np.zeros(len(rows), np.bool_)
+        self._wrong_tid[there] = wrong_transactions(self.tid[there], cpu[there], step)
         self.slab_row: I64 = np.full(len(rows), -1, np.int64)
         """Row of the index of :attr:`slab`."""
         self.chains: List[PartialChain] = []
+        self._locks: List[Tuple[int, Suspect]] = []
+        if rows.structure.has("lock"):
+            states = lock_states(machine, rows, "lock")
+            self._locks += lock_suspects(states, cpus=cpu, place="cpu slab")
 
     def unreadable(self, cache: int) -> List[str]:
         """Return the CPUs' structures of a cache that are not in the target, in words."""
@@ -97,7 +110,7 @@ class CpuSlabs:
                     break
                 seen.add(slab)
                 try:
-                    slab = index.machine.prog.read_word(slab + next_slab)
+                    slab = index.machine.memory.read_word(slab + next_slab)
                 except FaultError:
                     index.doubts.append(f"the partial chain of CPU {cpu} cannot be read")
                     break
@@ -120,6 +133,17 @@ class CpuSlabs:
         :param rows: Rows of the index that are the rows of ``ledger.slabs``.
         """
         ledger.suspects += self._found.suspects(cache, "cpu slab")
+        ledger.suspects += [one for at, one in self._locks if self.cache[at] == cache]
+        ledger.suspects += [
+            Suspect(
+                "container-state",
+                f"tid of CPU {self.cpu[at]} is 0x{self.tid[at]:x}, which is no number of its",
+                cpu=int(self.cpu[at]),
+                place="cpu slab",
+                found=int(self.tid[at]),
+            )
+            for at in np.flatnonzero((self.cache == cache) & self._wrong_tid).tolist()
+        ]
         mine = np.flatnonzero((self.cache == cache) & (self.slab_row >= 0))
         wild = (self.cache == cache) & (self.slab != 0) & ~index.is_memory_map(self.slab)
         ledger.suspects += [
@@ -128,6 +152,7 @@ class CpuSlabs:
                 f"slab of CPU {self.cpu[at]} is 0x{self.slab[at]:x}",
                 cpu=int(self.cpu[at]),
                 place="cpu slab",
+                address=int(self.rows.addresses[at]),
                 found=int(self.slab[at]),
             )
             for at in np.flatnonzero(wild).tolist()
@@ -233,7 +258,8 @@ def read_cpu_slabs(machine: Machine, caches: Caches) -> Optional[CpuSlabs]:
     alignment = 2 * machine.memory.word_size
     found = per_cpu_structures(machine, caches, "cpu_slab", alignment, caches.listed)
     rows = machine.rows("struct kmem_cache_cpu", found.addresses)
-    return CpuSlabs(found, machine.cpus[found.column], rows)
+    step = 1 << (machine.fact(most_cpus) - 1).bit_length()
+    return CpuSlabs(machine, found, machine.cpus[found.column], rows, step)
 
 
 def regions(machine: Machine, caches: Caches) -> Iterator[Region]:

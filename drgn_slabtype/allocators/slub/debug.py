@@ -3,9 +3,9 @@
 What ``slub_debug`` promises about the bytes of a slab
 ------------------------------------------------------
 
-From an object's address on: the object, a red zone or padding up to
-``inuse``, the free pointer if it lies outside, two tracks, the size asked for,
-padding up to the next slot; before it the left red zone.
+Red zones before and behind an object and behind the size asked for, poison in a
+free one, padding up to the next slot and at the end of the slab, and a record of
+who allocated it. Where these lie, :mod:`.layout` tells.
 """
 
 from __future__ import annotations
@@ -15,47 +15,19 @@ from typing import Iterator, Optional
 
 import numpy as np
 
-from ...ledger import I64, U8, U64, Bools, Ledger, Walk, Zone
+from ...ledger import I64, U8, U64, Bools, Ledger, State, Suspect, Walk, Zone
 from ...machine import Machine
 from ...regions import Region, region
 from ..kept import Cut
-from ..slots import SlabBytes, Slots, claimed, read_slabs
+from ..quarantine import QUARANTINE
+from ..slots import Part, SlabBytes, Slots, claimed, read_slabs
+from .asked import POISON_PAD, RED_USED, DebugTraits, asked_sizes
 from .cache import SlubCache
 from .extensions import Extensions
+from .layout import SlotLayout, slot_layout
 
-_RED_FREE, _RED_USED = 0xBB, 0xCC
-_POISON_FREE, _POISON_END, _POISON_PAD = 0x6B, 0xA5, 0x5A
-_PADDING: U8 = np.full((1, 1), _POISON_PAD, np.uint8)
-
-
-class SlotLayout:
-    """Where the parts of a slot lie, in bytes from the object's address."""
-
-    def __init__(self, machine: Machine, cache: SlubCache) -> None:
-        outside = cache.offset >= cache.inuse
-        word = machine.memory.word_size
-        self.tracks: Optional[int] = None
-        end = cache.inuse + (word if outside else 0)
-        if cache.store_user:
-            self.tracks = end
-            end += 2 * machine.structure("struct track").size
-        self.limit = cache.size - cache.red_left_pad
-        """Where the next slot's left red zone begins."""
-        self.free_pointer_inside = not outside
-        self.sound = 0 < cache.object_size <= cache.inuse <= end <= self.limit
-        """Whether the parts follow each other in the slot, as in every sound cache."""
-        self.orig_size: Optional[int] = None
-        # Since Linux kernel commit 6edf2576a6cc ("mm/slub: enable debugging
-        # memory wasting of kmalloc") (in v6.1), a kmalloc object remembers the
-        # size asked for. It was widened from unsigned int to unsigned long in
-        # 6.19 and in 6.12's stable releases; no type tells, so the padding is
-        # judged from where it begins in the wider form. Where there is no room
-        # for that, the kernel is an older one.
-        if cache.store_user and cache.kmalloc and end + word <= self.limit:
-            self.orig_size = end
-            end += word
-        self.end = end
-        """Where the padding up to the next slot begins."""
+_RED_FREE, _POISON_FREE, _POISON_END = 0xBB, 0x6B, 0xA5
+_PADDING: U8 = np.full((1, 1), POISON_PAD, np.uint8)
 
 
 @dataclass(frozen=True)
@@ -68,25 +40,19 @@ class _Objects:
     """Which are on the freelist of their slab."""
     sure: Bools
     """Of which that is all there is to know."""
+    told: Bools
+    """Of which the record of the allocation is as it was made."""
 
     def zone(
-        self,
-        code: str,
-        name: str,
-        first: int,
-        last: int,
-        which: Bools,
-        expected: Optional[U8],
-        passing: Optional[U8] = None,
+        self, part: Part, which: Bools, expected: Optional[U8], passing: Optional[U8] = None
     ) -> Zone:
-        # Bytes *first* to *last* from the object's address on.
+        # The part counts from the object's address.
         rows = np.flatnonzero(which & self.sure)
 
         def beside(value: Optional[U8]) -> Optional[U8]:
             return value if value is None or len(value) == 1 else value[rows]
 
-        first, last = self.lead + first, self.lead + last
-        return self.slots.zone(code, name, first, last, rows, beside(expected), beside(passing))
+        return self.slots.zone(part.after(self.lead), rows, beside(expected), beside(passing))
 
     def bytes(self, first: int, last: int) -> U8:
         # The same of all slots.
@@ -97,23 +63,40 @@ class ContentReader:
     """
     Reads the promised bytes of a debug cache.
 
+    :param traits: What debugging does in all caches.
     :param ledger: With claims and containers of the slabs' own freelists.
     :param untracked: Objects that need not know who allocated them.
     """
 
-    def __init__(self, machine: Machine, cache: SlubCache, ledger: Ledger, untracked: U64) -> None:
+    def __init__(
+        self,
+        machine: Machine,
+        cache: SlubCache,
+        traits: DebugTraits,
+        ledger: Ledger,
+        untracked: U64,
+    ) -> None:
         self._untracked = untracked
         self._memory = machine.memory
         self._cache = cache
+        self._traits = traits
         self._ledger = ledger
-        self._slot = SlotLayout(machine, cache)
+        self._slot = SlotLayout(traits.parts, cache)
+        self._misfit = self._slot.misfit() or traits.misfit
         self._track = machine.structure("struct track")
         self._extensions = Extensions(machine)
+        self._held: Bools = np.array([place is QUARANTINE for place in ledger.places], np.bool_)
         self._own: Bools = np.array([not place.counted for place in ledger.places], np.bool_)
+
+    def suspects(self) -> Iterator[Suspect]:
+        """Yield why nothing is promised, where the parts of a slot do not add up."""
+        if self._misfit is not None:
+            what = f"what is around its objects is not judged: {self._misfit}"
+            yield Suspect("not-understood", what)
 
     def zones(self) -> Iterator[Zone]:
         """Yield the zones of all slabs whose freelist is whole."""
-        if not self._slot.sound:
+        if not self._slot.sound or self._misfit is not None:
             return
         slabs, judged = self._ledger.slabs, self._judged()
         start = slabs.base - np.uint64(self._cache.red_left_pad)
@@ -137,18 +120,22 @@ class ContentReader:
         count = int(table.objects[some.slabs].max())
         first = cache.red_left_pad + self._slot.end
         pages = table.page[some.slabs]
-        self._extensions.cover(some, pages, count, cache.size, first, _POISON_PAD)
+        self._extensions.cover(some, pages, count, cache.size, first, POISON_PAD)
         objects = self._objects(some.slots(count, cache.size))
         yield from self._borders(objects)
         if cache.poison:
-            yield from self._poison(objects)
+            yield self._poison(objects)
+        if cache.padded:
+            behind = Part("padding", "padding after the slot", self._slot.end, self._slot.limit)
+            yield objects.zone(behind, np.ones_like(objects.free), _PADDING)
         if self._slot.tracks is not None:
             yield from self._tracks(objects, self._slot.tracks)
         at = self._slot.orig_size
-        if cache.red_zone and at is not None and not self._slot.free_pointer_inside:
-            yield from self._asked_size(objects, at)
+        red = self._traits.asked_red and cache.red_zone and not self._slot.free_pointer_inside
+        if red and at is not None:
+            yield self._asked_size(objects, at)
         used = count * cache.size
-        if cache.poison and used < span:
+        if cache.padded and used < span:
             yield Zone(
                 "padding",
                 "padding at the end of the slab",
@@ -156,34 +143,39 @@ class ContentReader:
                 np.full(len(some.slabs), -1, np.int64),
                 some.start + np.uint64(used),
                 some.bytes[:, used:],
-                np.full((1, span - used), _POISON_PAD, np.uint8),
+                np.full((1, span - used), POISON_PAD, np.uint8),
             )
 
     def _objects(self, slots: Slots) -> _Objects:
-        own = self._own[self._ledger.claims.place]
-        free, elsewhere = claimed(self._ledger, own, slots), claimed(self._ledger, ~own, slots)
-        return _Objects(slots, self._cache.red_left_pad, free, ~elsewhere)
+        # What the allocator lives in is in use, and what KASAN holds back looks as
+        # if it were; what else is claimed by a place other than a freelist has
+        # been freed by half.
+        claims, held = self._ledger.claims, self._held[self._ledger.claims.place]
+        own, live = self._own[claims.place], held | (claims.state == State.LIVE)
+        free, lived_in = claimed(self._ledger, own, slots), claimed(self._ledger, live, slots)
+        elsewhere = claimed(self._ledger, ~own & ~live, slots)
+        sure = ~elsewhere & ~(free & lived_in)
+        told = ~free & ~claimed(self._ledger, held, slots)
+        return _Objects(slots, self._cache.red_left_pad, free, sure, told)
 
     def _borders(self, objects: _Objects) -> Iterator[Zone]:
         # Before the object and right behind it.
         cache, every = self._cache, np.ones_like(objects.free)
         gap = cache.object_size, cache.inuse
         if cache.red_zone:
-            red = np.where(objects.free, _RED_FREE, _RED_USED).astype(np.uint8)[:, None]
-            other = np.where(objects.free, _RED_USED, _RED_FREE).astype(np.uint8)[:, None]
-            left = -cache.red_left_pad, 0
-            yield objects.zone("redzone", "left red zone", *left, every, red, other)
-            yield objects.zone("redzone", "right red zone", *gap, every, red, other)
-        elif cache.poison and cache.object_size < cache.inuse:
-            yield objects.zone("padding", "padding after the object", *gap, every, _PADDING)
+            red = np.where(objects.free, _RED_FREE, RED_USED).astype(np.uint8)[:, None]
+            other = np.where(objects.free, RED_USED, _RED_FREE).astype(np.uint8)[:, None]
+            left = Part("redzone", "left red zone", -cache.red_left_pad, 0)
+            yield objects.zone(left, every, red, other)
+            yield objects.zone(Part("redzone", "right red zone", *gap), every, red, other)
+        elif cache.padded and cache.object_size < cache.inuse:
+            yield objects.zone(Part("padding", "padding after the object", *gap), every, _PADDING)
 
-    def _poison(self, objects: _Objects) -> Iterator[Zone]:
-        size, every = self._cache.object_size, np.ones_like(objects.free)
+    def _poison(self, objects: _Objects) -> Zone:
+        size = self._cache.object_size
         poison = np.full((1, size), _POISON_FREE, np.uint8)
         poison[0, -1] = _POISON_END
-        yield objects.zone("poison", "poison", 0, size, objects.free, poison)
-        gap = self._slot.end, self._slot.limit
-        yield objects.zone("padding", "padding after the slot", *gap, every, _PADDING)
+        return objects.zone(Part("poison", "poison", 0, size), objects.free, poison)
 
     def _tracks(self, objects: _Objects, at: int) -> Iterator[Zone]:
         # An allocated object has the caller in its first track, but for the
@@ -193,65 +185,50 @@ class ContentReader:
         word = self._memory.word_size
         unwritten = ~objects.bytes(at, at + self._track.size).any(axis=1)
         base = objects.slots.address + np.uint64(objects.lead)
-        told = ~objects.free & ~np.isin(base, self._untracked)
+        told = objects.told & ~np.isin(base, self._untracked)
         first = at + self._track.offset("addr")
-        caller = "track", "caller of the allocation", first, first + word
-        yield objects.zone(*caller, told & ~unwritten, None)
-        yield objects.zone(*caller, told & unwritten, None, np.zeros((1, word), np.uint8))
+        caller = Part("track", "caller of the allocation", first, first + word)
+        yield objects.zone(caller, told & ~unwritten, None)
+        yield objects.zone(caller, told & unwritten, None, np.zeros((1, word), np.uint8))
 
-    def _asked_size(self, objects: _Objects, at: int) -> Iterator[Zone]:
-        # Since Linux kernel commit 946fa0dbf2d8 ("mm/slub: extend redzone check
-        # to extra allocated kmalloc space than requested") (in v6.2), the bytes
-        # between the size asked for and the object's are a red zone. Nothing
-        # but the bytes of all the objects tells whether the kernel does it.
-        size = self._cache.object_size
-        cut = np.ascontiguousarray(objects.bytes(at, at + 4)).view(f"{self._memory.byteorder}u4")
-        asked = cut[:, 0].astype(np.int64)
-        used = ~objects.free & objects.sure
-        rows = np.flatnonzero(used & (asked < size) & (asked >= 0))
-        if not len(rows):
-            return
-        found = objects.bytes(0, size)[rows]
-        beyond = np.arange(size)[None, :] >= asked[rows, None]
-        red = (found == _RED_USED) | ~beyond
-        if 10 * np.count_nonzero(red.all(axis=1)) < 9 * len(rows):
-            return
-        expected = np.where(beyond, np.uint8(_RED_USED), found)
-        first, last = objects.lead, objects.lead + size
-        name = "red zone after the size asked for"
-        yield objects.slots.zone("redzone", name, first, last, rows, expected)
+    def _asked_size(self, objects: _Objects, at: int) -> Zone:
+        size, width = self._cache.object_size, self._traits.parts.asked
+        order = self._memory.byteorder
+        asked = asked_sizes(objects.slots.bytes, objects.lead + at, width, order)
+        which = ~objects.free & (asked < size)
+        found = objects.bytes(0, size)
+        beyond = np.arange(size)[None, :] >= asked[:, None]
+        expected = np.where(beyond, np.uint8(RED_USED), found)
+        return objects.zone(
+            Part("redzone", "red zone after the size asked for", 0, size), which, expected
+        )
 
 
-def beyond_asked(machine: Machine, cache: SlubCache, cut: Cut, used: Bools) -> Iterator[Region]:
+def beyond_asked(
+    machine: Machine, cache: SlubCache, traits: DebugTraits, cut: Cut, used: Bools
+) -> Iterator[Region]:
     """
     Yield the bytes of kmalloc objects beyond the size asked for, if they are a red zone.
 
-    They are since Linux 6.2; before, they are what the memory held earlier. Only
-    a cache where most are red is taken to have red zones there.
+    Otherwise they are what the memory held earlier.
 
     :param used: Shape (slabs, number): which objects are allocated.
     """
-    where = SlotLayout(machine, cache).orig_size
-    if where is None or not cache.red_zone:
+    where = SlotLayout(traits.parts, cache).orig_size
+    if where is None or not cache.red_zone or not traits.asked_red:
         return
     source = machine.memory
     slots = source.gather(cut.start, cut.number * cut.stride).bytes.reshape(-1, cut.stride)
-    at = cut.lead + where
-    word = np.ascontiguousarray(slots[:, at : at + 4]).view(f"{source.byteorder}u4")
-    asked = word[:, 0].astype(np.int64)
+    asked = asked_sizes(slots, cut.lead + where, traits.parts.asked, source.byteorder)
     rows = np.flatnonzero(used.reshape(-1) & (asked < cut.size))
-    asked = asked[rows]
-    content = slots[rows, cut.lead : cut.lead + cut.size]
-    red = (content == _RED_USED) | (np.arange(cut.size) < asked[:, None])
-    if 2 * np.count_nonzero(red.all(axis=1)) >= len(rows):
-        start = cut.addresses.reshape(-1)[rows] + np.uint64(cut.lead)
-        beyond = (cut.size - asked).astype(np.uint64)
-        yield region("debugging", start + asked.astype(np.uint64), beyond)
+    start = cut.addresses.reshape(-1)[rows] + np.uint64(cut.lead)
+    beyond = (cut.size - asked[rows]).astype(np.uint64)
+    yield region("debugging", start + asked[rows].astype(np.uint64), beyond)
 
 
 def track_handles(machine: Machine, cache: SlubCache, cut: Cut) -> Iterator[U64]:
     """Yield the handles of the stack depot in both tracks of every object."""
-    where = SlotLayout(machine, cache).tracks
+    where = slot_layout(machine, cache).tracks
     track = machine.structure("struct track")
     # Since "mm/slub: use stackdepot to save stack trace in objects" (in v5.19);
     # before, the addresses themselves are in the track.

@@ -78,7 +78,12 @@ class Deferred:
     ) -> None:
         self.suspects.append(
             Suspect(
-                code, message, cpu=of.cpu, place=of.place, found=of.stop if found is None else found
+                code,
+                message,
+                cpu=of.cpu,
+                place=of.place,
+                found=of.stop if found is None else found,
+                address=of.address,
             )
         )
 
@@ -153,7 +158,7 @@ def _walk(machine: Machine, place: str, cpu: int, head: int) -> DeferredList:
     at = head
     while len(nodes) < _MAX_ENTRIES:
         try:
-            following = machine.prog.read_word(at)
+            following = machine.memory.read_word(at)
         except FaultError:
             return DeferredList(place, cpu, head, nodes[:-1], at, False)
         at = following

@@ -23,7 +23,7 @@ from ...regions import Region, region, steps
 from ..kept import Cut
 from .cache import SlubCache
 
-_BATCH_BYTES = 32 << 20  # slab memory held at a time
+_BATCH_BYTES = 8 << 20  # slab memory held at a time
 
 
 class Encoding(enum.Enum):
@@ -169,13 +169,14 @@ class FreelistReader:
         self._cache = cache
         self._encoding = encoding if cache.random >= 0 else Encoding.PLAIN
 
-    def enter(self, ledger: Ledger, boxes: Containers, heads: U64) -> None:
+    def enter(self, ledger: Ledger, boxes: Containers, heads: U64, at: int) -> None:
         """
         Follow one chain per container and append what it holds.
 
         :param boxes: Containers of one slab each; ``walked``, ``state``,
-            ``culprit`` and ``value`` are filled in.
+            ``culprit``, ``value`` and ``word`` are filled in.
         :param heads: First free object of each; 0 for none.
+        :param at: Offset of the head in what each container's address leads to.
         """
         first_box = len(ledger.containers)
         parts: List[Claims] = [ledger.claims]
@@ -184,6 +185,7 @@ class FreelistReader:
             boxes.state[batch] = chains.state
             boxes.culprit[batch] = chains.culprit
             boxes.value[batch] = chains.value
+            boxes.word[batch] = self._words(ledger, boxes.take(batch), at)
             box = batch[chains.slab]
             parts.append(
                 Claims.build(
@@ -195,10 +197,17 @@ class FreelistReader:
                     slab=boxes.slab[box],
                     index=chains.index,
                     state=State.FREE,
+                    passing=boxes.busy[box] | ledger.slabs.busy[boxes.slab[box]],
                 )
             )
-        ledger.claims = Claims.join(parts)
+        ledger.claims = Claims.melt(parts)
         ledger.containers = Containers.join([ledger.containers, boxes])
+
+    def _words(self, ledger: Ledger, boxes: Containers, at: int) -> U64:
+        # Where the pointer stands at which each walk ended: in an object, or its head.
+        held = (boxes.culprit * self._cache.size + self._cache.offset).astype(np.uint64)
+        heads = boxes.address + np.uint64(at)
+        return np.where(boxes.culprit < 0, heads, ledger.slabs.base[boxes.slab] + held)
 
     def _batches(self, ledger: Ledger, slabs: I64, heads: U64) -> Iterator[Tuple[I64, Chains]]:
         # Slabs of the same order together, no more than fit the batch.

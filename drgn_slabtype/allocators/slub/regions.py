@@ -19,7 +19,7 @@ from ...ledger import I64, U64
 from ...machine.symbols import depot_regions
 from ...regions import Declaration, Region
 from .. import caches as slabcaches
-from .. import nodes
+from .. import nodes, quarantine
 from ..kept import CacheObjects, Cut, batches, debugging, slab_pages
 from . import barns, cpuslabs, deferred, freelists, sheaves
 from .cache import SlubCache, slab_flags
@@ -41,6 +41,7 @@ def declarations(allocator: SlubAllocator, index: SlabIndex) -> Iterator[Declara
     per_node = chain(nodes.regions(found), barns.regions(machine, caches, found))
     yield Declaration("cache nodes", per_node)
     yield Declaration("deferred frees", deferred.regions(machine))
+    yield Declaration("quarantine", quarantine.regions(machine))
     yield Declaration("objects", _objects(allocator, index))
     yield Declaration("stack traces", _traces(allocator, index))
 
@@ -55,7 +56,7 @@ def _objects(allocator: SlubAllocator, index: SlabIndex) -> Iterator[Region]:
             if objects is not None:
                 free = objects.free(rows, cut.number)
                 yield from debugging(cut, free)
-                yield from beyond_asked(machine, cache, cut, ~free)
+                yield from beyond_asked(machine, cache, allocator.debug, cut, ~free)
 
 
 def _traces(allocator: SlubAllocator, index: SlabIndex) -> Iterator[Region]:

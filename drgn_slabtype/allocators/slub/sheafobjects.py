@@ -76,7 +76,16 @@ def enter_sheaves(
     entries = objects.view(source.word).astype(np.uint64)
     waiting = np.array([sheaf.place == "rcu_free sheaf" for sheaf in mine], np.bool_)
     states = np.where(waiting, State.WAITING, State.FREE).astype(np.uint8)
+    before, first_box = len(ledger.claims), len(ledger.containers)
     enter_arrays(ledger, index, rows, boxes, entries.reshape(len(mine), -1), count, states)
+    # A sheaf counts an object a moment before the object is there: its last
+    # entry then is an old one, or none.
+    claims = ledger.claims
+    claims.passing = claims.passing.copy()
+    box = claims.container[before:] - first_box
+    last = boxes.busy[box] & (claims.position[before:] == count[box] - 1)
+    old = claims.address[before:]
+    claims.passing[before:] = last & ((old == 0) | source.is_kernel_address(old))
 
 
 def _room(addresses: U64, caches: Caches, index: SlabIndex, owner: I64) -> I64:

@@ -46,6 +46,8 @@ class Sheaves:
     """The sheaves of each cache; what is none of it is set aside."""
     suspects: Dict[int, List[Suspect]] = field(default_factory=dict)
     """What is wrong with them, by cache."""
+    lost: Dict[int, List[str]] = field(default_factory=dict)
+    """What is not in the target, in words, by cache."""
 
     def suspect(self, cache: int, suspect: Suspect) -> None:
         """Remember what is wrong with the sheaves of a cache."""
@@ -102,6 +104,9 @@ def _of_cpus(machine: Machine, caches: Caches, sheaves: Sheaves) -> Iterator[Fou
             sheaves.suspect(number, suspect)
     rows = machine.rows("struct slub_percpu_sheaves", per_cpu.addresses)
     cpus = machine.cpus[per_cpu.column]
+    for at in np.flatnonzero(~rows.ok).tolist():
+        what = f"struct slub_percpu_sheaves of CPU {cpus[at]}"
+        sheaves.lost.setdefault(int(per_cpu.cache[at]), []).append(what)
     locks = lock_states(machine, rows, "lock")
     for at, suspect in lock_suspects(locks, cpus=cpus, place="cpu sheaves"):
         sheaves.suspect(int(per_cpu.cache[at]), suspect)
@@ -122,7 +127,7 @@ def _sort_out(machine: Machine, caches: Caches, found: List[Found], sheaves: She
     width = machine.structure("struct slab_sheaf").offset("objects")
     heads = machine.rows("struct slab_sheaf", addresses, width)
     wild = wild_pointers(source, addresses, source.word_size).tolist()
-    seen: Dict[int, str] = {}
+    seen: Dict[int, Found] = {}
     sound = []
     for at, sheaf in enumerate(found):
         owner, size = int(heads["cache"][at]), int(heads["size"][at])
@@ -133,15 +138,26 @@ def _sort_out(machine: Machine, caches: Caches, found: List[Found], sheaves: She
         elif heads.ok[at] and owner != own and (owner or size or capacity[sheaf.cache]):
             wrong = "is none of this cache", own, owner
         elif owner == own and sheaf.address in seen:
-            wrong = f"is also in {seen[sheaf.address]}", None, sheaf.address
+            wrong = f"is also in {seen[sheaf.address].name}", None, sheaf.address
         if wrong is not None:
-            sheaves.suspect(sheaf.cache, sheaf.suspect(*wrong))
+            # Sheaves are exchanged one after the other, under the CPU's lock or
+            # the barn's; every other state of them is made before they stand there.
+            other = seen.get(sheaf.address)
+            passes = other is not None and _exchanged(other, sheaf)
+            one = sheaf._replace(busy=sheaf.busy or (other is not None and other.busy))
+            sheaves.suspect(sheaf.cache, one.suspect(*wrong, passes))
             continue
         if owner == own:
-            seen[sheaf.address] = sheaf.name
+            seen[sheaf.address] = sheaf
             sound.append(sheaf.address)
         sheaves.by_cache.setdefault(sheaf.cache, []).append(sheaf)
     sheaves.sound = np.array(sound, np.uint64)
+
+
+def _exchanged(one: Found, other: Found) -> bool:
+    # Between two places of one CPU, or a CPU and a barn.
+    at_home = ["barn" in place for place in (one.place, other.place)]
+    return any(at_home) != all(at_home) or (not any(at_home) and one.owner == other.owner)
 
 
 def regions(machine: Machine, caches: Caches) -> Iterator[Region]:

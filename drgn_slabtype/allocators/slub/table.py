@@ -86,13 +86,20 @@ def excuse_slabs(
     slabs = ledger.slabs
     listed = np.isin(np.arange(len(slabs)), ledger.memberships.slab)
     fresh = _being_made(slabs, cache, era, nodes, freelist, listed, cpus_take_slabs)
-    if np.count_nonzero(fresh) <= ledger.facts.in_flight:
+    if _can_be_fresh(ledger, fresh):
         slabs.transit |= fresh
         slabs.busy |= fresh
+        slabs.fresh |= fresh
     # An empty slab of a TYPESAFE_BY_RCU cache leaves its list and the counters
     # at once, and its pages after a grace period.
     if cache.typesafe_by_rcu:
         slabs.excused |= slabs.transit & (slabs.counted == 0) & ~listed
+
+
+def _can_be_fresh(ledger: Ledger, fresh: Bools) -> bool:
+    slabs, facts = ledger.slabs, ledger.facts
+    few = np.count_nonzero(fresh) <= facts.in_flight
+    return bool(few or np.maximum(slabs.objects - slabs.counted, 1)[fresh].sum() <= facts.refill)
 
 
 def note_failed(ledger: Ledger, cache: SlubCache, frozen: Bools, freelist: U64) -> None:
@@ -140,15 +147,25 @@ def _being_made(
     # Where no CPU takes whole slabs, the first object is taken before it is
     # put on a list, since Linux kernel commit c7323a5ad078 ("mm/slub:
     # restrict sysfs validation to debug caches and make it safe") (in v6.1).
+    asks = (slabs.allowed & ListKind.NOWHERE) == 0
     if cache.debug or not cpus_take_slabs:
-        first |= (slabs.counted == 1) & ((slabs.allowed & ListKind.NOWHERE) == 0)
+        first |= (slabs.counted == 1) & asks
     first &= ~listed
-    return fresh | (first & _uncounted(slabs, cache, nodes, first))
+    fresh |= first & _uncounted(slabs, cache, nodes, first, int(np.count_nonzero(first)))
+    # Since Linux kernel commit dc795d4c0282 ("mm/slub: defer freelist
+    # construction until after bulk allocation from a new slab") (in v7.2), as
+    # many objects as are asked for are taken before that, and where the freelist
+    # will be stands meanwhile what the page held before. Slabs that a sheaf is
+    # filled from are counted, and look alike.
+    if not cache.debug and not cpus_take_slabs:
+        handed = asks & ~listed
+        fresh |= handed & _uncounted(slabs, cache, nodes, handed, 1)
+    return fresh
 
 
-def _uncounted(slabs: Slabs, cache: SlubCache, nodes: Nodes, first: Bools) -> Bools:
+def _uncounted(slabs: Slabs, cache: SlubCache, nodes: Nodes, first: Bools, least: int) -> Bools:
     # Slabs of nodes that count fewer slabs than there are, by as many as
-    # have their first object. Without CONFIG_SLUB_DEBUG no node counts any.
+    # are new, or by *least*. Without CONFIG_SLUB_DEBUG no node counts any.
     out = np.ones(len(slabs), np.bool_)
     if not nodes.rows.structure.has("nr_slabs"):
         return out
@@ -156,7 +173,7 @@ def _uncounted(slabs: Slabs, cache: SlubCache, nodes: Nodes, first: Bools) -> Bo
     for row in np.flatnonzero((nodes.cache == cache.number) & nodes.rows.ok).tolist():
         mine = slabs.nid == nodes.nid[row]
         missing = np.count_nonzero(mine) - int(kept[row])
-        out[mine] = missing >= np.count_nonzero(mine & first)
+        out[mine] = missing >= min(np.count_nonzero(mine & first), least)
     return out
 
 
@@ -206,14 +223,32 @@ def enter_counters(ledger: Ledger, cache: SlubCache, nodes: Nodes) -> None:
             ),
         },
         _slack(ledger),
+        _moves(ledger),
     )
 
 
 def _slack(ledger: Ledger) -> Dict[str, int]:
     # A slab is counted a moment before or after it can be found.
-    slabs, members = ledger.slabs, ledger.memberships
-    listed = np.isin(np.arange(len(slabs)), members.slab)
-    adrift = int(np.count_nonzero(slabs.transit & ~listed & ~slabs.excused))
-    adrift = min(adrift, ledger.facts.in_flight)
-    most = int(slabs.objects.max(initial=0))
-    return {"nr_slabs": adrift, "total_objects": adrift * most}
+    slabs = ledger.slabs
+    adrift = np.count_nonzero(slabs.transit & ~_listed(ledger) & ~slabs.excused)
+    slabs_adrift = min(int(adrift), ledger.facts.in_flight)
+    return {"nr_slabs": slabs_adrift, "total_objects": slabs_adrift * _largest(slabs)}
+
+
+def _moves(ledger: Ledger) -> Dict[str, int]:
+    # Under the lock a slab goes on a list or leaves it, and is counted, or all
+    # that shrinking a cache takes off its list; they are on no list meanwhile.
+    # CPUs count slabs that they make or give back beside it.
+    slabs = ledger.slabs
+    asks = (slabs.allowed & ListKind.NOWHERE) == 0
+    off = int(np.count_nonzero(asks & ~_listed(ledger) & ~slabs.excused))
+    made = ledger.facts.in_flight + off
+    return {"nr_partial": 1 + off, "nr_slabs": made, "total_objects": made * _largest(slabs)}
+
+
+def _listed(ledger: Ledger) -> Bools:
+    return np.isin(np.arange(len(ledger.slabs)), ledger.memberships.slab)
+
+
+def _largest(slabs: Slabs) -> int:
+    return int(slabs.objects.max(initial=0))

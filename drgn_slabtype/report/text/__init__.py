@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
-from .answers import caches, capture, decode, layout, object, objects
-from .check import check, demo
+from .answers import caches, capture, decode, layout, object, objects, refs, slabs, what
+from .check import check, demo, watch
+from .diff import diff
 from .pages import page, pages
+from .stacks import owners, stacks
 
 __all__ = [
     "caches",
@@ -13,9 +15,16 @@ __all__ = [
     "check",
     "decode",
     "demo",
+    "diff",
     "layout",
     "object",
     "objects",
+    "owners",
     "page",
     "pages",
+    "refs",
+    "slabs",
+    "stacks",
+    "watch",
+    "what",
 ]

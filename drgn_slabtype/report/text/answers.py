@@ -5,18 +5,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Iterator, List, Sequence, Tuple
 
-from ..members import members, told
+from ..members import counts, members, told
 from ..values import plural, printable, size
 from ..views.caches import parts, summary, usage
-from ..views.objects import ADDRESS
+from ..views.objects import ADDRESS, OBJECTS, REFERENCE, WORD
+from ..views.objects import slabs as slabs_view
 from ..views.words import CAPTURE, DECODED, LAYOUT
 from .lines import plain, table, text
 
 if TYPE_CHECKING:
+    from ...answers.address import AddressInfo
     from ...answers.caches import CachesAnswer
     from ...answers.decode import Decoded
-    from ...answers.object import AddressInfo
+    from ...answers.refs import References
+    from ...answers.slabs import SlabsAnswer
     from ...answers.states import Objects
+    from ...answers.what import Word
     from ...capture import CaptureSummary
     from ...pagetype.detect import PageTypeLayout
 
@@ -55,10 +59,44 @@ def objects(found: Objects) -> Iterator[str]:
         )
 
 
+def slabs(answer: SlabsAnswer) -> str:
+    """Present the slabs of a cache, a line each; one slab with its objects."""
+    objects = sum(slab.objects for slab in answer.slabs)
+    head = f"{answer.cache} (0x{answer.slab_cache:x}): {plural(len(answer.slabs), 'slab')}, "
+    lines = [head + plural(objects, "object")]
+    lines += table(slabs_view(answer).grid(answer.slabs))
+    if answer.objects:
+        lines += ["", *table(OBJECTS.grid(answer.objects))]
+    return text(lines)
+
+
 def object(info: AddressInfo) -> str:
     """Present what is known about an address."""
     lines = [f"0x{info.address:x}: {info.meaning}"]
     lines += [f"  {name:<13}  {told}" for name, told in ADDRESS.facts(info)]
+    return text(lines)
+
+
+def what(word: Word) -> str:
+    """Present what a word can be."""
+    at = "" if word.at is None else f", stored at 0x{word.at:x}"
+    lines = [f"0x{word.word:016x}{at}" + ("" if word.meanings else ": nothing that is known")]
+    lines += [f"  {name:<9}  {told}" for name, told in WORD.facts(word)]
+    return text(lines)
+
+
+def refs(answer: References) -> str:
+    """Present who points into some memory."""
+    told = answer.references
+    lines = [
+        f"0x{answer.start:x}, {plural(answer.size, 'byte')}: {answer.meaning}",
+        *(table(REFERENCE.grid(told)) if told else []),
+        f"{plural(answer.found, 'word')} in {size(answer.bytes_read)} of memory"
+        + (f", {len(told)} shown" if len(told) < answer.found else "")
+        + (f": {counts(answer.by_kind)}" if told else ""),
+    ]
+    if answer.unreadable_pages:
+        lines.append(f"{plural(answer.unreadable_pages, 'page')} not in the target")
     return text(lines)
 
 

@@ -10,12 +10,13 @@ what follows from it, and how much was judged.
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING, Dict, Iterator, List, Sequence
+from typing import TYPE_CHECKING, Dict, Iterable, Iterator, List, Sequence
 
 from ...findings import Finding, Report
 from ..views.check import (
     ACT,
     CACHE,
+    ROUND,
     SHELVES,
     Branch,
     branches,
@@ -28,6 +29,7 @@ from .lines import table, text
 
 if TYPE_CHECKING:
     from ...demo import Act
+    from ...watch import Round
 
 # Notes and the like come in crowds, such as a slab that waits for RCU in every
 # cache; JSON has them all.
@@ -49,6 +51,26 @@ def check(report: Report) -> str:
     return text([*told, verdict(report)])
 
 
+def watch(rounds: Iterable[Round]) -> Iterator[str]:
+    """Present rounds of checks as they are done: in a line what is as it was."""
+    for number, one in enumerate(rounds):
+        news = f"{len(one.new)} new, {len(one.still)} still there, {len(one.gone)} gone"
+        more = "".join(f", {name} {told}" for name, told in ROUND.others(one))
+        head = f"round {one.number}, {one.time}: {news}{more}"
+        told = [f"gone: {statement(finding)}" for finding in one.gone]
+        told += [f"capture: {one.capture}"] if one.capture else []
+        if one.new or number == 0:
+            yield text([head, *told]) + check(one.report)
+        else:
+            yield text([f"{head}; {verdict(one.report)}", *told, *_lost(one.report)])
+
+
+def _lost(report: Report) -> Iterator[str]:
+    # Why it ends, if that is not anybody's wish.
+    if report.stopped == "target":
+        yield from (f"unavailable: {statement(one)}" for one in report.unavailable[:1])
+
+
 def _tree(branch: Branch, depth: int) -> Iterator[str]:
     number = f"{'   ' * depth}{'follows: ' if depth else ''}{branch.finding.id}. "
     first, *details = lines(branch.finding)
@@ -64,7 +86,9 @@ def _crowd(word: str, shelf: Sequence[Finding]) -> Iterator[str]:
         kinds[finding.code].append(finding)
     for code, crowd in kinds.items():
         for finding in crowd[:_MOST_OF_A_KIND]:
-            yield f"{word}: {statement(finding)}"
+            first, *details = lines(finding)
+            yield f"{word}: {first}"
+            yield from (f"{' ' * len(word)}  {detail}" for detail in details)
         if len(crowd) > _MOST_OF_A_KIND:
             yield f"{word}: {len(crowd) - _MOST_OF_A_KIND} more [{code}], all in --format json"
 

@@ -62,6 +62,7 @@ def usage(answer: CachesAnswer) -> Grid:
         Column("allocated", "in_use"),
         Column("free", cell=_sum("free")),
         Column("waiting"),
+        Column("unknown", when=bool(answer.total.unknown)),
         Column("total", "objects"),
         Column("used", "occupancy", _occupancy, right=True),
         Column("slabs"),

@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence
 
-from ...findings import CacheResult, Finding, Outcome, Report
-from ..values import plural
+from ...findings import UNKNOWN, CacheResult, Finding, Outcome, Report, Totals
+from ..values import plural, size
 from . import Column, Fact, View
 
 CACHE = View(
@@ -20,7 +20,7 @@ CACHE = View(
     Column("free", cell=lambda cache: sum(cache.free.values())),
     Column("waiting"),
     Column("outcome"),
-    quiet="address size objects_per_slab pages fill",
+    quiet="address size objects_per_slab pages unknown fill places",
 )
 
 # The message names the place.
@@ -28,8 +28,8 @@ FINDING = View(
     Column("expected"),
     Column("found"),
     Column("", "attempts", lambda f: f"read {f.attempts} times" if f.attempts > 1 else None),
-    quiet="code rule message because cache node cpu slab page object index place address "
-    "id details",
+    quiet="code rule message because cache node cpu slab page object index slot position place "
+    "address ranges id details seen confirmed",
 )
 
 TOTALS = View(
@@ -39,7 +39,7 @@ TOTALS = View(
     Column("in use"),
     Column("free"),
     Column("pages unreadable", "unreadable_pages", lambda sums: sums.unreadable_pages or None),
-    quiet="pages slab_pages counted waiting zero_filled_pages",
+    quiet="pages slab_pages counted waiting zero_filled_pages unknown reads bytes_read peak_memory",
 )
 
 TARGET = View(quiet="kind path release architecture")
@@ -47,12 +47,14 @@ TARGET = View(quiet="kind path release architecture")
 LAYOUT = View(quiet="page_type allocator evidence")
 
 REPORT = View(
-    quiet="target layout totals caches findings notes changing unavailable interrupted outcome "
-    "exit_status"
+    quiet="target layout totals caches findings notes changing unavailable interrupted stopped "
+    "outcome exit_status readings refuted decided kernel"
 )
 
 
 ACT = View(quiet="title report")
+
+ROUND = View(quiet="number time report new still gone capture")
 
 
 class Shelf(NamedTuple):
@@ -127,9 +129,27 @@ def others(report: Report) -> Iterator[Fact]:
 
 def verdict(report: Report) -> str:
     """Return how the check came out, and how much it judged, in one line."""
+    if report.layout.allocator == UNKNOWN:
+        return f"{_outcome(report)}: {ending(report)} before anything was judged"
     kernel = " ".join(filter(None, ["Linux", report.target.release, report.target.architecture]))
     layout = f"{report.layout.allocator}, {report.layout.page_type}"
     return f"{_outcome(report)}: {kernel}, {layout}: {'; '.join(_coverage(report))}"
+
+
+def _cost(totals: Totals) -> Iterator[str]:
+    # Of the machine that was looked at, or that it ran on.
+    if totals.reads:
+        memory = totals.peak_memory
+        more = "" if memory is None else f", {size(memory)} of memory taken"
+        yield f"read {size(totals.bytes_read)} in {plural(totals.reads, 'read')}{more}"
+
+
+def ending(report: Report) -> str:
+    """Return why a check ended early; empty if it did not."""
+    if not report.interrupted:
+        return ""
+    told = {None: "interrupted", "time": "stopped by time", "target": "the target went away"}
+    return told.get(report.stopped) or f"interrupted by {report.stopped}"
 
 
 def _outcome(report: Report) -> str:
@@ -143,6 +163,17 @@ def _outcome(report: Report) -> str:
     return f"{outcome} ({', '.join(counts)})"
 
 
+def _decided(report: Report) -> Iterator[str]:
+    # Where that is not all of it, and of every target that moves.
+    decided = report.decided
+    shares = [(name, getattr(decided, name)) for name in ("caches", "slabs", "places")]
+    if report.readings > 1 or any(one.decided < one.of for _, one in shares):
+        told = ", ".join(f"{one.decided} of {one.of} {name}" for name, one in shares)
+        yield f"decided {told}"
+    if report.readings > 1:
+        yield f"read {report.readings} times, {plural(report.refuted, 'statement')} refuted"
+
+
 def _coverage(report: Report) -> Iterator[str]:
     totals = report.totals
     judged = sum(cache.outcome is not Outcome.UNAVAILABLE for cache in report.caches)
@@ -151,8 +182,9 @@ def _coverage(report: Report) -> Iterator[str]:
     yield f"{judged} {'' if report.interrupted else f'of {totals.caches} '}caches judged"
     yield f"{plural(totals.slabs, 'slab')} in {plural(pages, 'page')}"
     waiting = f", {totals.waiting} waiting" if totals.waiting else ""
+    unknown = f", {totals.unknown} unknown" if totals.unknown else ""
     objects = plural(totals.objects, "object")
-    yield f"{objects}: {totals.in_use} in use, {totals.free} free{waiting}"
+    yield f"{objects}: {totals.in_use} in use, {totals.free} free{waiting}{unknown}"
     if totals.unreadable_pages or totals.zero_filled_pages:
         yield (
             f"of {plural(totals.pages, 'page')} {totals.slab_pages} of slabs, "
@@ -160,7 +192,9 @@ def _coverage(report: Report) -> Iterator[str]:
         )
     else:
         yield f"all {plural(totals.pages, 'page')} read, {totals.slab_pages} of slabs"
+    yield from _decided(report)
     more = (*TOTALS.others(totals), *others(report))
     yield from (f"{name} {text}" for name, text in more)
+    yield from _cost(totals)
     if report.interrupted:
-        yield "interrupted"
+        yield ending(report)

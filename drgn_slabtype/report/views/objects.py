@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, List, Optional
 from . import Column, Fact, View
 
 if TYPE_CHECKING:
-    from ...answers.object import AddressInfo
+    from ...answers.address import AddressInfo
+    from ...answers.slabs import SlabsAnswer, SlabUsage
     from ...answers.states import SlabObject
 
 TRACK = View(
@@ -58,5 +59,66 @@ ADDRESS = View(
     Column("next", cell=lambda info: _neighbour(info.next)),
     Column("page", "page pfn", _page),
     Column("", "tracks", _tracks),
+    Column("can be", "meanings", lambda info: [one.meaning for one in info.meanings]),
     quiet="address kind meaning index offset page_types",
+)
+
+WORD = View(
+    Column("stored in", "where"),
+    Column("can be", "meanings", lambda word: [one.meaning for one in word.meanings]),
+    quiet="word at",
+)
+
+
+def _place(found: SlabObject) -> Optional[str]:
+    if found.place is None:
+        return None
+    return found.place if found.position is None else f"{found.place}, position {found.position}"
+
+
+OBJECTS = View(
+    Column("object", "address"),
+    Column("index", right=True),
+    Column("state"),
+    Column("place", "place position", _place),
+    quiet="slab",
+)
+
+
+def _list(slab: SlabUsage) -> str:
+    if slab.list is None:
+        return "-"
+    on_cpu = slab.list.startswith("cpu") or slab.list == "deferred"
+    of = f" of {'CPU' if on_cpu else 'node'} {slab.owner}"
+    return f"{slab.list}{'' if slab.owner is None else of}"
+
+
+def slabs(answer: SlabsAnswer) -> View:
+    """Return what is told of the slabs of a cache."""
+    any_unknown = any(slab.unknown for slab in answer.slabs)
+    return View(
+        Column("slab"),
+        Column("memory", "address"),
+        Column("node"),
+        Column("list", "list owner", _list),
+        Column("order", right=True),
+        Column("objects"),
+        Column("in use"),
+        Column("free", cell=lambda slab: sum(slab.free.values())),
+        Column("waiting", when=any(slab.waiting for slab in answer.slabs)),
+        Column("unknown", when=any_unknown),
+        Column("free in", "free"),
+        Column("finding", when=any(slab.finding for slab in answer.slabs)),
+        quiet="counted",
+    )
+
+
+REFERENCE = View(
+    Column("address"),
+    Column("points to", "value"),
+    Column("in", "kind"),
+    Column("what", "meaning"),
+    Column("state"),
+    Column("member", "member frame", lambda ref: ref.member or ref.frame),
+    quiet="cache object offset",
 )

@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-from . import caches, counts, cpus, debug, frees, lists, locks, pointers, sheaves, words
+from . import caches, counts, cpus, debug, flight, frees, lists, locks, pointers, sheaves, words
 from .suite import SUITE
 
 __all__ = [
-    "SUITE", "caches", "counts", "cpus", "debug", "frees", "lists", "locks",
+    "SUITE", "caches", "counts", "cpus", "debug", "flight", "frees", "lists", "locks",
     "pointers", "sheaves", "words",
 ]  # fmt: skip

@@ -68,6 +68,17 @@ def _end(item: Any) -> int:
 
 
 _bytes("kunit-clobber-zone", _used(_RED), _end, b"\x12", "right red zone")
+
+
+@picks("object that the allocator lives in")
+def _lived_in(machine: Machine) -> Iterator[Item]:
+    own = {cache.address for cache in machine.caches}
+    for found in machine.slabs.values():
+        if found.cache.name == "kmem_cache" and "RED_ZONE" in found.cache.flags:
+            yield from (item for item in found.used() if item.address in own)
+
+
+_bytes("red-zone-of-a-cache", _lived_in, _end, b"\x41" * 4, "right red zone")
 _bytes("kunit-first-word", _free(_POISONED), 0, b"\x78", "poison")
 _bytes("kunit-clobber-50th-byte", _free(_POISONED), 50, b"\x9a", "poison")
 _bytes("kunit-clobber-redzone-free", _free(_RED), _end, b"\xab", "right red zone")
@@ -87,6 +98,17 @@ _bytes(
     16,
     lambda item: item.slab.first.to_bytes(8, "little"),
     "poison",
+)
+
+
+# Written over the end of an object in use, where nothing guards it.
+_CODES["free pointer of an object in use"] = "padding"
+_bytes(
+    "free-pointer-of-used-object",
+    _used(_debugged("free pointers behind objects", lambda cache: cache.offset >= cache.inuse)),
+    lambda item: item.cache.offset,
+    b"overflow",
+    "free pointer of an object in use",
 )
 
 
@@ -111,6 +133,16 @@ _bytes(
         item.cache.behind_pointer + offsetof(item.machine.prog.type("struct track"), "addr")
     ),
     bytes(8),
+    "caller of the allocation",
+)
+# Text begins with no byte that an address of the kernel's has.
+_bytes(
+    "track-of-allocation-text",
+    _used(_debugged("tracks", lambda cache: "STORE_USER" in cache.flags)),
+    lambda item: (
+        item.cache.behind_pointer + offsetof(item.machine.prog.type("struct track"), "addr")
+    ),
+    b"overflow",
     "caller of the allocation",
 )
 
@@ -177,6 +209,25 @@ recipe(
     ),
     store(lambda slab: _rest(slab) + 4, b"\x00"),
     Root("padding", place="padding at the end of the slab"),
+)
+
+# Of caches whose objects must not be poisoned: they have a constructor, or are read
+# after they are freed.
+_bytes(
+    "slot-padding-of-unpoisoned-cache",
+    _used(
+        slab(
+            "padding between objects that are not poisoned",
+            lambda slab: slab.quiet and not _has_vector(slab),
+            lambda slab: {"POISON", "STORE_USER"} <= slab.cache.flags,
+            lambda slab: "OBJECT_POISON" not in slab.cache.flags,
+            _roomy,
+            Slab.used,
+        )
+    ),
+    lambda item: item.cache.size - item.cache.pad - 1,
+    b"\x00",
+    "padding after the slot",
 )
 
 # Free pointers.

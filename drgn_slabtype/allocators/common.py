@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The members that all caches of a machine are asked for, to judge each by the others."""
+
+from __future__ import annotations
+
+from typing import Dict, Iterable, List, Mapping, Optional
+
+import numpy as np
+from drgn import FaultError
+
+from ..ledger import I64, U64, Bools, Suspect
+from ..machine import Machine
+from ..machine.columns import Rows
+from ..rules.alike import (
+    Flags,
+    Odd,
+    Ring,
+    judge_common,
+    judge_ring,
+    judge_slab_caches,
+    judge_slab_nodes,
+    judge_slub_caches,
+    usual,
+)
+from .caches import Caches, read_caches
+from .nodes import node_pointers, read_nodes
+from .whereabouts import find_slab
+
+_LINEAR_BYTES = 1 << 46  # of a direct map; code lies above it, or in the midst of it
+_MEMBERS = """
+    cpu_cache cpu_slab cpu_sheaves
+    flags size object_size align refcount useroffset usersize random_seq ctor allocflags
+    colour_off offset inuse sheaf_capacity min_partial remote_node_defrag_ratio
+    cpu_partial cpu_partial_slabs oo.x max.x gfporder
+    reciprocal_size.m reciprocal_size.sh1 reciprocal_size.sh2
+    reciprocal_buffer_size.m reciprocal_buffer_size.sh1 reciprocal_buffer_size.sh2
+    kobj.name kobj.sd kobj.parent kobj.kset kobj.ktype kobj.kref.refcount.refs.counter
+    kobj.state_initialized kobj.state_in_sysfs kobj.state_add_uevent_sent
+    kobj.state_remove_uevent_sent kobj.uevent_suppress
+""".split()
+# Values of the macros before Linux kernel commit cc61eb85b1a7 ("mm, slab: use
+# an enum to define SLAB_ cache creation flags") (in v6.9).
+_MACROS = {
+    "CONSISTENCY_CHECKS": 0x100,
+    "RED_ZONE": 0x400,
+    "POISON": 0x800,
+    "KMALLOC": 0x1000,
+    "CACHE_DMA": 0x4000,
+    "CACHE_DMA32": 0x8000,
+    "STORE_USER": 0x10000,
+    "RECLAIM_ACCOUNT": 0x20000,
+    "TYPESAFE_BY_RCU": 0x80000,
+    "TRACE": 0x200000,
+    "CMPXCHG_DOUBLE": 0x40000000,
+    "OBJECT_POISON": 0x80000000,
+}
+_KNOWN = 0xFFFFFD00  # by the macros
+_KMALLOC = ("kmalloc-", "dma-kmalloc-")
+
+Suspects = Dict[int, List[Suspect]]
+"""What is wrong with caches, by ``struct kmem_cache *``."""
+
+
+def judge_by_others(machine: Machine) -> Suspects:
+    """Return what is wrong with caches by what all of them have in common."""
+    caches = machine.settled(read_caches)
+    rows = caches.rows
+    listed = np.flatnonzero(caches.listed & rows.ok)
+    cache = _columns(machine, rows, listed)
+    _add_nodes(machine, caches, listed, cache)
+    flags = machine.fact(_flags)
+    found = list(judge_common(cache))
+    if rows.structure.has("oo"):
+        names = [caches.names[number] for number in listed.tolist()]
+        is_kmalloc = np.array([name.startswith(_KMALLOC) for name in names], np.bool_)
+        found += judge_slub_caches(cache, flags, is_kmalloc)
+    else:
+        found += judge_slab_caches(cache, flags)
+    if rows.structure.has("kobj.entry.next"):
+        found += judge_ring(_ring(machine, rows, listed), "kobj.entry")
+    wrong = _by_cache(found, caches.addresses[listed])
+    if rows.structure.has("colour"):
+        for at, some in _judge_nodes(machine, caches).items():
+            wrong.setdefault(at, []).extend(some)
+    return wrong
+
+
+def _judge_nodes(machine: Machine, caches: Caches) -> Suspects:
+    nodes = read_nodes(machine, caches, every=True)
+    there = np.flatnonzero(nodes.rows.ok & caches.listed[nodes.cache])
+    owner = nodes.cache[there]
+    node = {
+        name: nodes.rows[name][there]
+        for name in ("colour_next", "free_touched", "next_reap", "shared")
+    }
+    found = judge_slab_nodes(node, caches.rows["colour"][owner], _jiffies(machine))
+    return _by_cache(found, caches.addresses[owner], nodes.nid[there])
+
+
+def _columns(machine: Machine, rows: Rows, listed: I64) -> Dict[str, U64]:
+    cache = {name: rows[name][listed] for name in _MEMBERS if rows.structure.has(name)}
+    cache["order"] = cache["oo.x"] >> np.uint64(16) if "oo.x" in cache else cache["gfporder"]
+    flags = machine.fact(_flags)
+    cache["zones"] = np.full(len(listed), flags.zones, np.uint64)
+    base = np.uint64(machine.memory.linear_base)
+    cache["linear"] = (cache["ctor"] - base < np.uint64(_LINEAR_BYTES)).astype(np.uint64)
+    return cache
+
+
+def _add_nodes(machine: Machine, caches: Caches, listed: I64, cache: Dict[str, U64]) -> None:
+    # What a cache has of each node, and how many.
+    paired = caches.rows.structure.has("per_node")
+    for name in ("node", "barn") if paired else ("node",):
+        owner, nid, pointers = node_pointers(machine, caches, name, every=True)
+        for one in np.unique(nid).tolist():
+            column = np.zeros(len(caches), np.uint64)
+            column[owner[nid == one]] = pointers[nid == one]
+            cache[f"{name}[{one}]"] = column[listed]
+        if paired:
+            cache[f"{name}s"] = np.bincount(owner, minlength=len(caches))[listed].astype(np.uint64)
+
+
+def _flags(machine: Machine) -> Flags:
+    bits = machine.enumerators("_slab_flag_bits")
+    values: Mapping[str, int] = _MACROS
+    known = _KNOWN
+    if bits:
+        values = {name[len("_SLAB_") :]: 1 << bit for name, bit in bits.items()}
+        known = (1 << bits.get("_SLAB_FLAGS_LAST_BIT", 32)) - 1
+
+    def of(*names: str) -> int:
+        return sum(values.get(name, 0) for name in names)
+
+    return Flags(
+        known=known,
+        unchecked=of("CONSISTENCY_CHECKS", "STORE_USER", "TRACE"),
+        cmpxchg=of("CMPXCHG_DOUBLE"),
+        poison=of("POISON"),
+        object_poison=of("OBJECT_POISON"),
+        typesafe=of("TYPESAFE_BY_RCU"),
+        red_zone=of("RED_ZONE"),
+        kmalloc=of("KMALLOC"),
+        no_sheaves=of("NO_SHEAVES"),
+        # Since Linux kernel commit d345bd2e9834 ("mm: add kmem_cache_create_rcu()")
+        # (in v6.12), which nothing but a later type tells from v6.9.
+        inside=of("TYPESAFE_BY_RCU") if bits else 0,
+        zones=of("CACHE_DMA", "CACHE_DMA32", "RECLAIM_ACCOUNT"),
+    )
+
+
+def _ring(machine: Machine, rows: Rows, listed: I64) -> Ring:
+    # The list of the kset, whose head is no cache.
+    word = np.uint64(machine.memory.word_size)
+    entry = rows.addresses[listed] + np.uint64(rows.structure.offset("kobj.entry"))
+    ahead, behind = rows["kobj.entry.next"][listed], rows["kobj.entry.prev"][listed]
+
+    def read(addresses: U64) -> U64:
+        source = machine.memory
+        found = source.gather(addresses, source.word_size)
+        return found.bytes.view(source.word)[:, 0].astype(np.uint64)
+
+    back, forth = read(ahead + word), read(behind)
+    head = usual(rows["kobj.kset"][listed])
+    gone = (_gone(machine, ahead), _gone(machine, behind))
+    return Ring(entry, ahead, behind, back, forth, read(back), read(forth + word), head, *gone)
+
+
+def _gone(machine: Machine, addresses: U64) -> Bools:
+    # What is in a slab, and not in the target.
+    memory = machine.memory
+    lost = memory.is_kernel_address(addresses) & ~memory.gather(addresses, 1).ok
+    pfns = (addresses - np.uint64(memory.linear_base)) >> np.uint64(memory.page_shift)
+    lost[lost] = [find_slab(machine, pfn).page is not None for pfn in pfns[lost].tolist()]
+    return lost
+
+
+def _jiffies(machine: Machine) -> Optional[int]:
+    if machine.is_live:
+        return None
+    try:
+        return int(machine.prog["jiffies_64"].value_())
+    except (FaultError, LookupError):
+        return None
+
+
+def _by_cache(found: Iterable[Odd], owner: U64, nid: Optional[I64] = None) -> Suspects:
+    by_cache: Suspects = {}
+    for one in found:
+        # An unused cache is on its way off the list, and nothing else of it follows from that.
+        code = "cache-wrong" if nid is None else "container-state"
+        suspect = Suspect(
+            "cache-destroyed" if one.moving and nid is None else code,
+            one.what,
+            node=None if nid is None else int(nid[one.row]),
+            place=None if nid is None else "node",
+            expected=one.expected,
+            found=one.found,
+            moving=one.moving,
+        )
+        by_cache.setdefault(int(owner[one.row]), []).append(suspect)
+    return by_cache

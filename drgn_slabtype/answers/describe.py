@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+One address
+-----------
+
+Which object it lies in, who holds that object and which place says so; or what
+it is instead.
+"""
+
+from __future__ import annotations
+
+from typing import List, Optional, Tuple
+
+import numpy as np
+from drgn import FaultError, Object
+from drgn.helpers.common.format import escape_ascii_string
+
+from ..machine import Machine
+from ..machine.kfence import KfencePool, kfence_pool
+from .address import AddressInfo
+from .elsewhere import elsewhere
+from .guarded import state_of
+from .lookup import Judged, Located, Lookup
+from .slots import Slot, slot
+from .states import Objects, ObjectState, SlabObject, places_of
+from .tracks import Track, kfence_track
+
+
+def describe(reading: Lookup, addr: int) -> AddressInfo:
+    """Return what an address is, as of one reading of the machine."""
+    machine = reading.machine
+    addr &= machine.memory.address_mask
+    pool = kfence_pool(machine)
+    if pool.contains(np.array([addr], np.uint64))[0]:
+        return _kfence(machine, pool, addr)
+    slab = reading.at(addr)
+    if slab is not None and slab.number >= 0:
+        return describe_in(slab, addr)
+    beside = (addr - machine.page.vmemmap) % machine.page.size
+    slab = reading.of_page(addr - beside)
+    if slab is not None:
+        return _struct_slab(slab, addr, beside)
+    return elsewhere(machine, addr)
+
+
+def describe_in(slab: Located, addr: int) -> AddressInfo:
+    """
+    Return what an address in the memory of a slab is.
+
+    :param slab: A slab of some cache.
+    """
+    machine = slab.machine
+    judged, page = slab.judged, slab.page
+    facts, slabs = judged.ledger.facts, judged.ledger.slabs
+    local = int(np.flatnonzero(slabs.page == np.uint64(page))[0])
+    layout = slot(machine, slab.caches, slab.number)
+    base, count = int(slabs.base[local]), int(slabs.objects[local])
+    index = (addr + layout.before - base) // facts.stride
+    where = f"{facts.name} slab 0x{page:x}"
+    if not 0 <= index < count:
+        return AddressInfo(
+            addr,
+            "slab",
+            f"in {where}, but in none of its objects",
+            cache=facts.name,
+            slab_cache=facts.address,
+            slab=page,
+            contradictions=_contradictions(judged, page, None),
+        )
+    first = int(np.searchsorted(judged.objects.slab, local))
+    return _object(machine, judged, layout, first + index, addr)
+
+
+def _object(machine: Machine, judged: Judged, layout: Slot, row: int, addr: int) -> AddressInfo:
+    objects, facts = judged.objects, judged.ledger.facts
+    found = objects[row]
+    offset = addr - found.address
+    return AddressInfo(
+        addr,
+        "slab object",
+        f"{_spell_offset(offset)}object {found.index} of {facts.name} slab 0x{found.slab:x}",
+        cache=facts.name,
+        slab_cache=facts.address,
+        slab=found.slab,
+        object=found.address,
+        index=found.index,
+        offset=offset,
+        part=layout.part(offset),
+        state=found.state,
+        places=tuple(places_of(objects, row)),
+        contradictions=_contradictions(judged, found.slab, found),
+        previous=_neighbour(objects, row, -1),
+        next=_neighbour(objects, row, 1),
+        tracks=_tracks(machine, layout, found.address),
+    )
+
+
+def _spell_offset(offset: int) -> str:
+    if not offset:
+        return ""
+    return f"{offset} bytes into " if offset > 0 else f"{-offset} bytes before "
+
+
+def _neighbour(objects: Objects, row: int, step: int) -> Optional[SlabObject]:
+    other = row + step
+    if not 0 <= other < len(objects) or objects.slab[other] != objects.slab[row]:
+        return None
+    return objects[other]
+
+
+def _contradictions(judged: Judged, slab: int, found: Optional[SlabObject]) -> Tuple[str, ...]:
+    # Findings about the object; about its slab as long as they can concern it.
+    messages: List[str] = []
+    for finding in judged.findings:
+        if finding.slab != slab or finding.rule in ("note", "unavailable"):
+            continue
+        other = finding.object is not None and (found is None or finding.object != found.address)
+        if not other:
+            messages.append(finding.message)
+    unknown = found is not None and found.state == ObjectState.UNKNOWN.spelled
+    if unknown and not messages:
+        messages.append("the slab's count and its freelist disagree")
+    return tuple(messages)
+
+
+def _tracks(machine: Machine, layout: Slot, address: int) -> Tuple[Track, ...]:
+    try:
+        return layout.events(machine, address)
+    except FaultError:
+        return ()
+
+
+def _struct_slab(slab: Located, addr: int, offset: int) -> AddressInfo:
+    number, caches = slab.number, slab.caches
+    name = caches.names[number] if number >= 0 else None
+    address = int(caches.addresses[number]) if number >= 0 else None
+    start = int(slab.index.addresses[slab.row])
+    kind = slab.index.layout.slab_struct
+    of = f"{name} slab" if name else "slab of no cache"
+    return AddressInfo(
+        addr,
+        "struct slab",
+        f"{_spell_offset(offset)}the struct {kind} of the {of} at 0x{start:x}",
+        cache=name,
+        slab_cache=address,
+        slab=slab.page,
+        offset=offset,
+        page=slab.page,
+        pfn=int(slab.index.pfns[slab.row]),
+    )
+
+
+def _kfence(machine: Machine, pool: KfencePool, addr: int) -> AddressInfo:
+    # Each object has two pages, the second a guard; so have the metadata of all.
+    pair = (addr - pool.start) // (2 * machine.memory.page_size) - 1
+    size = machine.structure("struct kfence_metadata").size
+    if pair < 0 or not pool.metadata:
+        return AddressInfo(addr, "kfence object", "in KFENCE's pool, before its first object")
+    first = int(pool.metadata[0].addresses[0])
+    metadata = Object(machine.prog, "struct kfence_metadata", address=first + pair * size)
+    try:
+        return _kfence_object(machine, metadata, addr, pair)
+    except FaultError:
+        return AddressInfo(addr, "kfence object", "in KFENCE's pool; its metadata is not there")
+
+
+def _kfence_object(machine: Machine, metadata: Object, addr: int, pair: int) -> AddressInfo:
+    name, cache = _cache_name(machine, metadata.cache)
+    object = metadata.addr.value_()
+    size = metadata.size.value_()
+    inside = object <= addr < object + size
+    tracks = [
+        kfence_track(machine, event, getattr(metadata, member))
+        for event, member in (("allocated", "alloc_track"), ("freed", "free_track"))
+    ]
+    return AddressInfo(
+        addr,
+        "kfence object",
+        f"{_spell_offset(addr - object)}object {pair} of KFENCE's pool, {size} bytes"
+        + (f" for {name}" if name else ""),
+        cache=name,
+        slab_cache=cache,
+        object=object,
+        index=pair,
+        offset=addr - object,
+        part=None if inside else "beside the object, or its guard page",
+        state=state_of(machine, metadata.state.value_()),
+        places=("KFENCE's metadata",),
+        tracks=tuple(track for track in tracks if track is not None),
+    )
+
+
+def _cache_name(machine: Machine, cache: Object) -> Tuple[Optional[str], Optional[int]]:
+    try:
+        name = escape_ascii_string(cache.name.string_(), escape_backslash=True) if cache else None
+    except FaultError:
+        name = None
+    return name, cache.value_() or None

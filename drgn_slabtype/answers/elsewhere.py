@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""An address that is in no slab: code, a variable, per-CPU memory, a stack, a page."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from contextlib import suppress
+from dataclasses import replace
+from typing import List, Optional, Tuple
+
+import numpy as np
+from drgn import FaultError, Object, ObjectAbsentError, cast
+from drgn.helpers.common.memory import identify_address
+from drgn.helpers.linux.mm import compound_order, in_direct_map, page_to_pfn, virt_to_page
+
+from ..allocators.caches import read_caches
+from ..machine import Machine
+from ..machine.tasks import TaskList, spell_task
+from ..pages.predicates import compound_head, page_types
+from ..pages.scan import page_ranges
+from .address import NOT_KERNEL, NOTHING, AddressInfo
+
+# What drgn's helpers raise where a target lacks something or holds garbage.
+_ERRORS = (AttributeError, FaultError, LookupError, ObjectAbsentError, TypeError, ValueError)
+
+_MAX_FREE_ORDER = 13  # the highest MAX_ORDER that any architecture sets
+
+
+# Members of struct kmem_cache that lead to per-CPU memory, and what is there.
+_PER_CPU = {
+    "cpu_slab": "struct kmem_cache_cpu",
+    "cpu_cache": "struct array_cache",
+    "cpu_sheaves": "struct slub_percpu_sheaves",
+}
+
+
+def elsewhere(machine: Machine, addr: int) -> AddressInfo:
+    """Return what an address is that is in no slab."""
+    if not machine.memory.is_kernel_address(np.array([addr], np.uint64))[0]:
+        return AddressInfo(addr, "other", NOT_KERNEL)
+    for identify in (_symbol, _per_cpu, _struct_page, _known_to_drgn, _in_page):
+        with suppress(*_ERRORS):
+            found = identify(machine, addr)
+            if found is not None:
+                return found
+    return AddressInfo(addr, "other", NOTHING)
+
+
+def _symbol(machine: Machine, addr: int) -> Optional[AddressInfo]:
+    symbol = machine.prog.symbol(addr)
+    offset = addr - symbol.address
+    # A symbol without a size reaches as far as the next, be that a hole away.
+    if not symbol.size and offset >= machine.memory.page_size:
+        return None
+    return AddressInfo(addr, "other", f"symbol {symbol.name}+0x{offset:x}", offset=offset)
+
+
+def _per_cpu(machine: Machine, addr: int) -> Optional[AddressInfo]:
+    for cpu, offset in zip(machine.cpus.tolist(), machine.cpu_offsets.tolist()):
+        pointer = (addr - offset) & machine.memory.address_mask
+        name = _per_cpu_variable(machine, pointer) if offset else None
+        name = name or _of_cache(machine, pointer)
+        if name is not None:
+            return AddressInfo(addr, "per-CPU", f"{name} of CPU {cpu}")
+    return None
+
+
+def _per_cpu_variable(machine: Machine, pointer: int) -> Optional[str]:
+    symbols = machine.fact(_per_cpu_symbols)
+    at = bisect_right(symbols, (pointer, "~")) - 1
+    if at < 0 or pointer >= symbols[-1][0]:
+        return None
+    address, name = symbols[at]
+    return f"per-CPU variable {name}+0x{pointer - address:x}"
+
+
+def _per_cpu_symbols(machine: Machine) -> List[Tuple[int, str]]:
+    # In order, ending with where they end. Before Linux 6.15 those of x86-64
+    # begin at zero, where drgn looks for none by their address.
+    prog = machine.prog
+    try:
+        start, end = (prog.symbol(f"__per_cpu_{name}").address for name in ("start", "end"))
+    except LookupError:
+        return []
+    found = [(one.address, one.name) for one in prog.symbols() if start <= one.address < end]
+    return [*sorted(found), (end, "__per_cpu_end")]
+
+
+def _of_cache(machine: Machine, pointer: int) -> Optional[str]:
+    caches = machine.settled(read_caches)
+    for member, type in _PER_CPU.items():
+        if not caches.rows.structure.has(member):
+            continue
+        offset = np.uint64(pointer) - caches.rows[member]
+        size = machine.structure(type).size
+        if type == "struct array_cache":
+            # Its entries lie behind it.
+            size += machine.memory.word_size * caches.rows["limit"].astype(np.uint64)
+        found = np.flatnonzero((offset < size) & (caches.rows[member] != 0))
+        if len(found):
+            at = int(found[0])
+            return f"{type.removeprefix('struct ')}+0x{int(offset[at]):x} of {caches.names[at]}"
+    return None
+
+
+def _known_to_drgn(machine: Machine, addr: int) -> Optional[AddressInfo]:
+    prog = machine.prog
+    if in_direct_map(prog, addr):
+        # Its helpers would look for a slab again.
+        task = machine.settled(TaskList).on_stack(addr)
+        if task is None:
+            return None
+        where = f"stack of {spell_task(task.object)} +0x{addr - task.stack.start:x}"
+        return AddressInfo(addr, "other", where)
+    known = identify_address(prog, addr)
+    return None if known is None else AddressInfo(addr, "other", known)
+
+
+def _struct_page(machine: Machine, addr: int) -> Optional[AddressInfo]:
+    pfn, beside = divmod(addr - machine.page.vmemmap, machine.page.size)
+    if not any(start <= pfn < end for start, end in page_ranges(machine)):
+        return None
+    what = _page(machine, machine.memory.linear_base + (pfn << machine.memory.page_shift))
+    at = f"{beside} bytes into the" if beside else "the"
+    meaning = f"{at} struct page of PFN {pfn}, {what.meaning}"
+    return replace(what, address=addr, kind="struct page", meaning=meaning, offset=beside)
+
+
+def _in_page(machine: Machine, addr: int) -> Optional[AddressInfo]:
+    return _page(machine, addr) if in_direct_map(machine.prog, addr) else None
+
+
+def _page(machine: Machine, addr: int) -> AddressInfo:
+    page = virt_to_page(machine.prog, addr)
+    head = compound_head(page)
+    types = page_types(head)
+    pfn = page_to_pfn(page).value_()
+    pages = 1 << _order(head)
+    free = None if types else _free_block(head)
+    if "large_kmalloc" in types:
+        what = "kmalloc() too large for a slab cache"
+    elif len(types) > 1:
+        what = f"page with contradicting types {', '.join(types)}"
+    elif free is not None:
+        what, pages = "free page", 1 << free
+    else:
+        refcount = cast("struct page *", head)._refcount.counter.value_()
+        what = f"{types[0]} page" if types else f"page without a type, refcount {refcount}"
+    if pages > 1:
+        what += f", one of {pages} pages"
+    return AddressInfo(
+        addr,
+        "page",
+        f"in no slab: {what}",
+        page=page.value_(),
+        pfn=pfn,
+        page_types=types,
+    )
+
+
+def _free_block(page: Object) -> Optional[int]:
+    # Order of the free block that a page lies in. Only the first page of a
+    # block is marked; blocks begin at multiples of their size.
+    pfn = page_to_pfn(page).value_()
+    for order in range(_MAX_FREE_ORDER + 1):
+        first = page - (pfn & ((1 << order) - 1))
+        try:
+            if "buddy" in page_types(first) and order <= first.private.value_() <= _MAX_FREE_ORDER:
+                return int(first.private)
+        except FaultError:
+            return None
+    return None
+
+
+def _order(head: Object) -> int:
+    try:
+        return min(int(compound_order(head)), 24)
+    except (AttributeError, FaultError, LookupError):
+        return 0

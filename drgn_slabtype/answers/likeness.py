@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+What the objects of a cache are
+-------------------------------
+
+Many kinds of object share a kmalloc cache, and nothing records which. Most hold
+pointers to the functions and variables that they belong to among their first
+words: objects with the same ones are of one kind.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import List, Optional, Tuple, Union
+
+import numpy as np
+from drgn import Object, Program
+
+from ..ledger import U64, Bools
+from ..machine import Machine, has_contents, machine
+from ..machine.symbols import CodeNames
+from ..shapes import Address, Bytes
+from .lookup import lookup
+from .states import ObjectState, object_states
+
+_WORDS = 8  # that are looked at, if nothing else is said
+
+
+@dataclass(frozen=True)
+class Word:
+    """A pointer to code or to a variable of the kernel."""
+
+    offset: int
+    """In the object, in bytes."""
+    symbol: str
+    """Symbol and offset."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Objects that hold the same pointers in the same places."""
+
+    count: int
+    bytes: Bytes
+    words: Tuple[Word, ...]
+    """None for all the objects that hold none."""
+    example: Address
+    """One of them."""
+
+
+@dataclass
+class KindsAnswer:
+    """Objects in use of one cache by what they hold, the most frequent first."""
+
+    cache: str
+    objects: int
+    unreadable: int
+    """Of which the contents are not in the target."""
+    found: int = 0
+    """Kinds, also those that are not told."""
+    kinds: List[Kind] = field(default_factory=list)
+
+
+def kinds(
+    prog: Program,
+    cache: Union[str, int, Object],
+    words: int = _WORDS,
+    *,
+    most: Optional[int] = None,
+) -> KindsAnswer:
+    """
+    Return the objects in use of a cache by the symbols that their first words lead to.
+
+    >>> for kind in kinds(prog, "kmalloc-64").kinds[:3]:
+    ...     print(kind.count, [word.symbol for word in kind.words])
+
+    :param cache: Its name, that of a cache merged into it, or ``struct kmem_cache *``.
+    :param words: How many words of each object to look at.
+    :param most: Tell no more than so many kinds.
+    :raises TargetError: if there is no such cache.
+    """
+    kernel = machine(prog)
+    reading = lookup(kernel)
+    number = reading.number(cache)
+    ledger = reading.whole.allocator.collect(number, reading.whole.index)
+    objects = object_states(ledger)
+    chosen = objects.address[objects.state == ObjectState.IN_USE]
+    width = kernel.memory.word_size
+    length = min(words, ledger.facts.object_size // width)
+    gathered = kernel.memory.gather(chosen, length * width)
+    there = gathered.ok & has_contents(kernel)
+    held = np.ascontiguousarray(gathered.bytes[there]).view(kernel.memory.word)
+    held = held.astype(np.uint64).reshape(-1, length)
+    pointers = np.where(_has_name(kernel, held), held, np.uint64(0))
+    found, first, counts = np.unique(pointers, axis=0, return_index=True, return_counts=True)
+    names = kernel.fact(CodeNames)
+    addresses = chosen[there]
+    answer = KindsAnswer(ledger.facts.name, len(chosen), int(np.count_nonzero(~there)))
+    for row, at, count in zip(found.tolist(), first.tolist(), counts.tolist()):
+        told = tuple(Word(n * width, names[word]) for n, word in enumerate(row) if word)
+        size = count * ledger.facts.object_size
+        answer.kinds.append(Kind(count, size, told, int(addresses[at])))
+    answer.kinds.sort(key=lambda kind: -kind.count)
+    answer.found = len(answer.kinds)
+    if most is not None:
+        del answer.kinds[most:]
+    return answer
+
+
+def _has_name(kernel: Machine, held: U64) -> Bools:
+    # Which words lead into code or a variable of the kernel or a module.
+    names = kernel.fact(CodeNames)
+    unique, back = np.unique(held, return_inverse=True)
+    low, high = names.reach
+    named = (unique >= low) & (unique < high)
+    named[named] = ["+" in names[word] for word in unique[named].tolist()]
+    return named[back.reshape(held.shape)]

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Pointers of which one bit or one byte is wrong
+----------------------------------------------
+
+A word that leads nowhere may have led somewhere before a bit flipped or a byte
+was written over. The words that differ from it so little, and lead to where
+something begins, are few.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Iterator, List, NamedTuple, Tuple
+
+import numpy as np
+
+from ..machine import Machine
+from ..machine.memory import U64, Bools
+from ..pages.scan import page_ranges
+from .address import AddressInfo
+from .describe import describe
+from .lookup import Lookup
+
+_MOST = 8  # more than this many tell nothing
+
+
+class Near(NamedTuple):
+    """A word that differs from another in one place, and leads to something."""
+
+    what: str
+    """``bit`` or ``byte``."""
+    how: str
+    """What would have to be changed."""
+    info: AddressInfo
+    """What it leads to."""
+
+
+def wrong_pointers(reading: Lookup, value: int) -> List[Near]:
+    """
+    Return the words near to one that lead to the first byte of something.
+
+    One bit is asked first; one byte only where no single bit would do.
+
+    :param value: The word; where it leads to the first byte of something itself,
+        nothing is wrong with it.
+    """
+    machine = reading.machine
+    if _begins(describe(reading, value)):
+        return []
+    for near in (_bits, _bytes):
+        found = [
+            Near(near.__name__[1:-1], how, info)
+            for word, how in near(machine, value)
+            if _begins(info := describe(reading, word))
+        ]
+        if 0 < len(found) <= _MOST:
+            return found
+    return []
+
+
+def _begins(info: AddressInfo) -> bool:
+    return info.offset == 0
+
+
+def _bits(machine: Machine, value: int) -> Iterator[Tuple[int, str]]:
+    flips = np.uint64(value) ^ (np.uint64(1) << np.arange(64, dtype=np.uint64))
+    for bit in np.flatnonzero(_exist(machine, flips)).tolist():
+        was = value >> bit & 1
+        yield int(flips[bit]), f"bit {bit} {'clear' if was else 'set'}"
+
+
+def _bytes(machine: Machine, value: int) -> Iterator[Tuple[int, str]]:
+    for byte in range(7, -1, -1):
+        shift = np.uint64(8 * byte)
+        without = np.uint64(value) & ~(np.uint64(0xFF) << shift)
+        words = without | np.arange(256, dtype=np.uint64) << shift
+        there = np.flatnonzero(_exist(machine, words) & (words != np.uint64(value)))
+        for other in there.tolist():
+            was = value >> 8 * byte & 0xFF
+            yield int(words[other]), f"byte {byte} 0x{other:02x} instead of 0x{was:02x}"
+
+
+def _exist(machine: Machine, words: U64) -> Bools:
+    # Which words are addresses of memory, struct pages or the kernel's image.
+    source, page = machine.memory, machine.page
+    there = np.zeros(len(words), np.bool_)
+    for base, bytes_each in (
+        (source.linear_base, source.page_size),
+        (page.vmemmap, page.size),
+    ):
+        pfn = (words - np.uint64(base)) // np.uint64(bytes_each)
+        for start, end in page_ranges(machine):
+            there |= (pfn >= start) & (pfn < end)
+    with suppress(LookupError):
+        start, end = (machine.prog.symbol(name).address for name in ("_text", "_end"))
+        there |= (words >= start) & (words < end)
+    return there & source.is_kernel_address(words)

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Whose objects
+-------------
+
+The objects of a cache by the memory cgroup that they are charged to, by the NUMA
+node whose memory they are in, and by the CPU that keeps free ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Dict, List, Optional, Tuple, Union
+
+import numpy as np
+from drgn import FaultError, Object, Program
+from drgn.helpers.common.format import escape_ascii_string
+from drgn.helpers.linux.cgroup import cgroup_path
+
+from ..ledger import I64, U64, Bools, Ledger
+from ..machine import Machine, has_contents, machine
+from ..shapes import Address, Bytes
+from .caches import cpus_of
+from .lookup import lookup
+from .memcg import vectors
+from .states import ObjectState, object_states
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Objects in use that are charged to one memory cgroup."""
+
+    path: Optional[str]
+    """Of the cgroup; ``None`` if that is not in the target."""
+    memcg: Optional[Address]
+    """``struct mem_cgroup *``"""
+    objects: int
+    bytes: Bytes
+    """``size`` each: what they cost."""
+    dying: bool = False
+    """Whether the cgroup was removed and lives on for what is charged to it."""
+
+
+@dataclass
+class OwnersAnswer:
+    """The objects of a cache by who has them."""
+
+    cache: str
+    objects: int
+    """In use."""
+    owners: List[Owner] = field(default_factory=list)
+    """Most objects first."""
+    uncharged: int = 0
+    """Objects in use that are charged to no cgroup."""
+    unknown: int = 0
+    """Objects in use of which the record is not in the target."""
+    nodes: Dict[int, int] = field(default_factory=dict)
+    """Objects in use by NUMA node."""
+    cpus: Dict[int, int] = field(default_factory=dict)
+    """Objects that each CPU keeps for later."""
+
+
+def owners(prog: Program, cache: Union[str, int, Object]) -> OwnersAnswer:
+    """
+    Return who has the objects of a cache.
+
+    >>> for owner in owners(prog, "dentry").owners:
+    ...     print(owner.objects, owner.path, owner.dying)
+
+    :param cache: Its name, that of a cache merged into it, or ``struct kmem_cache *``.
+    :raises TargetError: if there is no such cache.
+    """
+    kernel = machine(prog)
+    reading = lookup(kernel)
+    ledger = reading.whole.allocator.collect(reading.number(cache), reading.whole.index)
+    objects = object_states(ledger)
+    held = np.flatnonzero(objects.state == ObjectState.IN_USE)
+    slab, index = objects.slab[held], objects.index[held]
+    answer = OwnersAnswer(ledger.facts.name, len(held))
+    nodes, counts = np.unique(ledger.slabs.nid[slab], return_counts=True)
+    answer.nodes = dict(zip(nodes.tolist(), counts.tolist()))
+    answer.cpus = {cpu.cpu: sum(cpu.free.values()) for cpu in cpus_of(ledger)}
+    charged, known = _charges(kernel, ledger, slab, index)
+    answer.unknown = int(np.count_nonzero(~known))
+    groups, counts = np.unique(charged[known], return_counts=True)
+    found: Dict[Tuple[Optional[str], Optional[int], bool], int] = {}
+    for group, count in zip(groups.tolist(), counts.tolist()):
+        if not group:
+            answer.uncharged = count
+            continue
+        told = _memcg(kernel, group)
+        found[told] = found.get(told, 0) + count
+    answer.owners = sorted(
+        (
+            Owner(path, memcg, count, count * ledger.facts.stride, dying)
+            for (path, memcg, dying), count in found.items()
+        ),
+        key=lambda owner: -owner.objects,
+    )
+    return answer
+
+
+def _charges(kernel: Machine, ledger: Ledger, slab: I64, index: I64) -> Tuple[U64, Bools]:
+    # The struct obj_cgroup * of each object, 0 for none; and which could be told.
+    start, step = vectors(kernel, ledger.slabs.page, ledger.facts.stride)
+    charged = np.zeros(len(slab), np.uint64)
+    known = np.ones(len(slab), np.bool_)
+    with_vector = np.flatnonzero(start[slab] != 0)
+    rows = slab[with_vector]
+    where = start[rows] + index[with_vector].astype(np.uint64) * step[rows]
+    gathered = kernel.memory.gather(where, kernel.memory.word_size)
+    charged[with_vector] = gathered.bytes.view(kernel.memory.word)[:, 0]
+    # The vectors are objects of kmalloc(), or lie beside those of users.
+    known[with_vector] = gathered.ok & has_contents(kernel)
+    return charged, known
+
+
+def _memcg(kernel: Machine, group: int) -> Tuple[Optional[str], Optional[int], bool]:
+    try:
+        if not kernel.memory.is_kernel_address(np.array([group], np.uint64))[0]:
+            return None, None, False
+        memcg = Object(kernel.prog, "struct obj_cgroup *", group).memcg.read_()
+        if not memcg:
+            return None, None, False
+        address = memcg.value_()
+    except (AttributeError, FaultError, LookupError):
+        return None, None, False
+    try:
+        path = escape_ascii_string(cgroup_path(memcg.css.cgroup), escape_backslash=True)
+        online = kernel.prog.constant("CSS_ONLINE")
+        return path, address, not memcg.css.flags.value_() & int(online)
+    except (AttributeError, FaultError, LookupError):
+        return None, address, False

@@ -1,0 +1,309 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Who points here
+---------------
+
+One pass over all memory for words that lead into an object, a slab, a page or
+any other range; then each hit is described by what it lies in.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Collection, Dict, Iterator, List, Optional, Tuple
+
+import numpy as np
+from drgn import IntegerLike, Program, Type, TypeKind, sizeof
+
+from ..allocators.caches import same_cache
+from ..machine import Machine, machine
+from ..machine.memory import U64
+from ..machine.tasks import ERRORS, TaskList
+from ..machine.virtual import virtual
+from ..pages.scan import Progress, page_ranges
+from ..shapes import Address
+from .address import AddressInfo
+from .describe import describe, describe_in
+from .lookup import Located, Lookup, lookup
+
+KINDS = ("slabs", "stacks", "data", "percpu", "pages")
+"""What a reference can lie in: an object of a cache, a task's stack, a variable of the kernel
+or a module, a CPU's memory, any other page."""
+
+_BLOCK_BYTES = 4 << 20
+_MOST_HITS = 1 << 20  # that are kept; after that they are only counted
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A word that leads into the range that was asked about."""
+
+    address: Address
+    """Where the word is."""
+    value: Address
+    """The word."""
+    kind: str
+    """One of :data:`KINDS`."""
+    meaning: str
+    """What it lies in."""
+    cache: Optional[str] = None
+    object: Optional[Address] = None
+    offset: Optional[int] = None
+    """Bytes from the beginning of the object to the word."""
+    state: Optional[str] = None
+    """Of the object: ``in use``, ``free``, ``waiting`` or ``unknown``."""
+    member: Optional[str] = None
+    """Member of the type that was asked for."""
+    frame: Optional[str] = None
+    """Function whose frame of the stack it lies in."""
+
+
+@dataclass
+class References:
+    """Everything that points into a range."""
+
+    start: Address
+    size: int
+    """Bytes of the range."""
+    meaning: str
+    """What is there."""
+    found: int = 0
+    """Words that lead there, in all memory."""
+    references: List[Reference] = field(default_factory=list)
+    """By address; the first of them only, if there are very many."""
+    by_kind: Dict[str, int] = field(default_factory=dict)
+    """The described ones, by what they lie in."""
+    bytes_read: int = 0
+    unreadable_pages: int = 0
+    """Pages that are not in the target, and so not known to hold none."""
+
+
+def refs(
+    prog: Program,
+    start: IntegerLike,
+    size: Optional[int] = None,
+    *,
+    kinds: Collection[str] = KINDS,
+    type: Optional[str] = None,
+    most: int = 1000,
+    progress: Optional[Progress] = None,
+) -> References:
+    """
+    Return who points into some memory.
+
+    >>> for ref in refs(prog, 0xffff888003a1c480).references:
+    ...     print(hex(ref.address), ref.meaning)
+
+    :param start: First address. That of an object, in it or of a slab: without a
+        size, the whole object or the slab's memory is meant; any other address
+        means itself alone.
+    :param size: Bytes of the range.
+    :param kinds: Tell only references that lie in these.
+    :param type: C type of the objects that point here, ``struct dentry``: its
+        members are named.
+    :param most: Describe no more than so many.
+    :raises ValueError: if a kind is none of :data:`KINDS`.
+    :raises LookupError: if there is no such type.
+    """
+    unknown = set(kinds) - set(KINDS)
+    if unknown:
+        raise ValueError(f"{', '.join(sorted(unknown))}: kinds are {', '.join(KINDS)}")
+    reading = lookup(machine(prog))
+    told = None if type is None else prog.type(type)
+    first, length, info = _range(reading, operator.index(start), size)
+    answer = References(first, length, info.meaning)
+    where, values = _search(reading.machine, first, length, answer, progress)
+    describer = _Describer(reading, told)
+    kept: List[Reference] = []
+    for address, value in zip(where.tolist(), values.tolist()):
+        if len(kept) >= most:
+            break
+        found = describer.describe(address, value)
+        if found.kind in kinds:
+            kept.append(found)
+    answer.references = kept
+    answer.by_kind = dict(Counter(one.kind for one in kept))
+    return answer
+
+
+def _range(reading: Lookup, start: int, size: Optional[int]) -> Tuple[int, int, AddressInfo]:
+    info = describe(reading, start)
+    if size is not None:
+        return start, max(size, 1), info
+    if info.object is not None and info.slab_cache is not None:
+        number = reading.number(info.slab_cache)
+        return info.object, max(int(reading.caches.rows["object_size"][number]), 1), info
+    return start, 1, info
+
+
+def _search(
+    machine: Machine, start: int, size: int, answer: References, progress: Optional[Progress]
+) -> Tuple[U64, U64]:
+    # Addresses in the direct map of the words that lead into a range, and the words.
+    memory = machine.memory
+    low, reach = np.uint64(start), np.uint64(size)
+    where: List[U64] = [np.zeros(0, np.uint64)]
+    values: List[U64] = [np.zeros(0, np.uint64)]
+    kept = 0
+    for address, words in _words(machine, answer, progress):
+        hits = np.flatnonzero(words - low < reach)
+        if not len(hits):
+            continue
+        answer.found += len(hits)
+        if kept < _MOST_HITS:
+            kept += len(hits)
+            where.append(np.uint64(address) + hits.astype(np.uint64) * np.uint64(memory.word_size))
+            values.append(words[hits].astype(np.uint64))
+    return np.concatenate(where), np.concatenate(values)
+
+
+def _words(
+    machine: Machine, answer: References, progress: Optional[Progress]
+) -> Iterator[Tuple[int, U64]]:
+    memory = machine.memory
+    ranges = page_ranges(machine)
+    total, done = sum(end - start for start, end in ranges), 0
+    for start, end in ranges:
+        base = memory.linear_base
+        first, last = (base + (pfn << memory.page_shift) for pfn in (start, end))
+        there = 0
+        for address, data in memory.linear_blocks(first, last, _BLOCK_BYTES):
+            there += len(data)
+            answer.bytes_read += len(data)
+            yield address, data.view(memory.word)
+            if progress:
+                progress("pages", done + (address - first >> memory.page_shift), total)
+        done += end - start
+        answer.unreadable_pages += (last - first - there) >> memory.page_shift
+    # A capture keeps these under the addresses by which they were read.
+    for first, last in _kept_apart(machine) if machine.manifest is not None else ():
+        for address, data in memory.blocks(first, last, _BLOCK_BYTES):
+            answer.bytes_read += len(data)
+            yield address, data.view(memory.word)
+
+
+def _kept_apart(machine: Machine) -> Iterator[Tuple[int, int]]:
+    page = machine.page
+    for start, end in page_ranges(machine):
+        yield page.vmemmap + start * page.size, page.vmemmap + end * page.size
+    with suppress(LookupError):
+        first, last = (machine.prog.symbol(name).address for name in ("_sdata", "_end"))
+        yield first, last
+
+
+class _Describer:
+    # Tells what a word lies in, by the address under which people know the place.
+
+    def __init__(self, reading: Lookup, type: Optional[Type]) -> None:
+        self._reading, self._type = reading, type
+        self._machine = reading.machine
+        self._virtual = virtual(self._machine)
+        self._slabs: Dict[int, Optional[Located]] = {}
+
+    def describe(self, linear: int, value: int) -> Reference:
+        memory = self._machine.memory
+        physical = linear - memory.linear_base
+        address = self._virtual.address(physical, memory.page_shift) or linear
+        info = self._info(address)
+        kind = self._kind(info, address, linear)
+        member = None
+        if self._type is not None and info.offset is not None and self._may_be(info):
+            member = member_at(self._type, info.offset)
+        frame = self._frame(address) if kind == "stacks" else None
+        return Reference(
+            address,
+            value,
+            kind,
+            info.meaning,
+            info.cache,
+            info.object,
+            info.offset if info.object is not None else None,
+            info.state,
+            member,
+            frame,
+        )
+
+    def _info(self, address: int) -> AddressInfo:
+        # Many words of one slab may lead there.
+        page = address >> self._machine.memory.page_shift
+        if page not in self._slabs:
+            self._slabs[page] = self._reading.at(address)
+        slab = self._slabs[page]
+        if slab is not None and slab.number >= 0:
+            return describe_in(slab, address)
+        return describe(self._reading, address)
+
+    def _may_be(self, info: AddressInfo) -> bool:
+        # Whether an object is as large as one of the type is in its cache.
+        if info.slab_cache is None or info.object is None:
+            return False
+        caches = self._reading.listed
+        at = same_cache(np.array([info.slab_cache], np.uint64), caches)[0]
+        if at < 0 or self._type is None:
+            return False
+        # Some are cut short: struct kmem_cache by the nodes that there are.
+        size, tag = sizeof(self._type), getattr(self._type, "tag", None)
+        return info.cache == tag or bool(size <= caches.rows["object_size"][at] < 2 * size)
+
+    def _kind(self, info: AddressInfo, address: int, linear: int) -> str:
+        if info.object is not None or info.kind == "slab":
+            return "slabs"
+        if info.kind in ("struct slab", "struct page"):
+            return "pages"
+        if info.kind == "per-CPU":
+            return "percpu"
+        if self._tasks.on_stack(address) is not None:
+            return "stacks"
+        return "pages" if address == linear else "data"
+
+    @property
+    def _tasks(self) -> TaskList:
+        return self._machine.settled(TaskList)
+
+    def _frame(self, address: int) -> Optional[str]:
+        # The innermost frame whose part of the stack reaches as far.
+        task = self._tasks.on_stack(address)
+        try:
+            assert task is not None
+            if task.saved is not None and address < task.saved:
+                return "below the frames in use"
+            trace = self._machine.prog.stack_trace(task.object)
+            for frame, outer in zip(trace, list(trace)[1:]):
+                if frame.sp <= address < outer.sp:
+                    return frame.name
+        except (AssertionError, *ERRORS):
+            pass
+        return None
+
+
+def member_at(type: Type, offset: int) -> Optional[str]:
+    """
+    Return the member at some offset of a type, ``d_name.hash`` or ``slots[3]``.
+
+    >>> member_at(prog.type("struct list_head"), 8)
+    'prev'
+
+    :param offset: In bytes.
+    :return: ``None`` if there is none: padding, or past the end.
+    """
+    plain = type.unaliased()
+    if plain.kind == TypeKind.ARRAY:
+        size = sizeof(plain.type)
+        if not size or not 0 <= offset < size * (plain.length or 0):
+            return None
+        inner = member_at(plain.type, offset % size)
+        return None if inner is None else f"[{offset // size}]{_joined(inner)}"
+    if plain.kind not in (TypeKind.STRUCT, TypeKind.UNION, TypeKind.CLASS):
+        return "" if 0 <= offset < sizeof(plain) else None
+    for member in plain.members or ():
+        inner = member_at(member.type, offset - member.bit_offset // 8)
+        if inner is not None:
+            return (member.name or "") + (_joined(inner) if member.name else inner)
+    return None
+
+
+def _joined(inner: str) -> str:
+    return inner if not inner or inner.startswith("[") else f".{inner}"

@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+The slabs of a cache
+--------------------
+
+Each with the list that it stands on or the CPU that has it, how full it is,
+and where its free objects are recorded.
+"""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass, field
+from typing import Dict, Iterator, List, Optional, Tuple, Union
+
+import numpy as np
+from drgn import IntegerLike, Object, Program
+
+from ..errors import TargetError
+from ..ledger import I64, U64, Ledger, ListKind
+from ..machine import Machine, machine
+from ..shapes import Address
+from .lookup import Judged, lookup
+from .states import ObjectState, SlabObject
+
+ON_CPU = ListKind.CPU_SLAB | ListKind.CPU_PARTIAL
+
+_LISTS = {
+    ListKind.PARTIAL: "partial",
+    ListKind.FULL: "full",
+    ListKind.FREE: "free",
+    ListKind.CPU_SLAB: "cpu",
+    ListKind.CPU_PARTIAL: "cpu partial",
+    ListKind.DEFERRED: "deferred",
+}
+
+
+@dataclass(frozen=True)
+class SlabUsage:
+    """One slab."""
+
+    slab: Address
+    """``struct slab *`` (the head ``struct page *`` before Linux 5.17)."""
+    address: Address
+    """Of its memory."""
+    node: int
+    """NUMA node of its memory."""
+    list: Optional[str]
+    """The list that it stands on: ``partial``, ``full``, ``free``, ``cpu`` (a CPU allocates
+    from it), ``cpu partial``, ``deferred``; ``None`` for none."""
+    owner: Optional[int]
+    """The CPU, or the node, whose list that is."""
+    order: int
+    """It has ``1 << order`` pages."""
+    objects: int
+    counted: int
+    """In use by the slab's own count."""
+    in_use: int
+    """What users hold."""
+    free: Dict[str, int] = field(default_factory=dict)
+    """Free objects by the place that records them."""
+    waiting: int = 0
+    """Freed by their users; a grace period has to pass."""
+    unknown: int = 0
+    """Objects about which the structures contradict each other."""
+    finding: Optional[str] = None
+    """Code of the first finding about it."""
+
+
+@dataclass(frozen=True)
+class SlabsAnswer:
+    """Slabs of one cache, by address."""
+
+    cache: str
+    slab_cache: Address
+    """``struct kmem_cache *``"""
+    slabs: List[SlabUsage]
+    objects: Tuple[SlabObject, ...] = ()
+    """Every object, where one slab was asked for."""
+
+
+def slabs(
+    prog: Program,
+    cache: Union[str, int, Object],
+    *,
+    partial: bool = False,
+    full: bool = False,
+    cpu: Optional[int] = None,
+    node: Optional[int] = None,
+    slab: Optional[IntegerLike] = None,
+) -> SlabsAnswer:
+    """
+    Return the slabs of a cache.
+
+    >>> for slab in slabs(prog, "dentry", partial=True).slabs:
+    ...     print(hex(slab.slab), slab.in_use, slab.objects)
+
+    :param cache: Its name, that of a cache merged into it, or ``struct kmem_cache *``.
+    :param partial: Only those on partial lists, of a node or a CPU.
+    :param full: Only those all of whose objects are counted as in use. With *partial*:
+        both kinds.
+    :param cpu: Only those that a CPU has.
+    :param node: Only those in the memory of a NUMA node.
+    :param slab: Only this one, with its objects: its address, or any in its memory.
+    :raises TargetError: if there is no such cache, or no such slab in it.
+    """
+    reading = lookup(machine(prog))
+    judged = reading.judged(reading.number(cache))
+    ledger = judged.ledger
+    kind, owner = _standing(ledger)
+    wanted = np.ones(len(ledger.slabs), np.bool_)
+    if partial or full:
+        wanted &= (partial & ((kind & (ListKind.PARTIAL | ListKind.CPU_PARTIAL)) != 0)) | (
+            full & (ledger.slabs.counted == ledger.slabs.objects)
+        )
+    if cpu is not None:
+        wanted &= ((kind & ON_CPU) != 0) & (owner == cpu)
+    if node is not None:
+        wanted &= ledger.slabs.nid == node
+    objects: Tuple[SlabObject, ...] = ()
+    if slab is not None:
+        row = _row(reading.machine, ledger, operator.index(slab))
+        wanted &= np.arange(len(wanted)) == row
+        objects = tuple(judged.objects.take(judged.objects.slab == row))
+    found = list(_usages(reading.machine, judged, kind, owner, np.flatnonzero(wanted)))
+    return SlabsAnswer(ledger.facts.name, ledger.facts.address, found, objects)
+
+
+def _row(machine: Machine, ledger: Ledger, address: int) -> int:
+    pages = ledger.slabs.page
+    starts = _addresses(machine, ledger)
+    reach = np.uint64(machine.memory.page_size) << ledger.slabs.order.astype(np.uint64)
+    inside = (np.uint64(address) - starts) < reach
+    rows = np.flatnonzero((pages == np.uint64(address)) | inside)
+    if not len(rows):
+        raise TargetError(f"0x{address:x} is no slab of {ledger.facts.name}, and in none")
+    return int(rows[0])
+
+
+def _addresses(machine: Machine, ledger: Ledger) -> U64:
+    memory, page = machine.memory, machine.page
+    pfns = (ledger.slabs.page - np.uint64(page.vmemmap)) // np.uint64(page.size)
+    return memory.phys_to_virt(pfns << np.uint64(memory.page_shift))
+
+
+def _standing(ledger: Ledger) -> Tuple[I64, I64]:
+    # The list that each slab stands on, as ListKind, and whose that is; 0 and -1 for none.
+    members = ledger.memberships
+    kind = np.zeros(len(ledger.slabs), np.int64)
+    owner = np.full(len(ledger.slabs), -1, np.int64)
+    known = members.slab >= 0
+    kind[members.slab[known]] = members.kind[known]
+    owner[members.slab[known]] = members.owner[known]
+    return kind, owner
+
+
+def _usages(
+    machine: Machine, judged: Judged, kind: I64, owner: I64, rows: I64
+) -> Iterator[SlabUsage]:
+    ledger, slabs = judged.ledger, judged.ledger.slabs
+    states = len(ObjectState)
+    cells = judged.objects.slab * states + judged.objects.state
+    by_state = np.bincount(cells, minlength=len(slabs) * states).reshape(-1, states)[rows]
+    # The state of an object is what its first claim says, and so is its place.
+    first = judged.objects.claim[judged.objects.state == ObjectState.FREE]
+    place = ledger.claims.place[first]
+    cells = ledger.claims.slab[first] * len(ledger.places) + place
+    shape = (len(slabs), len(ledger.places))
+    by_place = np.bincount(cells, minlength=shape[0] * shape[1]).reshape(shape)[rows]
+    names = [place.name for place in ledger.places]
+    codes: Dict[int, str] = {}
+    for finding in judged.findings:
+        if finding.slab is not None and finding.rule not in ("note", "unavailable"):
+            codes.setdefault(finding.slab, finding.code)
+    columns = (
+        slabs.page[rows].tolist(),
+        _addresses(machine, ledger)[rows].tolist(),
+        slabs.nid[rows].tolist(),
+        kind[rows].tolist(),
+        owner[rows].tolist(),
+        slabs.order[rows].tolist(),
+        slabs.objects[rows].tolist(),
+        slabs.counted[rows].tolist(),
+        by_state.tolist(),
+        by_place.tolist(),
+    )
+    for page, address, nid, on, of, order, objects, counted, state, places in zip(*columns):
+        yield SlabUsage(
+            page,
+            address,
+            nid,
+            _LISTS.get(on),
+            of if of >= 0 else None,
+            order,
+            objects,
+            counted,
+            state[ObjectState.IN_USE],
+            {name: count for name, count in zip(names, places) if count},
+            state[ObjectState.WAITING],
+            state[ObjectState.UNKNOWN],
+            codes.get(page),
+        )

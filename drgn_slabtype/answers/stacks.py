@@ -1,0 +1,272 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Who allocated the objects
+-------------------------
+
+Objects by the call trace that allocated them, or freed them last, where the
+kernel keeps that (slub_debug=U), as ``alloc_traces`` of debugfs shows them; by
+what their first words are, where it does not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import takewhile
+from typing import Dict, List, Optional, Set, Tuple
+
+import numpy as np
+from drgn import Program
+
+from ..errors import TargetError
+from ..ledger import I64, U64
+from ..machine import Machine, machine
+from ..machine.clock import Clock, clock
+from ..machine.columns import Rows
+from ..machine.symbols import CodeNames, depot_traces
+from ..pages.scan import Progress
+from ..shapes import Bytes
+from .lookup import Lookup, lookup
+from .slots import slot
+from .states import ObjectState, object_states
+
+_BATCH = 1 << 16  # tracks that are held at a time
+_MOST_PIDS = 8  # that are listed of one call trace
+
+
+@dataclass
+class Stack:
+    """Objects of one cache that were allocated, or freed, by the same call trace."""
+
+    cache: str
+    count: int
+    bytes: Bytes
+    """Of all of them, as large as their users asked for: ``object_size`` each."""
+    caller: Optional[str]
+    """Symbol and offset."""
+    stack: Tuple[str, ...] = ()
+    """Call trace, innermost first, if it was kept."""
+    youngest: Optional[float] = None
+    """Age in seconds; in jiffies where the target does not tell how long one is."""
+    average: Optional[float] = None
+    oldest: Optional[float] = None
+    cpus: Tuple[int, ...] = ()
+    """CPUs on which that was."""
+    pids: Tuple[int, ...] = ()
+    """Processes that did it; the first few, if they are many."""
+    processes: int = 0
+    """How many different ones."""
+
+
+@dataclass
+class StacksAnswer:
+    """Objects by call trace, the largest groups first."""
+
+    event: str
+    """``allocated`` or ``freed``."""
+    stacks: List[Stack] = field(default_factory=list)
+    found: int = 0
+    """Call traces, also those that are not told."""
+    objects: int = 0
+    """That were looked at."""
+    untracked: int = 0
+    """Of which nothing is recorded."""
+    caches: int = 0
+    """With records."""
+    seconds: bool = True
+    """Whether ages are in seconds."""
+
+
+def stacks(
+    prog: Program,
+    *wanted: str,
+    freed: bool = False,
+    most: Optional[int] = None,
+    progress: Optional[Progress] = None,
+) -> StacksAnswer:
+    """
+    Return objects in use by the call trace that allocated them.
+
+    >>> for stack in stacks(prog, "kmalloc-*").stacks[:10]:
+    ...     print(stack.count, stack.cache, stack.caller)
+
+    :param wanted: Names of caches, or patterns; all that have records if there are none.
+    :param freed: Objects that are free instead, by who freed them.
+    :param most: Tell no more than so many.
+    :raises TargetError: if there is no such cache, or none of those named has records.
+    """
+    kernel = machine(prog)
+    reading = lookup(kernel, progress)
+    numbers = _numbers(reading, wanted)
+    tracked = [
+        (number, layout.tracks)
+        for number in numbers
+        if (layout := slot(kernel, reading.caches, number)).tracks is not None
+    ]
+    if wanted and not tracked:
+        raise TargetError(
+            f"{', '.join(wanted)}: no record of who allocated objects: slub_debug=U keeps one"
+        )
+    now = clock(kernel)
+    answer = StacksAnswer("freed" if freed else "allocated", caches=len(tracked))
+    answer.seconds = now is not None and now.hz is not None
+    names = kernel.fact(CodeNames)
+    for done, (number, offset) in enumerate(tracked):
+        if progress:
+            progress("caches", done, len(tracked))
+        _add(answer, reading, number, offset, now, names)
+    answer.stacks.sort(key=lambda stack: (-stack.count, stack.cache, stack.caller or ""))
+    answer.found = len(answer.stacks)
+    if most is not None:
+        del answer.stacks[most:]
+    return answer
+
+
+def _numbers(reading: Lookup, wanted: Tuple[str, ...]) -> List[int]:
+    if not wanted:
+        return list(range(len(reading.caches)))
+    return sorted({number for name in wanted for number in reading.numbers(name)})
+
+
+@dataclass
+class _Group:
+    # The objects of one call trace, as they come.
+    caller: int
+    handle: int
+    trace: Tuple[int, ...]
+    count: int = 0
+    ages: int = 0
+    aged: int = 0
+    youngest: int = 1 << 63
+    oldest: int = -1
+    cpus: Set[int] = field(default_factory=set)
+    pids: Set[int] = field(default_factory=set)
+
+    def add(self, other: _Group) -> None:
+        """Take in the objects of another one."""
+        self.count += other.count
+        self.ages += other.ages
+        self.aged += other.aged
+        self.youngest = min(self.youngest, other.youngest)
+        self.oldest = max(self.oldest, other.oldest)
+        self.cpus |= other.cpus
+        self.pids |= other.pids
+
+
+def _add(
+    answer: StacksAnswer,
+    reading: Lookup,
+    number: int,
+    offset: int,
+    now: Optional[Clock],
+    names: CodeNames,
+) -> None:
+    kernel = reading.machine
+    ledger = reading.whole.allocator.collect(number, reading.whole.index)
+    objects = object_states(ledger)
+    freed = answer.event == "freed"
+    state = ObjectState.FREE if freed else ObjectState.IN_USE
+    chosen = objects.address[objects.state == state]
+    at = offset + (kernel.structure("struct track").size if freed else 0)
+    groups: Dict[Tuple[int, ...], _Group] = {}
+    for first in range(0, len(chosen), _BATCH):
+        addresses = chosen[first : first + _BATCH] + np.uint64(at)
+        rows = kernel.rows("struct track", addresses)
+        known = rows.ok & (rows["addr"] != 0)
+        answer.objects += len(addresses)
+        answer.untracked += int((~known).sum())
+        _group(groups, kernel, rows, np.flatnonzero(known), now)
+    facts = ledger.facts
+    handles = np.array([group.handle for group in groups.values()], np.uint64)
+    traces = depot_traces(kernel, handles)
+    # The depot may keep one call trace twice, under two handles.
+    merged: Dict[Tuple[int, ...], _Group] = {}
+    for group in groups.values():
+        trace = group.trace or tuple(traces.get(group.handle, ()))
+        group.trace = tuple(takewhile(bool, trace))
+        same = merged.setdefault((group.caller, *group.trace), group)
+        if same is not group:
+            same.add(group)
+    for group in merged.values():
+        answer.stacks.append(_stack(group, names, facts.name, facts.object_size, now))
+
+
+def _group(
+    groups: Dict[Tuple[int, ...], _Group],
+    kernel: Machine,
+    rows: Rows,
+    which: I64,
+    now: Optional[Clock],
+) -> None:
+    if not len(which):
+        return
+    keys = np.ascontiguousarray(_keys(rows)[which])
+    packed = keys.view(np.dtype((np.void, keys.shape[1] * 8)))[:, 0]
+    _, first, back = np.unique(packed, return_index=True, return_inverse=True)
+    back = back.reshape(-1)
+    counts = np.bincount(back, minlength=len(first))
+    found = []
+    for row, count in zip(keys[first].tolist(), counts.tolist()):
+        key = tuple(row)
+        has_handle = rows.structure.has("handle")
+        group = groups.setdefault(
+            key, _Group(key[0], key[1] if has_handle else 0, () if has_handle else key[1:])
+        )
+        group.count += count
+        found.append(group)
+    for name, add in (("cpu", "cpus"), ("pid", "pids")):
+        pairs = np.unique(np.stack([back, rows[name][which].astype(np.int64)]), axis=1)
+        for at, value in zip(*pairs.tolist()):
+            getattr(found[at], add).add(value)
+    if now is not None:
+        _ages(found, back, rows["when"][which], now)
+
+
+def _ages(groups: List[_Group], back: I64, when: U64, now: Clock) -> None:
+    age = np.uint64(now.jiffies) - when
+    sound = age < np.uint64(1 << 62)
+    order = np.argsort(back[sound], kind="stable")
+    sorted_ages, owners = age[sound][order].astype(np.int64), back[sound][order]
+    starts = np.searchsorted(owners, np.arange(len(groups)))
+    ends = np.searchsorted(owners, np.arange(len(groups)), "right")
+    for group, start, end in zip(groups, starts.tolist(), ends.tolist()):
+        if start < end:
+            own = sorted_ages[start:end]
+            group.ages += int(own.sum())
+            group.aged += end - start
+            group.youngest = min(group.youngest, int(own.min()))
+            group.oldest = max(group.oldest, int(own.max()))
+
+
+def _keys(rows: Rows) -> U64:
+    # What tells call traces apart: shape (n, words).
+    # Since "mm/slub: use stackdepot to save stack trace in objects" (in v5.19),
+    # a handle takes the place of addrs.
+    if rows.structure.has("handle"):
+        return np.stack([rows["addr"], rows["handle"]], axis=1)
+    if rows.structure.has("addrs"):
+        start = rows.structure.offset("addrs")
+        length = rows.structure.type.member("addrs").type.length or 0
+        raw = np.ascontiguousarray(rows.raw[:, start : start + 8 * length])
+        words = raw.view(f"{rows.structure.byteorder}u8").astype(np.uint64)
+        return np.concatenate([rows["addr"][:, None], words], axis=1)
+    return rows["addr"][:, None]
+
+
+def _stack(group: _Group, names: CodeNames, cache: str, size: int, now: Optional[Clock]) -> Stack:
+    trace = tuple(names[address] for address in group.trace)
+    pids = sorted(group.pids)
+    stack = Stack(
+        cache,
+        group.count,
+        group.count * size,
+        names[group.caller],
+        trace,
+        cpus=tuple(sorted(group.cpus)),
+        pids=tuple(pids[:_MOST_PIDS]),
+        processes=len(pids),
+    )
+    if group.aged:
+        ages = (group.youngest, group.ages / group.aged, group.oldest)
+        hz = (now.hz if now is not None else None) or 1
+        stack.youngest, stack.average, stack.oldest = (age / hz for age in ages)
+    return stack

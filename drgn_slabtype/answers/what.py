@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+One word
+--------
+
+What 64 bits can be: a value that the kernel writes on purpose, text, a moment,
+an error, an address and what is there, a free pointer in one of its forms, or a
+pointer of which one bit or one byte is wrong.
+"""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+from typing import Iterator, Optional, Tuple
+
+import numpy as np
+from drgn import IntegerLike, Program
+
+from ..allocators.slub.cache import SlubCache, slab_flags
+from ..allocators.slub.freelists import Encoding, decode
+from ..machine import Machine, machine
+from ..machine.clock import clock
+from ..shapes import Address, Flags
+from .address import Meaning
+from .content import describe_word, longest_text
+from .describe import describe
+from .diagnose import spell
+from .lookup import Lookup, lookup
+from .nearby import wrong_pointers
+from .poisons import poisons
+
+_SHORTEST_TEXT = 4  # fewer printable bytes in a row come about by chance
+
+
+@dataclass(frozen=True)
+class Word:
+    """What a word can be; the more certain meanings first."""
+
+    word: Flags
+    at: Optional[Address] = None
+    """Where it is stored, if that was told."""
+    where: Optional[str] = None
+    """What is there."""
+    meanings: Tuple[Meaning, ...] = ()
+
+
+def what(prog: Program, word: IntegerLike, at: Optional[IntegerLike] = None) -> Word:
+    """
+    Return what a word can be.
+
+    >>> [one.meaning for one in what(prog, 0xdead000000000122).meanings]
+    ['LIST_POISON2, prev of a deleted list entry']
+
+    :param word: 64 bits, signed or unsigned.
+    :param at: Address at which the word is stored. A free pointer of SLUB that is
+        hardened, and an index of SLAB, can be told only if that is known.
+    :raises ValueError: if *word* has more than 64 bits.
+    :raises LayoutError: if the kernel's layout is not understood.
+    """
+    value = word_of(word)
+    stored = None if at is None else word_of(at)
+    reading = lookup(machine(prog))
+    where = None if stored is None else spell(describe(reading, stored))
+    return Word(value, stored, where, meanings(reading, value, stored))
+
+
+def word_of(number: IntegerLike) -> int:
+    """
+    Return 64 bits as an unsigned number.
+
+    :raises ValueError: if there are more.
+    """
+    value = operator.index(number)
+    if not -(1 << 63) <= value < 1 << 64:
+        raise ValueError(f"{value:#x} has more than 64 bits")
+    return value & (1 << 64) - 1
+
+
+def meanings(reading: Lookup, value: int, at: Optional[int] = None) -> Tuple[Meaning, ...]:
+    """Return what a word can be, as of one reading of the machine."""
+    found = [*_values(reading.machine, value), *_address(reading, value)]
+    if at is not None:
+        found += _stored(reading, value, at)
+    if all(one.kind == "address" for one in found):
+        found += [
+            Meaning(f"wrong {one.what}", f"with {one.how}: {spell(one.info)}", one.info.address)
+            for one in wrong_pointers(reading, value)
+        ]
+    return tuple(dict.fromkeys(found))
+
+
+def _values(machine: Machine, value: int) -> Iterator[Meaning]:
+    source = machine.memory
+    assert machine.prog.platform is not None
+    known = poisons(value, source.word_size, machine.prog.platform.arch.name)
+    yield from (Meaning("poison", one) for one in known)
+    told = describe_word(value, source.word_size)
+    if told is not None and not known:
+        yield Meaning("error" if told.startswith("the error") else "number", told)
+    data = value.to_bytes(source.word_size, "little" if source.byteorder == "<" else "big")
+    text = longest_text(data)
+    if len(text) >= _SHORTEST_TEXT and not known:
+        spelled = text.decode("ascii").replace("\\", "\\\\").replace('"', '\\"')
+        whole = data.strip(b"\0") == text
+        yield Meaning("text", f'text "{spelled}"' + ("" if whole else " among other bytes"))
+    yield from _moment(machine, value)
+    yield from _page_type(machine, value)
+
+
+def _moment(machine: Machine, value: int) -> Iterator[Meaning]:
+    now = clock(machine)
+    ago = None if now is None else now.ago(value)
+    if now is None or ago is None:
+        return
+    seconds = now.seconds(abs(ago))
+    long = f"{abs(ago)} jiffies" if seconds is None else f"{seconds:.3f} s"
+    yield Meaning("jiffies", f"a moment: jiffies {long} {'ago' if ago >= 0 else 'from now'}")
+
+
+def _page_type(machine: Machine, value: int) -> Iterator[Meaning]:
+    encoding = machine.layout.encoding
+    if value >> 32 in (0, 0xFFFFFFFF):
+        word = value & 0xFFFFFFFF
+        if encoding.types_of(word) and not encoding.conflict(word):
+            yield Meaning("page type", f"a page_type word: {encoding.explain(word)}")
+
+
+def _address(reading: Lookup, value: int) -> Iterator[Meaning]:
+    if reading.machine.memory.is_kernel_address(np.array([value], np.uint64))[0]:
+        info = describe(reading, value)
+        if info.is_known:
+            yield Meaning("address", spell(info), value)
+
+
+# Where it is stored --------------------------------------------------------------
+
+
+def _stored(reading: Lookup, value: int, at: int) -> Iterator[Meaning]:
+    slab = reading.at(at)
+    if slab is not None and slab.number >= 0 and reading.machine.layout.allocator == "SLUB":
+        cache = SlubCache(slab.caches, slab.number, slab_flags(reading.machine), 1)
+        yield from _free_pointers(reading, cache, value, at)
+    elif reading.machine.layout.allocator == "SLAB":
+        yield from _index(reading, at)
+
+
+_FORMS = {
+    Encoding.PLAIN: "not hardened",
+    Encoding.XOR: "hardened without byte swap",
+    Encoding.SWAPPED: "hardened with byte swap",
+}
+
+
+def _free_pointers(reading: Lookup, cache: SlubCache, value: int, at: int) -> Iterator[Meaning]:
+    word, where = np.array([value], np.uint64), np.array([at], np.uint64)
+    for form, name in _FORMS.items():
+        if form is not Encoding.PLAIN and cache.random < 0:
+            continue
+        pointer = int(decode(form, word, where, max(cache.random, 0))[0])
+        if not pointer and (value or _is_free_pointer(reading, cache, at)):
+            yield Meaning("free pointer", f"a free pointer, {name}: NULL, the end of a freelist")
+        elif reading.machine.memory.is_kernel_address(np.array([pointer], np.uint64))[0]:
+            info = describe(reading, pointer)
+            if info.object is not None or (form is not Encoding.PLAIN and info.is_known):
+                text = f"a free pointer, {name}: 0x{pointer:x}: {spell(info)}"
+                yield Meaning("free pointer", text, pointer)
+
+
+def _is_free_pointer(reading: Lookup, cache: SlubCache, at: int) -> bool:
+    # Whether that is where one is stored.
+    return describe(reading, at).offset == cache.offset
+
+
+def _index(reading: Lookup, at: int) -> Iterator[Meaning]:
+    # An entry of the array that the address is in, of whatever slab has it there.
+    machine, whole = reading.machine, reading.whole
+    caches, owner = whole.allocator.caches, whole.allocator.ownership.cache
+    order = "little" if machine.memory.byteorder == "<" else "big"
+    width = machine.structure("freelist_idx_t").size
+    entry = (np.uint64(at) - whole.index["freelist"]) // np.uint64(width)
+    objects = caches.rows["num"][owner]
+    for row in np.flatnonzero((owner >= 0) & (entry < objects))[:1].tolist():
+        start = int(whole.index["freelist"][row]) + int(entry[row]) * width
+        number = int.from_bytes(machine.prog.read(start, width), order)  # type: ignore[arg-type]
+        right = "" if number < objects[row] else ", which is no object"
+        slab = f"{caches.names[owner[row]]} slab 0x{whole.index.pages[row]:x}"
+        text = f"entry {entry[row]} of the freelist of {slab} holds index {number}{right}"
+        yield Meaning("index", text)

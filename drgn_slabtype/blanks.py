@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Pages of a dump that a dumper left as zeroes
+--------------------------------------------
+
+A dumper that cannot read a page, or was told to leave it out, may write zeroes in
+its place. No structure that is read here is all zeroes for a whole page: a
+``struct page`` counts its users, a cache has a name, an array a limit, a list
+head leads somewhere. So such a page is missing, and whatever rests on it is not
+judged. Free pointers and index arrays are different: the page of an object may
+well be zeroes. There it counts only for a slab of which something is said.
+
+Nobody looks for such pages as long as nothing is said at all.
+"""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import Iterable, Iterator, List, Sequence, Set
+
+import numpy as np
+from drgn import FaultError
+from drgn.helpers.linux.mm import follow_phys
+
+from .files.elf import PT_LOAD, Segment
+from .files.hidden import hide
+from .findings import Finding
+from .machine import Machine
+from .pages import scan, sections, zones
+from .reading import Reading
+from .regions import Region
+
+# Where a slab's own page can be all zeroes.
+_OF_OBJECTS = frozenset({"free pointers", "index arrays", "debugging"})
+_ELSEWHERE = frozenset({"memory map", "slab pages", "page tables", "stack traces", "KFENCE"})
+_ROOTS = (
+    *("slab_caches", "kmem_cache", "mem_section", "vmemmap_base", "page_offset_base", "max_pfn"),
+    *("__per_cpu_offset", "__cpu_possible_mask", "nr_cpu_ids"),
+    *("node_data", "node_states", "nr_node_ids", "init_mm", "saved_command_line"),
+)
+_BLOCK_BYTES = 2 << 20
+_NEVER = 1 << 20  # pages: more than this is not a matter of single ones
+
+
+def hide_blanks(reading: Reading, findings: Sequence[Finding]) -> int:
+    """
+    Let the blank pages that structures lie in fault from now on.
+
+    :param reading: Of the whole of a machine that does not move.
+    :param findings: What is said of it.
+    :return: How many they are.
+    """
+    machine = reading.machine
+    pages = _structures(reading, findings) | set(_memory_map(machine))
+    size = machine.memory.page_size
+    for page in list(pages)[:_NEVER]:
+        hide(machine.prog, _views(machine, page * size, size))
+    return len(pages)
+
+
+def _structures(reading: Reading, findings: Sequence[Finding]) -> Set[int]:
+    machine = reading.machine
+    shift = np.uint64(machine.memory.page_shift)
+    slabs = _slabs(reading, findings)
+    wanted: Set[int] = set(_roots(machine))
+    # A cache that the list of caches does not lead to any more.
+    wanted |= set((np.unique(reading.index["slab_cache"]) >> shift).tolist())
+    declared = chain(
+        (one for some in reading.allocator.regions(reading.index) for one in _safely(some.regions)),
+        _safely(sections.regions(machine)),
+        _safely(zones.regions(machine)),
+    )
+    for one in declared:
+        if one.masked or one.what in _ELSEWHERE or not len(one.addresses):
+            continue
+        starts, sizes = one.addresses, np.maximum(one.sizes, 1)
+        pages = set((starts >> shift).tolist()) | set(
+            ((starts + sizes - np.uint64(1)) >> shift).tolist()
+        )
+        wanted |= pages & slabs if one.what in _OF_OBJECTS else pages
+    return {page for page in wanted if _is_blank(machine, page)}
+
+
+def _safely(regions: Iterable[Region]) -> Iterator[Region]:
+    # As far as they can be declared.
+    try:
+        yield from regions
+    except (AttributeError, FaultError, LookupError, OverflowError):
+        return
+
+
+def _slabs(reading: Reading, findings: Sequence[Finding]) -> Set[int]:
+    # Pages of the slabs of which something is said, and of their index arrays.
+    index, shift = reading.index, np.uint64(reading.machine.memory.page_shift)
+    named = [finding.slab for finding in findings if finding.slab is not None]
+    rows = index.rows_of_pages(np.array(named, np.uint64))
+    rows = np.unique(rows[rows >= 0])
+    found: Set[int] = set()
+    starts, spans = index.addresses[rows] >> shift, index.spans[rows] >> shift
+    for start, span in zip(starts.tolist(), spans.tolist()):
+        found.update(range(start, start + min(span, 1 << 10)))
+    heads = index["freelist"][rows] >> shift
+    found.update(heads.tolist())
+    found.update((heads + np.uint64(1)).tolist())
+    return found
+
+
+def _roots(machine: Machine) -> Iterator[int]:
+    for name in _ROOTS:
+        try:
+            address = machine.prog.variable(name).address_
+        except LookupError:
+            continue
+        if address is not None:
+            yield address >> machine.memory.page_shift
+
+
+def _memory_map(machine: Machine) -> Iterator[int]:
+    # A page of it, if memory is there that it should describe.
+    memory, size = machine.memory, machine.page.size
+    for start, end in scan.page_ranges(machine):
+        low = machine.page.vmemmap + start * size
+        high = machine.page.vmemmap + end * size
+        for address, data in memory.blocks(low, high, _BLOCK_BYTES):
+            lead = -address % memory.page_size
+            whole = (len(data) - lead) // memory.page_size
+            if whole <= 0:
+                continue
+            rows = data[lead : lead + whole * memory.page_size].reshape(whole, -1)
+            for row in np.flatnonzero(~rows.any(axis=1)).tolist():
+                page = address + lead + row * memory.page_size
+                if _describes(machine, page):
+                    yield page >> memory.page_shift
+
+
+def _describes(machine: Machine, address: int) -> bool:
+    memory, size = machine.memory, machine.page.size
+    first = -(-(address - machine.page.vmemmap) // size)
+    for pfn in range(first, first + memory.page_size // size, 8):
+        try:
+            memory.prog.read(pfn << memory.page_shift, 1, True)
+        except (FaultError, OverflowError):
+            continue
+        return True
+    return False
+
+
+def _is_blank(machine: Machine, page: int) -> bool:
+    memory = machine.memory
+    if not memory.is_kernel_address(np.array([page << memory.page_shift], np.uint64))[0]:
+        return False
+    try:
+        data = memory.read(page << memory.page_shift, memory.page_size)
+    except (FaultError, OverflowError):
+        return False
+    return data.count(0) == len(data)
+
+
+def _views(machine: Machine, address: int, size: int) -> List[Segment]:
+    # The same page is read where it is mapped, in the direct map and by its
+    # physical address.
+    base = machine.memory.linear_base
+    physical = address - base
+    if not 0 <= physical < 1 << 46:
+        try:
+            physical = int(follow_phys(machine.prog["init_mm"].address_of_(), address))
+        except (FaultError, LookupError):
+            return [Segment(PT_LOAD, 0, 0, address, (1 << 64) - 1, size)]
+    return [Segment(PT_LOAD, 0, 0, where, physical, size) for where in (address, base + physical)]

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+The command that checks
+-----------------------
+
+One check, or rounds of them, as the options ask for; a report in every case,
+also of a run that was stopped before anything was judged.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any, Iterator, List, Optional, Union
+
+from .command import resolved, spelled
+from .errors import TargetError
+from .findings import LayoutSummary, Report, Target
+from .report.output import Progress, check_writable, emit, progress
+from .signals import interruptible, reason_of
+from .watch import PAUSE, Round, save, watch
+
+if TYPE_CHECKING:
+    from drgn import Program
+
+_PICTURE_CELLS = 4096
+
+
+class Watching:
+    """
+    Rounds of checks, run as they are asked for.
+
+    :ivar last: The last of them; ``None`` before the first.
+    :ivar exit_status: Of all so far: 1 wins over 3, and 3 over 0.
+    """
+
+    def __init__(self, prog: Optional[Program], args: argparse.Namespace) -> None:
+        self._prog = prog
+        self._args = args
+        self._reason = ""
+        self.last: Optional[Round] = None
+        self.exit_status = 0
+
+    def stop(self, reason: str) -> None:
+        """Let it end with the next round."""
+        self._reason = reason
+
+    def __iter__(self) -> Iterator[Round]:
+        if self._prog is None or self._reason:
+            yield self._count(self._stopped(None, self._reason))
+            return
+        with progress() as show:
+            rounds = self._rounds(self._prog, show)
+            ended = False
+            while not ended:
+                found: Optional[Round] = None
+                try:
+                    # Between two rounds one is written, which is not to be cut off.
+                    with interruptible():
+                        found = next(rounds, None)
+                except KeyboardInterrupt as stop:
+                    found, ended = self._stopped(found, reason_of(stop)), True
+                if found is None:
+                    return
+                _complete(self._prog, found.report)
+                yield self._count(found)
+
+    def _count(self, found: Round) -> Round:
+        self.last = found
+        statuses = {self.exit_status, found.report.exit_status}
+        self.exit_status = next(one for one in (1, 3, 0) if one in statuses)
+        return found
+
+    def _rounds(self, prog: Program, show: Optional[Progress]) -> Iterator[Round]:
+        args = self._args
+        return watch(
+            prog,
+            caches=args.cache,
+            addresses=[resolved(prog, given) for given in args.address],
+            pause=PAUSE if args.watch is None else args.watch,
+            rounds=args.rounds,
+            until_finding=args.until_finding,
+            capture=args.capture,
+            progress=show,
+        )
+
+    def _stopped(self, found: Optional[Round], reason: str) -> Round:
+        if found is not None:
+            found.report.stop(reason)
+            return found
+        if self.last is not None:
+            return self.last.ended(reason)
+        return Round(0, "", _nothing(self._args, reason))
+
+
+def run(prog: Program, args: argparse.Namespace) -> Union[Report, Watching]:
+    """Check a kernel, once or in rounds."""
+    from .check import check
+
+    for path in (args.html, args.capture):
+        check_writable(path)
+    if _is_watch(args):
+        if args.format == "junit" or args.html:
+            raise TargetError("--html and --format junit are for one check, not for rounds of them")
+        return Watching(prog, args)
+    addresses = [resolved(prog, given) for given in args.address]
+    with progress() as show:
+        report = check(prog, caches=args.cache, addresses=addresses, progress=show)
+    try:
+        _complete(prog, report)
+        if args.capture and report.findings and not report.interrupted:
+            save(prog, args.capture, report)
+        if args.html and not report.interrupted:
+            _write_html(prog, report, args.html)
+    except KeyboardInterrupt as stop:
+        report.stop(reason_of(stop))
+    return report
+
+
+def _is_watch(args: argparse.Namespace) -> bool:
+    return args.watch is not None or args.rounds is not None or args.until_finding
+
+
+def _complete(prog: Program, report: Report) -> None:
+    # What is known of the file, which a check does not know of.
+    from .target import describe, shortfall
+
+    report.target = describe(prog)
+    missing = shortfall(prog)
+    if missing is not None and missing not in report.unavailable:
+        report.unavailable.insert(0, missing)
+
+
+def _write_html(prog: Program, report: Report, path: str) -> None:
+    from .pages.census import census
+    from .report import html
+
+    with progress() as show:
+        found = census(prog, show, cells=_PICTURE_CELLS)
+    emit("".join(html.check(report, found)), path)
+
+
+def stopped(args: argparse.Namespace, records: Any, reason: str) -> Union[Report, Watching]:
+    """Return what a check comes to that was stopped before it was presented."""
+    if records is None:
+        records = Watching(None, args) if _is_watch(args) else _nothing(args, reason)
+    records.stop(reason)
+    stopped: Union[Report, Watching] = records
+    return stopped
+
+
+def _nothing(args: argparse.Namespace, reason: str) -> Report:
+    # The report of a run that was stopped while the target was opened.
+    options = vars(args)
+    path = options.get("core") or options.get("qemu")
+    kind = "core" if options.get("core") else "qemu" if options.get("qemu") else "live"
+    report = Report(Target(kind, path), LayoutSummary())
+    report.stop(reason)
+    return report
+
+
+def presenter(records: Any) -> str:
+    """Return the name of what presents the records of a check."""
+    return "watch" if isinstance(records, Watching) else "check"
+
+
+def code(args: argparse.Namespace) -> str:
+    """Return the Python code that does the same."""
+    given: List[str] = []
+    if args.cache:
+        given.append(f"caches={args.cache!r}")
+    if args.address:
+        given.append(f"addresses=[{', '.join(map(spelled, args.address))}]")
+    if _is_watch(args) or args.capture or args.max_time is not None:
+        rounds = args.rounds if _is_watch(args) else 1
+        options = {
+            "pause": args.watch,
+            "rounds": rounds,
+            "until_finding": args.until_finding or None,
+            "max_time": args.max_time,
+            "capture": args.capture,
+        }
+        given += [f"{name}={value!r}" for name, value in options.items() if value is not None]
+        return f"""\
+from drgn_slabtype import watch
+
+for round in watch({", ".join(["prog", *given])}):
+    for finding in round.new:
+        print(round.time, finding.message)
+"""
+    return f"""\
+from drgn_slabtype import check
+
+report = check({", ".join(["prog", *given])})
+for finding in report.findings:
+    print(finding.message)
+"""

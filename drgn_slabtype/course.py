@@ -1,0 +1,377 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+The course of a check
+---------------------
+
+A kernel is judged cache by cache, then as a whole; what moves is confirmed, what
+is excused meets its witnesses, what is left is explained. It can be stopped at
+any moment.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import List, NamedTuple, Optional, Sequence, Set, Tuple
+
+import numpy as np
+from drgn import ProgramFlags
+from drgn.helpers.common.format import escape_ascii_string
+
+from .answers.counts import count_objects
+from .answers.diagnose import explain
+from .answers.kernellog import as_note, kernel_state
+from .answers.lookup import Lookup
+from .confirm import Evidence
+from .errors import TargetError
+from .findings import (
+    CATALOGUE,
+    CacheResult,
+    Finding,
+    KernelState,
+    LayoutSummary,
+    Outcome,
+    Report,
+    Share,
+    Target,
+    Totals,
+)
+from .footprint import Peak
+from .machine import Machine
+from .machine.gone import boot, confirm_boot, gone
+from .machine.witness import witnesses
+from .pages.exported import Missed, missed_by_equality
+from .pages.scan import PageScan, Progress, require_64_bit
+from .pagetype.detect import PageTypeLayout
+from .reading import Reading, Scope
+from .rules.blame import join, renumber
+from .rules.doubt import doubt
+from .rules.excuses import settle
+from .signals import reason_of
+from .strays import judge_machine
+
+
+class Course:
+    """
+    What a check has so far.
+
+    Each step leaves what it came to in one piece, so that a report can be made at
+    any moment, and without reading anything.
+    """
+
+    def __init__(self, kernel: Machine) -> None:
+        self.kernel = kernel
+        self._peak = Peak()
+        self._before = kernel.spent
+        self._target = _target(kernel)
+        self._layout: Optional[PageTypeLayout] = None
+        self._totals = Totals()
+        self._judged: List[_Judged] = []
+        self._evidence: Optional[Evidence] = None
+        self._readings = self._refuted = 0
+        self._known: Optional[_Confirmed] = None
+        self._confirmed: Optional[_Confirmed] = None
+        self._settled: Optional[List[Finding]] = None
+        self._explained: Optional[List[Finding]] = None
+        self._kernel: Optional[KernelState] = None
+        self._missed: Optional[Missed] = None
+        self._stopped: Optional[str] = None
+        self._why: Optional[str] = None
+        self.whole: Optional[Reading] = None
+        """The reading of the whole machine, if there was one."""
+
+    def finish(
+        self,
+        caches: Sequence[str],
+        addresses: Sequence[int],
+        progress: Optional[Progress],
+        evidence: Optional[Evidence],
+    ) -> Report:
+        """Return the report: of the whole, or of as much as there is when it is stopped."""
+        try:
+            self._run(caches, addresses, progress, evidence)
+            return self.report()
+        except KeyboardInterrupt as stop:
+            self._stop(reason_of(stop))
+        except Exception as error:
+            why = gone(self.kernel, error)
+            if why is None:
+                raise
+            self._stop("target", why)
+        return self.report()
+
+    def _run(
+        self,
+        caches: Sequence[str],
+        addresses: Sequence[int],
+        progress: Optional[Progress],
+        evidence: Optional[Evidence],
+    ) -> None:
+        kernel = self.kernel
+        require_64_bit(kernel)
+        self._layout = kernel.layout
+        kernel.fact(boot)  # to be compared with
+        seen = Lookup(kernel, progress=progress)
+        scan: Optional[PageScan] = None
+        some = _judge_some(kernel, _scopes(seen, caches, addresses), progress)
+        if some is not None:
+            self._judged, self._totals = some
+            self._confirmed = _Confirmed(_told(self._judged), [])
+        else:
+            self.whole = seen.whole
+            scan = self.whole.scan
+            if kernel.is_live:
+                self._follow(Evidence() if evidence is None else evidence)
+            self._judge(seen, caches, addresses, progress)
+            confirmed = self._confirm(progress)
+            # First of all: others follow from it. No judging again would tell it.
+            damage = list(kernel.damage)
+            groups = [damage, *confirmed.groups] if damage else confirmed.groups
+            self._confirmed = _Confirmed(groups, confirmed.changing)
+        found = renumber(join(self._confirmed.groups))
+        allocator = kernel.layout.allocator
+        settled = settle(found, allocator, lambda work: witnesses(kernel).of(work))
+        results = [judged.result for judged in self._judged if judged.result]
+        self._settled = settled = doubt(settled, results)
+        # What moves is explained as it is now.
+        findings = [finding for finding in settled if _shelf(finding) == "findings"]
+        self._explained = explain(Lookup(kernel) if kernel.is_live else seen, findings)
+        if not caches and not addresses:
+            self._kernel = kernel_state(kernel, findings)
+        self._missed = None if scan is None else missed_by_equality(kernel, scan)
+
+    def _judge(
+        self,
+        seen: Lookup,
+        caches: Sequence[str],
+        addresses: Sequence[int],
+        progress: Optional[Progress],
+    ) -> None:
+        # Cache by cache, and what is wrong with the machine after them.
+        self._totals = _count_pages([seen.whole])
+        numbers = _wanted(seen, caches, addresses)
+        for done, number in enumerate(numbers):
+            if progress:
+                progress("caches", done, len(numbers))
+            ledger, findings = seen.whole.judge(number)
+            if findings:
+                confirm_boot(self.kernel)
+            unit = ledger.facts.address
+            self._judged.append(_Judged(count_objects(ledger), unit, findings))
+        if not caches and not addresses:
+            found = judge_machine(seen.whole)
+            confirm_boot(self.kernel)
+            self._judged.append(_Judged(None, 0, found))
+
+    def _follow(self, evidence: Evidence) -> None:
+        self._readings, self._refuted = evidence.readings, evidence.refuted
+        self._evidence = evidence
+
+    def _confirm(self, progress: Optional[Progress]) -> _Confirmed:
+        if self._evidence is None:
+            return _Confirmed(_told(self._judged), [])
+        self._begin(self._evidence)
+        self._evidence.settle(self.kernel, progress)
+        confirm_boot(self.kernel)
+        return _Confirmed(*self._evidence.settled())
+
+    def _begin(self, evidence: Evidence) -> None:
+        # Once in a check, with what was judged by then.
+        evidence.begin([(judged.unit, judged.findings) for judged in self._judged])
+        # What other checks have proven: that counts if the target goes away now.
+        self._known = _Confirmed(*evidence.settled())
+
+    def _stop(self, reason: str, why: Optional[str] = None) -> None:
+        self._stopped, self._why = reason, why
+
+    def report(self) -> Report:
+        """Return what there is so far; without reading anything."""
+        layout = self._layout
+        summary = LayoutSummary()
+        if layout is not None:
+            summary = LayoutSummary(layout.encoding.name, layout.allocator, layout.evidence)
+        # Fresh copies: a report may be made twice.
+        results = [replace(judged.result) for judged in self._judged if judged.result]
+        report = Report(self._target, summary, replace(self._totals), results)
+        groups, changing = self._so_far()
+        report.changing += changing
+        for finding in renumber(join(groups)) if self._settled is None else self._settled:
+            getattr(report, _shelf(finding)).append(finding)
+        if self._explained is not None:
+            report.findings = list(self._explained)
+        if self._stopped is not None:
+            report.stop(self._stopped)
+        if self._why is not None:
+            report.unavailable.insert(0, Finding("target-gone", self._why))
+        if self._evidence is not None:
+            report.readings = self._evidence.readings - self._readings
+            report.refuted = self._evidence.refuted - self._refuted
+        _settle_outcomes(report)
+        _add_up(report)
+        _decide(report)
+        report.kernel = self._kernel
+        if self._kernel is not None:
+            report.notes += as_note(self._kernel, report.findings)
+        notes = [] if layout is None else [*layout.notes]
+        notes += [str(self._missed)] if self._missed else []
+        report.notes += [Finding("dump-tools-misread", note) for note in notes]
+        spent = self.kernel.spent.since(self._before)
+        report.totals.reads, report.totals.bytes_read = spent
+        report.totals.peak_memory = self._peak.bytes
+        return report
+
+    def _so_far(self) -> _Confirmed:
+        if self._confirmed is not None:
+            return self._confirmed
+        if self._evidence is None:
+            return _Confirmed(_told(self._judged), [])
+        if self._known is None:
+            self._begin(self._evidence)
+        if self._stopped == "target" and self._known is not None:
+            return self._known
+        return _Confirmed(*self._evidence.settled())
+
+
+class _Judged(NamedTuple):
+    # A cache, or the machine, and what seems to be wrong with it.
+    result: Optional[CacheResult]
+    unit: int
+    findings: List[Finding]
+
+
+class _Confirmed(NamedTuple):
+    # What is proven, and of a target that moves what is still open.
+    groups: List[List[Finding]]
+    changing: List[Finding]
+
+
+def _told(judged: Sequence[_Judged]) -> List[List[Finding]]:
+    return [one.findings for one in judged if one.findings]
+
+
+def _moves(kernel: Machine) -> bool:
+    return bool(kernel.prog.flags & ProgramFlags.IS_LIVE)
+
+
+def _shelf(finding: Finding) -> str:
+    # The list of a report that it stands in.
+    rule = CATALOGUE[finding.code].rule
+    # What is missing does not come back by waiting.
+    if finding.moving and rule != "unavailable":
+        return "changing"
+    shelves = {"note": "notes", "unavailable": "unavailable"}
+    return shelves.get(rule, "findings")
+
+
+def _target(machine: Machine) -> Target:
+    kind = "live" if _moves(machine) else "core"
+    release = escape_ascii_string(machine.prog["UTS_RELEASE"].string_(), escape_backslash=True)
+    assert machine.prog.platform is not None
+    return Target(kind, None, release, machine.prog.platform.arch.name)
+
+
+def _scopes(seen: Lookup, names: Sequence[str], addresses: Sequence[int]) -> List[Scope]:
+    # What to read for an answer about some caches or slabs alone; nothing if
+    # that is the whole machine.
+    if names and addresses:
+        return []
+    if names:
+        known = seen.listed
+        numbers = [number for number, name in enumerate(known.names) if name in names]
+        if set(names) - {known.names[number] for number in numbers}:
+            return []
+        return [Scope(caches=tuple(known.addresses[numbers].tolist()))]
+    slabs = [seen.at(address) or seen.of_page(address) for address in addresses]
+    if not all(slab is not None and slab.is_alone for slab in slabs):
+        return []
+    return [Scope(slab=page) for page in dict.fromkeys(slab.page for slab in slabs if slab)]
+
+
+def _judge_some(
+    machine: Machine, scopes: Sequence[Scope], progress: Optional[Progress]
+) -> Optional[Tuple[List[_Judged], Totals]]:
+    # By readings of less than the machine; None where that cannot settle it, or
+    # there is none.
+    if not scopes or machine.damage:
+        return None
+    judged: List[_Judged] = []
+    readings: List[Reading] = []
+    for scope in scopes:
+        reading = Reading(machine, scope, progress)
+        for number in np.flatnonzero(reading.allocator.caches.chosen).tolist():
+            ledger, findings = reading.judge(number)
+            if reading.doubts(ledger, findings):
+                return None
+            judged.append(_Judged(count_objects(ledger), ledger.facts.address, findings))
+        readings.append(reading)
+    return judged, _count_pages(readings)
+
+
+def _count_pages(readings: Sequence[Reading]) -> Totals:
+    totals = Totals()
+    for reading in readings:
+        index, source = reading.index, reading.machine.memory
+        marked = int(index.spans[index.marked].sum()) // source.page_size
+        totals.slab_pages += marked
+        totals.pages += marked if reading.scan is None else reading.scan.pages
+        totals.unreadable_pages += 0 if reading.scan is None else reading.scan.unreadable
+        totals.zero_filled_pages = source.zero_filled_pages
+    return totals
+
+
+def _wanted(seen: Lookup, names: Sequence[str], addresses: Sequence[int]) -> List[int]:
+    known = seen.caches.names
+    if not names and not addresses:
+        return list(range(len(known)))
+    wanted: Set[int] = set()
+    for name in names:
+        numbers = [number for number, found in enumerate(known) if found == name]
+        if not numbers:
+            raise TargetError(f"there is no slab cache named {name}")
+        wanted.update(numbers)
+    for address in addresses:
+        slab = seen.widely_at(address) or seen.widely(address)
+        if slab is None or slab.number < 0:
+            raise TargetError(f"0x{address:x} is neither a slab nor an address inside one")
+        wanted.add(slab.number)
+    return sorted(wanted)
+
+
+def _settle_outcomes(report: Report) -> None:
+    # Once it is known what stayed wrong.
+    shelves = (
+        (Outcome.UNAVAILABLE, report.unavailable),
+        (Outcome.CHANGING, report.changing),
+        (Outcome.INCONSISTENT, report.findings),
+    )
+    for outcome, findings in shelves:
+        names = {finding.cache for finding in findings}
+        for result in report.caches:
+            if result.name in names:
+                result.outcome = outcome
+
+
+def _decide(report: Report) -> None:
+    # What share of everything is decided: nothing is left open about it.
+    left = [*report.changing, *report.unavailable]
+    names = {finding.cache for finding in left}
+    slabs = {finding.slab for finding in left if finding.slab is not None}
+    places = {finding.key()[1:] for finding in left if finding.slab is None and finding.place}
+    totals, decided = report.totals, report.decided
+    of_caches = sum(result.name not in names for result in report.caches)
+    decided.caches = Share(of_caches, totals.caches)
+    decided.slabs = Share(max(totals.slabs - len(slabs), 0), totals.slabs)
+    of_places = sum(result.places for result in report.caches)
+    decided.places = Share(max(of_places - len(places), 0), of_places)
+
+
+def _add_up(report: Report) -> None:
+    totals = report.totals
+    totals.caches = len(report.caches)
+    for result in report.caches:
+        totals.slabs += result.slabs
+        totals.objects += result.objects
+        totals.counted += result.counted
+        totals.in_use += result.in_use
+        totals.free += sum(result.free.values())
+        totals.waiting += result.waiting
+        totals.unknown += result.unknown

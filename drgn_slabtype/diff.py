@@ -1,0 +1,264 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+What grew
+---------
+
+Two moments of one kernel, as dumps, captures or saved reports: which caches grew,
+by which call traces, what is newly wrong, and what pages became.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
+
+from drgn import Program
+
+from .answers.stacks import stacks
+from .check import check
+from .errors import TargetError
+from .findings import Report
+from .pages.census import census
+from .shapes import Bytes
+
+_IDENTITY = ("code", "cache", "node", "cpu", "slab", "object", "place", "address")
+_Key = Tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class CacheGrowth:
+    """How a cache changed; *before* is ``None`` if it is new, *after* if it is gone."""
+
+    cache: str
+    before: Optional[int]
+    """Objects in use."""
+    after: Optional[int]
+    growth: int
+    """Of objects in use."""
+    bytes: Bytes
+    """The same in memory: bytes from one object to the next for each."""
+    slabs: int
+    """Growth in slabs."""
+
+
+@dataclass(frozen=True)
+class StackGrowth:
+    """How many more objects a call trace has."""
+
+    cache: str
+    before: int
+    after: int
+    growth: int
+    caller: Optional[str]
+    stack: Tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class PageGrowth:
+    """How many more pages are of a type."""
+
+    type: str
+    before: int
+    after: int
+    growth: int
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A finding that one of the two has, or both."""
+
+    change: str
+    """``new``, ``gone`` or ``still there``."""
+    code: str
+    cache: Optional[str]
+    message: str
+
+
+@dataclass
+class Difference:
+    """From one moment to another; what did not change is left out."""
+
+    caches: List[CacheGrowth] = field(default_factory=list)
+    """Those that grew most bytes first, those that shrank last."""
+    stacks: Optional[List[StackGrowth]] = None
+    """``None`` unless both keep who allocated their objects."""
+    pages: Optional[List[PageGrowth]] = None
+    """``None`` if one of the two is a saved report."""
+    findings: List[Changed] = field(default_factory=list)
+
+    @property
+    def exit_status(self) -> int:
+        """1 if something is newly wrong, else 0."""
+        return 1 if any(one.change == "new" for one in self.findings) else 0
+
+
+@dataclass
+class Moment:
+    """What is compared of one of the two."""
+
+    release: Optional[str]
+    caches: Dict[str, Tuple[int, int, int]]
+    """By name: objects in use, bytes from one to the next, slabs."""
+    findings: Dict[_Key, Tuple[str, Optional[str], str]]
+    """By what identifies them: code, cache, message."""
+    stacks: Optional[Dict[Tuple[str, Optional[str], Tuple[str, ...]], int]] = None
+    pages: Optional[Dict[str, int]] = None
+
+
+def moment(source: Union[Program, Report, Mapping[str, Any]]) -> Moment:
+    """
+    Return what is compared of a program, the report of a check, or a saved one.
+
+    :param source: A saved report is what ``check --format json`` wrote, as
+        :func:`json.load` returns it.
+    :raises TargetError: if a saved report is none.
+    """
+    if isinstance(source, Program):
+        found = _of_report(check(source))
+        tracked = stacks(source)
+        if tracked.caches:
+            found.stacks = {}
+            for one in tracked.stacks:
+                key = (one.cache, one.caller, one.stack)
+                found.stacks[key] = found.stacks.get(key, 0) + one.count
+        found.pages = {row.type: row.pages for row in census(source).rows}
+        return found
+    if isinstance(source, Report):
+        return _of_report(source)
+    return _of_document(source)
+
+
+def _of_report(report: Report) -> Moment:
+    return Moment(
+        report.target.release,
+        {one.name: (one.in_use, one.size, one.slabs) for one in report.caches},
+        {
+            tuple(getattr(finding, name) for name in _IDENTITY): (
+                finding.code,
+                finding.cache,
+                finding.message,
+            )
+            for finding in report.findings
+            if finding.because is None
+        },
+    )
+
+
+def _of_document(saved: Mapping[str, Any]) -> Moment:
+    def plain(value: Any) -> Any:
+        return int(value, 16) if isinstance(value, str) and value.startswith("0x") else value
+
+    try:
+        return Moment(
+            saved["target"]["release"],
+            {one["name"]: (one["in_use"], one["size"], one["slabs"]) for one in saved["caches"]},
+            {
+                tuple(plain(one.get(name)) for name in _IDENTITY): (
+                    one["code"],
+                    one["cache"],
+                    one["message"],
+                )
+                for one in saved["findings"]
+                if one["because"] is None
+            },
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise TargetError(f"this is no report of check --format json: {error!r}") from None
+
+
+def diff(
+    before: Union[Program, Report, Mapping[str, Any]],
+    after: Union[Program, Report, Mapping[str, Any]],
+) -> Difference:
+    """
+    Return what changed from one moment of a kernel to another.
+
+    >>> for cache in diff(before, after).caches[:5]:
+    ...     print(cache.cache, cache.growth, cache.bytes)
+
+    :param before: A program, the report of a check, or a saved one.
+    :param after: Likewise.
+    :raises TargetError: if they are of two kernels.
+    """
+    return compare(moment(before), moment(after))
+
+
+def compare(before: Moment, after: Moment) -> Difference:
+    """
+    Return what changed.
+
+    :raises TargetError: if the two are of different kernels.
+    """
+    if before.release and after.release and before.release != after.release:
+        raise TargetError(f"two kernels: {before.release} and {after.release}")
+    found = Difference(_caches(before, after))
+    if before.stacks is not None and after.stacks is not None:
+        grown = [
+            StackGrowth(cache, was, now, now - was, caller, stack)
+            for (cache, caller, stack), was, now in _paired(before.stacks, after.stacks)
+        ]
+        found.stacks = sorted(grown, key=lambda one: -one.growth)
+    if before.pages is not None and after.pages is not None:
+        changed = [
+            PageGrowth(type, was, now, now - was)
+            for type, was, now in _paired(before.pages, after.pages)
+        ]
+        found.pages = sorted(changed, key=lambda one: -one.growth)
+    for change, keys, here in (
+        ("new", after.findings.keys() - before.findings.keys(), after),
+        ("still there", after.findings.keys() & before.findings.keys(), after),
+        ("gone", before.findings.keys() - after.findings.keys(), before),
+    ):
+        found.findings += [
+            Changed(change, *told) for key, told in here.findings.items() if key in keys
+        ]
+    return found
+
+
+def _paired(before: Mapping[Any, int], after: Mapping[Any, int]) -> List[Tuple[Any, int, int]]:
+    keys = dict.fromkeys([*after, *before])
+    pairs = ((key, before.get(key, 0), after.get(key, 0)) for key in keys)
+    return [pair for pair in pairs if pair[1] != pair[2]]
+
+
+def _caches(before: Moment, after: Moment) -> List[CacheGrowth]:
+    grown = []
+    for name in dict.fromkeys([*after.caches, *before.caches]):
+        was, now = before.caches.get(name), after.caches.get(name)
+        if was == now:
+            continue
+        used = [0 if one is None else one[0] for one in (was, now)]
+        slabs = [0 if one is None else one[2] for one in (was, now)]
+        size = (now or was or (0, 0, 0))[1]
+        grown.append(
+            CacheGrowth(
+                name,
+                None if was is None else was[0],
+                None if now is None else now[0],
+                used[1] - used[0],
+                (used[1] - used[0]) * size,
+                slabs[1] - slabs[0],
+            )
+        )
+    return sorted(grown, key=lambda one: (-one.bytes, -one.slabs, one.cache))
+
+
+def open_moment(path: str, symbols: List[str]) -> Moment:
+    """
+    Return what is compared of a file: a dump, a capture or a saved report.
+
+    :param symbols: Files with debug info, for a dump.
+    :raises TargetError: if it is none of these.
+    """
+    from .target import TargetOptions, open_target
+
+    try:
+        with open(path, "rb") as file:
+            is_report = file.read(1) == b"{"
+        if is_report:
+            with open(path, encoding="utf-8") as text:
+                return moment(json.load(text))
+    except (OSError, ValueError) as error:
+        raise TargetError(f"{path}: {error}") from None
+    return moment(open_target(TargetOptions(core=path, symbols=symbols)))

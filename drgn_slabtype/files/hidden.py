@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Memory that a core dump promises and does not have, taken out of a program's sight."""
+
+from __future__ import annotations
+
+from typing import BinaryIO, Iterable
+
+from drgn import FaultError, Program
+
+from .elf import ElfFile, Segment
+
+
+def hide(prog: Program, segments: Iterable[Segment]) -> int:
+    """
+    Let reads of some memory fault, whatever the file would give for it.
+
+    :return: Bytes of it.
+    """
+
+    def fault(address: int, count: int, offset: int, physical: bool) -> bytes:
+        raise FaultError("not in the dump", address)
+
+    hidden = 0
+    for segment in segments:
+        size = segment.memory_size
+        if not size:
+            continue
+        hidden += size
+        for address, physical in ((segment.physical, True), (segment.address, False)):
+            # Memory of no physical address says -1; a virtual one of 0 is none.
+            room = min(size, (1 << 64) - address)
+            if (address or physical) and room > 0:
+                prog.add_memory_segment(address, room, fault, physical)
+    return hidden
+
+
+def hide_impossible(prog: Program, file: BinaryIO) -> None:
+    """
+    Hide what a core dump has at offsets that no file can have.
+
+    Read by drgn, it is an error of the system and not memory that is missing.
+    """
+    try:
+        hide(prog, ElfFile(file).impossible())
+    except ValueError:  # not ELF
+        return

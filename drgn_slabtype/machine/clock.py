@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+The kernel's clock
+------------------
+
+``jiffies``, and how many of them are a second.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, Optional
+
+from drgn import FaultError
+
+if TYPE_CHECKING:
+    from . import Machine
+
+_HIGHEST_HZ = 1200  # of any architecture
+_BEFORE_WRAP = 300  # seconds after boot at which the low half of jiffies wraps
+_AHEAD = 3600  # seconds: how far in the future a timer may lie that is still one
+
+
+class Clock(NamedTuple):
+    """The moment at which a machine is looked at."""
+
+    jiffies: int
+    """``jiffies_64``"""
+    hz: Optional[int]
+    """Jiffies of a second; ``None`` if the target does not tell."""
+
+    def ago(self, jiffies: int) -> Optional[int]:
+        """
+        Return how many jiffies ago a moment was, below zero if it is to come.
+
+        :return: ``None`` if it is before the boot, or too far ahead to be a moment.
+        """
+        hz = self.hz or _HIGHEST_HZ
+        # INITIAL_JIFFIES: the low half of jiffies wraps soon, for all to see.
+        if (1 << 32) - _BEFORE_WRAP * hz <= jiffies <= self.jiffies + _AHEAD * hz:
+            return self.jiffies - jiffies
+        return None
+
+    def seconds(self, jiffies: int) -> Optional[float]:
+        """Return a number of jiffies in seconds, if it is known how long one is."""
+        return None if self.hz is None else jiffies / self.hz
+
+
+def clock(machine: Machine) -> Optional[Clock]:
+    """
+    Return what the clock of a machine says.
+
+    :return: ``None`` if it is not in the target.
+    """
+    try:
+        return Clock(int(machine.prog["jiffies_64"]), machine.fact(_hz))
+    except (FaultError, LookupError):
+        return None
+
+
+def _hz(machine: Machine) -> Optional[int]:
+    # No variable has CONFIG_HZ; the clock source that counts jiffies says how
+    # many nanoseconds one has (TICK_NSEC), shifted.
+    try:
+        source = machine.prog["clocksource_jiffies"]
+        nanoseconds = int(source.mult) >> int(source.shift)
+    except (AttributeError, FaultError, LookupError, ValueError):
+        return None
+    hz = round(10**9 / nanoseconds) if nanoseconds else 0
+    return hz if 0 < hz <= _HIGHEST_HZ else None

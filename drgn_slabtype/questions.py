@@ -1,0 +1,338 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+The commands about objects and addresses
+----------------------------------------
+
+Part of the table of :mod:`drgn_slabtype.commands`; imported into every drgn
+program of its users.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, List, Union
+
+from .command import Command, address, option, resolved, span, spelled
+
+if TYPE_CHECKING:
+    from drgn import Program
+
+    from .answers.address import AddressInfo
+    from .answers.likeness import KindsAnswer
+    from .answers.owners import OwnersAnswer
+    from .answers.refs import References
+    from .answers.sites import Site
+    from .answers.slabs import SlabsAnswer
+    from .answers.stacks import StacksAnswer
+    from .answers.states import Objects
+    from .answers.what import Word
+
+
+def _objects(prog: Program, args: argparse.Namespace) -> Objects:
+    from .answers.objects import objects
+
+    return objects(prog, args.cache, args.state)
+
+
+def _objects_code(args: argparse.Namespace) -> str:
+    return f"""\
+from drgn.helpers.linux.slab import find_slab_cache
+from drgn_slabtype import for_each_object
+
+cache = find_slab_cache(prog, {args.cache!r})
+for pointer in for_each_object(cache, "void", {args.state or "in use"!r}):
+    print(hex(pointer))
+"""
+
+
+def _slabs(prog: Program, args: argparse.Namespace) -> SlabsAnswer:
+    from .answers.slabs import slabs
+
+    slab = None if args.slab is None else resolved(prog, args.slab)
+    return slabs(
+        prog,
+        args.cache,
+        partial=args.partial,
+        full=args.full,
+        cpu=args.cpu,
+        node=args.node,
+        slab=slab,
+    )
+
+
+def _slabs_code(args: argparse.Namespace) -> str:
+    options = "".join(
+        f", {name}={getattr(args, name)!r}"
+        for name in ("partial", "full", "cpu", "node")
+        if getattr(args, name) not in (None, False)
+    )
+    if args.slab is not None:
+        options += f", slab={spelled(args.slab)}"
+    return f"""\
+from drgn_slabtype import slabs
+
+for slab in slabs(prog, {args.cache!r}{options}).slabs:
+    print(hex(slab.slab), slab.list, slab.in_use, slab.objects)
+"""
+
+
+def _object(prog: Program, args: argparse.Namespace) -> AddressInfo:
+    from .answers.object import slab_object
+
+    return slab_object(prog, resolved(prog, args.address))
+
+
+def _object_code(args: argparse.Namespace) -> str:
+    return f"""\
+from drgn_slabtype import slab_object
+
+info = slab_object(prog, {spelled(args.address)})
+print(info.meaning, info.state, info.places)
+"""
+
+
+def _what(prog: Program, args: argparse.Namespace) -> Word:
+    from .answers.what import what
+
+    at = None if args.at is None else resolved(prog, args.at)
+    return what(prog, resolved(prog, args.word), at)
+
+
+def _what_code(args: argparse.Namespace) -> str:
+    at = "" if args.at is None else f", {spelled(args.at)}"
+    return f"""\
+from drgn_slabtype import what
+
+for one in what(prog, {spelled(args.word)}{at}).meanings:
+    print(one.kind, one.meaning)
+"""
+
+
+def _refs(prog: Program, args: argparse.Namespace) -> References:
+    from .answers.refs import KINDS, refs
+    from .report.output import progress
+
+    with progress() as show:
+        return refs(
+            prog,
+            resolved(prog, args.memory.start),
+            args.memory.size,
+            kinds=args.kinds or KINDS,
+            type=args.type,
+            most=args.most,
+            progress=show,
+        )
+
+
+def _refs_code(args: argparse.Namespace) -> str:
+    size = "" if args.memory.size is None else f", {args.memory.size:#x}"
+    kinds = f", kinds={args.kinds!r}" if args.kinds else ""
+    type = f", type={args.type!r}" if args.type else ""
+    arguments = f"{spelled(args.memory.start)}{size}{kinds}{type}, most={args.most}"
+    return f"""\
+from drgn_slabtype import refs
+
+for ref in refs(prog, {arguments}).references:
+    print(hex(ref.address), ref.meaning)
+"""
+
+
+def _stacks(
+    prog: Program, args: argparse.Namespace
+) -> Union[StacksAnswer, KindsAnswer, List[Site]]:
+    from .answers.likeness import kinds
+    from .answers.sites import allocation_sites
+    from .answers.stacks import stacks
+    from .errors import TargetError
+    from .report.output import progress
+
+    if args.by == "sites":
+        return allocation_sites(prog)[: args.most]
+    if args.by == "words":
+        if len(args.cache) != 1 or args.freed:
+            raise TargetError("--by words: name one cache, and its objects in use are told")
+        return kinds(prog, args.cache[0], most=args.most)
+    with progress() as show:
+        return stacks(prog, *args.cache, freed=args.freed, most=args.most, progress=show)
+
+
+def _stacks_code(args: argparse.Namespace) -> str:
+    if args.by == "sites":
+        return """\
+from drgn_slabtype import allocation_sites
+
+for site in allocation_sites(prog):
+    print(site.bytes, site.file, site.line)
+"""
+    if args.by == "words":
+        return f"""\
+from drgn_slabtype import kinds
+
+for kind in kinds(prog, {args.cache[0] if args.cache else ""!r}).kinds:
+    print(kind.count, [word.symbol for word in kind.words])
+"""
+    names = "".join(f", {name!r}" for name in args.cache)
+    freed = ", freed=True" if args.freed else ""
+    return f"""\
+from drgn_slabtype import stacks
+
+for stack in stacks(prog{names}{freed}).stacks:
+    print(stack.count, stack.cache, stack.caller)
+"""
+
+
+def _owners(prog: Program, args: argparse.Namespace) -> OwnersAnswer:
+    from .answers.owners import owners
+
+    return owners(prog, args.cache)
+
+
+def _owners_code(args: argparse.Namespace) -> str:
+    return f"""\
+from drgn_slabtype import owners
+
+for owner in owners(prog, {args.cache!r}).owners:
+    print(owner.objects, owner.path)
+"""
+
+
+QUESTIONS = (
+    Command(
+        "objects",
+        "list the objects of a slab cache, with the state of each and who says so",
+        _objects,
+        prompt="slabobjects",
+        options=(
+            option("cache", metavar="CACHE", help="name of the slab cache"),
+            *(
+                option(
+                    f"--{state.replace(' ', '-')}",
+                    dest="state",
+                    action="store_const",
+                    const=state,
+                    help=help,
+                )
+                for state, help in (
+                    ("free", "only those that can be handed out"),
+                    ("in use", "only those that users hold"),
+                    ("waiting", "only those freed whose grace period has not passed"),
+                    ("unknown", "only those about which structures contradict each other"),
+                )
+            ),
+        ),
+        drgn=_objects_code,
+    ),
+    Command(
+        "slabs",
+        "list the slabs of a cache: list or CPU, objects in use, free ones and where they are",
+        _slabs,
+        prompt="slabs",
+        options=(
+            option("cache", metavar="CACHE", help="name of the slab cache"),
+            option("--partial", action="store_true", help="only those on partial lists, CPUs' too"),
+            option("--full", action="store_true", help="only those without a free object"),
+            option("--cpu", type=int, metavar="CPU", help="only those that this CPU has"),
+            option("--node", type=int, metavar="NODE", help="only those of this NUMA node"),
+            option(
+                "--slab",
+                type=address,
+                metavar="ADDRESS",
+                help="only this one, or the one with this address in it, with all of its objects",
+            ),
+        ),
+        drgn=_slabs_code,
+        status=lambda answer: 1 if any(slab.finding for slab in answer.slabs) else 0,
+    ),
+    Command(
+        "object",
+        "tell what an address is: cache, slab, object, its state and its neighbours",
+        _object,
+        prompt="slabobject",
+        options=(
+            option(
+                "address",
+                type=address,
+                metavar="ADDRESS",
+                help="any address, also inside an object or of a page; or a symbol",
+            ),
+        ),
+        drgn=_object_code,
+    ),
+    Command(
+        "what",
+        "tell what a word can be: poison, text, time, error, address, free pointer, a wrong bit",
+        _what,
+        prompt="slabwhat",
+        options=(
+            option("word", type=address, metavar="WORD", help="64 bits, hexadecimal; or a symbol"),
+            option(
+                "--at",
+                type=address,
+                metavar="ADDRESS",
+                help="where it is stored, which tells hardened free pointers",
+            ),
+        ),
+        drgn=_what_code,
+    ),
+    Command(
+        "stacks",
+        "count objects by the call trace that allocated or freed them, or by what they hold",
+        _stacks,
+        prompt="slabstacks",
+        options=(
+            option("cache", nargs="*", metavar="CACHE", help="only of these; names and patterns"),
+            option("--freed", action="store_true", help="free objects, by who freed them last"),
+            option(
+                "--by",
+                choices=("traces", "words", "sites"),
+                default="traces",
+                help="call traces that slub_debug keeps (default), symbols among the first words "
+                "of the objects of one cache, or the counters of memory allocation profiling",
+            ),
+            option(
+                "-n", dest="most", type=int, default=20, metavar="N", help="show no more than N"
+            ),
+        ),
+        drgn=_stacks_code,
+    ),
+    Command(
+        "owners",
+        "count the objects of a cache by memory cgroup, node and CPU",
+        _owners,
+        prompt="slabowners",
+        options=(option("cache", metavar="CACHE", help="name of the slab cache"),),
+        drgn=_owners_code,
+    ),
+    Command(
+        "refs",
+        "search all memory for words that point into an object, a page or other memory",
+        _refs,
+        prompt="slabrefs",
+        options=(
+            option(
+                "memory",
+                type=span,
+                metavar="ADDRESS[+SIZE]",
+                help="an object, whole; with a size, so many bytes from the address on",
+            ),
+            option(
+                "--in",
+                dest="kinds",
+                action="append",
+                choices=("slabs", "stacks", "data", "percpu", "pages"),
+                help="only those that lie in these; may be given more than once",
+            ),
+            option(
+                "--type",
+                metavar="TYPE",
+                help="name the members of what points there, 'struct dentry'",
+            ),
+            option(
+                "-n", dest="most", type=int, default=1000, metavar="N", help="show no more than N"
+            ),
+        ),
+        drgn=_refs_code,
+        status=lambda answer: 3 if answer.unreadable_pages else 0,
+    ),
+)
+"""Rows of the table of commands."""

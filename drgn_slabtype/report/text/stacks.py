@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Who allocated what, and whose it is."""
+
+from __future__ import annotations
+
+from typing import List, Union
+
+from ...answers.likeness import KindsAnswer
+from ...answers.owners import OwnersAnswer
+from ...answers.sites import Site
+from ...answers.stacks import StacksAnswer
+from ..values import plural
+from ..views.stacks import KIND, OWNER, SITE
+from ..views.stacks import stacks as view
+from .lines import table, text
+
+
+def stacks(answer: Union[StacksAnswer, KindsAnswer, List[Site]]) -> str:
+    """Present objects by call trace or by what they hold, or call sites."""
+    if isinstance(answer, StacksAnswer):
+        return _traces(answer)
+    if isinstance(answer, KindsAnswer):
+        return _kinds(answer)
+    return text(table(SITE.grid(answer)))
+
+
+def _traces(answer: StacksAnswer) -> str:
+    if not answer.caches:
+        return text(["no cache keeps who allocated its objects: slub_debug=U makes them do so"])
+    lines = table(view(answer.seconds).grid(answer.stacks)) if answer.stacks else []
+    told = f"{plural(answer.objects, 'object')} of {plural(answer.caches, 'cache')} with records"
+    told += f", {plural(answer.found, 'call trace')}"
+    if len(answer.stacks) < answer.found:
+        told += f", {len(answer.stacks)} shown"
+    if answer.untracked:
+        told += f", {plural(answer.untracked, 'object')} without one"
+    return text([*lines, told])
+
+
+def _kinds(answer: KindsAnswer) -> str:
+    lines = table(KIND.grid(answer.kinds)) if answer.kinds else []
+    told = f"{answer.cache}: {plural(answer.objects, 'object')} in use"
+    if len(answer.kinds) < answer.found:
+        told += f", {len(answer.kinds)} of {plural(answer.found, 'kind')} shown"
+    if answer.unreadable:
+        told += f", the contents of {answer.unreadable} not in the target"
+    return text([*lines, told])
+
+
+def owners(answer: OwnersAnswer) -> str:
+    """Present the objects of a cache by who has them."""
+    lines = table(OWNER.grid(answer.owners)) if answer.owners else []
+    told = f"{answer.cache}: {plural(answer.objects, 'object')} in use"
+    told += f", {answer.uncharged} charged to no cgroup"
+    if answer.unknown:
+        told += f", the records of {answer.unknown} not in the target"
+    lines.append(told)
+    nodes = ", ".join(f"{count} on node {node}" for node, count in answer.nodes.items())
+    cpus = ", ".join(f"{count} on CPU {cpu}" for cpu, count in answer.cpus.items() if count)
+    lines += [f"in use: {nodes}"] if nodes else []
+    lines += [f"kept for later: {cpus}"] if cpus else []
+    return text(lines)

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Kernels that were broken on purpose (``scripts/vmlab break``), and what must be found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import List
+
+from drgn_slabtype.capture import open_capture
+from drgn_slabtype.check import check
+from drgn_slabtype.findings import Finding
+
+_HERE = Path(__file__).parent / "broken"
+
+
+def _roots(name: str) -> List[Finding]:
+    report = check(open_capture(str(_HERE / f"{name}.xz")))
+    assert (report.exit_status, report.changing) == (1, [])
+    return [finding for finding in report.findings if finding.because is None]
+
+
+def test_put_page_of_a_slab_in_use() -> None:
+    # Its page is on a list of free pages; with it went the slab's base and links.
+    (root,) = _roots("slab-6.1-rfc3-put-slab")
+    assert (root.code, root.cache, root.slab) == ("page-refcount", "lab_victim", 0xFFFFEA0000033AC0)
+    assert (root.expected, root.found) == (1, 0)
+
+
+def test_cache_destroyed_with_objects_in_it_before_linux_6_12() -> None:
+    (root,) = _roots("slub-6.1-plain-destroy")
+    assert (root.code, root.cache, root.found) == ("cache-destroyed", "lab_victim", 130)
+
+
+def test_word_behind_an_object_in_use_is_its_free_pointer() -> None:
+    # The kernel says "Freepointer corrupt" of this object when it is asked to look.
+    (root,) = _roots("slub-6.1-plain-P-overflow-word")
+    assert (root.code, root.cache, root.object) == ("padding", "lab_victim", 0xFFFF888000B917E0)
+    assert (root.address, root.found) == (0xFFFF888000B91848, b"overflow".hex(" "))

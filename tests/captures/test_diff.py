@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What grew from one capture to another."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from drgn_slabtype import demo
+from drgn_slabtype.answers.caches import caches
+from drgn_slabtype.capture import open_capture
+from drgn_slabtype.check import check
+from drgn_slabtype.diff import compare, diff, moment, open_moment
+from drgn_slabtype.errors import TargetError
+from drgn_slabtype.report import json as as_json
+from drgn_slabtype.report.text import diff as as_text
+
+HERE = Path(__file__).parent
+PLAIN = str(HERE / "debian-7-plain" / "capture.xz")
+NUMA = str(HERE / "debian-7-numa" / "capture.xz")
+
+
+def test_growth_is_the_difference_of_the_numbers() -> None:
+    before, after = open_capture(PLAIN), open_capture(NUMA)
+    found = diff(before, after)
+    used = [
+        {cache.name: (cache.in_use, cache.slabs, cache.size) for cache in caches(prog).caches}
+        for prog in (before, after)
+    ]
+    for one in found.caches:
+        was, now = (side[one.cache] for side in used)
+        assert (one.before, one.after, one.growth) == (was[0], now[0], now[0] - was[0])
+        assert one.slabs == now[1] - was[1]
+        assert one.bytes == one.growth * now[2]
+    told = {one.cache for one in found.caches}
+    assert all(used[0][name] == used[1][name] for name in used[0] if name not in told)
+    assert found.pages is not None
+    assert {"slab"} <= {one.type for one in found.pages}
+    assert found.exit_status == 0
+    assert "task_struct" in as_text(found)
+
+
+def test_saved_report_says_the_same_of_caches(tmp_path: Path) -> None:
+    after = open_capture(NUMA)
+    saved = tmp_path / "after.json"
+    saved.write_text(as_json.check(check(after)))
+    found = compare(open_moment(PLAIN, []), open_moment(str(saved), []))
+    assert found.caches == diff(open_capture(PLAIN), after).caches
+    assert found.pages is None
+    assert json.loads(as_json.diff(found))["pages"] is None
+
+
+def test_one_moment_has_no_difference() -> None:
+    once = moment(open_capture(PLAIN))
+    found = compare(once, once)
+    assert (found.caches, found.findings, found.pages, found.stacks) == ([], [], [], None)
+    assert as_text(found) == "nothing changed\n"
+
+
+def test_findings_are_new_gone_or_still_there() -> None:
+    sound, damaged = open_capture(PLAIN), open_capture(PLAIN)
+    name = next(cache.name for cache in caches(sound).caches if cache.lists.get("partial"))
+    demo.raise_count(damaged, name)
+    found = diff(sound, damaged)
+    assert {one.change for one in found.findings} == {"new"}
+    assert found.exit_status == 1
+    assert {one.change for one in diff(damaged, sound).findings} == {"gone"}
+    again = diff(damaged, damaged)
+    assert {one.change for one in again.findings} == {"still there"}
+    assert again.exit_status == 0
+    # What a saved report calls the same is the same.
+    saved = json.loads(as_json.check(check(damaged)))
+    assert {one.change for one in diff(saved, damaged).findings} == {"still there"}
+
+
+def test_call_traces_grow() -> None:
+    tracked = moment(open_capture(str(HERE / "debian-7-debug" / "capture.xz")))
+    assert tracked.stacks is not None
+    less = moment(open_capture(str(HERE / "debian-7-debug" / "capture.xz")))
+    assert less.stacks is not None
+    key = max(less.stacks, key=lambda key: less.stacks[key] if less.stacks else 0)
+    less.stacks[key] -= 5
+    (grown,) = compare(less, tracked).stacks or []
+    assert (grown.cache, grown.caller, grown.stack, grown.growth) == (*key, 5)
+
+
+def test_two_kernels_and_other_files_are_refused(tmp_path: Path) -> None:
+    other = str(HERE / "debian-6.1-plain" / "capture.xz")
+    with pytest.raises(TargetError, match=r"two kernels: 7\..* and 6\.1"):
+        diff(open_capture(PLAIN), open_capture(other))
+    saved = tmp_path / "other.json"
+    for text, said in (("{}", "no report of check"), ("{", "other.json: ")):
+        saved.write_text(text)
+        with pytest.raises(TargetError, match=said):
+            open_moment(str(saved), [])

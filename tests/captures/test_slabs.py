@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The slabs of a cache, and caches by name, asked of real kernels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from drgn import Program
+
+from drgn_slabtype.answers.caches import CacheUsage, caches
+from drgn_slabtype.answers.objects import objects
+from drgn_slabtype.answers.slabs import slabs
+from drgn_slabtype.capture import open_capture
+from drgn_slabtype.errors import TargetError
+
+from . import ONE_OF_EACH_SHAPE
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module", params=ONE_OF_EACH_SHAPE)
+def prog(request: pytest.FixtureRequest) -> Program:
+    return open_capture(str(HERE / request.param / "capture.xz"))
+
+
+@pytest.fixture(scope="module")
+def used(prog: Program) -> CacheUsage:
+    # A cache with much of everything.
+    return max(caches(prog).caches, key=lambda cache: len(cache.lists) * 1000 + cache.slabs)
+
+
+def test_slabs_add_up_to_the_cache(prog: Program) -> None:
+    for cache in caches(prog, per_node=True).caches[:12]:
+        found = slabs(prog, cache.address).slabs
+        assert len(found) == cache.slabs
+        for name in ("objects", "counted", "in_use", "waiting"):
+            assert sum(getattr(slab, name) for slab in found) == getattr(cache, name), name
+        free = {
+            place: sum(slab.free.get(place, 0) for slab in found)
+            for slab in found
+            for place in slab.free
+        }
+        assert free == {place: count for place, count in cache.free.items() if count}
+        assert not any(slab.unknown or slab.finding for slab in found)
+        for node in cache.nodes:
+            assert len(slabs(prog, cache.address, node=node.node).slabs) == node.slabs
+
+
+def test_slab_says_where_it_stands(prog: Program, used: CacheUsage) -> None:
+    found = slabs(prog, used.name).slabs
+    # There, a full slab counts as such though it is on no list.
+    for name in set(used.lists) - {"full", "no list"}:
+        assert sum(slab.list == name for slab in found) == used.lists[name]
+    partial = slabs(prog, used.name, partial=True).slabs
+    assert {slab.list for slab in partial} <= {"partial", "cpu partial"}
+    full = slabs(prog, used.name, full=True).slabs
+    assert all(slab.counted == slab.objects for slab in full)
+    both = slabs(prog, used.name, partial=True, full=True).slabs
+    assert {slab.slab for slab in both} == {slab.slab for slab in [*partial, *full]}
+    for cpu in {slab.owner for slab in found if slab.list == "cpu"}:
+        assert all(slab.owner == cpu for slab in slabs(prog, used.name, cpu=cpu).slabs)
+
+
+def test_one_slab_has_its_objects(prog: Program, used: CacheUsage) -> None:
+    some = slabs(prog, used.name).slabs[0]
+    for address in (some.slab, some.address, some.address + 100):
+        answer = slabs(prog, used.name, slab=address)
+        assert [slab.slab for slab in answer.slabs] == [some.slab]
+        assert [one for one in objects(prog, used.name) if one.slab == some.slab] == list(
+            answer.objects
+        )
+    with pytest.raises(TargetError, match=f"is no slab of {used.name}"):
+        slabs(prog, used.name, slab=0x1000)
+
+
+def test_pattern_means_all_caches_that_match(prog: Program) -> None:
+    every = caches(prog, sort="name").caches
+    wanted = [cache.name for cache in every if cache.name.startswith("kmalloc-")]
+    found = caches(prog, "kmalloc-*", sort="name")
+    assert [cache.name for cache in found.caches] == wanted
+    assert found.total.slabs == sum(cache.slabs for cache in found.caches)
+    assert [cache.name for cache in caches(prog, "kmalloc-64", "kmalloc-6[4]").caches] == [
+        "kmalloc-64"
+    ]
+    with pytest.raises(TargetError, match=r"kmalloc-\* means \d+ slab caches: kmalloc"):
+        slabs(prog, "kmalloc-*")
+
+
+def test_near_miss_is_suggested(prog: Program) -> None:
+    for ask in (slabs, objects, caches):
+        with pytest.raises(
+            TargetError, match="no slab cache named kmaloc-64; did you mean kmalloc-64"
+        ):
+            ask(prog, "kmaloc-64")

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What a word can be, asked of real kernels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Iterator, List
+
+import pytest
+from drgn import Object, Program
+from drgn.helpers.linux.percpu import per_cpu
+from drgn.helpers.linux.slab import find_slab_cache
+
+from drgn_slabtype.answers.address import Meaning
+from drgn_slabtype.answers.caches import caches
+from drgn_slabtype.answers.object import slab_object
+from drgn_slabtype.answers.objects import objects
+from drgn_slabtype.answers.states import SlabObject
+from drgn_slabtype.answers.what import what
+from drgn_slabtype.capture import open_capture
+from drgn_slabtype.machine import machine, page_type_layout
+
+from . import ONE_OF_EACH_SHAPE
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module", params=ONE_OF_EACH_SHAPE)
+def prog(request: pytest.FixtureRequest) -> Program:
+    return open_capture(str(HERE / request.param / "capture.xz"))
+
+
+def _meanings(prog: Program, word: int, at: int = 0) -> List[Meaning]:
+    return list(what(prog, word, at or None).meanings)
+
+
+def _held(prog: Program) -> SlabObject:
+    return next(one for one in objects(prog, "kmalloc-192", "in use") if one.place is None)
+
+
+def test_address_of_an_object_is_told(prog: Program) -> None:
+    held = _held(prog)
+    (meaning,) = _meanings(prog, held.address)
+    assert (meaning.kind, meaning.address) == ("address", held.address)
+    assert meaning.meaning == (f"object {held.index} of kmalloc-192 slab 0x{held.slab:x} (in use)")
+
+
+@pytest.mark.parametrize("bit", [44, 45, 50, 58, 63])
+def test_flipped_bit_is_found(prog: Program, bit: int) -> None:
+    held = _held(prog)
+    found = _meanings(prog, held.address ^ 1 << bit)
+    assert held.address in [one.address for one in found if one.kind == "wrong bit"]
+
+
+@pytest.mark.parametrize("byte", [5, 6, 7])
+def test_byte_written_over_is_found(prog: Program, byte: int) -> None:
+    held = _held(prog)
+    # Three bits differ at least: no single one would do.
+    wrong = held.address ^ 0x2A << 8 * byte
+    found = _meanings(prog, wrong)
+    assert held.address in [one.address for one in found if one.kind == "wrong byte"]
+
+
+def test_struct_page_and_symbol_with_a_flipped_bit_are_found(prog: Program) -> None:
+    for right in (_held(prog).slab, prog["slab_caches"].address_):
+        assert right in [one.address for one in _meanings(prog, right ^ 1 << 40)]
+
+
+def test_poison_error_and_text_lead_nowhere(prog: Program) -> None:
+    order = "little" if machine(prog).memory.byteorder == "<" else "big"
+    text = int.from_bytes(b"kthreadd", order)  # type: ignore[arg-type]
+    for word, kind, start in (
+        (0xDEAD000000000122, "poison", "LIST_POISON2"),
+        ((1 << 64) - 12, "error", "the error -12 (ENOMEM)"),
+        (text, "text", 'text "kthreadd"'),
+        (-22, "error", "the error -22 (EINVAL)"),
+    ):
+        (meaning,) = _meanings(prog, word)
+        assert (meaning.kind, meaning.meaning[: len(start)]) == (kind, start)
+        assert meaning.address is None
+
+
+def test_page_type_word_of_a_slab_is_told(prog: Program) -> None:
+    layout = page_type_layout(prog)
+    if layout.slab_flag is not None:
+        pytest.skip("slab is no page type here")
+    page = Object(prog, "struct page", address=_held(prog).slab)
+    word = page._mapcount.counter.value_() & 0xFFFFFFFF
+    assert any(one.kind == "page type" and "slab" in one.meaning for one in _meanings(prog, word))
+
+
+def test_moment_is_told(prog: Program) -> None:
+    now = int(prog["jiffies_64"])
+    assert [one.kind for one in _meanings(prog, now)] == ["jiffies"]
+    assert _meanings(prog, now - 100)[0].meaning.endswith(" ago")
+    assert _meanings(prog, now + 100)[0].meaning.endswith(" from now")
+
+
+def _free_words(prog: Program) -> Iterator[SlabObject]:
+    # Free objects that lead to another one on the freelist of their slab.
+    own = [one for one in objects(prog, "kmalloc-192", "free") if one.place == "freelist"]
+    for one, after in zip(own, own[1:]):
+        if one.slab == after.slab:
+            yield one
+
+
+def test_free_pointer_is_decoded_where_it_is_stored(prog: Program) -> None:
+    if page_type_layout(prog).allocator != "SLUB":
+        pytest.skip("SLAB has indexes")
+    cache = find_slab_cache(prog, "kmalloc-192")
+    assert cache is not None
+    offset = int(cache.offset)
+    for one in list(_free_words(prog))[:5]:
+        at = one.address + offset
+        word = what(prog, prog.read_word(at), at)
+        assert word.where is not None
+        assert "kmalloc-192" in word.where
+        (meaning,) = [m for m in word.meanings if m.kind == "free pointer"]
+        told = meaning.address
+        if told is None:
+            assert meaning.meaning.endswith("NULL, the end of a freelist")
+        else:
+            info = slab_object(prog, told)
+            assert (info.object, info.slab, info.state) == (told, one.slab, "free")
+
+
+def test_index_is_told_where_it_is_stored(prog: Program) -> None:
+    if page_type_layout(prog).allocator != "SLAB":
+        pytest.skip("SLUB has free pointers")
+    names = [
+        cache.name
+        for cache in caches(prog).caches
+        if cache.free.get("freelist", 0) and cache.objects_per_slab > 2
+    ]
+    slab = next(one.slab for one in objects(prog, names[0], "free") if one.place == "freelist")
+    type = "struct slab" if page_type_layout(prog).slab_struct == "slab" else "struct page"
+    width = prog.type("freelist_idx_t").type.size or 1
+    array = Object(prog, type, address=slab).freelist.value_()
+    (meaning,) = [one for one in _meanings(prog, 0, array + width) if one.kind == "index"]
+    assert meaning.meaning.startswith(
+        f"entry 1 of the freelist of {names[0]} slab 0x{slab:x} holds index "
+    )
+
+
+def test_per_cpu_memory_of_a_cache_is_told(prog: Program) -> None:
+    cache = find_slab_cache(prog, "kmalloc-192")
+    for member in ("cpu_sheaves", "cpu_slab", "cpu_cache"):
+        if hasattr(cache, member) and getattr(cache, member):
+            address = per_cpu(getattr(cache, member)[0], 0).address_
+            assert slab_object(prog, address).meaning.endswith("+0x0 of kmalloc-192 of CPU 0")
+            return
+
+
+def test_number_that_is_no_address_says_what_else_it_can_be(prog: Program) -> None:
+    info = slab_object(prog, 0x6B6B6B6B6B6B6B6B)
+    assert info.kind == "other"
+    assert [one.kind for one in info.meanings] == ["poison"]
+    assert slab_object(prog, _held(prog).address).meanings == ()
+
+
+def test_more_than_a_word_is_an_error(prog: Program) -> None:
+    for number in (1 << 64, -(1 << 63) - 1):
+        with pytest.raises(ValueError, match="more than 64 bits"):
+            what(prog, number)

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What is found of several caches, or of a cache and of pages, and is one damage."""
+
+from __future__ import annotations
+
+from typing import Any, Dict, List
+
+from drgn_slabtype.findings import Finding
+from drgn_slabtype.rules.blame import join
+
+SLAB, OTHER = 0xFFFFEA0000033AC0, 0xFFFFEA0000033A80
+
+
+def _finding(code: str, number: int = 1, **members: Any) -> Finding:
+    return Finding(code, code, id=number, **members)
+
+
+def _causes(*groups: List[Finding]) -> Dict[str, str]:
+    # What each finding follows from; nothing for a root.
+    found = {}
+    for group in join(groups):
+        codes = {finding.id: finding.code for finding in group}
+        for finding in group:
+            found[finding.code] = codes.get(finding.because or 0, "")
+    return found
+
+
+def test_what_a_page_that_was_given_back_has_written_over_follows_from_that() -> None:
+    # put_page() of a slab in use: its base is gone, and its links are those of another list.
+    cache = [
+        _finding("slab-base-wrong", 1, slab=SLAB),
+        _finding("list-links", 2, slab=OTHER, found=SLAB + 8),
+        _finding("list-missing", 3, slab=SLAB, because=2),
+    ]
+    assert _causes(cache, [_finding("page-refcount", slab=SLAB)]) == {
+        "page-refcount": "",
+        "slab-base-wrong": "page-refcount",
+        "list-links": "page-refcount",
+        "list-missing": "page-refcount",
+    }
+
+
+def test_list_that_leads_to_a_page_that_was_given_back_follows_from_that() -> None:
+    pages = [_finding("page-refcount", slab=SLAB)]
+    head = [_finding("list-broken", found=SLAB + 8)]
+    assert _causes(head, pages) == {"page-refcount": "", "list-broken": "page-refcount"}
+
+
+def test_page_that_somebody_else_has_taken_meanwhile_has_references_again() -> None:
+    cache = [
+        _finding("slab-objects-wrong", 1, slab=SLAB),
+        _finding("list-links", 2, slab=OTHER, found=SLAB + 8),
+    ]
+    assert _causes(cache) == {"slab-objects-wrong": "", "list-links": "slab-objects-wrong"}
+
+
+def test_list_that_leads_elsewhere_is_damage_of_its_own() -> None:
+    pages = [_finding("page-refcount", slab=SLAB)]
+    links = [_finding("list-links", slab=OTHER, found=SLAB + 64)]
+    assert _causes(links, pages) == {"page-refcount": "", "list-links": ""}

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Words that the kernel writes to be recognised by."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from drgn_slabtype.answers.poisons import fill, poisons
+
+
+@pytest.mark.parametrize(
+    ("word", "architecture", "name"),
+    [
+        (0xDEAD000000000100, "X86_64", "LIST_POISON1"),
+        (0xDEAD000000000122, "AARCH64", "LIST_POISON2"),
+        (0x5DEADBEEF0000100, "PPC64", "LIST_POISON1"),
+        (0xDEAD00000000EB9F, "S390X", "BPF_PTR_POISON"),
+        (0x09F911029D74E35B, "X86_64", "RED_INACTIVE"),
+        (0xADACAFAEA9A8ABAA, "X86_64", "KFENCE_CANARY_PATTERN_U64"),
+        (0xDEAD4EAD, "X86_64", "SPINLOCK_MAGIC"),
+        (0xFFFFFFFFDEAD4EAD, "X86_64", "its low half is SPINLOCK_MAGIC"),
+        (0xDEAD4EADFFFFFFFF, "X86_64", "its high half is SPINLOCK_MAGIC"),
+        (0x57AC6E9D, "X86_64", "STACK_END_MAGIC"),
+        (0xBBBBBBBBBBBBBBBB, "X86_64", "SLUB_RED_INACTIVE"),
+        (0xA56B6B6B6B6B6B6B, "X86_64", "POISON_FREE"),
+        (0x6B6B6B6B6B6B6BA5, "S390X", "POISON_FREE"),
+        (0x10, "X86_64", "ZERO_SIZE_PTR"),
+    ],
+)
+def test_word_has_the_name_of_the_source(word: int, architecture: str, name: str) -> None:
+    (told,) = poisons(word, 8, architecture)
+    assert told.startswith(name + ",")
+
+
+@pytest.mark.parametrize(
+    ("word", "architecture"),
+    [
+        (0, "X86_64"),
+        (0xDEAD000000000100, "PPC64"),
+        (0xDEAD000000000101, "X86_64"),
+        (0x100, "X86_64"),
+        (0xFFFF888000001000, "X86_64"),
+        (0xBBBBBBBBBBBBBBBA, "X86_64"),
+    ],
+)
+def test_other_words_have_none(word: int, architecture: str) -> None:
+    assert poisons(word, 8, architecture) == []
+
+
+@given(st.integers(0, (1 << 64) - 1), st.sampled_from(["X86_64", "PPC64", "ARM"]))
+def test_any_word_is_told_printably(word: int, architecture: str) -> None:
+    assert all(told.isprintable() and told for told in poisons(word, 8, architecture))
+
+
+def test_fill_names_bytes() -> None:
+    assert fill(0x6B) == "POISON_FREE, poison of a free object"
+    assert fill(0x41) == ""
