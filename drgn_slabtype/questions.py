@@ -79,14 +79,20 @@ for slab in slabs(prog, {args.cache!r}{options}).slabs:
 def _object(prog: Program, args: argparse.Namespace) -> AddressInfo:
     from .answers.object import slab_object
 
-    return slab_object(prog, resolved(prog, args.address))
+    return slab_object(
+        prog,
+        resolved(prog, args.address),
+        contents=args.bytes,
+        neighbours=args.neighbours,
+        everywhere=True,
+    )
 
 
 def _object_code(args: argparse.Namespace) -> str:
     return f"""\
 from drgn_slabtype import slab_object
 
-info = slab_object(prog, {spelled(args.address)})
+info = slab_object(prog, {spelled(args.address)}, contents={args.bytes}, everywhere=True)
 print(info.meaning, info.state, info.places)
 """
 
@@ -254,6 +260,20 @@ QUESTIONS = (
                 type=address,
                 metavar="ADDRESS",
                 help="any address, also inside an object or of a page; or a symbol",
+            ),
+            option(
+                "--bytes",
+                type=int,
+                default=64,
+                metavar="N",
+                help="show so many bytes of the object, and those beside it (default: 64)",
+            ),
+            option(
+                "--neighbours",
+                type=int,
+                default=1,
+                metavar="N",
+                help="show so many objects before and after it (default: 1)",
             ),
         ),
         drgn=_object_code,

@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Optional, Tuple
+from typing import NamedTuple, Optional, Tuple
 
-from ..shapes import Address
+from ..shapes import Address, Hex
 from .states import SlabObject
 from .tracks import Track
 
@@ -25,6 +25,32 @@ class Meaning:
     """The same for people."""
     address: Optional[Address] = None
     """What it would lead to."""
+
+
+class Line(NamedTuple):
+    """Some bytes in a row."""
+
+    part: str
+    """``object``, or what lies beside it: ``right red zone``, ``padding`` …"""
+    address: Address
+    """Of the first."""
+    offset: int
+    """The same from the object's address."""
+    bytes: str
+    """In hex."""
+    text: str
+    """As ASCII, with dots for what cannot be printed."""
+    damaged: Tuple[int, ...] = ()
+    """Positions in the line of the bytes that debugging promises to be others."""
+
+
+class ObjectWord(NamedTuple):
+    """A word of an object that can be told."""
+
+    offset: int
+    """In the object, in bytes."""
+    word: Hex
+    meaning: str
 
 
 @dataclass(frozen=True)
@@ -54,6 +80,11 @@ class AddressInfo:
     """``in use``, ``free``, ``waiting`` or ``unknown``."""
     places: Tuple[str, ...] = ()
     """Every place that records the object, with the position there."""
+    list: Optional[str] = None
+    """The list that its slab stands on: see :attr:`SlabUsage.list
+    <drgn_slabtype.answers.slabs.SlabUsage.list>`."""
+    owner: Optional[int] = None
+    """The CPU, or the node, whose list that is."""
     contradictions: Tuple[str, ...] = ()
     """What the check says about this object and its slab."""
     previous: Optional[SlabObject] = None
@@ -69,6 +100,12 @@ class AddressInfo:
     """Types of the head page."""
     meanings: Tuple[Meaning, ...] = ()
     """What the number can be, where it is no address of anything."""
+    neighbours: Tuple[SlabObject, ...] = ()
+    """More of the objects around it, if they were asked for."""
+    lines: Tuple[Line, ...] = ()
+    """Its bytes and those beside it, if they were asked for."""
+    words: Tuple[ObjectWord, ...] = ()
+    """What the words among them are."""
 
     @property
     def is_known(self) -> bool:

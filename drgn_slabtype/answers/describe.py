@@ -9,12 +9,14 @@ it is instead.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import List, Optional, Tuple
 
 import numpy as np
 from drgn import FaultError, Object
 from drgn.helpers.common.format import escape_ascii_string
 
+from ..ledger import Ledger, ListKind
 from ..machine import Machine
 from ..machine.kfence import KfencePool, kfence_pool
 from .address import AddressInfo
@@ -22,7 +24,7 @@ from .elsewhere import elsewhere
 from .guarded import state_of
 from .lookup import Judged, Located, Lookup
 from .slots import Slot, slot
-from .states import Objects, ObjectState, SlabObject, places_of
+from .states import LISTS, Objects, ObjectState, SlabObject, places_of
 from .tracks import Track, kfence_track
 
 
@@ -41,6 +43,15 @@ def describe(reading: Lookup, addr: int) -> AddressInfo:
     if slab is not None:
         return _struct_slab(slab, addr, beside)
     return elsewhere(machine, addr)
+
+
+def spell(info: AddressInfo) -> str:
+    """Return what an address is, with the state of the object that it lies in."""
+    if info.state is None:
+        return info.meaning
+    where = f", {'; '.join(info.places)}" if info.places else ""
+    part = f", in its {info.part}" if info.part else ""
+    return f"{info.meaning}{part} ({info.state}{where})"
 
 
 def describe_in(slab: Located, addr: int) -> AddressInfo:
@@ -68,7 +79,23 @@ def describe_in(slab: Located, addr: int) -> AddressInfo:
             contradictions=_contradictions(judged, page, None),
         )
     first = int(np.searchsorted(judged.objects.slab, local))
-    return _object(machine, judged, layout, first + index, addr)
+    info = _object(machine, judged, layout, first + index, addr)
+    kind, owner = standing(judged.ledger, local)
+    return replace(info, list=kind, owner=owner)
+
+
+def standing(ledger: Ledger, row: int) -> Tuple[Optional[str], Optional[int]]:
+    """
+    Return the list that a slab stands on, and the CPU or node whose that is.
+
+    :param row: Of ``ledger.slabs``.
+    """
+    members = ledger.memberships
+    at = np.flatnonzero(members.slab == row)
+    if not len(at):
+        return None, None
+    owner = int(members.owner[at[-1]])
+    return LISTS.get(ListKind(int(members.kind[at[-1]]))), owner if owner >= 0 else None
 
 
 def _object(machine: Machine, judged: Judged, layout: Slot, row: int, addr: int) -> AddressInfo:

@@ -23,7 +23,7 @@ from ..findings import Damaged, Finding
 from ..machine import Machine
 from .address import AddressInfo
 from .content import Content, classify, continues, describe_word
-from .describe import describe
+from .describe import describe, spell
 from .lookup import Lookup
 from .states import ObjectState, SlabObject
 from .tracks import Track
@@ -63,15 +63,6 @@ def _explain(reading: Lookup, finding: Finding) -> Iterator[str]:
             yield from explainer(reading, finding)
         except (FaultError, LookupError):
             yield "what is there instead could not be read"
-
-
-def spell(info: AddressInfo) -> str:
-    """Return what an address is, with the state of the object that it lies in."""
-    if info.state is None:
-        return info.meaning
-    where = f", {'; '.join(info.places)}" if info.places else ""
-    part = f", in its {info.part}" if info.part else ""
-    return f"{info.meaning}{part} ({info.state}{where})"
 
 
 def _explain_pointer(reading: Lookup, finding: Finding) -> Iterator[str]:

@@ -10,17 +10,30 @@ it is instead.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import List
 
+import numpy as np
 from drgn import IntegerLike, Program
 
+from ..ledger import Ledger, Walk
 from ..machine import machine
+from ..rules.claims import container_name
 from .address import AddressInfo
 from .describe import describe
-from .lookup import lookup
+from .lookup import Located, Lookup, lookup
+from .objectbytes import damaged_parts, lines, parts, words
+from .slots import slot
 from .what import meanings, word_of
 
 
-def slab_object(prog: Program, addr: IntegerLike) -> AddressInfo:
+def slab_object(
+    prog: Program,
+    addr: IntegerLike,
+    *,
+    contents: int = 0,
+    neighbours: int = 1,
+    everywhere: bool = False,
+) -> AddressInfo:
     """
     Return what an address is.
 
@@ -30,10 +43,88 @@ def slab_object(prog: Program, addr: IntegerLike) -> AddressInfo:
 
     :param addr: Any address: of an object or inside one, of a page, of code. Of a
         word that leads nowhere, ``meanings`` says what else it can be.
+    :param contents: So many bytes of the object, those beside it, and what the words
+        among them are.
+    :param neighbours: How many objects to tell before and after it.
+    :param everywhere: Ask all caches of the machine whether they record it, too.
     :raises ValueError: if *addr* has more than 64 bits.
     :raises LayoutError: if the kernel's layout is not understood.
     """
     address = word_of(addr)
     reading = lookup(machine(prog))
     info = describe(reading, address)
-    return info if info.is_known else replace(info, meanings=meanings(reading, address))
+    if not info.is_known:
+        return replace(info, meanings=meanings(reading, address))
+    slab = reading.at(address) if info.object is not None else None
+    if slab is None or slab.number < 0:
+        return info
+    if contents:
+        info = _with_contents(reading, slab, info, contents)
+    if neighbours != 1:
+        info = _with_neighbours(slab, info, neighbours)
+    return _with_records(reading, info) if everywhere else info
+
+
+def _with_contents(reading: Lookup, slab: Located, info: AddressInfo, count: int) -> AddressInfo:
+    kernel, object = reading.machine, info.object
+    assert object is not None
+    size = slab.judged.ledger.facts.object_size
+    findings = [one for one in slab.judged.findings if one.object == object]
+    there = kernel.has_contents
+    wanted = list(parts(slot(kernel, slab.caches, slab.number), size, count if there else 0))
+    if not there:
+        # What debugging promises was kept, and so was what it is instead.
+        wanted += damaged_parts(object, size, findings)
+    told = words(reading, object, min(size, count)) if there else []
+    return replace(info, lines=tuple(lines(kernel, object, wanted, findings)), words=tuple(told))
+
+
+def _with_neighbours(slab: Located, info: AddressInfo, count: int) -> AddressInfo:
+    objects = slab.judged.objects
+    rows = np.flatnonzero(objects.address == np.uint64(info.object or 0))
+    row = int(rows[0])
+    around = range(max(row - count, 0), min(row + count + 1, len(objects.address)))
+    own = objects.slab[row]
+    near = tuple(objects[at] for at in around if at != row and objects.slab[at] == own)
+    return replace(info, neighbours=near)
+
+
+def _with_records(reading: Lookup, info: AddressInfo) -> AddressInfo:
+    # Places of other caches hold it, or a freelist of theirs leads to it.
+    assert info.object is not None
+    start = np.uint64(info.object)
+    allocator, index = reading.whole.allocator, reading.whole.index
+    size = 1
+    found: List[str] = []
+    for number in range(len(reading.caches)):
+        if int(reading.caches.addresses[number]) == info.slab_cache:
+            size = max(int(reading.caches.rows["object_size"][number]), 1)
+    for number in range(len(reading.caches)):
+        if int(reading.caches.addresses[number]) == info.slab_cache:
+            continue
+        ledger = allocator.collect(number, index)
+        found += _foreign(ledger, start, np.uint64(size))
+    told = tuple(f"recorded as free in {place}, of another cache" for place in found)
+    return replace(
+        info,
+        places=(*info.places, *found),
+        contradictions=(*info.contradictions, *told),
+    )
+
+
+def _foreign(ledger: Ledger, start: np.uint64, size: np.uint64) -> List[str]:
+    claims, boxes = ledger.claims, ledger.containers
+    inside = (claims.address - start < size) & (claims.slab < 0)
+    found = [
+        f"{container_name(ledger, int(claims.container[at]))} of {ledger.facts.name}, "
+        f"position {claims.position[at]}"
+        for at in np.flatnonzero(inside).tolist()
+    ]
+    ends = (boxes.value - start < size) & (boxes.state == Walk.POINTER)
+    for box in np.flatnonzero(ends).tolist():
+        where = f"{container_name(ledger, box)} of {ledger.facts.name}"
+        slab = int(boxes.slab[box])
+        if slab >= 0:
+            where += f" slab 0x{ledger.slabs.page[slab]:x}"
+        found.append(f"{where}, position {boxes.walked[box]}")
+    return list(dict.fromkeys(found))

@@ -21,18 +21,9 @@ from ..ledger import I64, U64, Ledger, ListKind
 from ..machine import Machine, machine
 from ..shapes import Address
 from .lookup import Judged, lookup
-from .states import ObjectState, SlabObject
+from .states import LISTS, ObjectState, SlabObject
 
 ON_CPU = ListKind.CPU_SLAB | ListKind.CPU_PARTIAL
-
-_LISTS = {
-    ListKind.PARTIAL: "partial",
-    ListKind.FULL: "full",
-    ListKind.FREE: "free",
-    ListKind.CPU_SLAB: "cpu",
-    ListKind.CPU_PARTIAL: "cpu partial",
-    ListKind.DEFERRED: "deferred",
-}
 
 
 @dataclass(frozen=True)
@@ -189,7 +180,7 @@ def _usages(
             page,
             address,
             nid,
-            _LISTS.get(on),
+            LISTS.get(on),
             of if of >= 0 else None,
             order,
             objects,

@@ -15,7 +15,7 @@ from typing import Iterator, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
-from ..ledger import I32, I64, U8, U64, Bools, Ledger, State, Walk
+from ..ledger import I32, I64, U8, U64, Bools, Ledger, ListKind, State, Walk
 from ..rules.claims import container_name
 from ..shapes import Address
 
@@ -42,6 +42,17 @@ class ObjectState(enum.IntEnum):
 _SAYS = np.zeros(len(State), np.uint8)
 _SAYS[State.FREE], _SAYS[State.WAITING] = ObjectState.FREE, ObjectState.WAITING
 _SAYS[State.LIVE] = ObjectState.IN_USE
+
+
+LISTS = {
+    ListKind.PARTIAL: "partial",
+    ListKind.FULL: "full",
+    ListKind.FREE: "free",
+    ListKind.CPU_SLAB: "cpu",
+    ListKind.CPU_PARTIAL: "cpu partial",
+    ListKind.DEFERRED: "deferred",
+}
+"""What the lists of slabs are called; a CPU allocates from the slab that is on ``cpu``."""
 
 
 @dataclass(frozen=True)

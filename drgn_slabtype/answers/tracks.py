@@ -13,9 +13,13 @@ from __future__ import annotations
 from typing import NamedTuple, Optional, Tuple
 
 from drgn import FaultError, Object
+from drgn.helpers.common.format import escape_ascii_string
+from drgn.helpers.linux.pid import find_task
 
 from ..machine import Machine
+from ..machine.clock import clock
 from ..machine.symbols import depot_stack, frames, symbolise
+from ..machine.tasks import ERRORS
 
 
 class Track(NamedTuple):
@@ -31,6 +35,10 @@ class Track(NamedTuple):
     """Time, in jiffies for SLUB, in nanoseconds for KFENCE."""
     stack: Tuple[str, ...]
     """Call trace, innermost first, if it was kept."""
+    age: Optional[float] = None
+    """Seconds that it is ago, where the target tells how long a jiffy is."""
+    task: Optional[str] = None
+    """Name of the task with that PID, if there is one now."""
 
 
 def slub_tracks(machine: Machine, first: int) -> Tuple[Track, ...]:
@@ -60,8 +68,25 @@ def _slub_track(machine: Machine, event: str, caller: int, track: Object) -> Tra
         stack = depot_stack(machine, track.handle)
     elif hasattr(track, "addrs"):
         stack = frames(machine, [entry.value_() for entry in track.addrs])
-    cpu, pid = track.cpu.value_(), track.pid.value_()
-    return Track(event, symbolise(machine, caller), cpu, pid, track.when.value_(), stack)
+    cpu, pid, when = track.cpu.value_(), track.pid.value_(), track.when.value_()
+    age, task = _age(machine, when), _task(machine, pid)
+    return Track(event, symbolise(machine, caller), cpu, pid, when, stack, age, task)
+
+
+def _age(machine: Machine, when: int) -> Optional[float]:
+    now = clock(machine)
+    ago = None if now is None else now.ago(when)
+    return None if now is None or ago is None else now.seconds(ago)
+
+
+def _task(machine: Machine, pid: int) -> Optional[str]:
+    if not pid:
+        return None
+    try:
+        task = find_task(machine.prog, pid)
+        return escape_ascii_string(task.comm.string_(), escape_backslash=True) if task else None
+    except ERRORS:
+        return None
 
 
 def kfence_track(machine: Machine, event: str, track: Object) -> Optional[Track]:

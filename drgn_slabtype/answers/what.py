@@ -24,8 +24,7 @@ from ..machine.clock import clock
 from ..shapes import Address, Flags
 from .address import Meaning
 from .content import describe_word, longest_text
-from .describe import describe
-from .diagnose import spell
+from .describe import describe, spell
 from .lookup import Lookup, lookup
 from .nearby import wrong_pointers
 from .poisons import poisons

@@ -9,14 +9,16 @@ from . import Column, Fact, View
 
 if TYPE_CHECKING:
     from ...answers.address import AddressInfo
-    from ...answers.slabs import SlabsAnswer, SlabUsage
+    from ...answers.slabs import SlabsAnswer
     from ...answers.states import SlabObject
 
 TRACK = View(
     Column("by", "caller"),
     Column("CPU", "cpu"),
     Column("PID", "pid"),
+    Column("task", cell=lambda track: track.task and f"({track.task})"),
     Column("at", "when"),
+    Column("age", cell=lambda track: None if track.age is None else f"{track.age:.3f} s"),
     quiet="event stack",
 )
 
@@ -47,6 +49,36 @@ def _tracks(info: AddressInfo) -> List[Fact]:
     return facts
 
 
+def _stands(info: AddressInfo) -> Optional[str]:
+    if info.list is None:
+        return None
+    return _list(info.list, info.owner)
+
+
+def _lines(info: AddressInfo) -> List[Fact]:
+    facts: List[Fact] = []
+    part = None
+    for line in info.lines:
+        facts.append(
+            (
+                line.part if line.part != part else "",
+                f"{line.offset:+5} {line.address:016x}: {line.bytes:<47}  {line.text}",
+            )
+        )
+        part = line.part
+        if line.damaged:
+            marks = "".join("^^ " if n in line.damaged else "   " for n in range(16)).rstrip()
+            facts.append(("damaged", " " * 24 + marks))
+    return facts
+
+
+def _words(info: AddressInfo) -> List[Fact]:
+    return [
+        ("words" if not at else "", f"{word.offset:+5} 0x{word.word:016x}: {word.meaning}")
+        for at, word in enumerate(info.words)
+    ]
+
+
 ADDRESS = View(
     Column("cache", "cache slab_cache", _cache),
     Column("slab"),
@@ -54,11 +86,15 @@ ADDRESS = View(
     Column("in its", "part"),
     Column("state"),
     Column("recorded in", "places"),
+    Column("list", "list owner", _stands),
     Column("contradiction", "contradictions"),
     Column("previous", cell=lambda info: _neighbour(info.previous)),
     Column("next", cell=lambda info: _neighbour(info.next)),
+    Column("nearby", "neighbours", lambda info: [_neighbour(one) for one in info.neighbours]),
     Column("page", "page pfn", _page),
     Column("", "tracks", _tracks),
+    Column("bytes", "lines", _lines),
+    Column("words", cell=_words),
     Column("can be", "meanings", lambda info: [one.meaning for one in info.meanings]),
     quiet="address kind meaning index offset page_types",
 )
@@ -85,12 +121,12 @@ OBJECTS = View(
 )
 
 
-def _list(slab: SlabUsage) -> str:
-    if slab.list is None:
+def _list(name: Optional[str], owner: Optional[int]) -> str:
+    if name is None:
         return "-"
-    on_cpu = slab.list.startswith("cpu") or slab.list == "deferred"
-    of = f" of {'CPU' if on_cpu else 'node'} {slab.owner}"
-    return f"{slab.list}{'' if slab.owner is None else of}"
+    on_cpu = name.startswith("cpu") or name == "deferred"
+    of = f" of {'CPU' if on_cpu else 'node'} {owner}"
+    return f"{name}{'' if owner is None else of}"
 
 
 def slabs(answer: SlabsAnswer) -> View:
@@ -100,7 +136,7 @@ def slabs(answer: SlabsAnswer) -> View:
         Column("slab"),
         Column("memory", "address"),
         Column("node"),
-        Column("list", "list owner", _list),
+        Column("list", "list owner", lambda slab: _list(slab.list, slab.owner)),
         Column("order", right=True),
         Column("objects"),
         Column("in use"),

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+The bytes of an object
+----------------------
+
+As the kernel's own reports print them, 16 a line, with those marked that are not
+what debugging promises, and with what the words among them are.
+"""
+
+from __future__ import annotations
+
+import string
+from typing import Iterable, Iterator, List, NamedTuple, Optional, Sequence, Set
+
+import numpy as np
+from drgn import FaultError
+
+from ..findings import Damaged, Finding
+from ..machine import Machine
+from .address import Line, ObjectWord
+from .content import describe_word, longest_text
+from .describe import describe, spell
+from .lookup import Lookup
+from .poisons import poisons
+from .slots import Slot
+
+_LINE = 16
+_MOST_PART = 64  # bytes of a part beside the object that are told
+_MOST_WORDS = 64
+_SHORTEST_TEXT = 4
+_PRINTABLE = frozenset((string.digits + string.ascii_letters + string.punctuation + " ").encode())
+
+
+class Part(NamedTuple):
+    """A part of a slot, in bytes from the object's address."""
+
+    name: str
+    first: int
+    last: int
+
+
+def parts(layout: Slot, object_size: int, count: int) -> Iterator[Part]:
+    """
+    Yield the parts of a slot whose bytes are told.
+
+    :param count: Bytes of the object, at most.
+    """
+    if layout.before:
+        yield Part("left red zone", -layout.before, 0)
+    if count:
+        yield Part("object", 0, min(object_size, count))
+    for first, last, name in layout.parts:
+        # What a user never wrote is of interest only where it is promised.
+        if last > first and "track" not in name:
+            yield Part(name, first, min(last, first + _MOST_PART))
+
+
+def damaged_parts(address: int, object_size: int, findings: Sequence[Finding]) -> List[Part]:
+    """
+    Return the parts of an object itself that are damaged.
+
+    :param address: Of the object.
+    """
+    ranges = [one for finding in findings for one in finding.ranges]
+    starts = [(one.address - address, one.size) for one in ranges]
+    return [
+        Part("object", first, first + min(size, _MOST_PART))
+        for first, size in starts
+        if 0 <= first < object_size
+    ]
+
+
+def lines(
+    machine: Machine, address: int, wanted: Iterable[Part], findings: Sequence[Finding]
+) -> List[Line]:
+    """
+    Return the bytes of an object.
+
+    :param address: Of the object.
+    :param findings: About it; their ranges are marked.
+    """
+    damaged = _damaged(findings)
+    found: List[Line] = []
+    for part in wanted:
+        try:
+            data = machine.memory.read(address + part.first, part.last - part.first)
+        except FaultError:
+            continue
+        for at in range(0, len(data), _LINE):
+            piece, start = data[at : at + _LINE], address + part.first + at
+            wrong = tuple(n for n in range(len(piece)) if start + n in damaged)
+            found.append(
+                Line(part.name, start, part.first + at, piece.hex(" "), _ascii(piece), wrong)
+            )
+    return found
+
+
+def _damaged(findings: Sequence[Finding]) -> Set[int]:
+    ranges: List[Damaged] = [one for finding in findings for one in finding.ranges]
+    return {one.address + n for one in ranges for n in range(one.size)}
+
+
+def _ascii(data: bytes) -> str:
+    return "".join(chr(byte) if byte in _PRINTABLE else "." for byte in data)
+
+
+def words(reading: Lookup, address: int, size: int) -> List[ObjectWord]:
+    """
+    Return the words of an object that can be told.
+
+    :param size: Bytes of it that are looked at.
+    """
+    memory = reading.machine.memory
+    width = memory.word_size
+    try:
+        data = memory.read(address, size // width * width)
+    except FaultError:
+        return []
+    held = np.frombuffer(data, memory.word).tolist()
+    found = []
+    for number, word in enumerate(held):
+        meaning = _meaning(reading, address + number * width, word)
+        if meaning is not None:
+            found.append(ObjectWord(number * width, word, meaning))
+    return found[:_MOST_WORDS]
+
+
+def _meaning(reading: Lookup, at: int, word: int) -> Optional[str]:
+    machine, width = reading.machine, reading.machine.memory.word_size
+    if word >> 16 == 0:
+        return None
+    if word == at:
+        return "itself: a list that is empty, or the first half of one"
+    if word == at - width:
+        return "the word before: the other half of an empty list"
+    assert machine.prog.platform is not None
+    known = poisons(word, width, machine.prog.platform.arch.name)
+    if known:
+        return known[0]
+    if machine.memory.is_kernel_address(np.array([word], np.uint64))[0]:
+        info = describe(reading, word)
+        return spell(info) if info.is_known else describe_word(word, width)
+    order = "little" if machine.memory.byteorder == "<" else "big"
+    data = word.to_bytes(width, order)  # type: ignore[arg-type]
+    text = longest_text(data)
+    if len(text) >= _SHORTEST_TEXT:
+        return f'text "{text.decode("ascii")}"'
+    return None

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Everything about one object: its bytes, its list, who records it, who allocated it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from drgn import Program
+
+from drgn_slabtype.answers.caches import caches
+from drgn_slabtype.answers.object import slab_object
+from drgn_slabtype.answers.objects import objects
+from drgn_slabtype.answers.slabs import slabs
+from drgn_slabtype.capture import open_capture
+from drgn_slabtype.check import check
+from drgn_slabtype.machine import machine
+from drgn_slabtype.report.text import object as as_text
+
+from ..recipes.overlay import Write, overlay
+from . import ONE_OF_EACH_SHAPE
+
+HERE = Path(__file__).parent
+
+
+def _open(kernel: str) -> Program:
+    return open_capture(str(HERE / kernel / "capture.xz"))
+
+
+@pytest.fixture(scope="module", params=ONE_OF_EACH_SHAPE)
+def prog(request: pytest.FixtureRequest) -> Program:
+    return _open(request.param)
+
+
+def test_object_says_on_which_list_its_slab_stands(prog: Program) -> None:
+    cache = max(caches(prog).caches, key=lambda cache: len(cache.lists) * 1000 + cache.slabs)
+    told = {slab.slab: (slab.list, slab.owner) for slab in slabs(prog, cache.name).slabs}
+    by_list = {standing: slab for slab, standing in told.items()}
+    for standing, slab in by_list.items():
+        first = next(one for one in objects(prog, cache.name) if one.slab == slab)
+        info = slab_object(prog, first.address)
+        assert (info.list, info.owner) == standing
+
+
+def test_more_neighbours_are_those_of_the_slab(prog: Program) -> None:
+    every = list(objects(prog, "kmalloc-64"))
+    some = every[len(every) // 2]
+    own = [one for one in every if one.slab == some.slab]
+    at = own.index(some)
+    info = slab_object(prog, some.address, neighbours=3)
+    assert list(info.neighbours) == own[max(at - 3, 0) : at] + own[at + 1 : at + 4]
+    assert slab_object(prog, some.address, neighbours=0).neighbours == ()
+
+
+def test_sound_objects_are_recorded_by_no_other_cache(prog: Program) -> None:
+    for name in ("kmalloc-64", "kmalloc-192"):
+        some = next(iter(objects(prog, name)))
+        everywhere = slab_object(prog, some.address, everywhere=True)
+        assert everywhere == slab_object(prog, some.address)
+
+
+def test_object_on_the_freelist_of_another_cache_is_a_contradiction() -> None:
+    prog = _open("debian-7-plain")
+    overlay(prog, [Write(0xFFFF8BF101061B90, bytes.fromhex("00862501f18bffff"))])
+    info = slab_object(prog, 0xFFFF8BF101258600, everywhere=True)
+    assert (info.cache, info.state) == ("mnt_cache", "in use")
+    (place,) = info.places
+    assert place.startswith("main sheaf of CPU 0 of kmalloc-512, position ")
+    assert info.contradictions == (f"recorded as free in {place}, of another cache",)
+
+
+def test_freelist_that_leads_into_another_cache_is_a_contradiction() -> None:
+    prog = _open("debian-6.1-plain")
+    overlay(
+        prog,
+        [
+            Write(0xFFFF8E874F836140, bytes.fromhex("c01c1c41878effff")),
+            Write(0xFFFF8E87411C1DC0, bytes.fromhex("fb06ef0428a7f1a3")),
+        ],
+    )
+    foreign = {finding.found for finding in check(prog).findings if finding.found}
+    told = [
+        info
+        for address in foreign
+        if isinstance(address, int)
+        and (info := slab_object(prog, address, everywhere=True)).object is not None
+    ]
+    assert any("of another cache" in text for info in told for text in info.contradictions)
+
+
+def test_damaged_bytes_are_marked() -> None:
+    prog = _open("debian-7-debug")
+    patches = {0x04: "08", 0x28: "00e05d81ffffffff", 0x80: "deadbeef"}
+    base = 0xFFFF88A1C60D8A00
+    overlay(prog, [Write(base + at, bytes.fromhex(data)) for at, data in patches.items()])
+    info = slab_object(prog, base, contents=256)
+    marked = {
+        line.offset + at: line.bytes.split()[at] for line in info.lines for at in line.damaged
+    }
+    wanted = {
+        at + n: f"{byte:02x}"
+        for at, data in patches.items()
+        for n, byte in enumerate(bytes.fromhex(data))
+    }
+    assert marked == wanted
+    assert "^^" in as_text(info)
+    zones = {line.part: line.bytes.split() for line in info.lines if "red zone" in line.part}
+    assert zones
+    assert all(set(data) <= {"bb", "cc"} for data in zones.values())
+
+
+def test_words_are_told_where_contents_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    prog = _open("debian-7-plain")
+    # What the allocator lives in is kept whole: a struct kmem_cache.
+    first = prog["slab_caches"].next.value_()
+    member = prog.type("struct kmem_cache").member("list").offset
+    monkeypatch.setattr(
+        machine(prog), "manifest", {**(machine(prog).manifest or {}), "contents": True}
+    )
+    info = slab_object(prog, first - member, contents=224)
+    words = {word.offset: word for word in info.words}
+    assert words[member + 8].meaning == "symbol slab_caches+0x0"
+    assert words[member].word == prog.read_word(first)
+    object_lines = [line for line in info.lines if line.part == "object"]
+    assert [line.offset for line in object_lines] == list(range(0, 224, 16))
+    assert bytes.fromhex(object_lines[0].bytes) == prog.read(first - member, 16)
