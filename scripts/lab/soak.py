@@ -51,33 +51,33 @@ def run(
     :param journal: Gets a record for each check; what it has is not done again.
     """
     end = time.monotonic() + budget_seconds
-    turns = True
-    while turns and time.monotonic() < end:
-        # A boot of each in turn, so that time that is up is up for all.
-        turns = False
-        for files in kernels:
-            left = checks - journal.count(kernel=files.kernel.name)
-            if left > 0 and time.monotonic() < end:
-                turns = True
-                _soak(files, journal, min(left, _CHECKS_A_BOOT), end)
+    deaths = 0
+    while time.monotonic() < end:
+        # Whose turn it is says the journal, so that every kernel comes to it.
+        left = {
+            files.kernel.name: checks - journal.count(kernel=files.kernel.name) for files in kernels
+        }
+        files = max(kernels, key=lambda files: left[files.kernel.name])
+        if left[files.kernel.name] <= 0:
+            return
+        try:
+            _soak(files, journal, min(left[files.kernel.name], _CHECKS_A_BOOT), end)
+        except GuestError as error:
+            deaths += 1
+            say(f"{files.kernel.name}: {error}")
+            if deaths > _MOST_DEATHS * len(kernels):
+                raise
 
 
 def _soak(files: KernelFiles, journal: Journal, checks: int, end: float) -> None:
-    name = files.kernel.name
-    died = journal.count(kernel=name, died=True)
-    try:
-        with running(files, guest_for(files)) as machine:
-            for number in range(checks):
-                if time.monotonic() > end:
-                    return
-                record = {"kernel": name, "number": number, **_one(files, machine)}
-                # A guest that is gone says nothing about its check.
-                machine.qmp.command("query-status")
-                journal.add(record)
-    except GuestError as error:
-        say(f"{name}: {error}")
-        if died >= _MOST_DEATHS:
-            raise
+    with running(files, guest_for(files)) as machine:
+        for number in range(checks):
+            if time.monotonic() > end:
+                return
+            record = {"kernel": files.kernel.name, "number": number, **_one(files, machine)}
+            # A guest that is gone says nothing about its check.
+            machine.qmp.command("query-status")
+            journal.add(record)
 
 
 def _one(files: KernelFiles, machine: Machine) -> Dict[str, Any]:
