@@ -186,16 +186,14 @@ def _jiffies(machine: Machine) -> Optional[int]:
 def _by_cache(found: Iterable[Odd], owner: U64, nid: Optional[I64] = None) -> Suspects:
     by_cache: Suspects = {}
     for one in found:
-        # An unused cache is on its way off the list, and nothing else of it follows from that.
         code = "cache-wrong" if nid is None else "container-state"
         suspect = Suspect(
-            "cache-destroyed" if one.moving and nid is None else code,
+            code,
             one.what,
             node=None if nid is None else int(nid[one.row]),
             place=None if nid is None else "node",
             expected=one.expected,
             found=one.found,
-            moving=one.moving,
         )
         by_cache.setdefault(int(owner[one.row]), []).append(suspect)
     return by_cache

@@ -32,10 +32,9 @@ def note_destroyed(ledger: Ledger, caches: Caches, number: int) -> None:
     counted = np.array([place.counted for place in ledger.places], np.bool_)
     free = counted[claims.place] & (claims.state != State.LIVE) & (claims.slab >= 0)
     left = int(slabs.counted.sum()) - int(np.count_nonzero(free))
-    # Its last slabs are on their way back to the page allocator.
+    # Its last slabs are on their way back to the page allocator, or it is about to
+    # be taken off the list by whoever has put the last reference.
     empty = left == 0
-    if empty and not taken_off:
-        return
     how = "was destroyed" if taken_off else "has no users (refcount 0), as if destroyed,"
     what = f"{how} with {left} objects left in {len(slabs)} slabs"
     ledger.suspects.append(

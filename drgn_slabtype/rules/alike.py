@@ -29,8 +29,6 @@ class Odd(NamedTuple):
     what: str
     expected: Optional[int]
     found: int
-    moving: bool = False
-    """Whether work in progress explains it."""
 
 
 class Flags(NamedTuple):
@@ -118,13 +116,11 @@ def judge_common(cache: Columns) -> Iterator[Odd]:
 
 
 def _references(count: U64) -> Iterator[Odd]:
-    # -1: it came before caches could be merged, and is not.
+    # -1: it came before caches could be merged, and is not. What 0 means is told by
+    # the objects that are left.
     signed = count.astype(np.uint32).view(np.int32).astype(np.int64)
     for row in np.flatnonzero((signed < -1) | (signed > _MOST_REFERENCES)).tolist():
         yield Odd(row, f"refcount is {signed[row]}", None, int(signed[row]))
-    # Until it is taken off the list by who has put the last reference.
-    for row in np.flatnonzero(signed == 0).tolist():
-        yield Odd(row, "refcount is 0, and it is on slab_caches", None, 0, moving=True)
 
 
 def _reciprocal(cache: Columns, name: str) -> Iterator[Odd]:

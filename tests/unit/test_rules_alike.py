@@ -85,7 +85,6 @@ def test_sound_caches_are_alike() -> None:
     ("changed", "what"),
     [
         ({"refcount": 0xFFFFFFFE}, "refcount is -2"),
-        ({"refcount": 0}, "refcount is 0"),
         ({"reciprocal_size__m": 3}, "reciprocal_size.m is 3, not 1"),
         ({"reciprocal_size__sh2": 6}, "sh2 is 6, not 5"),
         ({"useroffset": 8}, "of no bytes"),
