@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Dict, Iterable, List, Mapping, Optional
+from typing import Dict, Iterable, List, Mapping, Optional, Tuple
 
 import numpy as np
 from drgn import FaultError
@@ -153,22 +153,31 @@ def _ring(machine: Machine, rows: Rows, listed: I64) -> Ring:
     word = np.uint64(machine.memory.word_size)
     entry = rows.addresses[listed] + np.uint64(rows.structure.offset("kobj.entry"))
     ahead, behind = rows["kobj.entry.next"][listed], rows["kobj.entry.prev"][listed]
+    order = np.argsort(entry)
 
-    def read(addresses: U64) -> U64:
-        source = machine.memory
-        found = source.gather(addresses, source.word_size)
-        return found.bytes.view(source.word)[:, 0].astype(np.uint64)
+    def read(links: U64, member: int) -> Tuple[U64, Bools]:
+        # A word of what links lead to, and whether it is there: mostly another of
+        # these caches.
+        at = order[np.minimum(np.searchsorted(entry, links, sorter=order), len(entry) - 1)]
+        own = entry[at] == links
+        found = np.where(own, (behind if member else ahead)[at], np.uint64(0))
+        gathered = machine.memory.gather(links[~own] + word * np.uint64(member), int(word))
+        found[~own] = gathered.bytes.view(machine.memory.word)[:, 0]
+        own[~own] = gathered.ok
+        return found, own
 
-    back, forth = read(ahead + word), read(behind)
+    (back, here), (forth, there) = read(ahead, 1), read(behind, 0)
     head = usual(rows["kobj.kset"][listed])
-    gone = (_gone(machine, ahead), _gone(machine, behind))
-    return Ring(entry, ahead, behind, back, forth, read(back), read(forth + word), head, *gone)
+    # What is right before the one is right behind the other.
+    beyond, before = read(back, 0)[0], read(forth, 1)[0]
+    gone = (_gone(machine, ahead, here), _gone(machine, behind, there))
+    return Ring(entry, ahead, behind, back, forth, beyond, before, head, *gone)
 
 
-def _gone(machine: Machine, addresses: U64) -> Bools:
+def _gone(machine: Machine, addresses: U64, there: Bools) -> Bools:
     # What is in a slab, and not in the target.
     memory = machine.memory
-    lost = memory.is_kernel_address(addresses) & ~memory.gather(addresses, 1).ok
+    lost = memory.is_kernel_address(addresses) & ~there
     pfns = (addresses - np.uint64(memory.linear_base)) >> np.uint64(memory.page_shift)
     lost[lost] = [find_slab(machine, pfn).page is not None for pfn in pfns[lost].tolist()]
     return lost

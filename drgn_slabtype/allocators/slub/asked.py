@@ -24,7 +24,8 @@ from .layout import Parts, SlotLayout, debug_caches, known_parts
 
 _LISTS = ("partial", "full")
 RED_USED, POISON_PAD = 0xCC, 0x5A
-_MOST_BYTES = 8 << 10  # of the largest objects that vote: there are no larger kmalloc caches
+_MOST_BYTES = 2 << 10  # of the largest objects that vote
+_MOST_OBJECTS = 4  # of a slab that do: a question about one address asks them all
 
 
 class DebugTraits(NamedTuple):
@@ -101,7 +102,7 @@ def _vote(machine: Machine, parts: Parts, cache: SlubCache, index: SlabIndex) ->
     layout, source = SlotLayout(parts, cache), machine.memory
     assert layout.orig_size is not None
     lead, order = cache.red_left_pad, cache.min_order
-    count = (source.page_size << order) // cache.size
+    count = min((source.page_size << order) // cache.size, _MOST_OBJECTS)
     gathered = source.gather(index.addresses, count * cache.size)
     slots: U8 = gathered.bytes[gathered.ok].reshape(-1, cache.size)
     # Whether it is in use it says itself, and so no reading of the freelist is needed.
