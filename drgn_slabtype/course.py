@@ -131,7 +131,7 @@ class Course:
         allocator = kernel.layout.allocator
         settled = settle(found, allocator, lambda work: witnesses(kernel).of(work))
         results = [judged.result for judged in self._judged if judged.result]
-        self._settled = settled = doubt(settled, results)
+        self._settled = settled = doubt(settled, results, whole=not caches and not addresses)
         # What moves is explained as it is now.
         findings = [finding for finding in settled if _shelf(finding) == "findings"]
         self._explained = explain(Lookup(kernel) if kernel.is_live else seen, findings)

@@ -42,13 +42,17 @@ class _Broken(NamedTuple):
         return 2 * self.broken > self.judged
 
 
-def doubt(findings: Sequence[Finding], caches: Iterable[CacheResult]) -> List[Finding]:
+def doubt(
+    findings: Sequence[Finding], caches: Iterable[CacheResult], whole: bool = True
+) -> List[Finding]:
     """
     Return the findings, those of rules that most of the machine breaks as one each.
 
     :param findings: Of all caches, with their roots; what moves does not count.
     :param caches: What was judged. The outcome of those that are not understood
         says so; what else is found of one overrides it.
+    :param whole: Whether these are all caches of the machine. A few that somebody has
+        chosen say nothing of the others.
     """
     by_name = {result.name: result for result in caches}
     kept = _once(findings, by_name)
@@ -58,7 +62,7 @@ def doubt(findings: Sequence[Finding], caches: Iterable[CacheResult]) -> List[Fi
     for rule, broken in _by_rule(kept, by_name).items():
         judged = sum(_population(rule, result) > 0 for result in by_name.values())
         most = [one for one in broken if one.mostly]
-        if len(most) >= _FEWEST and 2 * len(most) > judged:
+        if whole and len(most) >= _FEWEST and 2 * len(most) > judged:
             what = f"most of what was judged contradicts the rule in {len(most)} of {judged} caches"
             doubted[rule] = _told(rule, what, broken)
             for one in broken:

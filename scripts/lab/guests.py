@@ -160,5 +160,9 @@ def guests_for(kernel: Kernel) -> Tuple[Guest, ...]:
 
 
 def fitted(guest: Guest, kernel: Kernel) -> Guest:
-    """Return a guest with the memory that a kernel needs."""
-    return replace(guest, memory_mib=max(guest.memory_mib, kernel.memory_mib))
+    """Return a guest with the memory and the parameters that a kernel needs."""
+    return replace(
+        guest,
+        memory_mib=max(guest.memory_mib, kernel.memory_mib),
+        parameters=f"{guest.parameters} {kernel.parameters}".strip(),
+    )

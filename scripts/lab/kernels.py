@@ -94,6 +94,8 @@ class Kernel:
     """Whether CONFIG_DMA_CMA is."""
     memory_mib: int = 0
     """Memory that it needs, whatever the guest would have."""
+    parameters: str = ""
+    """Added to the command line of all its guests."""
     patience: int = 1
     """How many times longer than usual to wait for it."""
 
@@ -111,7 +113,8 @@ class Kernel:
 # What a config fragment settles about a kernel.
 _SETTLED: Mapping[str, Mapping[str, Any]] = {
     "bare": {"kfence": False, "numa": False, "slub_debug": False},
-    "kasan": {"memory_mib": 512, "patience": 5},
+    # kmemleak looks for leaks all the time, and allocates as it does.
+    "kasan": {"memory_mib": 512, "patience": 5, "parameters": "kmemleak=off"},
     "page-owner": {"page_owner": True},
     "slab": {"allocator": "SLAB"},
     "slub-tiny": {"slub_debug": False},

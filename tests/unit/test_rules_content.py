@@ -154,6 +154,12 @@ def test_lists_of_most_caches_that_are_broken_are_not_understood() -> None:
     assert doubt(broken[:15], results(30)) == broken[:15]
 
 
+def test_caches_that_somebody_has_chosen_say_nothing_of_the_others() -> None:
+    found = per_slab(6, 6)
+    assert doubt(found, results(6), whole=False) == found
+    assert [one.code for one in doubt(found, results(6))] == ["not-understood"]
+
+
 def test_what_one_word_of_the_machine_explains_is_no_doubt() -> None:
     damage = Finding("machine-wrong", "", id=9999)
     found = [*per_slab(20, 6), damage]
