@@ -16,7 +16,7 @@ import numpy as np
 from drgn import IntegerLike, Program
 
 from ..ledger import Ledger, Walk
-from ..machine import machine
+from ..machine import has_contents, machine
 from ..rules.claims import container_name
 from .address import AddressInfo
 from .describe import describe
@@ -70,7 +70,7 @@ def _with_contents(reading: Lookup, slab: Located, info: AddressInfo, count: int
     assert object is not None
     size = slab.judged.ledger.facts.object_size
     findings = [one for one in slab.judged.findings if one.object == object]
-    there = kernel.has_contents
+    there = has_contents(kernel)
     wanted = list(parts(slot(kernel, slab.caches, slab.number), size, count if there else 0))
     if not there:
         # What debugging promises was kept, and so was what it is instead.
