@@ -231,7 +231,8 @@ def judge_slub_caches(cache: Columns, flags: Flags, is_kmalloc: Bools) -> Iterat
             "__OBJECT_POISON",
             has(flags.poison) & ~has(flags.typesafe) & (cache["ctor"] == 0),
         ),
-        (flags.kmalloc, "SLAB_KMALLOC", is_kmalloc),
+        # Others may ask for it as well, as SLUB's own tests do.
+        (flags.kmalloc, "SLAB_KMALLOC", is_kmalloc | has(flags.kmalloc)),
     ):
         if bit:
             wrong = has(bit) != should

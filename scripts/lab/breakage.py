@@ -261,7 +261,9 @@ def _names(root: Mapping[str, Any], places: Set[int], one: Breakage) -> bool:
         at = int(root["address"], 16)
         return any(abs(at - place) < _NEAR for place in places)
     if not places:
-        return str(root["cache"]).startswith("lkdtm-heap")
+        # Then the kernel has named no more than the cache.
+        said = "\n".join(one.told)
+        return str(root["cache"]).startswith("lkdtm-heap") or f"BUG {root['cache']} (" in said
     cache = _OBJECT.search("\n".join(one.did))
     by_cache = root["code"] == "cache-destroyed" and cache and root["cache"] == cache[1]
     return bool(told & places or by_cache)

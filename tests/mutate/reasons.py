@@ -47,8 +47,8 @@ REASONS = (
     Reason(
         "kmem_cache",
         "flags",
-        "hints of who made the cache (PANIC, ACCOUNT, NOLEAKTRACE, HWCACHE_ALIGN and so on) "
-        "leave no trace in any other word",
+        "hints of who made the cache (PANIC, ACCOUNT, KMALLOC, NOLEAKTRACE, HWCACHE_ALIGN and so "
+        "on) leave no trace in any other word",
         ("flip",),
     ),
     Reason(

@@ -94,7 +94,6 @@ def test_sound_caches_are_alike() -> None:
         ({"flags": 0x40000001}, "do not exist"),
         ({"flags": 0}, "__CMPXCHG_DOUBLE"),
         ({"flags": 0xC0000000}, "__OBJECT_POISON"),
-        ({"flags": 0x40001000}, "SLAB_KMALLOC"),
         ({"min_partial": 1 << 40}, "min_partial"),
         ({"remote_node_defrag_ratio": 1010}, "cannot be set"),
         ({"remote_node_defrag_ratio": 7}, "cannot be set"),
@@ -104,6 +103,18 @@ def test_sound_caches_are_alike() -> None:
 )
 def test_a_member_that_is_not_as_in_all_others_is_told(changed: Any, what: str) -> None:
     assert any(what in one.what for one in _judge(**changed))
+
+
+def test_only_a_cache_of_kmalloc_has_to_say_that_it_is_one() -> None:
+    kmalloc = np.arange(_COUNT) >= 3
+    cache = _caches()
+    cache["flags"][kmalloc] |= np.uint64(_FLAGS.kmalloc)
+    # SLUB's own tests make one that says so.
+    cache["flags"][0] |= np.uint64(_FLAGS.kmalloc)
+    assert list(judge_slub_caches(cache, _FLAGS, kmalloc)) == []
+    cache["flags"][7] &= ~np.uint64(_FLAGS.kmalloc)
+    (odd,) = judge_slub_caches(cache, _FLAGS, kmalloc)
+    assert (odd.row, odd.what.endswith("by SLAB_KMALLOC")) == (7, True)
 
 
 def test_a_formula_that_many_break_says_nothing() -> None:

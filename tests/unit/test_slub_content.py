@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from drgn_slabtype.allocators.quarantine import QUARANTINE
-from drgn_slabtype.allocators.slub.asked import DebugTraits
+from drgn_slabtype.allocators.slub.asked import DebugTraits, mostly_red
 from drgn_slabtype.allocators.slub.debug import ContentReader
 from drgn_slabtype.allocators.slub.layout import KasanSizes, Parts, SlotLayout
 from drgn_slabtype.findings import Finding
@@ -208,3 +208,12 @@ def test_a_slot_with_16_bytes_that_nobody_knows_is_not_judged() -> None:
     assert told.code == "not-understood"
     assert "slots of 184 bytes have parts that add up to 168" in told.message
     assert [*judge_content(ledger)] == []
+
+
+def test_one_object_tells_a_red_zone_though_some_of_it_is_overwritten() -> None:
+    content = np.full((3, 32), 0x6B, np.uint8)
+    content[:2, 18:] = 0xCC
+    content[1, 18:20] = 0xAB
+    asked = np.full(3, 18, np.int64)
+    assert mostly_red(content, asked).tolist() == [True, True, False]
+    assert mostly_red(content, np.full(3, 32, np.int64)).tolist() == [False] * 3

@@ -46,7 +46,7 @@ class _Votes(NamedTuple):
     larger: int = 0
     """Of which are larger than what was asked for."""
     red: int = 0
-    """Of these, those of which all bytes beyond are red."""
+    """Of these, those of which most bytes beyond are red."""
 
 
 def debug_traits(machine: Machine) -> DebugTraits:
@@ -113,7 +113,7 @@ def _vote(machine: Machine, parts: Parts, cache: SlubCache, index: SlabIndex) ->
     asked = np.where(narrow, asked_sizes(slots, at, 4, source.byteorder), wide)
     larger = asked < cache.object_size
     content = slots[larger, lead : lead + cache.object_size]
-    red = is_red(content, asked[larger])
+    red = mostly_red(content, asked[larger])
     return _Votes(len(slots), int(narrow.sum()), len(content), int(red.sum()))
 
 
@@ -132,12 +132,15 @@ def asked_sizes(slots: U8, at: int, width: int, byteorder: str) -> I64:
     return word[:, 0].astype(np.int64)
 
 
-def is_red(content: U8, asked: I64) -> Bools:
+def mostly_red(content: U8, asked: I64) -> Bools:
     """
-    Return which objects have a whole red zone beyond the size asked for.
+    Return which objects have a red zone beyond the size asked for, be it damaged.
+
+    There may be but one object in the machine to tell it by: most of its bytes do.
 
     :param content: Shape (n, object size).
     """
     beyond = np.arange(content.shape[1])[None, :] >= asked[:, None]
-    red: Bools = ((content == RED_USED) | ~beyond).all(axis=1)
-    return red
+    red = ((content == RED_USED) & beyond).sum(axis=1)
+    most: Bools = 2 * red > beyond.sum(axis=1)
+    return most
