@@ -54,6 +54,8 @@ def address(text: str) -> AnyAddress:
         ``init_task+0x10``.
     :raises argparse.ArgumentTypeError: if it is neither, or has more than 64 bits.
     """
+    if text == "NULL":
+        return 0
     try:
         number = int(text, 16)
     except ValueError:
@@ -67,7 +69,9 @@ def address(text: str) -> AnyAddress:
                 f"{text} is neither a hexadecimal number nor a symbol"
             ) from None
         return Named(named[1], int(named[2] or "0", 0))
-    if not 0 <= number < 1 << 64:
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{text} is no address: it is negative")
+    if number >= 1 << 64:
         raise argparse.ArgumentTypeError(f"{text} is no address: it has more than 64 bits")
     return number
 
@@ -108,9 +112,27 @@ def span(text: str) -> Span:
     """
     start, plus, size = text.partition("+")
     try:
-        return Span(address(start), int(size, 0) if plus else None)
+        length = int(size, 0) if plus else None
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{size} is no number of bytes") from None
+        length = 0
+    if length is not None and length < 1:
+        raise argparse.ArgumentTypeError(f"{size} is no number of bytes")
+    return Span(address(start), length)
+
+
+def count(text: str) -> int:
+    """
+    Return a number that is not negative.
+
+    :raises argparse.ArgumentTypeError: if the text is none.
+    """
+    try:
+        number = int(text)
+    except ValueError:
+        number = -1
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{text} is no number from 0 on")
+    return number
 
 
 def option(*flags: str, **settings: Any) -> Option:

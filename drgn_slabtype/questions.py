@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, List, Union
 
-from .command import Command, address, option, resolved, span, spelled
+from .command import Command, address, count, option, resolved, span, spelled
 
 if TYPE_CHECKING:
     from drgn import Program
@@ -263,14 +263,14 @@ QUESTIONS = (
             ),
             option(
                 "--bytes",
-                type=int,
+                type=count,
                 default=64,
                 metavar="N",
                 help="show so many bytes of the object, and those beside it (default: 64)",
             ),
             option(
                 "--neighbours",
-                type=int,
+                type=count,
                 default=1,
                 metavar="N",
                 help="show so many objects before and after it (default: 1)",
@@ -310,7 +310,7 @@ QUESTIONS = (
                 "of the objects of one cache, or the counters of memory allocation profiling",
             ),
             option(
-                "-n", dest="most", type=int, default=20, metavar="N", help="show no more than N"
+                "-n", dest="most", type=count, default=20, metavar="N", help="show no more than N"
             ),
         ),
         drgn=_stacks_code,
@@ -348,7 +348,7 @@ QUESTIONS = (
                 help="name the members of what points there, 'struct dentry'",
             ),
             option(
-                "-n", dest="most", type=int, default=1000, metavar="N", help="show no more than N"
+                "-n", dest="most", type=count, default=1000, metavar="N", help="show no more than N"
             ),
         ),
         drgn=_refs_code,

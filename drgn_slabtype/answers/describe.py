@@ -125,7 +125,8 @@ def _object(machine: Machine, judged: Judged, layout: Slot, row: int, addr: int)
 def _spell_offset(offset: int) -> str:
     if not offset:
         return ""
-    return f"{offset} bytes into " if offset > 0 else f"{-offset} bytes before "
+    many = "byte" if abs(offset) == 1 else "bytes"
+    return f"{offset} {many} into " if offset > 0 else f"{-offset} {many} before "
 
 
 def _neighbour(objects: Objects, row: int, step: int) -> Optional[SlabObject]:

@@ -121,7 +121,7 @@ def _struct_page(machine: Machine, addr: int) -> Optional[AddressInfo]:
     if not any(start <= pfn < end for start, end in page_ranges(machine)):
         return None
     what = _page(machine, machine.memory.linear_base + (pfn << machine.memory.page_shift))
-    at = f"{beside} bytes into the" if beside else "the"
+    at = f"{beside} byte{'s' if beside > 1 else ''} into the" if beside else "the"
     meaning = f"{at} struct page of PFN {pfn}, {what.meaning}"
     return replace(what, address=addr, kind="struct page", meaning=meaning, offset=beside)
 

@@ -138,3 +138,31 @@ def _poisons(value: int, word_size: int, architecture: str) -> Iterator[str]:
         yield f"{_FILLS[data[0]]}: 0x{data[0]:02x} in every byte"
     if set(data[1:-1]) == {0x6B} and {data[0], data[-1]} == {0x6B, 0xA5}:
         yield f"{_FILLS[0x6B]}, with POISON_END behind it"
+
+
+def damaged_poisons(value: int, word_size: int = 8, architecture: str = "X86_64") -> List[str]:
+    """
+    Return what a word may have been before one bit of it changed, or one byte of poison.
+
+    A decremented poison is what a counter in a freed object leaves.
+
+    >>> damaged_poisons(0x6b6b6b6b6b6b6b6a)
+    ['POISON_FREE, poison of a free object: 0x6a instead of 0x6b in byte 0']
+
+    :param word_size: Bytes of the word.
+    :param architecture: As drgn names it.
+    """
+    data = value.to_bytes(word_size, "little")
+    for usual in set(data):
+        odd = [at for at, byte in enumerate(data) if byte != usual]
+        if usual in _FILLS and len(odd) == 1:
+            at = odd[0]
+            told = f"0x{data[at]:02x} instead of 0x{usual:02x} in byte {at}"
+            return [f"{_FILLS[usual]}: {told}"]
+    found = []
+    for bit in range(8 * word_size):
+        other = value ^ 1 << bit
+        # Small numbers and halves of words are near to many.
+        if other >> 32 and (known := poisons(other, word_size, architecture)):
+            found += [f"{one}, with bit {bit} wrong" for one in known if "half" not in one]
+    return found

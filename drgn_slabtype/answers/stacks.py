@@ -104,7 +104,8 @@ def stacks(
     ]
     if wanted and not tracked:
         raise TargetError(
-            f"{', '.join(wanted)}: no record of who allocated objects: slub_debug=U keeps one"
+            f"{', '.join(wanted)}: no record of who allocated objects "
+            "(SLUB keeps one with slub_debug=U)"
         )
     now = clock(kernel)
     answer = StacksAnswer("freed" if freed else "allocated", caches=len(tracked))

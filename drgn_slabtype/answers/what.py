@@ -27,7 +27,7 @@ from .content import describe_word, longest_text
 from .describe import describe, spell
 from .lookup import Lookup, lookup
 from .nearby import wrong_pointers
-from .poisons import poisons
+from .poisons import damaged_poisons, poisons
 
 _SHORTEST_TEXT = 4  # fewer printable bytes in a row come about by chance
 
@@ -81,7 +81,9 @@ def meanings(reading: Lookup, value: int, at: Optional[int] = None) -> Tuple[Mea
     found = [*_values(reading.machine, value), *_address(reading, value)]
     if at is not None:
         found += _stored(reading, value, at)
-    if all(one.kind == "address" for one in found):
+    # What leads into code is meant to, wherever in it.
+    code = any(one.meaning.startswith("symbol ") for one in found)
+    if not code and all(one.kind == "address" for one in found):
         found += [
             Meaning(f"wrong {one.what}", f"with {one.how}: {spell(one.info)}", one.info.address)
             for one in wrong_pointers(reading, value)
@@ -94,6 +96,10 @@ def _values(machine: Machine, value: int) -> Iterator[Meaning]:
     assert machine.prog.platform is not None
     known = poisons(value, source.word_size, machine.prog.platform.arch.name)
     yield from (Meaning("poison", one) for one in known)
+    if not known:
+        near = damaged_poisons(value, source.word_size, machine.prog.platform.arch.name)
+        yield from (Meaning("poison", one) for one in near)
+        known += near
     told = describe_word(value, source.word_size)
     if told is not None and not known:
         yield Meaning("error" if told.startswith("the error") else "number", told)

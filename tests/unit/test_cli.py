@@ -11,7 +11,7 @@ import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Callable, List
+from typing import Any, Callable, List, Tuple
 
 import pytest
 from drgn import FaultError, Program
@@ -238,3 +238,17 @@ def test_prompt_and_shell_have_the_same_options() -> None:
         known: List[str] = [*sub._option_string_actions, *(a.dest for a in sub._actions)]
         for option in command.all_options():
             assert set(option.flags) <= set(known)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("object", "--bytes", "-1", "0"), "-1 is no number from 0 on"),
+        (("refs", "0xffff888000000000+0"), "0 is no number of bytes"),
+        (("refs", "0xffff888000000000+-8"), "-8 is no number of bytes"),
+        (("what", "0x10000000000000000"), "it has more than 64 bits"),
+        (("what", "--at=-1", "0"), "it is negative"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused(arguments: Tuple[str, ...], said: str) -> None:
+    assert said in error(*arguments)

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+from typing import List
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drgn_slabtype.answers.poisons import fill, poisons
+from drgn_slabtype.answers.poisons import damaged_poisons, fill, poisons
 
 
 @pytest.mark.parametrize(
@@ -57,3 +59,21 @@ def test_any_word_is_told_printably(word: int, architecture: str) -> None:
 def test_fill_names_bytes() -> None:
     assert fill(0x6B) == "POISON_FREE, poison of a free object"
     assert fill(0x41) == ""
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        (0x6B6B6B6B6B6B6B6A, ["POISON_FREE", "0x6a instead of 0x6b in byte 0"]),
+        (0xDEAD000000000101, ["LIST_POISON1", "with bit 0 wrong"]),
+        (0x5A5A5A5A005A5A5A, ["POISON_INUSE", "0x00 instead of 0x5a in byte 3"]),
+    ],
+)
+def test_poison_with_one_bit_or_byte_wrong(word: int, told: List[str]) -> None:
+    (one,) = damaged_poisons(word)
+    assert all(part in one for part in told)
+
+
+def test_other_words_are_near_to_no_poison() -> None:
+    for word in (0, 1, 0x100, 0xFFFF888000001000, 0x4141414141414141, (1 << 64) - 12):
+        assert damaged_poisons(word) == []
