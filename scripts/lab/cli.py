@@ -140,7 +140,7 @@ def _boot(arguments: argparse.Namespace) -> int:
 def _matrix(arguments: argparse.Namespace) -> int:
     jobs = matrix.ci_jobs() if arguments.ci else matrix.full_jobs(arguments.kernel, arguments.guest)
     install(GUEST_PACKAGES, log=cache.log_file("packages"))
-    begin, budget = time.monotonic(), _seconds(arguments.budget, 55 if arguments.ci else None)
+    begin, budget = time.monotonic(), _seconds(arguments.budget, 48 if arguments.ci else None)
     run = matrix.run(
         jobs,
         Archive(),

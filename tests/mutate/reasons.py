@@ -159,6 +159,12 @@ REASONS = (
         "slab (*", "obj_exts", "a vector that could not be allocated is marked like this", ("+1",)
     ),
     Reason("slab (*", "obj_exts_needs_objcg", "says what its vector is to hold once there is one"),
+    Reason(
+        "slab (*",
+        "obj_exts_in_object",
+        "no rule yet: whether its vector lies in the objects would tell, where there is one",
+        ("flip", "+1", "text"),
+    ),
     Reason("slab (*", "*(rest)*", "padding of the word that is swapped as a whole"),
     Reason(
         "slab, tail|slab, last tail", "flags", "flags of a folio's second page, and of hardware"
