@@ -89,10 +89,11 @@ def _object(prog: Program, args: argparse.Namespace) -> AddressInfo:
 
 
 def _object_code(args: argparse.Namespace) -> str:
+    options = f"contents={args.bytes}, neighbours={args.neighbours}"
     return f"""\
 from drgn_slabtype import slab_object
 
-info = slab_object(prog, {spelled(args.address)}, contents={args.bytes}, everywhere=True)
+info = slab_object(prog, {spelled(args.address)}, {options}, everywhere=True)
 print(info.meaning, info.state, info.places)
 """
 
@@ -164,17 +165,17 @@ def _stacks(
 
 def _stacks_code(args: argparse.Namespace) -> str:
     if args.by == "sites":
-        return """\
+        return f"""\
 from drgn_slabtype import allocation_sites
 
-for site in allocation_sites(prog):
+for site in allocation_sites(prog)[:{args.most}]:
     print(site.bytes, site.file, site.line)
 """
     if args.by == "words":
         return f"""\
 from drgn_slabtype import kinds
 
-for kind in kinds(prog, {args.cache[0] if args.cache else ""!r}).kinds:
+for kind in kinds(prog, {args.cache[0] if args.cache else ""!r}, most={args.most}).kinds:
     print(kind.count, [word.symbol for word in kind.words])
 """
     names = "".join(f", {name!r}" for name in args.cache)
@@ -182,7 +183,7 @@ for kind in kinds(prog, {args.cache[0] if args.cache else ""!r}).kinds:
     return f"""\
 from drgn_slabtype import stacks
 
-for stack in stacks(prog{names}{freed}).stacks:
+for stack in stacks(prog{names}{freed}, most={args.most}).stacks:
     print(stack.count, stack.cache, stack.caller)
 """
 

@@ -94,16 +94,12 @@ def _with_records(reading: Lookup, info: AddressInfo) -> AddressInfo:
     assert info.object is not None
     start = np.uint64(info.object)
     allocator, index = reading.whole.allocator, reading.whole.index
-    size = 1
+    own = reading.number(info.slab_cache or 0)
+    size = max(int(reading.caches.rows["object_size"][own]), 1)
     found: List[str] = []
     for number in range(len(reading.caches)):
-        if int(reading.caches.addresses[number]) == info.slab_cache:
-            size = max(int(reading.caches.rows["object_size"][number]), 1)
-    for number in range(len(reading.caches)):
-        if int(reading.caches.addresses[number]) == info.slab_cache:
-            continue
-        ledger = allocator.collect(number, index)
-        found += _foreign(ledger, start, np.uint64(size))
+        if number != own:
+            found += _foreign(allocator.collect(number, index), start, np.uint64(size))
     told = tuple(f"recorded as free in {place}, of another cache" for place in found)
     return replace(
         info,

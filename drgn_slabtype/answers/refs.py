@@ -97,9 +97,8 @@ def refs(
     >>> for ref in refs(prog, 0xffff888003a1c480).references:
     ...     print(hex(ref.address), ref.meaning)
 
-    :param start: First address. That of an object, in it or of a slab: without a
-        size, the whole object or the slab's memory is meant; any other address
-        means itself alone.
+    :param start: First address. Without a size, an address in an object means the
+        whole object; any other means itself alone.
     :param size: Bytes of the range.
     :param kinds: Tell only references that lie in these.
     :param type: C type of the objects that point here, ``struct dentry``: its

@@ -60,9 +60,12 @@ def doubt(
         return kept
     doubted: Dict[_Rule, Finding] = {}
     for rule, broken in _by_rule(kept, by_name).items():
-        judged = sum(_population(rule, result) > 0 for result in by_name.values())
+        things = [_population(rule, result) for result in by_name.values()]
+        judged = sum(count > 0 for count in things)
         most = [one for one in broken if one.mostly]
-        if whole and len(most) >= _FEWEST and 2 * len(most) > judged:
+        # Of small caches one thing is most; that says nothing of the machine.
+        often = 3 * sum(one.broken for one in broken) > sum(things)
+        if whole and often and len(most) >= _FEWEST and 2 * len(most) > judged:
             what = f"most of what was judged contradicts the rule in {len(most)} of {judged} caches"
             doubted[rule] = _told(rule, what, broken)
             for one in broken:
