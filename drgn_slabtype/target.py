@@ -20,17 +20,32 @@ from dataclasses import dataclass
 from typing import Optional, Sequence, Tuple
 
 import drgn
-from drgn import FaultError, Program, ProgramFlags
-from drgn.helpers.common.format import escape_ascii_string
+from drgn import Program, ProgramFlags
 
-from .btf import load_btf
+from .debuginfo import (
+    ensure_types,
+    kernel_build_id,
+    load_symbols,
+    one_line,
+    reason_of,
+    release_of,
+)
 from .errors import TargetError
-from .files.elf import ET_CORE, ET_REL, ElfFile
+from .files.elf import ET_CORE, ElfFile
 from .files.hidden import hide_impossible
 from .files.kdump import KdumpError, KdumpFile, Lost, is_kdump, missing_platform
 from .findings import Finding, Target
 from .machine import machine
 from .machine.pause import ask as ask_for_pause
+
+__all__ = (
+    "TargetOptions",
+    "describe",
+    "ensure_types",
+    "kernel_build_id",
+    "open_target",
+    "shortfall",
+)
 
 _QMP_SECONDS = 10
 _QMP_HANGS = 30  # seconds without an answer after which a guest has gone away
@@ -92,7 +107,7 @@ def open_target(options: TargetOptions) -> Program:
         opened = ("live", None)
     machine(prog).opened = opened
     try:
-        _load_symbols(prog, options)
+        load_symbols(prog, options)
     except TargetError as e:
         # What describes the kernel may be what is not in the file.
         missing = shortfall(prog)
@@ -113,7 +128,7 @@ def describe(prog: Program) -> Target:
     return Target(
         kind=kind,
         path=path,
-        release=_release(prog),
+        release=release_of(prog),
         architecture=None if platform is None else platform.arch.name.lower(),
     )
 
@@ -129,29 +144,12 @@ def _kind(prog: Program) -> Tuple[str, Optional[str]]:
     return ("capture" if known.manifest is not None else "core"), prog.core_dump_path
 
 
-def _release(prog: Program) -> Optional[str]:
-    try:
-        release: bytes = prog["UTS_RELEASE"].string_()
-    except (FaultError, LookupError):
-        return None
-    return escape_ascii_string(release, escape_backslash=True)
-
-
-def _reason(error: OSError) -> str:
-    text = error.strerror or str(error)
-    return text[:1].lower() + text[1:]
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
 def _readable(path: str) -> None:
     try:
         with open(path, "rb"):
             pass
     except OSError as e:
-        raise TargetError(f"{path}: {_reason(e)}") from None
+        raise TargetError(f"{path}: {reason_of(e)}") from None
 
 
 def _program(options: TargetOptions) -> Program:
@@ -168,7 +166,7 @@ def _program(options: TargetOptions) -> Program:
             with open(options.vmcoreinfo, "rb") as file:
                 vmcoreinfo = file.read()
         except OSError as e:
-            raise TargetError(f"{options.vmcoreinfo}: {_reason(e)}") from None
+            raise TargetError(f"{options.vmcoreinfo}: {reason_of(e)}") from None
     return Program(platform=platform, vmcoreinfo=vmcoreinfo)
 
 
@@ -182,9 +180,9 @@ def _open_core(prog: Program, path: str) -> None:
         prog.set_core_dump(path if mended is None else mended)
         reason = "drgn does not recognise a Linux kernel in it"
     except OSError as e:
-        raise TargetError(f"{path}: {_reason(e)}") from None
+        raise TargetError(f"{path}: {reason_of(e)}") from None
     except Exception as e:  # libelf and libkdumpfile errors have no class of their own
-        reason = _one_line(e)
+        reason = one_line(e)
     else:
         if prog.flags & ProgramFlags.IS_LINUX_KERNEL:
             with open(path, "rb") as file:
@@ -217,7 +215,7 @@ def _mended(path: str) -> Optional[int]:
     except KdumpError as e:
         raise TargetError(f"{path}: {e}") from None
     except OSError as e:
-        raise TargetError(f"{path}: cannot be read without a copy: {_reason(e)}") from None
+        raise TargetError(f"{path}: cannot be read without a copy: {reason_of(e)}") from None
 
 
 def _what_is_wrong(path: str) -> Optional[str]:
@@ -292,11 +290,11 @@ def _open_qemu(prog: Program, address: str) -> None:
         descriptor = connection.detach()
         prog.set_qemu_qmp(descriptor)
     except OSError as e:
-        raise TargetError(f"cannot connect to QEMU at {address}: {_reason(e)}") from None
+        raise TargetError(f"cannot connect to QEMU at {address}: {reason_of(e)}") from None
     except TargetError:
         raise
     except Exception as e:  # errors of the protocol have no class of their own
-        raise TargetError(f"QEMU at {address}: {_one_line(e)}") from None
+        raise TargetError(f"QEMU at {address}: {one_line(e)}") from None
     if not prog.flags & ProgramFlags.IS_LINUX_KERNEL:
         raise TargetError(
             f"QEMU at {address}: no VMCOREINFO: QEMU needs -device vmcoreinfo and the guest "
@@ -339,159 +337,13 @@ def _open_kernel(prog: Program) -> None:
         prog.set_kernel()
     except PermissionError as e:
         raise TargetError(
-            f"cannot read {e.filename or '/proc/kcore'}: {_reason(e)}; "
+            f"cannot read {e.filename or '/proc/kcore'}: {reason_of(e)}; "
             "the running kernel can be read by root only"
         ) from None
     except OSError as e:
         raise TargetError(
-            f"cannot read the running kernel: {e.filename or '/proc/kcore'}: {_reason(e)}; "
+            f"cannot read the running kernel: {e.filename or '/proc/kcore'}: {reason_of(e)}; "
             "give a core dump with -c or a QEMU guest with --qemu"
         ) from None
     except Exception as e:
-        raise TargetError(f"cannot read the running kernel: {_one_line(e)}") from None
-
-
-# Debug info.
-
-
-def kernel_build_id(prog: Program) -> Optional[bytes]:
-    """
-    Return the build ID of the kernel that runs or was dumped.
-
-    Since Linux kernel commit 0935288c6e00 ("kdump: append kernel build-id
-    string to VMCOREINFO") (in v5.9), VMCOREINFO has it; ``None`` before.
-    """
-    try:
-        text = prog["VMCOREINFO"].string_()
-    except LookupError:
-        return None
-    for line in text.splitlines():
-        if line.startswith(b"BUILD-ID="):
-            try:
-                return bytes.fromhex(line[9:].decode("ascii").strip()) or None
-            except ValueError:
-                return None
-    return None
-
-
-def _load_symbols(prog: Program, options: TargetOptions) -> None:
-    wanted = kernel_build_id(prog)
-    matching = _matching_symbols(options.symbols, wanted)
-    if options.debug_directories:
-        prog.debug_info_options.directories = (
-            *options.debug_directories,
-            *prog.debug_info_options.directories,
-        )
-    if not options.default_symbols:
-        prog.set_enabled_debug_info_finders([])
-    try:
-        prog.load_debug_info(list(options.symbols), main=True)
-    except drgn.MissingDebugInfoError:
-        try:
-            machine(prog).btf = load_btf(prog)
-        except TargetError as why:
-            if matching:
-                raise TargetError(
-                    f"{matching}: build ID {_hex(wanted)} is right, but the file has no debug "
-                    f"info; the kernel does not describe itself: {why}"
-                ) from None
-            raise TargetError(_not_found(prog, options, wanted, why)) from None
-        return
-    except OSError as e:
-        raise TargetError(f"{e.filename or 'debug info'}: {_reason(e)}") from None
-    except Exception as e:
-        raise TargetError(f"cannot load debug info: {_one_line(e)}") from None
-    if wanted is None:
-        _confirm_banner(prog)
-
-
-def _hex(build_id: Optional[bytes]) -> str:
-    return "none" if build_id is None else build_id.hex()
-
-
-def _matching_symbols(paths: Sequence[str], wanted: Optional[bytes]) -> Optional[str]:
-    # The file that is this kernel's, by its build ID. A vmlinux of another
-    # build is an error, whatever else is given; modules are left to drgn.
-    others: Sequence[Tuple[str, Optional[bytes]]] = ()
-    for path in paths:
-        try:
-            with open(path, "rb") as file:
-                elf = ElfFile(file)
-                build_id = elf.build_id()
-        except OSError as e:
-            raise TargetError(f"{path}: {_reason(e)}") from None
-        except ValueError as e:
-            raise TargetError(f"{path}: {e}; -s takes a vmlinux with debug info") from None
-        if elf.type == ET_REL or wanted is None:
-            continue
-        if build_id == wanted:
-            return path
-        others = (*others, (path, build_id))
-    for path, build_id in others:
-        if build_id is None:
-            raise TargetError(
-                f"{path}: has no build ID, the kernel has {_hex(wanted)}: "
-                "whether they belong together cannot be told"
-            )
-        raise TargetError(
-            f"{path}: wrong vmlinux: its build ID is {_hex(build_id)}, "
-            f"the kernel's is {_hex(wanted)}"
-        )
-    return None
-
-
-def _not_found(
-    prog: Program, options: TargetOptions, wanted: Optional[bytes], why: TargetError
-) -> str:
-    release = _release(prog) or "unknown release"
-    text = f"no debug info for Linux {release}"
-    if wanted is not None:
-        text += f", build ID {_hex(wanted)}"
-    if options.default_symbols:
-        directories = list(prog.debug_info_options.directories)
-        looked = [f"{d}/boot/vmlinux-{release}" for d in directories[:1]]
-        looked += [f"{d}/lib/modules/{release}/vmlinux" for d in directories[:1]]
-        if wanted is not None:
-            name = _hex(wanted)
-            looked += [f"{d}/.build-id/{name[:2]}/{name[2:]}.debug" for d in directories]
-        text += f": looked for {', '.join(looked)}"
-    return f"{text}; the kernel does not describe itself: {why}; give its vmlinux with -s"
-
-
-def ensure_types(prog: Program) -> None:
-    """
-    Let a program without the kernel's debug info use what the kernel has in its own memory.
-
-    Does nothing if there is debug info.
-
-    :param prog: A Linux kernel, whoever opened it.
-    :raises TargetError: if there is neither; its message is one line.
-    """
-    try:
-        prog.type("struct page")
-    except LookupError:
-        try:
-            machine(prog).btf = load_btf(prog)
-        except TargetError as why:
-            release = _release(prog) or "unknown release"
-            raise TargetError(
-                f"no debug info for Linux {release}; the kernel does not describe itself: {why}"
-            ) from None
-
-
-def _confirm_banner(prog: Program) -> None:
-    # Without a build ID to compare, a vmlinux of another build shows in that
-    # the kernel's banner is not where this file says.
-    release = _release(prog)
-    try:
-        banner = prog["linux_banner"]
-        assert banner.address_ is not None
-        text = prog.read_c_string(banner.address_, max_size=256).decode("ascii", "replace")
-    except (FaultError, LookupError):
-        return
-    if release is not None and not text.startswith(f"Linux version {release} "):
-        shown = text[:64] if text.startswith("Linux version ") else "something else"
-        raise TargetError(
-            f"wrong vmlinux: where it has the kernel's banner, the memory of Linux {release} "
-            f"has {shown!r} (this kernel is too old to tell its build ID)"
-        )
+        raise TargetError(f"cannot read the running kernel: {one_line(e)}") from None

@@ -16,7 +16,7 @@ ROOMS = """
     index ledger rules allocators
     pagecheck reading strays blanks
     answers looks confirm course check
-    capture target diff demo watch
+    capture debuginfo target diff demo watch
     report command checking questions commands cli plugin __main__
 """.split()
 

@@ -14,6 +14,7 @@ import pytest
 from drgn import Program, ProgramFlags
 
 from drgn_slabtype import target
+from drgn_slabtype.debuginfo import confirm_banner
 from drgn_slabtype.errors import TargetError
 from drgn_slabtype.target import TargetOptions, describe, kernel_build_id, open_target, shortfall
 
@@ -214,11 +215,11 @@ class OldKernel:
 
 
 def test_without_build_id_the_banner_tells() -> None:
-    target._confirm_banner(OldKernel(b"Linux version 5.4.0 (gcc) #1\n"))
-    target._confirm_banner(OldKernel(None))
+    confirm_banner(OldKernel(b"Linux version 5.4.0 (gcc) #1\n"))
+    confirm_banner(OldKernel(None))
     for banner in (b"Linux version 5.4.1 (gcc)\n", b"\x90\x90"):
         with pytest.raises(TargetError, match="wrong vmlinux"):
-            target._confirm_banner(OldKernel(banner))
+            confirm_banner(OldKernel(banner))
 
 
 def test_truncated_core_is_told_in_bytes(dump: Path) -> None:
