@@ -37,6 +37,7 @@ _NAMES = {
     "diff": ".diff",
     "dump_page": ".pages.dumppage",
     "ensure_types": ".target",
+    "explain": ".answers.explanations",
     "folio_test_slab": ".pages.predicates",
     "for_each_object": ".answers.objects",
     "for_each_slab": ".answers.objects",

@@ -46,6 +46,11 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         return _run(args)
 
 
+def arguments(argv: Sequence[str]) -> argparse.Namespace:
+    """Return what some arguments mean; ``command`` is the :class:`Command`."""
+    return _parser().parse_args(argv)
+
+
 def _run(args: argparse.Namespace) -> int:
     # Imports drgn, which takes a while; until main() runs, a signal is not ours.
     from .errors import SlabTypeError

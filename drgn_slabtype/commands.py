@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from .answers.caches import CachesAnswer
     from .answers.decode import Decoded
+    from .answers.explanations import Explanation
     from .answers.page import PageInfo
     from .capture import CaptureSummary
     from .demo import Act
@@ -221,6 +222,21 @@ from drgn_slabtype import compare, open_moment
 before, after = (open_moment(path, {args.symbols!r}) for path in ({args.before!r}, {args.after!r}))
 for cache in compare(before, after).caches:
     print(cache.cache, cache.growth)
+"""
+
+
+def _explain(prog: None, args: argparse.Namespace) -> List[Explanation]:
+    from .answers.explanations import explain
+
+    return explain(*args.code)
+
+
+def _explain_code(args: argparse.Namespace) -> str:
+    return f"""\
+from drgn_slabtype import explain
+
+for one in explain({", ".join(map(repr, args.code))}):
+    print(one.code, one.meaning)
 """
 
 
@@ -447,6 +463,22 @@ COMMANDS = (
         target=False,
         drgn=_diff_code,
         status=lambda difference: difference.exit_status,
+    ),
+    Command(
+        "explain",
+        "tell what a code means: what the kernel promises, usual causes, where to look next",
+        _explain,
+        prompt="slabexplain",
+        options=(
+            option(
+                "code",
+                nargs="*",
+                metavar="CODE",
+                help="only these: codes, patterns (freelist-*), families of rules (claim)",
+            ),
+        ),
+        target=False,
+        drgn=_explain_code,
     ),
     Command(
         "demo",

@@ -21,10 +21,10 @@ from .answers.counts import count_objects
 from .answers.diagnose import explain
 from .answers.kernellog import as_note, kernel_state
 from .answers.lookup import Lookup
+from .codes import CATALOGUE
 from .confirm import Evidence
 from .errors import TargetError
 from .findings import (
-    CATALOGUE,
     CacheResult,
     Finding,
     KernelState,

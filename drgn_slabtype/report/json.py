@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from ..answers.address import AddressInfo
     from ..answers.caches import CachesAnswer
     from ..answers.decode import Decoded
+    from ..answers.explanations import Explanation
     from ..answers.likeness import KindsAnswer
     from ..answers.owners import OwnersAnswer
     from ..answers.page import PageInfo
@@ -206,3 +207,8 @@ def decode(words: Sequence[Decoded]) -> str:
     """Present the readings of one page_type word."""
     readings = [document(word) for word in words]
     return _dump({"word": plain(words[0].word, Kind.WORD), "readings": readings})
+
+
+def explain(codes: Sequence[Explanation]) -> str:
+    """Present what codes mean."""
+    return _dump({"codes": plain(codes)})

@@ -14,7 +14,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
-from ..findings import CATALOGUE, CacheResult, Finding, Outcome
+from ..codes import CATALOGUE
+from ..findings import CacheResult, Finding, Outcome
 
 _FEWEST = 4  # caches, and
 _FEWEST_ALIKE = 9  # objects of one cache that are not damaged alike by chance

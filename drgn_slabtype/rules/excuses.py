@@ -14,7 +14,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Callable, Dict, Iterable, List, Mapping, Optional, Tuple
 
-from ..findings import CATALOGUE, Finding
+from ..codes import CATALOGUE
+from ..findings import Finding
 from ..machine.activities import (
     LOCKS,
     OBJECTS,

@@ -7,7 +7,8 @@ from typing import Dict, List, Optional, Sequence
 
 import pytest
 
-from drgn_slabtype.findings import CATALOGUE, Finding
+from drgn_slabtype.codes import CATALOGUE
+from drgn_slabtype.findings import Finding
 from drgn_slabtype.machine import activities
 from drgn_slabtype.machine.activities import ACTIVITIES, Presence, base_name
 from drgn_slabtype.machine.stacks import Call

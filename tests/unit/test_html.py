@@ -17,9 +17,9 @@ import pytest
 
 from drgn_slabtype.capture import open_capture
 from drgn_slabtype.check import check as check_kernel
+from drgn_slabtype.codes import CATALOGUE
 from drgn_slabtype.demo import raise_count
 from drgn_slabtype.findings import (
-    CATALOGUE,
     CacheResult,
     Finding,
     LayoutSummary,

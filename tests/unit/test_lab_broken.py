@@ -17,7 +17,7 @@ from lab.cases import BOOTS, CASES, KUNIT, Boot, Case, Expected
 from lab.kernels import KERNELS
 from lab.matrix import full_jobs
 
-from drgn_slabtype.findings import CATALOGUE
+from drgn_slabtype.codes import CATALOGUE
 
 LAB = Path(initramfs.__file__).parent
 OBJECT, PAGE = 0xFFFF888000B2F208, 0xFFFFEA000002CBC0

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drgn_slabtype.findings import CATALOGUE, Finding
+from drgn_slabtype.codes import CATALOGUE
+from drgn_slabtype.findings import Finding
 from drgn_slabtype.machine.activities import ACTIVITIES, COMPOUND
 from drgn_slabtype.pages.compound import NO_HEAD, NO_PAGE, Compounds, Head, Loose
 from drgn_slabtype.rules.compound import judge_compounds

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from drgn_slabtype.findings import CATALOGUE, Finding
+from drgn_slabtype.codes import CATALOGUE
+from drgn_slabtype.findings import Finding
 from drgn_slabtype.rules import judge
 from tests import damages
 from tests.ledgers import machines

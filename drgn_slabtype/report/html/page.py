@@ -13,14 +13,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Callable, Iterator, List, Sequence
 
 from ... import __version__
-from ...findings import CATALOGUE, CacheResult, Outcome, Report
+from ...findings import CacheResult, Outcome, Report
 from ..values import plural, size
 from ..views import Column, Grid
 from ..views.check import CACHE, FINDING, SHELVES, TOTALS, Branch, branches, concerned, others
+from ..views.codes import told as told_of
 from ..views.pages import CONFLICT, TYPE, zones
 from .charts import bar, histogram, kind_class, memory_map
 from .style import style
-from .table import Markup, table, text
+from .table import Markup, prose, table, text
 
 if TYPE_CHECKING:
     from ...pages.census import Census
@@ -229,13 +230,17 @@ def _figure(name: str, fill: Sequence[int]) -> str:
 
 
 def _catalogue(report: Report) -> Iterator[str]:
+    from ...answers.explanations import explain
+
     seen = {finding.code for shelf in SHELVES for finding in shelf.of(report)}
     if not seen:
         return
     yield '<section id="codes"><h2>What the findings mean</h2><dl class="codes">'
-    for code, meaning in CATALOGUE.items():
-        if code in seen:
-            yield f'<dt id="code-{code}"><code>{code}</code></dt>'
-            rule = f'<span class="quiet">Rule: {meaning.rule}.</span>'
-            yield f"<dd>{text(meaning.meaning)} {rule}</dd>"
+    for code in explain(*seen):
+        yield f'<dt id="code-{code.code}"><code>{code.code}</code></dt>'
+        for heading, parts in told_of(code):
+            label = f'<span class="quiet">{heading}:</span> ' if heading else ""
+            several = "".join(f"<li>{prose(part)}</li>" for part in parts)
+            body = prose(parts[0]) if len(parts) == 1 else f"<ul>{several}</ul>"
+            yield f"<dd>{label}{body}</dd>"
     yield "</dl></section>"

@@ -91,7 +91,8 @@ td.bar { width: 30%; min-width: 8rem; vertical-align: middle; }
 ol.tree, ol.tree ol { list-style: none; margin: 0; padding: 0; }
 ol.tree ol { margin-left: .75rem; padding-left: .75rem; border-left: 2px solid var(--line); }
 ol.tree li { margin: .5rem 0; }
-dl.codes dt { margin-top: .75rem; } dl.codes dd { margin: 0; }
+dl.codes dt { margin-top: .75rem; } dl.codes dd { margin: 0 0 .25rem; }
+dl.codes ul { margin: 0; padding-left: 1.25rem; }
 dl.codes dt:target { background: var(--raised); outline: 2px solid var(--link); }
 .sr { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
 @media (max-width: 40rem) {

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from html import escape
 from typing import Any, Iterator
 
@@ -19,6 +20,11 @@ class Markup(str):
 def text(told: object) -> str:
     """Return what is told as HTML, unless it is that already."""
     return told if isinstance(told, Markup) else escape(printable(str(told)))
+
+
+def prose(told: str) -> str:
+    """Return a sentence as HTML; what stands between backticks is code."""
+    return re.sub("`([^`]*)`", r"<code>\1</code>", text(told))
 
 
 def table(grid: Grid) -> Iterator[str]:

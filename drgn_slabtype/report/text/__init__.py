@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from .answers import caches, capture, decode, layout, object, objects, refs, slabs, what
 from .check import check, demo, watch
+from .codes import explain
 from .diff import diff
 from .pages import page, pages
 from .stacks import owners, stacks
@@ -16,6 +17,7 @@ __all__ = [
     "decode",
     "demo",
     "diff",
+    "explain",
     "layout",
     "object",
     "objects",

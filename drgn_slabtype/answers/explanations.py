@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What the codes of findings mean, without a kernel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from typing import List, Optional, Tuple
+
+from ..codes import CATALOGUE, Commit, Measure
+from ..errors import UnsupportedError
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """All that is said of one code."""
+
+    code: str
+    """As findings have it."""
+    rule: str
+    """Family of rules that it belongs to."""
+    meaning: str
+    """What such a finding says, in one sentence."""
+    promise: str
+    """What the kernel promises, and which of its functions keep that; of notes, and of what
+    was not judged, what is behind them."""
+    more: str
+    """What else there is to know; may be empty."""
+    causes: Tuple[str, ...]
+    """What usually breaks the promise."""
+    look: Tuple[str, ...]
+    """What to look at next."""
+    commits: Tuple[Commit, ...]
+    """Of the kernel: those that made the promise what it is, or changed it."""
+    measure: Optional[Measure]
+    """What the values of such findings are, unless one says otherwise."""
+    reserved: bool
+    """Whether this version never says it."""
+
+
+def explain(*codes: str) -> List[Explanation]:
+    """
+    Return what codes mean, in the order of the catalogue.
+
+    >>> from drgn_slabtype import explain
+    >>> explain("freelist-cycle")[0].causes
+    ('a double free',)
+
+    :param codes: Codes, patterns (``freelist-*``) and families of rules (``claim``); all
+        codes if there are none.
+    :raises UnsupportedError: if there is no such code; it names those that are near.
+    """
+    wanted = [name for one in codes for name in _meant(one)]
+    return [_explained(name) for name in CATALOGUE if not codes or name in wanted]
+
+
+def _meant(asked: str) -> List[str]:
+    found = [
+        name for name, code in CATALOGUE.items() if fnmatchcase(name, asked) or code.rule == asked
+    ]
+    if not found:
+        near = get_close_matches(asked, CATALOGUE, 3)
+        hint = f"did you mean {' or '.join(near)}?" if near else "all of them: explain"
+        raise UnsupportedError(f"there is no code {asked}; {hint}")
+    return found
+
+
+def _explained(name: str) -> Explanation:
+    code = CATALOGUE[name]
+    return Explanation(
+        name,
+        code.rule,
+        code.meaning,
+        code.promise,
+        code.more,
+        code.causes,
+        code.look,
+        code.commits,
+        code.measure,
+        code.reserved,
+    )
