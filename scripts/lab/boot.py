@@ -39,12 +39,12 @@ def _command_line(guest: Guest) -> str:
     return " ".join(word for word in words if word)
 
 
-def initial(kernel: KernelFiles, *, storm: bool) -> Path:
+def initial(kernel: KernelFiles, *, first: str = "") -> Path:
     """Return the initramfs of a kernel, made once."""
-    name = kernel.kernel.name + ("-storm" if storm else "")
+    name = kernel.kernel.name + (f"-{first}" if first else "")
     recipe = initramfs.recipe()
-    if storm:
-        recipe = cache.key(1, recipe, initramfs.storm_recipe())
+    if first:
+        recipe = cache.key(1, recipe, initramfs.first_recipe(first))
     image = cache.root() / "guest" / f"{name}-{kernel.key}-{recipe}.img"
     image.parent.mkdir(parents=True, exist_ok=True)
     if not image.exists():
@@ -52,7 +52,7 @@ def initial(kernel: KernelFiles, *, storm: bool) -> Path:
             old.unlink()
         # In one step: half an image, left by whoever was stopped here, would be booted.
         part = image.with_suffix(f".{os.getpid()}")
-        part.write_bytes(initramfs.build(kernel, storm=storm))
+        part.write_bytes(initramfs.build(kernel, first=first))
         part.replace(image)
     return image
 
@@ -98,7 +98,7 @@ def _boot(
     stack: contextlib.ExitStack,
 ) -> Machine:
     log = cache.log_file(f"console-{kernel.kernel.name}-{guest.name}")
-    image = image or initial(kernel, storm=guest.storm)
+    image = image or initial(kernel, first=guest.first)
     line = " ".join([_command_line(guest), *words])
     options = [*guest.options, *options]
     program = emulator.recent() if guest.recent else (QEMU,)
@@ -107,6 +107,7 @@ def _boot(
     )
     # CPUs that share a thread of the host are slower, the more of them there are.
     seconds = _READY_SECONDS * (guest.cpus if guest.cx16 else 1) * kernel.kernel.patience
+    seconds *= guest.patience
     try:
         started.wait_for("ready", seconds)
         # Pages that are in the balloon are offline.

@@ -96,7 +96,7 @@ def _folder(kernel: KernelFiles, guest: Guest, number: int) -> Path:
         guest.parameters,
         guest.seconds,
         guest.busy,
-        *([initramfs.storm_recipe()] if guest.storm else []),
+        *([initramfs.first_recipe(guest.first)] if guest.first else []),
     )
     suffix = f"-{number}" if number else ""
     return cache.root() / "dumps" / kernel.kernel.name / f"{guest.name}-{key}{suffix}"
@@ -226,7 +226,7 @@ def take(kernel: KernelFiles, guest: Guest, *, count: int = 1, seed: int = 1) ->
 def _write_steady(kernel: KernelFiles, guest: Guest, started: Machine) -> Dump:
     # Dump until the guest finds its numbers unchanged after the dump. It gives
     # up by itself, with a line that wait_for() raises.
-    seconds = _ORACLE_SECONDS * kernel.kernel.patience
+    seconds = _ORACLE_SECONDS * kernel.kernel.patience * guest.patience
     while True:
         said = started.wait_for("oracle", seconds)
         started.stop()

@@ -38,9 +38,14 @@ class Guest:
     """How long the load runs before it is stopped and the oracle is asked."""
     busy: bool = False
     """Stopped at random moments while the load runs; there is no oracle then."""
-    storm: bool = False
-    """Whether a load goes on that comes to caches the ordinary one leaves alone, runs
-    out of memory, and has slabs given back."""
+    first: str = ""
+    """Program that is started first and becomes the ordinary one: ``storm``, a load that goes
+    on and comes to caches the ordinary one leaves alone, runs out of memory, and has slabs
+    given back; or ``crowd``, which leaves millions of objects."""
+    patience: int = 1
+    """How many times longer than usual to wait for it."""
+    measured: bool = False
+    """Whether it is there to be measured, and not to be compared."""
     suits: Callable[[Kernel], bool] = lambda kernel: True
     """Whether it says anything about a kernel."""
 
@@ -93,7 +98,7 @@ _STORM = Guest(
     "stopped at random moments under a load that comes to every cache",
     cpus=2,
     busy=True,
-    storm=True,
+    first="storm",
 )
 _CX16 = Guest(
     "cx16",
@@ -139,6 +144,14 @@ _TABLE = (
     replace(_DEBUG, name="busy-debug", about="the same with slub_debug=FZPU", busy=True),
     _CX16,
     replace(_CX16, name="busy-cx16", about="stopped at random moments with cmpxchg16b", busy=True),
+    Guest(
+        "crowd",
+        "4 GiB with millions of objects, for measurements",
+        memory_mib=4096,
+        first="crowd",
+        patience=20,
+        measured=True,
+    ),
     _STORM,
     replace(
         _STORM,

@@ -3,8 +3,8 @@
 """
 The guest's initramfs: one static program and the modules of the kernel.
 
-With the storm, that is started first and becomes the other one. It is a program
-of its own so that dumps of all other guests stay what they are.
+With the storm or the crowd, that is started first and becomes the other one. They are
+programs of their own so that dumps of all other guests stay what they are.
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ from .packages import GUEST_PACKAGES, install
 from .process import run
 from .stock import MODULES
 
-__all__ = ("FLAGS", "build", "member", "recipe", "storm_recipe", "storm_sources")
+__all__ = ("FLAGS", "build", "member", "recipe", "first_recipe", "first_sources")
 
 _SOURCES = Path(__file__).with_name("guest")
-_STORM = _SOURCES / "storm"
 FLAGS = ("-std=gnu11", "-O1", "-Wall", "-Wextra", "-static")
 """How the guest's programs are compiled."""
 
@@ -34,14 +33,15 @@ def recipe() -> str:
     return cache.key(1, FLAGS, *sorted(_SOURCES.glob("*.[ch]")))
 
 
-def storm_sources() -> List[Path]:
-    """Return what the storm is compiled from."""
-    return [*sorted(_STORM.glob("*.c")), _SOURCES / "ground.c"]
+def first_sources(first: str) -> List[Path]:
+    """Return what the program that is started first is compiled from."""
+    return [*sorted((_SOURCES / first).glob("*.c")), _SOURCES / "ground.c"]
 
 
-def storm_recipe() -> str:
-    """Return the key of everything the storm is made from."""
-    return cache.key(1, FLAGS, *sorted([*_STORM.glob("*.[ch]"), *_SOURCES.glob("ground.[ch]")]))
+def first_recipe(first: str) -> str:
+    """Return the key of everything that program is made from."""
+    files = [*(_SOURCES / first).glob("*.[ch]"), *_SOURCES.glob("ground.[ch]")]
+    return cache.key(1, FLAGS, *sorted(files))
 
 
 def member(name: str, mode: int, data: bytes = b"", device: int = 0) -> bytes:
@@ -73,11 +73,11 @@ def _program(sources: Sequence[Path], key: str) -> bytes:
     return (folder / "init").read_bytes()
 
 
-def build(kernel: KernelFiles, *, storm: bool = False) -> bytes:
+def build(kernel: KernelFiles, *, first: str = "") -> bytes:
     """
     Return the initramfs for a kernel.
 
-    :param storm: Whether to let the storm loose.
+    :param first: Program that is started first: a folder beside the ordinary one's files.
     :raises LabError: if the guest's program does not compile.
     """
     modules: Dict[str, Path] = kernel.modules
@@ -86,17 +86,17 @@ def build(kernel: KernelFiles, *, storm: bool = False) -> bytes:
         member("dev", 0o040755),
         member("dev/console", 0o020600, device=0x0501),
         member(
-            "base" if storm else "init", 0o100755, _program(sorted(_SOURCES.glob("*.c")), recipe())
+            "base" if first else "init", 0o100755, _program(sorted(_SOURCES.glob("*.c")), recipe())
         ),
         member("modules", 0o040755),
         member("modules/order", 0o100644, "".join(f"{name}\n" for name in order).encode()),
     ]
     parts += [member(f"modules/{name}.ko", 0o100644, modules[name].read_bytes()) for name in order]
-    if storm:
-        parts += [
-            member("init", 0o100755, _program(storm_sources(), storm_recipe())),
-            member("storm", 0o040755),
-        ]
+    if first:
+        program = _program(first_sources(first), first_recipe(first))
+        parts.append(member("init", 0o100755, program))
+    if first == "storm":
+        parts.append(member("storm", 0o040755))
         # What is loaded is deleted; the storm has its own.
         parts += [
             member(f"storm/{name}.ko", 0o100644, modules[name].read_bytes())

@@ -74,7 +74,7 @@ def _inside(files: KernelFiles, checks: int, end: float) -> Iterator[Any]:
     with tempfile.TemporaryDirectory(prefix="slabtype-inside-") as name:
         image = Path(name) / "image"
         with image.open("wb") as stream:
-            stream.write(initial(files, storm=True).read_bytes())
+            stream.write(initial(files, first="storm").read_bytes())
             stream.write(bytes(-stream.tell() % 512))
             extra = [files.vmlinux] if symbols and files.vmlinux else []
             for part in _archive(["-k", *symbols], checks, extra):

@@ -162,6 +162,8 @@ def full_jobs(names: Sequence[str] = (), only: Sequence[str] = ()) -> List[Job]:
     """
     Return every kernel with every guest that suits it, guest by guest.
 
+    Guests that are there for measurements have to be asked for.
+
     :param names: Only these kernels.
     :param only: Only these guests.
     :raises LabError: if there is none of that name.
@@ -170,7 +172,7 @@ def full_jobs(names: Sequence[str] = (), only: Sequence[str] = ()) -> List[Job]:
         _job(kernel, guest, _FORMATS.get(guest.name, ("elf",)))
         for guest in GUESTS.pick(only)
         for kernel in KERNELS.pick(names)
-        if guest.suits(kernel) and not kernel.broken
+        if guest.suits(kernel) and not kernel.broken and (only or not guest.measured)
     ]
 
 

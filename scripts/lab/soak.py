@@ -125,11 +125,13 @@ def taken(records: Sequence[Mapping[str, Any]]) -> Dict[str, Any]:
     seconds = sorted(one["seconds"] for one in records)
     spent = sorted(one["cpu_seconds"] for one in records)
     read = [one["bytes_read"] for one in records if one["bytes_read"]]
+    above = [one["above_opening_bytes"] for one in records if one.get("above_opening_bytes")]
     return {
         "seconds": f"{seconds[len(seconds) // 2]:.1f}",
         "slowest": f"{seconds[-1]:.1f}",
         "CPU seconds": f"{spent[len(spent) // 2]:.1f}",
         "peak MiB": max(one["peak_bytes"] for one in records) >> 20,
+        "above opening": max(above) >> 20 if above else "-",
         "MiB read": f"{sorted(read)[len(read) // 2] / (1 << 20):.1f}" if read else "-",
     }
 

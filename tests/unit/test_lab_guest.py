@@ -30,8 +30,13 @@ def test_leaf_knows_the_ground_and_itself(source: Path) -> None:
 
 
 def test_storm_knows_the_ground_and_nothing_else_of_the_other_program() -> None:
-    storm = [source for source in initramfs.storm_sources() if source.stem != "ground"]
+    storm = [source for source in initramfs.first_sources("storm") if source.stem != "ground"]
     assert {name for source in storm for name in _known(source)} == {"../ground.h", "storm.h"}
+
+
+def test_crowd_knows_the_ground_alone() -> None:
+    crowd = [source for source in initramfs.first_sources("crowd") if source.stem != "ground"]
+    assert {name for source in crowd for name in _known(source)} == {"../ground.h"}
 
 
 def test_main_file_knows_all_and_the_ground_none() -> None:
@@ -46,8 +51,9 @@ def test_main_file_knows_all_and_the_ground_none() -> None:
 
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed")
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the guest is one of x86-64")
-@pytest.mark.parametrize("sources", [SOURCES, initramfs.storm_sources()], ids=["init", "storm"])
-def test_compiles_without_a_warning(tmp_path: Path, sources: List[Path]) -> None:
+@pytest.mark.parametrize("first", ["", "storm", "crowd"])
+def test_compiles_without_a_warning(tmp_path: Path, first: str) -> None:
+    sources = initramfs.first_sources(first) if first else SOURCES
     command = ["gcc", *initramfs.FLAGS, "-Werror", "-Wmissing-prototypes", "-Wshadow"]
     made = [*command, "-o", str(tmp_path / "init"), *map(str, sources)]
     done = subprocess.run(made, capture_output=True, text=True, check=False)
