@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager, suppress
-from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,13 +22,12 @@ from drgn.helpers.linux.mm import follow_phys, phys_to_virt
 from ..files.elf import PT_LOAD, ElfFile, Segment
 from ..files.hidden import hide
 from ..signals import TIME, Interrupted, poll
+from .pieces import Keep, read_blocks, read_pieces
 
 U8 = npt.NDArray[np.uint8]
 U64 = npt.NDArray[np.uint64]
+I64 = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
-
-_RUN_BYTES = 1 << 20  # longest single read; larger ones only cost page faults of our own
-_GAP_BYTES = 4096  # cheaper to read over a gap of this size than to start a new read
 
 
 class Gathered(NamedTuple):
@@ -36,6 +35,15 @@ class Gathered(NamedTuple):
 
     bytes: U8
     """Shape (n, width); rows that could not be read are zero."""
+    ok: Bools
+    """Shape (n,): which rows were read."""
+
+
+class Words(NamedTuple):
+    """The same words of many pieces of memory."""
+
+    words: U64
+    """Shape (n, k), in host byte order; rows that could not be read are zero."""
     ok: Bools
     """Shape (n,): which rows were read."""
 
@@ -161,42 +169,11 @@ class Memory:
 
         :return: Iterator of (virtual address, bytes).
         """
-        yield from self._pieces(self.read, start, end, step)
+        yield from read_blocks(self.read, start, end, step, self.page_size)
 
     def linear_blocks(self, start: int, end: int, step: int) -> Iterator[Tuple[int, U8]]:
         """Read addresses of the direct map as :meth:`blocks` does, and faster."""
-        yield from self._pieces(self._read_linear, start, end, step)
-
-    def _pieces(
-        self, read: Callable[[int, int], bytes], start: int, end: int, step: int
-    ) -> Iterator[Tuple[int, U8]]:
-        for address in range(start, end, step):
-            size = min(step, end - address)
-            try:
-                data = np.frombuffer(read(address, size), np.uint8)
-            except FaultError:
-                yield from self._readable(read, address, address + size)
-            else:
-                yield address, data
-                del data
-
-    def _readable(
-        self, read: Callable[[int, int], bytes], start: int, end: int
-    ) -> Iterator[Tuple[int, U8]]:
-        # What can be read of a piece: pages that follow each other, together.
-        run: List[bytes] = []
-        first = address = start
-        while address < end:
-            after = min((address // self.page_size + 1) * self.page_size, end)
-            try:
-                run.append(read(address, after - address))
-            except FaultError:
-                if run:
-                    yield first, np.frombuffer(b"".join(run), np.uint8)
-                run, first = [], after
-            address = after
-        if run:
-            yield first, np.frombuffer(b"".join(run), np.uint8)
+        yield from read_blocks(self._read_linear, start, end, step, self.page_size)
 
     def gather(self, addresses: U64, width: int) -> Gathered:
         """
@@ -208,34 +185,46 @@ class Memory:
         """
         addresses = np.asarray(addresses, np.uint64)
         out = np.zeros((len(addresses), width), np.uint8)
-        ok = np.zeros(len(addresses), np.bool_)
-        wanted = np.flatnonzero(self.is_kernel_address(addresses))
-        if not len(wanted) or not width:
-            return Gathered(out, ok)
-        wanted = wanted[np.argsort(addresses[wanted], kind="stable")]
-        ordered = addresses[wanted]
-        for first, last in _runs(ordered, width):
-            self._gather_run(ordered[first:last], wanted[first:last], out, ok)
-        return Gathered(out, ok)
 
-    def _gather_run(self, ordered: U64, rows: npt.NDArray[np.intp], out: U8, ok: Bools) -> None:
-        width = out.shape[1]
-        start = int(ordered[0])
-        try:
-            data = self._read_linear(start, int(ordered[-1]) + width - start)
-        except (FaultError, OverflowError):
-            if len(ordered) > 1:
-                middle = len(ordered) // 2
-                self._gather_run(ordered[:middle], rows[:middle], out, ok)
-                self._gather_run(ordered[middle:], rows[middle:], out, ok)
-            return
-        flat = np.frombuffer(data, np.uint8)
-        if len(ordered) == 1:
-            out[rows[0]] = flat
-        else:
-            offsets = (ordered - np.uint64(start)).astype(np.intp)
-            out[rows] = np.lib.stride_tricks.sliding_window_view(flat, width)[offsets]
-        ok[rows] = True
+        def keep(data: bytes, offsets: npt.NDArray[np.intp], rows: npt.NDArray[np.intp]) -> None:
+            flat = np.frombuffer(data, np.uint8)
+            if len(rows) == 1:
+                out[rows[0]] = flat
+            else:
+                out[rows] = np.lib.stride_tricks.sliding_window_view(flat, width)[offsets]
+
+        return Gathered(out, self._each(addresses, width, keep))
+
+    def gather_words(self, addresses: U64, width: int, at: I64) -> Words:
+        """
+        Read the same words of many pieces of memory.
+
+        What lies between the words is read with them, and nothing is made of it.
+
+        :param addresses: Shape (n,): where each piece begins; multiples of a word's size.
+        :param width: Bytes of each piece.
+        :param at: Shape (k,): which words of a piece, counted from its first.
+        """
+        addresses = np.asarray(addresses, np.uint64)
+        out = np.zeros((len(addresses), len(at)), np.uint64)
+
+        def keep(data: bytes, offsets: npt.NDArray[np.intp], rows: npt.NDArray[np.intp]) -> None:
+            words = np.frombuffer(data, self.word, len(data) // self.word_size)
+            out[rows] = words.take((offsets // self.word_size)[:, None] + at)
+
+        return Words(out, self._each(addresses, width, keep))
+
+    def _each(self, addresses: U64, width: int, keep: Keep) -> Bools:
+        # Which pieces could be read; they have been kept then.
+        ok = np.zeros(len(addresses), np.bool_)
+        wanted = np.flatnonzero(self.is_kernel_address(addresses)) if width else ok.nonzero()[0]
+        ordered = addresses[wanted]
+        if (ordered[1:] < ordered[:-1]).any():
+            order = np.argsort(ordered, kind="stable")
+            wanted, ordered = wanted[order], ordered[order]
+        for rows in read_pieces(self._read_linear, ordered, wanted, width, keep):
+            ok[rows] = True
+        return ok
 
     def _read_linear(self, address: int, size: int) -> bytes:
         if self._physical:
@@ -309,20 +298,6 @@ def _segments(prog: Program) -> List[Segment]:
             return [one for one in ElfFile(file).segments if one.type == PT_LOAD]
     except (OSError, ValueError):
         return []
-
-
-def _runs(ordered: U64, width: int) -> List[Tuple[int, int]]:
-    # Split sorted addresses where a gap is too wide or a run too long.
-    gaps = np.diff(ordered) > np.uint64(width + _GAP_BYTES)
-    edges = [0, *(np.flatnonzero(gaps) + 1).tolist(), len(ordered)]
-    per_run = np.uint64(max(_RUN_BYTES, width))
-    runs: List[Tuple[int, int]] = []
-    for first, last in zip(edges, edges[1:]):
-        chunk = (ordered[first:last] - ordered[first]) // per_run
-        cuts = (np.flatnonzero(np.diff(chunk)) + 1 + first).tolist()
-        bounds = [first, *cuts, last]
-        runs += zip(bounds, bounds[1:])
-    return runs
 
 
 def _hide_left_out(prog: Program) -> int:

@@ -19,7 +19,7 @@ from .packages import GUEST_PACKAGES, install
 from .process import run
 from .stock import MODULES
 
-__all__ = ("FLAGS", "build", "member", "recipe", "first_recipe", "first_sources")
+__all__ = ("FLAGS", "build", "first_recipe", "first_sources", "member", "recipe")
 
 _SOURCES = Path(__file__).with_name("guest")
 FLAGS = ("-std=gnu11", "-O1", "-Wall", "-Wextra", "-static")

@@ -79,6 +79,30 @@ def test_gather_returns_each_piece_in_its_place(
         assert row.tobytes() == bytes(there)
 
 
+@given(
+    pages=st.lists(st.integers(0, PAGES + 2), max_size=30),
+    pages_each=st.sampled_from([1, 2, 8]),
+    at=st.lists(st.integers(0, PAGE_SIZE // 8 - 1), min_size=1, max_size=20),
+)
+@settings(max_examples=100)
+def test_words_are_those_of_the_pieces(
+    machine: Machine, pages: List[int], pages_each: int, at: List[int]
+) -> None:
+    wanted = np.array([BASE + page * PAGE_SIZE for page in pages], np.uint64)
+    width = pages_each * PAGE_SIZE
+    found = machine.memory.gather_words(wanted, width, np.array(at))
+    pieces = machine.memory.gather(wanted, width)
+    assert found.ok.tolist() == pieces.ok.tolist()
+    assert found.words.tolist() == pieces.bytes.view(machine.memory.word)[:, at].tolist()
+
+
+def test_words_are_read_as_their_pieces_are() -> None:
+    machine = Machine(holes=())
+    pieces = np.arange(BASE, BASE + len(DATA), PAGE_SIZE, dtype=np.uint64)
+    machine.memory.gather_words(pieces, PAGE_SIZE, np.array([1, 7]))
+    assert [read.size for read in machine.counted.reads] == [len(DATA)]
+
+
 def test_gather_of_nothing() -> None:
     machine = Machine()
     assert machine.gather([], 8).bytes.shape == (0, 8)

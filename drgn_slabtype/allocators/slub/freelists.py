@@ -23,7 +23,7 @@ from ...regions import Region, region, steps
 from ..kept import Cut
 from .cache import SlubCache
 
-_BATCH_BYTES = 8 << 20  # slab memory held at a time
+_BATCH_BYTES = 2 << 20  # of free pointers that are held at a time
 
 
 class Encoding(enum.Enum):
@@ -215,7 +215,8 @@ class FreelistReader:
         for order in np.unique(orders[heads != 0]).tolist():
             some = np.flatnonzero((orders == order) & (heads != 0))
             span = self._memory.page_size << order
-            step = max(1, _BATCH_BYTES // span)
+            words = int(ledger.slabs.objects[slabs[some]].max(initial=0))
+            step = max(1, _BATCH_BYTES // (self._memory.word_size * max(words, 1)))
             for start in range(0, len(some), step):
                 batch = some[start : start + step]
                 yield batch, self._follow(ledger, slabs[batch], heads[batch], span)
@@ -223,17 +224,17 @@ class FreelistReader:
     def _follow(self, ledger: Ledger, slabs: I64, heads: U64, span: int) -> Chains:
         cache = self._cache
         base, objects = ledger.slabs.base[slabs], ledger.slabs.objects[slabs]
-        gathered = self._memory.gather(base - np.uint64(cache.red_left_pad), span)
-        words = gathered.bytes.view(self._memory.word)
         most = int(objects.max(initial=0))
         first = cache.red_left_pad + cache.offset
         at = (np.arange(most) * cache.size + first) // self._memory.word_size
         # The last slots of a damaged cache can reach past the slab's memory.
-        stored = words[:, np.minimum(at, words.shape[1] - 1)].astype(np.uint64)
+        at = np.minimum(at, span // self._memory.word_size - 1)
+        start = base - np.uint64(cache.red_left_pad)
+        stored, readable = self._memory.gather_words(start, span, at)
         geometry = Geometry(
             base, objects, cache.size, cache.offset, self._encoding, max(cache.random, 0)
         )
-        return follow(geometry, heads, stored, gathered.ok)
+        return follow(geometry, heads, stored, readable)
 
 
 def regions(

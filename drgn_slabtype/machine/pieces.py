@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Pieces of memory
+----------------
+
+Many of one width, of which neighbours are read together, or a stretch of memory
+piece by piece. A read that fails is split until what fails is one piece, or a page.
+"""
+
+from __future__ import annotations
+
+from typing import Callable, Iterator, List, Tuple
+
+import numpy as np
+import numpy.typing as npt
+from drgn import FaultError
+
+U8 = npt.NDArray[np.uint8]
+U64 = npt.NDArray[np.uint64]
+Rows = npt.NDArray[np.intp]
+Read = Callable[[int, int], bytes]
+"""Reads so many bytes at an address."""
+Keep = Callable[[bytes, Rows, Rows], None]
+"""Takes what it wants of bytes, told where in them pieces begin and which rows these are."""
+
+_RUN_BYTES = 1 << 20  # longest single read; larger ones only cost page faults of our own
+_GAP_BYTES = 4096  # cheaper to read over a gap of this size than to start a new read
+
+
+def read_blocks(
+    read: Read, start: int, end: int, step: int, page_size: int
+) -> Iterator[Tuple[int, U8]]:
+    """
+    Read [*start*, *end*) in pieces of at most *step* bytes, without the pages that cannot be read.
+
+    :return: Iterator of (address, bytes).
+    """
+    for address in range(start, end, step):
+        size = min(step, end - address)
+        try:
+            data = np.frombuffer(read(address, size), np.uint8)
+        except FaultError:
+            yield from _readable(read, address, address + size, page_size)
+        else:
+            yield address, data
+            del data
+
+
+def _readable(read: Read, start: int, end: int, page_size: int) -> Iterator[Tuple[int, U8]]:
+    # What can be read of a piece: pages that follow each other, together.
+    run: List[bytes] = []
+    first = address = start
+    while address < end:
+        after = min((address // page_size + 1) * page_size, end)
+        try:
+            run.append(read(address, after - address))
+        except FaultError:
+            if run:
+                yield first, np.frombuffer(b"".join(run), np.uint8)
+            run, first = [], after
+        address = after
+    if run:
+        yield first, np.frombuffer(b"".join(run), np.uint8)
+
+
+def read_pieces(read: Read, ordered: U64, rows: Rows, width: int, keep: Keep) -> Iterator[Rows]:
+    """
+    Read pieces of memory, and yield the rows of those that could be read.
+
+    :param ordered: Where each piece begins, in ascending order.
+    :param rows: The row of each.
+    :param width: Bytes of each.
+    """
+    for first, last in _runs(ordered, width):
+        yield from _read_run(read, ordered[first:last], rows[first:last], width, keep)
+
+
+def _read_run(read: Read, ordered: U64, rows: Rows, width: int, keep: Keep) -> Iterator[Rows]:
+    start = int(ordered[0])
+    try:
+        data = read(start, int(ordered[-1]) + width - start)
+    except (FaultError, OverflowError):
+        if len(ordered) > 1:
+            middle = len(ordered) // 2
+            yield from _read_run(read, ordered[:middle], rows[:middle], width, keep)
+            yield from _read_run(read, ordered[middle:], rows[middle:], width, keep)
+        return
+    keep(data, (ordered - np.uint64(start)).astype(np.intp), rows)
+    yield rows
+
+
+def _runs(ordered: U64, width: int) -> List[Tuple[int, int]]:
+    # Split sorted addresses where a gap is too wide or a run too long.
+    if not len(ordered):
+        return []
+    gaps = np.diff(ordered) > np.uint64(width + _GAP_BYTES)
+    edges = np.concatenate([[0], np.flatnonzero(gaps) + 1])
+    # Long runs are cut at multiples of the longest one from where they begin.
+    begin = np.repeat(ordered[edges], np.diff(edges, append=len(ordered)))
+    chunk = (ordered - begin) // np.uint64(max(_RUN_BYTES, width))
+    cuts = np.flatnonzero(gaps | (np.diff(chunk) != 0)) + 1
+    bounds = [0, *cuts.tolist(), len(ordered)]
+    return list(zip(bounds, bounds[1:]))
