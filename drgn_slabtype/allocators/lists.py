@@ -63,7 +63,16 @@ class SlabLists:
         self._prev = self.index["slab_list.prev"].data
         links = self.index.pages + np.uint64(self._offset)
         order = np.argsort(links, kind="stable")
-        self._links, self._rows = links[order].data, order.data
+        ordered = links[order]
+        self._links, self._rows = ordered.data, order.data
+        # Rows of slabs that lead to each other, so that no slab follows two others.
+        self._after = np.full(len(links), -1, np.int32).data
+        if len(links):
+            ahead = self.index["slab_list.next"]
+            at = np.minimum(ordered.searchsorted(ahead), len(links) - 1)
+            behind = self.index["slab_list.prev"][order[at]]
+            closed = (ordered[at] == ahead) & (behind == links)
+            self._after = np.where(closed, order[at], -1).astype(np.int32).data
 
     def _find(self, link: int, member: str, neighbour: int) -> int:
         # Row of the slab whose slab_list is at this address; -1 if it is none.
@@ -99,13 +108,16 @@ class SlabLists:
         rows: List[int] = []
         seen: Set[int] = set()
         at, link, broken = head.address, head.next, None
+        # A head that lies where a slab's links are is damage.
+        runs = self._row(head.address) < 0
         while link != head.address:
             row = self._find(link, "prev", at)
             if row < 0 or row in seen or self._prev[row] != at:
                 break
-            seen.add(row)
-            rows.append(row)
-            at, link = link, self._next[row]
+            run = self._run(row) if runs else [row]
+            seen.update(run)
+            rows += run
+            at, link = int(self.index.pages[run[-1]]) + self._offset, self._next[run[-1]]
         # A next that leads back to the head too early shows only in its prev.
         if link != head.address or head.prev != at:
             tail = self._backward(head, seen)
@@ -114,6 +126,13 @@ class SlabLists:
         known = np.array(rows, np.int64)
         self.index.known_by[known] |= np.uint8(KnownBy.LIST)
         return Walked(head, known, broken)
+
+    def _run(self, row: int) -> List[int]:
+        # The slabs that follow each other from one on that none comes before.
+        after, run = self._after, [row]
+        while (row := after[row]) >= 0:
+            run.append(row)
+        return run
 
     def _backward(self, head: ListHead, seen: Set[int]) -> List[int]:
         rows: List[int] = []

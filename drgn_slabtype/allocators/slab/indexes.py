@@ -10,7 +10,7 @@ lies in the free object that its own last entry names.
 
 from __future__ import annotations
 
-from typing import Iterator, NamedTuple
+from typing import Any, Iterator, NamedTuple
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from ...ledger import I64, U64, Bools, Slabs
 from ...machine import Machine
 from ...regions import Region, region
 from .cache import Mode, SlabCache
+
+Indexes = np.ndarray[Any, np.dtype[np.unsignedinteger[Any]]]
+_BATCH_ENTRIES = 1 << 18  # that are compared with each other at a time
 
 
 class Tails(NamedTuple):
@@ -56,16 +59,17 @@ class IndexArrays:
         """``slab->freelist`` of each slab."""
         self.in_place = in_place
         """Which can be that of an index array of this cache."""
-        self.entries: I64 = np.zeros((len(pointer), cache.num), np.int64)
-        """Shape (slabs, num)."""
-        self.read: Bools = np.zeros(len(pointer), np.bool_)
-        """Which arrays are in place and could be read."""
         self.width = machine.structure("freelist_idx_t").size
         """Bytes of an index."""
-        dtype = np.dtype(f"{machine.memory.byteorder}u{self.width}")
+        stored = np.dtype(f"{machine.memory.byteorder}u{self.width}")
+        dtype = stored.newbyteorder("=")
+        self.entries: Indexes = np.zeros((len(pointer), cache.num), dtype)
+        """Shape (slabs, num): as wide as the kernel's, of which there is one for each object."""
+        self.read: Bools = np.zeros(len(pointer), np.bool_)
+        """Which arrays are in place and could be read."""
         wanted = np.flatnonzero(in_place & ~slabs.excused)
-        gathered = machine.memory.gather(pointer[wanted], cache.num * dtype.itemsize)
-        self.entries[wanted] = gathered.bytes.view(dtype)
+        gathered = machine.memory.gather(pointer[wanted], cache.num * self.width)
+        self.entries[wanted] = gathered.bytes.view(stored)
         self.read[wanted] = gathered.ok
 
     def needed(self, active: I64) -> Bools:
@@ -78,12 +82,17 @@ class IndexArrays:
         known = self.read & self.needed(active)
         live = (np.arange(num) >= active[:, None]) & known[:, None]
         bad: Bools = live & (self.entries >= num)
-        slab, at = np.nonzero(live & ~bad)
-        keys = slab * num + self.entries[slab, at]
-        again = np.ones(len(keys), np.bool_)
-        again[np.unique(keys, return_index=True)[1]] = False
         repeats = np.zeros_like(live)
-        repeats[slab[again], at[again]] = True
+        step = max(1, _BATCH_ENTRIES // max(num, 1))
+        for first in range(0, len(live), step):
+            some = slice(first, first + step)
+            slab, at = np.nonzero(live[some] & ~bad[some])
+            named = self.entries[some][slab, at]
+            # The last assignment wins, and the first entry shall.
+            earliest = np.zeros((min(step, len(live)), num), np.intp)
+            earliest[slab[::-1], named[::-1]] = at[::-1]
+            again = earliest[slab, named] != at
+            repeats[first + slab[again], at[again]] = True
         return Tails(active, live, bad, repeats)
 
     def left_over(self, active: I64) -> Bools:
