@@ -87,11 +87,11 @@ class IndexArrays:
         for first in range(0, len(live), step):
             some = slice(first, first + step)
             slab, at = np.nonzero(live[some] & ~bad[some])
-            named = self.entries[some][slab, at]
-            # The last assignment wins, and the first entry shall.
-            earliest = np.zeros((min(step, len(live)), num), np.intp)
-            earliest[slab[::-1], named[::-1]] = at[::-1]
-            again = earliest[slab, named] != at
+            keys = slab * num + self.entries[some][slab, at]
+            # The last assignment wins, in arrays of one dimension, and the first entry shall.
+            earliest = np.zeros(min(step, len(live)) * num, np.intp)
+            earliest[keys[::-1].copy()] = at[::-1].copy()
+            again = earliest[keys] != at
             repeats[first + slab[again], at[again]] = True
         return Tails(active, live, bad, repeats)
 
