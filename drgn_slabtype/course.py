@@ -49,6 +49,8 @@ from .rules.excuses import settle
 from .signals import reason_of
 from .strays import judge_machine
 
+_MOST_ORDER = 14  # more than any page has
+
 
 class Course:
     """
@@ -310,7 +312,9 @@ def _count_pages(readings: Sequence[Reading]) -> Totals:
     totals = Totals()
     for reading in readings:
         index, source = reading.index, reading.machine.memory
-        marked = int(index.spans[index.marked].sum()) // source.page_size
+        spans = index.spans[index.marked] >> np.uint64(source.page_shift)
+        # What damage has made a page larger than any is one page.
+        marked = int(np.where(spans >> np.uint64(_MOST_ORDER), 1, spans).sum())
         totals.slab_pages += marked
         totals.pages += marked if reading.scan is None else reading.scan.pages
         totals.unreadable_pages += 0 if reading.scan is None else reading.scan.unreadable

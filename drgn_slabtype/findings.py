@@ -31,6 +31,24 @@ class Damaged(NamedTuple):
     """What they are."""
 
 
+class Stretch(NamedTuple):
+    """Damage of one kind in one piece, as far as it reaches."""
+
+    start: Address
+    end: Address
+    """Behind its last byte."""
+    what: str
+    """What it holds."""
+    starts: Optional[str]
+    """The object in whose own memory it begins, if that is in use: the likely writer."""
+    before: str
+    """What the byte before it belongs to: else the likely writer."""
+    after: str
+    """What lies behind it."""
+    findings: Tuple[int, ...] = ()
+    """:attr:`Finding.id` of those about it, where there is a report."""
+
+
 @dataclass(frozen=True)
 class Finding:
     """
@@ -94,6 +112,8 @@ class Finding:
     at :attr:`address`, and :attr:`expected` and :attr:`found` are its own."""
     details: Tuple[str, ...] = ()
     """What is there instead, and what lies around it: one line each."""
+    stretches: Tuple[Stretch, ...] = ()
+    """How far the damage reaches, where what is there instead tells that."""
 
     @property
     @shown(Key(after="code"))

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple, Optional, Tuple
 
+from ..findings import Stretch
 from ..shapes import Address, Hex
 from .states import SlabObject
 from .tracks import Track
@@ -106,6 +107,8 @@ class AddressInfo:
     """Its bytes and those beside it, if they were asked for."""
     words: Tuple[ObjectWord, ...] = ()
     """What the words among them are."""
+    stretches: Tuple[Stretch, ...] = ()
+    """How far damage to the object or its slab reaches, if its bytes were asked for."""
 
     @property
     def is_known(self) -> bool:

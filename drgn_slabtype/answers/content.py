@@ -15,7 +15,8 @@ import re
 import string
 from typing import Dict, List, NamedTuple, Optional, Tuple
 
-_PRINTABLE = frozenset((string.digits + string.ascii_letters + string.punctuation + " ").encode())
+PRINTABLE = frozenset((string.digits + string.ascii_letters + string.punctuation + " ").encode())
+"""Bytes of text."""
 _SHORTEST_TEXT = 4  # fewer printable bytes in a row come about by chance
 _LONGEST_PERIOD = 16
 _MAX_ERRNO = 4095
@@ -95,6 +96,11 @@ def describe_word(value: int, word_size: int = 8) -> Optional[str]:
     return None
 
 
+def is_poison(byte: int) -> bool:
+    """Return whether the kernel itself fills memory with a byte."""
+    return byte in _FILLS
+
+
 def continues(before: bytes, data: bytes) -> Optional[int]:
     """
     Return the period in which some bytes carry on what stands before them.
@@ -123,7 +129,7 @@ def longest_text(data: bytes) -> bytes:
     best = b""
     run = bytearray()
     for byte in _PRINTABLE_FILLS.sub(lambda fill: bytes(len(fill[0])), data):
-        if byte in _PRINTABLE:
+        if byte in PRINTABLE:
             run.append(byte)
             if len(run) > len(best):
                 best = bytes(run)
@@ -136,7 +142,7 @@ def _fill(data: bytes) -> str:
     byte = data[0]
     name = _FILLS.get(byte)
     if name is None:
-        name = f"the character {chr(byte)!r}" if byte in _PRINTABLE else "one value"
+        name = f"the character {chr(byte)!r}" if byte in PRINTABLE else "one value"
     many = f"{len(data)} bytes" if len(data) > 1 else "a byte"
     return f"{many} of 0x{byte:02x}, {name}"
 

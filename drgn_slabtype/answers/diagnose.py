@@ -10,7 +10,7 @@ what they are, where they came from and who the neighbours are.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import AbstractSet, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import AbstractSet, Callable, Dict, Iterator, List, Sequence, Tuple
 
 import numpy as np
 from drgn import FaultError
@@ -22,18 +22,18 @@ from ..errors import SlabTypeError
 from ..findings import Damaged, Finding
 from ..machine import Machine
 from .address import AddressInfo
-from .content import Content, classify, continues, describe_word
+from .content import Content, classify, continues, describe_word, is_poison
 from .describe import describe, spell
+from .extent import lines, stretches
 from .lookup import Lookup
 from .states import ObjectState, SlabObject
-from .tracks import Track
+from .tracks import spell_track
 
 _MOST = 50  # findings that get details: after that, a human reads no further
 _BYTES = 32  # of damage, and before it, that are looked at
 _RANGES = 8  # of damaged bytes that are looked at
 _POINTERS = 3  # that are followed up
 _OBJECTS = 6  # of a destroyed cache that are listed
-_FRAMES = 4  # of a call trace that are told
 
 
 def explain(lookup: Lookup, findings: Sequence[Finding]) -> List[Finding]:
@@ -43,7 +43,26 @@ def explain(lookup: Lookup, findings: Sequence[Finding]) -> List[Finding]:
     :param lookup: The machine as the findings show it.
     """
     explained = [_explained(lookup, finding) for finding in findings[:_MOST]]
-    return [*explained, *findings[_MOST:]]
+    return [*_with_stretches(lookup, explained), *findings[_MOST:]]
+
+
+def _with_stretches(lookup: Lookup, findings: List[Finding]) -> List[Finding]:
+    # Each with the stretch that its damage is part of.
+    try:
+        found = stretches(lookup, findings)
+    except (OSError, SlabTypeError):  # of the target as a whole
+        raise
+    except reading.CAUGHT as error:
+        why = reading.not_read("how far the damage reaches", error).message
+        return [replace(one, details=(*one.details, why)) for one in findings]
+    return [
+        replace(
+            one,
+            stretches=tuple(mine),
+            details=(*one.details, *(line for stretch in mine for line in lines(stretch, one))),
+        )
+        for one, mine in zip(findings, found)
+    ]
 
 
 def _explained(lookup: Lookup, finding: Finding) -> Finding:
@@ -131,7 +150,7 @@ def _explain_bytes(reading: Lookup, finding: Finding) -> Iterator[str]:
     first = finding.ranges[0].address
     owner = describe(reading, finding.object if finding.object is not None else first)
     yield from _neighbours(owner)
-    yield from (_track(track) for track in owner.tracks)
+    yield from (spell_track(track) for track in owner.tracks)
 
 
 def _explain_range(reading: Lookup, one: Damaged) -> Iterator[str]:
@@ -145,7 +164,8 @@ def _explain_range(reading: Lookup, one: Damaged) -> Iterator[str]:
         yield f"0x{address:x}: {_classify(reading, data, address).text}"
     before = prog.read(address - _BYTES, _BYTES)
     repeat = continues(before, data)
-    if repeat is not None and any(data):
+    filled = len(set(data)) == 1 and is_poison(data[0])
+    if repeat is not None and any(data) and not filled:
         yield (
             f"it carries on what stands before it, every {repeat} bytes the same: "
             "something was written past its end"
@@ -187,10 +207,11 @@ def _explain_entry(reading: Lookup, finding: Finding) -> Iterator[str]:
 
 def _explain_destroyed(reading: Lookup, finding: Finding) -> Iterator[str]:
     # The first of the objects that are left, with who allocated them.
-    left = reading.judged(reading.number(finding.cache or "")).objects.in_state(ObjectState.IN_USE)
+    judged = reading.judged(reading.number(finding.cache or ""))
+    left = judged.objects.in_states({ObjectState.IN_USE})
     for address in left.addresses()[:_OBJECTS]:
         tracks = describe(reading, address).tracks
-        told = "; ".join(_track(track) for track in tracks if track.event == "allocated")
+        told = "; ".join(spell_track(track) for track in tracks if track.event == "allocated")
         yield f"object 0x{address:x}" + (f", {told}" if told else "")
     if len(left) > _OBJECTS:
         yield f"{len(left) - _OBJECTS} more are in use"
@@ -259,16 +280,3 @@ def _neighbours(info: AddressInfo) -> Iterator[str]:
 
 def _state(other: SlabObject) -> str:
     return f"{other.state} ({other.place})" if other.place else other.state
-
-
-def _track(track: Track) -> str:
-    by = [f"{track.event} by {track.caller}" if track.caller else track.event]
-    if track.cpu is not None:
-        by.append(f"CPU {track.cpu}")
-    if track.pid is not None:
-        by.append(f"PID {track.pid}")
-    if track.when is not None:
-        by.append(f"at {track.when}")
-    text = ", ".join(by)
-    shown: Optional[str] = " < ".join(track.stack[:_FRAMES])
-    return f"{text}: {shown}" if shown else text

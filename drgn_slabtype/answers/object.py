@@ -10,16 +10,18 @@ it is instead.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import List
+from typing import Iterator, List
 
 import numpy as np
 from drgn import IntegerLike, Program
 
+from ..findings import Stretch
 from ..ledger import Ledger, Walk
 from ..machine import has_contents, machine
 from ..rules.claims import container_name
 from .address import AddressInfo
 from .describe import describe
+from .extent import stretches
 from .lookup import Located, Lookup, lookup
 from .objectbytes import damaged_parts, lines, parts, words
 from .slots import slot
@@ -76,7 +78,26 @@ def _with_contents(reading: Lookup, slab: Located, info: AddressInfo, count: int
         # What debugging promises was kept, and so was what it is instead.
         wanted += damaged_parts(object, size, findings)
     told = words(reading, object, min(size, count)) if there else []
-    return replace(info, lines=tuple(lines(kernel, object, wanted, findings)), words=tuple(told))
+    return replace(
+        info,
+        lines=tuple(lines(kernel, object, wanted, findings)),
+        words=tuple(told),
+        stretches=tuple(_stretches(reading, slab, object)),
+    )
+
+
+def _stretches(reading: Lookup, slab: Located, object: int) -> Iterator[Stretch]:
+    # Of what is said of the object, and of its slab where that says no object.
+    about = [
+        finding
+        for finding in slab.judged.findings
+        if finding.slab == slab.page and finding.object in (None, object)
+    ]
+    found = [
+        stretch for stretches_of_one in stretches(reading, about) for stretch in stretches_of_one
+    ]
+    # Findings have numbers in reports alone.
+    yield from dict.fromkeys(stretch._replace(findings=()) for stretch in found)
 
 
 def _with_neighbours(slab: Located, info: AddressInfo, count: int) -> AddressInfo:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, Optional, Tuple
 
+import numpy as np
 from drgn import FaultError, Object
 from drgn.helpers.common.format import escape_ascii_string
 from drgn.helpers.linux.pid import find_task
@@ -20,6 +21,8 @@ from ..machine import Machine
 from ..machine.clock import clock
 from ..machine.symbols import depot_stack, frames, symbolise
 from ..machine.tasks import ERRORS
+
+_FRAMES = 4  # of a call trace that are told in one line
 
 
 class Track(NamedTuple):
@@ -39,6 +42,8 @@ class Track(NamedTuple):
     """Seconds that it is ago, where the target tells how long a jiffy is."""
     task: Optional[str] = None
     """Name of the task with that PID, if there is one now."""
+    overwritten: bool = False
+    """Whether it is no record: the caller is no code, or there is no such CPU."""
 
 
 def slub_tracks(machine: Machine, first: int) -> Tuple[Track, ...]:
@@ -70,7 +75,9 @@ def _slub_track(machine: Machine, event: str, caller: int, track: Object) -> Tra
         stack = frames(machine, [entry.value_() for entry in track.addrs])
     cpu, pid, when = track.cpu.value_(), track.pid.value_(), track.when.value_()
     age, task = _age(machine, when), _task(machine, pid)
-    return Track(event, symbolise(machine, caller), cpu, pid, when, stack, age, task)
+    code = bool(machine.memory.is_kernel_address(np.array([caller], np.uint64))[0])
+    overwritten = not code or cpu not in machine.cpus
+    return Track(event, symbolise(machine, caller), cpu, pid, when, stack, age, task, overwritten)
 
 
 def _age(machine: Machine, when: int) -> Optional[float]:
@@ -103,3 +110,19 @@ def kfence_track(machine: Machine, event: str, track: Object) -> Optional[Track]
     when = track.ts_nsec.value_() if hasattr(track, "ts_nsec") else None
     cpu = track.cpu.value_() if hasattr(track, "cpu") else None
     return Track(event, stack[0] if stack else None, cpu, track.pid.value_(), when, stack)
+
+
+def spell_track(track: Track) -> str:
+    """Return an event in one line, with the innermost functions of its call trace."""
+    if track.overwritten:
+        return f"the record of who {track.event} it is overwritten"
+    by = [f"{track.event} by {track.caller}" if track.caller else track.event]
+    if track.cpu is not None:
+        by.append(f"CPU {track.cpu}")
+    if track.pid is not None:
+        by.append(f"PID {track.pid}")
+    if track.when is not None:
+        by.append(f"at {track.when}")
+    text = ", ".join(by)
+    shown: Optional[str] = " < ".join(track.stack[:_FRAMES])
+    return f"{text}: {shown}" if shown else text

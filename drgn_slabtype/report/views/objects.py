@@ -19,7 +19,7 @@ TRACK = View(
     Column("task", cell=lambda track: track.task and f"({track.task})"),
     Column("at", "when"),
     Column("age", cell=lambda track: None if track.age is None else f"{track.age:.3f} s"),
-    quiet="event stack",
+    quiet="event stack overwritten",
 )
 
 NEIGHBOUR = View(quiet="address slab index state place position")
@@ -44,6 +44,9 @@ def _page(info: AddressInfo) -> Optional[str]:
 def _tracks(info: AddressInfo) -> List[Fact]:
     facts: List[Fact] = []
     for track in info.tracks:
+        if track.overwritten:
+            facts.append((track.event, "the record of that is overwritten"))
+            continue
         facts.append((track.event, TRACK.sentence(track)))
         facts += [("", frame) for frame in track.stack]
     return facts
@@ -72,6 +75,17 @@ def _lines(info: AddressInfo) -> List[Fact]:
     return facts
 
 
+def _damage(info: AddressInfo) -> List[Fact]:
+    facts: List[Fact] = []
+    for one in info.stretches:
+        many = one.end - one.start
+        facts.append(("damage", f"0x{one.start:x} to 0x{one.end:x}, {many} bytes: {one.what}"))
+        if one.starts is not None:
+            facts.append(("", f"begins in {one.starts}"))
+        facts += [("", f"before it: {one.before}"), ("", f"after it: {one.after}")]
+    return facts
+
+
 def _words(info: AddressInfo) -> List[Fact]:
     return [
         ("words" if not at else "", f"{word.offset:+5} 0x{word.word:016x}: {word.meaning}")
@@ -95,6 +109,7 @@ ADDRESS = View(
     Column("", "tracks", _tracks),
     Column("bytes", "lines", _lines),
     Column("words", cell=_words),
+    Column("damage", "stretches", _damage),
     Column("can be", "meanings", lambda info: [one.meaning for one in info.meanings]),
     quiet="address kind meaning index offset page_types",
 )

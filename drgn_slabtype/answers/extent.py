@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+How far damage reaches
+----------------------
+
+Whoever writes past the end of something writes on, through words, objects, slabs
+and struct pages. What holds one pattern is one stretch, which has a beginning: what
+lies there, or directly before it, is the likely writer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Dict, Iterator, List, Optional, Sequence, Tuple
+
+import numpy as np
+from drgn import FaultError
+
+from ..findings import Finding, Stretch
+from ..ledger import U8, Bools
+from ..machine import Machine
+from .content import PRINTABLE, classify, is_poison, longest_text
+from .describe import describe, spell
+from .lookup import Lookup
+from .tracks import spell_track
+
+_REACH = 1 << 20  # bytes to each side that are looked at
+_LONGEST_PERIOD = 16
+_LEAST = 24  # bytes that repeat by more than one: an empty list has two words alike
+_LEAST_FILL = 8  # bytes of one value, or printable ones
+_LEAST_TEXT = 4  # of which printable ones come about by chance
+_RANGES = 8  # of one finding
+_TOLD = 64  # bytes that are looked at to say what they are
+_PRINTABLE: Bools = np.isin(np.arange(256), list(PRINTABLE))
+_POISON: Bools = np.array([is_poison(byte) for byte in range(256)], np.bool_)
+
+
+@dataclass(frozen=True)
+class _Piece:
+    # Some damage, as far as it was found to reach.
+    start: int
+    end: int
+    period: int
+    """Bytes after which it repeats; 0: it does not."""
+    text: bool
+    findings: Tuple[Finding, ...]
+
+    @property
+    def grows(self) -> bool:
+        return self.text or self.period > 0
+
+
+def stretches(reading: Lookup, findings: Sequence[Finding]) -> List[List[Stretch]]:
+    """
+    Return how far the damage of each of some findings reaches.
+
+    Damage of one value that the kernel itself fills memory with, and of one word, is
+    told only as far as debugging shows it: the same beside it may be as it should be.
+
+    :param reading: The machine as the findings show it.
+    """
+    memory = _Memory(reading.machine)
+    pieces = [piece for finding in findings for piece in _pieces(memory, reading, finding)]
+    found = [(_told(memory, reading, piece), piece.findings) for piece in _joined(pieces)]
+    return [[stretch for stretch, about in found if one in about] for one in findings]
+
+
+def _pieces(memory: _Memory, reading: Lookup, finding: Finding) -> Iterator[_Piece]:
+    known = False
+    for one in finding.ranges[:_RANGES]:
+        known = True
+        yield memory.grown(one.address, one.size, finding)
+    if known or finding.rule == "content":
+        return
+    width = reading.machine.memory.word_size
+    where = [] if finding.address is None else [finding.address // width * width]
+    for page in (finding.page, finding.slab):
+        if page is not None:
+            where += range(page, page + reading.machine.page.size, width)
+    for at in where:
+        piece = memory.grown(at, width, finding)
+        if piece.grows:
+            yield piece
+            return
+
+
+def _joined(pieces: Sequence[_Piece]) -> List[_Piece]:
+    # Those that overlap, or touch and hold the same.
+    joined: List[_Piece] = []
+    for piece in sorted(pieces, key=lambda piece: (piece.start, piece.end)):
+        last = joined[-1] if joined else None
+        same = last is not None and (last.period, last.text) == (piece.period, piece.text)
+        if last is None or piece.start > last.end or (piece.start == last.end and not same):
+            joined.append(piece)
+            continue
+        findings = tuple(dict.fromkeys([*last.findings, *piece.findings]))
+        kind = last if last.grows else piece
+        joined[-1] = replace(
+            kind, start=last.start, end=max(last.end, piece.end), findings=findings
+        )
+    return joined
+
+
+def _told(memory: _Memory, reading: Lookup, piece: _Piece) -> Stretch:
+    machine = reading.machine
+    order = "little" if machine.memory.byteorder == "<" else "big"
+    held = memory.bytes(piece.start, min(piece.end, piece.start + _TOLD))
+    data = b"" if held is None else held.tobytes()
+    content = classify(data, machine.memory.word_size, order, piece.start)
+    what = f"0x{data[0]:02x}" if piece.period == 1 and data else content.text
+    if piece.text:
+        more = "…" if piece.end - piece.start > _TOLD else ""
+        what = f'text "{longest_text(data).decode("ascii")}{more}"'
+    start = describe(reading, piece.start)
+    inside = start.state == "in use" and start.part is None
+    return Stretch(
+        piece.start,
+        piece.end,
+        what,
+        starts=_place(reading, piece.start) if inside else None,
+        before=_place(reading, piece.start - 1),
+        after=_place(reading, piece.end),
+        findings=tuple(sorted(finding.id for finding in piece.findings)),
+    )
+
+
+def _place(reading: Lookup, address: int) -> str:
+    info = describe(reading, address)
+    told = spell(info)
+    if info.object is not None:
+        told = f"0x{info.object:x}: {told}"
+    made = next((track for track in info.tracks if track.event == "allocated"), None)
+    return told if made is None else f"{told}, {spell_track(made)}"
+
+
+def lines(stretch: Stretch, finding: Finding) -> Iterator[str]:
+    """
+    Yield what is told of a stretch with one of the findings about it.
+
+    Nothing, where it is no more than the finding itself says.
+    """
+    ranges = [(one.address, one.address + one.size) for one in finding.ranges]
+    if len(stretch.findings) < 2 and (stretch.start, stretch.end) in ranges:
+        return
+    many = stretch.end - stretch.start
+    told = f"damage from 0x{stretch.start:x} to 0x{stretch.end:x}, {many} bytes of {stretch.what}"
+    others = [f"{id}" for id in stretch.findings if id != finding.id]
+    if finding.id != stretch.findings[0]:
+        yield f"{told}: see finding {stretch.findings[0]}"
+        return
+    if others:
+        told += f"; finding{'s' if len(others) > 1 else ''} {', '.join(others)} too"
+    yield told
+    if stretch.starts is not None:
+        yield f"it begins in 0x{stretch.start:x}: {stretch.starts}"
+    yield f"directly before it: {stretch.before}"
+    yield f"directly after it: {stretch.after}"
+
+
+def _text(data: U8) -> Bools:
+    # Which bytes can be text. Poison in a row cannot.
+    alike = data[1:] == data[:-1]
+    in_row = np.zeros(len(data), np.bool_)
+    in_row[1:] |= alike
+    in_row[:-1] |= alike
+    text: Bools = _PRINTABLE[data] & ~(_POISON[data] & in_row)
+    return text
+
+
+class _Memory:
+    # Pages of memory, read once.
+    def __init__(self, machine: Machine) -> None:
+        self._memory = machine.memory
+        self._page = machine.memory.page_size
+        self._pages: Dict[int, Optional[U8]] = {}
+
+    def bytes(self, start: int, end: int) -> Optional[U8]:
+        """Return some bytes; ``None`` if they are not in the target."""
+        first, last = start // self._page, (end - 1) // self._page
+        pages = [self._read(number) for number in range(first, last + 1)]
+        there = [page for page in pages if page is not None]
+        if len(there) < len(pages) or not there:
+            return None
+        offset = start - first * self._page
+        return np.concatenate(there)[offset : offset + end - start]
+
+    def _read(self, number: int) -> Optional[U8]:
+        if number not in self._pages:
+            try:
+                data = self._memory.read(number * self._page, self._page)
+                self._pages[number] = np.frombuffer(data, np.uint8)
+            except FaultError:
+                self._pages[number] = None
+        return self._pages[number]
+
+    def grown(self, start: int, size: int, finding: Finding) -> _Piece:
+        """Return how far what is in some bytes goes on, to both sides."""
+        end = start + size
+        data, alone = self.bytes(start, end), _Piece(start, end, 0, False, (finding,))
+        if data is None or not data.any():
+            return alone
+        if (data == data[0]).all() and is_poison(int(data[0])):
+            return alone
+        for period in range(1, _LONGEST_PERIOD + 1):
+            if (data[period:] != data[:-period]).any():
+                continue
+            first, last = self._repeats(start, end, period)
+            if last - first >= (_LEAST_FILL if period == 1 else max(_LEAST, 3 * period)):
+                return _Piece(first, last, period, False, (finding,))
+        if size >= _LEAST_TEXT and _text(data).all():
+            first, last = self._printable(start, end)
+            if last - first >= _LEAST_FILL:
+                return _Piece(first, last, 0, True, (finding,))
+        return alone
+
+    def _repeats(self, start: int, end: int, period: int) -> Tuple[int, int]:
+        last = max(end, start + period)
+        for low, high in self._steps(last, last + _REACH):
+            differ = self._differ(low, high, -period)
+            if len(differ):
+                last = low + int(differ[0])
+                break
+            last = high
+        first = min(start, last - period)
+        for low, high in self._steps_back(first):
+            differ = self._differ(low, high, period)
+            if len(differ):
+                first = low + int(differ[-1]) + 1
+                break
+            first = low
+        return first, last
+
+    def _differ(self, low: int, high: int, apart: int) -> np.ndarray:
+        # Where bytes are not those so many bytes beside them.
+        here, there = self.bytes(low, high), self.bytes(low + apart, high + apart)
+        if here is None or there is None:
+            return np.array([0 if apart < 0 else high - low - 1])
+        return np.flatnonzero(here != there)
+
+    def _printable(self, start: int, end: int) -> Tuple[int, int]:
+        first, last = start, end
+        for low, high in self._steps(end, end + _REACH):
+            held = self.bytes(low, high)
+            strange = [0] if held is None else np.flatnonzero(~_text(held))
+            if len(strange):
+                last = low + int(strange[0])
+                break
+            last = high
+        for low, high in self._steps_back(start):
+            held = self.bytes(low, high)
+            strange = [high - low - 1] if held is None else np.flatnonzero(~_text(held))
+            if len(strange):
+                first = low + int(strange[-1]) + 1
+                break
+            first = low
+        return first, last
+
+    def _steps(self, start: int, limit: int) -> Iterator[Tuple[int, int]]:
+        # From page border to page border.
+        while start < limit:
+            border = (start // self._page + 1) * self._page
+            yield start, border
+            start = border
+
+    def _steps_back(self, end: int) -> Iterator[Tuple[int, int]]:
+        limit = end - _REACH
+        while end > limit:
+            border = (end - 1) // self._page * self._page
+            yield border, end
+            end = border
