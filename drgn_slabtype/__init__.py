@@ -24,6 +24,7 @@ _NAMES = {
     "MissingDebugInfoError": ".errors",
     "PageSlab": ".pages.predicates",
     "Report": ".findings",
+    "Selection": ".pages.census",
     "SlabTypeError": ".errors",
     "TargetError": ".errors",
     "TargetOptions": ".target",
@@ -35,7 +36,7 @@ _NAMES = {
     "compare": ".diff",
     "decode": ".answers.decode",
     "diff": ".diff",
-    "dump_page": ".pages.dumppage",
+    "dump_page": ".pages.dump",
     "ensure_types": ".target",
     "explain": ".answers.explanations",
     "folio_test_slab": ".pages.predicates",
@@ -61,6 +62,8 @@ _NAMES = {
     "validate_slab_cache": ".check",
     "watch": ".watch",
     "what": ".answers.what",
+    "write_html": ".checking",
+    "write_kernel_files": ".pages.kpageflags",
 }
 
 __all__ = ["__version__", *_NAMES]  # noqa: PLE0604

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from typing import Optional, Sequence
 
-from drgn import Object, Program
+from drgn import IntegerLike, Object, Program
 from drgn.helpers.common.format import escape_ascii_string
 
+from .answers.what import word_of
 from .blanks import hide_blanks
 from .confirm import Evidence
 from .course import Course
@@ -27,7 +28,7 @@ def check(
     prog: Program,
     *,
     caches: Sequence[str] = (),
-    addresses: Sequence[int] = (),
+    addresses: Sequence[IntegerLike] = (),
     progress: Optional[Progress] = None,
     evidence: Optional[Evidence] = None,
 ) -> Report:
@@ -45,6 +46,7 @@ def check(
     :raises LayoutError: if the kernel's layout is not understood.
     :raises TargetError: if a cache or address is not known.
     :raises UnsupportedError: if the kernel is a 32-bit one.
+    :raises ValueError: if an address has more than 64 bits.
     :raises FaultError: if what all else hangs on is not in the target.
 
     Ctrl-C, and a target that goes away, end it with what there is so far: see
@@ -52,7 +54,8 @@ def check(
     """
     kernel = machine(prog)
     course = Course(kernel)
-    report = course.finish(caches, addresses, progress, evidence)
+    slabs = [word_of(address) for address in addresses]
+    report = course.finish(caches, slabs, progress, evidence)
     whole = course.whole
     if whole is None or not _accuses(report) or report.interrupted or not is_dump(kernel):
         return report
@@ -61,7 +64,7 @@ def check(
     if not blank:
         return report
     kernel.forget()
-    report = Course(kernel).finish(caches, addresses, progress, evidence)
+    report = Course(kernel).finish(caches, slabs, progress, evidence)
     report.totals.zero_filled_pages += blank
     return report
 

@@ -110,7 +110,7 @@ def run(prog: Program, args: argparse.Namespace) -> Union[Report, Watching]:
         if args.capture and report.findings and not report.interrupted:
             save(prog, args.capture, report)
         if args.html and not report.interrupted:
-            _write_html(prog, report, args.html)
+            write_html(prog, report, args.html)
     except KeyboardInterrupt as stop:
         report.stop(reason_of(stop))
     return report
@@ -130,7 +130,13 @@ def _complete(prog: Program, report: Report) -> None:
         report.unavailable.insert(0, missing)
 
 
-def _write_html(prog: Program, report: Report, path: str) -> None:
+def write_html(prog: Program, report: Report, path: str) -> None:
+    """
+    Write a page with a report, a map of memory and charts of the caches.
+
+    :param report: Of a check of *prog*.
+    :raises TargetError: if the file cannot be written.
+    """
     from .pages.census import census
     from .report import html
 
@@ -187,10 +193,11 @@ for round in watch({", ".join(["prog", *given])}):
     for finding in round.new:
         print(round.time, finding.message)
 """
+    page = f"write_html(prog, report, {args.html!r})\n" if args.html else ""
     return f"""\
-from drgn_slabtype import check
+from drgn_slabtype import check{", write_html" if args.html else ""}
 
 report = check({", ".join(["prog", *given])})
 for finding in report.findings:
     print(finding.message)
-"""
+{page}"""

@@ -30,6 +30,10 @@ class Option(NamedTuple):
 
 
 _SYMBOL = re.compile(r"([A-Za-z_.$][\w.$]*)(?:\+(0x[0-9a-fA-F]+|[0-9]+))?")
+_ADDRESS_DIGITS = 16  # as tables print addresses
+
+NUMBERS = "digits alone are decimal, but 16 of them hexadecimal, as in tables"
+"""How numbers are read wherever an address or a page is given; for help texts."""
 
 
 class Named(NamedTuple):
@@ -48,16 +52,33 @@ AnyAddress = Union[int, Named]
 
 def address(text: str) -> AnyAddress:
     """
-    Return the address that a text means: hexadecimal digits, else a symbol.
+    Return the address or number that a text means, or the symbol.
+
+    Digits alone are a decimal number, as JSON has page frames, unless there are 16
+    of them, as in the addresses of tables. Whatever else can be hexadecimal is.
 
     :param text: ``ffff888003a1c480`` or ``0xffff888003a1c480``, ``init_task``,
-        ``init_task+0x10``.
+        ``init_task+0x10``, ``403``.
+    :raises argparse.ArgumentTypeError: if it is none of these, or has more than 64 bits.
+    """
+    decimal = text.isascii() and text.isdigit() and len(text) != _ADDRESS_DIGITS
+    return _number_or_symbol(text, 10 if decimal else 16)
+
+
+def word(text: str) -> AnyAddress:
+    """
+    Return the word that a text means: hexadecimal digits, else a symbol.
+
     :raises argparse.ArgumentTypeError: if it is neither, or has more than 64 bits.
     """
+    return _number_or_symbol(text, 16)
+
+
+def _number_or_symbol(text: str, base: int) -> AnyAddress:
     if text == "NULL":
         return 0
     try:
-        number = int(text, 16)
+        number = int(text, base)
     except ValueError:
         named = _SYMBOL.fullmatch(text)
         if os.path.exists(text):
@@ -138,6 +159,11 @@ def count(text: str) -> int:
 def option(*flags: str, **settings: Any) -> Option:
     """Return an :class:`Option`."""
     return Option(flags, settings)
+
+
+def incomplete(answer: Any) -> int:
+    """Return the exit status of an answer: 3 if something is missing in it."""
+    return 3 if answer.unavailable else 0
 
 
 @dataclass(frozen=True)

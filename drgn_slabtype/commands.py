@@ -12,9 +12,19 @@ the library is imported inside the functions.
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any, List, Tuple
+from typing import TYPE_CHECKING, Any, List
 
-from .command import Answer, Command, Option, address, answer, option
+from .command import (
+    NUMBERS,
+    Answer,
+    Command,
+    Option,
+    address,
+    answer,
+    incomplete,
+    option,
+)
+from .pagecommands import PAGE_COMMANDS
 from .questions import QUESTIONS
 
 if TYPE_CHECKING:
@@ -23,16 +33,12 @@ if TYPE_CHECKING:
     from .answers.caches import CachesAnswer
     from .answers.decode import Decoded
     from .answers.explanations import Explanation
-    from .answers.page import PageInfo
     from .capture import CaptureSummary
     from .demo import Act
     from .diff import Difference
-    from .pages.census import Census
     from .pagetype.detect import PageTypeLayout
 
-__all__ = ("COMMANDS", "Answer", "Command", "Option", "answer", "option", "pfn_range")
-
-_MAP_CELLS = 1024  # in a terminal
+__all__ = ("COMMANDS", "Answer", "Command", "Option", "answer", "option")
 
 
 def _check(prog: Program, args: argparse.Namespace) -> Any:
@@ -101,74 +107,15 @@ def _caches(prog: Program, args: argparse.Namespace) -> CachesAnswer:
 
 def _caches_code(args: argparse.Namespace) -> str:
     names = "".join(f"{name!r}, " for name in args.cache)
+    given = [name for name in ("per_node", "per_cpu", "aliases") if getattr(args, name)]
+    options = "".join(f", {name}=True" for name in given)
+    members = {"per_node": ", cache.nodes", "per_cpu": ", cache.cpus", "aliases": ", cache.aliases"}
+    more = "".join(members[name] for name in given)
     return f"""\
 from drgn_slabtype import caches
 
-for cache in caches(prog, {names}sort={args.sort!r}).caches:
-    print(cache.name, cache.in_use, cache.objects)
-"""
-
-
-def _pages(prog: Program, args: argparse.Namespace) -> Census:
-    from .pages.census import Selection, census
-    from .pages.kpageflags import write_kernel_files
-    from .report.output import check_writable, colours, progress
-
-    for path in (args.kpageflags, args.kpagecount):
-        check_writable(path)
-    select = Selection(args.type, args.flag, args.node, args.pfn)
-    with progress() as show:
-        found = census(
-            prog,
-            show,
-            select=select,
-            flags=args.flags,
-            runs=args.list,
-            cells=_MAP_CELLS if args.map else 0,
-            colour=colours(args.output),
-        )
-        write_kernel_files(prog, args.kpageflags, args.kpagecount, show)
-    return found
-
-
-def pfn_range(text: str) -> Tuple[int, int]:
-    """
-    Return the range [start, end) of page frame numbers that a text means.
-
-    :param text: ``FIRST-LAST``, ``FIRST+COUNT`` or a single number, decimal or ``0x…``.
-    :raises ValueError: if it is none of these.
-    """
-    first, dash, last = text.partition("-")
-    start, plus, count = text.partition("+")
-    if dash:
-        bounds = int(first, 0), int(last, 0) + 1
-    else:
-        bounds = int(start, 0), int(start, 0) + (int(count, 0) if plus else 1)
-    if not 0 <= bounds[0] < bounds[1]:
-        raise ValueError(f"{text} is no range of page frames")
-    return bounds
-
-
-def _pages_code(args: argparse.Namespace) -> str:
-    return """\
-from drgn_slabtype import census
-
-for row in census(prog).rows:
-    print(row.type, row.pages)
-"""
-
-
-def _page(prog: Program, args: argparse.Namespace) -> PageInfo:
-    from .answers.page import page_info
-
-    return page_info(prog, args.page)
-
-
-def _page_code(args: argparse.Namespace) -> str:
-    return f"""\
-from drgn_slabtype import page_info
-
-print("\\n".join(page_info(prog, {args.page:#x}).dump))
+for cache in caches(prog, {names}sort={args.sort!r}{options}).caches:
+    print(cache.name, cache.in_use, cache.objects{more})
 """
 
 
@@ -188,7 +135,7 @@ def _layout_code(args: argparse.Namespace) -> str:
 from drgn_slabtype import page_type_layout
 
 layout = page_type_layout(prog)
-print(layout.encoding.name, layout.allocator)
+print(layout.encoding.name, layout.allocator, layout.evidence, layout.notes)
 """
 
 
@@ -258,7 +205,7 @@ COMMANDS = (
                 nargs="*",
                 type=address,
                 metavar="ADDRESS",
-                help="check only these slabs, given by any address in them",
+                help="check only these slabs, given by any address in them; " + NUMBERS,
             ),
             option(
                 "--cache",
@@ -306,66 +253,7 @@ COMMANDS = (
         stopped=_check_stopped,
         presenter=_check_presenter,
     ),
-    Command(
-        "pages",
-        "count all pages by what they are used for",
-        _pages,
-        prompt="pagetypes",
-        options=(
-            option(
-                "-t",
-                "--type",
-                action="append",
-                default=[],
-                metavar="TYPE",
-                help="only pages of this type; may be given more than once",
-            ),
-            option(
-                "-b",
-                "--flag",
-                action="append",
-                default=[],
-                metavar="FLAG",
-                help="only pages with this flag, named as by page-types; more than once: with all",
-            ),
-            option("--node", type=int, metavar="NODE", help="only pages of this NUMA node"),
-            option(
-                "--pfn",
-                type=pfn_range,
-                metavar="FIRST-LAST",
-                help="only these page frames; FIRST+COUNT and a single number will do too",
-            ),
-            option("-l", "--list", action="store_true", help="list neighbouring pages of a kind"),
-            option(
-                "--flags", action="store_true", help="count by flags too, in rows as of page-types"
-            ),
-            option("--map", action="store_true", help="draw a map of memory"),
-            option(
-                "--kpageflags",
-                metavar="FILE",
-                help="write what /proc/kpageflags has, for the kernel's page-types tool",
-            ),
-            option("--kpagecount", metavar="FILE", help="write what /proc/kpagecount has"),
-        ),
-        drgn=_pages_code,
-        status=lambda census: 3 if census.unreadable_pages else 0,
-    ),
-    Command(
-        "page",
-        "tell everything about one page, beginning with what dump_page() prints",
-        _page,
-        prompt="dumppage",
-        options=(
-            option(
-                "page",
-                type="decimal_or_hexadecimal",
-                metavar="ADDRESS|PFN",
-                help="a page frame number, any address in the page, or its struct page",
-            ),
-        ),
-        drgn=_page_code,
-        status=lambda info: 1 if info.slab is not None and info.slab.findings else 0,
-    ),
+    *PAGE_COMMANDS,
     Command(
         "caches",
         "list all slab caches: objects, free ones and where they are, slabs, memory, waste",
@@ -401,6 +289,7 @@ COMMANDS = (
             ),
         ),
         drgn=_caches_code,
+        status=incomplete,
     ),
     *QUESTIONS,
     Command(

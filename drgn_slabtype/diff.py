@@ -230,14 +230,15 @@ def _caches(before: Moment, after: Moment) -> List[CacheGrowth]:
             continue
         used = [0 if one is None else one[0] for one in (was, now)]
         slabs = [0 if one is None else one[2] for one in (was, now)]
-        size = (now or was or (0, 0, 0))[1]
+        # A cache of the same name may have been made anew, of another size.
+        held = [0 if one is None else one[0] * one[1] for one in (was, now)]
         grown.append(
             CacheGrowth(
                 name,
                 None if was is None else was[0],
                 None if now is None else now[0],
                 used[1] - used[0],
-                (used[1] - used[0]) * size,
+                held[1] - held[0],
                 slabs[1] - slabs[0],
             )
         )

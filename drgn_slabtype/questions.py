@@ -12,7 +12,18 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, List, Union
 
-from .command import Command, address, count, option, resolved, span, spelled
+from .command import (
+    NUMBERS,
+    Command,
+    address,
+    count,
+    incomplete,
+    option,
+    resolved,
+    span,
+    spelled,
+    word,
+)
 
 if TYPE_CHECKING:
     from drgn import Program
@@ -31,17 +42,16 @@ if TYPE_CHECKING:
 def _objects(prog: Program, args: argparse.Namespace) -> Objects:
     from .answers.objects import objects
 
-    return objects(prog, args.cache, args.state)
+    return objects(prog, args.cache, args.states)
 
 
 def _objects_code(args: argparse.Namespace) -> str:
+    states = f", {args.states!r}" if args.states else ""
     return f"""\
-from drgn.helpers.linux.slab import find_slab_cache
-from drgn_slabtype import for_each_object
+from drgn_slabtype import objects
 
-cache = find_slab_cache(prog, {args.cache!r})
-for pointer in for_each_object(cache, "void", {args.state or "in use"!r}):
-    print(hex(pointer))
+for one in objects(prog, {args.cache!r}{states}):
+    print(hex(one.address), one.state, one.place)
 """
 
 
@@ -62,9 +72,9 @@ def _slabs(prog: Program, args: argparse.Namespace) -> SlabsAnswer:
 
 def _slabs_code(args: argparse.Namespace) -> str:
     options = "".join(
-        f", {name}={getattr(args, name)!r}"
+        f", {name}={given!r}"
         for name in ("partial", "full", "cpu", "node")
-        if getattr(args, name) not in (None, False)
+        if (given := getattr(args, name)) is not None and given is not False
     )
     if args.slab is not None:
         options += f", slab={spelled(args.slab)}"
@@ -117,8 +127,13 @@ for one in what(prog, {spelled(args.word)}{at}).meanings:
 
 def _refs(prog: Program, args: argparse.Namespace) -> References:
     from .answers.refs import KINDS, refs
+    from .errors import TargetError
     from .report.output import progress
 
+    try:
+        prog.type(args.type or "void")
+    except (LookupError, SyntaxError) as e:
+        raise TargetError(f"--type: {e}") from None
     with progress() as show:
         return refs(
             prog,
@@ -150,17 +165,24 @@ def _stacks(
     from .answers.likeness import kinds
     from .answers.sites import allocation_sites
     from .answers.stacks import stacks
-    from .errors import TargetError
     from .report.output import progress
 
     if args.by == "sites":
         return allocation_sites(prog)[: args.most]
     if args.by == "words":
-        if len(args.cache) != 1 or args.freed:
-            raise TargetError("--by words: name one cache, and its objects in use are told")
-        return kinds(prog, args.cache[0], most=args.most)
+        return kinds(prog, _of_one(args), most=args.most)
     with progress() as show:
         return stacks(prog, *args.cache, freed=args.freed, most=args.most, progress=show)
+
+
+def _of_one(args: argparse.Namespace) -> str:
+    # The one cache whose objects are told apart by their words.
+    from .errors import TargetError
+
+    if len(args.cache) != 1 or args.freed:
+        raise TargetError("--by words: name one cache, and its objects in use are told")
+    name: str = args.cache[0]
+    return name
 
 
 def _stacks_code(args: argparse.Namespace) -> str:
@@ -175,7 +197,7 @@ for site in allocation_sites(prog)[:{args.most}]:
         return f"""\
 from drgn_slabtype import kinds
 
-for kind in kinds(prog, {args.cache[0] if args.cache else ""!r}, most={args.most}).kinds:
+for kind in kinds(prog, {_of_one(args)!r}, most={args.most}).kinds:
     print(kind.count, [word.symbol for word in kind.words])
 """
     names = "".join(f", {name!r}" for name in args.cache)
@@ -214,8 +236,8 @@ QUESTIONS = (
             *(
                 option(
                     f"--{state.replace(' ', '-')}",
-                    dest="state",
-                    action="store_const",
+                    dest="states",
+                    action="append_const",
                     const=state,
                     help=help,
                 )
@@ -223,11 +245,16 @@ QUESTIONS = (
                     ("free", "only those that can be handed out"),
                     ("in use", "only those that users hold"),
                     ("waiting", "only those freed whose grace period has not passed"),
-                    ("unknown", "only those about which structures contradict each other"),
+                    (
+                        "unknown",
+                        "only those about which structures contradict each other; several "
+                        "of these options: those in any of the states",
+                    ),
                 )
             ),
         ),
         drgn=_objects_code,
+        status=incomplete,
     ),
     Command(
         "slabs",
@@ -248,7 +275,9 @@ QUESTIONS = (
             ),
         ),
         drgn=_slabs_code,
-        status=lambda answer: 1 if any(slab.finding for slab in answer.slabs) else 0,
+        status=lambda answer: (
+            1 if any(slab.finding for slab in answer.slabs) else incomplete(answer)
+        ),
     ),
     Command(
         "object",
@@ -260,7 +289,7 @@ QUESTIONS = (
                 "address",
                 type=address,
                 metavar="ADDRESS",
-                help="any address, also inside an object or of a page; or a symbol",
+                help="any address, also inside an object or of a page; or a symbol; " + NUMBERS,
             ),
             option(
                 "--bytes",
@@ -285,7 +314,7 @@ QUESTIONS = (
         _what,
         prompt="slabwhat",
         options=(
-            option("word", type=address, metavar="WORD", help="64 bits, hexadecimal; or a symbol"),
+            option("word", type=word, metavar="WORD", help="64 bits, hexadecimal; or a symbol"),
             option(
                 "--at",
                 type=address,
@@ -334,7 +363,7 @@ QUESTIONS = (
                 "memory",
                 type=span,
                 metavar="ADDRESS[+SIZE]",
-                help="an object, whole; with a size, so many bytes from the address on",
+                help="an object, whole; with a size, so many bytes from the address on; " + NUMBERS,
             ),
             option(
                 "--in",

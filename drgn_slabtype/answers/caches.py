@@ -37,6 +37,7 @@ from .aliases import cache_aliases
 from .counts import count_objects
 from .guarded import guarded_objects
 from .lookup import lookup
+from .missing import missing_of_cache, missing_of_machine
 
 _LISTS = {
     ListKind.PARTIAL: "partial",
@@ -165,6 +166,8 @@ class CachesAnswer:
     per_node: Annotated[bool, HIDDEN] = False
     per_cpu: Annotated[bool, HIDDEN] = False
     aliases: Annotated[bool, HIDDEN] = False
+    unavailable: Tuple[str, ...] = ()
+    """What is missing in it because it is not in the target, or cannot be reached."""
 
 
 _SORTS: Mapping[str, Callable[[CacheUsage], Tuple[float, str]]] = {
@@ -209,6 +212,7 @@ def caches(
     names = cache_aliases(kernel) if aliases else None
     guarded = Counter(cache for cache, _ in guarded_objects(kernel, kfence_pool(kernel), index))
     found = []
+    missing = [*missing_of_machine(whole)]
     numbers = list(range(len(allocator.caches)))
     if wanted:
         numbers = sorted({number for name in wanted for number in reading.numbers(name)})
@@ -216,6 +220,7 @@ def caches(
         if progress:
             progress("caches", done, len(numbers))
         ledger = allocator.collect(number, index)
+        missing += missing_of_cache(whole, number, ledger)
         usage = cache_usage(ledger, kernel.memory.page_size)
         usage.guarded = guarded[usage.address]
         _add_facts(allocator.caches, number, usage, names)
@@ -224,7 +229,7 @@ def caches(
         usage.cpus = cpus_of(ledger) if per_cpu else []
         found.append(usage)
     found.sort(key=_SORTS[sort])
-    return CachesAnswer(found, _total(found), per_node, per_cpu, aliases)
+    return CachesAnswer(found, _total(found), per_node, per_cpu, aliases, tuple(missing))
 
 
 def cache_usage(ledger: Ledger, page_size: int) -> CacheUsage:

@@ -10,7 +10,8 @@ that users of the objects have, also where red zones lie before each object.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Iterator, Optional, Union
+from itertools import chain
+from typing import Iterator, Sequence, Union
 
 from drgn import Object, Program, Type, TypeKind
 
@@ -18,29 +19,51 @@ from ..machine import machine
 from ..machine.kfence import kfence_pool
 from .guarded import guarded_objects
 from .lookup import lookup
-from .states import Objects, ObjectState, select
+from .missing import missing_of_cache, missing_of_machine
+from .states import Objects, ObjectState
 
 STATES = {state.spelled: state for state in ObjectState}
 """What an object's state can be called."""
 
 
-def objects(prog: Program, cache: Union[str, int, Object], state: Optional[str] = None) -> Objects:
+def objects(
+    prog: Program,
+    cache: Union[str, int, Object],
+    state: Union[str, Sequence[str], None] = None,
+) -> Objects:
     """
     Return the objects of a slab cache.
 
     :param cache: Its name, or ``struct kmem_cache *``.
-    :param state: ``in use``, ``free``, ``waiting`` or ``unknown``; all if ``None``.
+    :param state: ``in use``, ``free``, ``waiting`` or ``unknown``, or several of them;
+        all if ``None``.
     :return: Columns; iterating gives :class:`~drgn_slabtype.answers.states.SlabObject`.
     :raises TargetError: if there is no such cache.
+    :raises ValueError: if there is no such state.
     """
+    wanted = [state] if isinstance(state, str) else list(state or STATES)
+    unknown = [name for name in wanted if name not in STATES]
+    if unknown:
+        raise ValueError(f"{unknown[0]} is no state: these are {', '.join(STATES)}")
     reading = lookup(machine(prog))
-    judged = reading.judged(reading.number(cache))
+    number = reading.number(cache)
+    judged = reading.judged(number)
     address = judged.ledger.facts.address
     guarded = guarded_objects(
         machine(prog), kfence_pool(machine(prog)), reading.whole.index, address
     )
-    found = replace(judged.objects, guarded=tuple(one for _, one in guarded))
-    return select(found, None if state is None else STATES[state])
+    found = judged.objects
+    if state is not None:
+        found = found.in_states({STATES[name] for name in wanted})
+    missing = (
+        missing_of_machine(reading.whole),
+        missing_of_cache(reading.whole, number, judged.ledger),
+    )
+    return replace(
+        found,
+        guarded=tuple(one for _, one in guarded if one.state in wanted),
+        unavailable=tuple(chain(*missing)),
+    )
 
 
 def for_each_object(
@@ -62,6 +85,7 @@ def for_each_object(
     :param state: ``in use``, ``free``, ``waiting`` or ``unknown``.
     :return: Iterator of ``type *`` objects.
     :raises TargetError: if there is no such cache.
+    :raises ValueError: if there is no such state.
     """
     prog = slab_cache.prog_
     pointer = prog.type(type) if isinstance(type, str) else type

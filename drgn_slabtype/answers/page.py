@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass, field
-from typing import Annotated, Dict, List, Optional, Tuple, Union
+from typing import Annotated, Dict, List, Optional, Tuple
 
 import numpy as np
-from drgn import FaultError, Object, Program
+from drgn import FaultError, IntegerLike, Object, Program
 from drgn.helpers.common.format import escape_ascii_string
 from drgn.helpers.linux.mm import follow_phys, pfn_to_page
 
@@ -37,6 +37,7 @@ from .describe import describe
 from .lookup import lookup
 from .memcg import page_memcg, slab_memcg, vectors
 from .states import ObjectState
+from .what import word_of
 
 _SYMBOLS = {
     ObjectState.IN_USE: "#",
@@ -119,15 +120,15 @@ class PageInfo:
     """Why that is not known, although the kernel keeps it."""
 
 
-def page_info(prog: Program, which: Union[int, Object]) -> PageInfo:
+def page_info(prog: Program, which: IntegerLike) -> PageInfo:
     """
     Return everything about one page.
 
     :param which: A page frame number, a virtual address, or ``struct page *``.
     :raises TargetError: if there is no such page, or it is not in the target.
+    :raises ValueError: if *which* has more than 64 bits.
     """
-    value = int(which.value_()) if isinstance(which, Object) else int(which)
-    pfn = find_pfn(machine(prog), value)
+    pfn = find_pfn(machine(prog), word_of(which))
     page = pfn_to_page(prog, pfn)
     try:
         return _info(machine(prog), pfn, page)

@@ -9,7 +9,6 @@ any other range; then each hit is described by what it lies in.
 
 from __future__ import annotations
 
-import operator
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -28,6 +27,7 @@ from ..shapes import Address
 from .address import AddressInfo
 from .describe import describe, describe_in
 from .lookup import Located, Lookup, lookup
+from .what import word_of
 
 KINDS = ("slabs", "stacks", "data", "percpu", "pages")
 """What a reference can lie in: an object of a cache, a task's stack, a variable of the kernel
@@ -104,7 +104,7 @@ def refs(
     :param type: C type of the objects that point here, ``struct dentry``: its
         members are named.
     :param most: Describe no more than so many.
-    :raises ValueError: if a kind is none of :data:`KINDS`.
+    :raises ValueError: if a kind is none of :data:`KINDS`, or *start* has more than 64 bits.
     :raises LookupError: if there is no such type.
     """
     unknown = set(kinds) - set(KINDS)
@@ -112,7 +112,7 @@ def refs(
         raise ValueError(f"{', '.join(sorted(unknown))}: kinds are {', '.join(KINDS)}")
     reading = lookup(machine(prog))
     told = None if type is None else prog.type(type)
-    first, length, info = _range(reading, operator.index(start), size)
+    first, length, info = _range(reading, word_of(start), size)
     answer = References(first, length, info.meaning)
     where, values = _search(reading.machine, first, length, answer, progress)
     describer = _Describer(reading, told)

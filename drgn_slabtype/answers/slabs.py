@@ -9,8 +9,8 @@ and where its free objects are recorded.
 
 from __future__ import annotations
 
-import operator
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Dict, Iterator, List, Optional, Tuple, Union
 
 import numpy as np
@@ -19,9 +19,12 @@ from drgn import IntegerLike, Object, Program
 from ..errors import TargetError
 from ..ledger import I64, U64, Ledger, ListKind
 from ..machine import Machine, machine
+from ..machine.told import require_cpu, require_node
 from ..shapes import Address
 from .lookup import Judged, lookup
+from .missing import missing_of_cache, missing_of_machine
 from .states import LISTS, ObjectState, SlabObject
+from .what import word_of
 
 ON_CPU = ListKind.CPU_SLAB | ListKind.CPU_PARTIAL
 
@@ -68,6 +71,8 @@ class SlabsAnswer:
     slabs: List[SlabUsage]
     objects: Tuple[SlabObject, ...] = ()
     """Every object, where one slab was asked for."""
+    unavailable: Tuple[str, ...] = ()
+    """What is missing because it is not in the target, or cannot be reached."""
 
 
 def slabs(
@@ -93,10 +98,16 @@ def slabs(
     :param cpu: Only those that a CPU has.
     :param node: Only those in the memory of a NUMA node.
     :param slab: Only this one, with its objects: its address, or any in its memory.
-    :raises TargetError: if there is no such cache, or no such slab in it.
+    :raises TargetError: if there is no such cache, CPU or node, or no such slab in it.
+    :raises ValueError: if *slab* has more than 64 bits.
     """
     reading = lookup(machine(prog))
-    judged = reading.judged(reading.number(cache))
+    if cpu is not None:
+        require_cpu(reading.machine, cpu)
+    if node is not None:
+        require_node(reading.machine, node)
+    number = reading.number(cache)
+    judged = reading.judged(number)
     ledger = judged.ledger
     kind, owner = _standing(ledger)
     wanted = np.ones(len(ledger.slabs), np.bool_)
@@ -110,11 +121,13 @@ def slabs(
         wanted &= ledger.slabs.nid == node
     objects: Tuple[SlabObject, ...] = ()
     if slab is not None:
-        row = _row(reading.machine, ledger, operator.index(slab))
+        row = _row(reading.machine, ledger, word_of(slab))
         wanted &= np.arange(len(wanted)) == row
         objects = tuple(judged.objects.take(judged.objects.slab == row))
     found = list(_usages(reading.machine, judged, kind, owner, np.flatnonzero(wanted)))
-    return SlabsAnswer(ledger.facts.name, ledger.facts.address, found, objects)
+    missing = missing_of_machine(reading.whole), missing_of_cache(reading.whole, number, ledger)
+    told = tuple(chain(*missing))
+    return SlabsAnswer(ledger.facts.name, ledger.facts.address, found, objects, told)
 
 
 def _row(machine: Machine, ledger: Ledger, address: int) -> int:

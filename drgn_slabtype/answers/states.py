@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import astuple, dataclass, replace
-from typing import Iterator, List, Optional, Sequence, Tuple, Union
+from typing import Collection, Iterator, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -97,6 +97,8 @@ class Objects:
     """First row of ``ledger.claims`` about the object; -1 if there is none."""
     guarded: Tuple[SlabObject, ...] = ()
     """Objects of the cache that are in KFENCE's pool, and so in no row of the columns."""
+    unavailable: Tuple[str, ...] = ()
+    """What is missing because it is not in the target, or cannot be reached."""
 
     def __len__(self) -> int:
         return len(self.address) + len(self.guarded)
@@ -112,10 +114,12 @@ class Objects:
             self.claim[which],
         )
 
-    def in_state(self, state: ObjectState) -> Objects:
-        """Return the objects in one state."""
-        guarded = tuple(found for found in self.guarded if found.state == state.spelled)
-        return replace(self.take(self.state == state), guarded=guarded)
+    def in_states(self, states: Collection[ObjectState]) -> Objects:
+        """Return the objects in any of some states."""
+        names = {state.spelled for state in states}
+        guarded = tuple(found for found in self.guarded if found.state in names)
+        which = np.isin(self.state, np.array(sorted(states), np.uint8))
+        return replace(self.take(which), guarded=guarded)
 
     def addresses(self) -> List[int]:
         """Return the address of every object."""
@@ -219,11 +223,6 @@ def _doubts(ledger: Ledger) -> Tuple[Bools, Bools]:
     walked[boxes.slab[freelist]] = boxes.walked[freelist]
     should = slabs.objects - slabs.counted
     return broken | (walked < should), walked > should
-
-
-def select(objects: Objects, state: Optional[ObjectState]) -> Objects:
-    """Return the objects in one state; all if it is ``None``."""
-    return objects if state is None else objects.in_state(state)
 
 
 def places_of(objects: Objects, row: int) -> Sequence[str]:

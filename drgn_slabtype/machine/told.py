@@ -9,10 +9,12 @@ what the others say counts.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Iterator, List, Optional
+from typing import TYPE_CHECKING, Iterator, List, Optional, Sequence
 
 from drgn import FaultError, Object
+from drgn.helpers.linux.nodemask import for_each_online_node
 
+from ..errors import TargetError
 from ..findings import Finding
 
 if TYPE_CHECKING:
@@ -36,6 +38,38 @@ def node_ids(machine: Machine) -> int:
     number = max(others, default=1)
     machine.corrections.add("nr_node_ids", Object(machine.prog, "unsigned int", number))
     return number
+
+
+def require_cpu(machine: Machine, cpu: int) -> None:
+    """
+    Complain about a CPU that cannot exist.
+
+    :raises TargetError: if there is none of this number.
+    """
+    _require("CPU", cpu, machine.cpus.tolist())
+
+
+def require_node(machine: Machine, node: int) -> None:
+    """
+    Complain about a NUMA node that is not online.
+
+    :raises TargetError: if there is none of this number.
+    """
+    try:
+        there = list(for_each_online_node(machine.prog))
+    except (FaultError, LookupError):
+        there = list(range(machine.node_ids))
+    _require("node", node, there)
+
+
+def _require(what: str, number: int, there: Sequence[int]) -> None:
+    if number in there:
+        return
+    told = ", ".join(map(str, there))
+    if len(there) > 1 and there[-1] - there[0] == len(there) - 1:
+        told = f"{there[0]} to {there[-1]}"
+    are = "is" if len(there) == 1 else "are"
+    raise TargetError(f"there is no {what} {number}: there {are} {told}")
 
 
 def variable_damage(machine: Machine) -> Iterator[Finding]:

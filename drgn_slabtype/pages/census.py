@@ -18,6 +18,7 @@ from drgn import Program
 from ..errors import TargetError
 from ..machine import Machine, machine
 from ..machine.memory import U64, Bools
+from ..machine.told import require_node
 from ..shapes import Address, Bytes, Flags, Key, Word, shown
 from .flagnames import BITS, flag_names
 from .kinds import MEANINGS, TAIL, Kinds
@@ -162,9 +163,11 @@ def census(
     :param cells: Also draw a map with about as many cells.
     :param colour: Whether the map may be coloured.
     :raises LayoutError: if the kernel's page types are not understood.
-    :raises TargetError: if a type or a flag to select does not exist.
+    :raises TargetError: if a type, a flag or a node to select does not exist.
     """
     select = select or Selection()
+    if select.node is not None:
+        require_node(machine(prog), select.node)
     found = survey(machine(prog), progress)
     words = kpageflags(prog, progress) if flags or select.flags else None
     counter = _Counter(machine(prog), found, select, words if flags else None)

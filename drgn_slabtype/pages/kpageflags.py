@@ -364,7 +364,7 @@ def write_kernel_files(
     for path, find in ((flags, kpageflags), (counts, kpagecount)):
         if path is None:
             continue
-        words = find(machine(prog), progress).astype(f"{order}u8")
+        words = find(prog, progress).astype(f"{order}u8")
         try:
             words.tofile(path)
         except OSError as e:

@@ -115,7 +115,8 @@ def objects(found: Objects) -> Iterator[str]:
         "object_size": facts.object_size,
         "size": facts.stride,
     }
-    start = _dump({"cache": cache, "count": len(found), "objects": []})
+    missing = list(found.unavailable)
+    start = _dump({"cache": cache, "unavailable": missing, "count": len(found), "objects": []})
     head, tail = start.rsplit("[]", 1)
     yield head + "["
     separator = "\n"

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import json
+import struct
 from pathlib import Path
 from typing import List
 
@@ -14,11 +16,21 @@ from drgn_slabtype import demo
 from drgn_slabtype.answers.caches import CacheUsage, caches
 from drgn_slabtype.answers.object import slab_object
 from drgn_slabtype.answers.objects import for_each_object, for_each_slab, objects
+from drgn_slabtype.answers.page import page_info
+from drgn_slabtype.answers.refs import refs
+from drgn_slabtype.answers.slabs import slabs
+from drgn_slabtype.answers.what import what
 from drgn_slabtype.capture import is_capture, open_capture
 from drgn_slabtype.check import check, validate_slab_cache
+from drgn_slabtype.command import incomplete
 from drgn_slabtype.errors import CorruptionError, TargetError
-from drgn_slabtype.machine import page_type_layout
+from drgn_slabtype.machine import machine, page_type_layout
+from drgn_slabtype.pages.census import Selection, census
 from drgn_slabtype.pages.predicates import slab_get_active, slab_get_inuse
+from drgn_slabtype.report import json as as_json
+from drgn_slabtype.report import text as as_text
+
+from ..recipes.overlay import Write, overlay
 
 HERE = Path(__file__).parent
 CAPTURES: List[Path] = [
@@ -79,11 +91,11 @@ def test_for_each_object_gives_objects_of_the_type(prog: Program) -> None:
 def test_for_each_slab_gives_slabs_whose_counts_add_up(prog: Program) -> None:
     known = _fullest(prog)
     slab_cache = find_slab_cache(prog, known.name)
-    slabs = list(for_each_slab(slab_cache))
-    assert len(slabs) == known.slabs
-    assert all(slab.slab_cache == slab_cache for slab in slabs)
+    found = list(for_each_slab(slab_cache))
+    assert len(found) == known.slabs
+    assert all(slab.slab_cache == slab_cache for slab in found)
     is_slab = page_type_layout(prog).allocator == "SLAB"
-    counted = sum(slab_get_active(slab) if is_slab else slab_get_inuse(slab) for slab in slabs)
+    counted = sum(slab_get_active(slab) if is_slab else slab_get_inuse(slab) for slab in found)
     assert counted == known.counted
 
 
@@ -137,3 +149,48 @@ def test_validation_names_the_damage(path: Path) -> None:
 
 def _has_partial(cache: CacheUsage) -> bool:
     return cache.lists.get("partial", 0) > 0
+
+
+def test_cut_list_of_caches_is_told() -> None:
+    (path,) = (one for one in CAPTURES if one.parent.name == "debian-7-plain")
+    prog = open_capture(str(path))
+    whole = caches(prog)
+    assert whole.unavailable == ()
+    assert incomplete(whole) == 0
+    # A cache that no slab leads to is lost with the link.
+    member = prog.type("struct kmem_cache").member("list").offset
+    places = {cache.name: cache.address for cache in whole.caches}
+    link = places["kmalloc-64"] + member
+    damaged = open_capture(str(path))
+    overlay(damaged, [Write(link, struct.pack("<Q", 0xDEAD000000000100))])
+    answer = caches(damaged)
+    assert f"next of 0x{places['kmalloc-64']:x} leads to 0xdead000000000100" in str(
+        answer.unavailable
+    )
+    assert incomplete(answer) == 3
+    assert f"unavailable: {answer.unavailable[0]}\n" in as_text.caches(answer)
+    assert json.loads(as_json.caches(answer))["unavailable"] == [*answer.unavailable]
+    found = objects(damaged, "kmalloc-64")
+    assert found.unavailable == answer.unavailable
+    assert "".join(as_text.objects(found)).endswith(f"unavailable: {found.unavailable[0]}\n")
+    assert json.loads("".join(as_json.objects(found)))["unavailable"] == [*found.unavailable]
+    assert slabs(damaged, "kmalloc-64").unavailable == found.unavailable
+
+
+def test_cpus_and_nodes_that_are_not_there_are_an_error(prog: Program) -> None:
+    count = len(machine(prog).cpus)
+    there = f"0 to {count - 1}" if count > 1 else "0"
+    with pytest.raises(TargetError, match=f"there is no CPU {count}: there (is|are) {there}"):
+        slabs(prog, "kmalloc-64", cpu=count)
+    for ask in (
+        lambda: slabs(prog, "kmalloc-64", node=77),
+        lambda: census(prog, select=Selection(node=77)),
+    ):
+        with pytest.raises(TargetError, match=r"there is no node 77: there (is 0|are 0 to 1)"):
+            ask()
+
+
+def test_addresses_of_more_than_64_bits_are_an_error(prog: Program) -> None:
+    for ask in (slab_object, page_info, what, refs, lambda p, a: check(p, addresses=[a])):
+        with pytest.raises(ValueError, match=r"0x10000000000000000 has more than 64 bits"):
+            ask(prog, 1 << 64)

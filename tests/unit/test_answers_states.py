@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from drgn_slabtype.answers.caches import cache_usage, slabinfo
 from drgn_slabtype.answers.counts import count_objects
-from drgn_slabtype.answers.states import ObjectState, SlabObject, object_states, places_of, select
+from drgn_slabtype.answers.states import ObjectState, SlabObject, object_states, places_of
 from drgn_slabtype.ledger import Ledger, ListKind, State
 
 from ..ledgers import machines
@@ -58,7 +58,7 @@ def test_states_add_up_to_what_the_check_counts(kind: Type[Machine], data: st.Da
     ledger = data.draw(machines(kind)).ledger()
     objects, counts = object_states(ledger), count_objects(ledger)
     live = int((ledger.claims.state == State.LIVE).sum())
-    by_state = {state: len(select(objects, state)) for state in ObjectState}
+    by_state = {state: len(objects.in_states({state})) for state in ObjectState}
     assert by_state[ObjectState.IN_USE] == counts.in_use
     assert by_state[ObjectState.FREE] == sum(counts.free.values())
     assert by_state[ObjectState.WAITING] == counts.waiting
@@ -80,7 +80,7 @@ def test_count_too_low_makes_what_no_place_claims_unknown(data: st.DataObject) -
         if machine.address(0, index) not in claimed
     }
     objects = object_states(machine.ledger())
-    assert {found.address for found in select(objects, ObjectState.UNKNOWN)} == unclaimed
+    assert {found.address for found in objects.in_states({ObjectState.UNKNOWN})} == unclaimed
 
 
 @given(st.data())
@@ -89,7 +89,7 @@ def test_count_too_high_makes_the_freelist_unknown(data: st.DataObject) -> None:
     slab = machine.slabs[0]
     assume(slab.free)
     machine.set_count(slab, machine.counted(slab) + 1)
-    unknown = select(object_states(machine.ledger()), ObjectState.UNKNOWN)
+    unknown = object_states(machine.ledger()).in_states({ObjectState.UNKNOWN})
     assert {found.index for found in unknown if found.slab == slab.page} == set(slab.free)
 
 

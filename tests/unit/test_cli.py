@@ -65,6 +65,15 @@ def test_unknown_option_is_one_line() -> None:
     assert "unrecognized arguments: --sideways" in error("check", "--sideways")
 
 
+@pytest.mark.parametrize("format", ["table", "json", "junit"])
+def test_target_that_is_not_there_leaves_standard_output_empty(format: str, tmp_path: Path) -> None:
+    path = str(tmp_path / "no-such-file")
+    assert path in error("check", "-c", path, "--format", format)
+    report = tmp_path / "report"
+    assert path in error("check", "-c", path, "--format", format, "-o", str(report))
+    assert not report.exists()
+
+
 def test_text_file_as_core() -> None:
     assert error("check", "-c", "/etc/passwd") == (
         "drgn-slabtype check: /etc/passwd: not a core dump: not an ELF file"
@@ -248,7 +257,25 @@ def test_prompt_and_shell_have_the_same_options() -> None:
         (("refs", "0xffff888000000000+-8"), "-8 is no number of bytes"),
         (("what", "0x10000000000000000"), "it has more than 64 bits"),
         (("what", "--at=-1", "0"), "it is negative"),
+        (("page", "0x10000000000000000"), "it has more than 64 bits"),
+        (("object", "99999999999999999999"), "it has more than 64 bits"),
     ],
 )
 def test_numbers_that_make_no_sense_are_refused(arguments: Tuple[str, ...], said: str) -> None:
     assert said in error(*arguments)
+
+
+@pytest.mark.parametrize("command", ["page", "object", "refs", "check"])
+def test_numbers_are_read_by_one_rule(command: str) -> None:
+    known = {
+        "403": "0x193",
+        "0x403": "0x403",
+        "4a3": "0x4a3",
+        "0000000000000403": "0x403",
+        "1234567890123456": "0x1234567890123456",
+        "NULL": "0x0",
+    }
+    for text, number in known.items():
+        args = cli._parser().parse_args([command, text, "--drgn"])
+        assert f"{number}" in args.command.drgn(args)
+    assert "digits alone are decimal" in " ".join(run(command, "--help").stdout.split())

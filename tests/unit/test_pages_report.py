@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from drgn_slabtype.answers.page import PageInfo, SlabOfPage
-from drgn_slabtype.commands import pfn_range
+from drgn_slabtype.pagecommands import pfn_range
 from drgn_slabtype.pages.census import Census, CensusRow, Conflict, FlagRow, Place, Run
 from drgn_slabtype.pages.flagnames import BITS, FLAGS, flag_letters, flag_names
 from drgn_slabtype.pages.kinds import TAIL

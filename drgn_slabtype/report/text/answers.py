@@ -11,7 +11,7 @@ from ..views.caches import parts, summary, usage
 from ..views.objects import ADDRESS, OBJECTS, REFERENCE, WORD
 from ..views.objects import slabs as slabs_view
 from ..views.words import CAPTURE, DECODED, LAYOUT
-from .lines import plain, table, text
+from .lines import plain, table, text, unavailable
 
 if TYPE_CHECKING:
     from ...answers.address import AddressInfo
@@ -30,7 +30,7 @@ def caches(answer: CachesAnswer) -> str:
     lines: List[str] = []
     for grid in (usage(answer), *parts(answer)):
         lines += [*table(grid), ""]
-    return text([*lines, summary(answer)])
+    return text([*lines, *unavailable(answer), summary(answer)])
 
 
 def objects(found: Objects) -> Iterator[str]:
@@ -57,6 +57,7 @@ def objects(found: Objects) -> Iterator[str]:
                 for address, slab, index, state, place, position, *rest in rows
             ]
         )
+    yield text(unavailable(found))
 
 
 def slabs(answer: SlabsAnswer) -> str:
@@ -64,10 +65,10 @@ def slabs(answer: SlabsAnswer) -> str:
     objects = sum(slab.objects for slab in answer.slabs)
     head = f"{answer.cache} (0x{answer.slab_cache:x}): {plural(len(answer.slabs), 'slab')}, "
     lines = [head + plural(objects, "object")]
-    lines += table(slabs_view(answer).grid(answer.slabs))
+    lines += table(slabs_view(answer).grid(answer.slabs)) if answer.slabs else []
     if answer.objects:
         lines += ["", *table(OBJECTS.grid(answer.objects))]
-    return text(lines)
+    return text([*lines, *unavailable(answer)])
 
 
 def object(info: AddressInfo) -> str:

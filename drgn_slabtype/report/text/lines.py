@@ -16,6 +16,11 @@ def text(lines: Iterable[str]) -> str:
     return "".join(f"{printable(line)}\n" for line in lines)
 
 
+def unavailable(answer: Any) -> List[str]:
+    """Return a line for each thing that an answer could not have."""
+    return [f"unavailable: {what}" for what in answer.unavailable]
+
+
 def heading(column: Column) -> str:
     """Return the heading of a column: in capitals, unless it is a name."""
     return column.heading if column.proper else column.heading.upper()

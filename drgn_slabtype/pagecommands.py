@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+The commands about pages
+------------------------
+
+Part of the table of :mod:`drgn_slabtype.commands`; imported into every drgn
+program of its users.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Tuple
+
+from .command import NUMBERS, Command, address, option, resolved, spelled
+
+if TYPE_CHECKING:
+    from drgn import Program
+
+    from .answers.page import PageInfo
+    from .pages.census import Census
+
+_MAP_CELLS = 1024  # in a terminal
+
+
+def _pages(prog: Program, args: argparse.Namespace) -> Census:
+    from .pages.census import Selection, census
+    from .pages.kpageflags import write_kernel_files
+    from .report.output import check_writable, colours, progress
+
+    for path in (args.kpageflags, args.kpagecount):
+        check_writable(path)
+    select = Selection(args.type, args.flag, args.node, args.pfn)
+    with progress() as show:
+        found = census(
+            prog,
+            show,
+            select=select,
+            flags=args.flags,
+            runs=args.list,
+            cells=_MAP_CELLS if args.map else 0,
+            colour=colours(args.output),
+        )
+        write_kernel_files(prog, args.kpageflags, args.kpagecount, show)
+    return found
+
+
+def pfn_range(text: str) -> Tuple[int, int]:
+    """
+    Return the range [start, end) of page frame numbers that a text means.
+
+    :param text: ``FIRST-LAST``, ``FIRST+COUNT`` or a single number, decimal or ``0x…``.
+    :raises ValueError: if it is none of these.
+    """
+    first, dash, last = text.partition("-")
+    start, plus, count = text.partition("+")
+    if dash:
+        bounds = int(first, 0), int(last, 0) + 1
+    else:
+        bounds = int(start, 0), int(start, 0) + (int(count, 0) if plus else 1)
+    if not 0 <= bounds[0] < bounds[1]:
+        raise ValueError(f"{text} is no range of page frames")
+    return bounds
+
+
+def _pages_code(args: argparse.Namespace) -> str:
+    selected = ("types", args.type), ("flags", args.flag), ("node", args.node), ("pfns", args.pfn)
+    select = ", ".join(
+        f"{name}={given!r}" for name, given in selected if given is not None and given != []
+    )
+    wanted = [f"select=Selection({select})"] if select else []
+    wanted += ["flags=True"] if args.flags else []
+    wanted += ["runs=True"] if args.list else []
+    wanted += [f"cells={_MAP_CELLS}"] if args.map else []
+    files = args.kpageflags, args.kpagecount
+    names = ["Selection"] if select else []
+    names += ["census"] + (["write_kernel_files"] if any(files) else [])
+    code = f"""\
+from drgn_slabtype import {", ".join(names)}
+
+found = census({", ".join(["prog", *wanted])})
+for row in found.rows:
+    print(row.type, row.pages)
+"""
+    code += (
+        """\
+for row in found.flags:
+    print(hex(row.flags), row.pages)
+"""
+        * args.flags
+    )
+    code += (
+        """\
+for run in found.runs:
+    print(hex(run.pfn), run.pages, run.type)
+"""
+        * args.list
+    )
+    code += (
+        """\
+for cell in found.map.cells:
+    print(hex(cell.pfn), cell.types)
+"""
+        * args.map
+    )
+    return code + (f"write_kernel_files(prog, {files[0]!r}, {files[1]!r})\n" if any(files) else "")
+
+
+def _page(prog: Program, args: argparse.Namespace) -> PageInfo:
+    from .answers.page import page_info
+
+    return page_info(prog, resolved(prog, args.page))
+
+
+def _page_code(args: argparse.Namespace) -> str:
+    return f"""\
+from drgn_slabtype import page_info
+
+info = page_info(prog, {spelled(args.page)})
+print("\\n".join(info.dump))
+print(info.kind, info.types, info.flag_names, info.slab)
+"""
+
+
+PAGE_COMMANDS = (
+    Command(
+        "pages",
+        "count all pages by what they are used for",
+        _pages,
+        prompt="pagetypes",
+        options=(
+            option(
+                "-t",
+                "--type",
+                action="append",
+                default=[],
+                metavar="TYPE",
+                help="only pages of this type; may be given more than once",
+            ),
+            option(
+                "-b",
+                "--flag",
+                action="append",
+                default=[],
+                metavar="FLAG",
+                help="only pages with this flag, named as by page-types; more than once: with all",
+            ),
+            option("--node", type=int, metavar="NODE", help="only pages of this NUMA node"),
+            option(
+                "--pfn",
+                type=pfn_range,
+                metavar="FIRST-LAST",
+                help="only these page frames; FIRST+COUNT and a single number will do too",
+            ),
+            option("-l", "--list", action="store_true", help="list neighbouring pages of a kind"),
+            option(
+                "--flags", action="store_true", help="count by flags too, in rows as of page-types"
+            ),
+            option("--map", action="store_true", help="draw a map of memory"),
+            option(
+                "--kpageflags",
+                metavar="FILE",
+                help="write what /proc/kpageflags has, for the kernel's page-types tool",
+            ),
+            option("--kpagecount", metavar="FILE", help="write what /proc/kpagecount has"),
+        ),
+        drgn=_pages_code,
+        status=lambda census: 3 if census.unreadable_pages else 0,
+    ),
+    Command(
+        "page",
+        "tell everything about one page, beginning with what dump_page() prints",
+        _page,
+        prompt="dumppage",
+        options=(
+            option(
+                "page",
+                type=address,
+                metavar="ADDRESS|PFN",
+                help="a page frame number, any address in the page, its struct page, or a symbol; "
+                + NUMBERS,
+            ),
+        ),
+        drgn=_page_code,
+        status=lambda info: 1 if info.slab is not None and info.slab.findings else 0,
+    ),
+)
+"""Rows of the table of commands."""
