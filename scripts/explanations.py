@@ -34,6 +34,12 @@ between two lists, an array being emptied; with [who was at it](invariants.md#wh
 why that is not known. In `unavailable` stands what could not be judged because memory is missing
 from the dump, was left out of a capture, or hangs on damage told elsewhere.
 
+What was written past the end of something runs on, and shows in many findings. Where words,
+objects, slabs or struct pages hold one pattern, each of these findings has the whole stretch
+(`stretches`), and the first tells it: from where to where, what it holds, and what lies directly
+before and after it. `it begins in` names the object in use in whose own memory it begins, which is
+the likely writer; else that is what lies before it.
+
 This page is written by `scripts/explanations.py`, from the texts in `drgn_slabtype/codes/`.
 """
 

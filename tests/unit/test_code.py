@@ -19,6 +19,7 @@ _VALUES = {
     "ADDRESS|PFN": "403",
     "ADDRESS[+SIZE]": "ffff888000041000+8",
     "WORD": "6b6b6b6b6b6b6b6b",
+    "CODE": "redzone",
     "TYPE": "slab",
     "FLAG": "slab",
     "NODE": "7",
