@@ -8,7 +8,9 @@ its place. No structure that is read here is all zeroes for a whole page: a
 ``struct page`` counts its users, a cache has a name, an array a limit, a list
 head leads somewhere. So such a page is missing, and whatever rests on it is not
 judged. Free pointers and index arrays are different: the page of an object may
-well be zeroes. There it counts only for a slab of which something is said.
+well be zeroes. There it counts only for a slab of which something is said. So are
+the structures that SLUB keeps for CPU 0: of caches that it never used they are
+zeroes, and count only if something is said of a slab of the cache.
 
 Nobody looks for such pages as long as nothing is said at all.
 """
@@ -23,7 +25,6 @@ from drgn import FaultError
 from drgn.helpers.linux.mm import follow_phys
 
 from .files.elf import PT_LOAD, Segment
-from .files.hidden import hide
 from .findings import Finding
 from .machine import Machine
 from .pages import scan, sections, zones
@@ -42,26 +43,25 @@ _BLOCK_BYTES = 2 << 20
 _NEVER = 1 << 20  # pages: more than this is not a matter of single ones
 
 
-def hide_blanks(reading: Reading, findings: Sequence[Finding]) -> int:
+def blank_pages(reading: Reading, findings: Sequence[Finding]) -> List[List[Segment]]:
     """
-    Let the blank pages that structures lie in fault from now on.
+    Return the blank pages that structures lie in, in each view of them.
 
     :param reading: Of the whole of a machine that does not move.
     :param findings: What is said of it.
-    :return: How many they are.
+    :return: For each page a list of views.
     """
     machine = reading.machine
     pages = _structures(reading, findings) | set(_memory_map(machine))
     size = machine.memory.page_size
-    for page in list(pages)[:_NEVER]:
-        hide(machine.prog, _views(machine, page * size, size))
-    return len(pages)
+    return [_views(machine, page * size, size) for page in sorted(pages)[:_NEVER]]
 
 
 def _structures(reading: Reading, findings: Sequence[Finding]) -> Set[int]:
     machine = reading.machine
     shift = np.uint64(machine.memory.page_shift)
     slabs = _slabs(reading, findings)
+    accused = _accused(reading, findings)
     wanted: Set[int] = set(_roots(machine))
     # A cache that the list of caches does not lead to any more.
     wanted |= set((np.unique(reading.index["slab_cache"]) >> shift).tolist())
@@ -74,6 +74,9 @@ def _structures(reading: Reading, findings: Sequence[Finding]) -> Set[int]:
         if one.masked or one.what in _ELSEWHERE or not len(one.addresses):
             continue
         starts, sizes = one.addresses, np.maximum(one.sizes, 1)
+        if one.unused is not None:
+            told = np.isin(one.unused, accused)
+            starts, sizes = starts[told], sizes[told]
         pages = set((starts >> shift).tolist()) | set(
             ((starts + sizes - np.uint64(1)) >> shift).tolist()
         )
@@ -89,6 +92,12 @@ def _safely(regions: Iterable[Region]) -> Iterator[Region]:
         return
 
 
+def _accused(reading: Reading, findings: Sequence[Finding]) -> List[int]:
+    # Positions of the caches of which a slab is told.
+    names = {finding.cache for finding in findings if finding.slab is not None}
+    return [at for at, name in enumerate(reading.allocator.caches.names) if name in names]
+
+
 def _slabs(reading: Reading, findings: Sequence[Finding]) -> Set[int]:
     # Pages of the slabs of which something is said, and of their index arrays.
     index, shift = reading.index, np.uint64(reading.machine.memory.page_shift)
@@ -97,8 +106,12 @@ def _slabs(reading: Reading, findings: Sequence[Finding]) -> Set[int]:
     rows = np.unique(rows[rows >= 0])
     found: Set[int] = set()
     starts, spans = index.addresses[rows] >> shift, index.spans[rows] >> shift
-    for start, span in zip(starts.tolist(), spans.tolist()):
-        found.update(range(start, start + min(span, 1 << 10)))
+    # One whose order is wrong reaches no further than to the next.
+    begins = np.append(np.sort(index.addresses >> shift), np.uint64((1 << 64) - 1 >> int(shift)))
+    nexts = begins[np.searchsorted(begins[:-1], starts, "right")]
+    ends = np.minimum(starts + np.minimum(spans, np.uint64(1 << 10)), nexts)
+    for start, end in zip(starts.tolist(), ends.tolist()):
+        found.update(range(start, end))
     heads = index["freelist"][rows] >> shift
     found.update(heads.tolist())
     found.update((heads + np.uint64(1)).tolist())

@@ -9,16 +9,18 @@ The check
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Optional, Sequence
 
 from drgn import IntegerLike, Object, Program
 from drgn.helpers.common.format import escape_ascii_string
 
 from .answers.what import word_of
-from .blanks import hide_blanks
+from .blanks import blank_pages
 from .confirm import Evidence
 from .course import Course
 from .errors import CorruptionError
+from .files.hidden import zeroes_hidden
 from .findings import Report
 from .machine import is_dump, machine
 from .pages.scan import Progress
@@ -60,12 +62,14 @@ def check(
     if whole is None or not _accuses(report) or report.interrupted or not is_dump(kernel):
         return report
     # What is said may rest on pages that the dumper left as zeroes.
-    blank = hide_blanks(whole, report.findings)
+    blank = blank_pages(whole, report.findings)
     if not blank:
         return report
+    with zeroes_hidden(prog, chain.from_iterable(blank)):
+        kernel.forget()
+        report = Course(kernel).finish(caches, slabs, progress, evidence)
     kernel.forget()
-    report = Course(kernel).finish(caches, slabs, progress, evidence)
-    report.totals.zero_filled_pages += blank
+    report.totals.zero_filled_pages += len(blank)
     return report
 
 

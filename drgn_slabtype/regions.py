@@ -11,12 +11,13 @@ memory that any of them keeps is kept.
 
 from __future__ import annotations
 
-from typing import Iterable, List, NamedTuple, Tuple, Union
+from typing import Iterable, List, NamedTuple, Optional, Tuple, Union
 
 import numpy as np
 import numpy.typing as npt
 from drgn import Object, sizeof
 
+I64 = npt.NDArray[np.int64]
 U64 = npt.NDArray[np.uint64]
 
 
@@ -38,6 +39,11 @@ class Region(NamedTuple):
     """
     code: bool = False
     """Whether its words may be addresses of code, whose names are wanted."""
+    unused: Optional[I64] = None
+    """
+    Shape (n,): the position of the cache that each belongs to, where one that was
+    never used may be all zeroes.
+    """
 
 
 class Declaration(NamedTuple):

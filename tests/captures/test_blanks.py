@@ -5,14 +5,18 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Optional
 
 import pytest
 from drgn import Program
 
+from drgn_slabtype.allocators.percpu import every_copy
+from drgn_slabtype.blanks import blank_pages
 from drgn_slabtype.capture import open_capture
 from drgn_slabtype.check import check
+from drgn_slabtype.findings import Finding
 from drgn_slabtype.machine import machine
+from drgn_slabtype.reading import Reading
 
 from ..recipes.overlay import Write, overlay
 
@@ -67,6 +71,41 @@ def test_damage_in_another_place_stays() -> None:
 
 
 def test_sound_memory_is_not_searched_for_zeroes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules["drgn_slabtype.check"], "hide_blanks", None)
+    monkeypatch.setattr(sys.modules["drgn_slabtype.check"], "blank_pages", None)
     report = check(open_capture(str(_HERE / "debian-7-plain" / "capture.xz")))
     assert report.exit_status == 0
+
+
+def test_structures_of_a_cpu_that_never_allocated_may_be_zeroes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    of = machine(open_capture(str(_HERE / "debian-6.1-plain" / "capture.xz")))
+    reading = Reading(of)
+    caches = reading.allocator.caches
+    owner, addresses = every_copy(of, caches, "cpu_slab")
+    pages = addresses.reshape(-1, len(of.cpus))[:, of.cpus == 0].reshape(-1) // _PAGE
+    page, owner = int(pages[0]), owner.reshape(-1, len(of.cpus))[:, 0]
+    there = caches.names[int(owner[pages == page][0])]
+    elsewhere = caches.names[int(owner[pages != page][0])]
+    monkeypatch.setattr(
+        sys.modules["drgn_slabtype.blanks"], "_is_blank", lambda of, number: number == page
+    )
+
+    def blank(cache: str, slab: Optional[int]) -> int:
+        said = Finding("slab-lost", "a slab is lost", cache=cache, slab=slab)
+        return len(blank_pages(reading, [said]))
+
+    assert blank(elsewhere, 1) == 0
+    assert blank(there, None) == 0
+    assert blank(there, 1) == 1
+
+
+def test_pages_of_zeroes_can_be_read_after_a_check() -> None:
+    path = str(_HERE / "debian-7-plain" / "capture.xz")
+    address = _node(open_capture(path)) // _PAGE * _PAGE
+    prog = open_capture(path)
+    overlay(prog, [Write(address, bytes(_PAGE))])
+    first = check(prog)
+    assert prog.read(address, _PAGE) == bytes(_PAGE)
+    again = check(prog)
+    assert [one.message for one in again.unavailable] == [one.message for one in first.unavailable]

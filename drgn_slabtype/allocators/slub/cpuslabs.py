@@ -265,6 +265,10 @@ def read_cpu_slabs(machine: Machine, caches: Caches) -> Optional[CpuSlabs]:
 def regions(machine: Machine, caches: Caches) -> Iterator[Region]:
     """Yield every ``struct kmem_cache_cpu``."""
     if caches.rows.structure.has("cpu_slab"):
-        _, addresses = every_copy(machine, caches, "cpu_slab")
+        owner, addresses = every_copy(machine, caches, "cpu_slab")
         width = machine.structure("struct kmem_cache_cpu").size
-        yield region("per-CPU slabs and sheaves", addresses, width)
+        what = "per-CPU slabs and sheaves"
+        # A CPU that never allocated has its own number for a tid and nothing else.
+        zero = np.tile(np.array(machine.cpus) == 0, len(addresses) // len(machine.cpus))
+        yield region(what, addresses[~zero], width)
+        yield region(what, addresses[zero], width)._replace(unused=owner[zero])
