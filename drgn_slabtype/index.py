@@ -232,11 +232,12 @@ class SlabIndex(SlabColumns):
 
     def is_memory_map(self, pages: U64) -> Bools:
         """Return which addresses can be a ``struct page *`` of a valid range."""
-        offset = np.asarray(pages, np.uint64) - np.uint64(self.vmemmap)
+        pages = np.asarray(pages, np.uint64)
+        offset = pages - np.uint64(self.vmemmap)
         limit = np.uint64(1 << 52 >> self._memory.page_shift)
-        return (offset % np.uint64(self.page_bytes) == 0) & (
-            offset // np.uint64(self.page_bytes) < limit
-        )
+        inside = (pages >= np.uint64(self.vmemmap)) & (offset // np.uint64(self.page_bytes) < limit)
+        found: Bools = inside & (offset % np.uint64(self.page_bytes) == 0)
+        return found
 
     def peek(self, pages: U64) -> U8:
         """Return copies of struct pages that need not be in the index, if they can be read."""

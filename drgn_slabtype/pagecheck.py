@@ -18,6 +18,8 @@ from drgn import FaultError
 from drgn.helpers.linux.cpumask import for_each_possible_cpu
 from drgn.helpers.linux.nodemask import for_each_online_node
 
+from .allocators.base import Allocator
+from .allocators.vectors import vector_words
 from .errors import LayoutError
 from .findings import Finding
 from .index import KnownBy, SlabIndex
@@ -51,12 +53,38 @@ class Owners:
     """
     Which cache each slab belongs to.
 
-    :param cache: Position of the cache of each row of the index; -1 for none.
-    :param names: Of the caches.
+    :param allocator: Has read every slab of the index.
+    :param found: What is known of the caches.
     """
 
-    def __init__(self, index: SlabIndex, cache: I64, names: Sequence[str]) -> None:
-        self.index, self.cache, self.names = index, cache, names
+    def __init__(self, index: SlabIndex, allocator: Allocator, found: Sequence[Finding]) -> None:
+        self.index = index
+        self.cache: I64 = allocator.ownership.cache
+        """Position of the cache of each row of the index; -1 for none."""
+        self.names: Sequence[str] = allocator.caches.names
+        damaged = {one.cache for one in found if one.code == "cache-wrong"}
+        self.accused: Bools = np.array([name in damaged for name in self.names] + [False])
+        """Which caches are damaged themselves; the last is for none."""
+        self._caches = allocator.caches.rows
+        self._homes = allocator.homes
+
+    def objects(self, rows: I64) -> U64:
+        """Return how many objects the slabs in rows of the index have."""
+        if self.index.layout.allocator == "SLUB":
+            return self.index["objects"][rows]
+        return self._caches["num"][self.cache[rows]]
+
+    def in_objects(self, rows: I64, addresses: U64) -> Bools:
+        """Return which addresses lie among the objects of the slab beside them."""
+        offset = addresses - self.index.addresses[rows]
+        found: Bools = offset < self.objects(rows) * self._caches["size"][self.cache[rows]]
+        return found
+
+    def too_small(self, addresses: U64, sizes: U64) -> Bools:
+        """Return where no object begins, or one of fewer bytes than asked for."""
+        homes = self._homes(self.index, addresses)
+        found: Bools = (homes < 0) | (self._caches["object_size"][homes] < sizes)
+        return found
 
     def name(self, page: int) -> Optional[str]:
         """Return the name of the cache of a slab (``struct slab *``), if it has one."""
@@ -176,7 +204,7 @@ def _judge_slabs(machine: Machine, owners: Owners) -> Iterator[Finding]:
         return iter(())
     raw = np.ascontiguousarray(index.raw[rows, : machine.page.size])
     page = PageBlock(0, 0, raw, machine.page, machine.memory.byteorder)
-    vector = _vectors(index)[rows]
+    vector = vector_words(index)[rows]
     words = SlabWords(
         index.pages[rows],
         page.refcounts.astype(np.uint32).view(np.int32).astype(np.int64),
@@ -185,16 +213,6 @@ def _judge_slabs(machine: Machine, owners: Owners) -> Iterator[Finding]:
         _judge_vectors(machine, owners, rows, vector),
     )
     return judge_slab_words(words, owners.name, _flag_names(machine))
-
-
-def _vectors(index: SlabIndex) -> U64:
-    # Since Linux kernel commit 21c690a349ba ("mm: introduce slabobj_ext to support
-    # slab object extensions") (in v6.10) obj_exts; memcg_data since 87944e2992bd
-    # ("mm: Introduce page memcg flags") (in v5.11).
-    for name in ("obj_exts", "memcg_data", "obj_cgroups"):
-        if index.structure.has(name):
-            return index[name]
-    return np.zeros(len(index), np.uint64)
 
 
 def _judge_vectors(machine: Machine, owners: Owners, rows: I64, vector: U64) -> I64:
@@ -231,8 +249,17 @@ def _judge_vectors(machine: Machine, owners: Owners, rows: I64, vector: U64) -> 
     # Every slab has its own.
     _, which, times = np.unique(address[sound], return_inverse=True, return_counts=True)
     wrong[sound[(times[which.reshape(-1)] > 1) & (wrong[sound] == 0)]] = 4
+    # What it lies in begins with it and holds it, unless the cache of that is damaged itself.
+    told = home >= 0
+    told &= (home != rows[sound]) & (owners.cache[home] >= 0) & ~owners.accused[owners.cache[home]]
+    small_one = owners.too_small(address[sound], owners.objects(rows[sound]) * np.uint64(step))
+    small_one &= told & (wrong[sound] == 0)
+    if 10 * int(small_one.sum()) <= max(int(told.sum()), 10):
+        wrong[sound[small_one]] = 7
     if index.structure.has("obj_exts_in_object"):
-        wrong[(index["obj_exts_in_object"][rows] != 0) & ~there] = 6
+        inside = index["obj_exts_in_object"][rows] != 0
+        wrong[inside & ~there] = 6
+        wrong[sound[inside[sound] != owners.in_objects(rows[sound], address[sound])]] = 8
     return wrong
 
 

@@ -81,8 +81,7 @@ def _memory(reading: Reading, found: List[Finding]) -> List[Finding]:
     if reading.machine.is_live:
         return []
     assert reading.scan is not None
-    allocator = reading.allocator
-    owners = Owners(reading.index, allocator.ownership.cache, allocator.caches.names)
+    owners = Owners(reading.index, reading.allocator, found)
     return judge_memory(reading.machine, owners, reading.scan.unreadable, found)
 
 

@@ -16,7 +16,7 @@ from typing import Any, Callable, Iterator, List, Optional, Protocol, Sequence, 
 import numpy as np
 
 from ..index import KnownBy, SlabIndex
-from ..ledger import I64, Bools, Ledger, Suspect
+from ..ledger import I64, U64, Bools, Ledger, Suspect
 from ..regions import Declaration
 from .caches import Caches, same_cache
 from .lists import Walked
@@ -57,6 +57,9 @@ class Allocator(Protocol):
 
         :param number: Position in :attr:`caches`.
         """
+
+    def homes(self, index: SlabIndex, addresses: U64) -> I64:
+        """Return the position of the cache of which an object begins at each address; else -1."""
 
     def unreadable(self, number: int) -> List[str]:
         """Return what of one cache's own structures is not in the target, in words."""

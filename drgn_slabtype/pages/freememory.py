@@ -92,6 +92,10 @@ class Strays(NamedTuple):
     words: U32
     flags: U64
     refcounts: I32
+    mapping: U64
+    """``page->mapping`` of pages in free blocks that are no tails."""
+    memcg: U64
+    """``memcg_data`` of pages in free blocks, ``mem_cgroup`` before Linux 5.11."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,12 @@ class FreeMemory:
     pfn: I64
     order: I64
     """As the page says; not yet believed."""
+    word: U32
+    """The page_type word of each."""
+    mapping: U64
+    """``page->mapping``, which the kernel clears."""
+    memcg: U64
+    """``memcg_data``, or ``mem_cgroup``, which the kernel clears."""
     flags: U64
     """Flags among those that must be clear; the others are left out."""
     refcount: I64
@@ -162,6 +172,12 @@ class _Collector:
         self.checked = np.uint64(mask)
         self.bits = zone_bits(machine)
         self.size = machine.page.size
+        page = machine.structure("struct page")
+        self.mapping = page.offset("mapping") if page.has("mapping") else None
+        # Since Linux kernel commit 87944e2992bd ("mm: Introduce page memcg flags")
+        # (in v5.11), the member mem_cgroup is named memcg_data.
+        cgroup = [name for name in ("memcg_data", "mem_cgroup") if page.has(name)]
+        self.memcg = page.offset(cgroup[0]) if cgroup else None
         self.link = machine.memory_map.vmemmap + machine.page.compound
         self.zones: List[Zone] = []
         self.lists: List[Tuple[FreeList, int]] = []
@@ -184,7 +200,9 @@ class _Collector:
             odd = (folios.flags[rows] & self.checked != 0) | typed[rows] | folios.tails[rows]
             odd |= folios.block.refcounts[rows] != 0
             odd |= folios.words[rows] != _UNTYPED
-            inside.append(self._strays(folios, rows[odd]))
+            for offset in (self.mapping, self.memcg):
+                odd |= _long(folios, offset, rows) != 0
+            inside.append(self._strays(folios, rows[odd], in_block=True))
             # What only stands in for a tail where the memory map is folded is a
             # head, with its type.
             rows = np.flatnonzero(typed)
@@ -194,12 +212,15 @@ class _Collector:
             self._large(folios)
             for other in others:
                 other.take(folios, pages)
-        columns = [np.concatenate(column) for column in zip(*parts)] or [np.zeros(0, np.int64)] * 7
-        pfn, order, flags, refcount, place, after, before = columns
+        columns = [np.concatenate(column) for column in zip(*parts)] or [np.zeros(0, np.int64)] * 10
+        pfn, order, flags, refcount, place, after, before, word, mapping, memcg = columns
         zone = np.array([self._zone_row(int(p)) for p in np.unique(place)], np.int64)
         found = FreeMemory(
             pfn=pfn.astype(np.int64),
             order=order.astype(np.int64),
+            word=word.astype(np.uint32),
+            mapping=mapping.astype(np.uint64),
+            memcg=memcg.astype(np.uint64),
             flags=flags.astype(np.uint64),
             refcount=refcount.astype(np.int64),
             zone=zone[np.searchsorted(np.unique(place), place)] if len(place) else zone,
@@ -263,14 +284,20 @@ class _Collector:
             self.bits.place(flags),
             folios.long(compound)[rows],
             folios.long(compound + step)[rows],
+            folios.words[rows],
+            _long(folios, self.mapping, rows),
+            _long(folios, self.memcg, rows),
         )
 
-    def _strays(self, folios: Folios, rows: npt.NDArray[np.intp]) -> Strays:
+    def _strays(self, folios: Folios, rows: npt.NDArray[np.intp], in_block: bool = False) -> Strays:
+        mapping = _long(folios, self.mapping if in_block else None, rows)
         return Strays(
             rows.astype(np.uint64) + np.uint64(folios.block.pfn),
             folios.words[rows],
             folios.flags[rows] & self.checked,
             _signed(folios.block.refcounts[rows]),
+            np.where(folios.tails[rows], np.uint64(0), mapping),
+            _long(folios, self.memcg if in_block else None, rows),
         )
 
     def _mapped(self, folios: Folios, typed: npt.NDArray[np.bool_]) -> Strays:
@@ -324,6 +351,14 @@ class _Collector:
         return {pfn: word for pfn, word, ok in zip(pages.tolist(), words, rows.ok) if ok}
 
 
+def _long(folios: Folios, offset: Optional[int], rows: npt.NDArray[np.intp]) -> U64:
+    # Of a member that the kernel lacks: zeroes.
+    if offset is None:
+        return np.zeros(len(rows), np.uint64)
+    found: U64 = folios.long(offset)[rows]
+    return found
+
+
 def _signed(counts: U32) -> I32:
     return counts.astype(np.uint32).view(np.int32)
 
@@ -331,10 +366,5 @@ def _signed(counts: U32) -> I32:
 def _joined(parts: List[Strays]) -> Strays:
     if not parts:
         long, word = np.zeros(0, np.uint64), np.zeros(0, np.uint32)
-        return Strays(long, word, long, word.view(np.int32))
-    return Strays(
-        np.concatenate([part.pfns for part in parts]),
-        np.concatenate([part.words for part in parts]),
-        np.concatenate([part.flags for part in parts]),
-        np.concatenate([part.refcounts for part in parts]),
-    )
+        return Strays(long, word, long, word.view(np.int32), long, long)
+    return Strays(*(np.concatenate(column) for column in zip(*parts)))

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from dataclasses import replace
 from typing import Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
@@ -96,10 +97,12 @@ def _link(found: PageFindings, node: int, zone: int, because: Optional[int]) -> 
     row = found.known.get(node)
     if row is None:
         word = free.words.get(node)
-        told = "not in the target" if word is None else found.encoding.explain(word)
-        what = f"is on a free list, but it is {told}"
+        is_what = "not in the target" if word is None else found.encoding.explain(word)
+        what = f"is on a free list, but it is {is_what}"
         holds = None if word is None else f"0x{word:08x}"
-        return found.finding("page-free-type", node, what, zone, because, "buddy", holds)
+        told = found.finding("page-free-type", node, what, zone, because, "buddy", holds)
+        # A block is marked after it was put on its list.
+        return replace(told, moving=found.locked(zone))
     what = "is free, but it and its neighbours on the free list do not lead to each other"
     if int(free.next[row]) == int(free.prev[row]) == NOWHERE:
         what = f"is free, of order {int(free.order[row])}, and on no list"
@@ -115,7 +118,8 @@ def _list(found: PageFindings, one: FreeList, because: Optional[int]) -> Finding
         node=zone.node,
         place=f"zone {zone.name}",
         because=because,
-        moving=zone.locked,
+        # One that leads to no page at all was not left so by an operation.
+        moving=zone.locked and NOWHERE not in (one.first, one.last),
         id=found.next_id,
     )
 

@@ -9,6 +9,10 @@ from ..findings import Finding
 from ..pages.freememory import FreeMemory, Zone
 from ..pagetype.encoding import Encoding
 
+_UNDER_THE_LOCK = frozenset({"page-free-list", "page-free-order", "page-free-buddies"})
+"""What a block can show that is being put on a list or taken off it; what a page says of
+its owner is gone before, and comes after."""
+
 
 class PageNames(NamedTuple):
     """What a rule needs to speak of pages."""
@@ -92,9 +96,13 @@ class PageFindings:
             found=found,
             because=because,
             # With the lock held, a CPU was stopped while it changed the lists.
-            moving=place is not None and place.locked,
+            moving=code in _UNDER_THE_LOCK and self.locked(zone),
             id=self.next_id,
         )
+
+    def locked(self, zone: int) -> bool:
+        """Return whether a CPU held the lock of a zone, given by its position; -1 for none."""
+        return zone >= 0 and self.free.zones[zone].locked
 
     def because(self, pfn: int) -> Optional[int]:
         """Return the finding that a page is accused by, if it is."""

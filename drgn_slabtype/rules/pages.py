@@ -98,6 +98,26 @@ def _blocks(found: PageFindings) -> Iterator[Finding]:
         else:
             what = f"heads a free block of order {order} that leaves its zone"
         yield found.finding("page-free-order", pfn, what, int(free.zone[row]))
+    # The kernel writes the type over the whole word.
+    should = found.encoding.set(_NO_TYPE, "buddy")
+    for row in np.flatnonzero(free.word != np.uint32(should)).tolist():
+        pfn, word = int(free.pfn[row]), int(free.word[row])
+        what = f"heads a free block and has the word 0x{word:08x}, which none of them has"
+        yield found.finding(
+            "page-free-type",
+            pfn,
+            what,
+            int(free.zone[row]),
+            expected=f"0x{should:08x}",
+            found=f"0x{word:08x}",
+        )
+    for name, left in (("mapping", free.mapping), ("cgroup", free.memcg)):
+        for row in np.flatnonzero(left != 0).tolist():
+            pfn, value = int(free.pfn[row]), int(left[row])
+            what = f"is free in the buddy allocator and has a {name}: 0x{value:x}"
+            yield found.finding(
+                "page-free-type", pfn, what, int(free.zone[row]), expected="0x0", found=hex(value)
+            )
     for row in np.flatnonzero(free.refcount != 0).tolist():
         pfn, count = int(free.pfn[row]), int(free.refcount[row])
         what = f"is free in the buddy allocator and has refcount {count}"
@@ -115,7 +135,7 @@ def _blocks(found: PageFindings) -> Iterator[Finding]:
 def _inside(found: PageFindings) -> Iterator[Finding]:
     free, strays = found.free, found.free.inside
     sorter = np.argsort(free.pfn, kind="stable")
-    for pfn, word, flags, count in zip(*(column.tolist() for column in strays)):
+    for pfn, word, flags, count, mapping, memcg in zip(*(column.tolist() for column in strays)):
         at = int(np.searchsorted(free.pfn[sorter], pfn, "right")) - 1
         row = int(sorter[max(at, 0)])
         block = f"inside the free block at PFN {int(free.pfn[row]):#x}"
@@ -132,6 +152,10 @@ def _inside(found: PageFindings) -> Iterator[Finding]:
         elif count:
             what = f"lies {block} and has refcount {count}"
             yield found.finding("page-free-flags", pfn, what, zone, because, found=str(count))
+        elif mapping or memcg:
+            name, value = ("mapping", mapping) if mapping else ("cgroup", memcg)
+            what = f"lies {block} and has a {name}: 0x{value:x}"
+            yield found.finding("page-free-type", pfn, what, zone, because, found=hex(value))
         else:
             what = f"lies {block} and is a tail of a compound page"
             yield found.finding("page-free-type", pfn, what, zone, because)
@@ -172,7 +196,8 @@ def _counts(found: PageFindings) -> Iterator[Finding]:
                 expected=expected,
                 found=there,
                 because=found.zones.get(number),
-                moving=zone.locked,
+                # Each block is counted as it comes and goes.
+                moving=zone.locked and abs(there - expected) <= 1,
                 id=found.next_id,
             )
 

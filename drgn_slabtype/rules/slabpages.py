@@ -50,6 +50,8 @@ VECTOR: Tuple[str, ...] = (
     "is that of another slab, too",
     "leads into an object that kmalloc() has not given out",
     "is none, though it is marked as lying in an object",
+    "leads to no object, or to one that is too small for it",
+    "is marked as lying in an object and does not, or is not and does",
 )
 """What can speak against a vector of object cgroups, as a sentence goes on."""
 

@@ -21,19 +21,29 @@ from drgn_slabtype.rules.pages import judge_pages, judge_vmstat
 _NAMES = PageNames(0xFFFFEA0000000000, 64)
 _MAX_ORDER, _PAGES = 10, 1 << 14
 _SLAB = 0xF5000000
+_BUDDY = 0xF0000000
 
 
 def _no_strays() -> Strays:
     long, word = np.zeros(0, np.uint64), np.zeros(0, np.uint32)
-    return Strays(long, word, long, word.view(np.int32))
+    return Strays(long, word, long, word.view(np.int32), long, long)
 
 
-def _strays(pfn: int, word: int = 0xFFFFFFFF, flags: int = 0, refcount: int = 0) -> Strays:
+def _strays(
+    pfn: int,
+    word: int = 0xFFFFFFFF,
+    flags: int = 0,
+    refcount: int = 0,
+    mapping: int = 0,
+    memcg: int = 0,
+) -> Strays:
     return Strays(
         np.array([pfn], np.uint64),
         np.array([word], np.uint32),
         np.array([flags], np.uint64),
         np.array([refcount], np.int32),
+        np.array([mapping], np.uint64),
+        np.array([memcg], np.uint64),
     )
 
 
@@ -54,6 +64,9 @@ def _machine(blocks: List[Tuple[int, int]]) -> FreeMemory:
     return FreeMemory(
         pfn=pfn,
         order=order,
+        word=np.full(len(blocks), _BUDDY, np.uint32),
+        mapping=np.zeros(len(blocks), np.uint64),
+        memcg=np.zeros(len(blocks), np.uint64),
         flags=np.zeros(len(blocks), np.uint64),
         refcount=np.zeros(len(blocks), np.int64),
         zone=np.zeros(len(blocks), np.int64),
@@ -196,6 +209,36 @@ def test_locked_zone_was_caught_in_the_middle_of_a_change() -> None:
     findings = _judge(free)
     assert findings
     assert all(finding.moving for finding in findings)
+
+
+def test_lock_excuses_no_more_than_one_operation_leaves_behind() -> None:
+    for column, value in (("word", 0xF0000001), ("mapping", 8), ("memcg", 8), ("flags", 1)):
+        free = _changed(_machine(_BLOCKS), column, 2, value)
+        findings = _judge(replace(free, zones=[replace(free.zones[0], locked=True)]))
+        assert [finding.moving for finding in findings] == [False], column
+    free = _machine(_BLOCKS)
+    counts = free.zones[0].free
+    for more, moving in ((1, True), (2, False)):
+        zone = replace(free.zones[0], free=(counts[0] + more, *counts[1:]), locked=True)
+        findings = _judge(replace(free, zones=[zone]))
+        assert [(one.code, one.moving) for one in findings] == [("page-free-count", moving)]
+    lists = [free.lists[0]._replace(first=NOWHERE), *free.lists[1:]]
+    locked = replace(free, zones=[replace(free.zones[0], locked=True)], lists=lists)
+    assert any(one.code == "page-free-list" and not one.moving for one in _judge(locked))
+
+
+@pytest.mark.parametrize("column", ["mapping", "memcg"])
+def test_free_page_belongs_to_nobody(column: str) -> None:
+    blocks = _machine(_BLOCKS)
+    assert _roots(_judge(_changed(blocks, column, 2, 0xFFFF888000000000))) == ["page-free-type"]
+    inside = _strays(9, **{column: 0xFFFF888000000000})
+    assert _roots(_judge(replace(blocks, inside=inside))) == ["page-free-type"]
+
+
+def test_word_of_a_free_block_is_nothing_but_its_type() -> None:
+    findings = _judge(_changed(_machine(_BLOCKS), "word", 2, 0xF0000001))
+    assert _roots(findings) == ["page-free-type"]
+    assert (findings[0].expected, findings[0].found) == ("0xf0000000", "0xf0000001")
 
 
 @pytest.mark.parametrize("column", ["tails", "mapped"])

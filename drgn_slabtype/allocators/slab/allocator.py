@@ -15,7 +15,7 @@ from typing import Iterator, List
 import numpy as np
 
 from ...index import KnownBy, SlabIndex
-from ...ledger import I64, Ledger, ListKind, Suspect
+from ...ledger import I64, U64, Ledger, ListKind, Suspect
 from ...machine import Machine
 from ...machine.kfence import kfence_pool
 from ...regions import Declaration
@@ -29,6 +29,7 @@ from ..live import LIVE, LiveObjects
 from ..nodes import memberships, node_pointers, read_nodes
 from ..percpu import per_cpu_structures
 from ..quarantine import QUARANTINE, read_quarantine
+from ..vectors import vectors_elsewhere
 from . import arrays, freelists, tuning
 from .cache import Mode, SlabCache, freelist_cache, slab_members
 from .counts import Counts
@@ -110,12 +111,18 @@ class SlabAllocator:
         own = [self.caches.addresses, nodes, self.off_slab]
         if self.caches.rows.structure.has("random_seq"):
             own.append(self.caches.rows["random_seq"])
+        if index.whole and not self.machine.is_live:
+            own.append(vectors_elsewhere(index))
         if self.caches.chosen.all():
             of_nodes = self.arrays.pointer[self.arrays.kind != arrays.CPU]
             own += [of_nodes, self.aliens.address]
         else:
             own.append(self.machine.settled(arrays.structures_of_nodes))
         return LiveObjects([each[self.view.homes(each) >= 0] for each in own])
+
+    def homes(self, index: SlabIndex, addresses: U64) -> I64:
+        """Return the cache whose object begins at each address; else -1."""
+        return self.view.homes(addresses)
 
     def unreadable(self, number: int) -> List[str]:
         """Return what could not be read; see :meth:`.base.Allocator.unreadable`."""

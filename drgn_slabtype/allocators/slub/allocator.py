@@ -39,13 +39,14 @@ from ..lists import Walked, find_emptied
 from ..live import LIVE, LiveObjects
 from ..nodes import memberships, node_pointers, read_nodes
 from ..quarantine import QUARANTINE, read_quarantine
+from ..vectors import vectors_elsewhere
 from .asked import DebugTraits, debug_traits
 from .barns import barn_pointers
 from .cache import SlubCache, slab_flags, slub_members
 from .cpuslabs import read_cpu_slabs
 from .debug import ContentReader
 from .deferred import read_deferred
-from .fit import readable_orders, slab_fits, slab_orders
+from .fit import object_homes, readable_orders, slab_fits, slab_orders
 from .freelists import FreelistReader
 from .lost import adopt_misnamed, find_unmarked, shortages
 from .regions import declarations
@@ -171,12 +172,18 @@ class SlubAllocator:
         if self.caches.rows.structure.has("random_seq"):
             sequences = self.caches.rows["random_seq"]
             own.append(sequences[sequences % np.uint64(self.machine.memory.word_size) == 0])
+        if index.whole and not self.machine.is_live:
+            own.append(vectors_elsewhere(index))
         if self.sheaves is None:
             return own
         if index.whole:
             return [*own, self.sheaves.barns, self.sheaves.sound]
         barns = self.machine.settled(every_barn)
         return [*own, barns, sound_sheaves_in(index, self.caches)]
+
+    def homes(self, index: SlabIndex, addresses: U64) -> I64:
+        """Return the cache whose object begins at each address; else -1."""
+        return object_homes(index, self.caches, self.ownership.cache, addresses)
 
     def unreadable(self, number: int) -> List[str]:
         """Return what could not be read; see :meth:`.base.Allocator.unreadable`."""

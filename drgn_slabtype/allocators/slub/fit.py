@@ -103,3 +103,21 @@ def slab_fits(index: SlabIndex, caches: Caches, rows: I64, numbers: I64) -> Bool
     inside = (offset % size == 0) | ((offset - left) % size == 0)
     good &= (head == 0) | (inside & (offset < objects * size + left))
     return good
+
+
+def object_homes(index: SlabIndex, caches: Caches, owner: I64, addresses: U64) -> I64:
+    """
+    Return the position of the cache of which an object begins at each address; else -1.
+
+    :param owner: Position of the cache of each row of the index; -1 for none.
+    """
+    rows = index.rows_of_addresses(addresses)
+    if not len(owner) or not len(caches):
+        return np.full(len(addresses), -1, np.int64)
+    of, numbers = caches.rows, owner[rows]
+    offset = addresses - index.addresses[rows]
+    if of.structure.has("red_left_pad"):
+        offset = offset - of["red_left_pad"][numbers]
+    size = np.maximum(of["size"][numbers], np.uint64(1))
+    good = (offset % size == 0) & (offset // size < index["objects"][rows])
+    return np.where(good & (rows >= 0) & (numbers >= 0), numbers, -1)
