@@ -74,10 +74,14 @@ class Owners:
             return self.index["objects"][rows]
         return self._caches["num"][self.cache[rows]]
 
+    def strides(self, rows: I64) -> U64:
+        """Return the bytes from one object to the next in slabs."""
+        return self._caches["size"][self.cache[rows]]
+
     def in_objects(self, rows: I64, addresses: U64) -> Bools:
         """Return which addresses lie among the objects of the slab beside them."""
         offset = addresses - self.index.addresses[rows]
-        found: Bools = offset < self.objects(rows) * self._caches["size"][self.cache[rows]]
+        found: Bools = offset < self.objects(rows) * self.strides(rows)
         return found
 
     def too_small(self, addresses: U64, sizes: U64) -> Bools:
@@ -227,6 +231,10 @@ def _judge_vectors(machine: Machine, owners: Owners, rows: I64, vector: U64) -> 
         odd = there & (bits & np.uint64(2) != 0)
     else:
         odd = (vector != 0) & ((bits != 1) | ~there)
+    # Where bit 0 is set with most of them, none is without.
+    marked = there & (bits & np.uint64(1) != 0)
+    if 2 * int(marked.sum()) > int(there.sum()):
+        odd |= there & ~marked
     wrong[odd] = 1
     kernels = machine.memory.is_kernel_address(address)
     wrong[there & ~odd & ~kernels] = 2
@@ -256,6 +264,12 @@ def _judge_vectors(machine: Machine, owners: Owners, rows: I64, vector: U64) -> 
     small_one &= told & (wrong[sound] == 0)
     if 10 * int(small_one.sum()) <= max(int(told.sum()), 10):
         wrong[sound[small_one]] = 7
+    if index.structure.has("stride"):
+        # From v7.0 to v7.2: as far apart as the slots that they lie in, or one after the other.
+        apart = index["stride"][rows[sound]]
+        slots = owners.in_objects(rows[sound], address[sound])
+        should = np.where(slots, owners.strides(rows[sound]), np.uint64(step))
+        wrong[sound[(apart != should) & (wrong[sound] == 0)]] = 9
     if index.structure.has("obj_exts_in_object"):
         inside = index["obj_exts_in_object"][rows] != 0
         wrong[inside & ~there] = 6

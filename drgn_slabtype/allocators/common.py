@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Dict, Iterable, List, Mapping, Optional, Tuple
 
 import numpy as np
@@ -104,7 +105,17 @@ def _columns(machine: Machine, rows: Rows, listed: I64) -> Dict[str, U64]:
     cache["zones"] = np.full(len(listed), flags.zones, np.uint64)
     base = np.uint64(machine.memory.linear_base)
     cache["linear"] = (cache["ctor"] - base < np.uint64(_LINEAR_BYTES)).astype(np.uint64)
+    cache["inside"] = _inside_functions(machine, cache["ctor"])
     return cache
+
+
+def _inside_functions(machine: Machine, pointers: U64) -> U64:
+    # 1 for what leads to other than the first byte of a function.
+    inside = np.zeros(len(pointers), np.uint64)
+    for one in np.unique(pointers[pointers != 0]).tolist():
+        with suppress(LookupError, OverflowError):
+            inside[pointers == one] = machine.prog.symbol(one).address != one
+    return inside
 
 
 def _add_nodes(machine: Machine, caches: Caches, listed: I64, cache: Dict[str, U64]) -> None:

@@ -112,7 +112,7 @@ def judge_common(cache: Columns) -> Iterator[Odd]:
         if name in _OWN_POINTERS or name.startswith(("node[", "barn[")):
             yield from _shared(cache[name], name)
     if "ctor" in cache:
-        yield from _code(cache["ctor"], cache["linear"])
+        yield from _code(cache["ctor"], cache["linear"], cache["inside"])
 
 
 def _references(count: U64) -> Iterator[Odd]:
@@ -177,11 +177,15 @@ def _shared(pointer: U64, member: str) -> Iterator[Odd]:
     yield from _odd(understood(wrong), member, pointer, ", which another cache has", hexa=True)
 
 
-def _code(pointer: U64, linear: U64) -> Iterator[Odd]:
+def _code(pointer: U64, linear: U64, inside: U64) -> Iterator[Odd]:
     # Where code does not lie in the direct map, nothing there is code.
     there = pointer != 0
     wrong = there & (linear != 0)
     yield from _odd(understood(wrong, there), "ctor", pointer, ", which is no code", hexa=True)
+    # Symbols are right about all of them or about none.
+    within = inside != 0
+    if 2 * int(within.sum()) <= int(there.sum()):
+        yield from _odd(within, "ctor", pointer, ", where no function begins", hexa=True)
 
 
 # SLAB ------------------------------------------------------------------------
@@ -343,12 +347,14 @@ def judge_ring(ring: Ring, member: str) -> Iterator[Odd]:
     Of two that disagree the one is wrong that nothing else agrees with. What is
     being put between two entries, or taken out, agrees with one of both.
     """
-    for name, link, answer, other, gone in (
-        ("next", ring.next, ring.back, ring.beyond, ring.gone_next),
-        ("prev", ring.prev, ring.forth, ring.before, ring.gone_prev),
+    for name, link, back, answer, other, gone in (
+        ("next", ring.next, ring.prev, ring.back, ring.beyond, ring.gone_next),
+        ("prev", ring.prev, ring.next, ring.forth, ring.before, ring.gone_prev),
     ):
-        # What it leads to stands elsewhere, where that is agreed upon.
+        # What it leads to stands elsewhere, where that is agreed upon, or is on no list,
+        # while another leads here.
         elsewhere = (other == link) | (answer == 0) | (link % np.uint64(8) != 0)
+        elsewhere |= np.isin(ring.entry, back) & (answer != link) & ~np.isin(link, ring.entry)
         wrong = (answer != ring.entry) & elsewhere & ~gone
         if ring.head is not None:
             wrong &= link != np.uint64(ring.head)

@@ -52,6 +52,7 @@ VECTOR: Tuple[str, ...] = (
     "is none, though it is marked as lying in an object",
     "leads to no object, or to one that is too small for it",
     "is marked as lying in an object and does not, or is not and does",
+    "has entries that are as far apart as neither slots nor entries are",
 )
 """What can speak against a vector of object cgroups, as a sentence goes on."""
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from drgn_slabtype import demo
+from drgn_slabtype.answers.objects import objects
 from drgn_slabtype.answers.page import page_info
 from drgn_slabtype.capture import is_capture, open_capture
 from drgn_slabtype.check import check
@@ -306,18 +307,20 @@ def test_vectors_of_object_cgroups(kernel: Kernel) -> None:
     if not name:
         pytest.skip("this kernel accounts no memory to cgroups")
     head, other = kernel.slab(2), kernel.slab(0)
-    # Vectors come from kmalloc().
-    caches = kernel.reading.allocator.caches
-    owner = kernel.reading.allocator.ownership.cache
-    kmalloc = [name.startswith("kmalloc-") for name in caches.names]
-    row = int(np.flatnonzero((owner >= 0) & np.array(kmalloc)[owner])[0])
+    # Vectors come from kmalloc(): somebody else's object will do.
+    caches = [name for name in kernel.reading.allocator.caches.names if name.startswith("kmalloc-")]
+    large = next(name for name in ("kmalloc-4k", "kmalloc-4096", "kmalloc-2k") if name in caches)
+    home = int(objects(kernel.prog, large, "in use").addresses()[0])
+    small = int(objects(kernel.prog, "kmalloc-8", "in use").addresses()[0])
+    free = int(objects(kernel.prog, "kmalloc-1k", "free").addresses()[0])
     at = kernel.page(head) + index.structure.offset(name)
-    home = int(index.addresses[row])
     beyond = machine_of(kernel.prog).memory.linear_base + (kernel.pages("buddy")[-1] << 12)
     for value, wrong in (
         (home + 1, ""),
         (0x1234567890 | 1, "leads to what is no address"),
         (home + 2, "has bits set"),
+        (home + 9, "leads to no object"),
+        (small + 1, "too small for it"),
         (beyond + 1, "leads into no slab"),
     ):
         prog = open_capture(str(kernel.path))
@@ -328,6 +331,9 @@ def test_vectors_of_object_cgroups(kernel: Kernel) -> None:
             continue
         assert _roots(report) == [("slab-vector-wrong", kernel.page(head))]
         assert wrong in report.findings[0].message
+    prog = open_capture(str(kernel.path))
+    overlay(prog, [Write(at, (free + 1).to_bytes(8, "little"))])
+    assert [(one.code, one.object) for one in check(prog).findings][:1] == [("claim-live", free)]
     two = [
         Write(kernel.page(pfn) + index.structure.offset(name), (home + 1).to_bytes(8, "little"))
         for pfn in (head, other)

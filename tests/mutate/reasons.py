@@ -82,6 +82,18 @@ REASONS = (
     Reason("kmem_cache", "ctor", "a cache may have no constructor, or any", ("0",)),
     Reason(
         "kmem_cache",
+        "ctor",
+        "a dump need not have the symbols of modules; beside those of the kernel, all is theirs",
+        ("flip", "pointer"),
+    ),
+    Reason(
+        "kmem_cache",
+        "num_active|num_allocations|high_mark|grown|reaped|errors|max_freeable|node_allocs"
+        "|node_frees|node_overflow|allochit|allocmiss|freehit|freemiss",
+        "statistics of CONFIG_DEBUG_SLAB",
+    ),
+    Reason(
+        "kmem_cache",
         "random_seq",
         "a cache may be without; nothing else follows from what it holds",
         ("0", "flip", "+1"),
@@ -141,6 +153,12 @@ REASONS = (
     Reason("kmem_cache_cpu*", "stat*", "statistics"),
     Reason("kmem_cache_cpu*", "freelist", "objects that no place records look as in use", ("0",)),
     Reason(
+        "freelist (CPU)",
+        "*",
+        "objects that no place records look as in use, and so does one that is skipped",
+        ("flip", "0"),
+    ),
+    Reason(
         "kmem_cache_cpu*", "partial", "a slab that a CPU has lost looks as one on its way", ("0",)
     ),
     # Slabs.
@@ -153,7 +171,10 @@ REASONS = (
     Reason("slab (full)|slab (nowhere)", "slab_list*", "links of a slab on no list mean nothing"),
     Reason("slab (nowhere)|slab (cpu)", "slab_list*|next|slabs", "on no list, links mean nothing"),
     Reason(
-        "slab (*", "counters (rest)|stride|memcg_data|obj_exts|obj_cgroups", "none is there", ("0",)
+        "slab (*",
+        "counters (rest)|stride|memcg_data|obj_exts|obj_cgroups|mem_cgroup",
+        "none is there",
+        ("0",),
     ),
     Reason(
         "slab (*", "obj_exts", "a vector that could not be allocated is marked like this", ("+1",)
@@ -161,11 +182,13 @@ REASONS = (
     Reason("slab (*", "obj_exts_needs_objcg", "says what its vector is to hold once there is one"),
     Reason(
         "slab (*",
-        "obj_exts_in_object",
-        "no rule yet: whether its vector lies in the objects would tell, where there is one",
-        ("flip", "+1", "text"),
+        "obj_exts|memcg_data|obj_cgroups|mem_cgroup",
+        "another object of kmalloc() that is as large is as good a vector, and a bit tells how "
+        "it was allocated",
+        ("flip",),
     ),
-    Reason("slab (*", "*(rest)*", "padding of the word that is swapped as a whole"),
+    Reason("slab (*", "stride", "of a slab without a vector it means nothing"),
+    Reason("slab (*", "*(rest)*|__unused*", "padding of the word that is swapped as a whole"),
     Reason(
         "slab, tail|slab, last tail", "flags", "flags of a folio's second page, and of hardware"
     ),
@@ -194,12 +217,6 @@ REASONS = (
         "a zone that reaches further than its pages is none the less sound",
     ),
     Reason(
-        "free block*",
-        "page_type",
-        "no rule yet: of the word of a free block only its type is judged",
-        ("flip", "+1"),
-    ),
-    Reason(
         "free block*|page inside a free block",
         "flags*",
         "flags of hardware errors and of who had the page, which the kernel does not clear; inside "
@@ -208,7 +225,7 @@ REASONS = (
     ),
     Reason(
         "free block*|page inside a free block",
-        "mapping|index|share|memcg_data|__folio_index|_unused*|virtual|private|lru*|buddy_list*",
+        "index|share|__folio_index|_unused*|virtual|private|lru*|buddy_list*",
         "left by who had the page; the kernel looks only when it is told to check",
     ),
 )

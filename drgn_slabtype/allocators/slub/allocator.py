@@ -173,7 +173,8 @@ class SlubAllocator:
             sequences = self.caches.rows["random_seq"]
             own.append(sequences[sequences % np.uint64(self.machine.memory.word_size) == 0])
         if index.whole and not self.machine.is_live:
-            own.append(vectors_elsewhere(index))
+            vectors = vectors_elsewhere(index)
+            own.append(vectors[self.homes(index, vectors) >= 0])
         if self.sheaves is None:
             return own
         if index.whole:

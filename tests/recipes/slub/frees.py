@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any, Callable, Iterable, Iterator
 
-from drgn import offsetof
+from drgn import sizeof
 
 from ..changes import GARBAGE, Spot, add, enter, put
 from ..language import NOW, NoVictim, Root
@@ -108,11 +108,15 @@ recipe("barn-freed", _BARN, enter(1), Root("claim-live"))
 
 
 def _caches(machine: Machine) -> Iterator[Item]:
-    # Those in a partial slab whose links a free pointer leaves whole.
-    links = offsetof(machine.prog.type("struct kmem_cache"), "list")
+    # Those in a partial slab whose links and kobject a free pointer leaves whole.
+    type = machine.prog.type("struct kmem_cache")
+    parts = [member for member in type.members or () if member.name in ("list", "kobj")]
+    spans = [(part.offset, part.offset + sizeof(part.type)) for part in parts]
     for cache in machine.caches:
         slab = machine.home(cache.address)
-        if slab and slab.where == "partial" and not links <= slab.cache.offset < links + 16:
+        if slab is None or slab.where != "partial":
+            continue
+        if not any(start <= slab.cache.offset < end for start, end in spans):
             yield Item(slab, cache.address)
 
 
