@@ -112,7 +112,7 @@ class SlabAllocator:
         if self.caches.rows.structure.has("random_seq"):
             own.append(self.caches.rows["random_seq"])
         if index.whole and not self.machine.is_live:
-            own.append(vectors_elsewhere(index))
+            own.append(vectors_elsewhere(index, self.homes))
         if self.caches.chosen.all():
             of_nodes = self.arrays.pointer[self.arrays.kind != arrays.CPU]
             own += [of_nodes, self.aliens.address]

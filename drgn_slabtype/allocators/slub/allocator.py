@@ -173,8 +173,7 @@ class SlubAllocator:
             sequences = self.caches.rows["random_seq"]
             own.append(sequences[sequences % np.uint64(self.machine.memory.word_size) == 0])
         if index.whole and not self.machine.is_live:
-            vectors = vectors_elsewhere(index)
-            own.append(vectors[self.homes(index, vectors) >= 0])
+            own.append(vectors_elsewhere(index, self.homes))
         if self.sheaves is None:
             return own
         if index.whole:
