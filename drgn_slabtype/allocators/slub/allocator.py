@@ -50,7 +50,7 @@ from .freelists import FreelistReader
 from .lost import adopt_misnamed, find_unmarked, shortages
 from .regions import declarations
 from .sheafobjects import enter_sheaves
-from .sheaves import read_sheaves, sound_sheaves_in
+from .sheaves import read_sheaves, sheaves_of, sound_sheaves_in
 from .table import enter_counters, excuse_slabs, misfits, note_failed, read_slabs
 from .traits import Traits, find_traits, sampled_traits
 from .usedpointers import used_pointers
@@ -219,9 +219,10 @@ class SlubAllocator:
         excuse_slabs(ledger, cache, era, self.nodes, index["freelist"][rows], taken)
         note_failed(ledger, cache, index["frozen"][rows] != 0, index["freelist"][rows])
         self._freelists(cache, rows, index, ledger)
-        if self.sheaves is not None:
+        sheaves = sheaves_of(self.machine, self.caches, number, self.sheaves)
+        if sheaves is not None:
             owner = self.ownership.cache
-            enter_sheaves(self.sheaves, self.caches, number, rows, index, owner, ledger, _PLACE)
+            enter_sheaves(sheaves, self.caches, number, rows, index, owner, ledger, _PLACE)
         self.deferred.enter(cache, rows, index, ledger, _PLACE)
         self.quarantine.enter(number, rows, index, ledger, _PLACE[QUARANTINE.name])
         self._live.enter(number, rows, index, ledger, _PLACE[LIVE.name])
