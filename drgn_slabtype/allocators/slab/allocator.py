@@ -15,7 +15,7 @@ from typing import Iterator, List
 import numpy as np
 
 from ...index import KnownBy, SlabIndex
-from ...ledger import I64, Ledger, ListKind, Suspect
+from ...ledger import I64, U64, Ledger, ListKind, Suspect
 from ...machine import Machine
 from ...machine.kfence import kfence_pool
 from ...regions import Declaration
@@ -97,7 +97,8 @@ class SlabAllocator:
         self.quarantine.locate(index, self.caches, self.ownership.cache)
 
     def believe(self, other: SlabAllocator) -> None:
-        """Take over nothing; see :meth:`.base.Allocator.believe`."""
+        """Ask no other caches; see :meth:`.base.Allocator.believe`."""
+        self._by_others, self._of_nodes = {}, other._of_nodes
 
     def _list_of(self, index: SlabIndex) -> I64:
         # Which list of its node each slab stands on, if it is on one.
@@ -110,12 +111,16 @@ class SlabAllocator:
         own = [self.caches.addresses, nodes, self.off_slab]
         if self.caches.rows.structure.has("random_seq"):
             own.append(self.caches.rows["random_seq"])
-        if self.caches.chosen.all():
-            of_nodes = self.arrays.pointer[self.arrays.kind != arrays.CPU]
-            own += [of_nodes, self.aliens.address]
-        else:
-            own.append(self.machine.settled(arrays.structures_of_nodes))
+        own.append(self._of_nodes)
         return LiveObjects([each[self.view.homes(each) >= 0] for each in own])
+
+    @cached_property
+    def _of_nodes(self) -> U64:
+        # Arrays that nodes point to, of all caches.
+        if not self.caches.chosen.all():
+            return self.machine.settled(arrays.structures_of_nodes)
+        of_nodes = self.arrays.pointer[self.arrays.kind != arrays.CPU]
+        return np.concatenate([of_nodes, self.aliens.address])
 
     def unreadable(self, number: int) -> List[str]:
         """Return what could not be read; see :meth:`.base.Allocator.unreadable`."""

@@ -142,6 +142,7 @@ class SlubAllocator:
     def believe(self, other: SlubAllocator) -> None:
         """Take over how slabs are made; see :meth:`.base.Allocator.believe`."""
         self.traits, self._knows_traits = other.traits, True
+        self._by_others = {}
 
     def _fits(self, index: SlabIndex) -> Fits:
         return lambda rows, numbers: slab_fits(index, self.caches, rows, numbers)
