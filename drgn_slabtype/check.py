@@ -57,7 +57,7 @@ def check(
     slabs = [word_of(address) for address in addresses]
     report = course.finish(caches, slabs, progress, evidence)
     whole = course.whole
-    if whole is None or not _accuses(report) or report.interrupted or not is_dump(kernel):
+    if whole is None or not _says(report) or report.interrupted or not is_dump(kernel):
         return report
     # What is said may rest on pages that the dumper left as zeroes.
     blank = hide_blanks(whole, report.findings)
@@ -69,10 +69,10 @@ def check(
     return report
 
 
-def _accuses(report: Report) -> bool:
-    # Of damage, or of so much that it is not understood.
+def _says(report: Report) -> bool:
+    # Something that is damage, work in progress, or so much that it is not understood.
     codes = {finding.code for finding in report.unavailable}
-    return bool(report.findings) or "not-understood" in codes
+    return bool(report.findings or report.changing) or "not-understood" in codes
 
 
 def validate_slab_cache(slab_cache: Object) -> None:
