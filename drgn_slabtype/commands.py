@@ -246,6 +246,11 @@ COMMANDS = (
                 metavar="FILE",
                 help="at the first finding, write a capture of that moment",
             ),
+            option(
+                "--known",
+                metavar="FILE",
+                help="tell which of the known causes in this TOML file findings look like",
+            ),
         ),
         formats=("table", "json", "junit"),
         drgn=_check_code,
