@@ -30,7 +30,7 @@ from .address import NOTHING, AddressInfo
 from .content import classify, describe_word
 from .describe import describe
 from .lookup import Located, Lookup
-from .nearby import wrong_pointers
+from .nearby import has_wrong_bit
 from .poisons import fill, poisons
 from .tracks import Track
 
@@ -180,10 +180,12 @@ def _free_pointer(
 
 def _word(lookup: Lookup, value: int) -> str:
     # What a word is that should be another.
+    if not 0 <= value < 1 << 8 * lookup.machine.memory.word_size:
+        return "no address"
     told = _known_word(lookup, value)
     if told is not None:
         return told
-    if any(near.what == "bit" for near in wrong_pointers(lookup, value)):
+    if has_wrong_bit(lookup, value):
         return "one bit wrong"
     if value < 1 << 16:
         return "a small number"
