@@ -63,8 +63,12 @@ def _structures(reading: Reading, findings: Sequence[Finding]) -> Set[int]:
     slabs = _slabs(reading, findings)
     accused = _accused(reading, findings)
     wanted: Set[int] = set(_roots(machine))
-    # A cache that the list of caches does not lead to any more.
-    wanted |= set((np.unique(reading.index["slab_cache"]) >> shift).tolist())
+    # A cache that the list of caches does not lead to any more, and its name.
+    caches = np.unique(reading.index["slab_cache"])
+    wanted |= set((caches >> shift).tolist())
+    name = machine.structure("struct kmem_cache").offset("name")
+    names = machine.memory.gather(caches + np.uint64(name), machine.memory.word_size)
+    wanted |= set((names.bytes.view(machine.memory.word)[:, 0] >> shift).tolist())
     declared = chain(
         (one for some in reading.allocator.regions(reading.index) for one in _safely(some.regions)),
         _safely(sections.regions(machine)),

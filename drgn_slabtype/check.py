@@ -59,10 +59,10 @@ def check(
     slabs = [word_of(address) for address in addresses]
     report = course.finish(caches, slabs, progress, evidence)
     whole = course.whole
-    if whole is None or not _accuses(report) or report.interrupted or not is_dump(kernel):
+    if whole is None or not _says(report) or report.interrupted or not is_dump(kernel):
         return report
     # What is said may rest on pages that the dumper left as zeroes.
-    blank = blank_pages(whole, report.findings)
+    blank = blank_pages(whole, [*report.findings, *report.changing])
     if not blank:
         return report
     with zeroes_hidden(prog, chain.from_iterable(blank)):
@@ -73,10 +73,10 @@ def check(
     return report
 
 
-def _accuses(report: Report) -> bool:
-    # Of damage, or of so much that it is not understood.
+def _says(report: Report) -> bool:
+    # Something that is damage, work in progress, or so much that it is not understood.
     codes = {finding.code for finding in report.unavailable}
-    return bool(report.findings) or "not-understood" in codes
+    return bool(report.findings or report.changing) or "not-understood" in codes
 
 
 def validate_slab_cache(slab_cache: Object) -> None:

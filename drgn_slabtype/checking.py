@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Iterator, List, Optional, Union
 from .command import resolved, spelled
 from .errors import TargetError
 from .findings import LayoutSummary, Report, Target
+from .fleet.known import Cause, likenesses, read_causes
 from .report.output import Progress, check_writable, emit, progress
 from .signals import interruptible, reason_of
 from .watch import PAUSE, Round, save, watch
@@ -37,6 +38,7 @@ class Watching:
         self._prog = prog
         self._args = args
         self._reason = ""
+        self._causes = None if prog is None else _causes(args)
         self.last: Optional[Round] = None
         self.exit_status = 0
 
@@ -61,7 +63,7 @@ class Watching:
                     found, ended = self._stopped(found, reason_of(stop)), True
                 if found is None:
                     return
-                _complete(self._prog, found.report)
+                _complete(self._prog, found.report, self._causes)
                 yield self._count(found)
 
     def _count(self, found: Round) -> Round:
@@ -98,6 +100,7 @@ def run(prog: Program, args: argparse.Namespace) -> Union[Report, Watching]:
 
     for path in (args.html, args.capture):
         check_writable(path)
+    causes = _causes(args)
     if _is_watch(args):
         if args.format == "junit" or args.html:
             raise TargetError("--html and --format junit are for one check, not for rounds of them")
@@ -106,7 +109,7 @@ def run(prog: Program, args: argparse.Namespace) -> Union[Report, Watching]:
     with progress() as show:
         report = check(prog, caches=args.cache, addresses=addresses, progress=show)
     try:
-        _complete(prog, report)
+        _complete(prog, report, causes)
         if args.capture and report.findings and not report.interrupted:
             save(prog, args.capture, report)
         if args.html and not report.interrupted:
@@ -120,10 +123,16 @@ def _is_watch(args: argparse.Namespace) -> bool:
     return args.watch is not None or args.rounds is not None or args.until_finding
 
 
-def _complete(prog: Program, report: Report) -> None:
-    # What is known of the file, which a check does not know of.
+def _causes(args: argparse.Namespace) -> Optional[List[Cause]]:
+    return None if args.known is None else read_causes(args.known)
+
+
+def _complete(prog: Program, report: Report, causes: Optional[List[Cause]]) -> None:
+    # What is known of the file, and of others like it, which a check does not know of.
     from .target import describe, shortfall
 
+    if causes is not None:
+        report.looks_like = likenesses(causes, report.findings)
     report.target = describe(prog)
     missing = shortfall(prog)
     if missing is not None and missing not in report.unavailable:
@@ -187,17 +196,31 @@ def code(args: argparse.Namespace) -> str:
         }
         given += [f"{name}={value!r}" for name, value in options.items() if value is not None]
         return f"""\
-from drgn_slabtype import watch
+from drgn_slabtype import {", ".join([*_KNOWN, "watch"] if args.known else ["watch"])}
 
 for round in watch({", ".join(["prog", *given])}):
     for finding in round.new:
         print(round.time, finding.message)
-"""
+{_known_code(args, "round.report", "    ")}"""
+    names = [*(_KNOWN if args.known else ()), *(["write_html"] if args.html else [])]
     page = f"write_html(prog, report, {args.html!r})\n" if args.html else ""
     return f"""\
-from drgn_slabtype import check{", write_html" if args.html else ""}
+from drgn_slabtype import {", ".join(["check", *names])}
 
 report = check({", ".join(["prog", *given])})
 for finding in report.findings:
     print(finding.message)
-{page}"""
+{_known_code(args, "report", "")}{page}"""
+
+
+_KNOWN = ("likenesses", "read_causes")
+
+
+def _known_code(args: argparse.Namespace, report: str, indent: str) -> str:
+    if not args.known:
+        return ""
+    lines = (
+        f"for one in likenesses(read_causes({args.known!r}), {report}.findings):",
+        "    print(one.name, one.text)",
+    )
+    return "".join(f"{indent}{line}\n" for line in lines)

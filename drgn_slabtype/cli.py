@@ -41,7 +41,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     :return: Exit status.
     """
     with Interruptions(at_once=True) as interruptions:
-        args = _parser().parse_args(argv)
+        args = _parser().parse_args(_joined(sys.argv[1:] if argv is None else argv))
         interruptions.limit(getattr(args, "max_time", None))
         return _run(args)
 
@@ -49,6 +49,14 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 def arguments(argv: Sequence[str]) -> argparse.Namespace:
     """Return what some arguments mean; ``command`` is the :class:`Command`."""
     return _parser().parse_args(argv)
+
+
+def _joined(argv: Sequence[str]) -> List[str]:
+    # The name of a command may have two words.
+    name = " ".join(argv[:2])
+    if " " in name and any(command.name == name for command in COMMANDS):
+        return [name, *argv[2:]]
+    return list(argv)
 
 
 def _run(args: argparse.Namespace) -> int:

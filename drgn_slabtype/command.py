@@ -156,6 +156,44 @@ def count(text: str) -> int:
     return number
 
 
+def seconds(text: str) -> float:
+    """
+    Return a time that is not negative.
+
+    :raises ValueError: if the text is none.
+    """
+    value = float(text)
+    if not 0 <= value < 1e9:
+        raise ValueError(f"{text} is no time in seconds")
+    return value
+
+
+def number(text: str) -> int:
+    """
+    Return a number from 1 on.
+
+    :raises ValueError: if the text is none.
+    """
+    value = int(text)
+    if value < 1:
+        raise ValueError(f"{text} is not 1 or more")
+    return value
+
+
+_UNITS = {"": 1 << 20, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+
+
+def memory(text: str) -> int:
+    """
+    Return bytes: ``512M``, ``4G``; without a unit, MiB are meant.
+
+    :raises ValueError: if the text is none.
+    """
+    digits = text.rstrip("iIbB").rstrip("kKmMgG")
+    unit = text[len(digits) :].upper()[:1]
+    return number(digits) * _UNITS["" if unit in "IB" else unit]
+
+
 def option(*flags: str, **settings: Any) -> Option:
     """Return an :class:`Option`."""
     return Option(flags, settings)

@@ -22,10 +22,13 @@ from .command import (
     address,
     answer,
     incomplete,
+    number,
     option,
+    seconds,
 )
 from .pagecommands import PAGE_COMMANDS
 from .questions import QUESTIONS
+from .triage import TRIAGE
 
 if TYPE_CHECKING:
     from drgn import Program
@@ -63,30 +66,6 @@ def _check_code(args: argparse.Namespace) -> str:
     from .checking import code
 
     return code(args)
-
-
-def seconds(text: str) -> float:
-    """
-    Return a time that is not negative.
-
-    :raises ValueError: if the text is none.
-    """
-    value = float(text)
-    if not 0 <= value < 1e9:
-        raise ValueError(f"{text} is no time in seconds")
-    return value
-
-
-def number(text: str) -> int:
-    """
-    Return a number from 1 on.
-
-    :raises ValueError: if the text is none.
-    """
-    value = int(text)
-    if value < 1:
-        raise ValueError(f"{text} is not 1 or more")
-    return value
 
 
 def _caches(prog: Program, args: argparse.Namespace) -> CachesAnswer:
@@ -246,6 +225,11 @@ COMMANDS = (
                 metavar="FILE",
                 help="at the first finding, write a capture of that moment",
             ),
+            option(
+                "--known",
+                metavar="FILE",
+                help="tell which of the known causes in this TOML file findings look like",
+            ),
         ),
         formats=("table", "json", "junit"),
         drgn=_check_code,
@@ -353,6 +337,7 @@ COMMANDS = (
         drgn=_diff_code,
         status=lambda difference: difference.exit_status,
     ),
+    *TRIAGE,
     Command(
         "explain",
         "tell what a code means: what the kernel promises, usual causes, where to look next",

@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 from .findings import Finding
-from .looks import CLOSE, Key, Look, Unit, keyed, look
+from .looks import CLOSE, Ground, Key, Look, Unit, keyed, look
 from .machine import Machine
 from .pages.scan import Progress
 from .shapes import Value
@@ -146,16 +146,19 @@ class Evidence:
                 return
             self._pause(pause)
             self._round += 1
+            ground = Ground(machine, todo, self._clock)
             for done, unit in enumerate(todo):
                 if progress:
                     progress(f"caches again, time {number + 1}", done, len(todo))
-                self._look(machine, unit, number)
+                self._look(machine, unit, number, ground)
 
-    def _look(self, machine: Machine, unit: Unit, number: int) -> None:
+    def _look(self, machine: Machine, unit: Unit, number: int, ground: Ground) -> None:
         for _ in range(_TRIES):
             left = [s.finding for s in self._shown[unit].values() if self._is_open(s)]
-            close = number > 1 and (number % 2 == 0 or all(one.code in CLOSE for one in left))
-            found = look(machine, unit, left, close)
+            if not left:
+                return
+            close = number % 2 == 0 or all(one.code in CLOSE for one in left)
+            found = look(machine, unit, left, ground if close else None)
             self._take(unit, found)
             # What is large is read once in a round; what is small, until it stands still.
             still = all(finding.key() in found.unchanged for finding in left)

@@ -21,6 +21,7 @@ from .answers.counts import count_objects
 from .answers.diagnose import explain
 from .answers.kernellog import as_note, kernel_state
 from .answers.lookup import Lookup
+from .answers.signs import signed
 from .codes import CATALOGUE
 from .confirm import Evidence
 from .errors import TargetError
@@ -136,7 +137,8 @@ class Course:
         self._settled = settled = doubt(settled, results, whole=not caches and not addresses)
         # What moves is explained as it is now.
         findings = [finding for finding in settled if _shelf(finding) == "findings"]
-        self._explained = explain(Lookup(kernel) if kernel.is_live else seen, findings)
+        asked = Lookup(kernel) if kernel.is_live else seen
+        self._explained = signed(asked, explain(asked, findings))
         if not caches and not addresses:
             self._kernel = kernel_state(kernel, findings)
         self._missed = None if scan is None else missed_by_equality(kernel, scan)

@@ -51,7 +51,11 @@ def load_symbols(prog: Program, options: TargetOptions) -> None:
     :raises TargetError: if there is neither, or a vmlinux that is another kernel's.
     """
     wanted = kernel_build_id(prog)
-    matching = _matching_symbols(options.symbols, wanted)
+    symbols = list(options.symbols)
+    if not symbols and wanted is not None and options.find_symbols is not None:
+        found = options.find_symbols(wanted.hex())
+        symbols += [found] if found is not None else []
+    matching = _matching_symbols(symbols, wanted)
     if options.debug_directories:
         prog.debug_info_options.directories = (
             *options.debug_directories,
@@ -60,7 +64,7 @@ def load_symbols(prog: Program, options: TargetOptions) -> None:
     if not options.default_symbols:
         prog.set_enabled_debug_info_finders([])
     try:
-        prog.load_debug_info(list(options.symbols), main=True)
+        prog.load_debug_info(symbols, main=True)
     except drgn.MissingDebugInfoError:
         try:
             machine(prog).btf = load_btf(prog)

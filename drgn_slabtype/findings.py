@@ -16,6 +16,7 @@ from typing import Annotated, Dict, List, NamedTuple, Optional, Tuple
 
 from .codes import CATALOGUE
 from .shapes import HIDDEN, Address, Bytes, Key, Value, shown
+from .signature import Signature
 
 
 class Damaged(NamedTuple):
@@ -114,6 +115,8 @@ class Finding:
     """What is there instead, and what lies around it: one line each."""
     stretches: Tuple[Stretch, ...] = ()
     """How far the damage reaches, where what is there instead tells that."""
+    signature: Optional[Signature] = None
+    """Of a root: what it looks like, without anything that differs from dump to dump."""
 
     @property
     @shown(Key(after="code"))
@@ -305,6 +308,15 @@ class KernelState:
     """Whether its log could be read."""
 
 
+class Likeness(NamedTuple):
+    """Something known that findings look like."""
+
+    name: str
+    text: str
+    findings: Tuple[int, ...]
+    """:attr:`~Finding.id` of these findings."""
+
+
 @dataclass
 class Report:
     """Everything one run of :func:`drgn_slabtype.check` has to say."""
@@ -334,6 +346,8 @@ class Report:
     went away."""
     kernel: Annotated[Optional[KernelState], Key(asked=True)] = None
     """What the kernel has said itself; ``None`` where that was not read."""
+    looks_like: Annotated[Optional[Tuple[Likeness, ...]], Key(asked=True)] = None
+    """The known causes that findings look like; ``None`` where none are known."""
 
     def stop(self, reason: str) -> None:
         """Mark it as stopped; the first reason counts."""

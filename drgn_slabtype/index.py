@@ -169,6 +169,8 @@ class SlabIndex(SlabColumns):
         """Why a reading that is not of the whole machine cannot settle what it is about."""
         self.known_by: U8 = np.full(len(heads.pfns), KnownBy.MARK, np.uint8)
         """:class:`KnownBy` bits."""
+        self.stale: Bools = np.zeros(len(heads.pfns), np.bool_)
+        """Which rows are as an earlier reading had them; whoever leads to one has it read again."""
         self._settled: Optional[I64] = None
 
     def rows_of_pages(self, pages: U64) -> I64:
@@ -253,7 +255,10 @@ class SlabIndex(SlabColumns):
         pages = np.unique(np.asarray(pages, np.uint64))
         pages = pages[self.is_memory_map(pages)]
         rows = self.rows_of_pages(pages)
-        self.known_by[rows[rows >= 0]] |= np.uint8(known_by)
+        known = rows[rows >= 0]
+        self.known_by[known] |= np.uint8(known_by)
+        if self.stale[known].any():
+            self._refresh(known[self.stale[known]])
         new = pages[rows < 0]
         gathered = self._memory.gather(new, 2 * self.page_bytes)
         new, raw = new[gathered.ok], gathered.bytes[gathered.ok]
@@ -264,30 +269,44 @@ class SlabIndex(SlabColumns):
         self.raw = np.concatenate([self.raw, raw[:, : self.page_bytes]])
         self.orders = np.concatenate([self.orders, compound_orders(self.machine, self.layout, raw)])
         self.known_by = np.concatenate([self.known_by, np.full(len(new), known_by, np.uint8)])
+        self.stale = np.concatenate([self.stale, np.zeros(len(new), np.bool_)])
         self._forget()
+
+    def _refresh(self, rows: I64) -> Bools:
+        # Which could be read. The arrays may be those of another index.
+        gathered = self._memory.gather(self.pages[rows], 2 * self.page_bytes)
+        self.raw, self.orders, self.stale = self.raw.copy(), self.orders.copy(), self.stale.copy()
+        self.raw[rows] = gathered.bytes[:, : self.page_bytes]
+        self.orders[rows] = compound_orders(self.machine, self.layout, gathered.bytes)
+        self.stale[rows] = False
+        self._forget()
+        return gathered.ok
 
     def again(self, rows: I64) -> SlabIndex:
         """
         Return the same slabs, some of them as they are now.
 
         Those that have lost their mark meanwhile were given back, and are left out;
-        how the others are known is to be found out again.
+        how the others are known is to be found out again. The rest is :attr:`stale`.
 
         :param rows: Of the slabs that are read again.
         """
-        gathered = self._memory.gather(self.pages[rows], 2 * self.page_bytes)
-        raw, orders, known_by = self.raw.copy(), self.orders.copy(), self.known_by.copy()
-        raw[rows] = gathered.bytes[:, : self.page_bytes]
-        orders[rows] = compound_orders(self.machine, self.layout, gathered.bytes)
-        known_by[rows] &= np.uint8(~_FOUND & 0xFF)
-        now = SlabIndex(self.machine, SlabHeads(self.pfns, raw, orders), whole=self.whole)
-        gone = self.marked & ~now.marked
-        gone[rows[~gathered.ok]] = True
-        if gone.any():
-            there = SlabHeads(self.pfns[~gone], raw[~gone], orders[~gone])
-            now = SlabIndex(self.machine, there, whole=self.whole)
-        now.known_by = known_by[~gone]
-        return now
+        heads = SlabHeads(self.pfns, self.raw, self.orders)
+        now = SlabIndex(self.machine, heads, whole=self.whole)
+        now.stale[:] = True
+        read = now._refresh(rows)
+        now.known_by = self.known_by.copy()
+        now.known_by[rows] &= np.uint8(~_FOUND & 0xFF)
+        gone = np.zeros(len(self), np.bool_)
+        gone[rows] = self.marked[rows] & ~now.marked[rows]
+        gone[rows[~read]] = True
+        return now._without(gone) if gone.any() else now
+
+    def _without(self, gone: Bools) -> SlabIndex:
+        heads = SlabHeads(self.pfns[~gone], self.raw[~gone], self.orders[~gone])
+        left = SlabIndex(self.machine, heads, whole=self.whole)
+        left.known_by, left.stale = self.known_by[~gone], self.stale[~gone]
+        return left
 
     def _forget(self) -> None:
         self._columns.clear()

@@ -6,11 +6,25 @@ One look at a cache that moves
 Two readings of a cache in a row, and the words that its statements are about
 read before, between and after them. What is the same in all of them stood in
 memory at one moment.
+
+Which slabs there are is told by a reading of all caches that are looked at, the
+:class:`Ground`, so that a look takes as little as there is to look at.
 """
 
 from __future__ import annotations
 
-from typing import Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import (
+    Callable,
+    Dict,
+    Iterable,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Set,
+    Tuple,
+)
 
 import numpy as np
 
@@ -56,6 +70,7 @@ CLOSE = frozenset(
 _BYTES = 512  # of a structure that a statement is about
 _FEW_PAGES = 1 << 20  # that are gone over in a moment: 4 GiB
 _COUNTER = 8  # bytes of a number
+_GROUND_TIMES = 10  # older than so many times what it takes, it is made anew
 
 
 class Told(NamedTuple):
@@ -104,16 +119,49 @@ def keyed(findings: Iterable[Finding]) -> Dict[Key, Told]:
     }
 
 
-def look(machine: Machine, unit: Unit, findings: Sequence[Finding], close: bool) -> Look:
+class Ground:
+    """
+    A reading of some caches that looks at each of them begin with.
+
+    It is not older than some times what it takes to make, so that little time is
+    spent on it, of a small machine and of a large one.
+
+    :param units: ``struct kmem_cache *`` of each.
+    :param clock: Tells the seconds since some moment.
+    """
+
+    def __init__(self, machine: Machine, units: Sequence[Unit], clock: Callable[[], float]) -> None:
+        self._machine, self._clock = machine, clock
+        self._scope = Scope(caches=tuple(unit for unit in units if unit))
+        self._made: Optional[Tuple[Reading, float, float]] = None
+
+    def reading(self) -> Reading:
+        """Return it, made anew if it has become old."""
+        now = self._clock()
+        if self._made is not None:
+            reading, since, took = self._made
+            if now - since <= _GROUND_TIMES * took:
+                return reading
+            self._made = None
+        reading = Reading(self._machine, self._scope)
+        since = self._clock()
+        self._made = reading, since, since - now
+        return reading
+
+
+def look(
+    machine: Machine, unit: Unit, findings: Sequence[Finding], ground: Optional[Ground]
+) -> Look:
     """
     Look again at a cache.
 
     :param unit: ``struct kmem_cache *``, or 0 for the machine.
     :param findings: The statements about it that are open.
-    :param close: Do not go over all pages each time, but read the slabs of the cache
-        and what stands beside them at once. That shows only some codes: see :data:`CLOSE`.
+    :param ground: Do not go over all pages each time, but read the slabs that the cache
+        has there, and what stands beside them, at once. That shows only some codes: see
+        :data:`CLOSE`.
     """
-    after = _reading(machine, unit, findings) if close and unit else None
+    after = None if ground is None or not unit else ground.reading()
     around = _Around(machine)
     around.read(findings)
     first = keyed(_judge(_reading(machine, unit, findings, after), unit))
@@ -139,9 +187,11 @@ def look(machine: Machine, unit: Unit, findings: Sequence[Finding], close: bool)
 def _reading(
     machine: Machine, unit: Unit, findings: Sequence[Finding], after: Optional[Reading] = None
 ) -> Reading:
+    if after is not None:
+        return Reading(machine, Scope(caches=(unit,)), after=after)
     # What the allocator lives in may be of any cache.
     alone = unit and all(finding.code != "claim-live" for finding in findings)
-    return Reading(machine, Scope(caches=(unit,)) if alone else MACHINE, after=after)
+    return Reading(machine, Scope(caches=(unit,)) if alone else MACHINE)
 
 
 def _judge(reading: Reading, unit: Unit) -> List[Finding]:

@@ -69,8 +69,8 @@ class Reading:
 
     :param scope: What it is about. A reading of less than the machine may meet
         what it cannot settle: see :meth:`doubts`.
-    :param after: A reading of the same caches a moment ago. Which slabs there are
-        is taken from there, and what is left to read is read at once: the slabs of
+    :param after: A reading of these caches, or of more, a moment ago. Which slabs there
+        are is taken from there, and what is left to read is read at once: the slabs of
         these caches, the heads of their lists, and what their counters say.
     :raises LayoutError: if the kernel's layout is not understood.
     """
@@ -88,7 +88,10 @@ class Reading:
         """The pass over the memory map, where there was one."""
         self.index: SlabIndex
         if after is not None:
-            caches = after.allocator.caches.again(machine.memory)
+            caches = after.allocator.caches
+            if scope.caches is not None:
+                caches = _choose(caches, scope.caches)
+            caches = caches.again(machine.memory)
             owner = after.allocator.ownership.cache
             self.index = after.index.again(np.flatnonzero((owner >= 0) & caches.chosen[owner]))
             self._open(caches, after)
@@ -104,10 +107,7 @@ class Reading:
         wanted = scope.caches
         if scope.slab is not None:
             wanted = tuple(self.index["slab_cache"].tolist())
-        if wanted is not None:
-            numbers = same_cache(np.array(wanted, np.uint64), caches)
-            caches = caches.choose(numbers[numbers >= 0].tolist())
-        self._open(caches)
+        self._open(caches if wanted is None else _choose(caches, wanted))
 
     def _open(self, caches: Caches, after: Optional[Reading] = None) -> None:
         self.allocator = open_allocator(self.machine, caches)
@@ -185,6 +185,11 @@ class Reading:
             except FaultError:
                 return replace(finding, code="unreadable")
         return finding
+
+
+def _choose(caches: Caches, addresses: Sequence[int]) -> Caches:
+    numbers = same_cache(np.array(addresses, np.uint64), caches)
+    return caches.choose(numbers[numbers >= 0].tolist())
 
 
 def not_read(what: str, error: Exception) -> Finding:

@@ -17,7 +17,7 @@ import socket
 import struct
 import tempfile
 from dataclasses import dataclass
-from typing import Optional, Sequence, Tuple
+from typing import Callable, Optional, Sequence, Tuple
 
 import drgn
 from drgn import Program, ProgramFlags
@@ -77,6 +77,8 @@ class TargetOptions:
     """``--vmcoreinfo``: path of a file that replaces the dump's own."""
     architecture: Optional[str] = None
     """``--architecture``: name of a :class:`drgn.Architecture`."""
+    find_symbols: Optional[Callable[[str], Optional[str]]] = None
+    """Finds a file with debug info by a kernel's build ID in hex, where none is given."""
 
 
 def open_target(options: TargetOptions) -> Program:

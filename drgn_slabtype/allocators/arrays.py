@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from ..index import KnownBy, SlabIndex
 from ..ledger import I64, U8, U64, Bools, Claims, Containers, Ledger, State
+from .over import slabs_over
 
 
 def local_rows(rows: I64, wanted: I64) -> I64:
@@ -65,6 +66,7 @@ def enter_arrays(
     home = index.rows_of_addresses(address)
     # A reading of some slabs says nothing about the objects of others.
     ours = ~_guarded(ledger, index, home) & (index.whole | (local_rows(rows, home) >= 0))
+    ours &= ~_since(ledger, index, rows, address, home)
     box, position, address, home = box[ours], position[ours], address[ours], home[ours]
     slab = local_rows(rows, home)
     # The allocator's own structures are in no order.
@@ -85,6 +87,18 @@ def enter_arrays(
         ]
     )
     ledger.containers = Containers.join([ledger.containers, boxes])
+
+
+def _since(ledger: Ledger, index: SlabIndex, rows: I64, addresses: U64, home: I64) -> Bools:
+    # Which addresses lie in slabs that the cache has got after the reading that
+    # the index is from.
+    since = np.zeros(len(addresses), np.bool_)
+    if not index.stale.any():
+        return since
+    other = np.flatnonzero((local_rows(rows, home) < 0) & (addresses != 0))
+    slabs = slabs_over(index, addresses[other])
+    since[other] = slabs.marked & (slabs.told == np.uint64(ledger.facts.address))
+    return since
 
 
 def _guarded(ledger: Ledger, index: SlabIndex, rows: I64) -> Bools:

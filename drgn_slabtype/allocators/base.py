@@ -49,7 +49,11 @@ class Allocator(Protocol):
         """Walk all lists and CPUs, and add to the index the slabs that have lost their mark."""
 
     def believe(self, other: Any) -> None:
-        """Take over from another reading of the same machine what does not change."""
+        """
+        Take over from another reading of the same machine what does not change.
+
+        What all caches have in common is not looked at again either.
+        """
 
     def collect(self, number: int, index: SlabIndex) -> Ledger:
         """

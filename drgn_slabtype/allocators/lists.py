@@ -78,7 +78,7 @@ class SlabLists:
         # Row of the slab whose slab_list is at this address; -1 if it is none.
         # A page that is not in the index counts only if it links back.
         row = self._row(link)
-        if row >= 0:
+        if row >= 0 and not self.index.stale[row]:
             return row
         page = np.array([(link - self._offset) & 0xFFFFFFFFFFFFFFFF], np.uint64)
         if not self.index.is_memory_map(page)[0]:

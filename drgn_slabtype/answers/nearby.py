@@ -59,6 +59,11 @@ def wrong_pointers(reading: Lookup, value: int) -> List[Near]:
     return []
 
 
+def has_wrong_bit(reading: Lookup, value: int) -> bool:
+    """Return whether a word would lead to the first byte of something with one bit turned over."""
+    return any(_begins(describe(reading, word)) for word, _ in _bits(reading.machine, value))
+
+
 def _begins(info: AddressInfo) -> bool:
     return info.offset == 0
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Callable, Iterator, List, NamedTuple, Optional
 import numpy as np
 import numpy.typing as npt
 from drgn import FaultError, Object, Program, TypeKind
-from drgn.helpers.linux.list import list_for_each_entry
+from drgn.helpers.linux.list import list_for_each_entry, list_for_each_entry_reverse
 
 from ..findings import Finding
 from .memory import U64, Bools
@@ -169,12 +169,13 @@ def _near_slabs(machine: Machine) -> Iterator[int]:
     # first 16 GiB lie behind it; slabs on a list tell where some are.
     prog, base = machine.prog, machine.memory.linear_base
     head = prog["slab_caches"].address_of_()
-    caches = islice(list_for_each_entry("struct kmem_cache", head, "list"), _MOST_PROBES)
-    try:
-        for cache in caches:
-            yield from _maps_of_node(cache, base)
-    except (FaultError, OverflowError):
-        return
+    # A list that is broken is known from both its ends.
+    for each in (list_for_each_entry, list_for_each_entry_reverse):
+        try:
+            for cache in islice(each("struct kmem_cache", head, "list"), _MOST_PROBES):
+                yield from _maps_of_node(cache, base)
+        except (FaultError, OverflowError):
+            continue
 
 
 def _maps_of_node(cache: Object, base: int) -> Iterator[int]:

@@ -250,6 +250,8 @@ def _linear_base(prog: Program) -> int:
         try:
             variable = prog[name]
             pointer = (variable.next if name == "slab_caches" else variable).value_()
+            if _is_static(prog, pointer):
+                continue
             physical = follow_phys(prog["init_mm"].address_of_(), pointer).value_()
         except Exception:  # not there, not mapped, or page tables that make no sense
             continue
@@ -264,19 +266,33 @@ def _linear_base(prog: Program) -> int:
 
 def _borne_out(prog: Program) -> List[int]:
     # Where x86-64 says that it is, or has it without CONFIG_RANDOMIZE_MEMORY, if
-    # a slab cache can be read by the physical address that follows.
+    # a slab cache can be read by the physical address that follows, or what is
+    # there leads back to the head of the list.
     bases = [0xFFFF888000000000, 0xFF11000000000000]
     with suppress(FaultError, LookupError):
         bases.insert(0, int(prog["page_offset_base"]))
     found = []
     for base in bases:
         try:
-            address = prog["slab_caches"].next.value_()
-            if prog.read(address - base, 64, True) == prog.read(address, 64):
+            head = prog["slab_caches"]
+            address = head.next.value_()
+            if _is_static(prog, address):
+                continue
+            behind = prog.read_u64(address + 8 - base, True)
+            if behind == head.address_ or prog.read_u64(address + 8) == behind:
                 found.append(base)
         except (FaultError, LookupError, OverflowError, ValueError):
             continue
     return found
+
+
+def _is_static(prog: Program, pointer: int) -> bool:
+    # SLAB never moves its first cache out of the kernel's image.
+    try:
+        prog.symbol(pointer)
+    except LookupError:
+        return False
+    return True
 
 
 def _mapped(prog: Program) -> List[int]:

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from ..capture import CaptureSummary
     from ..demo import Act
     from ..diff import Difference
+    from ..fleet.summary import Fleet
     from ..pages.census import Census
     from ..pagetype.detect import PageTypeLayout
     from ..watch import Round
@@ -165,6 +166,11 @@ def stacks(answer: Union[StacksAnswer, KindsAnswer, List[Site]]) -> str:
 def diff(difference: Difference) -> str:
     """Present what changed from one moment to another."""
     return _dump(document(difference))
+
+
+def fleet(found: Fleet) -> str:
+    """Present what is known of a fleet's dumps; moments are in UTC."""
+    return _dump(document(found))
 
 
 def owners(answer: OwnersAnswer) -> str:

@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 
 from ..findings import Finding, Report
 from .values import plural, printable
-from .views.check import CACHE, SHELVES, concerned, ending, lines, statement, verdict
+from .views.check import CACHE, SHELVES, concerned, ending, likenesses, lines, statement, verdict
 
 _MACHINE = "machine"
 # What fails no test and skips none.
@@ -50,7 +50,8 @@ def check(report: Report) -> str:
         suite.set(attribute, str(len(suite.findall(f"testcase/{tag}"))))
     suite.set("tests", str(len(cases)))
     suite.set("errors", "0")
-    told = [f"{s.word}: {line}" for s in _PASSING for f in s.of(report) for line in lines(f)]
+    told = [f"looks like: {line}" for line in likenesses(report)]
+    told += [f"{s.word}: {line}" for s in _PASSING for f in s.of(report) for line in lines(f)]
     ElementTree.SubElement(suite, "system-out").text = _text([*told, verdict(report)])
     suites = ElementTree.Element("testsuites")
     suites.append(suite)

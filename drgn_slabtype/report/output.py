@@ -7,10 +7,13 @@ import contextlib
 import os
 import sys
 import tempfile
-from typing import Any, Callable, Dict, Iterable, Iterator, Optional
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Iterator, Optional
 
 from ..errors import TargetError
 from . import Text
+
+if TYPE_CHECKING:
+    from ..fleet.run import State
 
 
 def check_writable(path: Optional[str]) -> None:
@@ -122,3 +125,41 @@ def progress() -> Iterator[Optional[Progress]]:
     finally:
         for bar in bars.values():
             bar.close()
+
+
+@contextlib.contextmanager
+def fleet_progress() -> Iterator[Optional[Callable[[State], None]]]:
+    """Show how far a run over many dumps is, on standard error while it is a terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from tqdm import tqdm
+
+    bar = tqdm(leave=False, file=sys.stderr, bar_format="{bar:24} {desc}")
+
+    def show(state: State) -> None:
+        bar.total, bar.n = state.of, state.done
+        bar.set_description_str(_how_far(state))
+
+    try:
+        yield show
+    finally:
+        bar.close()
+
+
+def _how_far(state: State) -> str:
+    told = [f"{state.done} of {state.of} dumps", f"{state.damaged} damaged"]
+    told += [f"{state.unjudged} not judged"] if state.unjudged else []
+    if state.left is not None:
+        told.append(f"{_span(*state.left)} left")
+    return ", ".join(told)
+
+
+def _span(low: float, high: float) -> str:
+    # Only as exact as it is known.
+    _, unit, name = next(one for one in _UNITS if high >= one[0])
+    first, last = int(low / unit), -int(-high // unit)
+    return f"{last} {name}" if first >= last else f"{first} to {last} {name}"
+
+
+_UNITS = ((7200, 3600, "h"), (120, 60, "min"), (0, 1, "s"))

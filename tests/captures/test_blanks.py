@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 from typing import Callable, Optional
 
+import numpy as np
 import pytest
 from drgn import Program
+from drgn.helpers.linux.list import list_for_each_entry
 
 from drgn_slabtype.allocators.percpu import every_copy
 from drgn_slabtype.blanks import blank_pages
@@ -16,6 +18,7 @@ from drgn_slabtype.capture import open_capture
 from drgn_slabtype.check import check
 from drgn_slabtype.findings import Finding
 from drgn_slabtype.machine import machine
+from drgn_slabtype.machine.percpu import per_cpu_addresses
 from drgn_slabtype.reading import Reading
 
 from ..recipes.overlay import Write, overlay
@@ -39,6 +42,13 @@ def _struct_page(prog: Program) -> int:
     return int(of.page.vmemmap) + pfn * of.page.size
 
 
+def _of_a_cpu(prog: Program) -> int:
+    # Of caches that are on their CPUs' lists alone.
+    caches = list_for_each_entry("struct kmem_cache", prog["slab_caches"].address_of_(), "list")
+    pointers = np.array([cache.cpu_slab.value_() for cache in caches], np.uint64)
+    return int(per_cpu_addresses(machine(prog), pointers).min())
+
+
 @pytest.fixture(autouse=True)
 def as_a_dump(monkeypatch: pytest.MonkeyPatch) -> None:
     """Captures leave out nothing of what they have; dumps may."""
@@ -57,6 +67,18 @@ def test_page_of_zeroes_is_missing(name: str, place: Callable[[Program], int]) -
     assert report.unavailable
     assert report.exit_status == 3
     assert report.totals.zero_filled_pages >= 1
+
+
+def test_what_a_cpu_lost_to_zeroes_is_not_on_its_way() -> None:
+    path = str(_HERE / "debian-6.1-plain" / "capture.xz")
+    address = _of_a_cpu(open_capture(path)) // _PAGE * _PAGE
+    prog = open_capture(path)
+    overlay(prog, [Write(address, bytes(_PAGE))])
+    report = check(prog)
+    assert report.findings == []
+    assert "slab-in-transit" not in {finding.code for finding in report.changing}
+    assert "kmem_cache_cpu" in " ".join(finding.message for finding in report.unavailable)
+    assert report.exit_status == 3
 
 
 def test_damage_in_another_place_stays() -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -52,7 +53,7 @@ def test_version() -> None:
 
 def test_help_names_every_command() -> None:
     text = run("--help").stdout
-    assert all(f"\n    {command.name} " in text for command in COMMANDS)
+    assert all(re.search(rf"^    {command.name}\s", text, re.M) for command in COMMANDS)
 
 
 def test_no_command_is_one_line() -> None:

@@ -51,6 +51,7 @@ def test_importing_the_plugin_imports_nothing_heavy() -> None:
         "drgn_slabtype.pagecommands",
         "drgn_slabtype.plugin",
         "drgn_slabtype.questions",
+        "drgn_slabtype.triage",
     }
 
 

@@ -98,7 +98,8 @@ class SlabAllocator:
         self.quarantine.locate(index, self.caches, self.ownership.cache)
 
     def believe(self, other: SlabAllocator) -> None:
-        """Take over nothing; see :meth:`.base.Allocator.believe`."""
+        """Ask no other caches; see :meth:`.base.Allocator.believe`."""
+        self._by_others, self._of_nodes = {}, other._of_nodes
 
     def _list_of(self, index: SlabIndex) -> I64:
         # Which list of its node each slab stands on, if it is on one.
@@ -113,12 +114,16 @@ class SlabAllocator:
             own.append(self.caches.rows["random_seq"])
         if index.whole and not self.machine.is_live:
             own.append(vectors_elsewhere(index, self.homes))
-        if self.caches.chosen.all():
-            of_nodes = self.arrays.pointer[self.arrays.kind != arrays.CPU]
-            own += [of_nodes, self.aliens.address]
-        else:
-            own.append(self.machine.settled(arrays.structures_of_nodes))
+        own.append(self._of_nodes)
         return LiveObjects([each[self.view.homes(each) >= 0] for each in own])
+
+    @cached_property
+    def _of_nodes(self) -> U64:
+        # Arrays that nodes point to, of all caches.
+        if not self.caches.chosen.all():
+            return self.machine.settled(arrays.structures_of_nodes)
+        of_nodes = self.arrays.pointer[self.arrays.kind != arrays.CPU]
+        return np.concatenate([of_nodes, self.aliens.address])
 
     def homes(self, index: SlabIndex, addresses: U64) -> I64:
         """Return the cache whose object begins at each address; else -1."""

@@ -8,9 +8,9 @@ import numpy as np
 from ...index import KnownBy, SlabIndex
 from ...ledger import I64, U64, Bools, Containers, Ledger, State, Walk
 from ...machine import Machine
-from ...pages.folios import head_pages
 from ..arrays import enter_arrays
 from ..caches import Caches
+from ..over import slabs_over
 from .arrays import ArrayCaches
 from .cache import SlabCache
 from .tuning import Tuned
@@ -44,23 +44,11 @@ class Entries:
 
     def locate(self, index: SlabIndex, caches: Caches) -> None:
         """Add to the index the slabs that only entries lead to, where they lead back."""
-        memory = self._memory
         lost = index.rows_of_addresses(self._slot) < 0
-        lost &= memory.is_kernel_address(self._slot)
-        physical = self._slot[lost] - np.uint64(memory.linear_base)
-        pfns = physical >> np.uint64(memory.page_shift)
-        pages = pfns * np.uint64(index.page_bytes) + np.uint64(index.vmemmap)
+        lost &= self._memory.is_kernel_address(self._slot)
         owner = self._arrays.cache[self._array[lost]]
-        possible = index.is_memory_map(pages)
-        pages, owner = pages[possible], owner[possible]
-        where = pages + np.uint64(self._machine.page.compound)
-        links = memory.gather(where, memory.word_size)
-        compound = links.bytes.view(memory.word)[:, 0].astype(np.uint64)
-        heads = np.where((compound & np.uint64(1)) != 0, head_pages(pages, compound), pages)
-        at = np.uint64(index.structure.offset("slab_cache"))
-        pointers = memory.gather(heads + at, memory.word_size)
-        told = pointers.bytes.view(memory.word)[:, 0].astype(np.uint64)
-        index.add(heads[links.ok & (told == caches.addresses[owner])], KnownBy.PLACE)
+        over = slabs_over(index, self._slot[lost])
+        index.add(over.heads[over.told == caches.addresses[owner]], KnownBy.PLACE)
 
     def enter(
         self, cache: SlabCache, rows: I64, index: SlabIndex, ledger: Ledger, place: int

@@ -46,12 +46,12 @@ from .cache import SlubCache, slab_flags, slub_members
 from .cpuslabs import read_cpu_slabs
 from .debug import ContentReader
 from .deferred import read_deferred
-from .fit import object_homes, readable_orders, slab_fits, slab_orders
+from .fit import object_homes, settled_orders, slab_fits
 from .freelists import FreelistReader
 from .lost import adopt_misnamed, find_unmarked, shortages
 from .regions import declarations
 from .sheafobjects import enter_sheaves
-from .sheaves import read_sheaves, sound_sheaves_in
+from .sheaves import read_sheaves, sheaves_of, sound_sheaves_in
 from .table import enter_counters, excuse_slabs, misfits, note_failed, read_slabs
 from .traits import Traits, find_traits, sampled_traits
 from .usedpointers import used_pointers
@@ -126,7 +126,7 @@ class SlubAllocator:
             self.cpu_slabs.locate(index, self.caches, self._fits(index))
             held = self.cpu_slabs.owners()
         self._decide(index, held)
-        index.settle(self._settled_orders(index))
+        index.settle(settled_orders(index, self.caches, self.ownership.cache))
         if self._knows_traits:
             pass
         elif index.whole:
@@ -143,6 +143,7 @@ class SlubAllocator:
     def believe(self, other: SlubAllocator) -> None:
         """Take over how slabs are made; see :meth:`.base.Allocator.believe`."""
         self.traits, self._knows_traits = other.traits, True
+        self._by_others = {}
 
     def _fits(self, index: SlabIndex) -> Fits:
         return lambda rows, numbers: slab_fits(index, self.caches, rows, numbers)
@@ -157,15 +158,6 @@ class SlubAllocator:
                 self.ownership = decide_ownership(index, self.caches, self._walks, held, fits)
                 short = shortages(index, self.nodes, self.ownership)
             adopt_misnamed(index, self.caches, self.ownership, short)
-
-    def _settled_orders(self, index: SlabIndex) -> I64:
-        # KFENCE's pages are slabs of one page each, pages of no cache are none.
-        settled = np.where(index.known_by & np.uint8(KnownBy.KFENCE), 0, -1).astype(np.int64)
-        owned = np.flatnonzero(self.ownership.cache >= 0)
-        owner = self.ownership.cache[owned]
-        orders = slab_orders(index, self.caches, owned, owner)
-        settled[owned] = readable_orders(index, owned, orders)
-        return settled
 
     def _own_structures(self, index: SlabIndex) -> List[U64]:
         own = [self.caches.addresses, node_pointers(self.machine, self.caches, "node", True)[2]]
@@ -226,9 +218,10 @@ class SlubAllocator:
         excuse_slabs(ledger, cache, era, self.nodes, index["freelist"][rows], taken)
         note_failed(ledger, cache, index["frozen"][rows] != 0, index["freelist"][rows])
         self._freelists(cache, rows, index, ledger)
-        if self.sheaves is not None:
+        sheaves = sheaves_of(self.machine, self.caches, number, self.sheaves)
+        if sheaves is not None:
             owner = self.ownership.cache
-            enter_sheaves(self.sheaves, self.caches, number, rows, index, owner, ledger, _PLACE)
+            enter_sheaves(sheaves, self.caches, number, rows, index, owner, ledger, _PLACE)
         self.deferred.enter(cache, rows, index, ledger, _PLACE)
         self.quarantine.enter(number, rows, index, ledger, _PLACE[QUARANTINE.name])
         self._live.enter(number, rows, index, ledger, _PLACE[LIVE.name])

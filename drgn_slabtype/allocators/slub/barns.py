@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Iterator, List, NamedTuple, Optional, Tuple
 
 import numpy as np
+from drgn import FaultError
 
 from ...ledger import I64, U64, Bools, Suspect, Walk
 from ...machine import Machine
@@ -25,6 +26,7 @@ from ..nodes import Nodes, node_pointers
 from ..pointers import wild_pointer, wild_pointers
 
 _MAX_SHEAVES = 4096
+_TRIES = 3  # to find a list as its barn counts it, if both move
 _SOFT_LIMIT = 10  # sheaves of each kind in a barn; each CPU may add one at the same time
 
 
@@ -119,9 +121,17 @@ def _walk_lists(
     link = machine.structure("struct slab_sheaf").offset("barn_list")
     heads = rows.addresses + np.uint64(rows.structure.offset(f"sheaves_{kind}"))
     kept = rows[f"nr_{kind}"].astype(np.int64)
+    counters = rows.addresses + np.uint64(rows.structure.offset(f"nr_{kind}"))
+    width = rows.structure.size_of(f"nr_{kind}")
     for at in np.flatnonzero(rows.ok).tolist():
         number, node, busy = int(cache[at]), int(nid[at]), bool(held[at])
         sheaves, end, stop = _walk(machine, int(heads[at]), link)
+        for _ in range(_TRIES if machine.is_live else 0):
+            if end is Walk.WHOLE and len(sheaves) == kept[at]:
+                break
+            # Of what moves, the list again and then its counter.
+            sheaves, end, stop = _walk(machine, int(heads[at]), link)
+            kept[at] = _number(machine, int(counters[at]), width, int(kept[at]))
         place = f"{kind} barn"
         barns.sheaves.extend(Found(number, place, node, sheaf, busy) for sheaf in sheaves)
         if end is Walk.WHOLE and len(sheaves) == kept[at]:
@@ -142,6 +152,14 @@ def _walk_lists(
             address=int(heads[at]),
         )
         barns.suspects.append((number, suspect))
+
+
+def _number(machine: Machine, address: int, width: int, otherwise: int) -> int:
+    try:
+        data = machine.memory.read(address, width)
+    except FaultError:
+        return otherwise
+    return int.from_bytes(data, "little" if machine.memory.byteorder == "<" else "big")
 
 
 def _walk(machine: Machine, head: int, link: int) -> Tuple[List[int], Walk, Optional[int]]:

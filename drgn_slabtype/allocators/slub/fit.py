@@ -7,7 +7,7 @@ from typing import Tuple
 
 import numpy as np
 
-from ...index import SlabIndex
+from ...index import KnownBy, SlabIndex
 from ...ledger import I64, U64, Bools
 from ...pages.folios import head_pages
 from ..caches import Caches
@@ -34,6 +34,20 @@ def slab_orders(index: SlabIndex, caches: Caches, rows: I64, numbers: I64) -> I6
     size = np.maximum(caches.rows["size"][numbers], 1)
     told = (kept != _objects(index, order, size)) & (kept == _objects(index, other, size))
     return np.where(told, other, order).astype(np.int64)
+
+
+def settled_orders(index: SlabIndex, caches: Caches, owner: I64) -> I64:
+    """
+    Return the order of each slab; -1 where it has no cache.
+
+    :param owner: Position of the cache of each row of the index; -1 for none.
+    """
+    # KFENCE's pages are slabs of one page each, pages of no cache are none.
+    settled = np.where(index.known_by & np.uint8(KnownBy.KFENCE), 0, -1).astype(np.int64)
+    owned = np.flatnonzero(owner >= 0)
+    orders = slab_orders(index, caches, owned, owner[owned])
+    settled[owned] = readable_orders(index, owned, orders)
+    return settled
 
 
 def readable_orders(index: SlabIndex, rows: I64, orders: I64) -> I64:

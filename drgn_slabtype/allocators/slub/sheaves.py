@@ -67,6 +67,23 @@ def read_sheaves(machine: Machine, caches: Caches, nodes: Nodes) -> Optional[She
     return sheaves
 
 
+def sheaves_of(
+    machine: Machine, caches: Caches, cache: int, known: Optional[Sheaves]
+) -> Optional[Sheaves]:
+    """
+    Return the sheaves of one of the chosen caches, when it is judged.
+
+    Of many caches that move they are read again: a barn's list and what its sheaves
+    hold belong together.
+
+    :param known: Those of all chosen caches, from when they were found.
+    """
+    if known is None or not machine.is_live or np.count_nonzero(caches.chosen) == 1:
+        return known
+    one = caches.choose([cache]).again(machine.memory)
+    return read_sheaves(machine, one, read_nodes(machine, one))
+
+
 def sound_sheaves_in(index: SlabIndex, caches: Caches) -> U64:
     """
     Return the sheaves that lie in the slabs of an index, whatever cache they are of.

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The HTML page of a check."""
+"""HTML pages."""
 
 from __future__ import annotations
 
+from .fleet import fleet
 from .page import check
 
-__all__ = ["check"]
+__all__ = ["check", "fleet"]

@@ -16,7 +16,17 @@ from ... import __version__
 from ...findings import CacheResult, Outcome, Report
 from ..values import plural, size
 from ..views import Column, Grid
-from ..views.check import CACHE, FINDING, SHELVES, TOTALS, Branch, branches, concerned, others
+from ..views.check import (
+    CACHE,
+    FINDING,
+    SHELVES,
+    TOTALS,
+    Branch,
+    branches,
+    concerned,
+    likenesses,
+    others,
+)
 from ..views.codes import told as told_of
 from ..views.pages import CONFLICT, TYPE, zones
 from .charts import bar, histogram, kind_class, memory_map
@@ -83,6 +93,8 @@ def _findings(report: Report) -> Iterator[str]:
         yield from table(CACHE.grid(caches))
     if not report.findings:
         yield "<p>None.</p>"
+    for line in likenesses(report):
+        yield f"<p><strong>Looks like</strong> {text(line)}</p>"
     for shelf in SHELVES:
         found = shelf.of(report)
         if found:

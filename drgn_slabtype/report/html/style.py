@@ -80,7 +80,7 @@ svg text { fill: var(--quiet); font: 11px ui-monospace, monospace; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: .3rem .5rem; border-bottom: 1px solid var(--line);
   vertical-align: top; }
-th { color: var(--quiet); font-weight: 600; font-size: .85rem; }
+th { color: var(--quiet); font-weight: 600; font-size: .85rem; overflow-wrap: normal; }
 th.name, td.name, th.words, td.words, th.bar { text-align: left; }
 td.bar { width: 30%; min-width: 8rem; vertical-align: middle; }
 .bar svg { height: .9rem; }
@@ -94,9 +94,16 @@ ol.tree li { margin: .5rem 0; }
 dl.codes dt { margin-top: .75rem; } dl.codes dd { margin: 0 0 .25rem; }
 dl.codes ul { margin: 0; padding-left: 1.25rem; }
 dl.codes dt:target { background: var(--raised); outline: 2px solid var(--link); }
+dl.facets { display: grid; grid-template-columns: 7rem 1fr; gap: .15rem .75rem; margin: .5rem 0; }
+dl.facets dt { color: var(--quiet); } dl.facets dd { grid-column: 2; margin: 0; }
+th code, td code { white-space: nowrap; }
+pre { overflow-x: auto; margin: .5rem 0; padding: .5rem .75rem; background: var(--raised);
+  border: 1px solid var(--line); border-radius: .4rem; }
+details { margin: .25rem 0; } summary { cursor: pointer; color: var(--quiet); }
 .sr { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
 @media (max-width: 40rem) {
   body { font-size: 15px; }
+  dl.facets { display: block; } dl.facets dt { margin-top: .4rem; }
   .facts div { padding: .5rem; } .facts dd { font-size: 1.05rem; }
   table, tbody, tr, td { display: block; width: 100%; }
   thead { display: none; }

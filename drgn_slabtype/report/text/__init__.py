@@ -7,6 +7,7 @@ from .answers import caches, capture, decode, layout, object, objects, refs, sla
 from .check import check, demo, watch
 from .codes import explain
 from .diff import diff
+from .fleet import fleet
 from .pages import page, pages
 from .stacks import owners, stacks
 
@@ -18,6 +19,7 @@ __all__ = [
     "demo",
     "diff",
     "explain",
+    "fleet",
     "layout",
     "object",
     "objects",

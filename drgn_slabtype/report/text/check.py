@@ -21,6 +21,7 @@ from ..views.check import (
     Branch,
     branches,
     concerned,
+    likenesses,
     lines,
     statement,
     verdict,
@@ -45,6 +46,7 @@ def check(report: Report) -> str:
     if report.findings:
         for branch in branches(report.findings):
             told += _tree(branch, 0)
+        told += [f"looks like: {line}" for line in likenesses(report)]
         told.append("")
     for shelf in SHELVES[1:]:
         told += _crowd(shelf.word, shelf.of(report))

@@ -29,7 +29,7 @@ FINDING = View(
     Column("found"),
     Column("", "attempts", lambda f: f"read {f.attempts} times" if f.attempts > 1 else None),
     quiet="code rule message because cache node cpu slab page object index slot position place "
-    "address ranges id details stretches seen confirmed",
+    "address ranges id details stretches seen confirmed signature",
 )
 
 TOTALS = View(
@@ -48,7 +48,7 @@ LAYOUT = View(quiet="page_type allocator evidence")
 
 REPORT = View(
     quiet="target layout totals caches findings notes changing unavailable interrupted stopped "
-    "outcome exit_status readings refuted decided kernel"
+    "outcome exit_status readings refuted decided kernel looks_like"
 )
 
 
@@ -96,6 +96,21 @@ def statement(finding: Finding) -> str:
 def lines(finding: Finding) -> List[str]:
     """Return all that is told of a finding."""
     return [statement(finding), *finding.details]
+
+
+LIKENESS = View(quiet="name text findings")
+
+
+def likenesses(report: Report) -> List[str]:
+    """Return what findings look like, a line each."""
+    told = []
+    for one in report.looks_like or ():
+        numbers = ", ".join(map(str, one.findings))
+        which = f"finding{'s' if len(one.findings) > 1 else ''} {numbers}"
+        more = LIKENESS.sentence(one)
+        text = ": ".join(filter(None, (one.name, one.text, more)))
+        told.append(f"{which}: {text}")
+    return told
 
 
 class Branch(NamedTuple):
