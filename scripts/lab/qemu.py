@@ -15,10 +15,7 @@ from typing import Any, Dict, Iterator, List, Optional, Sequence
 
 from .errors import GuestError, LabError, MissingToolError
 
-__all__ = ("QEMU", "Machine", "Qmp", "connect", "machine")
-
-QEMU = "qemu-system-x86_64"
-"""The one that is installed."""
+__all__ = ("Machine", "Qmp", "connect", "machine")
 
 
 def connect(path: Path, seconds: float = 20) -> socket.socket:
@@ -180,27 +177,18 @@ class Machine:
 def _arguments(
     folder: Path, kernel: Path, initramfs: Path, command_line: str, options: Sequence[str]
 ) -> List[str]:
+    # What the options name must be there first.
     return [
-        "-M",
-        "q35",
         "-nographic",
         "-nodefaults",
         "-no-user-config",
         "-no-reboot",
         "-nic",
         "none",
-        "-device",
-        "vmcoreinfo",
-        "-device",
-        "virtio-balloon-pci,id=balloon",
         "-chardev",
         f"file,id=console,path={folder}/console.log",
-        "-serial",
-        "chardev:console",
         "-chardev",
         f"socket,id=lines,path={folder}/lines.socket,server=on,wait=off",
-        "-device",
-        "isa-debugcon,iobase=0xe9,chardev=lines",
         "-qmp",
         f"unix:{folder}/control.socket,server=on,wait=off",
         "-qmp",
@@ -224,15 +212,15 @@ def machine(
     command_line: str,
     options: Sequence[str],
     *,
+    program: Sequence[str],
     console: Optional[Path] = None,
-    program: Sequence[str] = (QEMU,),
 ) -> Iterator[Machine]:
     """
     Run a guest for as long as the context lasts.
 
-    :param options: Further arguments for QEMU: CPUs, memory, nodes.
-    :param console: Where to leave what the kernel printed.
+    :param options: Further arguments for QEMU: the machine, CPUs, memory, nodes.
     :param program: QEMU, and what its command line begins with.
+    :param console: Where to leave what the kernel printed.
     """
     with tempfile.TemporaryDirectory(prefix="slabtype-") as name:
         folder = Path(name)
