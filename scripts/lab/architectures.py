@@ -118,8 +118,8 @@ ARCHITECTURES: Named[Architecture] = Named(
             "powerpc64le-linux-gnu-gcc",
             (
                 *("-M", "pseries,cap-cfpc=broken,cap-sbbc=broken,cap-ibs=broken", *_PCI_BALLOON),
-                *("-device", "spapr-vty,chardev=console,reg=0x30000000"),
-                *("-device", "spapr-vty,chardev=lines,reg=0x30000001"),
+                *("-device", "spapr-vty,chardev=console,reg=0x71000001"),
+                *("-device", "spapr-vty,chardev=lines,reg=0x71000002"),
             ),
             ("-cpu", "power9"),
             "hvc0",

@@ -111,6 +111,7 @@ def take(kernel: KernelFiles, guest: Guest) -> Dump:
         disks, options = _disks(folder)
         with running(kernel, guest, options=options, image=image) as started:
             said = "" if guest.busy else started.wait_for("oracle", _ORACLE_SECONDS)
+            started.may_panic = True
             _kill(kernel, guest, started)
             started.wait_for("second", _CRASH_SECONDS)
             size = int(started.wait_for("size", _CRASH_SECONDS))
