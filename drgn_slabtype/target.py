@@ -34,6 +34,8 @@ from .errors import TargetError
 from .files.elf import ET_CORE, ElfFile
 from .files.hidden import hide_impossible
 from .files.kdump import KdumpError, KdumpFile, Lost, is_kdump, missing_platform
+from .files.ownnote import own_vmcoreinfo
+from .files.physical import add_physical
 from .findings import Finding, Target
 from .machine import machine
 from .machine.pause import ask as ask_for_pause
@@ -169,10 +171,27 @@ def _program(options: TargetOptions) -> Program:
                 vmcoreinfo = file.read()
         except OSError as e:
             raise TargetError(f"{options.vmcoreinfo}: {reason_of(e)}") from None
+    elif options.core is not None:
+        vmcoreinfo = _own_vmcoreinfo(options.core)
     return Program(platform=platform, vmcoreinfo=vmcoreinfo)
 
 
 # Cores.
+
+
+def _own_vmcoreinfo(path: str) -> Optional[bytes]:
+    # Of a core without the note, what the kernel itself has in its memory.
+    try:
+        with open(path, "rb") as file:
+            found = own_vmcoreinfo(file)
+    except OSError as e:
+        raise TargetError(f"{path}: {reason_of(e)}") from None
+    if len(found) > 1:
+        raise TargetError(
+            f"{path}: no VMCOREINFO in this dump, and {len(found)} in its memory that differ: "
+            "give the right one with --vmcoreinfo"
+        )
+    return found[0] if found else None
 
 
 def _open_core(prog: Program, path: str) -> None:
@@ -189,6 +208,7 @@ def _open_core(prog: Program, path: str) -> None:
         if prog.flags & ProgramFlags.IS_LINUX_KERNEL:
             with open(path, "rb") as file:
                 hide_impossible(prog, file)
+            add_physical(prog, path)
             return
     raise TargetError(f"{path}: {_what_is_wrong(path) or reason}") from None
 

@@ -155,9 +155,12 @@ def find_pfn(machine: Machine, value: int) -> int:
 
 def _meant(machine: Machine, value: int) -> Tuple[int, str]:
     source, size = machine.memory, machine.page.size
-    if not source.is_kernel_address(np.array([value], np.uint64))[0]:
-        return value, f"PFN {value:#x}"
     vmemmap, last = machine.memory_map.vmemmap, max(end for _, end in page_ranges(machine))
+    # Where the direct map begins at 0 (s390x), a number of a page is an address, too:
+    # one in the first pages, which hold no struct page and no slab.
+    is_address = source.is_kernel_address(np.array([value], np.uint64))[0]
+    if not is_address or (source.linear_base == 0 and value < last):
+        return value, f"PFN {value:#x}"
     if vmemmap <= value < vmemmap + last * size:
         pfn, beyond = divmod(value - vmemmap, size)
         if beyond:

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from typing import Iterator, List, Mapping, NamedTuple
 
+from ..machine.architecture import of_name
+
 
 class Poison(NamedTuple):
     """A value that the kernel writes on purpose."""
@@ -23,16 +25,6 @@ class Poison(NamedTuple):
     def __str__(self) -> str:
         return f"{self.name}, {self.meaning}"
 
-
-# CONFIG_ILLEGAL_POINTER_VALUE by architecture, as drgn names those. What stands
-# for a pointer is added to it, so that following it faults.
-_ILLEGAL_POINTER_VALUE: Mapping[str, int] = {
-    "X86_64": 0xDEAD000000000000,
-    "AARCH64": 0xDEAD000000000000,
-    "S390X": 0xDEAD000000000000,
-    "RISCV64": 0xDEAD000000000000,
-    "PPC64": 0x5DEADBEEF0000000,
-}
 
 # include/linux/poison.h, without POISON_POINTER_DELTA.
 _POINTERS: Mapping[int, Poison] = {
@@ -122,7 +114,7 @@ def poisons(value: int, word_size: int = 8, architecture: str = "X86_64") -> Lis
 
 
 def _poisons(value: int, word_size: int, architecture: str) -> Iterator[str]:
-    delta = _ILLEGAL_POINTER_VALUE.get(architecture)
+    delta = of_name(architecture).poison
     if word_size == 8 and delta is not None and value - delta in _POINTERS:
         yield str(_POINTERS[value - delta])
     if word_size == 8 and value in _LONG:

@@ -117,6 +117,7 @@ VARIABLES: Dict[str, Declaration] = {
     "transparent_hugepage_flags": "unsigned long",
     "zero_pfn": "unsigned long",
     "zero_page_pfn": "unsigned long",
+    "zero_page_mask": "unsigned long",
     "huge_zero_page": "struct page *",
     "huge_zero_folio": "struct folio *",
     "_debug_guardpage_minorder": "unsigned int",

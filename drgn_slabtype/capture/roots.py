@@ -142,6 +142,7 @@ VARIABLES = [
     "transparent_hugepage_flags",
     "zero_pfn",
     "zero_page_pfn",
+    "zero_page_mask",
     "huge_zero_page",
     "huge_zero_folio",
     "bootstrap_sheaf",

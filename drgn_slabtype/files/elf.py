@@ -72,13 +72,16 @@ class ElfFile:
             raise ValueError("not an ELF file")
         if ident[4] not in (1, 2) or ident[5] not in (1, 2):
             raise ValueError("not an ELF file of a known class and byte order")
-        self._order = "<" if ident[5] == 1 else ">"
+        self.order = "<" if ident[5] == 1 else ">"
+        """Byte order, as :mod:`struct` spells it."""
         self._is_64_bit = ident[4] == 2
         header = self._unpack("HHIQQQIHHHHHH" if self._is_64_bit else "HHIIIIIHHHHHH", 16)
         if not header:
             raise ValueError("ELF header is cut off")
         self.type = header[0]
         """``ET_CORE``, ``ET_REL``, …"""
+        self.machine = header[1]
+        """``EM_X86_64``, ``EM_S390``, …"""
         self._sections_at, self._section_count = header[5], header[11]
         self._section_size = header[10]
         self.segments = self._segments(header[4], header[9])
@@ -94,7 +97,7 @@ class ElfFile:
         return self._file.read(size)
 
     def _unpack(self, shape: str, offset: int) -> Tuple[int, ...]:
-        fields = struct.Struct(self._order + shape)
+        fields = struct.Struct(self.order + shape)
         data = self._read(offset, fields.size)
         return fields.unpack(data) if len(data) == fields.size else ()
 
@@ -108,7 +111,7 @@ class ElfFile:
             first = self._section(0)
             count = first[7] if first else 0
         # What the header says of their size, drgn does not look at either.
-        shape = struct.Struct(self._order + ("IIQQQQQQ" if self._is_64_bit else "IIIIIIII"))
+        shape = struct.Struct(self.order + ("IIQQQQQQ" if self._is_64_bit else "IIIIIIII"))
         table = self._read(at, min(shape.size * count, _MAX_NOTES_BYTES))
         found = []
         for start in range(0, len(table) - shape.size + 1, shape.size):
@@ -147,7 +150,7 @@ class ElfFile:
                     yield section[4], section[5]
 
     def _notes(self, data: bytes) -> Iterator[Note]:
-        header = struct.Struct(self._order + "III")
+        header = struct.Struct(self.order + "III")
         at = 0
         while at + header.size <= len(data):
             name_size, data_size, type = header.unpack_from(data, at)

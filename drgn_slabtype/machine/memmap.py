@@ -22,6 +22,7 @@ from drgn import FaultError, Object, Program, TypeKind
 from drgn.helpers.linux.list import list_for_each_entry, list_for_each_entry_reverse
 
 from ..findings import Finding
+from .architecture import of_program
 from .memory import U64, Bools
 
 if TYPE_CHECKING:
@@ -36,8 +37,6 @@ MAP_FLAGS = np.uint64(0xFFF)
 _MOST_SECTIONS = 1 << 20
 _MOST_PROBES = 4096
 _PROBE_PAGES = 512
-# Where x86-64 has it unless CONFIG_RANDOMIZE_MEMORY moves it.
-_FIXED = (0xFFFFEA0000000000, 0xFFD4000000000000)
 
 
 class MemoryMap(NamedTuple):
@@ -151,7 +150,9 @@ def _vote(machine: Machine, told: Optional[int], sections: _Sections) -> Optiona
     if len(votes) == 1 and told in votes:
         return told
     candidates = [own, start, *(value for value, _ in votes.most_common(8))]
-    candidates += [value for value in (told, *_FIXED) if value is not None]
+    candidates += [
+        value for value in (told, *of_program(machine.prog).memory_map) if value is not None
+    ]
     # Two that say the same, then any one that the memory bears out.
     counted = Counter({**votes})
     counted.update(value for value in (own, start) if value)

@@ -22,6 +22,7 @@ from drgn.helpers.linux.mm import follow_phys, phys_to_virt
 from ..files.elf import PT_LOAD, ElfFile, Segment
 from ..files.hidden import hide
 from ..signals import TIME, Interrupted, poll
+from .architecture import of_program
 from .pieces import Keep, read_blocks, read_pieces
 
 U8 = npt.NDArray[np.uint8]
@@ -265,10 +266,10 @@ def _linear_base(prog: Program) -> int:
 
 
 def _borne_out(prog: Program) -> List[int]:
-    # Where x86-64 says that it is, or has it without CONFIG_RANDOMIZE_MEMORY, if
-    # a slab cache can be read by the physical address that follows, or what is
+    # Where x86-64 says that it is, or an architecture has it unless it was moved,
+    # if a slab cache can be read by the physical address that follows, or what is
     # there leads back to the head of the list.
-    bases = [0xFFFF888000000000, 0xFF11000000000000]
+    bases = list(of_program(prog).direct_map)
     with suppress(FaultError, LookupError):
         bases.insert(0, int(prog["page_offset_base"]))
     found = []

@@ -17,11 +17,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Collection, Iterator, List, NamedTuple, Optional, Set, Tuple
 
 import numpy as np
-from drgn import Architecture, Object, Program, StackTrace
+from drgn import Object, Program, StackTrace
 from drgn.helpers.linux.cpumask import for_each_online_cpu
 from drgn.helpers.linux.sched import cpu_curr, idle_task
 
 from .activities import DEAD_ENDS, base_name
+from .architecture import of_program
 from .memory import U8, U64
 from .percpu import per_cpu_addresses
 from .tasks import ERRORS, Area, Task, TaskList, spell_task, stack_bytes
@@ -110,8 +111,7 @@ class Unwinder:
         self._names = frozenset(names)
         self._tasks = tasks
         self._text = _core_text(machine)
-        platform = machine.prog.platform
-        self._signed = platform is not None and platform.arch == Architecture.AARCH64
+        self._signed = of_program(machine.prog).is_signed
 
     def words(self, area: Area) -> Tuple[U64, bool]:
         """Return what can be read of a stack up to the first hole, and whether that is all."""

@@ -6,11 +6,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import numpy as np
-from drgn import Architecture, FaultError, Object
+from drgn import FaultError, Object
 from drgn.helpers.common.format import escape_ascii_string
 from drgn.helpers.linux.pid import for_each_task
 from drgn.helpers.linux.sched import idle_task
 
+from .architecture import of_program
 from .memory import U64, Bools
 
 if TYPE_CHECKING:
@@ -31,16 +32,6 @@ _PID_MAX_LIMIT = 1 << 22
 _MAX_TASKS = 1 << 16
 _USUAL_STACK_BYTES = 1 << 14
 _MOST_STACK_BYTES = 1 << 16
-# Where each architecture keeps the stack pointer of a task that does not run.
-_SAVED = {
-    Architecture.X86_64: "thread.sp",
-    Architecture.AARCH64: "thread.cpu_context.sp",
-    Architecture.S390X: "thread.ksp",
-    Architecture.PPC64: "thread.ksp",
-    Architecture.RISCV64: "thread.sp",
-}
-_TAG = np.uint64(0xFF << 56)
-_TAGGED_HALF = np.uint64(1 << 55)
 
 
 class Tasks:
@@ -57,8 +48,7 @@ class Tasks:
         said = (machine.manifest or {}).get("lock_owners")
         # A capture keeps no tasks, but knows which owners of locks were some.
         self._said = None if said is None else {int(owner) for owner in said}
-        platform = machine.prog.platform
-        self._tagged = platform is not None and platform.arch == Architecture.AARCH64
+        self._architecture = of_program(machine.prog)
 
     def are(self, addresses: U64) -> Bools:
         """
@@ -66,7 +56,7 @@ class Tasks:
 
         :param addresses: ``struct task_struct *``: shape (n,).
         """
-        addresses = self._untagged(np.asarray(addresses, np.uint64))
+        addresses = self._architecture.untagged(np.asarray(addresses, np.uint64))
         unique, which = np.unique(addresses, return_inverse=True)
         known = self._machine.is_live
         asked = np.array(
@@ -80,12 +70,6 @@ class Tasks:
     def owners(self) -> List[int]:
         """Return the addresses that were asked about and are tasks."""
         return sorted(address for address, is_one in self._known.items() if is_one)
-
-    def _untagged(self, addresses: U64) -> U64:
-        # KASAN's tag modes give each pointer a tag in its top byte.
-        if not self._tagged:
-            return addresses
-        return np.where(addresses & _TAGGED_HALF != 0, addresses | _TAG, addresses)
 
     def _ask(self, addresses: U64) -> Bools:
         memory = self._machine.memory
@@ -165,9 +149,8 @@ class TaskList:
                 objects.append(task)
         except ERRORS:
             self.gaps.append("the list of tasks cannot be followed")
-        platform = self._machine.prog.platform
-        saved = None if platform is None else _SAVED.get(platform.arch)
-        if saved is None:
+        saved = of_program(self._machine.prog).saved_stack
+        if not saved:
             self.gaps.append("where this architecture keeps the stacks of tasks is not known")
             return
         addresses = np.array([int(task.value_()) for task in objects], np.uint64)

@@ -37,6 +37,8 @@ from .scan import Progress, page_blocks
 from .sections import online_ranges, pages_per_section
 from .single import free_block, one_page
 
+_MOST_ZERO_PAGES = 1 << 10
+
 # Flags that are copied from enum pageflags; some have had several names.
 _COPIED = {
     "locked": ("PG_locked",),
@@ -87,8 +89,8 @@ class _Era:
     """Whether every anonymous page is called one of KSM."""
     hole: int
     """What is said of a page frame without a page."""
-    zero: Optional[int]
-    """Page frame of zeros."""
+    zero: range
+    """Page frames of zeros."""
     huge_zero: Optional[int]
     """First page frame of the huge page of zeros."""
 
@@ -127,7 +129,7 @@ def _find_era(machine: Machine) -> _Era:
         # Since "fs/proc/page: refactor to reduce code duplication" (in v6.16),
         # holes are skipped before anything is said about them.
         hole=0 if _has_type(machine, "enum kpage_operation") else 1 << BITS["nopage"],
-        zero=_zero_pfn(machine),
+        zero=_zero_pfns(machine),
         huge_zero=_huge_zero_pfn(machine),
     )
 
@@ -146,6 +148,19 @@ def _has_type(machine: Machine, type: str) -> bool:
     except LookupError:
         return False
     return True
+
+
+def _zero_pfns(machine: Machine) -> range:
+    # Where data caches are aliased by address (s390x), there is a page of zeros for
+    # each colour, and zero_page_mask says how many.
+    first = _zero_pfn(machine)
+    if first is None:
+        return range(0)
+    count = 1
+    if _has(machine, "zero_page_mask"):
+        mask = int(machine.prog["zero_page_mask"].value_())
+        count += min(mask >> machine.memory.page_shift, _MOST_ZERO_PAGES)
+    return range(first, first + count)
 
 
 def _zero_pfn(machine: Machine) -> Optional[int]:
@@ -261,11 +276,15 @@ class _Words:
             else_zero = ~self.huge & ~(large & era.thp)
         self._set(words, "thp", thp | huge_zero)
         zero = huge_zero
-        if era.zero is not None:
+        if era.zero:
             # With types_of_head the page itself is asked, before its folio; a
             # page of zeros is never part of a larger one.
-            zero = zero | else_zero & (folios.pfns[self.own] == np.uint64(era.zero))
+            zero = zero | else_zero & self._is_zero(folios.pfns[self.own])
         self._set(words, "zero_page", zero)
+
+    def _is_zero(self, pfns: U64) -> Bools:
+        zero = self.era.zero
+        return (pfns >= np.uint64(zero.start)) & (pfns < np.uint64(zero.stop))
 
     def _types(self, words: U64, free: Bools) -> None:
         folios, encoding = self.folios, self.folios.layout.encoding

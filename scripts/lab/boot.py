@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Iterator, Optional, Sequence
 
 from . import cache, emulator, initramfs
+from .architectures import ARCHITECTURES
 from .errors import BootError, GuestError
 from .guests import Guest
 from .library import KernelFiles
+from .packages import install
 from .process import say
-from .qemu import QEMU, Machine, machine
+from .qemu import Machine, machine
 
 __all__ = ("initial", "running")
 
@@ -24,8 +26,9 @@ _BALLOON_MIB = 16
 
 
 def _command_line(guest: Guest) -> str:
+    architecture = ARCHITECTURES[guest.architecture]
     words = [
-        "console=ttyS0",
+        f"console={architecture.console}",
         "panic=-1",
         "oops=panic",
         # A busy host is late with timer interrupts.
@@ -34,6 +37,7 @@ def _command_line(guest: Guest) -> str:
         "no_hash_pointers",
         f"lab.seconds={guest.seconds}",
         f"lab.busy={int(guest.busy)}",
+        f"lab.lines={architecture.lines}" if architecture.lines else "",
         guest.parameters,
     ]
     return " ".join(word for word in words if word)
@@ -42,7 +46,7 @@ def _command_line(guest: Guest) -> str:
 def initial(kernel: KernelFiles, *, first: str = "") -> Path:
     """Return the initramfs of a kernel, made once."""
     name = kernel.kernel.name + (f"-{first}" if first else "")
-    recipe = initramfs.recipe()
+    recipe = initramfs.recipe(kernel.kernel.machine)
     if first:
         recipe = cache.key(1, recipe, initramfs.first_recipe(first))
     image = cache.root() / "guest" / f"{name}-{kernel.key}-{recipe}.img"
@@ -74,6 +78,7 @@ def running(
     :param image: Its initramfs, if that is not the usual one.
     :raises BootError: if it does not come up in several tries.
     """
+    install(kernel.kernel.machine.packages, log=cache.log_file("packages"))
     # Multi-threaded TCG now and then runs a breakpoint that the kernel has
     # already patched away, and the guest panics while it boots.
     for remaining in reversed(range(_TRIES)):
@@ -100,8 +105,9 @@ def _boot(
     log = cache.log_file(f"console-{kernel.kernel.name}-{guest.name}")
     image = image or initial(kernel, first=guest.first)
     line = " ".join([_command_line(guest), *words])
-    options = [*guest.options, *options]
-    program = emulator.recent() if guest.recent else (QEMU,)
+    architecture = kernel.kernel.machine
+    options = [*architecture.machine, *guest.options, *options]
+    program = emulator.recent() if guest.recent else (architecture.emulator,)
     started = stack.enter_context(
         machine(kernel.vmlinuz, image, line, options, console=log, program=program)
     )

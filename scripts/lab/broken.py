@@ -21,11 +21,12 @@ from pathlib import Path
 from typing import Iterator, List, Sequence
 
 from . import cache
+from .architectures import ARCHITECTURES, HERE
 from .errors import GuestError
 from .gdbstub import GdbStub
 from .initramfs import FLAGS, member
 from .library import KernelFiles
-from .packages import GUEST_PACKAGES, install
+from .packages import install
 from .process import run
 from .qemu import Machine, connect, machine
 
@@ -37,7 +38,8 @@ _MEMORY_MIB = 128
 _READY_SECONDS = 120.0
 _CASE_SECONDS = 60.0
 _STOP_SECONDS = 20.0
-_OPTIONS = ("-accel", "tcg,thread=multi", "-cpu", "Nehalem,-cx16")
+_MACHINE = ARCHITECTURES[HERE]
+_OPTIONS = (*_MACHINE.machine, "-accel", "tcg,thread=multi", "-cpu", "Nehalem,-cx16")
 _TIME = re.compile(r"^\[ *\d+\.\d+\](?:\[ *[TC]\d+\])? ")
 
 
@@ -48,7 +50,7 @@ def _command_line(parameters: str) -> str:
 def _image(kernel: KernelFiles, folder: Path) -> Path:
     # The program that does what it is asked for, and all modules.
     log = cache.log_file("guest")
-    install(GUEST_PACKAGES, log=log)
+    install(_MACHINE.packages, log=log)
     program, image = folder / "init", folder / "initramfs"
     sources = [str(_INIT), str(_GUEST / "ground.c")]
     run(["gcc", *FLAGS, f"-I{_GUEST}", "-o", str(program), *sources], log=log)
@@ -109,7 +111,9 @@ class Saved:
     def _machine(self, options: Sequence[str]) -> Iterator[Machine]:
         log = cache.log_file(f"console-{self.kernel.kernel.name}-broken")
         options = [*_options(self._folder), *options]
-        with machine(self.kernel.vmlinuz, self._image, self._line, options, console=log) as guest:
+        program = (_MACHINE.emulator,)
+        what = self.kernel.vmlinuz, self._image, self._line, options
+        with machine(*what, program=program, console=log) as guest:
             yield guest
 
     @contextlib.contextmanager

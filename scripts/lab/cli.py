@@ -16,7 +16,8 @@ from typing import List, Optional, Sequence
 
 from tabulate import tabulate
 
-from . import breakage, build, cache, dumps, library, matrix, recipes, report, trials
+from . import breakage, build, cache, crash, dumps, library, matrix, recipes, report, trials
+from .architectures import ARCHITECTURES, HERE
 from .boot import running
 from .breakage import break_kernel, break_some
 from .cases import CASES
@@ -24,11 +25,11 @@ from .comparison import compare
 from .debian import Archive
 from .dumps import Dump
 from .errors import LabError
-from .guests import GUESTS, fitted, guests_for
+from .guests import GUESTS, fitted, guests_for, suits
 from .kdump import FORMATS
 from .kernels import KERNELS
 from .matrix import Matrix
-from .packages import GUEST_PACKAGES, install
+from .packages import install
 from .process import run_python, say
 from .trials import TRIALS
 
@@ -40,8 +41,10 @@ def _list(arguments: argparse.Namespace) -> int:
     for kernel in KERNELS.values():
         found = library.present(kernel)
         origin = "Debian" if kernel.stock else "built"
-        rows.append((kernel.name, origin, found.release if found else "-", kernel.about))
-    print(tabulate(rows, ("KERNEL", "FROM", "IN THE CACHE", "ABOUT"), tablefmt="plain"))
+        release = found.release if found else "-"
+        rows.append((kernel.name, kernel.architecture, origin, release, kernel.about))
+    headers = ("KERNEL", "ARCHITECTURE", "FROM", "IN THE CACHE", "ABOUT")
+    print(tabulate(rows, headers, tablefmt="plain"))
     print()
     about = [(guest.name, guest.about) for guest in GUESTS.values()]
     print(tabulate(about, ("GUEST", "ABOUT"), tablefmt="plain"))
@@ -60,10 +63,10 @@ def _take(arguments: argparse.Namespace) -> List[Dump]:
     kernel = KERNELS[arguments.kernel]
     files = library.get(kernel, Archive())
     guest = fitted(GUESTS[arguments.guest], kernel)
-    if not guest.suits(kernel):
+    if not suits(guest, kernel):
         raise LabError(f"guest {guest.name} has no meaning for {kernel.name}")
-    install(GUEST_PACKAGES, log=cache.log_file("packages"))
-    count = arguments.pauses if guest.busy else 1
+    install(ARCHITECTURES[HERE].packages, log=cache.log_file("packages"))
+    count = arguments.pauses if guest.busy and not guest.crash else 1
     taken = None if arguments.again else dumps.present(files, guest, count)
     return taken or dumps.take(files, guest, count=count, seed=arguments.seed)
 
@@ -123,7 +126,7 @@ def _break(arguments: argparse.Namespace) -> int:
 def _boot(arguments: argparse.Namespace) -> int:
     kernel = KERNELS[arguments.kernel]
     files = library.get(kernel, Archive())
-    install(GUEST_PACKAGES, log=cache.log_file("packages"))
+    install(ARCHITECTURES[HERE].packages, log=cache.log_file("packages"))
     with running(files, fitted(GUESTS[arguments.guest], kernel)) as guest:
         guest.stop()
         symbols = f" -s {files.vmlinux}" if files.vmlinux else ""
@@ -139,7 +142,7 @@ def _boot(arguments: argparse.Namespace) -> int:
 
 def _matrix(arguments: argparse.Namespace) -> int:
     jobs = matrix.ci_jobs() if arguments.ci else matrix.full_jobs(arguments.kernel, arguments.guest)
-    install(GUEST_PACKAGES, log=cache.log_file("packages"))
+    install(ARCHITECTURES[HERE].packages, log=cache.log_file("packages"))
     begin, budget = time.monotonic(), _seconds(arguments.budget, 48 if arguments.ci else None)
     run = matrix.run(
         jobs,
@@ -163,7 +166,7 @@ def _matrix(arguments: argparse.Namespace) -> int:
 
 def _trial(arguments: argparse.Namespace) -> int:
     trial = TRIALS[arguments.command]
-    install(GUEST_PACKAGES, log=cache.log_file("packages"))
+    install(ARCHITECTURES[HERE].packages, log=cache.log_file("packages"))
     journal = trials.journal_of(trial, arguments.journal)
     if arguments.again:
         journal.clear()
@@ -268,7 +271,9 @@ def _parser() -> argparse.ArgumentParser:
 
     one = commands.add_parser("check", help="dump a kernel and compare drgn-slabtype with it")
     _add_guest_arguments(one)
-    one.add_argument("--format", choices=("elf", *FORMATS), default="elf", help="of the dump")
+    one.add_argument(
+        "--format", choices=("elf", *FORMATS, *crash.FORMATS), default="elf", help="of the dump"
+    )
     one.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON")
     one.set_defaults(run=_check)
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Dict, List, NamedTuple, Sequence
 
 from . import cache
+from .architectures import HERE
 from .errors import LabError
 from .process import output, run, say
 
@@ -83,12 +84,22 @@ def _machine_addresses() -> Dict[str, str]:
 
 
 class Archive:
-    """The Debian archive, several suites at once."""
+    """
+    The Debian archive, several suites at once.
 
-    def __init__(self) -> None:
-        self._folder = cache.root() / "apt"
+    :param architecture: Debian's word for that of the packages.
+    """
+
+    def __init__(self, architecture: str = HERE) -> None:
+        self._architecture = architecture
+        suffix = "" if architecture == HERE else f"-{architecture}"
+        self._folder = cache.root() / f"apt{suffix}"
         self._config = self._folder / "apt.conf"
         self._log = cache.log_file("apt")
+
+    def of(self, architecture: str) -> Archive:
+        """Return the same for packages of another architecture."""
+        return self if architecture == self._architecture else Archive(architecture)
 
     def _env(self) -> Dict[str, str]:
         return {"APT_CONFIG": str(self._config)}
@@ -116,8 +127,8 @@ class Archive:
             'Dir::Etc::Preferences "/dev/null";\n'
             'Dir::Etc::PreferencesParts "/dev/null";\n'
             'APT::Sandbox::User "root";\n'
-            'APT::Architecture "amd64";\n'
-            'APT::Architectures "amd64";\n'
+            f'APT::Architecture "{self._architecture}";\n'
+            f'APT::Architectures "{self._architecture}";\n'
             'Acquire::Languages "none";\n'
             'Acquire::Retries "3";\n'
         )
@@ -170,16 +181,28 @@ class Archive:
         :param suites: Suites to look in, the first one that has any wins.
         :raises LabError: if there is none.
         """
+        return self.every(pattern, suites)[0]
+
+    def every(self, pattern: str, suites: Sequence[str]) -> List[Package]:
+        """
+        Return all packages whose whole name matches a pattern.
+
+        :param suites: Suites to look in, in their order.
+        :return: Those of the first suite first, of each the newest first.
+        :raises LabError: if there is none.
+        """
         expression = re.compile(pattern)
+        found = []
         for suite in suites:
-            found = [
+            matching = [
                 package
                 for package in self._packages
                 if package.suite == suite and expression.fullmatch(package.name)
             ]
-            if found:
-                return functools.reduce(_newer, found)
-        raise LabError(f"no package {pattern} in {', '.join(suites)}")
+            found += sorted(matching, key=functools.cmp_to_key(_compare), reverse=True)
+        if not found:
+            raise LabError(f"no package {pattern} in {', '.join(suites)}")
+        return found
 
     def download(self, package: Package, folder: Path) -> Path:
         """
@@ -203,12 +226,12 @@ class Archive:
         return new.pop()
 
 
-def _newer(one: Package, other: Package) -> Package:
+def _compare(one: Package, other: Package) -> int:
     def later(first: str, second: str) -> bool:
         arguments = ["dpkg", "--compare-versions", first, "gt", second]
         return subprocess.run(arguments, check=False).returncode == 0
 
-    return one if later(one.version, other.version) else other
+    return later(one.version, other.version) - later(other.version, one.version)
 
 
 def unpack(package: Path, pattern: str, folder: Path, *, flat: bool = True) -> List[Path]:

@@ -25,7 +25,7 @@ from .library import KernelFiles
 from .process import run, say
 from .qemu import Machine
 
-__all__ = ("Dump", "load", "present", "take", "vmcoreinfo")
+__all__ = ("Dump", "describe", "load", "present", "take", "vmcoreinfo")
 
 _HIGHLIGHTS = (
     "SLAB",
@@ -91,12 +91,13 @@ def _folder(kernel: KernelFiles, guest: Guest, number: int) -> Path:
     key = cache.key(
         4,
         kernel.key,
-        initramfs.recipe(),
+        initramfs.recipe(kernel.kernel.machine),
         guest.options,
         guest.parameters,
         guest.seconds,
         guest.busy,
         *([initramfs.first_recipe(guest.first)] if guest.first else []),
+        *([initramfs.first_recipe("second")] if guest.crash else []),
     )
     suffix = f"-{number}" if number else ""
     return cache.root() / "dumps" / kernel.kernel.name / f"{guest.name}-{key}{suffix}"
@@ -130,34 +131,45 @@ def _write(
             if said is not None:
                 files = oracle.read_guest(core, said)
                 oracle.save(files, folder / "oracle")
-        config = kernel.config
-        manifest = {
-            "kernel": kernel.kernel.name,
-            "guest": guest.name,
-            "number": number,
-            "release": kernel.release,
-            "package_version": kernel.version,
-            "allocator": kernel.kernel.allocator,
-            "page_type": kernel.kernel.page_type,
-            "config": {name: config[name] for name in _HIGHLIGHTS if name in config},
-            "parameters": guest.parameters,
-            "memory_mib": guest.memory_mib,
-            "cpus": guest.cpus,
-            "nodes": guest.nodes,
-            "format": "elf",
-            "oracle": bool(files),
-            "dump_page": "it was not asked",
-        }
-        (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+        describe(kernel, guest, number, folder, has_oracle=bool(files))
         if stopped.console.exists():
             (folder / "console.log").write_bytes(stopped.console.read_bytes())
     return dump
+
+
+def describe(
+    kernel: KernelFiles, guest: Guest, number: int, folder: Path, *, has_oracle: bool
+) -> None:
+    """Write what is known of a dump into its folder."""
+    config = kernel.config
+    manifest = {
+        "kernel": kernel.kernel.name,
+        "guest": guest.name,
+        "number": number,
+        "architecture": kernel.kernel.architecture,
+        "release": kernel.release,
+        "package_version": kernel.version,
+        "allocator": kernel.kernel.allocator,
+        "page_type": kernel.kernel.page_type,
+        "config": {name: config[name] for name in _HIGHLIGHTS if name in config},
+        "parameters": guest.parameters,
+        "memory_mib": guest.memory_mib,
+        "cpus": guest.cpus,
+        "nodes": guest.nodes,
+        "format": "elf",
+        "oracle": has_oracle,
+        "dump_page": "it was not asked",
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
 
 
 def _complete(kernel: KernelFiles, vmcore: Path) -> None:
     # VMCOREINFO reaches QEMU through the module qemu_fw_cfg.
     with Core(vmcore) as core:
         if "VMCOREINFO" in {note.name for note in core.notes()}:
+            return
+        if not kernel.kernel.machine.tells:
+            # The checker finds it where the kernel keeps it.
             return
         if kernel.modules or kernel.config:
             raise GuestError("the dump has no VMCOREINFO: qemu_fw_cfg did not load")
@@ -203,6 +215,10 @@ def take(kernel: KernelFiles, guest: Guest, *, count: int = 1, seed: int = 1) ->
     :return: One dump, or as many as asked for of a busy guest.
     :raises GuestError: if the guest fails.
     """
+    if guest.crash:
+        from . import crash
+
+        return [crash.take(kernel, guest)]
     moments = random.Random(seed)
     begin = time.monotonic()
     with running(kernel, guest) as started:
@@ -232,8 +248,8 @@ def _write_steady(kernel: KernelFiles, guest: Guest, started: Machine) -> Dump:
         started.stop()
         if started.has_said("held"):
             # Too late: the guest went on before it was stopped.
-            started.wait_for("held", 1)
             started.resume()
+            started.wait_for("held", seconds)
             continue
         dump = _write(kernel, guest, 0, started, said)
         started.resume()

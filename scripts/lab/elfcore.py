@@ -17,13 +17,17 @@ __all__ = ("HEADER", "PROGRAM_HEADER", "PT_LOAD", "PT_NOTE", "Core", "Note", "Se
 HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
 """The header of a 64-bit little-endian ELF file."""
 PROGRAM_HEADER = struct.Struct("<IIQQQQQQ")
-"""A program header."""
+"""A program header of one."""
 PT_LOAD = 1
 """Type of a program header of memory."""
 PT_NOTE = 4
 """Type of a program header of notes."""
 
 _NOTE = struct.Struct("<III")
+
+
+def _ordered(shape: struct.Struct, order: str) -> struct.Struct:
+    return struct.Struct(order + shape.format[1:])
 
 
 class Segment(NamedTuple):
@@ -66,15 +70,20 @@ class Core:
         self.segments: List[Segment] = []
         """Memory in the core."""
         self._notes: List[Segment] = []
-        header = HEADER.unpack(self._stream.read(HEADER.size))
-        if header[0][:5] != b"\x7fELF\x02":
+        start = self._stream.read(HEADER.size)
+        if start[:5] != b"\x7fELF\x02" or len(start) < HEADER.size:
             raise LabError(f"{path} is no 64-bit ELF file")
+        self.order = "<" if start[5] == 1 else ">"
+        """Byte order of the machine, as :mod:`struct` spells it."""
+        self._note = _ordered(_NOTE, self.order)
+        header = _ordered(HEADER, self.order).unpack(start)
         offset, count = header[5], header[10]
         if count == 0xFFFF:
             raise LabError(f"{path} has too many program headers")
         self._stream.seek(offset)
         table = self._stream.read(count * PROGRAM_HEADER.size)
-        for kind, _, place, _, physical, size, _, _ in PROGRAM_HEADER.iter_unpack(table):
+        rows = _ordered(PROGRAM_HEADER, self.order).iter_unpack(table)
+        for kind, _, place, _, physical, size, _, _ in rows:
             if kind == PT_LOAD and size:
                 self.segments.append(Segment(physical, size, place))
             elif kind == PT_NOTE:
@@ -124,7 +133,7 @@ class Core:
         at = self.find(name + b"OSRELEASE=")
         if at is None:
             raise LabError("the kernel's VMCOREINFO is not in its memory")
-        _, size, _ = _NOTE.unpack(self.read(at - _NOTE.size, _NOTE.size))
+        _, size, _ = self._note.unpack(self.read(at - _NOTE.size, _NOTE.size))
         return self.read(at + len(name), size)
 
     def notes(self) -> Iterator[Note]:
@@ -134,7 +143,7 @@ class Core:
             data = self._stream.read(segment.size)
             position = 0
             while position + _NOTE.size <= len(data):
-                name_size, size, kind = _NOTE.unpack_from(data, position)
+                name_size, size, kind = self._note.unpack_from(data, position)
                 position += _NOTE.size
                 name = (
                     data[position : position + name_size].rstrip(b"\0").decode("ascii", "replace")

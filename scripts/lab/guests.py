@@ -7,10 +7,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Callable, Tuple
 
+from .architectures import ARCHITECTURES, HERE
 from .kernels import Kernel
 from .named import Named
 
-__all__ = ("GUESTS", "Guest", "fitted", "guests_for")
+__all__ = ("GUESTS", "Guest", "fitted", "guests_for", "suits")
 
 
 @dataclass(frozen=True)
@@ -41,20 +42,30 @@ class Guest:
     first: str = ""
     """Program that is started first and becomes the ordinary one: ``storm``, a load that goes
     on and comes to caches the ordinary one leaves alone, runs out of memory, and has slabs
-    given back; or ``crowd``, which leaves millions of objects."""
+    given back; ``crowd``, which leaves millions of objects; or ``crash``, which loads a
+    crash kernel, see :mod:`lab.crash`."""
     patience: int = 1
     """How many times longer than usual to wait for it."""
     measured: bool = False
     """Whether it is there to be measured, and not to be compared."""
     suits: Callable[[Kernel], bool] = lambda kernel: True
     """Whether it says anything about a kernel."""
+    architecture: str = HERE
+    """Which of its machines is meant."""
+
+    @property
+    def crash(self) -> bool:
+        """Whether it panics, and its crash kernel writes the dump."""
+        return self.first == "crash"
 
     @property
     def options(self) -> Tuple[str, ...]:
         """Arguments for QEMU."""
         alone = self.cx16 and not self.recent
         arguments = ["-accel", f"tcg,thread={'single' if alone else 'multi'}"]
-        arguments += ["-cpu", "Nehalem" if self.cx16 else "Nehalem,-cx16"]
+        if self.architecture == HERE:
+            arguments += ["-cpu", "Nehalem" if self.cx16 else "Nehalem,-cx16"]
+        arguments += ARCHITECTURES[self.architecture].processor
         arguments += ["-m", f"{self.memory_mib}M", "-smp", str(self.cpus)]
         if self.nodes > 1:
             for node in range(self.nodes):
@@ -106,6 +117,15 @@ _CX16 = Guest(
     "slub_debug=-",
     cx16=True,
     suits=lambda kernel: kernel.allocator == "SLUB",
+)
+
+_CRASH = Guest(
+    "crash",
+    "panics, and a crash kernel writes its memory in all formats",
+    "crashkernel=192M unknown_nmi_panic",
+    memory_mib=512,
+    first="crash",
+    suits=lambda kernel: kernel.stock and kernel.kexec,
 )
 
 # A busy guest is stopped at random moments, and is else like the one it is named after.
@@ -161,6 +181,10 @@ _TABLE = (
         recent=True,
         suits=_CX16.suits,
     ),
+    _CRASH,
+    replace(
+        _CRASH, name="busy-crash", about="the same, under load and within the allocator", busy=True
+    ),
 )
 
 GUESTS: Named[Guest] = Named("guest", _TABLE)
@@ -169,7 +193,13 @@ GUESTS: Named[Guest] = Named("guest", _TABLE)
 
 def guests_for(kernel: Kernel) -> Tuple[Guest, ...]:
     """Return the guests that say something about a kernel, as it needs them."""
-    return tuple(fitted(guest, kernel) for guest in _TABLE if guest.suits(kernel))
+    return tuple(fitted(guest, kernel) for guest in _TABLE if suits(guest, kernel))
+
+
+def suits(guest: Guest, kernel: Kernel) -> bool:
+    """Return whether a guest says anything about a kernel."""
+    some = kernel.machine.guests
+    return (not some or guest.name in some) and guest.suits(kernel)
 
 
 def fitted(guest: Guest, kernel: Kernel) -> Guest:
@@ -178,4 +208,5 @@ def fitted(guest: Guest, kernel: Kernel) -> Guest:
         guest,
         memory_mib=max(guest.memory_mib, kernel.memory_mib),
         parameters=f"{guest.parameters} {kernel.parameters}".strip(),
+        architecture=kernel.architecture,
     )

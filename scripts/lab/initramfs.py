@@ -14,12 +14,22 @@ from pathlib import Path
 from typing import Dict, List, Sequence
 
 from . import cache
+from .architectures import HERE, Architecture
 from .library import KernelFiles
-from .packages import GUEST_PACKAGES, install
+from .packages import install
 from .process import run
 from .stock import MODULES
 
-__all__ = ("FLAGS", "build", "first_recipe", "first_sources", "member", "recipe")
+__all__ = (
+    "FLAGS",
+    "archive",
+    "build",
+    "first_recipe",
+    "first_sources",
+    "member",
+    "program",
+    "recipe",
+)
 
 _SOURCES = Path(__file__).with_name("guest")
 FLAGS = ("-std=gnu11", "-O1", "-Wall", "-Wextra", "-static")
@@ -28,9 +38,10 @@ FLAGS = ("-std=gnu11", "-O1", "-Wall", "-Wextra", "-static")
 _RELOADED = ("qemu_fw_cfg",)
 
 
-def recipe() -> str:
+def recipe(architecture: Architecture) -> str:
     """Return the key of everything the guest's program is made from."""
-    return cache.key(1, FLAGS, *sorted(_SOURCES.glob("*.[ch]")))
+    other = () if architecture.name == HERE else (architecture.name, architecture.compiler)
+    return cache.key(1, FLAGS, *other, *sorted(_SOURCES.glob("*.[ch]")))
 
 
 def first_sources(first: str) -> List[Path]:
@@ -62,39 +73,55 @@ def member(name: str, mode: int, data: bytes = b"", device: int = 0) -> bytes:
     return whole + data + bytes(-len(data) % 4)
 
 
-def _program(sources: Sequence[Path], key: str) -> bytes:
+def archive(members: Sequence[bytes]) -> bytes:
+    """Return members as a compressed archive that a kernel unpacks."""
+    return gzip.compress(b"".join([*members, member("TRAILER!!!", 0)]), 1, mtime=0)
+
+
+def program(first: str, architecture: Architecture) -> bytes:
+    """
+    Return one of the guest's programs, compiled once.
+
+    :param first: A folder beside the ordinary one's files; empty for that one.
+    :raises LabError: if it does not compile.
+    """
+    if first:
+        return _compiled(first_sources(first), first_recipe(first), architecture)
+    return _compiled(sorted(_SOURCES.glob("*.c")), recipe(architecture), architecture)
+
+
+def _compiled(sources: Sequence[Path], key: str, architecture: Architecture) -> bytes:
     folder = cache.root() / "guest" / key
     if not folder.exists():
         log = cache.log_file("guest")
-        install(GUEST_PACKAGES, log=log)
+        install(architecture.packages, log=log)
         with cache.lock("guest"), cache.entry(folder) as work:
             files = [str(file) for file in sources]
-            run(["gcc", *FLAGS, "-o", str(work / "init"), *files], log=log)
+            run([architecture.compiler, *FLAGS, "-o", str(work / "init"), *files], log=log)
     return (folder / "init").read_bytes()
 
 
-def build(kernel: KernelFiles, *, first: str = "") -> bytes:
+def build(kernel: KernelFiles, *, first: str = "", more: Sequence[bytes] = ()) -> bytes:
     """
     Return the initramfs for a kernel.
 
     :param first: Program that is started first: a folder beside the ordinary one's files.
+    :param more: Members for that program.
     :raises LabError: if the guest's program does not compile.
     """
     modules: Dict[str, Path] = kernel.modules
+    machine = kernel.kernel.machine
     order = [name for name in MODULES if name in modules]
     parts = [
         member("dev", 0o040755),
         member("dev/console", 0o020600, device=0x0501),
-        member(
-            "base" if first else "init", 0o100755, _program(sorted(_SOURCES.glob("*.c")), recipe())
-        ),
+        member("base" if first else "init", 0o100755, program("", machine)),
         member("modules", 0o040755),
         member("modules/order", 0o100644, "".join(f"{name}\n" for name in order).encode()),
     ]
     parts += [member(f"modules/{name}.ko", 0o100644, modules[name].read_bytes()) for name in order]
     if first:
-        program = _program(first_sources(first), first_recipe(first))
-        parts.append(member("init", 0o100755, program))
+        parts.append(member("init", 0o100755, program(first, machine)))
     if first == "storm":
         parts.append(member("storm", 0o040755))
         # What is loaded is deleted; the storm has its own.
@@ -103,5 +130,4 @@ def build(kernel: KernelFiles, *, first: str = "") -> bytes:
             for name in _RELOADED
             if name in modules
         ]
-    parts.append(member("TRAILER!!!", 0))
-    return gzip.compress(b"".join(parts), 1, mtime=0)
+    return archive([*parts, *more])

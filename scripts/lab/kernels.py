@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Callable, Dict, Mapping, Optional, Tuple, Union
 
 from . import kunit, rfc
+from .architectures import ARCHITECTURES, HERE, Architecture
 from .edits import SourceTree
 from .named import Named
 
@@ -74,10 +75,12 @@ class Kernel:
     """Name of the page type encoding that must be detected."""
     origin: Union[Stock, Built]
     """Where it comes from."""
+    architecture: str = HERE
+    """Debian's word for it: a name in :data:`lab.architectures.ARCHITECTURES`."""
     allocator: str = "SLUB"
     """``SLAB`` or ``SLUB``."""
     special: str = "numa"
-    """The guest that tells most about it after the plain one."""
+    """The guest that tells most about it after the plain one; empty for none in CI."""
     kfence: bool = True
     """Whether KFENCE is built in."""
     numa: bool = True
@@ -92,6 +95,8 @@ class Kernel:
     """Whether it prints while all but one CPU stand still, as dump_page() has to."""
     cma: bool = False
     """Whether CONFIG_DMA_CMA is."""
+    kexec: bool = False
+    """Whether it can load a crash kernel, and both have a disk without modules."""
     memory_mib: int = 0
     """Memory that it needs, whatever the guest would have."""
     parameters: str = ""
@@ -103,6 +108,11 @@ class Kernel:
     def stock(self) -> bool:
         """Whether it comes from Debian as it is."""
         return isinstance(self.origin, Stock)
+
+    @property
+    def machine(self) -> Architecture:
+        """What its guests are run and compiled with."""
+        return ARCHITECTURES[self.architecture]
 
     @property
     def broken(self) -> bool:
@@ -198,6 +208,15 @@ def _passed(version: str, about: str, **differs: Any) -> Kernel:
     return family.stock(f"debian-{version}", about, **differs)
 
 
+def _foreign(family: _Family, architecture: str, about: str, **differs: Any) -> Kernel:
+    # "debian-VERSION-ARCHITECTURE", of a kernel of another architecture.
+    name = f"debian-{family.version.replace('7.3', '7')}-{differs.pop('suffix', architecture)}"
+    flavour = differs.pop("flavour", architecture)
+    # A CPU is a thread of an emulator, and dump_page() is called with registers of x86-64.
+    settled = {"architecture": architecture, "patience": 3, "prints": False, "numa": False}
+    return family.stock(name, about, flavour=flavour, **{**settled, **differs})
+
+
 # In the order in which they tell most when time runs out. Variants of one
 # source that share most objects stand next to each other.
 _CI = (
@@ -208,10 +227,14 @@ _CI = (
         "slab",
         special="kfence",
     ),
-    _7.stock("debian-7", "newest Debian kernel: SLUB with sheaves", special="busy", cma=True),
+    _7.stock(
+        "debian-7", "newest Debian kernel: SLUB with sheaves", special="busy", cma=True, kexec=True
+    ),
     _6_1.built("slab-6.1", "SLAB in struct slab", "slab", special="busy-numa"),
-    _6_12.stock("debian-6.12", "Debian 13: SLUB, page types in the top byte", special="debug"),
-    _5_10.stock("debian-5.10", "Debian 11: SLUB in struct page", special="busy"),
+    _6_12.stock(
+        "debian-6.12", "Debian 13: SLUB, page types in the top byte", special="debug", kexec=True
+    ),
+    _5_10.stock("debian-5.10", "Debian 11: SLUB in struct page", special="busy", kexec=True),
     _5_10.built("slab-5.10", "SLAB in struct page", "slab"),
     _6_1.built("slab-6.1-debug", "SLAB with CONFIG_DEBUG_SLAB", "slab debug-slab"),
     _RFC_3.built("slub-6.1-rfc3", "SLUB, slab as a page type (RFC v3)", "slub", special="kfence"),
@@ -221,13 +244,49 @@ _CI = (
         "slub plain-freelists",
         special="busy",
     ),
-    _DEBIAN_6_1.stock("debian-6.1", "Debian 12: SLUB in struct slab", special="debug"),
+    _DEBIAN_6_1.stock("debian-6.1", "Debian 12: SLUB in struct slab", special="debug", kexec=True),
     _passed("6.19", "SLUB with CPU slabs and sheaves", special="busy"),
     _passed("7.0", "SLUB with sheaves, barns in the nodes", special="busy-numa"),
     _passed("7.1", "SLUB with sheaves, barns beside the nodes", special="debug"),
     _passed("6.18", "SLUB with CPU slabs and the first sheaves", special="busy"),
     _passed("6.17", "the last SLUB without sheaves", special="busy"),
     _passed("6.16", "SLUB before struct slab got flags of its own", special="kfence"),
+    _foreign(
+        _6_12,
+        "arm64",
+        "arm64: addresses of 52 bits",
+        flavour="cloud-arm64",
+        special="",
+        numa=True,
+    ),
+)
+
+
+# Other architectures, for the full matrix alone.
+_FOREIGN = (
+    _foreign(_DEBIAN_6_1, "arm64", "arm64: addresses of 48 bits", flavour="cloud-arm64", numa=True),
+    _foreign(_7, "arm64", "arm64: SLUB with sheaves", flavour="cloud-arm64", numa=True),
+    _foreign(
+        _6_12,
+        "arm64",
+        "arm64: pages of 16 KiB",
+        flavour="arm64-16k",
+        suffix="arm64-16k",
+        memory_mib=512,
+    ),
+    _foreign(_6_12, "s390x", "s390x: big-endian"),
+    _foreign(_7, "s390x", "s390x: big-endian, SLUB with sheaves"),
+    _foreign(_DEBIAN_6_1, "s390x", "s390x: big-endian, SLUB in struct slab"),
+    _foreign(_6_12, "riscv64", "riscv64"),
+    _foreign(_7, "riscv64", "riscv64: SLUB with sheaves"),
+    _foreign(
+        _6_12,
+        "ppc64el",
+        "ppc64el: pages of 64 KiB",
+        flavour="powerpc64le-64k",
+        suffix="ppc64el-64k",
+        memory_mib=512,
+    ),
 )
 
 # Configurations, for the full matrix alone. Each costs a download or a build.
@@ -278,5 +337,7 @@ _FULL = (
     _6_1.built("slub-6.1-owner", "SLUB with CONFIG_PAGE_OWNER", "slub page-owner", special="owner"),
 )
 
-KERNELS: Named[Kernel] = Named("kernel", (*_CI, *(replace(row, ci=False) for row in _FULL)))
+KERNELS: Named[Kernel] = Named(
+    "kernel", (*_CI, *(replace(row, ci=False) for row in (*_FULL, *_FOREIGN)))
+)
 """Every kernel by name, the most telling first."""

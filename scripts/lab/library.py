@@ -132,4 +132,5 @@ def _drop_idle_tree(made: KernelFiles) -> None:
 
 def _is_newer(found: KernelFiles, archive: Archive) -> bool:
     origin = found.kernel.origin
+    archive = archive.of(found.kernel.architecture)
     return archive.newest(origin.package, origin.suites).version != found.version

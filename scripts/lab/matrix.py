@@ -17,17 +17,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Sequence, Tuple, Union
 
-from . import dumps, library, recipes
+from . import cache, crash, dumps, library, recipes
+from .architectures import HERE
 from .breakage import Breakage
 from .comparison import LIVE, Result, compare, compare_live
 from .debian import Archive
 from .dumps import Dump
 from .errors import LabError
-from .guests import GUESTS, Guest, fitted
+from .guests import GUESTS, Guest, fitted, suits
 from .journal import Journal
 from .kdump import FORMATS
 from .kernels import KERNELS, Built, Kernel
 from .library import KernelFiles
+from .packages import install
 from .process import say
 from .recipes import Recipes
 from .trials import TRIALS, Outcome, perform
@@ -38,7 +40,12 @@ PAUSES = 5
 """How often a busy guest is stopped."""
 
 # Formats besides ELF, with --full.
-_FORMATS = {"plain": ("elf", *FORMATS), "busy": ("elf", "kdump-31", *LIVE)}
+_FORMATS = {
+    "plain": ("elf", *FORMATS),
+    "busy": ("elf", "kdump-31", *LIVE),
+    "crash": ("elf", *crash.FORMATS),
+    "busy-crash": ("elf", *crash.FORMATS),
+}
 
 # What a step takes on two cores, in seconds, rounded up.
 _FETCH_SECONDS = 60
@@ -154,7 +161,7 @@ def ci_jobs() -> List[Job]:
         _job(kernel, GUESTS[name])
         for kernel in KERNELS.values()
         if kernel.ci
-        for name in ("plain", kernel.special)
+        for name in ("plain", *([kernel.special] if kernel.special else []))
     ]
 
 
@@ -172,12 +179,14 @@ def full_jobs(names: Sequence[str] = (), only: Sequence[str] = ()) -> List[Job]:
         _job(kernel, guest, _FORMATS.get(guest.name, ("elf",)))
         for guest in GUESTS.pick(only)
         for kernel in KERNELS.pick(names)
-        if guest.suits(kernel) and not kernel.broken and (only or not guest.measured)
+        if suits(guest, kernel) and not kernel.broken and (only or not guest.measured)
     ]
 
 
 def _job(kernel: Kernel, guest: Guest, formats: Tuple[str, ...] = ("elf",)) -> Job:
-    return Job(kernel, fitted(guest, kernel), PAUSES if guest.busy else 1, formats)
+    return Job(
+        kernel, fitted(guest, kernel), PAUSES if guest.busy and not guest.crash else 1, formats
+    )
 
 
 def _needed_seconds(job: Job) -> float:
@@ -219,13 +228,15 @@ def run(
             matrix.left_out.append(job.name)
             continue
         if job.kernel.name in broken:
-            matrix.failed[job.name] = broken[job.kernel.name]
+            _note_without(matrix, job, broken[job.kernel.name])
             continue
         try:
+            install(job.kernel.machine.packages, log=cache.log_file("packages"))
             files = library.get(job.kernel, archive)
         except LabError as error:
             say(f"{job.kernel.name}: {error}")
-            broken[job.kernel.name] = matrix.failed[job.name] = str(error)
+            broken[job.kernel.name] = str(error)
+            _note_without(matrix, job, str(error))
             continue
         try:
             taken = dumps.present(files, job.guest, job.pauses)
@@ -253,6 +264,14 @@ def run(
     )
     matrix.seconds = time.monotonic() - begin
     return matrix
+
+
+def _note_without(matrix: Matrix, job: Job, why: str) -> None:
+    # A kernel that is not there. Mirrors need not have other architectures.
+    if job.kernel.architecture == HERE:
+        matrix.failed[job.name] = why
+    else:
+        matrix.left_out.append(job.name)
 
 
 def run_trials(matrix: Matrix, names: Sequence[str], *, budget_seconds: float) -> None:

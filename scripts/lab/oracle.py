@@ -7,8 +7,8 @@ The guest reads them into locked memory as its last act (``guest/oracle.c``), so
 they are taken out of the dump itself. Saved, an oracle is a folder:
 
 - ``slabinfo``, ``vmstat``, ``zoneinfo``, ``buddyinfo``, …: as in ``/proc``;
-- ``kpageflags``, ``kpagecount``: 64-bit little-endian words, one for each page
-  frame from 0 up;
+- ``kpageflags``, ``kpagecount``: 64-bit words, little-endian whatever the guest
+  is, one for each page frame from 0 up;
 - ``slab.json``: ``/sys/kernel/slab`` (SLUB): for each name its attributes as
   text, or under ``"alias_of"`` the directory that the name is a link to;
 - ``oracle.json``: how it was taken.
@@ -20,6 +20,7 @@ import array
 import json
 import re
 import struct
+import sys
 from pathlib import Path
 from typing import Dict, List, NamedTuple
 
@@ -28,9 +29,9 @@ from .errors import GuestError
 
 __all__ = ("KPF", "CacheNumbers", "Oracle", "read_guest", "save")
 
-_HEADER = struct.Struct("<16sQQQQQ")
+_HEADER = "16sQQQQQ"
 _MAGIC = b"SLABTYPE-ORACLE1"
-_PAGE_SIZE = 4096
+_WORDS = ("proc/kpageflags", "proc/kpagecount")
 
 KPF = {
     "SLAB": 7,
@@ -82,23 +83,26 @@ def read_guest(core: Core, line: str) -> Dict[str, bytes]:
     """
     Take the oracle out of a dump.
 
-    :param line: What the guest said: ``pfn=N tries=N changed=NAME``.
+    :param line: What the guest said: ``pfn=N bytes=N tries=N changed=NAME``, *bytes* being
+        those of a page.
     :return: Contents by file name.
     :raises GuestError: if it is damaged.
     """
-    match = re.match(r"pfn=(\d+)", line)
+    match = re.match(r"pfn=(\d+) bytes=(\d+)", line)
     if match is None:
         raise GuestError(f"the guest said {line!r}")
-    page = core.read(int(match.group(1)) * _PAGE_SIZE, _PAGE_SIZE)
-    magic, length, total, tries, num_pages, num_lists = _HEADER.unpack_from(page)
+    at, step = int(match.group(1)), int(match.group(2))
+    page = core.read(at * step, step)
+    header = struct.Struct(core.order + _HEADER)
+    magic, length, total, tries, num_pages, num_lists = header.unpack_from(page)
     if magic != _MAGIC:
         raise GuestError("there is no oracle where the guest said")
-    lists = array.array("Q", page[_HEADER.size : _HEADER.size + num_lists * 8])
+    lists = _words(page[header.size : header.size + num_lists * 8], core.order)
     pfns: List[int] = []
     for pfn in lists:
-        pfns.extend(array.array("Q", core.read(pfn * _PAGE_SIZE, _PAGE_SIZE)))
-    data = b"".join(core.read(pfn * _PAGE_SIZE, _PAGE_SIZE) for pfn in pfns[:num_pages])
-    if sum(array.array("Q", data)) & 0xFFFFFFFFFFFFFFFF != total:
+        pfns.extend(_words(core.read(pfn * step, step), core.order))
+    data = b"".join(core.read(pfn * step, step) for pfn in pfns[:num_pages])
+    if sum(_words(data, core.order)) & 0xFFFFFFFFFFFFFFFF != total:
         raise GuestError("the oracle in the dump is damaged: its sum differs")
     if "changed=-" not in line:
         raise GuestError(f"the kernel's numbers did not come to rest: {line}")
@@ -109,7 +113,24 @@ def read_guest(core: Core, line: str) -> Dict[str, bytes]:
         name, size = data[position:end].decode().rsplit(" ", 1)
         files[name] = data[end + 1 : end + 1 + int(size)]
         position = end + 1 + int(size)
+    for name in _WORDS:
+        if name in files:
+            files[name] = _little(_words(files[name], core.order))
     return files
+
+
+def _words(data: bytes, order: str) -> array.array[int]:
+    # 64-bit words of a guest's memory.
+    words = array.array("Q", data)
+    if (order == "<") != (sys.byteorder == "little"):
+        words.byteswap()
+    return words
+
+
+def _little(words: array.array[int]) -> bytes:
+    if sys.byteorder != "little":
+        words.byteswap()
+    return words.tobytes()
 
 
 def save(files: Dict[str, bytes], folder: Path) -> None:

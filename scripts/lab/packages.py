@@ -12,12 +12,10 @@ from typing import List, Sequence
 from .errors import LabError, MissingToolError
 from .process import output, run, say
 
-__all__ = ("BUILD_PACKAGES", "GUEST_PACKAGES", "install")
+__all__ = ("BUILD_PACKAGES", "install")
 
 BUILD_PACKAGES = ("build-essential", "bison", "flex", "bc", "libelf-dev", "xz-utils", "tar")
 """What building a kernel needs on Debian."""
-GUEST_PACKAGES = ("gcc", "libc6-dev", "qemu-system-x86")
-"""What booting a guest needs on Debian."""
 
 
 def _missing(packages: Sequence[str]) -> List[str]:

@@ -43,7 +43,7 @@ class _Map:
         self.tail: Bools = np.zeros(pages, np.bool_)
         self.head_pfn = np.arange(pages, dtype=np.uint64)
         self.private = np.zeros(pages, np.uint64)
-        page = prog.type("struct page")
+        page, order = prog.type("struct page"), machine(prog).memory.word
         for block in page_blocks(machine(prog)):
             rows = slice(block.pfn, min(block.pfn + len(block), pages))
             count = rows.stop - rows.start
@@ -59,7 +59,7 @@ class _Map:
             self.head[rows] &= ~self.tail[rows]
             offset = (page.member("private").bit_offset or 0) // 8
             column = block.raw[:count, offset : offset + 8]
-            self.private[rows] = np.ascontiguousarray(column).view("<u8")[:, 0]
+            self.private[rows] = np.ascontiguousarray(column).view(order)[:, 0]
             self._find_heads(block, rows, page.size or 64)
 
     def _find_heads(self, block: PageBlock, rows: slice, page_size: int) -> None:

@@ -66,6 +66,7 @@ def _guests(results: Sequence[Result]) -> str:
     rows = [
         (
             guest,
+            KERNELS[guest.split("/")[0]].architecture,
             format,
             len(group),
             sum(result.slabs for result in group),
@@ -77,8 +78,9 @@ def _guests(results: Sequence[Result]) -> str:
         )
         for (guest, format), group in groups.items()
     ]
-    headers = "GUEST FORMAT DUMPS SLABS FINDINGS CHANGING UNAVAILABLE COMPARED MISMATCHES".split()
-    align = ("left", "left", *("right",) * 7)
+    counted = "DUMPS SLABS FINDINGS CHANGING UNAVAILABLE COMPARED MISMATCHES".split()
+    headers = ["GUEST", "ARCHITECTURE", "FORMAT", *counted]
+    align = ("left", "left", "left", *("right",) * 7)
     return tabulate(rows, headers, tablefmt="github", disable_numparse=True, colalign=align)
 
 

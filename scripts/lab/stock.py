@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Dict, Set
 
 from . import cache
-from .debian import Archive, unpack
+from .debian import Archive, Package, unpack
 from .errors import LabError
 from .kernels import Kernel, Stock
 from .process import say
@@ -27,6 +27,8 @@ MODULES = (
     "virtio_balloon",
 )
 """Modules that a guest loads where they are not built in, in this order."""
+
+_TRIES = 3
 
 
 def recipe(origin: Stock) -> str:
@@ -47,10 +49,23 @@ def fetch(kernel: Kernel, archive: Archive, folder: Path) -> Dict[str, str]:
     """
     origin = kernel.origin
     assert isinstance(origin, Stock)
-    chosen = archive.newest(origin.package, origin.suites)
-    matched = re.fullmatch(origin.package, chosen.name)
-    assert matched is not None
-    release = matched[1]
+    archive = archive.of(kernel.architecture)
+    why = ""
+    for chosen in archive.every(origin.package, origin.suites)[:_TRIES]:
+        matched = re.fullmatch(origin.package, chosen.name)
+        assert matched is not None
+        try:
+            _unpack(origin, matched[1], chosen, archive, folder)
+        except LabError as error:
+            # A mirror may be without files of the newest release yet.
+            say(f"{chosen.name}: {error}")
+            why = why or str(error)
+            continue
+        return {"release": matched[1], "package": chosen.name, "version": chosen.version}
+    raise LabError(why)
+
+
+def _unpack(origin: Stock, release: str, chosen: Package, archive: Archive, folder: Path) -> None:
     if origin.symbols:
         file = archive.download(chosen, folder)
         say(f"unpacking vmlinux of {release}")
@@ -61,7 +76,6 @@ def fetch(kernel: Kernel, archive: Archive, folder: Path) -> Dict[str, str]:
     missing = _unpack_image(release, chosen.suite, archive, folder)
     if missing if origin.symbols else "vmlinuz" in missing:
         raise LabError(f"the packages of {release} lack {', '.join(sorted(missing))}")
-    return {"release": release, "package": chosen.name, "version": chosen.version}
 
 
 def _unpack_image(release: str, suite: str, archive: Archive, folder: Path) -> Set[str]:
@@ -69,7 +83,7 @@ def _unpack_image(release: str, suite: str, archive: Archive, folder: Path) -> S
     # Returns what none of them has.
     escaped = re.escape(release)
     patterns = {
-        "vmlinuz": rf"boot/vmlinuz-{escaped}|usr/lib/modules/{escaped}/vmlinuz",
+        "vmlinuz": rf"boot/vmlinu[xz]-{escaped}|usr/lib/modules/{escaped}/vmlinuz",
         "config": rf"boot/config-{escaped}|usr/lib/modules/{escaped}/config",
         "modules": rf".*/(?:{'|'.join(MODULES)})\.ko(?:\.xz)?",
     }

@@ -9,7 +9,7 @@ from typing import Any, Callable, Collection, Iterator, List, Optional, Sequence
 from drgn import FaultError, Program
 
 from ..recipes.machine import has_type
-from ..recipes.things import PAGE
+from ..recipes.overlay import order_of
 from .layout import Entries, Leaf, few_entries, leaves
 from .words import Word
 
@@ -44,11 +44,15 @@ def words(prog: Program, structures: Sequence[Structure], pointer: int) -> Itera
 
     :param pointer: A right pointer, for words that have no other of their kind.
     """
-    seen = set()
+    seen, order = set(), order_of(prog)
     for one in structures:
         for leaf in one.members:
             address, shift = one.address + leaf.bit // 8, leaf.bit % 8
-            word = Word(one.name, leaf.path, address, shift, leaf.bits, pointer, one.cache)
+            size = (shift + leaf.bits + 7) // 8
+            if order == "big":
+                shift = 8 * size - shift - leaf.bits
+            what = one.name, leaf.path, address, shift, leaf.bits, pointer, one.cache
+            word = Word(*what, order=order, size=size)
             if (address, shift) in seen or not _readable(prog, address, word.size):
                 continue
             seen.add((address, shift))
@@ -148,7 +152,7 @@ class Kernel:
             name, machine.descriptor, slab.page, slab.cache, peer, prefer=SLAB_NAMES
         )
         # struct slab of 5.17 and later leaves a word of a struct page nameless.
-        if slab.span > PAGE:
+        if slab.span > machine.page_size:
             yield Structure(
                 "slab, tail",
                 slab.page + self.page_bytes,
@@ -156,8 +160,8 @@ class Kernel:
                 slab.cache.name,
                 peer and peer + self.page_bytes,
             )
-        if slab.span > 2 * PAGE:
-            last = slab.page + (slab.span // PAGE - 1) * self.page_bytes
+        if slab.span > 2 * machine.page_size:
+            last = slab.page + (slab.span // machine.page_size - 1) * self.page_bytes
             other = peer and peer + self.page_bytes
             yield Structure("slab, last tail", last, self.tail, slab.cache.name, other)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from typing import Dict, Optional
+from typing import Dict, Literal, Optional
 
 from drgn import Program
 
@@ -33,11 +33,14 @@ class Word:
     """What stands in the same place of another such structure, or a pointer to something else."""
     cache: Optional[str] = None
     """Name of the cache that the structure belongs to."""
+    order: Literal["little", "big"] = "little"
+    """Byte order; *shift* counts from the lowest bit of the bytes in either."""
+    size: int = 0
+    """How many bytes it touches; 0: as few as hold it."""
 
-    @property
-    def size(self) -> int:
-        """How many bytes it touches."""
-        return (self.shift + self.bits + 7) // 8
+    def __post_init__(self) -> None:
+        if not self.size:
+            object.__setattr__(self, "size", (self.shift + self.bits + 7) // 8)
 
     @property
     def name(self) -> str:
@@ -51,12 +54,12 @@ class Word:
 
     def number(self, data: bytes) -> int:
         """Return the number in the bytes that it touches."""
-        return int.from_bytes(data, "little") >> self.shift & self.mask
+        return int.from_bytes(data, self.order) >> self.shift & self.mask
 
     def stored(self, data: bytes, number: int) -> bytes:
         """Return these bytes with another number in them."""
-        kept = int.from_bytes(data, "little") & ~(self.mask << self.shift)
-        return (kept | (number & self.mask) << self.shift).to_bytes(self.size, "little")
+        kept = int.from_bytes(data, self.order) & ~(self.mask << self.shift)
+        return (kept | (number & self.mask) << self.shift).to_bytes(self.size, self.order)
 
     def mutations(self, prog: Program, seed: int) -> Dict[str, Optional[int]]:
         """Return the number that each mutation puts there; ``None`` if it is there already."""

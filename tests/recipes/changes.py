@@ -15,7 +15,7 @@ from typing import Any, Callable, List, NamedTuple, Sequence, Union
 
 from drgn import Program, Type, TypeKind
 
-from .overlay import Write
+from .overlay import Write, order_of
 
 GARBAGE = 0x6B6B6B6B6B6B6B6B
 """No address of any kernel."""
@@ -45,7 +45,7 @@ class Spot:
 
     @property
     def _bytes(self) -> int:
-        return int.from_bytes(self.prog.read(self.address, self.width), "little")
+        return int.from_bytes(self.prog.read(self.address, self.width), order_of(self.prog))
 
     @property
     def _mask(self) -> int:
@@ -56,7 +56,7 @@ class Spot:
         data = self.encode(number) & self._mask
         if self.bits:
             data = self._bytes & ~(self._mask << self.shift) | data << self.shift
-        return Write(self.address, data.to_bytes(self.width, "little"))
+        return Write(self.address, data.to_bytes(self.width, order_of(self.prog)))
 
 
 def member(prog: Program, type: str, address: int, path: str) -> Spot:
@@ -74,7 +74,9 @@ def member(prog: Program, type: str, address: int, path: str) -> Spot:
     if width is None:
         return Spot(prog, address + bits // 8, _plain(layout).size or 8)
     first, last = bits // 8, (bits + width + 7) // 8
-    return Spot(prog, address + first, last - first, bits % 8, width)
+    # On big-endian machines bits are counted from the highest one.
+    shift = bits % 8 if order_of(prog) == "little" else 8 * last - bits - width
+    return Spot(prog, address + first, last - first, shift, width)
 
 
 def _plain(type: Type) -> Type:
@@ -158,7 +160,7 @@ def store(address: Number, data: Union[bytes, Callable[[Any], bytes]]) -> Change
     def edits(victim: Any) -> List[Edit]:
         found = of(data, victim)
         spot = Spot(victim.machine.prog, of(address, victim), len(found))
-        return [Edit(spot, int.from_bytes(found, "little"))]
+        return [Edit(spot, int.from_bytes(found, order_of(victim.machine.prog)))]
 
     return Change(edits)
 

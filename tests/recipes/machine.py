@@ -11,7 +11,7 @@ from drgn.helpers.linux.list import list_for_each_entry
 from drgn.helpers.linux.mm import page_to_virt
 
 from .language import NoVictim
-from .things import PAGE, Item
+from .things import Item
 
 
 class Machine:
@@ -28,6 +28,8 @@ class Machine:
 
     def __init__(self, prog: Program) -> None:
         self.prog = prog
+        self.page_size = int(prog["PAGE_SIZE"])
+        """Bytes of a page."""
         self.descriptor = "struct slab" if has_type(prog, "struct slab") else "struct page"
         """The type that describes a slab."""
         self.cpus: List[int] = list(for_each_possible_cpu(prog))
@@ -99,7 +101,8 @@ class Machine:
     def _enter(self, slabs: Iterator[Any]) -> None:
         for slab in slabs:
             self.slabs[slab.page] = slab
-            self._homes.update({slab.start + at: slab for at in range(0, slab.span, PAGE)})
+            pages = range(0, slab.span, self.page_size)
+            self._homes.update({slab.start + at: slab for at in pages})
 
     def all_slabs(self) -> Iterator[Any]:
         """Yield every slab but those of the allocator's own objects."""
@@ -129,7 +132,7 @@ class Machine:
 
     def home(self, address: int) -> Any:
         """Return the slab that an address lies in, or ``None``."""
-        return self._homes.get(address & -PAGE)
+        return self._homes.get(address & -self.page_size)
 
     def item(self, slot: int) -> Item:
         """Return the object in a slot of some slab."""

@@ -3,12 +3,19 @@
 
 from __future__ import annotations
 
-from typing import Callable, Iterable, Iterator, List, NamedTuple, Tuple, Union
+from typing import Callable, Iterable, Iterator, List, Literal, NamedTuple, Tuple, Union
 
-from drgn import FaultError, Program
+from drgn import FaultError, PlatformFlags, Program
 from drgn.helpers.linux.mm import follow_phys, phys_to_virt
 
 _DIRECT_MAP = 1 << 46  # bytes; vmalloc, memory map and kernel image lie above
+
+
+def order_of(prog: Program) -> Literal["little", "big"]:
+    """Return the byte order of a program's memory, as Python spells it."""
+    platform = prog.platform
+    little = platform is None or platform.flags & PlatformFlags.IS_LITTLE_ENDIAN
+    return "little" if little else "big"
 
 
 class Write(NamedTuple):

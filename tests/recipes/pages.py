@@ -10,6 +10,7 @@ from drgn.helpers.linux.mm import virt_to_page
 from drgn.helpers.linux.pid import find_task
 
 from .language import NoVictim
+from .overlay import order_of
 from .things import Page
 
 
@@ -18,11 +19,12 @@ class _Raw:
     def __init__(self, machine: Any, address: int) -> None:
         self.layout = machine.prog.type("struct page")
         self.data = machine.prog.read(address, sizeof(self.layout))
+        self.order = order_of(machine.prog)
         self.flags = self.number(0)
-        self.is_tail = bool(self.data[8] & 1)
+        self.is_tail = bool(self.number(8) & 1)
 
     def number(self, at: int, width: int = 8) -> int:
-        return int.from_bytes(self.data[at : at + width], "little")
+        return int.from_bytes(self.data[at : at + width], self.order)
 
     def member(self, name: str, width: int = 8) -> int:
         return self.number(offsetof(self.layout, name), width)
@@ -49,9 +51,17 @@ def user_page(machine: Any) -> Page:
     def users(raw: _Raw) -> bool:
         # Mapped once or not at all, no tail, and its mapping a kernel pointer.
         single = raw.member("_mapcount", 4) in (0, 0xFFFFFFFF) and not raw.is_tail
-        return single and not raw.flags & mark and raw.member("mapping") >> 47 == 0x1FFFF
+        return single and not raw.flags & mark and _leads(machine, raw.member("mapping"))
 
     return _search(machine, range(1, int(machine.prog["max_pfn"])), "page of a user", users)
+
+
+def _leads(machine: Any, address: int) -> bool:
+    # Whether it is a kernel pointer; small addresses are read as physical ones.
+    try:
+        return address >= machine.page_size << 4 and bool(machine.prog.read(address, 1))
+    except FaultError:
+        return False
 
 
 def kernel_page(machine: Any) -> Page:
@@ -82,6 +92,8 @@ def page_table(machine: Any) -> Page:
     Found from the top of the first process that has memory.
     """
     prog, mask = machine.prog, 0x000FFFFFFFFFF000
+    if "page_offset_base" not in prog:
+        raise NoVictim("page tables are looked up as x86-64 has them")
     base = prog["page_offset_base"].value_()
     mm = find_task(prog, 1).mm
     if not mm:

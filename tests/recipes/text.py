@@ -39,7 +39,7 @@ from .library import (
     witness,
 )
 from .machine import has_member
-from .overlay import Write, overlay
+from .overlay import Write, order_of, overlay
 from .suites import SLAB, suite_of
 
 TEXT = b"/usr/lib/modules"
@@ -278,7 +278,7 @@ class Sweep:
         # Makes every lock of a cache a held one, that of the structure in its bytes.
         held = bytearray(data)
         for at, width in self._locks(self.caches[one.cache]):
-            word = (1).to_bytes(width, "little")
+            word = (1).to_bytes(width, order_of(self.prog))
             if one.address <= at < one.address + len(data):
                 held[at - one.address : at - one.address + width] = word
             else:

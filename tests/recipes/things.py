@@ -180,7 +180,7 @@ class AnySlab(Page):
     @property
     def span(self) -> int:
         """Bytes of its memory."""
-        return PAGE << self.order
+        return int(self.machine.page_size) << self.order
 
     @property
     def link(self) -> int:

@@ -22,21 +22,34 @@ VMCOREINFO = {
 }
 
 
-def note(name: bytes, type: int, data: bytes) -> bytes:
+EM_X86_64, EM_S390 = 62, 22
+
+
+def note(name: bytes, type: int, data: bytes, order: str = "<") -> bytes:
     """Return one ELF note."""
     name += b"\0"
-    header = struct.pack("<III", len(name), len(data), type)
+    header = struct.pack(f"{order}III", len(name), len(data), type)
     return header + name + bytes(-len(name) % 4) + data + bytes(-len(data) % 4)
 
 
-def elf(type: int, notes: bytes, memory: bytes = b"") -> bytes:
-    """Return a little-endian 64-bit ELF file with notes and one segment of memory."""
+def elf(
+    type: int,
+    notes: bytes,
+    memory: bytes = b"",
+    *,
+    machine: int = EM_X86_64,
+    order: str = "<",
+    virtual: int = 0,
+) -> bytes:
+    """Return a 64-bit ELF file with notes and one segment of memory, at physical address 0."""
     at = 64 + 2 * 56
-    header = struct.pack(
-        "<16sHHIQQQIHHHHHH", b"\x7fELF\2\1\1", type, 62, 1, 0, 64, 0, 0, 64, 56, 2, 0, 0, 0
-    )
-    headers = struct.pack("<IIQQQQQQ", 4, 0, at, 0, 0, len(notes), len(notes), 0)
-    headers += struct.pack("<IIQQQQQQ", 1, 4, at + len(notes), 0, 0, len(memory), len(memory), 0)
+    identity = b"\x7fELF\2" + (b"\1" if order == "<" else b"\2") + b"\1"
+    fields = (identity, type, machine, 1, 0, 64, 0, 0, 64, 56, 2, 0, 0, 0)
+    header = struct.pack(f"{order}16sHHIQQQIHHHHHH", *fields)
+    shape = f"{order}IIQQQQQQ"
+    sizes, place = (len(memory), len(memory)), at + len(notes)
+    headers = struct.pack(shape, 4, 0, at, 0, 0, len(notes), len(notes), 0)
+    headers += struct.pack(shape, 1, 4, place, virtual, 0, *sizes, 0)
     return header + headers + notes + memory
 
 

@@ -12,6 +12,7 @@ from typing import List
 
 import pytest
 from lab import initramfs
+from lab.architectures import ARCHITECTURES, HERE
 
 SOURCES = sorted(Path(initramfs.__file__).with_name("guest").glob("*.c"))
 LEAVES = [source for source in SOURCES if source.stem not in ("init", "ground")]
@@ -49,12 +50,21 @@ def test_main_file_knows_all_and_the_ground_none() -> None:
     ]
 
 
-@pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed")
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="the guest is one of x86-64")
-@pytest.mark.parametrize("first", ["", "storm", "crowd"])
-def test_compiles_without_a_warning(tmp_path: Path, first: str) -> None:
+COMPILED = [
+    *((HERE, first) for first in ("", "storm", "crowd", "crash", "second")),
+    *((name, "") for name in ARCHITECTURES if name != HERE),
+]
+
+
+@pytest.mark.parametrize(("architecture", "first"), COMPILED)
+def test_compiles_without_a_warning(tmp_path: Path, architecture: str, first: str) -> None:
+    compiler = ARCHITECTURES[architecture].compiler
     sources = initramfs.first_sources(first) if first else SOURCES
-    command = ["gcc", *initramfs.FLAGS, "-Werror", "-Wmissing-prototypes", "-Wshadow"]
+    if shutil.which(compiler) is None:
+        pytest.skip(f"{compiler} is not installed")
+    if architecture == HERE and platform.machine() != "x86_64":
+        pytest.skip("the guest is one of x86-64")
+    command = [compiler, *initramfs.FLAGS, "-Werror", "-Wmissing-prototypes", "-Wshadow"]
     made = [*command, "-o", str(tmp_path / "init"), *map(str, sources)]
     done = subprocess.run(made, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")

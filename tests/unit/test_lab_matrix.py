@@ -61,7 +61,7 @@ def test_page_has_a_row_for_each_guest_in_the_order_of_the_tables() -> None:
     plain = Result("debian-7/plain", slabs=5, compared=7000)
     first = Result("slab-6.1-rfc3/numa", compared=1, mismatches=["one"])
     assert _cells(markdown(Matrix([*pauses, plain, first]))) == [
-        ["slab-6.1-rfc3/numa", "elf", "1", "0", "0", "0", "0", "1", "1"],
-        ["debian-7/plain", "elf", "1", "5", "0", "0", "0", "7,000", "0"],
-        ["debian-7/busy", "elf", "3", "6", "0", "3", "0", "-", "-"],
+        ["slab-6.1-rfc3/numa", "amd64", "elf", "1", "0", "0", "0", "0", "1", "1"],
+        ["debian-7/plain", "amd64", "elf", "1", "5", "0", "0", "0", "7,000", "0"],
+        ["debian-7/busy", "amd64", "elf", "3", "6", "0", "3", "0", "-", "-"],
     ]

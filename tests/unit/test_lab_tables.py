@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 from lab import kernels
+from lab.architectures import ARCHITECTURES, HERE
 from lab.errors import LabError
-from lab.guests import Guest
+from lab.guests import GUESTS, Guest, fitted, guests_for
 from lab.kernels import KERNELS, Built, Kernel, Stock
 from lab.matrix import ci_jobs, full_jobs
 from lab.named import Named
@@ -72,6 +73,39 @@ def test_release_is_found_in_the_name_of_the_package(name: str, package: str, re
     matched = re.fullmatch(origin.package, package)
     assert matched is not None
     assert matched[1] == release
+
+
+@pytest.mark.parametrize(
+    ("name", "package", "release"),
+    [
+        ("debian-6.12-arm64", "6.12.9+deb13-cloud-arm64", True),
+        ("debian-6.12-arm64", "6.12.9+deb13-arm64-16k", False),
+        ("debian-6.12-arm64-16k", "6.12.9+deb13-arm64-16k", True),
+        ("debian-6.12-s390x", "6.12.9+deb13-s390x", True),
+        ("debian-7-s390x", "7.2.9+deb14-s390x", True),
+        ("debian-6.12-ppc64el-64k", "6.12.9+deb13-powerpc64le", False),
+        ("debian-6.12-ppc64el-64k", "6.12.9+deb13-powerpc64le-64k", True),
+    ],
+)
+def test_packages_of_other_architectures(name: str, package: str, release: bool) -> None:
+    pattern = KERNELS[name].origin.package
+    assert bool(re.fullmatch(pattern, f"linux-image-{package}-dbg")) == release
+
+
+def test_architectures_name_guests_that_there_are() -> None:
+    for architecture in ARCHITECTURES.values():
+        assert set(architecture.guests) <= set(GUESTS)
+        assert bool(architecture.lines) == (architecture.name != HERE)
+
+
+def test_guests_of_another_architecture_are_its_own() -> None:
+    kernel = KERNELS["debian-6.12-s390x"]
+    names = [guest.name for guest in guests_for(kernel)]
+    assert "plain" in names
+    assert not {"storm", "cx16", "numa", "crash"} & set(names)
+    options = fitted(GUESTS["plain"], kernel).options
+    assert "Nehalem,-cx16" not in options
+    assert options[options.index("-cpu") + 1] == "max"
 
 
 def test_jobs_of_names_are_in_the_order_of_the_tables() -> None:

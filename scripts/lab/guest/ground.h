@@ -10,9 +10,11 @@
 #endif
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 extern int num_cpus;
+extern size_t page_bytes;
 
 /* Before all else in here; needs /dev and /proc. */
 void prepare_ground(void);
@@ -20,6 +22,7 @@ void prepare_ground(void);
 /* Tell the host one line; nothing is allocated for it. */
 void report(const char *format, ...) __attribute__((format(printf, 1, 2)));
 bool write_file(const char *path, const char *text);
+bool text_option(const char *name, char *value, size_t size);
 void pin_to_cpu(int cpu);
 void relax_cpu(void);
 void sleep_ms(unsigned int ms);

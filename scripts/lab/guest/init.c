@@ -47,23 +47,6 @@ static void load_modules(void)
 	fclose(order);
 }
 
-static bool text_option(const char *name, char *value, size_t size)
-{
-	char line[4096], format[32];
-	const char *found;
-	int fd = open("/proc/cmdline", O_RDONLY | O_CLOEXEC);
-	ssize_t length = fd < 0 ? -1 : read(fd, line, sizeof(line) - 1);
-
-	if (fd >= 0)
-		close(fd);
-	if (length < 0)
-		return false;
-	line[length] = 0;
-	found = strstr(line, name);
-	snprintf(format, sizeof(format), "%%%zu[^ \n]", size - 1);
-	return found && sscanf(found + strlen(name), format, value) == 1;
-}
-
 static long option(const char *name, long missing)
 {
 	char value[32];
@@ -98,7 +81,8 @@ static void set_up(void)
 
 	write_file("/proc/sys/kernel/printk", "4");
 	write_file("/proc/sys/kernel/sched_rt_runtime_us", "-1");
-	write_file("/proc/sys/vm/nr_hugepages", "6");
+	/* Those of larger pages are much larger. */
+	write_file("/proc/sys/vm/nr_hugepages", page_bytes == 4096 ? "6" : "1");
 	write_file("/sys/kernel/mm/transparent_hugepage/enabled", "always");
 	write_file("/sys/kernel/mm/transparent_hugepage/defrag", "always");
 	/* Nothing the kernel does by itself may move pages under the oracle. */

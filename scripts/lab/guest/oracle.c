@@ -29,8 +29,7 @@
 #include <unistd.h>
 
 #define MAGIC "SLABTYPE-ORACLE1"
-#define PAGE_BYTES 4096UL
-#define PFNS_PER_PAGE (PAGE_BYTES / 8)
+#define PFNS_PER_PAGE (page_bytes / 8)
 #define MAX_SOURCES 4000
 #define MAX_TRIES 60
 #define MAX_DUMPS 10
@@ -190,7 +189,7 @@ static uint64_t pfn_of(int pagemap, const void *address)
 {
 	uint64_t entry = 0;
 
-	if (pread(pagemap, &entry, 8, (off_t)((uintptr_t)address / PAGE_BYTES * 8)) != 8)
+	if (pread(pagemap, &entry, 8, (off_t)((uintptr_t)address / page_bytes * 8)) != 8)
 		report("warning pagemap: %m");
 	return entry & PAGEMAP_PFN;
 }
@@ -223,11 +222,11 @@ void prepare_oracle(void)
 
 	scratch_size = kpage_bytes() + (1 << 16);
 	data_size = 2 * scratch_size + (3UL << 20);
-	data_size = (data_size + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES;
+	data_size = (data_size + page_bytes - 1) / page_bytes * page_bytes;
 	data = locked_memory(data_size);
 	scratch = locked_memory(scratch_size);
-	header = locked_memory(PAGE_BYTES);
-	lists = locked_memory((data_size / PAGE_BYTES + PFNS_PER_PAGE) / PFNS_PER_PAGE * PAGE_BYTES);
+	header = locked_memory(page_bytes);
+	lists = locked_memory((data_size / page_bytes + PFNS_PER_PAGE) / PFNS_PER_PAGE * page_bytes);
 
 	folder = opendir("/sys/kernel/slab");
 	while (folder && (cache = readdir(folder)))
@@ -254,7 +253,7 @@ static void keep_other_cpus(void)
 {
 	struct sched_param highest = { .sched_priority = 90 };
 
-	keep_spinning = mmap(NULL, PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	keep_spinning = mmap(NULL, page_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	*keep_spinning = true;
 	for (int cpu = 1; cpu < num_cpus; cpu++)
 		if (fork() == 0) {
@@ -352,14 +351,14 @@ static const char *changed_source(void)
 static void describe_memory(void)
 {
 	int pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-	uint64_t pages = data_size / PAGE_BYTES;
+	uint64_t pages = data_size / page_bytes;
 
 	for (uint64_t i = 0; i < pages; i++)
-		lists[i] = pfn_of(pagemap, data + i * PAGE_BYTES);
+		lists[i] = pfn_of(pagemap, data + i * page_bytes);
 	header->num_data_pages = pages;
 	header->num_list_pages = (pages + PFNS_PER_PAGE - 1) / PFNS_PER_PAGE;
 	for (uint64_t i = 0; i < header->num_list_pages; i++)
-		header->list_pfns[i] = pfn_of(pagemap, (char *)lists + i * PAGE_BYTES);
+		header->list_pfns[i] = pfn_of(pagemap, (char *)lists + i * page_bytes);
 	memcpy(header->magic, MAGIC, sizeof(header->magic));
 	/* Where the header is goes to the host, with the last line. */
 	header->sum = pfn_of(pagemap, header);
@@ -420,8 +419,8 @@ void take_oracle(void)
 	for (int i = 0; i < MAX_DUMPS; i++) {
 		used = begin;
 		changed = read_until_steady(&tries);
-		report("oracle pfn=%llu tries=%llu changed=%s", (unsigned long long)header_pfn,
-		       (unsigned long long)tries, changed ? changed : "-");
+		report("oracle pfn=%llu bytes=%zu tries=%llu changed=%s", (unsigned long long)header_pfn,
+		       page_bytes, (unsigned long long)tries, changed ? changed : "-");
 		spin_ms(HELD_MS);
 		changed = changed_source();
 		report("held changed=%s pfn=%llu bits=%llx", changed ? changed : "-",

@@ -9,6 +9,7 @@ from drgn import offsetof, sizeof
 
 from ..changes import Number, of, put, store
 from ..language import Root, Victim
+from ..overlay import order_of
 from ..things import Beside, Item
 from ..victims import given, picks, quiet, slab
 from .machine import Machine
@@ -96,7 +97,7 @@ _bytes(
     "used-after-free",
     _free(_POISONED, 2),
     16,
-    lambda item: item.slab.first.to_bytes(8, "little"),
+    lambda item: item.slab.first.to_bytes(8, order_of(item.machine.prog)),
     "poison",
 )
 

@@ -19,6 +19,7 @@ from drgn.helpers.linux.percpu import per_cpu, per_cpu_ptr
 from ..language import NoVictim
 from ..machine import Machine as AnyMachine
 from ..machine import all_caches, has_member
+from ..overlay import order_of
 from .things import Cache, Chain, CpuSlab, CpuStructure, Sheaf, Slab
 
 
@@ -87,13 +88,14 @@ class Machine(AnyMachine):
         found = set(standing)
         pool = _kfence_pool(self.prog)
         base = self.prog["vmemmap"].value_()
+        word = "<u8" if order_of(self.prog) == "little" else ">u8"
         for pfn in range(0, int(self.prog["max_pfn"]), 4096 // size):
             try:
                 data = self.prog.read(base + pfn * size, 4096)
             except FaultError:
                 continue
             words = np.frombuffer(data, np.uint8).reshape(-1, size)
-            owners = np.ascontiguousarray(words[:, at : at + 8]).view("<u8")[:, 0]
+            owners = np.ascontiguousarray(words[:, at : at + 8]).view(word)[:, 0]
             for row in np.flatnonzero(np.isin(owners, known)).tolist():
                 address = base + (pfn + row) * size
                 marked = PageSlab(Object(self.prog, "struct page *", address))

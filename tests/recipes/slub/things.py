@@ -9,7 +9,7 @@ from drgn import Object, Program
 
 from ..changes import Spot
 from ..machine import has_member, node_ids
-from ..things import PAGE, AnyCache, AnySlab, Container, Item, Thing
+from ..things import AnyCache, AnySlab, Container, Item, Thing
 
 if TYPE_CHECKING:
     from .machine import Machine
@@ -85,7 +85,7 @@ class Slab(AnySlab):
         slab = machine.described(page)
         self.objects = slab.objects.value_()
         self.counted = slab.inuse.value_()
-        self.order = cache.order if self.objects * cache.size > PAGE else 0
+        self.order = cache.order if self.objects * cache.size > machine.page_size else 0
         if self.span // cache.size != self.objects:
             self.order = cache.object.min.x.value_() >> 16
         self.first = self.start + cache.pad

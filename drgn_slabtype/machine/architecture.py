@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Facts of each architecture
+--------------------------
+
+What follows from the architecture alone, and where the kernel says it. What a kernel
+says of itself counts more; locks have words of their own (``spinwords.py``).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Mapping, NamedTuple, Optional, Tuple
+
+import numpy as np
+from drgn import Architecture as Name
+
+if TYPE_CHECKING:
+    from drgn import Program
+
+    from .memory import U64
+
+_TOP_BYTE = np.uint64(0xFF << 56)
+_KERNEL_HALF = np.uint64(1 << 55)
+
+
+class Architecture(NamedTuple):
+    """What is known of one architecture."""
+
+    direct_map: Tuple[int, ...] = ()
+    """Where the direct map begins if nothing has moved it."""
+    memory_map: Tuple[int, ...] = ()
+    """Where the struct pages begin if nothing has moved them."""
+    saved_stack: str = ""
+    """Member of ``struct task_struct`` with the stack pointer of a task that does not run."""
+    poison: Optional[int] = None
+    """CONFIG_ILLEGAL_POINTER_VALUE: added to what stands for a pointer, so that following it
+    faults."""
+    is_signed: bool = False
+    """Whether return addresses may be signed, in bits that an address does not use."""
+    is_tagged: bool = False
+    """Whether KASAN may give pointers a tag in their top byte."""
+
+    def untagged(self, addresses: U64) -> U64:
+        """
+        Return addresses without the tags of KASAN's tag modes.
+
+        :param addresses: Pointers of any kind; those of users stay as they are.
+        """
+        if not self.is_tagged:
+            return addresses
+        kernel = addresses & _KERNEL_HALF != 0
+        return np.where(kernel, addresses | _TOP_BYTE, addresses)
+
+
+_DEAD = 0xDEAD000000000000  # arch/*/Kconfig: ILLEGAL_POINTER_VALUE
+
+_KNOWN: Mapping[Name, Architecture] = {
+    # Documentation/arch/x86/x86_64/mm.rst, with four and five levels of page tables.
+    Name.X86_64: Architecture(
+        direct_map=(0xFFFF888000000000, 0xFF11000000000000),
+        memory_map=(0xFFFFEA0000000000, 0xFFD4000000000000),
+        saved_stack="thread.sp",
+        poison=_DEAD,
+    ),
+    # arch/arm64/include/asm/memory.h: PAGE_OFFSET for 48 and 52 bits. The memory map
+    # begins at VMEMMAP_START, which VMCOREINFO has. Tags: __tag_reset().
+    Name.AARCH64: Architecture(
+        direct_map=(0xFFFF000000000000, 0xFFF0000000000000),
+        saved_stack="thread.cpu_context.sp",
+        poison=_DEAD,
+        is_signed=True,
+        is_tagged=True,
+    ),
+    # arch/s390/boot/startup.c chooses where everything is.
+    Name.S390X: Architecture(saved_stack="thread.ksp", poison=_DEAD),
+    # arch/powerpc/include/asm/page.h: PAGE_OFFSET; arch/powerpc/Kconfig for the poison.
+    Name.PPC64: Architecture(
+        direct_map=(0xC000000000000000,),
+        saved_stack="thread.ksp",
+        poison=0x5DEADBEEF0000000,
+    ),
+    # arch/riscv/include/asm/page.h: PAGE_OFFSET for five, four and three levels.
+    Name.RISCV64: Architecture(
+        direct_map=(0xFF60000000000000, 0xFFFFAF8000000000, 0xFFFFFFD600000000),
+        saved_stack="thread.sp",
+        poison=_DEAD,
+    ),
+}
+_OTHER = Architecture()
+
+
+def of_program(prog: Program) -> Architecture:
+    """Return what is known of a program's architecture; of one not listed, nothing."""
+    platform = prog.platform
+    return _OTHER if platform is None else _KNOWN.get(platform.arch, _OTHER)
+
+
+def of_name(name: str) -> Architecture:
+    """
+    Return what is known of an architecture.
+
+    :param name: As drgn names it: ``X86_64``.
+    """
+    return _KNOWN.get(getattr(Name, name, Name.UNKNOWN), _OTHER)

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+
+"""
+Crashes: a guest that panics, and its crash kernel that writes the dump.
+
+The kernel is loaded once more by the guest itself (``guest/crash/load.c``), with an
+initramfs of one program (``guest/second/write.c``) and Debian's makedumpfile. When the
+guest panics, that kernel boots and writes ``/proc/vmcore`` onto disks: as it is, and in
+each of :data:`FORMATS`. So there are the registers of all CPUs, KASLR, per-CPU notes,
+and the files that people have.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from pathlib import Path
+from typing import List, Tuple
+
+from . import cache, initramfs, oracle
+from .boot import running
+from .dumps import Dump, describe, load
+from .elfcore import Core
+from .errors import GuestError
+from .gdbstub import divert
+from .guests import Guest
+from .initramfs import archive, member, program
+from .library import KernelFiles
+from .packages import install
+from .process import output, run, run_python, say
+from .qemu import Machine
+
+__all__ = ("FORMATS", "take")
+
+FORMATS = ("crash-l-31", "crash-d-1", "crash-c-17", "crash-cut")
+"""Formats besides ELF, in the order of the disks; the last disk is too small."""
+
+_MAKEDUMPFILE = "/usr/bin/makedumpfile"
+_DISK_MIB = 1024
+_SMALL_MIB = 12
+_ORACLE_SECONDS = 180
+_CRASH_SECONDS = 600
+# Where the guest of a busy crash dies, the most telling first: a slab that is made or
+# given back is on no list, and lists are detached.
+_INSIDE = (
+    "shuffle_freelist",
+    "__put_partials",
+    "__unfreeze_partials",
+    "__free_slab",
+    "free_slab",
+    "___slab_alloc",
+)
+_PANIC, _TEXT = "panic", "linux_banner"
+
+
+def _libraries() -> List[Path]:
+    lines = output(["ldd", _MAKEDUMPFILE])
+    return [Path(name) for name in re.findall(r"(?:=> |^\s+)(/\S+) \(0x", lines, re.MULTILINE)]
+
+
+def _second(kernel: KernelFiles) -> bytes:
+    # The initramfs of the crash kernel.
+    install(("makedumpfile",), log=cache.log_file("packages"))
+    machine = kernel.kernel.machine
+    writer = program("second", machine)
+    files: List[Tuple[str, bytes]] = [("bin/makedumpfile", Path(_MAKEDUMPFILE).read_bytes())]
+    files += [(str(path)[1:], path.read_bytes()) for path in _libraries()]
+    folders = {str(folder) for name, _ in files for folder in Path(name).parents} - {"."}
+    return archive(
+        [
+            member("dev", 0o040755),
+            member("dev/console", 0o020600, device=0x0501),
+            *(member(folder, 0o040755) for folder in sorted(folders)),
+            *(member(name, 0o100755, data) for name, data in files),
+            member("init", 0o100755, writer),
+        ]
+    )
+
+
+def _image(kernel: KernelFiles) -> bytes:
+    more = [
+        member("crash", 0o040755),
+        member("crash/vmlinuz", 0o100644, kernel.vmlinuz.read_bytes()),
+        member("crash/initramfs", 0o100644, _second(kernel)),
+    ]
+    return initramfs.build(kernel, first="crash", more=more)
+
+
+def _disks(folder: Path) -> Tuple[List[Path], List[str]]:
+    disks = [folder / f"disk{number}" for number in range(len(FORMATS) + 1)]
+    options = ["-device", "nvme,id=disks,serial=lab"]
+    for number, disk in enumerate(disks):
+        with disk.open("wb") as stream:
+            stream.truncate((_SMALL_MIB if disk == disks[-1] else _DISK_MIB) << 20)
+        options += ["-drive", f"file={disk},if=none,id=disk{number},format=raw"]
+        options += ["-device", f"nvme-ns,drive=disk{number},bus=disks"]
+    return disks, options
+
+
+def take(kernel: KernelFiles, guest: Guest) -> Dump:
+    """
+    Boot a guest, let it panic and take what its crash kernel writes.
+
+    :raises GuestError: if it does not panic, or nothing is written.
+    """
+    dump = load(kernel, guest)
+    with cache.entry(dump.folder) as folder, tempfile.TemporaryDirectory() as name:
+        image = Path(name) / "initramfs"
+        image.write_bytes(_image(kernel))
+        disks, options = _disks(folder)
+        with running(kernel, guest, options=options, image=image) as started:
+            said = "" if guest.busy else started.wait_for("oracle", _ORACLE_SECONDS)
+            started.may_panic = True
+            _kill(kernel, guest, started)
+            started.wait_for("second", _CRASH_SECONDS)
+            size = int(started.wait_for("size", _CRASH_SECONDS))
+            for number in range(len(disks)):
+                status = started.wait_for("written", _CRASH_SECONDS)
+                say(f"{dump.name}: written {status}")
+                if not status.endswith("status=0") and number < len(FORMATS):
+                    raise GuestError(f"the crash kernel could not write: {status}")
+            started.wait_for("done", _CRASH_SECONDS)
+            started.stop()
+            console = started.console.read_bytes()
+        with disks[0].open("r+b") as stream:
+            stream.truncate(size)
+        for disk, format in zip(disks, ("", *FORMATS)):
+            run(["fallocate", "--dig-holes", str(disk)], log=cache.log_file("dumps"))
+            disk.rename(folder / f"vmcore{'.' if format else ''}{format}")
+        if kernel.vmlinux is not None:
+            (folder / "vmlinux").symlink_to(kernel.vmlinux)
+        if said:
+            with Core(folder / "vmcore") as core:
+                oracle.save(oracle.read_guest(core, said), folder / "oracle")
+        describe(kernel, guest, 0, folder, has_oracle=bool(said))
+        (folder / "console.log").write_bytes(console)
+    return dump
+
+
+def _kill(kernel: KernelFiles, guest: Guest, started: Machine) -> None:
+    if not guest.busy:
+        # A CPU panics in its handler of an interrupt that nobody expects.
+        started.qmp.command("inject-nmi")
+        return
+    started.stop()
+    arguments = ["-m", "lab.symbols", str(started.qmp_path), str(kernel.vmlinux or "")]
+    known = json.loads(run_python([*arguments, *_INSIDE, _PANIC, _TEXT]).stdout)
+    for name in _INSIDE:
+        if name not in known:
+            continue
+        try:
+            divert(started.gdb_path, known[name], known[_PANIC], known[_TEXT])
+        except GuestError:
+            say(f"{kernel.kernel.name}/{guest.name}: nobody comes to {name}()")
+            continue
+        say(f"{kernel.kernel.name}/{guest.name}: panics in {name}()")
+        return
+    raise GuestError("no CPU comes to where it should panic")
