@@ -104,7 +104,9 @@ _OF_TWO = frozenset(
 
 def _elsewhere(injury: Injury, root: Finding) -> Iterator[str]:
     # The word that the root names is one that was overwritten.
-    if root.word is None or root.code in _OF_TWO or root.code != injury.code:
+    if injury.astray or root.code in _OF_TWO or root.code != injury.code:
+        return
+    if root.word is None:
         return
     word = range(root.word // _WORD * _WORD, root.word // _WORD * _WORD + _WORD)
     for write in injury.writes:
