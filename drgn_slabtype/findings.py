@@ -37,6 +37,7 @@ class Stretch(NamedTuple):
     """Damage of one kind in one piece, as far as it reaches."""
 
     start: Address
+    """Its first byte."""
     end: Address
     """Behind its last byte."""
     what: str
@@ -382,7 +383,9 @@ class Likeness(NamedTuple):
     """Something known that findings look like."""
 
     name: str
+    """Of the known cause."""
     text: str
+    """What is known of it."""
     findings: Tuple[int, ...]
     """:attr:`~Finding.id` of these findings."""
 

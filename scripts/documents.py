@@ -47,6 +47,7 @@ from drgn_slabtype.codes import CATALOGUE, FAMILIES, KINDS
 from drgn_slabtype.demo import Act
 from drgn_slabtype.diff import Difference
 from drgn_slabtype.findings import Finding, Report, Totals
+from drgn_slabtype.fleet.summary import Fleet
 from drgn_slabtype.pages.census import Census
 from drgn_slabtype.pagetype.detect import PageTypeLayout
 from drgn_slabtype.particulars import SlabObject
@@ -124,6 +125,7 @@ DOCUMENTS: Sequence[Document] = (
         "The objects of a cache.",
         extra={
             "cache": (_CACHE, "The cache."),
+            "unavailable": (List[str], "What could not be read, and so may hide some."),
             "count": (int, "How many objects there are in the list."),
             "objects": (List[SlabObject], "All of them, or those in the state asked for."),
         },
@@ -142,6 +144,7 @@ DOCUMENTS: Sequence[Document] = (
     ),
     Document("owners", "Owners", "owners", "The objects of a cache by who has them.", OwnersAnswer),
     Document("refs", "Refs", "refs", "Who points into some memory.", References),
+    Document("fleet", "FleetDocument", "fleet", "Many dumps, put into groups.", Fleet),
     Document("diff", "Diff", "diff", "What changed from one moment to another.", Difference),
     Document(
         "layout",
