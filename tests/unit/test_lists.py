@@ -47,6 +47,10 @@ class FakeIndex:
     def pages(self) -> U64:
         return np.array([page(number) for number in self.known], np.uint64)
 
+    @property
+    def stale(self) -> Bools:
+        return np.zeros(len(self.known), np.bool_)
+
     def offset(self, path: str) -> int:
         return {"slab_list": LINK, "slab_list.next": LINK, "slab_list.prev": LINK + 8}[path]
 
