@@ -42,6 +42,7 @@ _NAMES = {
     "folio_test_slab": ".pages.predicates",
     "for_each_object": ".answers.objects",
     "for_each_slab": ".answers.objects",
+    "json_schema": ".report.schema",
     "kinds": ".answers.likeness",
     "kpagecount": ".pages.kpageflags",
     "kpageflags": ".pages.kpageflags",

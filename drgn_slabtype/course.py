@@ -18,6 +18,7 @@ from drgn import ProgramFlags
 from drgn.helpers.common.format import escape_ascii_string
 
 from .answers.counts import count_objects
+from .answers.culprit import locate
 from .answers.diagnose import explain
 from .answers.kernellog import as_note, kernel_state
 from .answers.lookup import Lookup
@@ -134,7 +135,8 @@ class Course:
         allocator = kernel.layout.allocator
         settled = settle(found, allocator, lambda work: witnesses(kernel).of(work))
         results = [judged.result for judged in self._judged if judged.result]
-        self._settled = settled = doubt(settled, results, whole=not caches and not addresses)
+        settled = doubt(settled, results, whole=not caches and not addresses)
+        self._settled = settled = [locate(kernel, finding) for finding in settled]
         # What moves is explained as it is now.
         findings = [finding for finding in settled if _shelf(finding) == "findings"]
         asked = Lookup(kernel) if kernel.is_live else seen

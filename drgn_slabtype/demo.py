@@ -32,7 +32,9 @@ class Act(NamedTuple):
     """One part of the demonstration."""
 
     title: str
+    """What was done to which kernel."""
     report: Report
+    """What the check said."""
     as_expected: Annotated[bool, HIDDEN]
 
 

@@ -31,9 +31,11 @@ class CacheGrowth:
     """How a cache changed; *before* is ``None`` if it is new, *after* if it is gone."""
 
     cache: str
+    """Name of the slab cache."""
     before: Optional[int]
     """Objects in use."""
     after: Optional[int]
+    """Objects in use."""
     growth: int
     """Of objects in use."""
     bytes: Bytes
@@ -47,11 +49,17 @@ class StackGrowth:
     """How many more objects a call trace has."""
 
     cache: str
+    """Name of the slab cache."""
     before: int
+    """How many objects it had."""
     after: int
+    """How many it has."""
     growth: int
+    """How many more."""
     caller: Optional[str]
+    """Symbol and offset."""
     stack: Tuple[str, ...] = ()
+    """Call trace, innermost first, if it was kept."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +67,13 @@ class PageGrowth:
     """How many more pages are of a type."""
 
     type: str
+    """The kind of page, as in the census."""
     before: int
+    """How many there were."""
     after: int
+    """How many there are."""
     growth: int
+    """How many more."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +83,11 @@ class Changed:
     change: str
     """``new``, ``gone`` or ``still there``."""
     code: str
+    """Of the finding."""
     cache: Optional[str]
+    """Name of the slab cache, if it is about one."""
     message: str
+    """What it says."""
 
 
 @dataclass
@@ -86,6 +101,7 @@ class Difference:
     pages: Optional[List[PageGrowth]] = None
     """``None`` if one of the two is a saved report."""
     findings: List[Changed] = field(default_factory=list)
+    """What was found in either."""
 
     @property
     def exit_status(self) -> int:

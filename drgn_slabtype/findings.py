@@ -14,7 +14,8 @@ import enum
 from dataclasses import dataclass, field
 from typing import Annotated, Dict, List, NamedTuple, Optional, Tuple
 
-from .codes import CATALOGUE
+from .codes import CATALOGUE, Measure
+from .particulars import Clue, SlabObject, Track
 from .shapes import HIDDEN, Address, Bytes, Key, Value, shown
 from .signature import Signature
 
@@ -36,6 +37,7 @@ class Stretch(NamedTuple):
     """Damage of one kind in one piece, as far as it reaches."""
 
     start: Address
+    """Its first byte."""
     end: Address
     """Behind its last byte."""
     what: str
@@ -60,7 +62,7 @@ class Finding:
     """
 
     code: str
-    """Key into :data:`CATALOGUE`."""
+    """What it says: one of the codes that ``explain`` tells of."""
     message: Annotated[str, Key(after="found")]
     """One sentence without a full stop, naming the object and its address."""
     cache: Optional[str] = None
@@ -112,17 +114,61 @@ class Finding:
     """All of an object's bytes that are not what debugging promises; the first begins
     at :attr:`address`, and :attr:`expected` and :attr:`found` are its own."""
     details: Tuple[str, ...] = ()
-    """What is there instead, and what lies around it: one line each."""
+    """What is there instead, and what lies around it, for people: one line each. Scripts have
+    the same in :attr:`clues`, :attr:`previous`, :attr:`next` and :attr:`tracks`."""
     stretches: Tuple[Stretch, ...] = ()
     """How far the damage reaches, where what is there instead tells that."""
     signature: Optional[Signature] = None
     """Of a root: what it looks like, without anything that differs from dump to dump."""
+    word: Optional[Address] = None
+    """Address of the damaged word or bytes: where :attr:`found` is in memory. Of a number that
+    others contradict, it is where that number is. ``None`` where no single word is wrong: a slab
+    on no list, an object in two places."""
+    member: Optional[str] = None
+    """The member of the structure that is there, as the kernel spells it."""
+    state: Optional[str] = None
+    """State of :attr:`object`: ``in use``, ``free``, ``waiting`` or ``unknown``."""
+    places: Tuple[str, ...] = ()
+    """Who holds :attr:`object`: every place that records it, with the position there; if there
+    is none and it is in use, its user does."""
+    previous: Optional[SlabObject] = None
+    """The object before it in the slab."""
+    next: Optional[SlabObject] = None
+    """The object after it."""
+    tracks: Tuple[Track, ...] = ()
+    """Who allocated and freed :attr:`object`, where the kernel keeps that."""
+    clues: Tuple[Clue, ...] = ()
+    """What is there instead of what must be."""
+    measure: Annotated[Optional[Measure], HIDDEN] = None
+    """What was expected and found, if that does not follow from the code."""
 
     @property
     @shown(Key(after="code"))
     def rule(self) -> str:
         """Family of rules this finding comes from."""
         return CATALOGUE[self.code].rule
+
+    def _measured(self) -> Optional[Measure]:
+        if self.expected is None and self.found is None:
+            return None
+        return self.measure or CATALOGUE[self.code].measure
+
+    @property
+    @shown(Key(after="found"))
+    def value_kind(self) -> Optional[str]:
+        """What :attr:`found` is, and :attr:`expected` unless that is a name: ``count``,
+        ``address``, ``index``, ``bytes`` (in hex), ``word`` (bits), ``number`` (any other member
+        of a structure) or ``text``; ``None`` if there is neither."""
+        measure = self._measured()
+        return None if measure is None else measure.kind
+
+    @property
+    @shown(Key(after="value_kind"))
+    def value_unit(self) -> Optional[str]:
+        """What is counted or measured, in the plural: ``objects``, ``slabs``, ``pages``,
+        ``bytes`` …"""
+        measure = self._measured()
+        return None if measure is None else measure.unit
 
     def key(self) -> Tuple[Value, ...]:
         """
@@ -180,6 +226,7 @@ class CacheResult:
     fill: List[int] = field(default_factory=list)
     """Slabs by the tenth of their objects that is counted as in use; full ones last."""
     outcome: Outcome = Outcome.CONSISTENT
+    """How it came out."""
     places: int = 0
     """Places that hold free objects: arrays, sheaves, lists of deferred frees."""
     judged: Annotated[Dict[str, int], HIDDEN] = field(default_factory=dict)
@@ -193,8 +240,11 @@ class Target:
     kind: str
     """``core``, ``live``, ``qemu`` or ``capture``."""
     path: Optional[str] = None
+    """Of the file, or of the guest's monitor; ``None`` for the running kernel."""
     release: Optional[str] = None
+    """As ``uname -r`` prints it."""
     architecture: Optional[str] = None
+    """As drgn names it."""
 
 
 UNKNOWN = "unknown"
@@ -209,8 +259,11 @@ class LayoutSummary:
     """
 
     page_type: str = UNKNOWN
+    """Name of the layout of the page type word."""
     allocator: str = UNKNOWN
+    """``SLAB`` or ``SLUB``."""
     evidence: Tuple[str, ...] = ()
+    """What it is known by: one line each."""
 
 
 @dataclass
@@ -218,17 +271,29 @@ class Totals:
     """Sums over the whole target, in pages and objects, and what the check cost."""
 
     pages: int = 0
+    """Struct pages that were looked at."""
     slab_pages: int = 0
+    """Those that are of slabs."""
     slabs: int = 0
+    """Slabs of the caches that were judged."""
     objects: int = 0
+    """Objects of these slabs."""
     counted: int = 0
+    """Objects in use by the kernel's own count."""
     in_use: int = 0
+    """Objects users hold."""
     free: int = 0
+    """Free objects, in whatever place."""
     waiting: int = 0
+    """Objects freed by their users that wait for a grace period."""
     caches: int = 0
+    """Caches that were judged."""
     unreadable_pages: int = 0
+    """Struct pages that are not in the target."""
     zero_filled_pages: int = 0
+    """Pages of memory that the dumper has left as zeroes."""
     unknown: int = 0
+    """Objects of which damage hides whether they are in use."""
     reads: int = 0
     """Reads of the target's memory; single words that drgn's own helpers follow are not in it."""
     bytes_read: Bytes = 0
@@ -243,7 +308,9 @@ class Share:
     """How much of something was decided."""
 
     decided: int = 0
+    """How many are decided."""
     of: int = 0
+    """How many there are."""
 
     @property
     @shown()
@@ -261,14 +328,16 @@ class Decided:
     """
 
     caches: Share = field(default_factory=Share)
+    """Slab caches."""
     slabs: Share = field(default_factory=Share)
+    """Slabs."""
     places: Share = field(default_factory=Share)
     """Arrays, sheaves, lists of deferred frees."""
 
     @property
     @shown()
     def enough(self) -> bool:
-        """Whether it is :data:`DECIDED` of each."""
+        """Whether it is 99 % of each, or more."""
         return all(one.share >= DECIDED for one in (self.caches, self.slabs, self.places))
 
 
@@ -288,9 +357,11 @@ class KernelReport:
     text: str
     """Its first line."""
     cache: Optional[str] = None
+    """Name of the slab cache, if it names one."""
     addresses: Tuple[Address, ...] = ()
     """Of objects, slabs and pages that it names, in its order, each once."""
     pfn: Optional[int] = None
+    """Page frame number, if it names one."""
     finding: Optional[int] = None
     """Position among the findings, from 0, of the one about the same thing; ``None`` if it left
     no trace: the kernel repaired or refused it, or memory has changed since."""
@@ -312,7 +383,9 @@ class Likeness(NamedTuple):
     """Something known that findings look like."""
 
     name: str
+    """Of the known cause."""
     text: str
+    """What is known of it."""
     findings: Tuple[int, ...]
     """:attr:`~Finding.id` of these findings."""
 
@@ -322,9 +395,13 @@ class Report:
     """Everything one run of :func:`drgn_slabtype.check` has to say."""
 
     target: Target
+    """What was read."""
     layout: LayoutSummary
+    """How the kernel marks its pages."""
     totals: Totals = field(default_factory=Totals)
+    """Sums over the whole target, and what the check cost."""
     caches: List[CacheResult] = field(default_factory=list)
+    """What was counted, cache by cache."""
     findings: List[Finding] = field(default_factory=list)
     """Proven inconsistencies and nothing else, roots before their consequences."""
     notes: List[Finding] = field(default_factory=list)
@@ -360,7 +437,7 @@ class Report:
         """
         ``inconsistent`` if anything was found, else ``incomplete`` if anything is missing.
 
-        Of a target that moves, at least :data:`DECIDED` of what there is must be decided.
+        Of a target that moves, at least 99 % of what there is must be decided.
         """
         if self.findings:
             return Outcome.INCONSISTENT

@@ -25,6 +25,8 @@ from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tu
 import numpy as np
 import numpy.typing as npt
 
+from .codes import Measure
+
 I64 = npt.NDArray[np.int64]
 U64 = npt.NDArray[np.uint64]
 I32 = npt.NDArray[np.int32]
@@ -331,6 +333,8 @@ class Break(NamedTuple):
     """The list's lock was held, and who holds it can have left such a link for a moment."""
     activity: Optional[str] = None
     """Which work alone would, if that does not follow from the code."""
+    word: Optional[int] = None
+    """Where the link itself is."""
 
 
 class Suspect(NamedTuple):
@@ -351,6 +355,12 @@ class Suspect(NamedTuple):
     """Where the damage is."""
     activity: Optional[str] = None
     """Which work would explain it, if that does not follow from the code."""
+    member: Optional[str] = None
+    """The member at fault, of the structure that the finding is about."""
+    word: Optional[int] = None
+    """Where what was found is in memory."""
+    measure: Optional[Measure] = None
+    """What was expected and found, if that does not follow from the code."""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from . import reading as of_reading
 from .allocators.caches import Caches
+from .codes import ADDRESS
 from .errors import SlabTypeError
 from .findings import Finding
 from .index import KnownBy, SlabIndex
@@ -47,7 +48,9 @@ def judge_machine(reading: Reading) -> List[Finding]:
 
 
 def _caches(reading: Reading, found: List[Finding]) -> List[Finding]:
-    return _numbered(_judge_cache_list(reading.allocator.caches), found)
+    return _numbered(
+        _judge_cache_list(reading.allocator.caches, reading.machine.memory.word_size), found
+    )
 
 
 def _marks(reading: Reading, found: List[Finding]) -> List[Finding]:
@@ -111,6 +114,9 @@ def _as_finding(suspect: Suspect) -> Finding:
         moving=suspect.moving,
         address=suspect.address,
         activity=suspect.activity,
+        word=suspect.word,
+        member=suspect.member,
+        measure=suspect.measure,
     )
 
 
@@ -192,7 +198,7 @@ def _judge_words(machine: Machine, index: SlabIndex, scan: PageScan) -> Iterator
         )
 
 
-def _judge_cache_list(caches: Caches) -> Iterator[Finding]:
+def _judge_cache_list(caches: Caches, word_size: int) -> Iterator[Finding]:
     lost = caches.lost
     if lost is not None:
         yield Finding(
@@ -201,6 +207,9 @@ def _judge_cache_list(caches: Caches) -> Iterator[Finding]:
             place="slab_caches",
             expected=lost.expected,
             found=lost.found,
+            word=lost.links + (word_size if lost.member == "prev" else 0),
+            member=lost.member,
+            measure=ADDRESS,
         )
     # Behind a hole in the target the list may go on as it should.
     behind_hole = lost is not None and not lost.readable
@@ -212,6 +221,7 @@ def _judge_cache_list(caches: Caches) -> Iterator[Finding]:
             cache=name,
             place="slab_caches",
             found=int(caches.addresses[number]),
+            measure=ADDRESS,
             # The first finding of all.
             because=None if lost is None else 1,
         )

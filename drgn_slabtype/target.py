@@ -22,6 +22,7 @@ from typing import Callable, Optional, Sequence, Tuple
 import drgn
 from drgn import Program, ProgramFlags
 
+from .codes import SIZE
 from .debuginfo import (
     ensure_types,
     kernel_build_id,
@@ -293,6 +294,7 @@ def shortfall(prog: Program) -> Optional[Finding]:
         f"{path}: truncated: {missing.bytes} of {missing.of} bytes of memory are not in the file",
         expected=missing.of,
         found=missing.of - missing.bytes,
+        measure=SIZE,
     )
 
 

@@ -27,7 +27,7 @@ What each code says, what the kernel promises, what usually breaks that, and whe
 `drgn-slabtype explain CODE` prints the same, `drgn-slabtype explain` the list. A finding whose
 `because` is null is a root; the others follow from the root they name. `drgn-slabtype object
 ADDRESS` tells what an address is and who says so; `drgn-slabtype check --cache NAME` reads one
-cache again.
+cache again. What a finding has for scripts stands in [json.md](json.md#finding).
 
 In `changing` stands what the kernel was doing when it was stopped or read: a held lock, a slab
 between two lists, an array being emptied; with [who was at it](invariants.md#who-is-at-work), or

@@ -40,6 +40,8 @@ class Lost(NamedTuple):
     found: int
     readable: bool
     """Whether the memory it leads to is in the target."""
+    links: int = 0
+    """Where its links are: ``struct list_head *``."""
 
 
 class Caches(NamedTuple):
@@ -187,10 +189,10 @@ def _blame(head: int, offset: int, forward: Followed, backward: Followed) -> Los
     # The walk from behind came to the neighbour of the damaged link.
     if forward.found == backward.at and backward.found != forward.at:
         owner = backward.at if backward.at == head else backward.at - offset
-        return Lost(owner, "prev", forward.at, backward.found, forward.readable)
+        return Lost(owner, "prev", forward.at, backward.found, forward.readable, backward.at)
     owner = forward.at if forward.at == head else forward.at - offset
     expected = backward.at if backward.found == forward.at else None
-    return Lost(owner, "next", expected, forward.found, forward.readable)
+    return Lost(owner, "next", expected, forward.found, forward.readable, forward.at)
 
 
 def same_cache(told: U64, caches: Caches) -> I64:

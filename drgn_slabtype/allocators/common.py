@@ -9,6 +9,7 @@ from typing import Dict, Iterable, List, Mapping, Optional, Tuple
 import numpy as np
 from drgn import FaultError
 
+from ..codes import ADDRESS, WORD
 from ..ledger import I64, U64, Bools, Suspect
 from ..machine import Machine
 from ..machine.columns import Rows
@@ -24,6 +25,7 @@ from ..rules.alike import (
     usual,
 )
 from .caches import Caches, read_caches
+from .members import at_member
 from .nodes import node_pointers, read_nodes
 from .whereabouts import find_slab
 
@@ -79,7 +81,7 @@ def judge_by_others(machine: Machine) -> Suspects:
         found += judge_slab_caches(cache, flags)
     if rows.structure.has("kobj.entry.next"):
         found += judge_ring(_ring(machine, rows, listed), "kobj.entry")
-    wrong = _by_cache(found, caches.addresses[listed])
+    wrong = _by_cache(found, rows, listed, caches.addresses)
     if rows.structure.has("colour"):
         for at, some in _judge_nodes(machine, caches).items():
             wrong.setdefault(at, []).extend(some)
@@ -95,7 +97,7 @@ def _judge_nodes(machine: Machine, caches: Caches) -> Suspects:
         for name in ("colour_next", "free_touched", "next_reap", "shared")
     }
     found = judge_slab_nodes(node, caches.rows["colour"][owner], _jiffies(machine))
-    return _by_cache(found, caches.addresses[owner], nodes.nid[there])
+    return _by_cache(found, nodes.rows, there, caches.addresses[nodes.cache], nodes.nid)
 
 
 def _columns(machine: Machine, rows: Rows, listed: I64) -> Dict[str, U64]:
@@ -203,17 +205,23 @@ def _jiffies(machine: Machine) -> Optional[int]:
         return None
 
 
-def _by_cache(found: Iterable[Odd], owner: U64, nid: Optional[I64] = None) -> Suspects:
+def _by_cache(
+    found: Iterable[Odd], rows: Rows, which: I64, owner: U64, nid: Optional[I64] = None
+) -> Suspects:
+    # Rows of the structures that the members are of, and whose and where each of them is.
     by_cache: Suspects = {}
     for one in found:
         code = "cache-wrong" if nid is None else "container-state"
         suspect = Suspect(
             code,
             one.what,
-            node=None if nid is None else int(nid[one.row]),
+            node=None if nid is None else int(nid[which[one.row]]),
             place=None if nid is None else "node",
             expected=one.expected,
             found=one.found,
+            member=one.member,
+            measure=ADDRESS if one.bits and one.found >> 47 else WORD if one.bits else None,
         )
-        by_cache.setdefault(int(owner[one.row]), []).append(suspect)
+        (suspect,) = at_member(rows, int(which[one.row]), [suspect])
+        by_cache.setdefault(int(owner[which[one.row]]), []).append(suspect)
     return by_cache

@@ -159,7 +159,13 @@ class SlabLists:
         else:
             page = at if at == head.address else at - self._offset
             broken = _broken(head, page, "next", first if back == at else None, link)
-        return self._bounded(head, broken)
+        return self._bounded(head, self._placed(head, broken))
+
+    def _placed(self, head: ListHead, broken: Break) -> Break:
+        # With the address of the link itself.
+        own = 0 if broken.at == head.address else self._offset
+        step = self.index.structure.offset(f"slab_list.{broken.member}") - self._offset
+        return broken._replace(word=broken.at + own + step)
 
     def _bounded(self, head: ListHead, broken: Break) -> Break:
         # Who puts a slab on a list or takes it off leaves one link for a moment
@@ -192,7 +198,7 @@ def find_emptied(index: SlabIndex, walks: Iterable[Walked]) -> List[Walked]:
         head = walked.head
         if head.next == head.address and first is not None and last not in (None, first):
             broken = _broken(head, head.address, "next", first, head.next)
-            walked = walked._replace(broken=broken)
+            walked = walked._replace(broken=broken._replace(word=head.address))
         out.append(walked)
     return out
 

@@ -7,10 +7,13 @@ from typing import List, NamedTuple, Tuple
 
 import numpy as np
 
+from ..codes import ADDRESS
 from ..ledger import I64, U64, Bools, Suspect
 from ..machine import Machine
+from ..machine.columns import Rows
 from ..machine.percpu import per_cpu_addresses
 from .caches import Caches
+from .members import at_member
 
 
 class PerCpu(NamedTuple):
@@ -24,6 +27,8 @@ class PerCpu(NamedTuple):
     """Address of each copy."""
     member: str
     """The member of ``struct kmem_cache`` that leads to it."""
+    rows: Rows
+    """Every ``struct kmem_cache``."""
     pointers: U64
     """That member, of every cache."""
     wild: Bools
@@ -39,7 +44,10 @@ class PerCpu(NamedTuple):
             return []
         at = int(self.pointers[cache])
         what = f"{self.member} is 0x{at:x}, which leads to no per-CPU memory"
-        return [Suspect("container-state", what, place=place, found=at)]
+        one = Suspect(
+            "container-state", what, place=place, found=at, member=self.member, measure=ADDRESS
+        )
+        return list(at_member(self.rows, cache, [one]))
 
 
 def per_cpu_structures(
@@ -60,7 +68,9 @@ def per_cpu_structures(
     addresses[wild] = 0
     cache, column = np.nonzero(addresses)
     found = addresses[cache, column]
-    return PerCpu(cache.astype(np.int64), column.astype(np.int64), found, member, pointers, wild)
+    return PerCpu(
+        cache.astype(np.int64), column.astype(np.int64), found, member, caches.rows, pointers, wild
+    )
 
 
 def every_copy(machine: Machine, caches: Caches, member: str) -> Tuple[I64, U64]:

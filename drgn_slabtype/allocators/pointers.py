@@ -7,6 +7,7 @@ from typing import Optional
 
 import numpy as np
 
+from ..codes import ADDRESS
 from ..ledger import U64, Bools, Suspect
 from ..machine.memory import Memory
 
@@ -34,4 +35,12 @@ def wild_pointer(
     :param place: What is in it.
     """
     message = f"pointer to the {what} leads to 0x{pointer:x}"
-    return Suspect("container-state", message, node=node, cpu=cpu, place=place, found=pointer)
+    return Suspect(
+        "container-state",
+        message,
+        node=node,
+        cpu=cpu,
+        place=place,
+        found=pointer,
+        measure=ADDRESS,
+    )

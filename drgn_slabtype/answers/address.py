@@ -51,7 +51,9 @@ class ObjectWord(NamedTuple):
     offset: int
     """In the object, in bytes."""
     word: Hex
+    """The word."""
     meaning: str
+    """What it is, for people."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +61,13 @@ class AddressInfo:
     """What is known about one address; what does not apply is ``None`` or empty."""
 
     address: Address
+    """What was asked about."""
     kind: str
     """``slab object``, ``slab``, ``struct slab``, ``kfence object``, ``page``, ``other``."""
     meaning: str
     """One line for people."""
     cache: Optional[str] = None
+    """Name of the slab cache."""
     slab_cache: Optional[Address] = None
     """``struct kmem_cache *``."""
     slab: Optional[Address] = None
@@ -97,6 +101,7 @@ class AddressInfo:
     page: Optional[Address] = None
     """``struct page *``."""
     pfn: Optional[int] = None
+    """Page frame number."""
     page_types: Tuple[str, ...] = field(default=())
     """Types of the head page."""
     meanings: Tuple[Meaning, ...] = ()

@@ -54,12 +54,19 @@ class SlabInfo(NamedTuple):
     """The numbers of a cache in ``/proc/slabinfo``, with the kernel's names."""
 
     active_objs: int
+    """Objects in use, those that CPUs keep included."""
     num_objs: int
+    """All objects."""
     objsize: int
+    """Bytes from one object to the next."""
     objperslab: int
+    """Objects of a slab of the usual order."""
     pagesperslab: int
+    """Pages of such a slab."""
     active_slabs: int
+    """Slabs with objects in use."""
     num_slabs: int
+    """All slabs."""
 
 
 @dataclass
@@ -67,11 +74,15 @@ class NodeUsage:
     """What one NUMA node has of a cache."""
 
     node: int
+    """NUMA node."""
     slabs: int
+    """Slabs of its memory."""
     lists: Dict[str, int]
     """Slabs by the list they stand on."""
     objects: int
+    """Objects of these slabs."""
     counted: int
+    """Objects in use by the slabs' own counts."""
     free: Dict[str, int]
     """Free objects in the node's memory, by the place that records them."""
 
@@ -81,6 +92,7 @@ class CpuUsage:
     """What one CPU keeps of a cache."""
 
     cpu: int
+    """The CPU."""
     lists: Dict[str, int]
     """Slabs by the list of the CPU they stand on."""
     free: Dict[str, int]
@@ -92,6 +104,7 @@ class CacheUsage:
     """One cache; counts are objects or slabs, memory is in bytes."""
 
     name: str
+    """Name of the ``struct kmem_cache``, escaped."""
     address: Address
     """``struct kmem_cache *``."""
     aliases: Optional[Tuple[str, ...]] = None
@@ -109,9 +122,11 @@ class CacheUsage:
     colours: Optional[int] = None
     """SLAB: how many colours there are."""
     slabs: int = 0
+    """Slabs of the cache."""
     lists: Dict[str, int] = field(default_factory=dict)
     """Slabs by the list they stand on; a full slab counts as ``full`` though it is on none."""
     pages: int = 0
+    """Pages of these slabs."""
     memory: int = 0
     """Bytes of all its slabs."""
     leftover: int = 0
@@ -119,6 +134,7 @@ class CacheUsage:
     padding: int = 0
     """Bytes between the objects: alignment, red zones, tracks, free pointers outside."""
     objects: int = 0
+    """Objects of these slabs."""
     counted: int = 0
     """In use by the kernel's own count."""
     in_use: int = 0
@@ -136,7 +152,9 @@ class CacheUsage:
     slabinfo: Optional[SlabInfo] = None
     """What the kernel itself would report."""
     nodes: List[NodeUsage] = field(default_factory=list)
+    """What each node has, if that was asked for."""
     cpus: List[CpuUsage] = field(default_factory=list)
+    """What each CPU keeps, if that was asked for."""
 
     OF_ONE_CACHE: ClassVar[FrozenSet[str]] = frozenset(
         "name address aliases object_size size objects_per_slab pages_per_slab colours slabinfo "
@@ -162,7 +180,9 @@ class CachesAnswer:
     """All caches, sorted, and their sums."""
 
     caches: List[CacheUsage]
+    """In the order that was asked for."""
     total: CacheUsage
+    """Their sums."""
     per_node: Annotated[bool, HIDDEN] = False
     per_cpu: Annotated[bool, HIDDEN] = False
     aliases: Annotated[bool, HIDDEN] = False

@@ -10,7 +10,7 @@ what they are, where they came from and who the neighbours are.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import AbstractSet, Callable, Dict, Iterator, List, Sequence, Tuple
+from typing import AbstractSet, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 from drgn import FaultError
@@ -21,12 +21,13 @@ from ..allocators.slub.freelists import Encoding, decode
 from ..errors import SlabTypeError
 from ..findings import Damaged, Finding
 from ..machine import Machine
+from ..particulars import Clue, Lead, SlabObject
 from .address import AddressInfo
 from .content import Content, classify, continues, describe_word, is_poison
 from .describe import describe, spell
 from .extent import lines, stretches
 from .lookup import Lookup
-from .states import ObjectState, SlabObject
+from .states import ObjectState
 from .tracks import spell_track
 
 _MOST = 50  # findings that get details: after that, a human reads no further
@@ -67,24 +68,69 @@ def _with_stretches(lookup: Lookup, findings: List[Finding]) -> List[Finding]:
 
 def _explained(lookup: Lookup, finding: Finding) -> Finding:
     try:
-        return replace(finding, details=tuple(_explain(lookup, finding)))
+        clues = tuple(_clues(lookup, finding))
+        about = _object_of(lookup, finding)
     except (OSError, SlabTypeError):  # of the target as a whole
         raise
     except reading.CAUGHT as error:
         why = reading.not_read("what is there", error).message
-        return replace(finding, details=(why,))
+        return replace(finding, details=(why,), clues=(Clue("not read", why),))
+    told = [clue.text for clue in clues]
+    if about is None:
+        return replace(finding, details=tuple(told), clues=clues)
+    told += [*_neighbours(about), *(spell_track(track) for track in about.tracks)]
+    return replace(
+        finding,
+        details=tuple(told),
+        clues=clues,
+        state=None if finding.object is None else about.state,
+        places=() if finding.object is None else about.places,
+        previous=about.previous,
+        next=about.next,
+        tracks=about.tracks,
+    )
 
 
-def _explain(reading: Lookup, finding: Finding) -> Iterator[str]:
+def _clues(reading: Lookup, finding: Finding) -> Iterator[Clue]:
     explainer = _EXPLAINERS.get(finding.code)
     if explainer is not None:
         try:
             yield from explainer(reading, finding)
         except (FaultError, LookupError):
-            yield "what is there instead could not be read"
+            yield Clue("unreadable", "what is there instead could not be read")
 
 
-def _explain_pointer(reading: Lookup, finding: Finding) -> Iterator[str]:
+def _object_of(reading: Lookup, finding: Finding) -> Optional[AddressInfo]:
+    # The object that a finding is about, if it is about one; for bytes of a slab
+    # itself, the one in whose slot they lie.
+    address = finding.object
+    if address is None and finding.ranges:
+        address = finding.ranges[0].address
+    if address is None:
+        return None
+    try:
+        return describe(reading, address)
+    except (FaultError, LookupError):
+        return None
+
+
+def _lead(reading: Lookup, address: int) -> Lead:
+    info = describe(reading, address)
+    return Lead(
+        info.kind,
+        info.meaning,
+        info.cache,
+        info.slab,
+        info.object,
+        info.index,
+        info.offset,
+        info.part,
+        info.state,
+        info.places,
+    )
+
+
+def _explain_pointer(reading: Lookup, finding: Finding) -> Iterator[Clue]:
     # A free pointer that leads astray: the word as it is stored, other ways to
     # read it, and what it leads to.
     assert isinstance(finding.found, int)
@@ -95,19 +141,21 @@ def _explain_pointer(reading: Lookup, finding: Finding) -> Iterator[str]:
         cache = SlubCache(slab.caches, slab.number, slab_flags(reading.machine), 1)
         start, span = int(slab.index.addresses[slab.row]), int(slab.index.spans[slab.row])
         holder = start + cache.red_left_pad + finding.index * cache.size
-        stored = prog.read_word(holder + cache.offset)
-        yield f"stored at 0x{holder + cache.offset:x}: 0x{stored:x}: {_word(reading, stored)}"
+        at = holder + cache.offset
+        stored = prog.read_word(at)
+        what, lead = _word(reading, stored)
+        yield Clue("stored", f"stored at 0x{at:x}: 0x{stored:x}: {what}", at, stored, lead)
         yield from _other_forms(cache, start, span, holder, stored, value)
         if value != stored:
-            yield from _pointer(reading, value, "decoded: ")
-        yield from _neighbours(describe(reading, holder))
+            yield _pointer(reading, value, "decoded: ")
     else:
-        yield f"0x{value:x}: {_word(reading, value)}"
+        what, lead = _word(reading, value)
+        yield Clue("leads", f"0x{value:x}: {what}", finding.address, value, lead)
 
 
 def _other_forms(
     cache: SlubCache, start: int, span: int, holder: int, stored: int, value: int
-) -> Iterator[str]:
+) -> Iterator[Clue]:
     where = np.array([holder + cache.offset], np.uint64)
     word = np.array([stored], np.uint64)
     names = {
@@ -123,10 +171,11 @@ def _other_forms(
         if other != value and 0 <= offset < span:
             index, rest = divmod(offset, cache.size)
             inside = f"{rest} bytes into object" if rest else "object"
-            yield f"read {name}, it is 0x{other:x}, {inside} {index} of this slab"
+            told = f"read {name}, it is 0x{other:x}, {inside} {index} of this slab"
+            yield Clue("read otherwise", told, holder + cache.offset, other)
 
 
-def _explain_index(reading: Lookup, finding: Finding) -> Iterator[str]:
+def _explain_index(reading: Lookup, finding: Finding) -> Iterator[Clue]:
     # An index array that holds something else.
     slab = reading.of_page(finding.slab or 0)
     if slab is None or finding.index is None:
@@ -135,25 +184,25 @@ def _explain_index(reading: Lookup, finding: Finding) -> Iterator[str]:
     width = reading.machine.structure("freelist_idx_t").size
     entry = array + finding.index * width
     data = reading.machine.memory.read(entry, 16)
-    yield f"from entry {finding.index} at 0x{entry:x} on: {_classify(reading, data, entry).text}"
-    yield f"the array at 0x{array:x} is {spell(describe(reading, array))}"
+    told = _classify(reading, data, entry).text
+    yield Clue("bytes", f"from entry {finding.index} at 0x{entry:x} on: {told}", entry)
+    where = describe(reading, array)
+    told = f"the array at 0x{array:x} is {spell(where)}"
+    yield Clue("array", told, array, leads=_lead(reading, array))
 
 
-def _explain_bytes(reading: Lookup, finding: Finding) -> Iterator[str]:
+def _explain_bytes(reading: Lookup, finding: Finding) -> Iterator[Clue]:
     # Overwritten red zones, poison and padding.
     if not finding.ranges:
         return
     for one in finding.ranges[:_RANGES]:
         yield from _explain_range(reading, one)
-    if len(finding.ranges) > _RANGES:
-        yield f"{len(finding.ranges) - _RANGES} more ranges are overwritten"
-    first = finding.ranges[0].address
-    owner = describe(reading, finding.object if finding.object is not None else first)
-    yield from _neighbours(owner)
-    yield from (spell_track(track) for track in owner.tracks)
+    more = len(finding.ranges) - _RANGES
+    if more > 0:
+        yield Clue("more", f"{more} more ranges are overwritten", value=more)
 
 
-def _explain_range(reading: Lookup, one: Damaged) -> Iterator[str]:
+def _explain_range(reading: Lookup, one: Damaged) -> Iterator[Clue]:
     prog, address = reading.machine.prog, one.address
     data = prog.read(address, min(one.size, _BYTES))
     # A pointer may begin or end with a byte that happens to be what it overwrote.
@@ -161,19 +210,22 @@ def _explain_range(reading: Lookup, one: Damaged) -> Iterator[str]:
     content = _classify(reading, words, start)
     heads = dict(_list_heads(reading, content))
     if len(heads) * 2 * reading.machine.memory.word_size < len(data):
-        yield f"0x{address:x}: {_classify(reading, data, address).text}"
+        told = _classify(reading, data, address).text
+        yield Clue("bytes", f"0x{address:x}: {told}", address)
     before = prog.read(address - _BYTES, _BYTES)
     repeat = continues(before, data)
     filled = len(set(data)) == 1 and is_poison(data[0])
     if repeat is not None and any(data) and not filled:
-        yield (
+        told = (
             f"it carries on what stands before it, every {repeat} bytes the same: "
             "something was written past its end"
         )
+        yield Clue("carries on", told, address, repeat)
     for offset, link in heads.items():
-        leads = f"0x{link:x}: {spell(describe(reading, link))}"
-        leads = "itself" if link == start + offset else leads
-        yield f"0x{start + offset:x}: an empty list head that points to {leads}"
+        at = start + offset
+        leads = "itself" if link == at else f"0x{link:x}: {spell(describe(reading, link))}"
+        told = f"0x{at:x}: an empty list head that points to {leads}"
+        yield Clue("list head", told, at, link, _lead(reading, link))
     yield from _pointers(reading, content, known=set(heads.values()))
 
 
@@ -199,25 +251,28 @@ def _list_heads(reading: Lookup, content: Content) -> Iterator[Tuple[int, int]]:
             yield offset, link
 
 
-def _explain_entry(reading: Lookup, finding: Finding) -> Iterator[str]:
+def _explain_entry(reading: Lookup, finding: Finding) -> Iterator[Clue]:
     # What a place holds that is no object of the cache.
     if isinstance(finding.found, int):
-        yield f"0x{finding.found:x}: {_word(reading, finding.found)}"
+        what, lead = _word(reading, finding.found)
+        yield Clue("leads", f"0x{finding.found:x}: {what}", finding.word, finding.found, lead)
 
 
-def _explain_destroyed(reading: Lookup, finding: Finding) -> Iterator[str]:
+def _explain_destroyed(reading: Lookup, finding: Finding) -> Iterator[Clue]:
     # The first of the objects that are left, with who allocated them.
     judged = reading.judged(reading.number(finding.cache or ""))
     left = judged.objects.in_states({ObjectState.IN_USE})
     for address in left.addresses()[:_OBJECTS]:
-        tracks = describe(reading, address).tracks
-        told = "; ".join(spell_track(track) for track in tracks if track.event == "allocated")
-        yield f"object 0x{address:x}" + (f", {told}" if told else "")
-    if len(left) > _OBJECTS:
-        yield f"{len(left) - _OBJECTS} more are in use"
+        tracks = [one for one in describe(reading, address).tracks if one.event == "allocated"]
+        told = "; ".join(spell_track(track) for track in tracks)
+        text = f"object 0x{address:x}" + (f", {told}" if told else "")
+        yield Clue("left", text, address, tracks=tuple(tracks))
+    more = len(left) - _OBJECTS
+    if more > 0:
+        yield Clue("more", f"{more} more are in use", value=more)
 
 
-_EXPLAINERS: Dict[str, Callable[[Lookup, Finding], Iterator[str]]] = {
+_EXPLAINERS: Dict[str, Callable[[Lookup, Finding], Iterator[Clue]]] = {
     "freelist-pointer": _explain_pointer,
     "freelist-index": _explain_index,
     "freelist-duplicate": _explain_index,
@@ -235,37 +290,37 @@ def _classify(reading: Lookup, data: bytes, address: int) -> Content:
     return classify(data, source.word_size, order, address)
 
 
-def _word(reading: Lookup, value: int) -> str:
+def _word(reading: Lookup, value: int) -> Tuple[str, Optional[Lead]]:
     # A word in full: what its value says, what its bytes say, where it points.
     source = reading.machine.memory
     known = describe_word(value, source.word_size)
     if known is not None:
-        return known
+        return known, None
     if _is_kernel(reading.machine, value):
-        return spell(describe(reading, value))
+        return spell(describe(reading, value)), _lead(reading, value)
     order = "little" if source.byteorder == "<" else "big"
     data = value.to_bytes(source.word_size, order)  # type: ignore[arg-type]
     content = classify(data, source.word_size, order)
     if content.kind in ("text", "fill", "pattern"):
-        return content.text
-    return "not an address of the kernel's half"
+        return content.text, None
+    return "not an address of the kernel's half", None
 
 
-def _pointer(reading: Lookup, value: int, prefix: str) -> Iterator[str]:
+def _pointer(reading: Lookup, value: int, prefix: str = "") -> Clue:
     if _is_kernel(reading.machine, value):
-        yield f"{prefix}0x{value:x}: {spell(describe(reading, value))}"
-    else:
-        yield f"{prefix}0x{value:x}: not an address of the kernel's half"
+        told = f"{prefix}0x{value:x}: {spell(describe(reading, value))}"
+        return Clue("leads", told, value=value, leads=_lead(reading, value))
+    return Clue("leads", f"{prefix}0x{value:x}: not an address of the kernel's half", value=value)
 
 
-def _pointers(reading: Lookup, content: Content, known: AbstractSet[int]) -> Iterator[str]:
+def _pointers(reading: Lookup, content: Content, known: AbstractSet[int]) -> Iterator[Clue]:
     # Those that are not known yet.
     if content.kind in ("text", "fill"):
         return
     leading = (value for _, value in content.words if _is_kernel(reading.machine, value))
     for value in [value for value in dict.fromkeys(leading) if value not in known][:_POINTERS]:
         if describe_word(value, reading.machine.memory.word_size) is None:
-            yield f"0x{value:x}: {spell(describe(reading, value))}"
+            yield _pointer(reading, value)
 
 
 def _is_kernel(machine: Machine, value: int) -> bool:

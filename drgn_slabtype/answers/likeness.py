@@ -41,7 +41,9 @@ class Kind:
     """Objects that hold the same pointers in the same places."""
 
     count: int
+    """How many objects."""
     bytes: Bytes
+    """Of all of them, as large as their users asked for."""
     words: Tuple[Word, ...]
     """None for all the objects that hold none."""
     example: Address
@@ -53,12 +55,15 @@ class KindsAnswer:
     """Objects in use of one cache by what they hold, the most frequent first."""
 
     cache: str
+    """Name of the slab cache."""
     objects: int
+    """Objects in use."""
     unreadable: int
     """Of which the contents are not in the target."""
     found: int = 0
     """Kinds, also those that are not told."""
     kinds: List[Kind] = field(default_factory=list)
+    """As many as were asked for."""
 
 
 def kinds(

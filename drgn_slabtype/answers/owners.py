@@ -35,6 +35,7 @@ class Owner:
     memcg: Optional[Address]
     """``struct mem_cgroup *``"""
     objects: int
+    """How many."""
     bytes: Bytes
     """``size`` each: what they cost."""
     dying: bool = False
@@ -46,6 +47,7 @@ class OwnersAnswer:
     """The objects of a cache by who has them."""
 
     cache: str
+    """Name of the slab cache."""
     objects: int
     """In use."""
     owners: List[Owner] = field(default_factory=list)

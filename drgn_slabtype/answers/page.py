@@ -54,9 +54,11 @@ class SlabOfPage:
     slab: Address
     """``struct slab *``"""
     cache: Optional[str]
+    """Name of the slab cache; ``None`` if it is of none."""
     slab_cache: Optional[Address]
     """``struct kmem_cache *``"""
     objects: int = 0
+    """Objects of the slab."""
     counted: int = 0
     """Objects in use by the kernel's own count."""
     map: str = ""
@@ -76,6 +78,7 @@ class PageInfo:
     """What is known about one page; what does not apply is ``None`` or empty."""
 
     pfn: int
+    """Page frame number."""
     page: Address
     """``struct page *``"""
     physical: Address
@@ -89,6 +92,7 @@ class PageInfo:
     word: Word
     """The page_type word of the page itself."""
     word_meaning: str
+    """The same for people."""
     types: Tuple[str, ...]
     """Types of the page itself."""
     head: int
@@ -98,20 +102,29 @@ class PageInfo:
     flags: Hex
     """``page->flags`` of the page itself."""
     flag_names: Tuple[str, ...]
+    """Names of those that are set."""
     kpageflags: Hex
     """Word of ``/proc/kpageflags``."""
     kpageflags_names: Tuple[str, ...]
+    """Names of the bits that are set in it."""
     refcount: int
+    """References to the page."""
     mapcount: int
     """Number of ``/proc/kpagecount``."""
     node: int
+    """NUMA node."""
     zone: str
+    """Name of the zone."""
     section: Optional[int]
+    """Number of the memory section; ``None`` where there are none."""
     online: bool
+    """Whether it belongs to memory that is in use."""
     mapping: Optional[str] = None
+    """What ``page->mapping`` leads to, in words."""
     buddy: Optional[Tuple[int, int]] = None
     """First page frame and order of the free block the page lies in."""
     slab: Optional[SlabOfPage] = None
+    """The slab it belongs to, if it does."""
     memcg: Optional[str] = None
     """Memory cgroup the page or its objects are charged to."""
     owner: Optional[PageOwner] = None

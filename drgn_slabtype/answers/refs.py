@@ -50,7 +50,9 @@ class Reference:
     meaning: str
     """What it lies in."""
     cache: Optional[str] = None
+    """Name of the slab cache of the object that it lies in."""
     object: Optional[Address] = None
+    """Address of that object."""
     offset: Optional[int] = None
     """Bytes from the beginning of the object to the word."""
     state: Optional[str] = None
@@ -66,6 +68,7 @@ class References:
     """Everything that points into a range."""
 
     start: Address
+    """The first byte of the range."""
     size: int
     """Bytes of the range."""
     meaning: str
@@ -77,6 +80,7 @@ class References:
     by_kind: Dict[str, int] = field(default_factory=dict)
     """The described ones, by what they lie in."""
     bytes_read: int = 0
+    """Bytes of memory that were searched."""
     unreadable_pages: int = 0
     """Pages that are not in the target, and so not known to hold none."""
 

@@ -31,9 +31,13 @@ class Site(NamedTuple):
     calls: int
     """Allocations that make it up."""
     function: str
+    """The function."""
     file: str
+    """Its source file."""
     line: int
+    """The line in it."""
     module: Optional[str]
+    """Name of the module; ``None`` for the kernel itself."""
 
 
 def allocation_sites(prog: Program) -> List[Site]:

@@ -47,6 +47,7 @@ class SlabUsage:
     order: int
     """It has ``1 << order`` pages."""
     objects: int
+    """Objects of the slab."""
     counted: int
     """In use by the slab's own count."""
     in_use: int
@@ -66,9 +67,11 @@ class SlabsAnswer:
     """Slabs of one cache, by address."""
 
     cache: str
+    """Name of the slab cache."""
     slab_cache: Address
     """``struct kmem_cache *``"""
     slabs: List[SlabUsage]
+    """Those that were asked for."""
     objects: Tuple[SlabObject, ...] = ()
     """Every object, where one slab was asked for."""
     unavailable: Tuple[str, ...] = ()

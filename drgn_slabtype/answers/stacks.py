@@ -38,7 +38,9 @@ class Stack:
     """Objects of one cache that were allocated, or freed, by the same call trace."""
 
     cache: str
+    """Name of the slab cache."""
     count: int
+    """How many objects."""
     bytes: Bytes
     """Of all of them, as large as their users asked for: ``object_size`` each."""
     caller: Optional[str]
@@ -48,7 +50,9 @@ class Stack:
     youngest: Optional[float] = None
     """Age in seconds; in jiffies where the target does not tell how long one is."""
     average: Optional[float] = None
+    """The same on average."""
     oldest: Optional[float] = None
+    """The same of the oldest."""
     cpus: Tuple[int, ...] = ()
     """CPUs on which that was."""
     pids: Tuple[int, ...] = ()
@@ -64,6 +68,7 @@ class StacksAnswer:
     event: str
     """``allocated`` or ``freed``."""
     stacks: List[Stack] = field(default_factory=list)
+    """As many as were asked for."""
     found: int = 0
     """Call traces, also those that are not told."""
     objects: int = 0

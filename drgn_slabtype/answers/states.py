@@ -16,8 +16,8 @@ from typing import Collection, Iterator, List, Optional, Sequence, Tuple, Union
 import numpy as np
 
 from ..ledger import I32, I64, U8, U64, Bools, Ledger, ListKind, State, Walk
+from ..particulars import SlabObject as SlabObject
 from ..rules.claims import container_name
-from ..shapes import Address
 
 
 class ObjectState(enum.IntEnum):
@@ -53,24 +53,6 @@ LISTS = {
     ListKind.DEFERRED: "deferred",
 }
 """What the lists of slabs are called; a CPU allocates from the slab that is on ``cpu``."""
-
-
-@dataclass(frozen=True)
-class SlabObject:
-    """One object of a slab cache."""
-
-    address: Address
-    """As users of the object see it."""
-    slab: Address
-    """``struct slab *`` (the head ``struct page *`` before Linux 5.17)."""
-    index: int
-    """Position in the slab."""
-    state: str
-    """``in use``, ``free``, ``waiting`` or ``unknown``."""
-    place: Optional[str]
-    """Which place says so, with its owner: ``cpu freelist of CPU 2``."""
-    position: Optional[int]
-    """Position in that place, in the order the kernel would take objects."""
 
 
 @dataclass(frozen=True)

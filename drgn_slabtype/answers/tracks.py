@@ -10,7 +10,7 @@ last caller. What users overwrite is not trusted here.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Optional, Tuple
+from typing import Optional, Tuple
 
 import numpy as np
 from drgn import FaultError, Object
@@ -21,29 +21,9 @@ from ..machine import Machine
 from ..machine.clock import clock
 from ..machine.symbols import depot_stack, frames, symbolise
 from ..machine.tasks import ERRORS
+from ..particulars import Track as Track
 
 _FRAMES = 4  # of a call trace that are told in one line
-
-
-class Track(NamedTuple):
-    """One event in the life of an object."""
-
-    event: str
-    """``allocated``, ``freed`` or ``last used``."""
-    caller: Optional[str]
-    """Symbol and offset, or the address."""
-    cpu: Optional[int]
-    pid: Optional[int]
-    when: Optional[int]
-    """Time, in jiffies for SLUB, in nanoseconds for KFENCE."""
-    stack: Tuple[str, ...]
-    """Call trace, innermost first, if it was kept."""
-    age: Optional[float] = None
-    """Seconds that it is ago, where the target tells how long a jiffy is."""
-    task: Optional[str] = None
-    """Name of the task with that PID, if there is one now."""
-    overwritten: bool = False
-    """Whether it is no record: the caller is no code, or there is no such CPU."""
 
 
 def slub_tracks(machine: Machine, first: int) -> Tuple[Track, ...]:

@@ -37,11 +37,13 @@ class Word:
     """What a word can be; the more certain meanings first."""
 
     word: Flags
+    """The word."""
     at: Optional[Address] = None
     """Where it is stored, if that was told."""
     where: Optional[str] = None
     """What is there."""
     meanings: Tuple[Meaning, ...] = ()
+    """All that it can be."""
 
 
 def what(prog: Program, word: IntegerLike, at: Optional[IntegerLike] = None) -> Word:

@@ -46,6 +46,7 @@ class CaptureSummary(NamedTuple):
     """What a capture holds."""
 
     path: str
+    """Of the file."""
     size: int
     """Bytes of the file."""
     memory: int

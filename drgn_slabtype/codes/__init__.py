@@ -14,7 +14,20 @@ from __future__ import annotations
 from typing import Mapping
 
 from . import claims, containers, content, counts, geometry, lists, others, pages, words
-from .explained import FAMILIES, KINDS, Code, Commit, Measure
+from .explained import (
+    ADDRESS,
+    FAMILIES,
+    KINDS,
+    OBJECTS,
+    REFERENCES,
+    SHEAVES,
+    SIZE,
+    SLABS,
+    WORD,
+    Code,
+    Commit,
+    Measure,
+)
 
 CATALOGUE: Mapping[str, Code] = {
     **words.CODES,
@@ -30,4 +43,18 @@ CATALOGUE: Mapping[str, Code] = {
 }
 """Every code, family by family."""
 
-__all__ = ["CATALOGUE", "FAMILIES", "KINDS", "Code", "Commit", "Measure"]
+__all__ = [
+    "ADDRESS",
+    "CATALOGUE",
+    "FAMILIES",
+    "KINDS",
+    "OBJECTS",
+    "REFERENCES",
+    "SHEAVES",
+    "SIZE",
+    "SLABS",
+    "WORD",
+    "Code",
+    "Commit",
+    "Measure",
+]

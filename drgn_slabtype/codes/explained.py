@@ -26,6 +26,14 @@ class Measure(NamedTuple):
     """What is counted or measured, in the plural."""
 
 
+ADDRESS = Measure("address")
+WORD = Measure("word")
+SIZE = Measure("number", "bytes")
+OBJECTS = Measure("count", "objects")
+SLABS = Measure("count", "slabs")
+SHEAVES = Measure("count", "sheaves")
+REFERENCES = Measure("count", "references")
+
 KINDS: Dict[str, str] = {
     "count": "so many of the unit",
     "address": "an address of the kernel's",

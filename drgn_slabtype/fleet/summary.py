@@ -29,7 +29,9 @@ class Named(NamedTuple):
     """A known cause."""
 
     name: str
+    """What it is called."""
     text: str
+    """What is known of it."""
 
 
 @dataclass
@@ -39,6 +41,7 @@ class Group:
     id: str
     """Short name, the same in every run."""
     dumps: int
+    """How many."""
     releases: Dict[str, int]
     """How many of them by release, the most first."""
     kernels: Dict[str, int]
@@ -46,6 +49,7 @@ class Group:
     first: str
     """When the first of them crashed, in UTC; where no dump tells, when its file was written."""
     last: str
+    """When the last of them crashed, in UTC."""
     signatures: Tuple[Signature, ...]
     """Of the root findings."""
     causes: Tuple[Named, ...]
@@ -77,11 +81,15 @@ class Release:
     """The dumps of one release."""
 
     release: str
+    """As ``uname -r`` prints it."""
     dumps: int
+    """How many are of it."""
     damaged: int
+    """Those with findings."""
     groups: int
     """How many groups they are in."""
     unjudged: int
+    """Those of which not all could be judged."""
 
 
 @dataclass
@@ -89,10 +97,13 @@ class Unjudged:
     """A dump of which not all could be judged, and in which nothing was found."""
 
     path: str
+    """Of the dump."""
     judged: str
     """``nothing`` or ``in part``."""
     why: str
+    """What was missing."""
     release: Optional[str] = None
+    """As ``uname -r`` prints it, if that is known."""
 
 
 @dataclass
@@ -100,14 +111,19 @@ class FleetTotals:
     """Sums over all dumps."""
 
     dumps: int = 0
+    """All of them."""
     damaged: int = 0
+    """Those with findings."""
     sound: int = 0
+    """Those that were judged whole, without a finding."""
     incomplete: int = 0
     """Judged in part, without a finding."""
     unjudged: int = 0
+    """Those of which nothing could be judged."""
     waiting: int = 0
     """Found, and not judged yet."""
     groups: int = 0
+    """How many groups the damaged ones are in."""
     seconds: float = 0.0
     """Of all processes that judged them."""
     peak_memory: Bytes = 0
@@ -119,11 +135,15 @@ class Fleet:
     """What is known of a fleet's dumps."""
 
     folder: str
+    """Where the results are kept."""
     totals: FleetTotals = field(default_factory=FleetTotals)
+    """Sums over all dumps."""
     groups: List[Group] = field(default_factory=list)
     """By number of dumps, the most first."""
     releases: List[Release] = field(default_factory=list)
+    """The same by release."""
     unjudged: List[Unjudged] = field(default_factory=list)
+    """Dumps of which not all could be judged."""
     unread: List[str] = field(default_factory=list)
     """Folders and files that this run could not look at, and why."""
     interrupted: bool = False

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from drgn import FaultError, Object, Program, TypeKind
 from drgn.helpers.linux.list import list_for_each_entry, list_for_each_entry_reverse
 
+from ..codes import Measure
 from ..findings import Finding
 from .architecture import of_program
 from .memory import U64, Bools
@@ -269,6 +270,7 @@ def _findings(
             place="mem_section",
             expected=vmemmap,
             found=int(words[first]),
+            word=int(addresses[first]),
             id=1,
         )
     last = int(np.flatnonzero(good)[-1]) if good.any() else 0
@@ -280,6 +282,7 @@ def _findings(
             place="__highest_present_section_nr",
             expected=last,
             found=highest,
+            measure=Measure("index", "sections"),
             id=2,
         )
     count = int(np.count_nonzero(lost))
@@ -291,6 +294,7 @@ def _findings(
             place="mem_section",
             expected=len(words),
             found=len(words) - count,
+            measure=Measure("count", "sections"),
             id=3,
         )
 

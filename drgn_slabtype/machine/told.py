@@ -14,11 +14,14 @@ from typing import TYPE_CHECKING, Iterator, List, Optional, Sequence
 from drgn import FaultError, Object
 from drgn.helpers.linux.nodemask import for_each_online_node
 
+from ..codes import ADDRESS, Measure
 from ..errors import TargetError
 from ..findings import Finding
 
 if TYPE_CHECKING:
     from . import Machine
+
+_NODES = Measure("count", "nodes")
 
 
 def node_ids(machine: Machine) -> int:
@@ -88,6 +91,7 @@ def variable_damage(machine: Machine) -> Iterator[Finding]:
                 f"from 0x{memory.linear_base:x} on",
                 place=name,
                 found=pointer,
+                measure=ADDRESS,
                 id=id,
             )
     told = _told(machine)
@@ -98,6 +102,7 @@ def variable_damage(machine: Machine) -> Iterator[Finding]:
             place="nr_node_ids",
             expected=machine.node_ids,
             found=told,
+            measure=_NODES,
             id=4,
         )
 

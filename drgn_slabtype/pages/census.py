@@ -55,8 +55,11 @@ class Place:
     """The pages of one zone of one node."""
 
     node: int
+    """NUMA node."""
     zone: str
+    """Name of the zone."""
     pages: int
+    """Its online pages, or those that were selected."""
     types: Dict[str, int]
     """Pages of each kind that occurs."""
 
@@ -66,10 +69,15 @@ class Run:
     """Neighbouring pages of one kind, or with the same flags."""
 
     pfn: int
+    """Page frame number of the first."""
     pages: int
+    """How many there are in a row."""
     type: str
+    """What they are: a kind of the census."""
     node: int
+    """NUMA node."""
     zone: str
+    """Name of the zone."""
     flags: Optional[Flags] = None
     """Word of ``/proc/kpageflags``, if it was asked for."""
 
@@ -85,7 +93,9 @@ class FlagRow:
     """Pages that have the same word in ``/proc/kpageflags``."""
 
     flags: Flags
+    """The word."""
     pages: int
+    """How many have it."""
 
     @property
     @shown(Key(after="flags"))
@@ -99,10 +109,13 @@ class Conflict:
     """A page whose word no healthy page shows."""
 
     pfn: int
+    """Page frame number."""
     page: Address
     """``struct page *``."""
     word: Word
+    """Its page type word."""
     meaning: str
+    """What speaks against it."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +149,7 @@ class Census:
     conflicts: List[Conflict] = field(default_factory=list)
     """Two types at once, unknown types, map counts that overflowed or underflowed."""
     page_size: Annotated[int, Key(after="pages")] = 4096
+    """Bytes of a page."""
     flags: Annotated[Optional[List[FlagRow]], Key(asked=True)] = None
     """Rows as the page-types tool has them, most pages first, if asked for."""
     runs: Annotated[Optional[List[Run]], Key(asked=True)] = None

@@ -27,6 +27,7 @@ class Cell:
     pfn: int
     """The first of them."""
     pages: int
+    """How many there are."""
     types: Pairs
     """Pages by kind, most first; pages that were not selected are left out."""
 
@@ -36,6 +37,7 @@ class PageMap:
     """All cells; what lies between them does not exist."""
 
     pages_per_cell: int
+    """Pages of each, but for the last of a range."""
     cells: List[Cell]
     """In ascending order."""
     colour: Annotated[bool, HIDDEN] = False

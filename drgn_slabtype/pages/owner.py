@@ -42,6 +42,7 @@ class PageOwner:
     order: int
     """Of the allocation."""
     gfp_mask: int
+    """Of the allocation, as a number."""
     gfp: str
     """Names of the mask, empty if the target does not have them."""
     migratetype: str
@@ -53,15 +54,21 @@ class PageOwner:
     has_stack: bool = True
     """Whether the kernel kept the first one, which the target may lack."""
     has_free_stack: bool = True
+    """The same of the second one."""
     pid: Optional[int] = None
+    """Thread that allocated it."""
     tgid: Optional[int] = None
+    """Process that allocated it."""
     comm: Optional[str] = None
+    """Name of the task that allocated it."""
     ts_nsec: Optional[int] = None
     """When it was allocated, in nanoseconds since boot."""
     free_ts_nsec: Optional[int] = None
     """When it was freed last; 0 if never."""
     free_pid: Optional[int] = None
+    """Thread that freed it last."""
     free_tgid: Optional[int] = None
+    """Process that freed it last."""
     migrate_reason: Optional[str] = None
     """Why its content was moved here from another page, if it was."""
 

@@ -54,18 +54,18 @@ if TYPE_CHECKING:
     from ..watch import Round
 
 
-def _whole(parts: Dict[str, Any]) -> Dict[str, Any]:
+def _whole(command: str, parts: Dict[str, Any]) -> Dict[str, Any]:
     tool = {"name": "drgn-slabtype", "version": __version__}
-    return {"schema": 1, "tool": tool, **parts}
+    return {"schema": 1, "command": command, "tool": tool, **parts}
 
 
-def _dump(parts: Dict[str, Any]) -> str:
-    return json.dumps(_whole(parts), indent=1) + "\n"
+def _dump(command: str, parts: Dict[str, Any]) -> str:
+    return json.dumps(_whole(command, parts), indent=1) + "\n"
 
 
 def check(report: Report) -> str:
     """Present the report of a check."""
-    return _dump(_check(report))
+    return _dump("check", _check(report))
 
 
 def _check(report: Report) -> Dict[str, Any]:
@@ -82,19 +82,19 @@ def watch(rounds: Iterable[Round]) -> Iterator[str]:
         for name in ("new", "still"):
             found[name] = [finding.id for finding in getattr(one, name)]
         del found["report"]
-        yield json.dumps(_whole({**found, **_check(one.report)})) + "\n"
+        yield json.dumps(_whole("check", {**found, **_check(one.report)})) + "\n"
 
 
 def demo(acts: Sequence[Act]) -> str:
     """Present the checks of the demonstration."""
-    return _dump({"reports": [_act(act) for act in acts]})
+    return _dump("demo", {"reports": [_act(act) for act in acts]})
 
 
 def _act(act: Act) -> Dict[str, Any]:
     # Its report is a document of its own.
     found = document(act)
     del found["report"]
-    return {**found, **_whole(_check(act.report))}
+    return {**found, **_whole("check", _check(act.report))}
 
 
 def caches(answer: CachesAnswer) -> str:
@@ -102,7 +102,7 @@ def caches(answer: CachesAnswer) -> str:
     found = document(answer)
     for name in answer.total.OF_ONE_CACHE:
         del found["total"][name]
-    return _dump(found)
+    return _dump("caches", found)
 
 
 def objects(found: Objects) -> Iterator[str]:
@@ -117,7 +117,8 @@ def objects(found: Objects) -> Iterator[str]:
         "size": facts.stride,
     }
     missing = list(found.unavailable)
-    start = _dump({"cache": cache, "unavailable": missing, "count": len(found), "objects": []})
+    parts = {"cache": cache, "unavailable": missing, "count": len(found), "objects": []}
+    start = _dump("objects", parts)
     head, tail = start.rsplit("[]", 1)
     yield head + "["
     separator = "\n"
@@ -150,72 +151,74 @@ class _Spelled(Dict[Any, str]):
 
 def object(info: AddressInfo) -> str:
     """Present what is known about an address."""
-    return _dump(document(info))
+    return _dump("object", document(info))
 
 
 def slabs(answer: SlabsAnswer) -> str:
     """Present the slabs of a cache."""
-    return _dump(document(answer))
+    return _dump("slabs", document(answer))
 
 
 def stacks(answer: Union[StacksAnswer, KindsAnswer, List[Site]]) -> str:
     """Present objects by call trace or by what they hold, or call sites."""
-    return _dump({"sites": plain(answer)} if isinstance(answer, list) else document(answer))
+    return _dump(
+        "stacks", {"sites": plain(answer)} if isinstance(answer, list) else document(answer)
+    )
 
 
 def diff(difference: Difference) -> str:
     """Present what changed from one moment to another."""
-    return _dump(document(difference))
+    return _dump("diff", document(difference))
 
 
 def fleet(found: Fleet) -> str:
     """Present what is known of a fleet's dumps; moments are in UTC."""
-    return _dump(document(found))
+    return _dump("fleet", document(found))
 
 
 def owners(answer: OwnersAnswer) -> str:
     """Present the objects of a cache by who has them."""
-    return _dump(document(answer))
+    return _dump("owners", document(answer))
 
 
 def refs(answer: References) -> str:
     """Present who points into some memory."""
-    return _dump(document(answer))
+    return _dump("refs", document(answer))
 
 
 def what(word: Word) -> str:
     """Present what a word can be."""
-    return _dump(document(word))
+    return _dump("what", document(word))
 
 
 def pages(census: Census) -> str:
     """Present the census of all pages, and what else was asked for."""
-    return _dump(document(census))
+    return _dump("pages", document(census))
 
 
 def page(info: PageInfo) -> str:
     """Present one page."""
-    return _dump({"page": document(info)})
+    return _dump("page", {"page": document(info)})
 
 
 def layout(layout: PageTypeLayout) -> str:
     """Present what was detected, and from which evidence."""
     found = document(layout)
     encoding = found.pop("encoding")
-    return _dump({"page_type": encoding["name"], "types": encoding["types"], **found})
+    return _dump("layout", {"page_type": encoding["name"], "types": encoding["types"], **found})
 
 
 def capture(summary: CaptureSummary) -> str:
     """Present what was written to a capture; sizes in bytes."""
-    return _dump(document(summary))
+    return _dump("capture", document(summary))
 
 
 def decode(words: Sequence[Decoded]) -> str:
     """Present the readings of one page_type word."""
     readings = [document(word) for word in words]
-    return _dump({"word": plain(words[0].word, Kind.WORD), "readings": readings})
+    return _dump("decode", {"word": plain(words[0].word, Kind.WORD), "readings": readings})
 
 
 def explain(codes: Sequence[Explanation]) -> str:
     """Present what codes mean."""
-    return _dump({"codes": plain(codes)})
+    return _dump("explain", {"codes": plain(codes)})

@@ -29,6 +29,10 @@ class Odd(NamedTuple):
     what: str
     expected: Optional[int]
     found: int
+    member: Optional[str] = None
+    """Its name, as the kernel spells it."""
+    bits: bool = False
+    """Whether it is bits or an address, and no number."""
 
 
 class Flags(NamedTuple):
@@ -86,7 +90,7 @@ def _odd(
         is_number, asked = int(found[row]), None if should is None else int(should[row])
         told = f"0x{is_number:x}" if hexa else str(is_number)
         end = "" if asked is None else f", not {f'0x{asked:x}' if hexa else asked}"
-        yield Odd(row, f"{member} is {told}{end}{why}", asked, is_number)
+        yield Odd(row, f"{member} is {told}{end}{why}", asked, is_number, member, hexa)
 
 
 # Both allocators -------------------------------------------------------------
@@ -120,7 +124,7 @@ def _references(count: U64) -> Iterator[Odd]:
     # the objects that are left.
     signed = count.astype(np.uint32).view(np.int32).astype(np.int64)
     for row in np.flatnonzero((signed < -1) | (signed > _MOST_REFERENCES)).tolist():
-        yield Odd(row, f"refcount is {signed[row]}", None, int(signed[row]))
+        yield Odd(row, f"refcount is {signed[row]}", None, int(signed[row]), "refcount")
 
 
 def _reciprocal(cache: Columns, name: str) -> Iterator[Odd]:

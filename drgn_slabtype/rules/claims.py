@@ -8,6 +8,7 @@ from typing import Iterator, Optional
 
 import numpy as np
 
+from ..codes import ADDRESS
 from ..findings import Finding
 from ..ledger import I64, Ledger, State, Walk
 
@@ -49,6 +50,7 @@ def _judge_walks(ledger: Ledger) -> Iterator[Finding]:
             place=place.name,
             index=culprit if culprit >= 0 else None,
             found=value,
+            measure=ADDRESS if state is Walk.UNREADABLE else None,
             address=word or container_address(ledger, box),
             moving=bool(boxes.busy[box]),
         )

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import Callable, Dict, Iterator, List, NamedTuple, Optional
 
+from ..codes import WORD, Measure
 from ..findings import Finding
 from ..machine.activities import COMPOUND
 from ..pages.compound import NO_HEAD, NO_PAGE, Compounds, Head
@@ -20,6 +21,7 @@ CacheOf = Callable[[int], Optional[str]]
 """Returns the cache of a slab, by its ``struct page *``; ``None`` for a page of no cache."""
 
 
+_PAGES = Measure("count", "pages")
 _GIGANTIC = 1 << 11  # pages; larger ones are put together from several blocks
 
 
@@ -174,6 +176,7 @@ class _Judge:
             page=None if cache is not None and pfn == head else page,
             expected=expected if isinstance(expected, (int, str)) else None,
             found=found if isinstance(found, (int, str)) else None,
+            measure=WORD if isinstance(found, str) else _PAGES,
             moving=unfinished,
             activity=COMPOUND,
         )

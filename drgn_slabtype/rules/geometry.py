@@ -7,6 +7,7 @@ from typing import Iterator
 
 import numpy as np
 
+from ..codes import ADDRESS
 from ..findings import Finding
 from ..ledger import Ledger, Walk
 
@@ -37,6 +38,9 @@ def judge_geometry(ledger: Ledger) -> Iterator[Finding]:
             moving=suspect.moving,
             address=suspect.address,
             activity=suspect.activity,
+            word=suspect.word,
+            member=suspect.member,
+            measure=suspect.measure,
         )
     for slab in np.flatnonzero(~slabs.told & ~slabs.excused).tolist():
         page = int(slabs.page[slab])
@@ -69,5 +73,6 @@ def _judge_cache(ledger: Ledger) -> Iterator[Finding]:
                 f"{facts.name}: none of {all_of} {what}",
                 cache=facts.name,
                 found=facts.address,
+                measure=ADDRESS,
             )
             return

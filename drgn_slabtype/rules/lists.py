@@ -7,6 +7,7 @@ from typing import Iterator
 
 import numpy as np
 
+from ..codes import ADDRESS
 from ..findings import Finding
 from ..ledger import Bools, Ledger, ListKind
 from ..machine.activities import SLUB_SHRINK
@@ -43,6 +44,8 @@ def _judge_breaks(ledger: Ledger) -> Iterator[Finding]:
             moving=broken.busy,
             activity=broken.activity,
             address=broken.at if slab is None else None,
+            word=broken.word,
+            member=broken.member,
         )
 
 
@@ -63,6 +66,7 @@ def _judge_foreign(ledger: Ledger) -> Iterator[Finding]:
             slab=page,
             place=kind,
             found=page,
+            measure=ADDRESS,
         )
 
 

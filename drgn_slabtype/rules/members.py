@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from typing import Iterable, Iterator, NamedTuple, Optional, Tuple
 
+from ..codes import ADDRESS, OBJECTS, SIZE, Measure
 from ..ledger import Suspect
 
 
@@ -76,8 +77,16 @@ class Tuning(NamedTuple):
     batchcount: int
 
 
-def _wrong(what: str, expected: Optional[int], found: int) -> Suspect:
-    return Suspect("cache-wrong", what, expected=expected, found=found)
+def _wrong(
+    member: str,
+    what: str,
+    expected: Optional[int],
+    found: int,
+    measure: Optional[Measure] = None,
+) -> Suspect:
+    return Suspect(
+        "cache-wrong", what, expected=expected, found=found, member=member, measure=measure
+    )
 
 
 def judge_pointers(pointers: Iterable[Pointer]) -> Iterator[Suspect]:
@@ -87,23 +96,23 @@ def judge_pointers(pointers: Iterable[Pointer]) -> Iterator[Suspect]:
         sound = pointer.leads and at % pointer.alignment == 0
         if not sound and (at or pointer.needed):
             kind = f", which is no {pointer.kind}" if pointer.kind else ""
-            yield _wrong(f"{pointer.name} leads to 0x{at:x}{kind}", None, at)
+            yield _wrong(pointer.name, f"{pointer.name} leads to 0x{at:x}{kind}", None, at, ADDRESS)
 
 
 def judge_slab(cache: SlabMembers) -> Iterator[Suspect]:
     """Yield what ``__kmem_cache_create()`` cannot have left in a cache of SLAB."""
     num, left = divmod(cache.span, cache.size + (cache.index_size if cache.on_slab else 0))
-    for member, kept, should in (
-        ("num", cache.num, num),
-        ("freelist_size", cache.freelist_size, num * cache.index_size),
-        ("colour", cache.colour, left // cache.colour_off),
+    for member, kept, should, measure in (
+        ("num", cache.num, num, OBJECTS),
+        ("freelist_size", cache.freelist_size, num * cache.index_size, SIZE),
+        ("colour", cache.colour, left // cache.colour_off, None),
     ):
         if kept != should:
             what = f"{member} is {kept} for slots of {cache.size} bytes in slabs of order "
-            yield _wrong(f"{what}{cache.order}, not {should}", should, kept)
+            yield _wrong(member, f"{what}{cache.order}, not {should}", should, kept, measure)
     if cache.object_size + cache.obj_offset > cache.size:
         what = f"objects of {cache.object_size} bytes do not fit slots of {cache.size}"
-        yield _wrong(what, None, cache.object_size)
+        yield _wrong("object_size", what, None, cache.object_size, SIZE)
 
 
 def judge_slub(cache: SlubMembers) -> Iterator[Suspect]:
@@ -111,21 +120,21 @@ def judge_slub(cache: SlubMembers) -> Iterator[Suspect]:
     yield from _judge_inuse(cache)
     size, align, word = cache.size, cache.align, cache.word
     if not align or size % align:
-        yield _wrong(f"align is {align} with slots of {size} bytes", None, align)
+        yield _wrong("align", f"align is {align} with slots of {size} bytes", None, align, SIZE)
     left = (cache.red_left_pad or 0) if cache.red_zone else 0
     if cache.offset % word or cache.offset + word > size - left:
         what = f"free pointers are at offset {cache.offset} in slots of {size} bytes"
-        yield _wrong(what, None, cache.offset)
+        yield _wrong("offset", what, None, cache.offset, SIZE)
     if cache.red_left_pad is not None:
         should = _round_up(word, max(align, 1)) if cache.red_zone else 0
         if cache.red_left_pad != should:
             what = f"red_left_pad is {cache.red_left_pad}, not {should}"
-            yield _wrong(what, should, cache.red_left_pad)
+            yield _wrong("red_left_pad", what, should, cache.red_left_pad, SIZE)
     if cache.usercopy is not None:
         first, end = cache.usercopy[0], sum(cache.usercopy)
         if end > cache.object_size:
             what = f"bytes {first} to {end} may be copied of objects of {cache.object_size}"
-            yield _wrong(what, None, end)
+            yield _wrong("usersize", what, None, end, SIZE)
 
 
 def _judge_inuse(cache: SlubMembers) -> Iterator[Suspect]:
@@ -134,9 +143,11 @@ def _judge_inuse(cache: SlubMembers) -> Iterator[Suspect]:
     if cache.red_zone and usual == cache.object_size:
         usual += cache.word
     if inuse != usual:
-        yield _wrong(f"inuse is {inuse} for objects of {cache.object_size} bytes", usual, inuse)
+        what = f"inuse is {inuse} for objects of {cache.object_size} bytes"
+        yield _wrong("inuse", what, usual, inuse, SIZE)
     if inuse > cache.size:
-        yield _wrong(f"inuse is {inuse} in slots of {cache.size} bytes", cache.size, inuse)
+        what = f"inuse is {inuse} in slots of {cache.size} bytes"
+        yield _wrong("inuse", what, cache.size, inuse, SIZE)
 
 
 def judge_tuning(cache: Tuning, arrays: Optional[Tuning]) -> Iterator[Suspect]:
@@ -160,7 +171,7 @@ def judge_tuning(cache: Tuning, arrays: Optional[Tuning]) -> Iterator[Suspect]:
     ):
         if kept != own and not sound:
             what = f"{member} is {kept}, and the arrays of its CPUs have {own}"
-            yield _wrong(what, own, kept)
+            yield _wrong(member, what, own, kept, OBJECTS)
             return
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import AbstractSet, Dict, List, Mapping, NamedTuple, Optional
 
+from ..codes import Measure
 from ..findings import Finding
 from ..pages.freememory import FreeMemory, Zone
 from ..pagetype.encoding import Encoding
@@ -76,6 +77,7 @@ class PageFindings:
         because: Optional[int] = None,
         expected: Optional[str] = None,
         found: Optional[str] = None,
+        measure: Optional[Measure] = None,
     ) -> Finding:
         """
         Return a finding about a page, with the next number.
@@ -98,6 +100,7 @@ class PageFindings:
             # With the lock held, a CPU was stopped while it changed the lists.
             moving=code in _UNDER_THE_LOCK and self.locked(zone),
             id=self.next_id,
+            measure=measure,
         )
 
     def locked(self, zone: int) -> bool:

@@ -20,6 +20,7 @@ from typing import (
 
 import numpy as np
 
+from ..codes import REFERENCES
 from ..findings import Finding
 from ..pages.freememory import FreeMemory, Strays
 from ..pages.vmstat import SlabPages
@@ -122,7 +123,13 @@ def _blocks(found: PageFindings) -> Iterator[Finding]:
         pfn, count = int(free.pfn[row]), int(free.refcount[row])
         what = f"is free in the buddy allocator and has refcount {count}"
         yield found.finding(
-            "page-free-flags", pfn, what, int(free.zone[row]), expected="0", found=str(count)
+            "page-free-flags",
+            pfn,
+            what,
+            int(free.zone[row]),
+            expected="0",
+            found=str(count),
+            measure=REFERENCES,
         )
     for row in np.flatnonzero(free.flags != 0).tolist():
         pfn, flags = int(free.pfn[row]), int(free.flags[row])
@@ -151,7 +158,9 @@ def _inside(found: PageFindings) -> Iterator[Finding]:
             yield found.finding("page-free-flags", pfn, what, zone, because, found=hex(flags))
         elif count:
             what = f"lies {block} and has refcount {count}"
-            yield found.finding("page-free-flags", pfn, what, zone, because, found=str(count))
+            yield found.finding(
+                "page-free-flags", pfn, what, zone, because, found=str(count), measure=REFERENCES
+            )
         elif mapping or memcg:
             name, value = ("mapping", mapping) if mapping else ("cgroup", memcg)
             what = f"lies {block} and has a {name}: 0x{value:x}"

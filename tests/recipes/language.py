@@ -48,6 +48,8 @@ class Injury:
     """Codes that may follow from the root."""
     others: FrozenSet[str] = frozenset()
     """Other caches whose numbers change with it; ``*`` for all."""
+    astray: bool = False
+    """Whether the word that the root names is another one, to which the damaged one leads."""
     changing: bool = False
     """Whether the kernel looks the same when a CPU is stopped in the middle of its work,
     so that the finding stands under what is changing."""

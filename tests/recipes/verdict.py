@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import List, NamedTuple, Sequence
+from typing import Iterator, List, NamedTuple, Sequence
 
 from .language import Injury
 from .library import Finding, Report
+
+_WORD = 8  # bytes
 
 
 class Verdict(NamedTuple):
@@ -93,6 +95,26 @@ def _left_over(injury: Injury, report: Report, clean: Report) -> List[str]:
     return out
 
 
+# What two words contradict each other about; the other one may be the damaged one.
+_OF_TWO = frozenset(
+    "cache-wrong count-mismatch node-free-objects node-slabs node-objects node-list-length "
+    "freelist-array freelist-cycle container-state container-count slab-mark-stray".split()
+)
+
+
+def _elsewhere(injury: Injury, root: Finding) -> Iterator[str]:
+    # The word that the root names is one that was overwritten.
+    if injury.astray or root.code in _OF_TWO or root.code != injury.code:
+        return
+    if root.word is None:
+        return
+    word = range(root.word // _WORD * _WORD, root.word // _WORD * _WORD + _WORD)
+    for write in injury.writes:
+        if write.address < word.stop and word.start < write.address + len(write.data):
+            return
+    yield f"the word at 0x{root.word:x} was not damaged: {_tell(root)}"
+
+
 def _differences(injury: Injury, root: Finding) -> List[str]:
     wrong = []
     names = "code cache slab node cpu object page place expected found".split()
@@ -104,7 +126,9 @@ def _differences(injury: Injury, root: Finding) -> List[str]:
             must = want is not None
         if must and want != got:
             wrong.append(f"{name} is {_value(got)}, not {_value(want)}: {_tell(root)}")
-    return wrong
+    if root.found is not None and root.value_kind is None:
+        wrong.append(f"what it found is of no kind: {_tell(root)}")
+    return [*wrong, *_elsewhere(injury, root)]
 
 
 def _value(value: object) -> str:

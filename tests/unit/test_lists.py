@@ -48,9 +48,12 @@ class FakeIndex:
     def pages(self) -> U64:
         return np.array([page(number) for number in self.known], np.uint64)
 
+    @property
+    def stale(self) -> Bools:
+        return np.zeros(len(self.known), np.bool_)
+
     def offset(self, path: str) -> int:
-        assert path == "slab_list"
-        return LINK
+        return {"slab_list": LINK, "slab_list.next": LINK, "slab_list.prev": LINK + 8}[path]
 
     def __getitem__(self, path: str) -> U64:
         member = path.split(".")[1]
@@ -143,7 +146,8 @@ def test_one_damaged_link_is_named_and_costs_no_slab(length: int, where: int, me
         found, walked = lists.walk()
         assert found == members, hex(value)
         at = lists.head(0) if where < 0 else page(members[where])
-        assert walked.broken == Break(ListKind.PARTIAL, 1, at, member, right, value)
+        word = at + (0 if where < 0 else LINK) + (8 if member == "prev" else 0)
+        assert walked.broken == Break(ListKind.PARTIAL, 1, at, member, right, value, word=word)
         # The list that the damaged link leads to is not touched by it.
         other, walked = lists.walk(1)
         assert other == SECOND

@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple, get_type_hints
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple, get_type_hints
 from xml.etree import ElementTree
 
 import pytest
@@ -38,6 +38,15 @@ from drgn_slabtype.report.views import Column, View, caches, check, objects, pag
 from drgn_slabtype.shapes import Address, Bytes, Flags, Hex, Kind, Pairs, Value, Word
 
 from ..synthetic.reports import damaged
+from ..validated import BEYOND
+
+
+@pytest.fixture(autouse=True)
+def _beyond() -> Iterator[None]:
+    # Members are added here that no schema has.
+    BEYOND.append("members that are added by a test")
+    yield
+    BEYOND.pop()
 
 
 @dataclass(frozen=True)

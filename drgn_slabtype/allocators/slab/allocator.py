@@ -26,6 +26,7 @@ from ..common import Suspects, judge_by_others
 from ..destroyed import note_destroyed
 from ..lists import Walked, find_emptied
 from ..live import LIVE, LiveObjects
+from ..members import at_member
 from ..nodes import memberships, node_pointers, read_nodes
 from ..percpu import per_cpu_structures
 from ..quarantine import QUARANTINE, read_quarantine
@@ -178,16 +179,20 @@ class SlabAllocator:
     def _members(self, cache: SlabCache, ledger: Ledger) -> None:
         index_size = self.machine.structure("freelist_idx_t").size
         pointers = cache_pointers(self.memory, self.caches, cache.number)
-        ledger.suspects += judge_pointers(pointers)
-        ledger.suspects += judge_slab(slab_members(self.caches, cache, index_size))
-        ledger.suspects += judge_pointers(freelist_cache(self.caches, cache))
+        found = [
+            *judge_pointers(pointers),
+            *judge_slab(slab_members(self.caches, cache, index_size)),
+            *judge_pointers(freelist_cache(self.caches, cache)),
+        ]
+        ledger.suspects += at_member(self.caches.rows, cache.number, found)
         ledger.suspects += self._by_others.get(cache.facts.address, [])
 
     def _arrays(self, cache: SlabCache, rows: I64, index: SlabIndex, ledger: Ledger) -> None:
         mine = self.arrays.rows_of(cache.number)
         own = Tuning(cache.limit, cache.batchcount)
         ledger.suspects += self.per_cpu.suspects(cache.number, arrays.PLACES[arrays.CPU].name)
-        ledger.suspects += judge_tuning(own, tuning.common_tuning(self.arrays, mine))
+        mistuned = judge_tuning(own, tuning.common_tuning(self.arrays, mine))
+        ledger.suspects += at_member(self.caches.rows, cache.number, mistuned)
         shared = int(self.caches.rows["shared"][cache.number])
         ledger.suspects += tuning.untuned_arrays(self.arrays, self.tuned, mine, shared, own)
         agreed = tuning.common_tuning(self.arrays, mine)

@@ -16,6 +16,7 @@ import numpy as np
 from ...index import SlabIndex
 from ...ledger import I64, Ledger, ListKind, Memberships, Slabs, Suspect
 from ..base import Ownership
+from ..members import at_member
 from ..misfits import wrong_slabs
 from ..nodes import Nodes
 from .cache import SlabCache
@@ -74,9 +75,15 @@ def node_misfits(cache: SlabCache, nodes: Nodes) -> Iterator[Suspect]:
     for row in np.flatnonzero((nodes.cache == cache.number) & (touched > 1)).tolist():
         found = int(touched[row])
         what = f"free_touched is 0x{found:x}, neither 0 nor 1"
-        yield Suspect(
-            "container-state", what, node=int(nodes.nid[row]), place="free_touched", found=found
+        one = Suspect(
+            "container-state",
+            what,
+            node=int(nodes.nid[row]),
+            place="free_touched",
+            found=found,
+            member="free_touched",
         )
+        yield from at_member(nodes.rows, row, [one])
 
 
 def note_detached(ledger: Ledger) -> None:

@@ -14,6 +14,7 @@ from typing import Iterator, NamedTuple, Optional, Tuple
 
 import numpy as np
 
+from ...codes import OBJECTS
 from ...ledger import I64, Bools, Suspect
 from ...rules.alike import usual
 from ...rules.members import Tuning
@@ -125,7 +126,13 @@ def untuned_arrays(
         if kept != should and 0 < own.batchcount <= own.limit:
             what = f"{member} is {kept}, and the arrays of its CPUs have {should}"
             yield Suspect(
-                "container-state", what, place="tuning", expected=should, found=kept, moving=True
+                "container-state",
+                what,
+                place="tuning",
+                expected=should,
+                found=kept,
+                moving=True,
+                measure=OBJECTS,
             )
     should = shared * agreed.batchcount
     theirs = mine[(arrays.kind[mine] == SHARED) & tuned.sound[mine] & ~arrays.wild[mine]]
@@ -139,6 +146,7 @@ def untuned_arrays(
             place="tuning",
             expected=should,
             found=found,
+            measure=OBJECTS,
             moving=True,
         )
 
@@ -168,20 +176,22 @@ def wrong_limits(
                 place="tuning",
                 found=kept,
                 moving=True,
+                measure=OBJECTS,
             )
 
 
 def _unsound(arrays: ArrayCaches, tuned: Tuned, row: int) -> Suspect:
-    expected, found = int(tuned.limit[row]), int(arrays.limit[row])
+    member, expected, found = "limit", int(tuned.limit[row]), int(arrays.limit[row])
     what = f"limit {found}, not {expected}"
     if found == expected:
-        expected, found = int(tuned.batchcount[row]), int(arrays.batchcount[row])
+        member, expected = "batchcount", int(tuned.batchcount[row])
+        found = int(arrays.batchcount[row])
         what = f"batchcount 0x{found:x}, not 0x{expected:x}"
     if found == expected:
-        expected, found = 1, int(arrays.touched[row])
+        member, expected, found = "touched", 1, int(arrays.touched[row])
         what = f"touched {found}, more than {expected}"
     if found in (0, 1) and expected == 1:
-        expected, found = _MOST_ENTRIES, int(arrays.limit[row])
+        member, expected, found = "limit", _MOST_ENTRIES, int(arrays.limit[row])
         what = f"limit {found}, more than {expected}"
     node, cpu = _owners(arrays, row)
     return Suspect(
@@ -193,6 +203,8 @@ def _unsound(arrays: ArrayCaches, tuned: Tuned, row: int) -> Suspect:
         expected=expected,
         found=found,
         address=int(arrays.address[row]),
+        member=member,
+        measure=None if member == "touched" else OBJECTS,
     )
 
 

@@ -15,6 +15,7 @@ from typing import Iterator, List, Sequence, Tuple
 
 import numpy as np
 
+from ...codes import ADDRESS
 from ...index import KnownBy, SlabIndex
 from ...ledger import (
     I64,
@@ -37,6 +38,7 @@ from ..common import Suspects, judge_by_others
 from ..destroyed import note_destroyed
 from ..lists import Walked, find_emptied
 from ..live import LIVE, LiveObjects
+from ..members import at_member
 from ..nodes import memberships, node_pointers, read_nodes
 from ..quarantine import QUARANTINE, read_quarantine
 from ..vectors import vectors_elsewhere
@@ -205,10 +207,13 @@ class SlubAllocator:
         slabs = read_slabs(index, self.caches, cache, rows, self.ownership, era, self.nodes)
         ledger = Ledger(cache.facts, PLACES, slabs)
         memory = self.machine.memory
-        ledger.suspects += judge_pointers(cache_pointers(memory, self.caches, number))
-        ledger.suspects += judge_slub(slub_members(self.caches, cache, memory.word_size))
+        found = [
+            *judge_pointers(cache_pointers(memory, self.caches, number)),
+            *judge_slub(slub_members(self.caches, cache, memory.word_size)),
+        ]
+        ledger.suspects += at_member(self.caches.rows, number, found)
         ledger.suspects += self._by_others.get(cache.facts.address, [])
-        ledger.suspects += misfits(index, cache, rows, slabs)
+        ledger.suspects += misfits(index, self.caches, cache, rows, slabs)
         memberships(self._walks, number, rows, index, ledger)
         self.nodes.enter_lost(number, ledger)
         self.nodes.enter_locks(number, ledger)
@@ -299,5 +304,8 @@ def _homeless(
         place="cpu slab",
         address=int(boxes.address[box]),
         found=head,
+        word=int(boxes.address[box])
+        + index.machine.structure("struct kmem_cache_cpu").offset("freelist"),
+        measure=ADDRESS,
         moving=ours and bool(index["frozen"][row]),
     )

@@ -13,6 +13,7 @@ from typing import Iterator, List, NamedTuple, Optional, Tuple
 import numpy as np
 from drgn import FaultError
 
+from ...codes import ADDRESS, SHEAVES, Measure
 from ...ledger import I64, U64, Bools, Suspect, Walk
 from ...machine import Machine
 from ...machine.columns import Rows
@@ -49,7 +50,12 @@ class Found(NamedTuple):
         return f"{self.place} of {'node' if 'barn' in self.place else 'CPU'} {self.owner}"
 
     def suspect(
-        self, what: str, expected: Optional[int], found: int, passes: bool = False
+        self,
+        what: str,
+        expected: Optional[int],
+        found: int,
+        passes: bool = False,
+        measure: Measure = ADDRESS,
     ) -> Suspect:
         """
         Return the finding that the place holds something it must not.
@@ -67,6 +73,7 @@ class Found(NamedTuple):
             found=found,
             moving=self.busy and passes,
             address=self.address,
+            measure=measure,
         )
 
 
@@ -150,6 +157,8 @@ def _walk_lists(
             found=int(kept[at]),
             moving=busy and _passes(machine, int(kept[at]), len(sheaves), stop),
             address=int(heads[at]),
+            word=int(counters[at]) if end is Walk.WHOLE else None,
+            measure=SHEAVES,
         )
         barns.suspects.append((number, suspect))
 

@@ -15,6 +15,7 @@ from typing import Iterator, List, NamedTuple, Optional, Set, Tuple
 import numpy as np
 from drgn import FaultError
 
+from ...codes import ADDRESS, SLABS, WORD
 from ...index import KnownBy, SlabIndex
 from ...ledger import I64, U64, Ledger, ListKind, Memberships, Suspect
 from ...machine import Machine
@@ -50,9 +51,7 @@ class CpuSlabs:
         self.cpu = cpu
         self.rows = rows
         self._found = found
-        # Since Linux kernel commit bb192ed9aa71 (in v5.17), the member page
-        # is named slab.
-        self.slab: U64 = rows["slab" if rows.structure.has("slab") else "page"]
+        self.slab: U64 = rows[_slab(rows)]
         """``struct slab *`` the CPU allocates from."""
         self.freelist: U64 = rows["freelist"]
         """First object of the CPU's private freelist."""
@@ -141,6 +140,8 @@ class CpuSlabs:
                 cpu=int(self.cpu[at]),
                 place="cpu slab",
                 found=int(self.tid[at]),
+                word=int(self.rows.addresses[at]) + self.rows.structure.offset("tid"),
+                measure=WORD,
             )
             for at in np.flatnonzero((self.cache == cache) & self._wrong_tid).tolist()
         ]
@@ -154,6 +155,8 @@ class CpuSlabs:
                 place="cpu slab",
                 address=int(self.rows.addresses[at]),
                 found=int(self.slab[at]),
+                word=int(self.rows.addresses[at]) + self.rows.structure.offset(_slab(self.rows)),
+                measure=ADDRESS,
             )
             for at in np.flatnonzero(wild).tolist()
         ]
@@ -227,9 +230,13 @@ def _judge_chain(index: SlabIndex, chain: PartialChain, rows: I64) -> List[Suspe
                 cpu=chain.cpu,
                 place="cpu partial",
                 found=chain.stop,
+                word=int(index.pages[chain.rows[-1]]) + index.structure.offset("next")
+                if len(local)
+                else None,
             )
         ]
-    kept = index["slabs" if index.structure.has("slabs") else "pages"][chain.rows].astype(np.int64)
+    counts = "slabs" if index.structure.has("slabs") else "pages"
+    kept = index[counts][chain.rows].astype(np.int64)
     should = np.arange(len(kept), 0, -1)
     return [
         Suspect(
@@ -240,6 +247,8 @@ def _judge_chain(index: SlabIndex, chain: PartialChain, rows: I64) -> List[Suspe
             place="cpu partial",
             expected=int(should[at]),
             found=int(kept[at]),
+            word=int(index.pages[chain.rows[at]]) + index.structure.offset(counts),
+            measure=SLABS,
         )
         for at in np.flatnonzero(kept != should).tolist()[:1]
     ]
@@ -272,3 +281,8 @@ def regions(machine: Machine, caches: Caches) -> Iterator[Region]:
         zero = np.tile(np.array(machine.cpus) == 0, len(addresses) // len(machine.cpus))
         yield region(what, addresses[~zero], width)
         yield region(what, addresses[zero], width)._replace(unused=owner[zero])
+
+
+def _slab(rows: Rows) -> str:
+    # Since Linux kernel commit bb192ed9aa71 (in v5.17), the member page is named slab.
+    return "slab" if rows.structure.has("slab") else "page"

@@ -12,11 +12,13 @@ from typing import Iterator, List, Mapping
 
 import numpy as np
 
+from ...codes import OBJECTS
 from ...index import SlabIndex
 from ...ledger import I64, U64, Containers, Ledger, State, Suspect, Walk
 from ...machine.columns import Rows
 from ..arrays import enter_arrays
 from ..caches import Caches
+from ..members import at_member
 from .barns import Found
 from .sheaves import Sheaves
 
@@ -59,7 +61,8 @@ def enter_sheaves(
     # The bootstrap sheaf stands in for one where a cache has none.
     own = (content["cache"] == caches.addresses[cache]) & content.ok
     own_known = own & (room >= 0)
-    ledger.suspects += _judge_capacity(capacity, room[own_known], size[own_known])
+    wrong = _judge_capacity(capacity, room[own_known], size[own_known])
+    ledger.suspects += at_member(caches.rows, cache, wrong)
     count = np.where(own, np.minimum(size, readable), 0)
     boxes = Containers.build(
         len(mine),
@@ -105,9 +108,9 @@ def _room(addresses: U64, caches: Caches, index: SlabIndex, owner: I64) -> I64:
 def _judge(capacity: int, mine: List[Found], content: Rows, size: I64) -> Iterator[Suspect]:
     for at, sheaf in enumerate(mine):
         if sheaf.place == "empty barn" and size[at]:
-            yield sheaf.suspect("is not empty", 0, int(size[at]))
+            yield sheaf.suspect("is not empty", 0, int(size[at]), measure=OBJECTS)
         elif sheaf.place == "full barn" and content.ok[at] and not size[at]:
-            yield sheaf.suspect("is empty", capacity, 0)
+            yield sheaf.suspect("is empty", capacity, 0, measure=OBJECTS)
 
 
 def _judge_capacity(capacity: int, room: I64, size: I64) -> Iterator[Suspect]:
@@ -118,7 +121,11 @@ def _judge_capacity(capacity: int, room: I64, size: I64) -> Iterator[Suspect]:
     over = int(np.count_nonzero(size > capacity))
     if capacity > fits:
         what = f"sheaf_capacity is {capacity}, and its sheaves have room for {fits} objects"
-        yield Suspect("cache-wrong", what, found=capacity)
+        yield _capacity(what, capacity)
     elif over >= _SEVERAL and size.max() <= fits:
         what = f"sheaf_capacity is {capacity}, and {over} of its sheaves hold more"
-        yield Suspect("cache-wrong", what, found=capacity)
+        yield _capacity(what, capacity)
+
+
+def _capacity(what: str, capacity: int) -> Suspect:
+    return Suspect("cache-wrong", what, found=capacity, member="sheaf_capacity", measure=OBJECTS)

@@ -90,7 +90,8 @@ def _findings(report: Report) -> Iterator[str]:
     yield '<section id="findings"><h2>Findings</h2>'
     caches = concerned(report.caches)
     if caches:
-        yield from table(CACHE.grid(caches))
+        damaged = [at for at, cache in enumerate(caches) if _is_damaged(cache)]
+        yield from table(CACHE.grid(caches), damaged)
     if not report.findings:
         yield "<p>None.</p>"
     for line in likenesses(report):
@@ -175,11 +176,15 @@ class _Usage:
 def _cache_table(
     title: str, told: str, usages: Sequence[_Usage], key: Callable[[_Usage], int]
 ) -> Iterator[str]:
-    ranked = sorted(usages, key=key, reverse=True)[:_CACHES]
+    ranked = sorted(usages, key=key, reverse=True)
+    # Those that are damaged are never left out.
+    ranked = [one for at, one in enumerate(ranked) if at < _CACHES or _is_damaged(one.cache)]
     scale = max(usage.memory for usage in ranked)
     yield f'<section id="caches-{title}"><h2>Caches by {title}</h2>'
     rest = len(usages) - len(ranked)
-    more = f" The first {len(ranked)} of {plural(len(usages), 'cache')}." if rest else ""
+    more = f" {len(ranked)} of {plural(len(usages), 'cache')}." if rest else ""
+    marked = [at for at, usage in enumerate(ranked) if _is_damaged(usage.cache)]
+    more += " Those with findings are marked." if marked else ""
     yield f'<p class="quiet">{told}{more}</p>'
     yield (
         '<ul class="legend"><li><i class="p-in-use"></i>objects in use</li>'
@@ -191,7 +196,7 @@ def _cache_table(
         Column("use"),
         *(Column(name, right=True) for name in ("memory", "unused", "used", "slabs", "objects")),
     ]
-    yield from table(Grid(columns, [_usage_cells(usage, scale) for usage in ranked]))
+    yield from table(Grid(columns, [_usage_cells(usage, scale) for usage in ranked]), marked)
     yield "</section>"
 
 
@@ -200,7 +205,7 @@ def _usage_cells(usage: _Usage, scale: int) -> List[object]:
     parts = [("p-in-use", usage.in_use), ("p-free", usage.free), ("p-waste", usage.waste)]
     words = ", ".join(f"{name[2:]} {size(part)}" for name, part in parts)
     return [
-        cache.name,
+        _name(cache),
         Markup(bar(parts, scale, f"{cache.name}: {words}")),
         size(usage.memory),
         size(usage.unused),
@@ -208,6 +213,17 @@ def _usage_cells(usage: _Usage, scale: int) -> List[object]:
         cache.slabs,
         f"{cache.in_use} of {cache.objects}",
     ]
+
+
+def _is_damaged(cache: CacheResult) -> bool:
+    return cache.outcome is Outcome.INCONSISTENT
+
+
+def _name(cache: CacheResult) -> str:
+    # With words beside the colour, for those who do not see it.
+    if not _is_damaged(cache):
+        return cache.name
+    return Markup(f'{text(cache.name)} <a href="#findings" class="bad">damaged</a>')
 
 
 def _occupancy(report: Report) -> Iterator[str]:
@@ -223,9 +239,9 @@ def _occupancy(report: Report) -> Iterator[str]:
     total = [sum(column) for column in zip(*(cache.fill for cache in known))]
     yield '<div class="hist">'
     yield _figure("all caches", total)
-    for cache in sorted(known, key=lambda cache: -_partial(cache))[:_CACHES]:
-        if _partial(cache):
-            yield _figure(cache.name, cache.fill)
+    for at, cache in enumerate(sorted(known, key=lambda cache: -_partial(cache))):
+        if _is_damaged(cache) or (at < _CACHES and _partial(cache)):
+            yield _figure(cache.name, cache.fill, _is_damaged(cache))
     yield "</div></section>"
 
 
@@ -234,11 +250,13 @@ def _partial(cache: CacheResult) -> int:
     return sum(cache.fill[:-1]) * cache.pages // max(cache.slabs, 1)
 
 
-def _figure(name: str, fill: Sequence[int]) -> str:
+def _figure(name: str, fill: Sequence[int], damaged: bool = False) -> str:
     told = f"{plural(sum(fill), 'slab')}, {fill[-1]} full"
     drawn = histogram(fill, f"{name}: {told}")
-    caption = f'{text(name)}<br><span class="quiet">{told}</span>'
-    return f"<figure>{drawn}<figcaption>{caption}</figcaption></figure>"
+    word = ' <span class="bad">damaged</span>' if damaged else ""
+    caption = f'{text(name)}{word}<br><span class="quiet">{told}</span>'
+    mark = ' class="damaged"' if damaged else ""
+    return f"<figure{mark}>{drawn}<figcaption>{caption}</figcaption></figure>"
 
 
 def _catalogue(report: Report) -> Iterator[str]:

@@ -31,14 +31,14 @@ _BASE = """
 :root {
   color-scheme: light dark;
   --ground: #ffffff; --raised: #f5f7f9; --line: #d5dae0; --text: #1b2026; --quiet: #56606b;
-  --good: #1a7f37; --bad: #c21f2b; --unsure: #9a6700; --link: #0b57d0;
+  --good: #1a7f37; --bad: #c21f2b; --hurt: #fdf0f0; --unsure: #9a6700; --link: #0b57d0;
   --in-use: #1f6feb; --free: #9ec5fe; --waste: #e0a458;
 LIGHT
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --ground: #0f1317; --raised: #181d23; --line: #323a43; --text: #e4e9ee; --quiet: #9aa5b1;
-    --good: #4ac26b; --bad: #ff7b72; --unsure: #d9a72e; --link: #7db4ff;
+    --good: #4ac26b; --bad: #ff7b72; --hurt: #2a1618; --unsure: #d9a72e; --link: #7db4ff;
     --in-use: #58a6ff; --free: #264b7c; --waste: #b9782f;
 DARK
   }
@@ -100,6 +100,8 @@ th code, td code { white-space: nowrap; }
 pre { overflow-x: auto; margin: .5rem 0; padding: .5rem .75rem; background: var(--raised);
   border: 1px solid var(--line); border-radius: .4rem; }
 details { margin: .25rem 0; } summary { cursor: pointer; color: var(--quiet); }
+tr.damaged td { background: var(--hurt); }
+tr.damaged td.name, figure.damaged { box-shadow: inset .25rem 0 0 var(--bad); }
 .sr { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
 @media (max-width: 40rem) {
   body { font-size: 15px; }

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from html import escape
-from typing import Any, Iterator
+from typing import Any, Collection, Iterator
 
 from ..values import printable
 from ..views import Column, Grid
@@ -27,11 +27,13 @@ def prose(told: str) -> str:
     return re.sub("`([^`]*)`", r"<code>\1</code>", text(told))
 
 
-def table(grid: Grid) -> Iterator[str]:
+def table(grid: Grid, marked: Collection[int] = ()) -> Iterator[str]:
     """
     Return the lines of a table.
 
     On a narrow screen each row stands by itself, with the headings as labels.
+
+    :param marked: Rows that stand out.
     """
     first = grid.rows[0] if grid.rows else [""] * len(grid.columns)
     looks = [_look(at, column, first[at]) for at, column in enumerate(grid.columns)]
@@ -40,12 +42,13 @@ def table(grid: Grid) -> Iterator[str]:
         for column, look in zip(grid.columns, looks)
     )
     yield f"<table><thead><tr>{heads}</tr></thead><tbody>"
-    for row in grid.rows:
+    for number, row in enumerate(grid.rows):
         cells = "".join(
             f'<td class="{look}" data-label="{text(column.heading)}">{text(cell)}</td>'
             for column, look, cell in zip(grid.columns, looks, row)
         )
-        yield f"<tr>{cells}</tr>"
+        mark = ' class="damaged"' if number in marked else ""
+        yield f"<tr{mark}>{cells}</tr>"
     yield "</tbody></table>"
 
 

@@ -29,7 +29,8 @@ FINDING = View(
     Column("found"),
     Column("", "attempts", lambda f: f"read {f.attempts} times" if f.attempts > 1 else None),
     quiet="code rule message because cache node cpu slab page object index slot position place "
-    "address ranges id details stretches seen confirmed signature",
+    "address ranges id details stretches seen confirmed signature value_kind value_unit word "
+    "member state places previous next tracks clues",
 )
 
 TOTALS = View(

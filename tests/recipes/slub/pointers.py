@@ -75,7 +75,7 @@ recipe(
     "next-in-use",
     _dead_ends,
     put(pointer(1), lambda v: v.other.address),
-    _POINTER.but(found=lambda v: v.cache.pointer(v.other.address).number),
+    _POINTER.but(found=lambda v: v.cache.pointer(v.other.address).number, astray=True),
 )
 # A free object is freed again: it is linked in front of what already leads to it.
 recipe(

@@ -118,7 +118,7 @@ recipe(
     "sheaf-size-one-too-high-null-behind",
     _never_filled,
     add("size", 1),
-    both.on_container("claim-foreign", object=0),
+    both.on_container("claim-foreign", object=0, astray=True),
 )
 
 # What a sheaf says of itself, and what leads to it.
