@@ -38,7 +38,6 @@ class FakeIndex:
         self.known = list(known)
         self.links = links
         self.known_by = np.full(len(known), KnownBy.MARK, np.uint8)
-        self.stale = np.zeros(len(known), np.bool_)
         self.layout = SimpleNamespace(allocator="SLUB")
         self.machine = SimpleNamespace(
             memory=SimpleNamespace(is_kernel_address=lambda at: at >= np.uint64(0xFFFF800000000000))
