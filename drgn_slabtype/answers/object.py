@@ -57,13 +57,15 @@ def slab_object(
     info = describe(reading, address)
     if not info.is_known:
         return replace(info, meanings=meanings(reading, address))
-    slab = reading.at(address) if info.object is not None else None
-    if slab is None or slab.number < 0:
+    if info.kind != "slab object":
         return info
-    if contents:
-        info = _with_contents(reading, slab, info, contents)
-    if neighbours != 1:
-        info = _with_neighbours(slab, info, neighbours)
+    # Telling what it is has read its slab already: no more than that is read again.
+    slab = reading.at(address) if contents or neighbours != 1 else None
+    if slab is not None and slab.number >= 0:
+        if contents:
+            info = _with_contents(reading, slab, info, contents)
+        if neighbours != 1:
+            info = _with_neighbours(slab, info, neighbours)
     return _with_records(reading, info) if everywhere else info
 
 

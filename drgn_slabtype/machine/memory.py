@@ -128,8 +128,9 @@ class Memory:
         if self._deadline is not None and time.monotonic() >= self._deadline:
             raise Interrupted(TIME)
         self._reads += 1
+        data = self.prog.read(address, size, physical)
         self._bytes += size
-        return self.prog.read(address, size, physical)
+        return data
 
     def read_word(self, address: int) -> int:
         """
