@@ -75,8 +75,9 @@ class Geometry:
     def index_of(self, slabs: I64, addresses: U64) -> I64:
         """Return the index of the object at each address of the slab beside it; else -1."""
         offset = addresses - self.base[slabs]
-        index = (offset // np.uint64(self.stride)).astype(np.int64)
-        whole = offset % np.uint64(self.stride) == 0
+        count = offset // np.uint64(self.stride)
+        whole = count * np.uint64(self.stride) == offset
+        index = count.astype(np.int64)
         return np.where(whole & (index >= 0) & (index < self.objects[slabs]), index, -1)
 
 
