@@ -116,7 +116,8 @@ class Course:
         kernel.fact(boot)  # to be compared with
         seen = Lookup(kernel, progress=progress)
         scan: Optional[PageScan] = None
-        some = _judge_some(kernel, _scopes(seen, caches, addresses), progress)
+        with kernel.moment():
+            some = _judge_some(kernel, _scopes(seen, caches, addresses), progress)
         if some is not None:
             self._judged, self._totals = some
             self._confirmed = _Confirmed(_told(self._judged), [])

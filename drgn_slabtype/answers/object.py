@@ -54,6 +54,12 @@ def slab_object(
     """
     address = word_of(addr)
     reading = lookup(machine(prog))
+    with reading.machine.moment():
+        info = _asked(reading, address, contents, neighbours)
+    return _with_records(reading, info) if everywhere and info.kind == "slab object" else info
+
+
+def _asked(reading: Lookup, address: int, contents: int, neighbours: int) -> AddressInfo:
     info = describe(reading, address)
     if not info.is_known:
         return replace(info, meanings=meanings(reading, address))
@@ -66,7 +72,7 @@ def slab_object(
             info = _with_contents(reading, slab, info, contents)
         if neighbours != 1:
             info = _with_neighbours(slab, info, neighbours)
-    return _with_records(reading, info) if everywhere else info
+    return info
 
 
 def _with_contents(reading: Lookup, slab: Located, info: AddressInfo, count: int) -> AddressInfo:
