@@ -31,9 +31,11 @@ from .packages import install
 from .process import output, run, run_python, say
 from .qemu import Machine
 
-__all__ = ("FORMATS", "take")
+__all__ = ("CUT", "FORMATS", "take")
 
-FORMATS = ("crash-l-31", "crash-d-1", "crash-c-17", "crash-cut")
+CUT = "crash-cut"
+"""Format of a dump that ends where the disk was full."""
+FORMATS = ("crash-l-31", "crash-d-1", "crash-c-17", CUT)
 """Formats besides ELF, in the order of the disks; the last disk is too small."""
 
 _MAKEDUMPFILE = "/usr/bin/makedumpfile"
