@@ -16,6 +16,7 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Dict, Iterator, List, Sequence, Set
 
 from drgn_slabtype.cli import main as command
+from drgn_slabtype.fleet.find import STORE
 from drgn_slabtype.fleet.summary import Fleet, summarise
 
 from .make import SOUND, Maker, mixed, write_list
@@ -79,15 +81,17 @@ def _timed(fleets: Fleets, processes: int, paths: Sequence[str]) -> float:
 
 def _done(out: Path) -> int:
     try:
-        totals = summarise(str(out)).totals
-    except Exception:
+        base = sqlite3.connect(f"file:{out}/{STORE}?mode=ro", uri=True)
+        (count,) = base.execute("SELECT count(*) FROM dumps WHERE version NOT NULL").fetchone()
+        base.close()
+    except sqlite3.Error:
         return 0
-    return totals.dumps - totals.waiting
+    return int(count)
 
 
 def _until(out: Path, count: int) -> None:
     while _done(out) < count:
-        time.sleep(0.2)
+        time.sleep(0.5)
 
 
 def _children(pid: int) -> List[int]:
@@ -140,6 +144,7 @@ def measure(folder: Path, count: int, sample: int) -> str:
             f"{sample} dumps: {one:.0f} s with one process, {two:.0f} s with two, "
             f"{one / two:.2f} times as fast"
         )
+    lines.append(f"{count} dumps, two processes:")
     lines += _eventful(fleets, count)
     found = summarise(str(folder / "out"))
     lines += _compare(fleets, found)
