@@ -139,7 +139,7 @@ def test_progress_goes_up_to_the_end(judged: _Judged) -> None:
     done = [state.done for state in judged.states]
     assert done == sorted(done)
     assert judged.states[-1][:4] == (len(KINDS) + 6, len(KINDS) + 6, len(KINDS) + 4, 1)
-    assert judged.states[-1].left == (0.0, 0.0)
+    assert tuple(judged.states[-1].left or ()) == (0.0, 0.0)
     assert judged.states[0].left is None
 
 
