@@ -329,8 +329,8 @@ def test_dump_that_takes_too_long_is_judged_in_part(tmp_path: Path) -> None:
 
 def test_scheduler_that_is_not_there_is_told(tmp_path: Path) -> None:
     pytest.importorskip("distributed")
-    list(Maker(_KERNELS[:1]).make(tmp_path / "dumps", [SOUND]))
     where = "tcp://127.0.0.1:9"
-    run = Run([str(tmp_path / "dumps")], str(tmp_path / "out"), Options(scheduler=where))
+    dumps = [str(CAPTURES / _KERNELS[0])]
+    run = Run(dumps, str(tmp_path / "out"), Options(scheduler=where))
     with pytest.raises(TargetError, match=f"no scheduler at {where}"):
         run.go()
