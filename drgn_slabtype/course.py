@@ -116,7 +116,8 @@ class Course:
         kernel.fact(boot)  # to be compared with
         seen = Lookup(kernel, progress=progress)
         scan: Optional[PageScan] = None
-        some = _judge_some(kernel, _scopes(seen, caches, addresses), progress)
+        with kernel.moment():
+            some = _judge_some(kernel, _scopes(seen, caches, addresses), progress)
         if some is not None:
             self._judged, self._totals = some
             self._confirmed = _Confirmed(_told(self._judged), [])
@@ -140,7 +141,8 @@ class Course:
         # What moves is explained as it is now.
         findings = [finding for finding in settled if _shelf(finding) == "findings"]
         asked = Lookup(kernel) if kernel.is_live else seen
-        self._explained = signed(asked, explain(asked, findings))
+        with kernel.moment():
+            self._explained = signed(asked, explain(asked, findings))
         if not caches and not addresses:
             self._kernel = kernel_state(kernel, findings)
         self._missed = None if scan is None else missed_by_equality(kernel, scan)

@@ -34,6 +34,7 @@ U8 = npt.NDArray[np.uint8]
 Bools = npt.NDArray[np.bool_]
 
 _T = TypeVar("_T", bound="_Table")
+_SPARSE, _SMALL = 16, 1 << 16
 
 
 class State(enum.IntEnum):
@@ -439,6 +440,21 @@ class Ledger:
         return self.claims.take(np.isin(self.claims.place, wanted))
 
 
+def all_differ(numbers: I64, limit: int) -> bool:
+    """
+    Return whether no number comes twice.
+
+    :param limit: Most are below it, and all are at least 0.
+    """
+    # Sorting them takes longer than marking them, unless they are few and far between.
+    most = int(numbers.max(initial=-1))
+    if most >= limit or limit > _SPARSE * len(numbers) + _SMALL:
+        return len(np.unique(numbers)) == len(numbers)
+    seen = np.zeros(limit, np.bool_)
+    seen[numbers] = True
+    return int(np.count_nonzero(seen)) == len(numbers)
+
+
 __all__ = [
     "Break",
     "Claims",
@@ -454,4 +470,5 @@ __all__ = [
     "Suspect",
     "Walk",
     "Zone",
+    "all_differ",
 ]

@@ -22,7 +22,7 @@ from typing import Tuple
 import numpy as np
 
 from ..findings import CacheResult
-from ..ledger import I64, Claims, Ledger, State, Walk
+from ..ledger import I64, Claims, Ledger, State, Walk, all_differ
 
 _MOST = 1 << 32  # more than any slab or array has
 
@@ -69,8 +69,10 @@ def _each_once(ledger: Ledger) -> Claims:
         real &= ~slabs.excused[number] & (claims.index < slabs.objects[number])
     rows = np.flatnonzero(real)
     width = int(claims.index.max(initial=0)) + 1
-    _, first = np.unique(claims.slab[rows] * width + claims.index[rows], return_index=True)
-    return claims.take(rows[first])
+    keys = claims.slab[rows].astype(np.int64) * width + claims.index[rows]
+    if all_differ(keys, len(slabs) * width):
+        return claims.take(rows)
+    return claims.take(rows[np.unique(keys, return_index=True)[1]])
 
 
 def _add_places(result: CacheResult, ledger: Ledger, claims: Claims) -> None:

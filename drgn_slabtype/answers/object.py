@@ -54,17 +54,25 @@ def slab_object(
     """
     address = word_of(addr)
     reading = lookup(machine(prog))
+    with reading.machine.moment():
+        info = _asked(reading, address, contents, neighbours)
+    return _with_records(reading, info) if everywhere and info.kind == "slab object" else info
+
+
+def _asked(reading: Lookup, address: int, contents: int, neighbours: int) -> AddressInfo:
     info = describe(reading, address)
     if not info.is_known:
         return replace(info, meanings=meanings(reading, address))
-    slab = reading.at(address) if info.object is not None else None
-    if slab is None or slab.number < 0:
+    if info.kind != "slab object":
         return info
-    if contents:
-        info = _with_contents(reading, slab, info, contents)
-    if neighbours != 1:
-        info = _with_neighbours(slab, info, neighbours)
-    return _with_records(reading, info) if everywhere else info
+    # Telling what it is has read its slab already: no more than that is read again.
+    slab = reading.at(address) if contents or neighbours != 1 else None
+    if slab is not None and slab.number >= 0:
+        if contents:
+            info = _with_contents(reading, slab, info, contents)
+        if neighbours != 1:
+            info = _with_neighbours(slab, info, neighbours)
+    return info
 
 
 def _with_contents(reading: Lookup, slab: Located, info: AddressInfo, count: int) -> AddressInfo:

@@ -141,12 +141,13 @@ def page_info(prog: Program, which: IntegerLike) -> PageInfo:
     :raises TargetError: if there is no such page, or it is not in the target.
     :raises ValueError: if *which* has more than 64 bits.
     """
-    pfn = find_pfn(machine(prog), word_of(which))
-    page = pfn_to_page(prog, pfn)
-    try:
-        return _info(machine(prog), pfn, page)
-    except FaultError as e:
-        raise TargetError(f"the struct page of PFN {pfn:#x} is not in the target: {e}") from e
+    with machine(prog).moment():
+        pfn = find_pfn(machine(prog), word_of(which))
+        page = pfn_to_page(prog, pfn)
+        try:
+            return _info(machine(prog), pfn, page)
+        except FaultError as e:
+            raise TargetError(f"the struct page of PFN {pfn:#x} is not in the target: {e}") from e
 
 
 def find_pfn(machine: Machine, value: int) -> int:

@@ -24,7 +24,6 @@ from ..allocators.slub.cache import SlubCache, slab_flags
 from ..errors import SlabTypeError
 from ..findings import Damaged, Finding
 from ..machine import Machine
-from ..shapes import Value
 from ..signature import Signature, callers, kind_of_place, size_class
 from .address import NOTHING, AddressInfo
 from .content import classify, describe_word
@@ -39,6 +38,11 @@ _FRAMES = 2  # of a call trace; further up, the same mistake has many callers
 _BYTES = 32  # of damage that are looked at
 _SMALL = 1 << 32  # counts are below
 _NUMBERS = ("freelist-index", "freelist-duplicate")  # what these find is a position
+# What these find is an address, which of some machines is a small number.
+_POINTERS = frozenset(
+    "cache-list claim-foreign freelist-array freelist-cycle freelist-pointer list-broken "
+    "list-links memory-map slab-base-wrong slab-cache-wrong".split()
+)
 _RELEASE = re.compile(r"\d+\.\d+")
 
 
@@ -63,9 +67,7 @@ def _signature(lookup: Lookup, finding: Finding, closely: bool) -> Signature:
         finding.code,
         cache=size_class(finding.cache) if finding.cache else None,
         place=kind_of_place(finding.place) if finding.place else None,
-        difference=None
-        if finding.code in _NUMBERS
-        else _difference(finding.expected, finding.found),
+        difference=_difference(finding),
         allocator=machine.layout.allocator,
         layout=machine.layout.encoding.name,
         version=_version(machine),
@@ -88,8 +90,11 @@ def _version(machine: Machine) -> Optional[str]:
     return found[0] if found else None
 
 
-def _difference(expected: Value, found: Value) -> Optional[str]:
+def _difference(finding: Finding) -> Optional[str]:
     # Of two counts.
+    expected, found = finding.expected, finding.found
+    if finding.code in _POINTERS or finding.code in _NUMBERS:
+        return None
     if not isinstance(expected, int) or not isinstance(found, int):
         return None
     if not (abs(expected) < _SMALL and abs(found) < _SMALL) or expected == found:
@@ -204,8 +209,8 @@ def _known_word(lookup: Lookup, value: int) -> Optional[str]:
     negative = (1 << 8 * source.word_size) - value
     if describe_word(value, source.word_size) is not None and negative in errno.errorcode:
         return f"the error {errno.errorcode[negative]}"
-    if _is_kernel(lookup.machine, value):
-        return _leads_to(lookup, value)
+    if _is_kernel(lookup.machine, value) and (leads := _leads_to(lookup, value)) is not None:
+        return leads
     order = "little" if source.byteorder == "<" else "big"
     data = value.to_bytes(source.word_size, order)  # type: ignore[arg-type]
     content = classify(data, source.word_size, order)

@@ -62,8 +62,9 @@ def what(prog: Program, word: IntegerLike, at: Optional[IntegerLike] = None) -> 
     value = word_of(word)
     stored = None if at is None else word_of(at)
     reading = lookup(machine(prog))
-    where = None if stored is None else spell(describe(reading, stored))
-    return Word(value, stored, where, meanings(reading, value, stored))
+    with reading.machine.moment():
+        where = None if stored is None else spell(describe(reading, stored))
+        return Word(value, stored, where, meanings(reading, value, stored))
 
 
 def word_of(number: IntegerLike) -> int:

@@ -38,6 +38,7 @@ from .types import TypeReader
 
 _XZ_MAGIC = b"\xfd7zXZ\0"
 _BLOCK_BYTES = 1 << 16
+_ZEROS = bytes(_BLOCK_BYTES)
 _FINDER = "slabtype-capture"
 _NEAR_SYMBOLS = 8  # that contain an address, counted back from it: aliases and nested labels
 
@@ -248,7 +249,8 @@ def _decompress(path: str) -> int:
     try:
         with os.fdopen(fd, "rb") as file:
             for block in _unpacked(file):
-                if block.count(0) < len(block):
+                # Comparing ends at the first byte that is none.
+                if block != (_ZEROS if len(block) == _BLOCK_BYTES else bytes(len(block))):
                     os.pwrite(memory, block, at)
                 at += len(block)
         os.ftruncate(memory, at)

@@ -18,13 +18,13 @@ from functools import cached_property
 from typing import (
     TYPE_CHECKING,
     Any,
-    Callable,
     Dict,
     Mapping,
     Optional,
     Tuple,
-    TypeVar,
 )
+
+from .facts import Found
 
 if TYPE_CHECKING:
     from drgn import Object, Program
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from .pause import Pause
     from .percpu import I64
 
-_Found = TypeVar("_Found")
 _KEY = "slabtype"
 
 
@@ -65,7 +64,7 @@ class Corrections:
         return self._known.get(name)
 
 
-class Machine:
+class Machine(Found):
     """
     What is known of one kernel as long as its program is open.
 
@@ -73,6 +72,7 @@ class Machine:
     """
 
     def __init__(self, prog: Program) -> None:
+        super().__init__()
         self.prog = prog
         self.opened: Optional[Tuple[str, Optional[str]]] = None
         """Kind and path of the target, if this package opened it."""
@@ -86,7 +86,6 @@ class Machine:
         """Readings of memory that does not move, for the next question."""
         self._structures: Dict[str, Structure] = {}
         self._enumerators: Dict[str, Mapping[str, int]] = {}
-        self._facts: Dict[Any, Any] = {}
         self.corrections = Corrections(prog)
         """Variables that are something else than the target's memory says."""
 
@@ -239,28 +238,10 @@ class Machine:
     def forget(self) -> None:
         """Forget what was found in memory, for memory that is another from now on."""
         self.kept.clear()
-        self._facts.clear()
+        self.forget_facts()
         self.look_again()
         for name in ("memory", "cpus", "cpu_offsets"):
             vars(self).pop(name, None)
-
-    def fact(self, find: Callable[..., _Found], *arguments: Any) -> _Found:
-        """
-        Return what a function finds out about the machine, found once.
-
-        For what follows from its types and symbols.
-
-        :param find: Called with the machine and the arguments.
-        """
-        key = (find, *arguments)
-        if key not in self._facts:
-            self._facts[key] = find(self, *arguments)
-        found: _Found = self._facts[key]
-        return found
-
-    def settled(self, find: Callable[..., _Found], *arguments: Any) -> _Found:
-        """Return what a function finds in the machine's memory, once if that does not move."""
-        return find(self, *arguments) if self.is_live else self.fact(find, *arguments)
 
 
 def machine(prog: Program) -> Machine:

@@ -23,7 +23,7 @@ from ..files.elf import PT_LOAD, ElfFile, Segment
 from ..files.hidden import hide
 from ..signals import TIME, Interrupted, poll
 from .architecture import of_program
-from .pieces import Keep, read_blocks, read_pieces
+from .pieces import FILE_GAP_BYTES, GAP_BYTES, Keep, read_blocks, read_pieces
 
 U8 = npt.NDArray[np.uint8]
 U64 = npt.NDArray[np.uint64]
@@ -90,8 +90,11 @@ class Memory:
         # The kernel's half begins no lower than the 128 TiB (of 64-bit address
         # space) that hold the direct map; vmemmap may lie below it, as on RISC-V.
         self._lowest = max(self.page_size, self.linear_base >> 47 << 47)
-        self.zero_filled_pages = 0 if is_capture else _hide_left_out(prog) // self.page_size
+        left_out = None if is_capture else _hide_left_out(prog)
+        self.zero_filled_pages = (left_out or 0) // self.page_size
         """Pages that the dumper left out of the core, which would read as zeroes."""
+        is_whole = left_out == 0 and not self.is_live
+        self._gap_bytes = FILE_GAP_BYTES if is_whole else GAP_BYTES
         self._physical = self._reads_physical()
 
     def _reads_physical(self) -> bool:
@@ -128,8 +131,9 @@ class Memory:
         if self._deadline is not None and time.monotonic() >= self._deadline:
             raise Interrupted(TIME)
         self._reads += 1
+        data = self.prog.read(address, size, physical)
         self._bytes += size
-        return self.prog.read(address, size, physical)
+        return data
 
     def read_word(self, address: int) -> int:
         """
@@ -223,8 +227,9 @@ class Memory:
         if (ordered[1:] < ordered[:-1]).any():
             order = np.argsort(ordered, kind="stable")
             wanted, ordered = wanted[order], ordered[order]
-        for rows in read_pieces(self._read_linear, ordered, wanted, width, keep):
-            ok[rows] = True
+        ok[wanted] = True
+        for rows in read_pieces(self._read_linear, ordered, wanted, width, keep, self._gap_bytes):
+            ok[rows] = False
         return ok
 
     def _read_linear(self, address: int, size: int) -> bytes:
@@ -317,14 +322,14 @@ def _segments(prog: Program) -> List[Segment]:
         return []
 
 
-def _hide_left_out(prog: Program) -> int:
+def _hide_left_out(prog: Program) -> Optional[int]:
     # What is not in an ELF core must fault, as it does in other formats: zeroes
-    # would look like damage. Returns how many bytes that is.
+    # would look like damage. Returns how many bytes that is; None of anything else.
     if prog.core_dump_path is None:
-        return 0
+        return None
     try:
         with open(prog.core_dump_path, "rb") as file:
             left_out = ElfFile(file).left_out()
     except (OSError, ValueError):
-        return 0
+        return None
     return hide(prog, left_out)

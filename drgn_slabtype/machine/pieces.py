@@ -24,7 +24,10 @@ Keep = Callable[[bytes, Rows, Rows], None]
 """Takes what it wants of bytes, told where in them pieces begin and which rows these are."""
 
 _RUN_BYTES = 1 << 20  # longest single read; larger ones only cost page faults of our own
-_GAP_BYTES = 4096  # cheaper to read over a gap of this size than to start a new read
+GAP_BYTES = 4096
+"""Cheaper to read over a gap of this size than to start a new read."""
+FILE_GAP_BYTES = 32768
+"""The same in a file from which pages are copied as they are, and which lacks none."""
 
 
 def read_blocks(
@@ -63,41 +66,58 @@ def _readable(read: Read, start: int, end: int, page_size: int) -> Iterator[Tupl
         yield first, np.frombuffer(b"".join(run), np.uint8)
 
 
-def read_pieces(read: Read, ordered: U64, rows: Rows, width: int, keep: Keep) -> Iterator[Rows]:
+def read_pieces(
+    read: Read, ordered: U64, rows: Rows, width: int, keep: Keep, gap: int = GAP_BYTES
+) -> Iterator[Rows]:
     """
-    Read pieces of memory, and yield the rows of those that could be read.
+    Read pieces of memory, and yield the rows of those that cannot be read.
 
     :param ordered: Where each piece begins, in ascending order.
     :param rows: The row of each.
     :param width: Bytes of each.
+    :param gap: Bytes between two of them that are read with them.
     """
-    for first, last in _runs(ordered, width):
-        yield from _read_run(read, ordered[first:last], rows[first:last], width, keep)
-
-
-def _read_run(read: Read, ordered: U64, rows: Rows, width: int, keep: Keep) -> Iterator[Rows]:
-    start = int(ordered[0])
-    try:
-        data = read(start, int(ordered[-1]) + width - start)
-    except (FaultError, OverflowError):
-        if len(ordered) > 1:
-            middle = len(ordered) // 2
-            yield from _read_run(read, ordered[:middle], rows[:middle], width, keep)
-            yield from _read_run(read, ordered[middle:], rows[middle:], width, keep)
-        return
-    keep(data, (ordered - np.uint64(start)).astype(np.intp), rows)
-    yield rows
-
-
-def _runs(ordered: U64, width: int) -> List[Tuple[int, int]]:
-    # Split sorted addresses where a gap is too wide or a run too long.
     if not len(ordered):
-        return []
-    gaps = np.diff(ordered) > np.uint64(width + _GAP_BYTES)
+        return
+    bounds = _bounds(ordered, width, gap)
+    starts, counts = ordered[bounds[:-1]], np.diff(bounds)
+    offsets = (ordered - np.repeat(starts, counts)).astype(np.intp)
+    sizes = (ordered[bounds[1:] - 1] - starts).tolist()
+    edges = bounds.tolist()
+    for first, last, start, size in zip(edges, edges[1:], starts.tolist(), sizes):
+        try:
+            data = read(start, size + width)
+        except (FaultError, OverflowError):
+            yield from _halves(read, ordered[first:last], rows[first:last], width, keep)
+        else:
+            keep(data, offsets[first:last], rows[first:last])
+
+
+def _halves(read: Read, ordered: U64, rows: Rows, width: int, keep: Keep) -> Iterator[Rows]:
+    # A run that cannot be read as a whole.
+    if len(ordered) == 1:
+        yield rows
+        return
+    middle = len(ordered) // 2
+    for half, its_rows in (
+        (ordered[:middle], rows[:middle]),
+        (ordered[middle:], rows[middle:]),
+    ):
+        start = int(half[0])
+        try:
+            data = read(start, int(half[-1]) + width - start)
+        except (FaultError, OverflowError):
+            yield from _halves(read, half, its_rows, width, keep)
+        else:
+            keep(data, (half - half[0]).astype(np.intp), its_rows)
+
+
+def _bounds(ordered: U64, width: int, gap: int) -> Rows:
+    # Where sorted addresses are split: where a gap is too wide or a run too long.
+    gaps = np.diff(ordered) > np.uint64(width + gap)
     edges = np.concatenate([[0], np.flatnonzero(gaps) + 1])
     # Long runs are cut at multiples of the longest one from where they begin.
     begin = np.repeat(ordered[edges], np.diff(edges, append=len(ordered)))
     chunk = (ordered - begin) // np.uint64(max(_RUN_BYTES, width))
     cuts = np.flatnonzero(gaps | (np.diff(chunk) != 0)) + 1
-    bounds = [0, *cuts.tolist(), len(ordered)]
-    return list(zip(bounds, bounds[1:]))
+    return np.concatenate([[0], cuts, [len(ordered)]]).astype(np.intp)

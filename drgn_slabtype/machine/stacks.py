@@ -284,6 +284,8 @@ class Stacks:
         # The parts of stacks that may be in use, from the innermost outward.
         if own is None:
             return None
+        if pointer == own.end:
+            return []  # on the first instruction of the kernel: nothing is there yet
         if own.start <= pointer < own.end:
             return [Area(pointer, own.end)]
         for top, size in self._interrupt_stacks(cpu):

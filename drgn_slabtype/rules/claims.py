@@ -10,7 +10,7 @@ import numpy as np
 
 from ..codes import ADDRESS
 from ..findings import Finding
-from ..ledger import I64, Ledger, State, Walk
+from ..ledger import I64, Ledger, State, Walk, all_differ
 
 
 def judge_claims(ledger: Ledger) -> Iterator[Finding]:
@@ -165,6 +165,8 @@ def _judge_doubles(ledger: Ledger) -> Iterator[Finding]:
     known = np.flatnonzero((claims.slab >= 0) & (claims.index >= 0))
     most = int(slabs.objects.max(initial=0)) + 1
     keys = claims.slab[known].astype(np.int64) * most + claims.index[known]
+    if all_differ(keys, len(slabs) * most):
+        return
     order = np.argsort(keys, kind="stable")
     known, keys = known[order], keys[order]
     again = np.flatnonzero(keys[1:] == keys[:-1])

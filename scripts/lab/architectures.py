@@ -92,41 +92,6 @@ ARCHITECTURES: Named[Architecture] = Named(
             tells=False,
             guests=_CROSS,
         ),
-        Architecture(
-            "riscv64",
-            "qemu-system-riscv64",
-            (
-                *("gcc-riscv64-linux-gnu", "libc6-dev-riscv64-cross"),
-                *("opensbi", "qemu-system-misc"),
-            ),
-            "riscv64-linux-gnu-gcc",
-            # Interrupts of a serial port on PCI do not come through in QEMU 7.2.
-            (
-                *("-M", "virt", *_PCI_BALLOON, *_SERIAL, "-device", "virtio-serial-pci"),
-                *("-device", "virtconsole,chardev=lines"),
-            ),
-            (),
-            "ttyS0",
-            lines="/dev/hvc0",
-            tells=False,
-            guests=_CROSS,
-        ),
-        Architecture(
-            "ppc64el",
-            "qemu-system-ppc64",
-            ("gcc-powerpc64le-linux-gnu", "libc6-dev-ppc64el-cross", "qemu-system-ppc"),
-            "powerpc64le-linux-gnu-gcc",
-            (
-                *("-M", "pseries,cap-cfpc=broken,cap-sbbc=broken,cap-ibs=broken", *_PCI_BALLOON),
-                *("-device", "spapr-vty,chardev=console,reg=0x71000001"),
-                *("-device", "spapr-vty,chardev=lines,reg=0x71000002"),
-            ),
-            ("-cpu", "power9"),
-            "hvc0",
-            lines="/dev/hvc1",
-            tells=False,
-            guests=_CROSS,
-        ),
     ),
 )
 """Every architecture by Debian's name."""

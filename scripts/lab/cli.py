@@ -66,7 +66,7 @@ def _take(arguments: argparse.Namespace) -> List[Dump]:
     if not suits(guest, kernel):
         raise LabError(f"guest {guest.name} has no meaning for {kernel.name}")
     install(ARCHITECTURES[HERE].packages, log=cache.log_file("packages"))
-    count = arguments.pauses if guest.busy and not guest.crash else 1
+    count = arguments.pauses if guest.busy else 1
     taken = None if arguments.again else dumps.present(files, guest, count)
     return taken or dumps.take(files, guest, count=count, seed=arguments.seed)
 

@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional
 
 from .boot import running
+from .crash import CUT
 from .dumps import Dump, vmcoreinfo
 from .errors import LabError
 from .guests import GUESTS, Guest
@@ -50,6 +51,7 @@ Ways to a guest that is there: over its monitor, stopped or not; QEMU's own
 compressed dump of it; and the checker inside it, as the kernel that runs.
 """
 
+_CUT = "incomplete, as its dumper says"
 _INSIDE_SECONDS = 600
 ANSWERED = (0, 1, 3)
 """Statuses of a checker that has judged."""
@@ -96,6 +98,8 @@ class Result:
         """Whether there is an answer, no finding and no mismatch."""
         # A dump filtered by a tool that does not know the kernel may lack pages.
         statuses = (0, 3) if "-31" in self.format else (0,)
+        if self.format == CUT:
+            statuses = (2, 3)
         wrong = self.error or self.findings or self.mismatches
         return not wrong and self.status in statuses
 
@@ -165,6 +169,9 @@ def compare(dump: Dump, format: str = "elf") -> Result:
         _compare(dump, ["-c", str(core)], result)
     except LabError as error:
         result.error = str(error)
+        # Where what is left is too little, that is the answer.
+        if format == CUT and _CUT in result.error:
+            result.error, result.status, result.unavailable = "", 2, 1
     result.seconds = round(time.monotonic() - begin, 1)
     return result
 
@@ -255,6 +262,7 @@ def _compare(dump: Dump, target: List[str], result: Result) -> None:
         result.mismatches.append("no cache uses cmpxchg16b, which the CPUs have")
     result.compared += pages["words"]
     result.mismatches += pages["words_differ"]
-    if not pages["words"] and KERNELS[str(dump.manifest["kernel"])].prints:
+    asked = KERNELS[str(dump.manifest["kernel"])].prints and not guest.crash
+    if not pages["words"] and asked:
         result.mismatches.append(f"dump_page(): {dump.manifest['dump_page']}")
     _compare_caches(report, oracle, pages["partial_free"], result)

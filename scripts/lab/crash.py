@@ -12,7 +12,6 @@ and the files that people have.
 
 from __future__ import annotations
 
-import json
 import re
 import tempfile
 from pathlib import Path
@@ -23,17 +22,17 @@ from .boot import running
 from .dumps import Dump, describe, load
 from .elfcore import Core
 from .errors import GuestError
-from .gdbstub import divert
 from .guests import Guest
 from .initramfs import archive, member, program
 from .library import KernelFiles
 from .packages import install
-from .process import output, run, run_python, say
-from .qemu import Machine
+from .process import output, run, say
 
-__all__ = ("FORMATS", "take")
+__all__ = ("CUT", "FORMATS", "take")
 
-FORMATS = ("crash-l-31", "crash-d-1", "crash-c-17", "crash-cut")
+CUT = "crash-cut"
+"""Format of a dump that ends where the disk was full."""
+FORMATS = ("crash-l-31", "crash-d-1", "crash-c-17", CUT)
 """Formats besides ELF, in the order of the disks; the last disk is too small."""
 
 _MAKEDUMPFILE = "/usr/bin/makedumpfile"
@@ -41,17 +40,6 @@ _DISK_MIB = 1024
 _SMALL_MIB = 12
 _ORACLE_SECONDS = 180
 _CRASH_SECONDS = 600
-# Where the guest of a busy crash dies, the most telling first: a slab that is made or
-# given back is on no list, and lists are detached.
-_INSIDE = (
-    "shuffle_freelist",
-    "__put_partials",
-    "__unfreeze_partials",
-    "__free_slab",
-    "free_slab",
-    "___slab_alloc",
-)
-_PANIC, _TEXT = "panic", "linux_banner"
 
 
 def _libraries() -> List[Path]:
@@ -110,9 +98,10 @@ def take(kernel: KernelFiles, guest: Guest) -> Dump:
         image.write_bytes(_image(kernel))
         disks, options = _disks(folder)
         with running(kernel, guest, options=options, image=image) as started:
-            said = "" if guest.busy else started.wait_for("oracle", _ORACLE_SECONDS)
+            said = started.wait_for("oracle", _ORACLE_SECONDS)
             started.may_panic = True
-            _kill(kernel, guest, started)
+            # A CPU panics in its handler of an interrupt that nobody expects.
+            started.qmp.command("inject-nmi")
             started.wait_for("second", _CRASH_SECONDS)
             size = int(started.wait_for("size", _CRASH_SECONDS))
             for number in range(len(disks)):
@@ -130,30 +119,8 @@ def take(kernel: KernelFiles, guest: Guest) -> Dump:
             disk.rename(folder / f"vmcore{'.' if format else ''}{format}")
         if kernel.vmlinux is not None:
             (folder / "vmlinux").symlink_to(kernel.vmlinux)
-        if said:
-            with Core(folder / "vmcore") as core:
-                oracle.save(oracle.read_guest(core, said), folder / "oracle")
-        describe(kernel, guest, 0, folder, has_oracle=bool(said))
+        with Core(folder / "vmcore") as core:
+            oracle.save(oracle.read_guest(core, said), folder / "oracle")
+        describe(kernel, guest, 0, folder, has_oracle=True)
         (folder / "console.log").write_bytes(console)
     return dump
-
-
-def _kill(kernel: KernelFiles, guest: Guest, started: Machine) -> None:
-    if not guest.busy:
-        # A CPU panics in its handler of an interrupt that nobody expects.
-        started.qmp.command("inject-nmi")
-        return
-    started.stop()
-    arguments = ["-m", "lab.symbols", str(started.qmp_path), str(kernel.vmlinux or "")]
-    known = json.loads(run_python([*arguments, *_INSIDE, _PANIC, _TEXT]).stdout)
-    for name in _INSIDE:
-        if name not in known:
-            continue
-        try:
-            divert(started.gdb_path, known[name], known[_PANIC], known[_TEXT])
-        except GuestError:
-            say(f"{kernel.kernel.name}/{guest.name}: nobody comes to {name}()")
-            continue
-        say(f"{kernel.kernel.name}/{guest.name}: panics in {name}()")
-        return
-    raise GuestError("no CPU comes to where it should panic")

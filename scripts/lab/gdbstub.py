@@ -196,32 +196,6 @@ class Caller:
             self.stub.set_register(number, value)
 
 
-def divert(path: Path, entry: int, function: int, first: int, *, seconds: float = 20) -> None:
-    """
-    Run a guest on until a CPU enters a function, and have it enter another one instead.
-
-    All CPUs go on, then and also if none does in time.
-
-    :param path: The stub's socket.
-    :param first: First argument of the other function, which does not return.
-    :raises GuestError: if no CPU enters it in time.
-    """
-    stub = GdbStub(path)
-    try:
-        stub.breakpoint(entry, on=True)
-        thread = stub.run(seconds)
-        stub.breakpoint(entry, on=False)
-        if thread is not None:
-            stub.command(f"Hg{thread}", 10)
-            stub.set_register(_RDI, first)
-            stub.set_register(_RIP, function)
-        stub.command("D", 10)
-    finally:
-        stub.close()
-    if thread is None:
-        raise GuestError(f"no CPU came to 0x{entry:x}")
-
-
 @contextlib.contextmanager
 def entered(path: Path, entry: int, *, seconds: float = 10) -> Iterator[Caller]:
     """

@@ -182,9 +182,6 @@ _TABLE = (
         suits=_CX16.suits,
     ),
     _CRASH,
-    replace(
-        _CRASH, name="busy-crash", about="the same, under load and within the allocator", busy=True
-    ),
 )
 
 GUESTS: Named[Guest] = Named("guest", _TABLE)

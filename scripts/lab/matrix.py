@@ -44,7 +44,6 @@ _FORMATS = {
     "plain": ("elf", *FORMATS),
     "busy": ("elf", "kdump-31", *LIVE),
     "crash": ("elf", *crash.FORMATS),
-    "busy-crash": ("elf", *crash.FORMATS),
 }
 
 # What a step takes on two cores, in seconds, rounded up.
@@ -184,9 +183,7 @@ def full_jobs(names: Sequence[str] = (), only: Sequence[str] = ()) -> List[Job]:
 
 
 def _job(kernel: Kernel, guest: Guest, formats: Tuple[str, ...] = ("elf",)) -> Job:
-    return Job(
-        kernel, fitted(guest, kernel), PAUSES if guest.busy and not guest.crash else 1, formats
-    )
+    return Job(kernel, fitted(guest, kernel), PAUSES if guest.busy else 1, formats)
 
 
 def _needed_seconds(job: Job) -> float:

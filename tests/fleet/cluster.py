@@ -57,9 +57,9 @@ class Cluster:
 
     def stop(self) -> None:
         """End all of them."""
+        # Asked to end, some versions wait for each other first.
         for process in (*self.workers, self._scheduler):
-            process.terminate()
-        for process in (*self.workers, self._scheduler):
+            process.kill()
             process.wait()
 
     def end_scheduler(self) -> None:

@@ -16,6 +16,7 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Dict, Iterator, List, Sequence, Set
 
 from drgn_slabtype.cli import main as command
+from drgn_slabtype.fleet.find import STORE
 from drgn_slabtype.fleet.summary import Fleet, summarise
 
 from .make import SOUND, Maker, mixed, write_list
@@ -48,11 +50,11 @@ class Fleets:
             kinds = mixed(count, count // 10)
             write_list(self.dumps, list(Maker().make(self.dumps, kinds)))
 
-    @property
-    def made(self) -> Dict[str, str]:
-        """The kind of each, by path."""
+    def made(self, count: int) -> Dict[str, str]:
+        """Return the kinds of the first so many, by path."""
         told = json.loads(self.dumps.with_suffix(".json").read_text())
-        return {str(self.dumps / path): kind for path, (kind, _) in told.items()}
+        kinds = {str(self.dumps / path): kind for path, (kind, _) in told.items()}
+        return {path: kinds[path] for path in sorted(kinds)[:count]}
 
     def out(self, name: str) -> Path:
         """Return the folder of a run that has not begun."""
@@ -79,30 +81,32 @@ def _timed(fleets: Fleets, processes: int, paths: Sequence[str]) -> float:
 
 def _done(out: Path) -> int:
     try:
-        totals = summarise(str(out)).totals
-    except Exception:
+        base = sqlite3.connect(f"file:{out}/{STORE}?mode=ro", uri=True)
+        (count,) = base.execute("SELECT count(*) FROM dumps WHERE version NOT NULL").fetchone()
+        base.close()
+    except sqlite3.Error:
         return 0
-    return totals.dumps - totals.waiting
+    return int(count)
 
 
 def _until(out: Path, count: int) -> None:
     while _done(out) < count:
-        time.sleep(0.2)
+        time.sleep(0.5)
 
 
 def _children(pid: int) -> List[int]:
     return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def _eventful(fleets: Fleets, count: int) -> Iterator[str]:
-    out = fleets.out("out")
-    run = fleets.start(out, 2, [str(fleets.dumps)])
+def _eventful(fleets: Fleets, paths: Sequence[str]) -> Iterator[str]:
+    out, count = fleets.out("out"), len(paths)
+    run = fleets.start(out, 2, paths)
     _until(out, count // 3)
-    run.send_signal(signal.SIGINT)
+    run.send_signal(signal.SIGTERM)
     assert run.wait() == 1
     stopped = _done(out)
-    yield f"stopped by SIGINT when {stopped} were judged"
-    run = fleets.start(out, 2, [str(fleets.dumps)])
+    yield f"stopped by SIGTERM when {stopped} were judged"
+    run = fleets.start(out, 2, paths)
     _until(out, 2 * count // 3)
     watchers = _children(run.pid)
     os.kill(watchers[0], signal.SIGKILL)
@@ -111,8 +115,7 @@ def _eventful(fleets: Fleets, count: int) -> Iterator[str]:
     yield f"gone on to the end: {_done(out)} judged"
 
 
-def _compare(fleets: Fleets, found: Fleet) -> Iterator[str]:
-    made = fleets.made
+def _compare(made: Dict[str, str], found: Fleet) -> Iterator[str]:
     damaged = {path for path, kind in made.items() if kind != SOUND}
     told = {path for group in found.groups for path in group.paths}
     yield f"damaged: {len(damaged)}, of them found: {len(damaged & told)}"
@@ -132,17 +135,19 @@ def measure(folder: Path, count: int, sample: int) -> str:
     """Return what came of it, a line each."""
     fleets = Fleets(folder)
     fleets.make(count)
+    made = fleets.made(count)
     lines: List[str] = []
     if sample:
-        some = sorted(fleets.made)[:sample]
+        some = list(made)[:sample]
         one, two = (_timed(fleets, processes, some) for processes in (1, 2))
         lines.append(
             f"{sample} dumps: {one:.0f} s with one process, {two:.0f} s with two, "
             f"{one / two:.2f} times as fast"
         )
-    lines += _eventful(fleets, count)
+    lines.append(f"{count} dumps, two processes:")
+    lines += _eventful(fleets, list(made))
     found = summarise(str(folder / "out"))
-    lines += _compare(fleets, found)
+    lines += _compare(made, found)
     totals = found.totals
     lines.append(
         f"{totals.seconds:.0f} s of work, {totals.seconds / totals.dumps:.2f} s a dump; "

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drgn_slabtype.ledger import Claims, Containers, Memberships, Slabs, State
+from drgn_slabtype.ledger import Claims, Containers, Memberships, Slabs, State, all_differ
 from tests.ledgers import machines
 from tests.machines import ArrayMachine, ChainMachine, Machine
 
@@ -111,3 +111,12 @@ def test_claims_of_a_place_are_those_of_its_containers(
         assert len(found) == int(ledger.containers.walked[here].sum())
     assert total == len(ledger.claims)
     assert len(ledger.claims_of("nowhere")) == 0
+
+
+@given(
+    numbers=st.lists(st.integers(0, 40), max_size=30),
+    limit=st.sampled_from([1, 41, 1 << 12, 1 << 40]),
+)
+def test_all_differ_if_none_comes_twice(numbers: List[int], limit: int) -> None:
+    found = all_differ(np.array(numbers, np.int64), limit)
+    assert found is (len(set(numbers)) == len(numbers))

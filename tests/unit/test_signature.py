@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from drgn_slabtype.answers.signs import _byte, _difference
+from drgn_slabtype.findings import Finding
 from drgn_slabtype.report.members import document
 from drgn_slabtype.signature import Signature, callers, kind_of_place, size_class
 
@@ -71,12 +72,15 @@ def test_id_does_not_change_from_version_to_version() -> None:
     [(3, 4, "+1"), (4, 3, "-1"), (0, 9, "more"), (9, 0, "fewer"), (3, 3, None)],
 )
 def test_counts_differ_by_one_or_by_more(expected: int, found: int, told: str) -> None:
-    assert _difference(expected, found) == told
+    assert _difference(Finding("count-mismatch", "", expected=expected, found=found)) == told
 
 
 def test_addresses_are_not_counted_with() -> None:
-    assert _difference(0xFFFF888003A1C480, 0) is None
-    assert _difference("0x6b", 3) is None
+    assert _difference(Finding("vmstat-slab", "", expected=0xFFFF888003A1C480, found=0)) is None
+    assert _difference(Finding("redzone", "", expected="cc", found="00")) is None
+    # The first GiB of some machines is all they have.
+    assert _difference(Finding("slab-cache-wrong", "", expected=0x3A1C480, found=0)) is None
+    assert _difference(Finding("freelist-index", "", expected=9, found=16)) is None
 
 
 @pytest.mark.parametrize(

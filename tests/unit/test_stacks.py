@@ -196,6 +196,13 @@ def test_stack_below_an_interrupt_tells_whose_it_is(stacks: Unwinder) -> None:
     assert stacks.owner([interrupt]) is None
 
 
+def test_cpu_that_has_just_entered_the_kernel_has_nothing_on_its_stack() -> None:
+    # arm64 stops in vectors(), where the stack pointer is behind the stack's last byte.
+    of, own = Stacks.__new__(Stacks), Area(_STACK, _STACK + _SIZE)
+    assert of._areas(0, own.end, own) == []
+    assert of._areas(0, own.end - 16, own) == [Area(own.end - 16, own.end)]
+
+
 def test_error_without_a_class_costs_one_stack() -> None:
     # As drgn raises it for a kdump file that has no notes of CPUs.
     def fails(task: object) -> None:

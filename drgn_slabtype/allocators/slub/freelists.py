@@ -75,8 +75,9 @@ class Geometry:
     def index_of(self, slabs: I64, addresses: U64) -> I64:
         """Return the index of the object at each address of the slab beside it; else -1."""
         offset = addresses - self.base[slabs]
-        index = (offset // np.uint64(self.stride)).astype(np.int64)
-        whole = offset % np.uint64(self.stride) == 0
+        count = offset // np.uint64(self.stride)
+        whole = count * np.uint64(self.stride) == offset
+        index = count.astype(np.int64)
         return np.where(whole & (index >= 0) & (index < self.objects[slabs]), index, -1)
 
 
@@ -115,7 +116,9 @@ def follow(geometry: Geometry, heads: U64, words: U64, readable: Bools) -> Chain
     value = np.zeros(count, np.uint64)
     length = np.zeros(count, np.int64)
     # A damaged cache can have slabs without room for one object.
-    seen = np.zeros((count, max(words.shape[1], 1)), np.bool_)
+    width = max(words.shape[1], 1)
+    seen = np.zeros(count * width, np.bool_)
+    stored = words.reshape(-1)
     parts = []
     slabs = np.flatnonzero(heads != 0)
     pointers = heads[slabs]
@@ -124,7 +127,8 @@ def follow(geometry: Geometry, heads: U64, words: U64, readable: Bools) -> Chain
     while len(slabs):
         index = geometry.index_of(slabs, pointers)
         bad = index < 0
-        again = ~bad & seen[slabs, index]
+        at = slabs * width + index
+        again = ~bad & seen.take(at)
         blind = ~bad & ~again & ~readable[slabs]
         for which, kind in ((bad, Walk.POINTER), (again, Walk.CYCLE)):
             state[slabs[which]] = kind
@@ -132,14 +136,16 @@ def follow(geometry: Geometry, heads: U64, words: U64, readable: Bools) -> Chain
             value[slabs[which]] = pointers[which]
         state[slabs[blind]] = Walk.UNREADABLE
         good = ~bad & ~again
-        slabs, index, pointers = slabs[good], index[good], pointers[good]
-        seen[slabs, index] = True
+        if not good.all():
+            slabs, index, pointers, at = slabs[good], index[good], pointers[good], at[good]
+        seen[at] = True
         length[slabs] += 1
         parts.append((slabs, index, np.full(len(slabs), step, np.int64), pointers))
         on = readable[slabs]
-        slabs, index, pointers = slabs[on], index[on], pointers[on]
+        if not on.all():
+            slabs, index, pointers, at = slabs[on], index[on], pointers[on], at[on]
         where = pointers + np.uint64(geometry.offset)
-        pointers = decode(geometry.encoding, words[slabs, index], where, geometry.random)
+        pointers = decode(geometry.encoding, stored.take(at), where, geometry.random)
         before = index
         more = pointers != 0
         slabs, pointers, before = slabs[more], pointers[more], before[more]

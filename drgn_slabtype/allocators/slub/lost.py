@@ -12,7 +12,7 @@ made for. What is found counts only if there are no more than are missing.
 
 from __future__ import annotations
 
-from typing import Dict, Iterator, List, NamedTuple, Tuple
+from typing import Iterator, List, NamedTuple, Tuple
 
 import numpy as np
 
@@ -39,16 +39,15 @@ def shortages(index: SlabIndex, nodes: Nodes, ownership: Ownership) -> List[Shor
         return []
     kept = nodes.rows["nr_slabs.counter"].astype(np.int64)
     owned = ownership.cache >= 0
-    there: Dict[Tuple[int, int], int] = {}
-    for cache, nid in zip(ownership.cache[owned].tolist(), index.nids[owned].tolist()):
-        there[cache, nid] = there.get((cache, nid), 0) + 1
-    found = []
-    for row in np.flatnonzero(nodes.rows.ok).tolist():
-        cache, nid = int(nodes.cache[row]), int(nodes.nid[row])
-        missing = int(kept[row]) - there.get((cache, nid), 0)
-        if missing > 0:
-            found.append(Shortage(cache, nid, missing))
-    return found
+    cache, nid = ownership.cache[owned], index.nids[owned]
+    width = int(max(nid.max(initial=0), nodes.nid.max(initial=0))) + 1
+    most = int(max(cache.max(initial=0), nodes.cache.max(initial=0))) + 1
+    there = np.bincount(cache * width + nid, minlength=most * width)
+    missing = kept - there[nodes.cache * width + nodes.nid]
+    return [
+        Shortage(int(nodes.cache[row]), int(nodes.nid[row]), int(missing[row]))
+        for row in np.flatnonzero(nodes.rows.ok & (missing > 0)).tolist()
+    ]
 
 
 def adopt_misnamed(

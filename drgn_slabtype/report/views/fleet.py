@@ -33,7 +33,7 @@ def _versions(group: Group) -> str:
     for kernel, count in group.kernels.items():
         name = " ".join(kernel.split()[:2])
         short[name] = short.get(name, 0) + count
-    return counted(short, _SHOWN)
+    return counted(dict(sorted(short.items(), key=lambda pair: (-pair[1], pair[0]))), _SHOWN)
 
 
 def _day(moment: str) -> str:

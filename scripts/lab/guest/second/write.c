@@ -16,17 +16,39 @@
 #include <unistd.h>
 
 #define CORE "/proc/vmcore"
-#define DISK "/dev/nvme0n%d"
+#define DISKS 5
 #define WORDS 8
 
-/* As lab.crash has them: the first disk gets the core as it is. */
-static char *const formats[][WORDS] = {
+/* In the order of the disks; the first one gets the core as it is. */
+static char *const formats[DISKS][WORDS] = {
 	{ NULL },
 	{ "makedumpfile", "-l", "-d", "31", NULL },
 	{ "makedumpfile", "-d", "1", NULL },
 	{ "makedumpfile", "-c", "-d", "17", NULL },
 	{ "makedumpfile", "-c", "-d", "17", NULL },
 };
+
+/* Disks are named in the order in which they are found; their numbers stay. */
+static bool find_disk(int number, char *disk, size_t size)
+{
+	char path[64];
+	FILE *file;
+	int found;
+
+	for (int i = 1; i <= DISKS; i++) {
+		snprintf(path, sizeof(path), "/sys/block/nvme0n%d/nsid", i);
+		file = fopen(path, "re");
+		if (!file)
+			continue;
+		if (fscanf(file, "%d", &found) != 1)
+			found = 0;
+		fclose(file);
+		snprintf(disk, size, "/dev/nvme0n%d", i);
+		if (found == number && !access(disk, F_OK))
+			return true;
+	}
+	return false;
+}
 
 static int copy(const char *to)
 {
@@ -83,9 +105,8 @@ int main(void)
 	mount("devtmpfs", "/dev", "devtmpfs", 0, NULL);
 	prepare_ground();
 	report("second");
-	for (int i = 0; i < (int)(sizeof(formats) / sizeof(*formats)); i++) {
-		snprintf(disk, sizeof(disk), DISK, i + 1);
-		for (int turn = 0; turn < 100 && access(disk, F_OK); turn++)
+	for (int i = 0; i < DISKS; i++) {
+		for (int turn = 0; turn < 100 && !find_disk(i + 1, disk, sizeof(disk)); turn++)
 			sleep_ms(100);
 		report("written %d status=%d", i,
 		       formats[i][0] ? make(formats[i], disk) : copy(disk));
