@@ -186,12 +186,19 @@ class _Memory:
 
     def _read(self, number: int) -> Optional[U8]:
         if number not in self._pages:
-            try:
-                data = self._memory.read(number * self._page, self._page)
-                self._pages[number] = np.frombuffer(data, np.uint8)
-            except FaultError:
-                self._pages[number] = None
+            self._pages[number] = self._page_at(number * self._page)
         return self._pages[number]
+
+    def _page_at(self, address: int) -> Optional[U8]:
+        # Dumps can have something at NULL, which is none of the kernel's.
+        if not 0 <= address < 1 << 64:
+            return None
+        if not self._memory.is_kernel_address(np.array([address], np.uint64))[0]:
+            return None
+        try:
+            return np.frombuffer(self._memory.read(address, self._page), np.uint8)
+        except FaultError:
+            return None
 
     def grown(self, start: int, size: int, finding: Finding) -> _Piece:
         """Return how far what is in some bytes goes on, to both sides."""
