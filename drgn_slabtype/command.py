@@ -239,6 +239,12 @@ class Command:
         options = [
             *self.options,
             option("--format", choices=self.formats, default="table", help="output format"),
+            option(
+                "--all",
+                dest="wide",
+                action="store_true",
+                help="show all columns of tables, also where a terminal is too narrow for them",
+            ),
         ]
         if self.output:
             options.append(
@@ -276,7 +282,7 @@ def answer(command: Command, program: Callable[[], Any], args: argparse.Namespac
         import numpy  # noqa: F401
 
     from .report import present, renderer
-    from .report.output import check_writable
+    from .report.output import check_writable, width
     from .signals import interruptible, reason_of
 
     path = args.output if command.output else None
@@ -284,17 +290,18 @@ def answer(command: Command, program: Callable[[], Any], args: argparse.Namespac
     if command.drgn and args.drgn:
         return Answer(None, command.drgn(args), path)
     renderer(args.format)
+    columns = None if args.wide else width(path)
     records = None
     try:
         with interruptible():
             prog = program() if command.target else None
             records = _run(command, prog, args)
-            text = present(_presenter(command, records), records, args.format)
+            text = present(_presenter(command, records), records, args.format, columns)
     except KeyboardInterrupt as stop:
         if command.stopped is None:
             raise
         records = command.stopped(args, records, reason_of(stop))
-        text = present(_presenter(command, records), records, args.format)
+        text = present(_presenter(command, records), records, args.format, columns)
     if not isinstance(text, str) and command.stopped is None:
         text = _piecemeal(text)
     return Answer(records, text, path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import sys
 import tempfile
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Iterator, Optional
@@ -98,6 +99,17 @@ def colours(path: Optional[str]) -> bool:
     :param path: Where the text goes; ``None`` or ``-`` for standard output.
     """
     return path in (None, "-") and sys.stdout.isatty() and "NO_COLOR" not in os.environ
+
+
+def width(path: Optional[str]) -> Optional[int]:
+    """
+    Return how wide the terminal is that a text goes to; ``None`` if it goes to none.
+
+    :param path: Where the text goes; ``None`` or ``-`` for standard output.
+    """
+    if path not in (None, "-") or not sys.stdout.isatty():
+        return None
+    return shutil.get_terminal_size().columns
 
 
 Progress = Callable[[str, int, int], None]
