@@ -12,7 +12,7 @@ the library is imported inside the functions.
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any, List
+from typing import TYPE_CHECKING, Any, List, Sequence
 
 from .command import (
     NUMBERS,
@@ -24,6 +24,7 @@ from .command import (
     incomplete,
     number,
     option,
+    report_file,
     seconds,
 )
 from .pagecommands import PAGE_COMMANDS
@@ -60,6 +61,12 @@ def _check_presenter(records: Any) -> str:
     from .checking import presenter
 
     return presenter(records)
+
+
+def _check_failures(records: Any) -> Sequence[str]:
+    from .checking import failures
+
+    return failures(records)
 
 
 def _check_code(args: argparse.Namespace) -> str:
@@ -199,6 +206,15 @@ COMMANDS = (
                 help="also write a page with a map of memory and charts of the caches",
             ),
             option(
+                "--report",
+                type=report_file,
+                action="append",
+                default=[],
+                metavar="FORMAT=FILE",
+                help="also write the report so: json, junit, html or text; may be given more "
+                "than once",
+            ),
+            option(
                 "--watch",
                 type=seconds,
                 metavar="SECONDS",
@@ -235,6 +251,7 @@ COMMANDS = (
         drgn=_check_code,
         status=lambda records: records.exit_status,
         stopped=_check_stopped,
+        failures=_check_failures,
         presenter=_check_presenter,
     ),
     *PAGE_COMMANDS,
