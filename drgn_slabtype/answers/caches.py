@@ -32,7 +32,7 @@ from ..ledger import I64, Bools, Ledger, ListKind, State
 from ..machine import machine
 from ..machine.kfence import kfence_pool
 from ..pages.scan import Progress
-from ..shapes import HIDDEN, Address, shown
+from ..shapes import HIDDEN, Address, Listing, shown
 from .aliases import cache_aliases
 from .counts import count_objects
 from .guarded import guarded_objects
@@ -176,8 +176,10 @@ class CacheUsage:
 
 
 @dataclass
-class CachesAnswer:
+class CachesAnswer(Listing):
     """All caches, sorted, and their sums."""
+
+    LISTED = "caches"
 
     caches: List[CacheUsage]
     """In the order that was asked for."""

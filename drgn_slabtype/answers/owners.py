@@ -19,7 +19,7 @@ from drgn.helpers.linux.cgroup import cgroup_path
 
 from ..ledger import I64, U64, Bools
 from ..machine import Machine, has_contents, machine
-from ..shapes import Address, Bytes
+from ..shapes import Address, Bytes, Listing
 from .caches import cpus_of
 from .lookup import lookup
 from .memcg import vectors
@@ -43,8 +43,10 @@ class Owner:
 
 
 @dataclass
-class OwnersAnswer:
+class OwnersAnswer(Listing):
     """The objects of a cache by who has them."""
+
+    LISTED = "owners"
 
     cache: str
     """Name of the slab cache."""
