@@ -197,13 +197,32 @@ def _decimal_or_hexadecimal(text: str) -> int:
         return _hexadecimal(text)
 
 
+class _Once(argparse.Action):
+    # An option that means one thing; of two, none is dropped in silence.
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: Optional[str] = None,
+    ) -> None:
+        if getattr(namespace, self.dest) is not None:
+            raise argparse.ArgumentError(self, "may be given only once")
+        setattr(namespace, self.dest, values)
+
+
 def _add_target_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("target", "spelled as drgn spells them")
     which = group.add_mutually_exclusive_group()
     which.add_argument("-k", "--kernel", action="store_true", help="the running kernel (default)")
-    which.add_argument("-c", "--core", metavar="PATH", help="a core dump or a capture")
     which.add_argument(
-        "--qemu", metavar="ADDRESS", help="a QEMU guest, by its QMP socket path or host:port"
+        "-c", "--core", action=_Once, metavar="PATH", help="a core dump or a capture"
+    )
+    which.add_argument(
+        "--qemu",
+        action=_Once,
+        metavar="ADDRESS",
+        help="a QEMU guest, by its QMP socket path or host:port",
     )
     group.add_argument(
         "-s",
