@@ -21,6 +21,7 @@ from .command import (
     Option,
     address,
     answer,
+    count,
     incomplete,
     number,
     option,
@@ -87,6 +88,7 @@ def _caches(prog: Program, args: argparse.Namespace) -> CachesAnswer:
             per_node=args.per_node,
             per_cpu=args.per_cpu,
             aliases=args.aliases,
+            most=args.most,
             progress=show,
         )
 
@@ -95,6 +97,7 @@ def _caches_code(args: argparse.Namespace) -> str:
     names = "".join(f"{name!r}, " for name in args.cache)
     given = [name for name in ("per_node", "per_cpu", "aliases") if getattr(args, name)]
     options = "".join(f", {name}=True" for name in given)
+    options += "" if args.most is None else f", most={args.most}"
     members = {"per_node": ", cache.nodes", "per_cpu": ", cache.cpus", "aliases": ", cache.aliases"}
     more = "".join(members[name] for name in given)
     return f"""\
@@ -288,6 +291,7 @@ COMMANDS = (
             option(
                 "--aliases", action="store_true", help="show the names of caches merged into one"
             ),
+            option("-n", dest="most", type=count, metavar="N", help="show no more than N"),
         ),
         drgn=_caches_code,
         status=incomplete,

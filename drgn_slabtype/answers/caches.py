@@ -190,6 +190,8 @@ class CachesAnswer(Listing):
     aliases: Annotated[bool, HIDDEN] = False
     unavailable: Tuple[str, ...] = ()
     """What is missing in it because it is not in the target, or cannot be reached."""
+    found: Optional[int] = None
+    """How many caches the sums are of, those included that are not told."""
 
 
 _SORTS: Mapping[str, Callable[[CacheUsage], Tuple[float, str]]] = {
@@ -212,6 +214,7 @@ def caches(
     per_node: bool = False,
     per_cpu: bool = False,
     aliases: bool = False,
+    most: Optional[int] = None,
     progress: Optional[Progress] = None,
 ) -> CachesAnswer:
     """
@@ -224,6 +227,7 @@ def caches(
     :param per_node: Whether to tell the NUMA nodes apart.
     :param per_cpu: Whether to tell what each CPU keeps.
     :param aliases: Whether to look for the names of merged caches.
+    :param most: Tell no more than so many; the sums are of all.
     :raises LayoutError: if the kernel's layout is not understood.
     :raises TargetError: if there is no cache of a name.
     """
@@ -251,7 +255,9 @@ def caches(
         usage.cpus = cpus_of(ledger) if per_cpu else []
         found.append(usage)
     found.sort(key=_SORTS[sort])
-    return CachesAnswer(found, _total(found), per_node, per_cpu, aliases, tuple(missing))
+    total = _total(found)
+    told = found[:most]
+    return CachesAnswer(told, total, per_node, per_cpu, aliases, tuple(missing), len(found))
 
 
 def cache_usage(ledger: Ledger, page_size: int) -> CacheUsage:

@@ -196,6 +196,14 @@ def test_addresses_of_more_than_64_bits_are_an_error(prog: Program) -> None:
             ask(prog, 1 << 64)
 
 
+def test_some_of_the_caches_have_the_sums_of_all(prog: Program) -> None:
+    every, some = caches(prog), caches(prog, most=3)
+    assert some.caches == every.caches[:3]
+    assert some.total == every.total
+    count = len(every.caches)
+    assert as_text.caches(some).splitlines()[-1].startswith(f"{count} caches, 3 shown; ")
+
+
 def test_answers_are_lists_of_records(prog: Program) -> None:
     answer = caches(prog)
     assert answer[:3] == answer.caches[:3]

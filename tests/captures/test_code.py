@@ -41,7 +41,7 @@ LINES = (
     "pages --kpageflags FLAGS --kpagecount COUNTS",
     "page OBJECT",
     "caches",
-    "caches 'kmalloc-*' dentry --sort name --per-node --per-cpu --aliases",
+    "caches 'kmalloc-*' dentry --sort name -n 5 --per-node --per-cpu --aliases",
     "objects kmalloc-64",
     "objects kmalloc-64 --free --waiting",
     "slabs kmalloc-64",

@@ -114,10 +114,12 @@ def summary(answer: CachesAnswer) -> str:
     """Return the sums in one line."""
     total = answer.total
     told: List[str] = [
-        plural(len(answer.caches), "cache"),
+        plural(len(answer.caches) if answer.found is None else answer.found, "cache"),
         f"{kib(total.memory)} in {plural(total.slabs, 'slab')}",
         f"{kib(total.leftover)} left over in slabs, {kib(total.padding)} between objects",
     ]
+    if answer.found is not None and len(answer.caches) < answer.found:
+        told[0] += f", {len(answer.caches)} shown"
     damaged = sum(not cache.consistent for cache in answer.caches)
     if damaged:
         told.append(f"* {plural(damaged, 'cache')} with contradicting numbers: see check")
