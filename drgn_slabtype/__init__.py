@@ -67,6 +67,7 @@ _NAMES = {
     "what": ".answers.what",
     "write_html": ".checking",
     "write_kernel_files": ".pages.kpageflags",
+    "write_report": ".checking",
 }
 
 __all__ = ["__version__", *_NAMES]  # noqa: PLE0604

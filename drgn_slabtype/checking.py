@@ -12,9 +12,9 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any, Iterator, List, Optional, Union
 
-from .command import resolved, spelled
+from .command import ReportFile, resolved, spelled
 from .errors import TargetError
-from .findings import LayoutSummary, Report, Target
+from .findings import Finding, LayoutSummary, Report, Target
 from .fleet.known import Cause, likenesses, read_causes
 from .report.output import Progress, check_writable, emit, progress
 from .signals import interruptible, reason_of
@@ -98,12 +98,15 @@ def run(prog: Program, args: argparse.Namespace) -> Union[Report, Watching]:
     """Check a kernel, once or in rounds."""
     from .check import check
 
-    for path in (args.html, args.capture):
+    files = [*args.report, *([ReportFile("html", args.html)] if args.html else [])]
+    for path in (args.capture, *(one.path for one in files)):
         check_writable(path)
     causes = _causes(args)
     if _is_watch(args):
-        if args.format == "junit" or args.html:
-            raise TargetError("--html and --format junit are for one check, not for rounds of them")
+        if args.format == "junit" or files:
+            raise TargetError(
+                "--html, --report and --format junit are for one check, not for rounds of them"
+            )
         return Watching(prog, args)
     addresses = [resolved(prog, given) for given in args.address]
     with progress() as show:
@@ -112,8 +115,8 @@ def run(prog: Program, args: argparse.Namespace) -> Union[Report, Watching]:
         _complete(prog, report, causes)
         if args.capture and report.findings and not report.interrupted:
             save(prog, args.capture, report)
-        if args.html and not report.interrupted:
-            write_html(prog, report, args.html)
+        for one in files:
+            _save(prog, report, one)
     except KeyboardInterrupt as stop:
         report.stop(reason_of(stop))
     return report
@@ -137,6 +140,40 @@ def _complete(prog: Program, report: Report, causes: Optional[List[Cause]]) -> N
     missing = shortfall(prog)
     if missing is not None and missing not in report.unavailable:
         report.unavailable.insert(0, missing)
+
+
+def _save(prog: Program, report: Report, file: ReportFile) -> None:
+    # What was found counts, whatever becomes of the file.
+    if file.format == "html" and report.interrupted:
+        return
+    try:
+        write_report(prog, report, *file)
+    except TargetError as error:
+        message = f"{error}: the report is not in this file"
+        report.notes.append(Finding("not-saved", message, place=file.path))
+
+
+def failures(records: Union[Report, Watching]) -> List[str]:
+    """Return a line for each report that was asked for and could not be written."""
+    if isinstance(records, Watching):
+        return []
+    return [note.message for note in records.notes if note.code == "not-saved" and note.place]
+
+
+def write_report(prog: Program, report: Report, format: str, path: str) -> None:
+    """
+    Write the report of a check to a file, whole or not at all.
+
+    :param report: Of a check of *prog*.
+    :param format: ``json``, ``junit``, ``html`` or ``text``.
+    :raises TargetError: if the file cannot be written.
+    """
+    from .report import present
+
+    if format == "html":
+        write_html(prog, report, path)
+        return
+    emit(present("check", report, "table" if format == "text" else format), path)
 
 
 def write_html(prog: Program, report: Report, path: str) -> None:
@@ -202,8 +239,9 @@ for round in watch({", ".join(["prog", *given])}):
     for finding in round.new:
         print(round.time, finding.message)
 {_known_code(args, "round.report", "    ")}"""
-    names = [*(_KNOWN if args.known else ()), *(["write_html"] if args.html else [])]
-    page = f"write_html(prog, report, {args.html!r})\n" if args.html else ""
+    files = [*args.report, *([ReportFile("html", args.html)] if args.html else [])]
+    names = [*(_KNOWN if args.known else ()), *(["write_report"] if files else [])]
+    page = "".join(f"write_report(prog, report, {f.format!r}, {f.path!r})\n" for f in files)
     return f"""\
 from drgn_slabtype import {", ".join(["check", *names])}
 

@@ -14,10 +14,11 @@ import argparse
 import logging
 import os
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, List, NoReturn, Optional, Sequence
 
 from . import __version__
-from .commands import COMMANDS, Command, answer
+from .commands import COMMANDS, Answer, Command, answer
 from .signals import TIME, Interruptions, reason_of
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def _run(args: argparse.Namespace) -> int:
     command: Command = args.command
     try:
         found = answer(command, lambda: _open(args), args)
-        _emit(found.text, found.output)
+        return _finish(command, args, found)
     except KeyboardInterrupt as stop:
         ended = "stopped by time" if reason_of(stop) == TIME else "interrupted"
         return _fail(args, f"{ended} before anything was judged", _INCOMPLETE)
@@ -77,7 +78,36 @@ def _run(args: argparse.Namespace) -> int:
         if args.log_level == "debug":
             raise
         return _fail(args, f"{type(e).__name__}: {e}", _USAGE_OR_TARGET)
-    return 0 if found.records is None else command.status(found.records)
+
+
+def _finish(command: Command, args: argparse.Namespace, found: Answer) -> int:
+    # Whatever cannot be written, what was found counts, and is said.
+    from .errors import TargetError
+
+    failed: List[str] = []
+    try:
+        _emit(found.text, found.output)
+    except TargetError as e:
+        failed.append(str(e))
+        if isinstance(found.text, str) and found.output is not None:
+            _tell_anyway(command, found.records)
+    if found.records is None:
+        status = 0
+    else:
+        status = command.status(found.records)
+        failed += command.failures(found.records)
+    for line in failed:
+        _fail(args, line, status)
+    return (1 if status == 1 else _USAGE_OR_TARGET) if failed else status
+
+
+def _tell_anyway(command: Command, records: object) -> None:
+    from .errors import TargetError
+    from .report import present
+
+    if records is not None and command.stopped is not None:
+        with suppress(TargetError):
+            _emit(present(command.name, records, "table"), None)
 
 
 def _emit(text: Text, path: Optional[str]) -> None:
@@ -167,13 +197,32 @@ def _decimal_or_hexadecimal(text: str) -> int:
         return _hexadecimal(text)
 
 
+class _Once(argparse.Action):
+    # An option that means one thing; of two, none is dropped in silence.
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: Optional[str] = None,
+    ) -> None:
+        if getattr(namespace, self.dest) is not None:
+            raise argparse.ArgumentError(self, "may be given only once")
+        setattr(namespace, self.dest, values)
+
+
 def _add_target_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("target", "spelled as drgn spells them")
     which = group.add_mutually_exclusive_group()
     which.add_argument("-k", "--kernel", action="store_true", help="the running kernel (default)")
-    which.add_argument("-c", "--core", metavar="PATH", help="a core dump or a capture")
     which.add_argument(
-        "--qemu", metavar="ADDRESS", help="a QEMU guest, by its QMP socket path or host:port"
+        "-c", "--core", action=_Once, metavar="PATH", help="a core dump or a capture"
+    )
+    which.add_argument(
+        "--qemu",
+        action=_Once,
+        metavar="ADDRESS",
+        help="a QEMU guest, by its QMP socket path or host:port",
     )
     group.add_argument(
         "-s",

@@ -14,7 +14,17 @@ import argparse
 import os
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Callable, Iterator, NamedTuple, Optional, Tuple, Union
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    Iterator,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+)
 
 if TYPE_CHECKING:
     from drgn import FaultError
@@ -141,6 +151,30 @@ def span(text: str) -> Span:
     return Span(address(start), length)
 
 
+class ReportFile(NamedTuple):
+    """A report beside the one that is printed."""
+
+    format: str
+    path: str
+
+
+_REPORTS = ("json", "junit", "html", "text")
+
+
+def report_file(text: str) -> ReportFile:
+    """
+    Return the report that a text asks for: ``json=report.json``.
+
+    :raises argparse.ArgumentTypeError: if it names no format or no file.
+    """
+    format, _, path = text.partition("=")
+    if format not in _REPORTS or not path:
+        raise argparse.ArgumentTypeError(
+            f"{text} is not FORMAT=FILE, of these formats: {', '.join(_REPORTS)}"
+        )
+    return ReportFile(format, path)
+
+
 def count(text: str) -> int:
     """
     Return a number that is not negative.
@@ -231,6 +265,8 @@ class Command:
     Returns the records of a run that was stopped: takes the options, the
     records if there are any yet, and what stopped it.
     """
+    failures: Callable[[Any], Sequence[str]] = lambda records: ()
+    """Returns a line for each file that was asked for and could not be written."""
     presenter: Optional[Callable[[Any], str]] = None
     """Returns the name of the functions that present some records, if not the command's."""
 
@@ -239,6 +275,12 @@ class Command:
         options = [
             *self.options,
             option("--format", choices=self.formats, default="table", help="output format"),
+            option(
+                "--all",
+                dest="wide",
+                action="store_true",
+                help="show all columns of tables, also where a terminal is too narrow for them",
+            ),
         ]
         if self.output:
             options.append(
@@ -276,7 +318,7 @@ def answer(command: Command, program: Callable[[], Any], args: argparse.Namespac
         import numpy  # noqa: F401
 
     from .report import present, renderer
-    from .report.output import check_writable
+    from .report.output import check_writable, width
     from .signals import interruptible, reason_of
 
     path = args.output if command.output else None
@@ -284,17 +326,18 @@ def answer(command: Command, program: Callable[[], Any], args: argparse.Namespac
     if command.drgn and args.drgn:
         return Answer(None, command.drgn(args), path)
     renderer(args.format)
+    columns = None if args.wide else width(path)
     records = None
     try:
         with interruptible():
             prog = program() if command.target else None
             records = _run(command, prog, args)
-            text = present(_presenter(command, records), records, args.format)
+            text = present(_presenter(command, records), records, args.format, columns)
     except KeyboardInterrupt as stop:
         if command.stopped is None:
             raise
         records = command.stopped(args, records, reason_of(stop))
-        text = present(_presenter(command, records), records, args.format)
+        text = present(_presenter(command, records), records, args.format, columns)
     if not isinstance(text, str) and command.stopped is None:
         text = _piecemeal(text)
     return Answer(records, text, path)

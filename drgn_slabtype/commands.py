@@ -12,7 +12,7 @@ the library is imported inside the functions.
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any, List
+from typing import TYPE_CHECKING, Any, List, Sequence
 
 from .command import (
     NUMBERS,
@@ -21,9 +21,11 @@ from .command import (
     Option,
     address,
     answer,
+    count,
     incomplete,
     number,
     option,
+    report_file,
     seconds,
 )
 from .pagecommands import PAGE_COMMANDS
@@ -62,6 +64,12 @@ def _check_presenter(records: Any) -> str:
     return presenter(records)
 
 
+def _check_failures(records: Any) -> Sequence[str]:
+    from .checking import failures
+
+    return failures(records)
+
+
 def _check_code(args: argparse.Namespace) -> str:
     from .checking import code
 
@@ -80,6 +88,7 @@ def _caches(prog: Program, args: argparse.Namespace) -> CachesAnswer:
             per_node=args.per_node,
             per_cpu=args.per_cpu,
             aliases=args.aliases,
+            most=args.most,
             progress=show,
         )
 
@@ -88,6 +97,7 @@ def _caches_code(args: argparse.Namespace) -> str:
     names = "".join(f"{name!r}, " for name in args.cache)
     given = [name for name in ("per_node", "per_cpu", "aliases") if getattr(args, name)]
     options = "".join(f", {name}=True" for name in given)
+    options += "" if args.most is None else f", most={args.most}"
     members = {"per_node": ", cache.nodes", "per_cpu": ", cache.cpus", "aliases": ", cache.aliases"}
     more = "".join(members[name] for name in given)
     return f"""\
@@ -199,6 +209,15 @@ COMMANDS = (
                 help="also write a page with a map of memory and charts of the caches",
             ),
             option(
+                "--report",
+                type=report_file,
+                action="append",
+                default=[],
+                metavar="FORMAT=FILE",
+                help="also write the report so: json, junit, html or text; may be given more "
+                "than once",
+            ),
+            option(
                 "--watch",
                 type=seconds,
                 metavar="SECONDS",
@@ -235,6 +254,7 @@ COMMANDS = (
         drgn=_check_code,
         status=lambda records: records.exit_status,
         stopped=_check_stopped,
+        failures=_check_failures,
         presenter=_check_presenter,
     ),
     *PAGE_COMMANDS,
@@ -271,6 +291,7 @@ COMMANDS = (
             option(
                 "--aliases", action="store_true", help="show the names of caches merged into one"
             ),
+            option("-n", dest="most", type=count, metavar="N", help="show no more than N"),
         ),
         drgn=_caches_code,
         status=incomplete,

@@ -20,7 +20,7 @@ from .check import check
 from .errors import TargetError
 from .findings import Report
 from .pages.census import census
-from .shapes import Bytes
+from .shapes import Bytes, Listing
 
 _IDENTITY = ("code", "cache", "node", "cpu", "slab", "object", "place", "address")
 _Key = Tuple[Any, ...]
@@ -91,8 +91,10 @@ class Changed:
 
 
 @dataclass
-class Difference:
+class Difference(Listing):
     """From one moment to another; what did not change is left out."""
+
+    LISTED = "caches"
 
     caches: List[CacheGrowth] = field(default_factory=list)
     """Those that grew most bytes first, those that shrank last."""

@@ -11,7 +11,7 @@ its users and imports nothing but drgn's command interface.
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Sequence
 
 from .commands import COMMANDS, Command, answer
 
@@ -28,10 +28,23 @@ def drgn_prog_set(prog: Program) -> None:
 
 
 def _register(spec: Command, name: str) -> None:
-    from drgn.commands import CommandError, argument
-    from drgn.commands.linux import linux_kernel_command
+    from drgn.commands import CommandError, argument, parse_shell_command
+    from drgn.commands.linux import linux_kernel_custom_command
 
-    def run(prog: Program, name: str, args: argparse.Namespace, **kwargs: Any) -> Any:
+    def run(
+        prog: Program,
+        name: str,
+        words: Sequence[str],
+        parser: argparse.ArgumentParser,
+        **kwargs: Any,
+    ) -> Any:
+        # As in the shell, whatever else is missing.
+        if {"-h", "--help"} & set(words):
+            print(parser.format_help(), end="")
+            return None
+        return _run(prog, parser.parse_args(words))
+
+    def _run(prog: Program, args: argparse.Namespace) -> Any:
         from .errors import SlabTypeError
         from .report.output import emit
         from .signals import Interruptions, repeat
@@ -51,10 +64,15 @@ def _register(spec: Command, name: str) -> None:
         repeat(interruptions.signal)
         return found.records
 
-    linux_kernel_command(
+    linux_kernel_custom_command(
         name=name,
         description=spec.description,
-        arguments=tuple(argument(*o.flags, **o.settings) for o in spec.all_options()),
+        long_description=spec.description,
+        arguments=(
+            *(argument(*o.flags, **o.settings) for o in spec.all_options()),
+            argument("-h", "--help", action="store_true", help="show this help"),
+        ),
+        parse=parse_shell_command,
     )(run)
 
 

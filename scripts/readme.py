@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Run the examples of README.md and write their output into it.
+Run the examples of README.md and docs/questions.md and write their output into them.
 
 usage: python scripts/readme.py [--check] [--capture PATH]
 
 Console examples on "-c vmcore -s vmlinux" run on a capture of that vmcore, the
-one that ships with the package unless another is given. With --check nothing is
-written, and the exit status is 1 if the file would change.
+one that ships with the package unless another is given; those on other dumps on
+captures that the tests have. With --check nothing is written, and the exit status
+is 1 if a file would change.
 """
 
 from __future__ import annotations
@@ -25,9 +26,14 @@ from drgn_slabtype.capture import open_capture
 from drgn_slabtype.cli import main as run
 
 ROOT = Path(__file__).parents[1]
+PAGES = ("README.md", "docs/questions.md")
 TARGET = "-c vmcore -s vmlinux"
-# What differs from machine to machine.
-VARYING = re.compile(r"[\d.]+ [KMG]iB of memory taken")
+OTHERS = {
+    "-c debug.vmcore -s vmlinux": "debian-7-debug/capture.xz",
+    "-c overrun.vmcore -s vmlinux": "broken/slub-6.1-plain-P-overflow-word.xz",
+}
+# What differs from machine to machine, or with every way to read less.
+VARYING = re.compile(r"read [\d.]+ [KMG]iB in \d+ reads|[\d.]+ [KMG]iB of memory taken")
 
 
 def embedded_capture() -> Path:
@@ -44,6 +50,9 @@ def console(block: str, capture: Path) -> str:
             continue
         output = io.StringIO()
         command = line[2:].replace(TARGET, f"-c {shlex.quote(str(capture))}")
+        for target, path in OTHERS.items():
+            there = ROOT / "tests" / "captures" / path
+            command = command.replace(target, f"-c {shlex.quote(str(there))}")
         with contextlib.redirect_stdout(output):
             run(shlex.split(command)[1:])
         lines += [line, *output.getvalue().splitlines()]
@@ -76,16 +85,24 @@ def main() -> int:
     parser.add_argument("--capture", type=Path, help="capture of the vmcore of the examples")
     args = parser.parse_args()
     capture = args.capture or embedded_capture()
-    readme = ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8")
+    return max(renew(ROOT / page, capture, args.check) for page in PAGES)
+
+
+def renew(page: Path, capture: Path, check: bool) -> int:
+    """
+    Run the examples of one page, and write it unless it is only to be checked.
+
+    :return: 1 if it is not what the program prints, else 0.
+    """
+    text = page.read_text(encoding="utf-8")
     generated = generate(text, capture)
     if python_failures(text, capture):
         return 1
     same = VARYING.sub("", generated) == VARYING.sub("", text)
-    if not args.check and not same:
-        readme.write_text(generated, encoding="utf-8")
+    if not check and not same:
+        page.write_text(generated, encoding="utf-8")
     elif not same:
-        print("README.md is out of date: run python scripts/readme.py", file=sys.stderr)
+        print(f"{page.name} is out of date: run python scripts/readme.py", file=sys.stderr)
         return 1
     return 0
 

@@ -32,7 +32,7 @@ from ..ledger import I64, Bools, Ledger, ListKind, State
 from ..machine import machine
 from ..machine.kfence import kfence_pool
 from ..pages.scan import Progress
-from ..shapes import HIDDEN, Address, shown
+from ..shapes import HIDDEN, Address, Listing, shown
 from .aliases import cache_aliases
 from .counts import count_objects
 from .guarded import guarded_objects
@@ -176,8 +176,10 @@ class CacheUsage:
 
 
 @dataclass
-class CachesAnswer:
+class CachesAnswer(Listing):
     """All caches, sorted, and their sums."""
+
+    LISTED = "caches"
 
     caches: List[CacheUsage]
     """In the order that was asked for."""
@@ -188,6 +190,8 @@ class CachesAnswer:
     aliases: Annotated[bool, HIDDEN] = False
     unavailable: Tuple[str, ...] = ()
     """What is missing in it because it is not in the target, or cannot be reached."""
+    found: Optional[int] = None
+    """How many caches the sums are of, those included that are not told."""
 
 
 _SORTS: Mapping[str, Callable[[CacheUsage], Tuple[float, str]]] = {
@@ -210,6 +214,7 @@ def caches(
     per_node: bool = False,
     per_cpu: bool = False,
     aliases: bool = False,
+    most: Optional[int] = None,
     progress: Optional[Progress] = None,
 ) -> CachesAnswer:
     """
@@ -222,6 +227,7 @@ def caches(
     :param per_node: Whether to tell the NUMA nodes apart.
     :param per_cpu: Whether to tell what each CPU keeps.
     :param aliases: Whether to look for the names of merged caches.
+    :param most: Tell no more than so many; the sums are of all.
     :raises LayoutError: if the kernel's layout is not understood.
     :raises TargetError: if there is no cache of a name.
     """
@@ -249,7 +255,9 @@ def caches(
         usage.cpus = cpus_of(ledger) if per_cpu else []
         found.append(usage)
     found.sort(key=_SORTS[sort])
-    return CachesAnswer(found, _total(found), per_node, per_cpu, aliases, tuple(missing))
+    total = _total(found)
+    told = found[:most]
+    return CachesAnswer(told, total, per_node, per_cpu, aliases, tuple(missing), len(found))
 
 
 def cache_usage(ledger: Ledger, page_size: int) -> CacheUsage:

@@ -36,6 +36,8 @@ _PER_CPU = {
 
 def elsewhere(machine: Machine, addr: int) -> AddressInfo:
     """Return what an address is that is in no slab."""
+    if addr == 0:
+        return AddressInfo(addr, "other", "NULL")
     if not machine.memory.is_kernel_address(np.array([addr], np.uint64))[0]:
         return AddressInfo(addr, "other", NOT_KERNEL)
     for identify in (_symbol, _per_cpu, _struct_page, _known_to_drgn, _in_page):

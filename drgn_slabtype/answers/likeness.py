@@ -19,7 +19,7 @@ from drgn import Object, Program
 from ..ledger import U64, Bools
 from ..machine import Machine, has_contents, machine
 from ..machine.symbols import CodeNames
-from ..shapes import Address, Bytes
+from ..shapes import Address, Bytes, Listing
 from .lookup import lookup
 from .states import ObjectState, object_states
 
@@ -51,8 +51,10 @@ class Kind:
 
 
 @dataclass
-class KindsAnswer:
+class KindsAnswer(Listing):
     """Objects in use of one cache by what they hold, the most frequent first."""
+
+    LISTED = "kinds"
 
     cache: str
     """Name of the slab cache."""

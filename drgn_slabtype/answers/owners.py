@@ -17,9 +17,9 @@ from drgn import FaultError, Object, Program
 from drgn.helpers.common.format import escape_ascii_string
 from drgn.helpers.linux.cgroup import cgroup_path
 
-from ..ledger import I64, U64, Bools, Ledger
+from ..ledger import I64, U64, Bools
 from ..machine import Machine, has_contents, machine
-from ..shapes import Address, Bytes
+from ..shapes import Address, Bytes, Listing
 from .caches import cpus_of
 from .lookup import lookup
 from .memcg import vectors
@@ -43,8 +43,10 @@ class Owner:
 
 
 @dataclass
-class OwnersAnswer:
+class OwnersAnswer(Listing):
     """The objects of a cache by who has them."""
+
+    LISTED = "owners"
 
     cache: str
     """Name of the slab cache."""
@@ -82,29 +84,48 @@ def owners(prog: Program, cache: Union[str, int, Object]) -> OwnersAnswer:
     nodes, counts = np.unique(ledger.slabs.nid[slab], return_counts=True)
     answer.nodes = dict(zip(nodes.tolist(), counts.tolist()))
     answer.cpus = {cpu.cpu: sum(cpu.free.values()) for cpu in cpus_of(ledger)}
-    charged, known = _charges(kernel, ledger, slab, index)
+    stride = ledger.facts.stride
+    charged, known = charges(kernel, ledger.slabs.page, stride, slab, index)
     answer.unknown = int(np.count_nonzero(~known))
-    groups, counts = np.unique(charged[known], return_counts=True)
+    answer.uncharged = int(np.count_nonzero(charged[known] == 0))
+    answer.owners = grouped(kernel, charged[known], stride)
+    return answer
+
+
+def grouped(kernel: Machine, charged: U64, stride: int) -> List[Owner]:
+    """
+    Return who some objects are charged to, most objects first.
+
+    A memory cgroup has had other object cgroups before it was removed, or on other
+    nodes: those that lead to one are one owner.
+
+    :param charged: ``struct obj_cgroup *`` of each object; 0 for none.
+    :param stride: Bytes from one object to the next.
+    """
+    groups, counts = np.unique(charged[charged != 0], return_counts=True)
     found: Dict[Tuple[Optional[str], Optional[int], bool], int] = {}
     for group, count in zip(groups.tolist(), counts.tolist()):
-        if not group:
-            answer.uncharged = count
-            continue
         told = _memcg(kernel, group)
         found[told] = found.get(told, 0) + count
-    answer.owners = sorted(
+    return sorted(
         (
-            Owner(path, memcg, count, count * ledger.facts.stride, dying)
+            Owner(path, memcg, count, count * stride, dying)
             for (path, memcg, dying), count in found.items()
         ),
         key=lambda owner: -owner.objects,
     )
-    return answer
 
 
-def _charges(kernel: Machine, ledger: Ledger, slab: I64, index: I64) -> Tuple[U64, Bools]:
-    # The struct obj_cgroup * of each object, 0 for none; and which could be told.
-    start, step = vectors(kernel, ledger.slabs.page, ledger.facts.stride)
+def charges(kernel: Machine, pages: U64, stride: int, slab: I64, index: I64) -> Tuple[U64, Bools]:
+    """
+    Return the ``struct obj_cgroup *`` of objects, 0 for none; and of which it could be told.
+
+    :param pages: ``struct slab *`` of slabs of one cache.
+    :param stride: Bytes from one of its objects to the next.
+    :param slab: Row of *pages* of each object.
+    :param index: Position of each in its slab.
+    """
+    start, step = vectors(kernel, pages, stride)
     charged = np.zeros(len(slab), np.uint64)
     known = np.ones(len(slab), np.bool_)
     with_vector = np.flatnonzero(start[slab] != 0)

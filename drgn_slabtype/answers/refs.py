@@ -23,7 +23,7 @@ from ..machine.memory import U64
 from ..machine.tasks import ERRORS, TaskList
 from ..machine.virtual import virtual
 from ..pages.scan import Progress, page_ranges
-from ..shapes import Address
+from ..shapes import Address, Listing
 from .address import AddressInfo
 from .describe import describe, describe_in
 from .lookup import Located, Lookup, lookup
@@ -64,8 +64,10 @@ class Reference:
 
 
 @dataclass
-class References:
+class References(Listing):
     """Everything that points into a range."""
+
+    LISTED = "references"
 
     start: Address
     """The first byte of the range."""

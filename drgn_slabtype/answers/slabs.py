@@ -20,7 +20,7 @@ from ..errors import TargetError
 from ..ledger import I64, U64, Ledger, ListKind
 from ..machine import Machine, machine
 from ..machine.told import require_cpu, require_node
-from ..shapes import Address
+from ..shapes import Address, Listing
 from .lookup import Judged, lookup
 from .missing import missing_of_cache, missing_of_machine
 from .states import LISTS, ObjectState, SlabObject
@@ -63,8 +63,10 @@ class SlabUsage:
 
 
 @dataclass(frozen=True)
-class SlabsAnswer:
+class SlabsAnswer(Listing):
     """Slabs of one cache, by address."""
+
+    LISTED = "slabs"
 
     cache: str
     """Name of the slab cache."""

@@ -24,7 +24,7 @@ from ..machine.clock import Clock, clock
 from ..machine.columns import Rows
 from ..machine.symbols import CodeNames, depot_traces
 from ..pages.scan import Progress
-from ..shapes import Bytes
+from ..shapes import Bytes, Listing
 from .lookup import Lookup, lookup
 from .slots import slot
 from .states import ObjectState, object_states
@@ -62,8 +62,10 @@ class Stack:
 
 
 @dataclass
-class StacksAnswer:
+class StacksAnswer(Listing):
     """Objects by call trace, the largest groups first."""
+
+    LISTED = "stacks"
 
     event: str
     """``allocated`` or ``freed``."""

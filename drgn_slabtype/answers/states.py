@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import astuple, dataclass, replace
-from typing import Collection, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import Collection, Iterator, List, Optional, Sequence, Tuple, Union, overload
 
 import numpy as np
 
@@ -112,7 +112,18 @@ class Objects:
         for rows in self.batches():
             yield from (SlabObject(*row) for row in rows)
 
-    def __getitem__(self, row: int) -> SlabObject:
+    @overload
+    def __getitem__(self, row: int) -> SlabObject: ...
+
+    @overload
+    def __getitem__(self, row: slice) -> List[SlabObject]: ...
+
+    def __getitem__(self, row: Union[int, slice]) -> Union[SlabObject, List[SlabObject]]:
+        if isinstance(row, slice):
+            return [self[at] for at in range(*row.indices(len(self)))]
+        if not -len(self) <= row < len(self):
+            raise IndexError(f"there are {len(self)} objects")
+        row %= len(self)
         if row >= len(self.address):
             return self.guarded[row - len(self.address)]
         which = np.zeros(len(self.address), np.bool_)

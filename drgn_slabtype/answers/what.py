@@ -21,7 +21,7 @@ from ..allocators.slub.cache import SlubCache, slab_flags
 from ..allocators.slub.freelists import Encoding, decode
 from ..machine import Machine, machine
 from ..machine.clock import clock
-from ..shapes import Address, Flags
+from ..shapes import Address, Flags, Listing
 from .address import Meaning
 from .content import describe_word, longest_text
 from .describe import describe, spell
@@ -33,8 +33,10 @@ _SHORTEST_TEXT = 4  # fewer printable bytes in a row come about by chance
 
 
 @dataclass(frozen=True)
-class Word:
+class Word(Listing):
     """What a word can be; the more certain meanings first."""
+
+    LISTED = "meanings"
 
     word: Flags
     """The word."""

@@ -67,8 +67,8 @@ NOTES: Mapping[str, Code] = {
     ),
     "not-saved": Code(
         "note",
-        "A capture that was asked for could not be written.",
-        "`--capture FILE` was given and something was found.",
+        "A file that was asked for could not be written.",
+        "`--capture FILE` was given and something was found, or `--report FORMAT=FILE`.",
         ("a full disk, or a folder that cannot be written to",),
         ("the message, which says why",),
     ),

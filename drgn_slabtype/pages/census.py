@@ -19,7 +19,7 @@ from ..errors import TargetError
 from ..machine import Machine, machine
 from ..machine.memory import U64, Bools
 from ..machine.told import require_node
-from ..shapes import Address, Bytes, Flags, Key, Word, shown
+from ..shapes import Address, Bytes, Flags, Key, Listing, Word, shown
 from .flagnames import BITS, flag_names
 from .kinds import MEANINGS, TAIL, Kinds
 from .kpageflags import kpageflags
@@ -135,8 +135,10 @@ class Selection:
 
 
 @dataclass(frozen=True)
-class Census:
+class Census(Listing):
     """What every online page of the machine is."""
+
+    LISTED = "rows"
 
     rows: Annotated[List[CensusRow], Key("types")]
     """Most pages first."""

@@ -5,14 +5,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import sys
 import tempfile
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Iterator, Optional
+import time
+from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, Optional
 
 from ..errors import TargetError
 from . import Text
 
 if TYPE_CHECKING:
+    from tqdm import tqdm
+
     from ..fleet.run import State
 
 
@@ -100,31 +104,63 @@ def colours(path: Optional[str]) -> bool:
     return path in (None, "-") and sys.stdout.isatty() and "NO_COLOR" not in os.environ
 
 
+def width(path: Optional[str]) -> Optional[int]:
+    """
+    Return how wide the terminal is that a text goes to; ``None`` if it goes to none.
+
+    :param path: Where the text goes; ``None`` or ``-`` for standard output.
+    """
+    if path not in (None, "-") or not sys.stdout.isatty():
+        return None
+    return shutil.get_terminal_size().columns
+
+
 Progress = Callable[[str, int, int], None]
 
 
 @contextlib.contextmanager
 def progress() -> Iterator[Optional[Progress]]:
-    """Show progress on standard error while it is a terminal; else return ``None``."""
+    """
+    Show progress on standard error while it is a terminal; else return ``None``.
+
+    Nothing is shown of what takes less than :data:`PATIENCE` seconds, and nothing is
+    left of what was.
+    """
     if not sys.stderr.isatty():
         yield None
         return
-    from tqdm import tqdm
-
-    bars: Dict[str, tqdm[Any]] = {}
-
-    def show(label: str, done: int, total: int) -> None:
-        bar = bars.get(label)
-        if bar is None:
-            bar = bars[label] = tqdm(desc=label, leave=False, file=sys.stderr)
-        bar.total = total
-        bar.update(done - bar.n)
-
+    bar = _Bar()
     try:
-        yield show
+        yield bar.show
     finally:
-        for bar in bars.values():
-            bar.close()
+        bar.close()
+
+
+PATIENCE = 2.0  # seconds
+
+
+class _Bar:
+    # One line: that of what is being done now.
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._label = ""
+        self._shown: Optional[tqdm[Any]] = None
+
+    def show(self, label: str, done: int, total: int) -> None:
+        from tqdm import tqdm
+
+        if self._shown is None or label != self._label:
+            self.close()
+            left = self._started + PATIENCE - time.monotonic()
+            self._label = label
+            self._shown = tqdm(desc=label, leave=False, file=sys.stderr, delay=max(left, 0.0))
+        self._shown.total = total
+        self._shown.update(done - self._shown.n)
+
+    def close(self) -> None:
+        if self._shown is not None:
+            self._shown.close()
+            self._shown = None
 
 
 @contextlib.contextmanager

@@ -174,6 +174,9 @@ class _Roots:
     def _can_be_in_flight(self, finding: Finding) -> bool:
         if not isinstance(finding.expected, int) or not isinstance(finding.found, int):
             return False
+        if finding.found < 0:
+            # Nothing in flight counts below zero.
+            return False
         each = 1 if finding.code in ("node-slabs", "node-list-length") else self._objects
         return abs(finding.expected - finding.found) <= each * self._in_flight
 

@@ -10,6 +10,7 @@ import numpy as np
 from ..findings import Finding
 from ..ledger import Ledger, Walk
 from .claims import container_address, container_cpu, container_name, container_node
+from .counts import below_zero
 
 
 def judge_containers(ledger: Ledger) -> Iterator[Finding]:
@@ -25,15 +26,16 @@ def judge_containers(ledger: Ledger) -> Iterator[Finding]:
     ):
         for box in np.flatnonzero(hits).tolist():
             what = "may hold" if code == "container-limit" else "holds"
+            counted = below_zero(int(boxes.counted[box]), 32)
             yield Finding(
                 code,
-                f"{name} {container_name(ledger, box)}: counts {boxes.counted[box]} objects "
+                f"{name} {container_name(ledger, box)}: counts {counted} objects "
                 f"and {what} {expected[box]}",
                 cache=name,
                 node=container_node(ledger, box),
                 cpu=container_cpu(ledger, box),
                 place=container_name(ledger, box),
                 expected=int(expected[box]),
-                found=int(boxes.counted[box]),
+                found=counted,
                 address=container_address(ledger, box),
             )

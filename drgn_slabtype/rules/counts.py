@@ -10,6 +10,20 @@ import numpy as np
 from ..findings import Finding
 from ..ledger import Ledger, Walk
 
+_NO_COUNT = 1 << 47  # beyond all counts; addresses and text are
+_FAR_BELOW = 1 << 30  # nothing is counted down so often
+
+
+def below_zero(number: int, bits: int) -> int:
+    """
+    Return what an unsigned count is that went below zero; any other as it is.
+
+    >>> below_zero(2**64 - 1, 64), below_zero(3, 64)
+    (-1, 3)
+    """
+    below = number - (1 << bits)
+    return below if -_FAR_BELOW <= below < 0 else number
+
 
 def judge_counts(ledger: Ledger) -> Iterator[Finding]:
     """Yield slabs, then nodes, whose counters are wrong."""
@@ -58,15 +72,17 @@ def _judge_nodes(ledger: Ledger) -> Iterator[Finding]:
     name = ledger.facts.name
     for counter in ledger.counters:
         if counter.difference:
+            kept = below_zero(counter.kept, 64)
+            told = f"0x{kept:x}" if kept >= _NO_COUNT else f"{kept}"
             yield Finding(
                 counter.code,
-                f"{name} node {counter.node}: {counter.name} is {counter.kept}, "
+                f"{name} node {counter.node}: {counter.name} is {told}, "
                 f"its slabs add up to {counter.summed}",
                 cache=name,
                 node=counter.node,
                 place=counter.name,
                 expected=counter.summed,
-                found=counter.kept,
+                found=kept,
                 moving=counter.passes,
                 address=counter.address or None,
             )

@@ -194,3 +194,29 @@ def test_addresses_of_more_than_64_bits_are_an_error(prog: Program) -> None:
     for ask in (slab_object, page_info, what, refs, lambda p, a: check(p, addresses=[a])):
         with pytest.raises(ValueError, match=r"0x10000000000000000 has more than 64 bits"):
             ask(prog, 1 << 64)
+
+
+def test_some_of_the_caches_have_the_sums_of_all(prog: Program) -> None:
+    every, some = caches(prog), caches(prog, most=3)
+    assert some.caches == every.caches[:3]
+    assert some.total == every.total
+    count = len(every.caches)
+    assert as_text.caches(some).splitlines()[-1].startswith(f"{count} caches, 3 shown; ")
+
+
+def test_answers_are_lists_of_records(prog: Program) -> None:
+    answer = caches(prog)
+    assert answer[:3] == answer.caches[:3]
+    assert answer[0] is answer.caches[0]
+    assert list(answer) == answer.caches
+    assert len(answer) == len(answer.caches)
+    assert list(slabs(prog, "kmalloc-64")) == slabs(prog, "kmalloc-64").slabs
+    assert census(prog)[0].pages >= census(prog)[-1].pages
+    found = objects(prog, "kmalloc-64")
+    every = list(found)
+    assert found[:5] == every[:5]
+    assert (found[0], found[-1]) == (every[0], every[-1])
+    with pytest.raises(IndexError):
+        found[len(every)]
+    # Of nothing, too, there is something to tell.
+    assert what(prog, 0x7FFFFFFFFFFFFFFF)

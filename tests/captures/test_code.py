@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 import shlex
 from pathlib import Path
 from typing import Any, Dict
@@ -31,7 +32,7 @@ LINES = (
     "check",
     "check --cache kmalloc-64",
     "check OBJECT",
-    "check --html PAGE",
+    "check --html PAGE --report json=JSON --report junit=JUNIT --report text=TEXT",
     "check --rounds 2 --watch 0",
     "check --capture KEPT --max-time 600",
     "pages",
@@ -40,7 +41,7 @@ LINES = (
     "pages --kpageflags FLAGS --kpagecount COUNTS",
     "page OBJECT",
     "caches",
-    "caches 'kmalloc-*' dentry --sort name --per-node --per-cpu --aliases",
+    "caches 'kmalloc-*' dentry --sort name -n 5 --per-node --per-cpu --aliases",
     "objects kmalloc-64",
     "objects kmalloc-64 --free --waiting",
     "slabs kmalloc-64",
@@ -87,8 +88,12 @@ def test_code_runs(kernel: str, prog: Program, line: str, tmp_path: Path) -> Non
     names = {
         "OBJECT": f"{next(iter(objects(prog, 'kmalloc-64'))).address:x}",
         "CAPTURE": str(HERE / kernel / "capture.xz"),
-        **{name: str(tmp_path / name) for name in ("PAGE", "KEPT", "FLAGS", "COUNTS")},
+        **{
+            name: str(tmp_path / name)
+            for name in ("PAGE", "KEPT", "FLAGS", "COUNTS", "JSON", "JUNIT", "TEXT")
+        },
     }
+    asked = set(re.split(r"[ =]", line)) - {"OBJECT", "CAPTURE"}
     for name, value in names.items():
         line = line.replace(name, value)
     words = shlex.split(line)
@@ -98,7 +103,10 @@ def test_code_runs(kernel: str, prog: Program, line: str, tmp_path: Path) -> Non
     assert command.drgn is not None
     printed = _run(command.drgn(args), prog)
     written = sorted(path.name for path in tmp_path.iterdir())
-    assert written == sorted({"PAGE", "FLAGS", "COUNTS"} & set(written))
+    # A capture is written of a finding, and there is none.
+    assert written == sorted(
+        {name for name in names if name in asked and name.isupper()} - {"KEPT"}
+    )
     assert all((tmp_path / name).stat().st_size for name in written)
     told = json.loads("".join(records.text).splitlines()[0] if "rounds" in line else _text(records))
     assert _count(command.name, told, args) in (None, printed.count("\n"))

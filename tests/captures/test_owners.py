@@ -12,7 +12,7 @@ from drgn.helpers.linux.slab import find_slab_cache
 
 from drgn_slabtype.answers.caches import caches
 from drgn_slabtype.answers.memcg import vectors
-from drgn_slabtype.answers.objects import for_each_slab, objects
+from drgn_slabtype.answers.objects import for_each_slab
 from drgn_slabtype.answers.owners import owners
 from drgn_slabtype.capture import open_capture
 from drgn_slabtype.machine import machine
@@ -48,9 +48,12 @@ def test_what_a_capture_left_out_is_unknown(prog: Program) -> None:
         assert answer.uncharged + answer.unknown == answer.objects
 
 
-def test_vectors_are_an_entry_for_each_object(prog: Program) -> None:
+def test_vectors_are_an_entry_for_each_object() -> None:
+    # The guests of the others had no memory cgroups, whose layouts tests/unit/test_memcg.py has.
+    prog = open_capture(str(HERE / "slub-6.12-tiny-plain" / "capture.xz"))
     kernel = machine(prog)
-    for cache in caches(prog).caches[:20]:
+    slabs_with_vector = 0
+    for cache in caches(prog).caches:
         found = find_slab_cache(prog, cache.name)
         if found is None:
             continue
@@ -60,4 +63,5 @@ def test_vectors_are_an_entry_for_each_object(prog: Program) -> None:
         assert (start[with_vector] % 8 == 0).all()
         assert (step[with_vector] % 8 == 0).all()
         assert ((step[with_vector] >= 8) & (step[with_vector] <= max(cache.size, 16))).all()
-        assert len(objects(prog, cache.name)) >= int(with_vector.sum())
+        slabs_with_vector += int(with_vector.sum())
+    assert slabs_with_vector > 200

@@ -22,6 +22,7 @@ from .language import NoVictim, Suite
 from .library import Report, check, witness
 from .overlay import overlay
 from .scopes import differences
+from .sums import answers_unequal, unequal
 from .verdict import alarms, compare
 
 OUTCOMES = ("found", "missed", "quiet", "pending", "no victim")
@@ -106,8 +107,10 @@ class _Task:
         verdict = compare(injury, report, self.clean)
         outcome, reasons = "found" if verdict.found else "missed", verdict.reasons
         concerned = [at for finding in report.findings for at in (finding.object, finding.slab)]
-        for difference in differences(self.prog, [at for at in concerned if at is not None]):
-            outcome, reasons = "missed", [*reasons, difference]
+        wrong = [*differences(self.prog, [at for at in concerned if at is not None])]
+        wrong += [*unequal(report), *answers_unequal(self.prog, report)]
+        if wrong:
+            outcome, reasons = "missed", [*reasons, *wrong]
         if self.name in self.suite.pending and (not verdict.found or verdict.strays):
             outcome, reasons = "pending", [self.suite.pending[self.name], *reasons]
         return Result(self.name, outcome, reasons, verdict.strays, injury.code)

@@ -87,6 +87,8 @@ def test_core_given_without_its_option() -> None:
 
 def test_two_targets_at_once() -> None:
     assert "not allowed with" in error("check", "-k", "-c", "vmcore")
+    for option in ("-c", "--qemu"):
+        assert "may be given only once" in error("check", option, "a", option, "b")
 
 
 def test_wrong_vmlinux(tmp_path: Path) -> None:
@@ -280,3 +282,42 @@ def test_numbers_are_read_by_one_rule(command: str) -> None:
         args = cli._parser().parse_args([command, text, "--drgn"])
         assert f"{number}" in args.command.drgn(args)
     assert "digits alone are decimal" in " ".join(run(command, "--help").stdout.split())
+
+
+# Files that cannot be written.
+
+
+def test_several_reports_of_one_reading(
+    reporting: Callable[[Any], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reporting(damaged())
+    names = [f"{format}={tmp_path / format}" for format in ("json", "junit", "text")]
+    options = [word for name in names for word in ("--report", name)]
+    assert cli.main(["check", *options]) == 1
+    text = capsys.readouterr().out
+    assert (tmp_path / "text").read_text() == text
+    assert json.loads((tmp_path / "json").read_text())["exit_status"] == 1
+    assert (tmp_path / "junit").read_text().startswith("<?xml")
+
+
+@pytest.mark.parametrize(("report", "status"), [(damaged, 1), (healthy, 2), (incomplete, 2)])
+@pytest.mark.parametrize("options", [("-o", "/dev/full"), ("--report", "json=/dev/full")])
+def test_file_that_cannot_be_written_hides_no_verdict(
+    reporting: Callable[[Any], None],
+    capsys: pytest.CaptureFixture[str],
+    report: Callable[[], Report],
+    status: int,
+    options: Tuple[str, ...],
+) -> None:
+    reporting(report())
+    assert cli.main(["check", *options]) == status
+    said = capsys.readouterr()
+    assert said.err.startswith("drgn-slabtype check: /dev/full: No space left on device")
+    assert said.err.count("\n") == 1
+    assert said.out.splitlines()[-1].startswith(report().outcome.value)
+
+
+def test_report_of_no_format_is_refused() -> None:
+    assert "yaml=x is not FORMAT=FILE, of these formats: json, " in error(
+        "check", "--report", "yaml=x"
+    )

@@ -28,6 +28,7 @@ _VALUES = {
     "SECONDS": "7",
     "N": "7",
     "FILE": "made-up",
+    "FORMAT=FILE": "json=made-up",
     "PATH": "made-up",
     "A": "before",
     "B": "after",

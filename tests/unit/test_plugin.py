@@ -186,5 +186,19 @@ def test_drgn_option_prints_code_that_imports(
     compile(code, "code", "exec")
 
 
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.prompt], ids=lambda c: c.name)
+@pytest.mark.parametrize("option", ["-h", "--help"])
+def test_help_at_the_prompt_is_the_shells(
+    command: Any, option: str, prog: Program, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Also where arguments are missing.
+    assert run_command(prog, f"{command.prompt} {option}") is None
+    text = " ".join(capsys.readouterr().out.split())
+    assert text.startswith(f"usage: {command.prompt} ")
+    assert command.description in text
+    for one in command.all_options():
+        assert " ".join(one.settings["help"].split()) in text
+
+
 def test_hook_is_where_drgn_looks_for_it() -> None:
     assert callable(plugin.drgn_prog_set)

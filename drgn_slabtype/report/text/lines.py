@@ -3,12 +3,21 @@
 
 from __future__ import annotations
 
-from typing import Any, Iterable, Iterator, List, Optional, Sequence, Tuple
+from contextvars import ContextVar
+from textwrap import wrap
+from typing import Any, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from tabulate import tabulate
 
 from ..values import printable
 from ..views import Column, Grid, View
+
+WIDTH: ContextVar[Optional[int]] = ContextVar("WIDTH", default=None)
+"""Characters in a line of the terminal that tables go to; ``None``: as many as they need."""
+
+_GAP = 2  # characters between two columns
+_PADDING = 2  # characters by which tabulate makes a column wider than its heading
+_NARROWEST = 16  # of a column that is broken into several lines
 
 
 def text(lines: Iterable[str]) -> str:
@@ -27,7 +36,18 @@ def heading(column: Column) -> str:
 
 
 def table(grid: Grid) -> List[str]:
-    """Return the lines of a table."""
+    """Return the lines of a table, as wide as :data:`WIDTH` if that can be."""
+    width = WIDTH.get()
+    if width is None or not grid.rows:
+        return _table(grid)
+    shown, left_out = fit(grid, width)
+    lines = [line.rstrip() for line in _table(shown)]
+    if left_out:
+        lines += wrap(f"left out: {', '.join(map(heading, left_out))}; --all shows them", width)
+    return lines
+
+
+def _table(grid: Grid) -> List[str]:
     return tabulate(
         grid.rows,
         headers=[heading(column) for column in grid.columns],
@@ -37,6 +57,52 @@ def table(grid: Grid) -> List[str]:
         else None,
         disable_numparse=True,
     ).split("\n")
+
+
+def fit(grid: Grid, width: int) -> Tuple[Grid, List[Column]]:
+    """
+    Return a table that is no wider than a terminal, and the columns left out for that.
+
+    Columns in which nothing is go without a word, then those that matter less; what
+    is still too wide is broken into several lines.
+
+    :param width: In characters.
+    """
+    cells = [list(column) for column in zip(*grid.rows)]
+    kept = [at for at, column in enumerate(cells) if any(column) or not grid.columns[at].less]
+    widths = {
+        at: max(len(heading(grid.columns[at])) + _PADDING, *(len(str(cell)) for cell in cells[at]))
+        for at in kept
+    }
+    left_out: List[Column] = []
+    while _width(_broken_to(widths, grid.columns)) > width:
+        last = max(widths, key=lambda at: (grid.columns[at].less, at))
+        if not grid.columns[last].less:
+            break
+        left_out.insert(0, grid.columns[last])
+        del widths[last]
+    kept = list(widths)
+    while _width(widths) > width:
+        widest = max(kept, key=lambda at: -1 if grid.columns[at].right else widths[at])
+        if widths[widest] <= _NARROWEST or grid.columns[widest].right:
+            break
+        widths[widest] = max(widths[widest] - (_width(widths) - width), _NARROWEST)
+    columns = [grid.columns[at] for at in kept]
+    rows = [[_broken(row[at], widths[at]) for at in kept] for row in grid.rows]
+    return Grid(columns, rows), left_out
+
+
+def _broken_to(widths: Mapping[int, int], columns: Sequence[Column]) -> Mapping[int, int]:
+    return {at: min(width, columns[at].least or width) for at, width in widths.items()}
+
+
+def _width(widths: Mapping[int, int]) -> int:
+    return sum(widths.values()) + _GAP * (len(widths) - 1)
+
+
+def _broken(cell: Any, width: int) -> Any:
+    text = str(cell)
+    return "\n".join(wrap(text, width)) if len(text) > width else cell
 
 
 def plain(rows: Sequence[Any], headings: Sequence[str] = ()) -> List[str]:

@@ -40,6 +40,10 @@ class Column(NamedTuple):
     """Characters, in tables that are written as they are made."""
     proper: bool = False
     """Whether the heading is a name, which is spelled as it is."""
+    less: int = 0
+    """Columns of the greatest numbers go first where a terminal is too narrow; those of 0 stay."""
+    least: int = 0
+    """Characters to which it is broken into several lines before others go; 0: it is not."""
 
     @property
     def names(self) -> List[str]:

@@ -56,23 +56,23 @@ def usage(answer: CachesAnswer) -> Grid:
     """Return every cache and the sums; ``*``: the numbers of a cache contradict each other."""
     coloured = any(cache.colours is not None for cache in answer.caches)
     view = View(
-        Column("cache", "name consistent", _cache),
-        Column("objsize", "object_size", _of_one("object_size"), right=True),
-        Column("size", cell=_of_one("size"), right=True),
+        Column("cache", "name consistent", _cache, least=20),
+        Column("objsize", "object_size", _of_one("object_size"), right=True, less=2),
+        Column("size", cell=_of_one("size"), right=True, less=6),
         Column("allocated", "in_use"),
-        Column("free", cell=_sum("free")),
-        Column("waiting"),
-        Column("unknown", when=bool(answer.total.unknown)),
+        Column("free", cell=_sum("free"), less=1),
+        Column("waiting", less=2),
+        Column("unknown", when=bool(answer.total.unknown), less=2),
         Column("total", "objects"),
-        Column("used", "occupancy", _occupancy, right=True),
+        Column("used", "occupancy", _occupancy, right=True, less=3),
         Column("slabs"),
-        Column("ssize", "slabs memory", _slab_size, right=True),
+        Column("ssize", "slabs memory", _slab_size, right=True, less=5),
         Column("memory", cell=lambda cache: kib(cache.memory), right=True),
-        Column("waste", cell=lambda cache: kib(cache.waste), right=True),
-        Column("free in", "free"),
-        Column("slabs on", "lists"),
-        Column("colours", cell=_of_one("colours"), right=True, when=coloured),
-        Column("KFENCE", "guarded", when=bool(answer.total.guarded)),
+        Column("waste", cell=lambda cache: kib(cache.waste), right=True, less=4),
+        Column("free in", "free", less=7),
+        Column("slabs on", "lists", less=8),
+        Column("colours", cell=_of_one("colours"), right=True, when=coloured, less=9),
+        Column("KFENCE", "guarded", when=bool(answer.total.guarded), less=2),
         Column("aliases", "aliases merged", _aliases, when=answer.aliases),
         quiet="address objects_per_slab pages_per_slab pages leftover padding counted slabinfo "
         "nodes cpus",
@@ -83,11 +83,11 @@ def usage(answer: CachesAnswer) -> Grid:
 NODE = View(
     Column("node"),
     Column("slabs"),
-    Column("counted"),
+    Column("counted", less=1),
     Column("free", cell=_sum("free")),
     Column("total", "objects"),
-    Column("free in", "free"),
-    Column("slabs on", "lists"),
+    Column("free in", "free", less=2),
+    Column("slabs on", "lists", less=3),
 )
 
 CPU = View(
@@ -114,10 +114,12 @@ def summary(answer: CachesAnswer) -> str:
     """Return the sums in one line."""
     total = answer.total
     told: List[str] = [
-        plural(len(answer.caches), "cache"),
+        plural(len(answer.caches) if answer.found is None else answer.found, "cache"),
         f"{kib(total.memory)} in {plural(total.slabs, 'slab')}",
         f"{kib(total.leftover)} left over in slabs, {kib(total.padding)} between objects",
     ]
+    if answer.found is not None and len(answer.caches) < answer.found:
+        told[0] += f", {len(answer.caches)} shown"
     damaged = sum(not cache.consistent for cache in answer.caches)
     if damaged:
         told.append(f"* {plural(damaged, 'cache')} with contradicting numbers: see check")

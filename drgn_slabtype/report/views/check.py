@@ -12,15 +12,16 @@ from . import Column, Fact, View
 
 CACHE = View(
     Column("cache", "name"),
-    Column("objsize", "object_size"),
-    Column("slabs"),
+    Column("objsize", "object_size", less=4),
+    Column("slabs", less=3),
     Column("objects"),
-    Column("counted"),
+    Column("counted", less=1),
     Column("in use"),
     Column("free", cell=lambda cache: sum(cache.free.values())),
-    Column("waiting"),
+    Column("waiting", less=1),
+    Column("unknown", less=2),
     Column("outcome"),
-    quiet="address size objects_per_slab pages unknown fill places",
+    quiet="address size objects_per_slab pages fill places",
 )
 
 # The message names the place.

@@ -149,16 +149,16 @@ def slabs(answer: SlabsAnswer) -> View:
     any_unknown = any(slab.unknown for slab in answer.slabs)
     return View(
         Column("slab"),
-        Column("memory", "address"),
-        Column("node"),
+        Column("memory", "address", less=3),
+        Column("node", less=2),
         Column("list", "list owner", lambda slab: _list(slab.list, slab.owner)),
-        Column("order", right=True),
+        Column("order", right=True, less=4),
         Column("objects"),
         Column("in use"),
         Column("free", cell=lambda slab: sum(slab.free.values())),
         Column("waiting", when=any(slab.waiting for slab in answer.slabs)),
         Column("unknown", when=any_unknown),
-        Column("free in", "free"),
+        Column("free in", "free", less=1),
         Column("finding", when=any(slab.finding for slab in answer.slabs)),
         quiet="counted",
     )

@@ -19,8 +19,8 @@ TYPE = View(
     Column("type"),
     Column("pages"),
     Column("size", "size_bytes", right=True),
-    Column("heads"),
-    Column("tails"),
+    Column("heads", less=2),
+    Column("tails", less=1),
     Column("what", "meaning"),
 )
 

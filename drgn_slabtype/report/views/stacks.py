@@ -58,9 +58,9 @@ def stacks(seconds: bool) -> View:
         Column("count"),
         Column("bytes"),
         Column("cache"),
-        Column(f"age in {'s' if seconds else 'jiffies'}", "youngest average oldest", _age),
-        Column("CPUs", "cpus", lambda stack: ranges(stack.cpus)),
-        Column("PIDs", "pids processes", _pids),
+        Column(f"age in {'s' if seconds else 'jiffies'}", "youngest average oldest", _age, less=1),
+        Column("CPUs", "cpus", lambda stack: ranges(stack.cpus), less=3),
+        Column("PIDs", "pids processes", _pids, less=2),
         Column("by", "caller stack", _trace),
     )
 

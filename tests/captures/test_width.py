@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Tables on a terminal: no wider than it is, and what is left out is said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from drgn import Program
+
+from drgn_slabtype import cli
+from drgn_slabtype.capture import open_capture
+from drgn_slabtype.command import answer
+from drgn_slabtype.report import output
+
+HERE = Path(__file__).parent
+
+LINES = (
+    "caches",
+    "caches kmalloc-* --per-node --per-cpu --aliases",
+    "slabs kmalloc-64",
+    "slabs kmalloc-64 --slab {object}",
+    "stacks kmalloc-64 -n 9",
+    "stacks kmalloc-64 --by words",
+    "owners kmalloc-64",
+    "pages",
+    "refs slab_caches",
+    "diff {capture} {capture}",
+)
+
+
+@pytest.fixture(scope="module")
+def prog() -> Program:
+    return open_capture(str(HERE / "debian-7-debug" / "capture.xz"))
+
+
+def _text(prog: Program, line: str) -> str:
+    capture = str(HERE / "debian-7-debug" / "capture.xz")
+    line = line.format(object="ffff88a1c43c4340", capture=capture)
+    args = cli._parser().parse_args(line.split())
+    command: Any = args.command
+    return "".join(answer(command, lambda: prog, args).text)
+
+
+@pytest.mark.parametrize("columns", [80, 120, 200])
+@pytest.mark.parametrize("line", LINES)
+def test_tables_fit_the_terminal(
+    prog: Program, line: str, columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output, "width", lambda path: columns)
+    lines = _text(prog, line).splitlines()
+    # Sentences go on in the next line by themselves.
+    tables = [one for one in lines if "  " in one.strip()]
+    assert [one for one in tables if len(one) > columns] == []
+    headings = [one for one in lines if one.isupper()]
+    everything = _text(prog, f"{line} --all").splitlines()
+    if columns == 80 and line == "caches":
+        left_out = " ".join(lines).partition("left out: ")[2]
+        assert "SSIZE, SIZE, FREE IN, SLABS ON; --all shows them" in left_out
+        assert {"ALLOCATED", "FREE", "TOTAL", "MEMORY"} <= set(headings[0].split())
+        assert headings[0] != everything[0]
+        assert "SLABS ON" in everything[0]
+
+
+def test_nothing_is_left_out_where_there_is_no_terminal(prog: Program) -> None:
+    assert _text(prog, "caches") == _text(prog, "caches --all")
+    assert "left out:" not in _text(prog, "caches")
+
+
+def test_width_is_that_of_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "93")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    assert output.width(None) == 93
+    assert output.width("report.txt") is None
+    monkeypatch.setattr("sys.stdout.isatty", lambda: False, raising=False)
+    assert output.width(None) is None

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Progress on a terminal: nothing of short work, and nothing left of long work."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from drgn_slabtype.report import output
+
+
+class Terminal(io.StringIO):
+    """A terminal of one line that is written over."""
+
+    def isatty(self) -> bool:
+        return True
+
+    def line(self) -> str:
+        """Return what is seen of the line that the cursor is in."""
+        seen = ""
+        for part in self.getvalue().rpartition("\n")[2].split("\r"):
+            seen = part + seen[len(part) :]
+        return seen
+
+
+def _terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    # In the test: pytest puts its own in place before.
+    made = Terminal()
+    monkeypatch.setattr("sys.stderr", made)
+    return made
+
+
+def test_short_work_shows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = _terminal(monkeypatch)
+    with output.progress() as show:
+        assert show is not None
+        for label in ("pages", "caches"):
+            for done in range(100):
+                show(label, done, 100)
+    assert terminal.getvalue() == ""
+
+
+def test_nothing_is_left_of_long_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = _terminal(monkeypatch)
+    monkeypatch.setattr(output, "PATIENCE", 0.0)
+    with output.progress() as show:
+        assert show is not None
+        for label in ("pages", "caches", "pages"):
+            show(label, 1, 100)
+            show(label, 100, 100)
+            assert label in terminal.line()
+    # The cursor stands where it stood, in an empty line.
+    assert "\n" not in terminal.getvalue()
+    assert terminal.line().strip() == ""
+    assert terminal.getvalue().endswith("\r")
+
+
+def test_no_terminal_no_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr", io.StringIO())
+    with output.progress() as show:
+        assert show is None
