@@ -35,6 +35,8 @@ class Architecture(NamedTuple):
     poison: Optional[int] = None
     """CONFIG_ILLEGAL_POINTER_VALUE: added to what stands for a pointer, so that following it
     faults."""
+    last: int = (1 << 64) - 1
+    """The last address that the kernel can have."""
     is_signed: bool = False
     """Whether return addresses may be signed, in bits that an address does not use."""
     is_tagged: bool = False
@@ -71,8 +73,9 @@ _KNOWN: Mapping[Name, Architecture] = {
         is_signed=True,
         is_tagged=True,
     ),
-    # arch/s390/boot/startup.c chooses where everything is.
-    Name.S390X: Architecture(saved_stack="thread.ksp", poison=_DEAD),
+    # arch/s390/boot/startup.c chooses where everything is, below _REGION1_SIZE; the lower
+    # half is not the users', who have an address space of their own.
+    Name.S390X: Architecture(saved_stack="thread.ksp", poison=_DEAD, last=(1 << 53) - 1),
     # arch/powerpc/include/asm/page.h: PAGE_OFFSET; arch/powerpc/Kconfig for the poison.
     Name.PPC64: Architecture(
         direct_map=(0xC000000000000000,),

@@ -91,6 +91,7 @@ class Memory:
         # space) that hold the direct map; vmemmap may lie below it, as on RISC-V.
         self._lowest = max(self.page_size, self.linear_base >> 47 << 47)
         left_out = None if is_capture else _hide_left_out(prog)
+        self._last = np.uint64(min(of_program(prog).last, self.address_mask))
         self.zero_filled_pages = (left_out or 0) // self.page_size
         """Pages that the dumper left out of the core, which would read as zeroes."""
         is_whole = left_out == 0 and not self.is_live
@@ -115,7 +116,8 @@ class Memory:
 
         :param addresses: Virtual addresses.
         """
-        return addresses >= np.uint64(self._lowest)
+        inside: Bools = addresses >= np.uint64(self._lowest)
+        return inside & (addresses <= self._last)
 
     def phys_to_virt(self, physical: U64) -> U64:
         """Return the direct-map addresses of physical addresses."""
