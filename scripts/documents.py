@@ -53,7 +53,7 @@ from drgn_slabtype.pagetype.detect import PageTypeLayout
 from drgn_slabtype.particulars import SlabObject
 from drgn_slabtype.report.members import members
 from drgn_slabtype.report.views.check import SHELVES
-from drgn_slabtype.shapes import Kind
+from drgn_slabtype.shapes import Hex, Kind
 from drgn_slabtype.watch import Round
 
 _HEX = {"type": "string", "pattern": "^0x[0-9a-f]+$"}
@@ -155,7 +155,7 @@ DOCUMENTS: Sequence[Document] = (
         without=("encoding",),
         extra={
             "page_type": (str, "Name of the layout of the page type word."),
-            "types": (Dict[str, int], "Its types: bits, or values of the top byte."),
+            "types": (Dict[str, Hex], "Its types: bits, or values of the top byte."),
         },
     ),
     Document(
