@@ -13,16 +13,17 @@ CODES: Mapping[str, Code] = {
         "geometry",
         "A number that describes the machine is contradicted.",
         "Written once, at boot: `nr_node_ids` by `setup_nr_node_ids()` from the possible nodes, "
-        "`__highest_present_section_nr` by `memory_present()`, `saved_command_line` and "
-        "`__kfence_pool` lie in the direct map.",
+        "`__highest_present_section_nr` by `memory_present()`, `__per_cpu_offset` by "
+        "`setup_per_cpu_areas()`, `saved_command_line` and `__kfence_pool` lie in the direct map.",
         ("a stray write into the kernel's data",),
         (
             "`refs ADDRESS` and `what WORD`: what has been written there",
             "the variables around it in `System.map`",
         ),
         more="Judged are `nr_node_ids` by the possible nodes and `node_data[]`, "
-        "`__highest_present_section_nr` by the sections, `saved_command_line` and `__kfence_pool` "
-        "by the direct map. What the others say counts.",
+        "`__highest_present_section_nr` by the sections, `__per_cpu_offset` by the runqueues there "
+        "or the other CPUs' words, `saved_command_line` and `__kfence_pool` by the direct map. "
+        "What the others say counts.",
         measure=Measure("number"),
     ),
     "cache-wrong": Code(

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .columns import Rows, Structure
     from .memmap import MemoryMap
     from .memory import U64, Memory, Spent
+    from .offsets import Offsets
     from .page import PageFields
     from .pause import Pause
     from .percpu import I64
@@ -196,11 +197,16 @@ class Machine(Found):
         return possible_cpus(self.prog)
 
     @cached_property
-    def cpu_offsets(self) -> U64:
-        """``__per_cpu_offset`` of each of :attr:`cpus`."""
-        from .percpu import cpu_offsets
+    def per_cpu(self) -> Offsets:
+        """Where each of :attr:`cpus` has its memory, and which words say that wrongly."""
+        from .offsets import read_offsets
 
-        return cpu_offsets(self)
+        return read_offsets(self)
+
+    @property
+    def cpu_offsets(self) -> U64:
+        """``__per_cpu_offset`` of each of :attr:`cpus`, as it counts."""
+        return self.per_cpu.counted
 
     @cached_property
     def node_ids(self) -> int:
@@ -212,14 +218,15 @@ class Machine(Found):
     @cached_property
     def damage(self) -> Tuple[Finding, ...]:
         """What the machine's own variables say wrongly, as roots of what follows."""
+        from .offsets import offset_damage
         from .told import variable_damage
 
-        return (*variable_damage(self), *self.memory_map.damage)
+        return (*variable_damage(self), *offset_damage(self), *self.memory_map.damage)
 
     def look_again(self) -> None:
         """Let the next question find out anew what may have been damaged since the last one."""
         self.corrections.clear()
-        for name in ("memory_map", "damage", "node_ids", "page"):
+        for name in ("memory_map", "damage", "node_ids", "page", "per_cpu"):
             vars(self).pop(name, None)
 
     @cached_property
@@ -240,7 +247,7 @@ class Machine(Found):
         self.kept.clear()
         self.forget_facts()
         self.look_again()
-        for name in ("memory", "cpus", "cpu_offsets"):
+        for name in ("memory", "cpus"):
             vars(self).pop(name, None)
 
 

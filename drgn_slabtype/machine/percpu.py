@@ -27,16 +27,6 @@ def possible_cpus(prog: Program) -> I64:
         return np.zeros(1, np.int64)
 
 
-def cpu_offsets(machine: Machine) -> U64:
-    """Return ``__per_cpu_offset`` of each possible CPU; zeroes without CONFIG_SMP."""
-    cpus = machine.cpus
-    try:
-        table = machine.prog["__per_cpu_offset"]
-    except LookupError:
-        return np.zeros(len(cpus), np.uint64)
-    return np.array([int(table[cpu]) for cpu in cpus.tolist()], np.uint64)
-
-
 def most_cpus(machine: Machine) -> int:
     """Return CONFIG_NR_CPUS, or how many CPUs are possible where nothing tells."""
     try:

@@ -112,3 +112,26 @@ def test_sections_that_are_not_in_the_dump(name: str) -> None:
     assert report.totals.slabs == whole.slabs
     assert report.totals.in_use == whole.in_use
     assert any("sections are not in the target" in one.message for one in report.unavailable)
+
+
+@pytest.mark.parametrize("name", ["slab-6.1-plain", "debian-6.1-plain", "debian-7-plain"])
+@pytest.mark.parametrize("away", [0x1000, 8, -0x1000])
+def test_where_a_cpu_has_its_memory(name: str, away: int) -> None:
+    whole = check(_open(name)).totals
+    right = int(_open(name)["__per_cpu_offset"][1])
+    report = _damaged(
+        name,
+        lambda prog: int(prog["__per_cpu_offset"][1].address_of_()),
+        (right + away).to_bytes(8, "little"),
+    )
+    assert _roots(report) == ["machine-wrong"]
+    (root,) = report.findings
+    assert (root.place, root.cpu) == ("__per_cpu_offset", 1)
+    assert (root.expected, root.found) == (right, right + away)
+    assert report.totals.in_use == whole.in_use
+    assert report.unavailable == []
+
+
+def test_cpus_of_two_nodes_are_not_side_by_side() -> None:
+    report = check(_open("slab-6.1-rfc3-numa"))
+    assert _roots(report) == []
