@@ -308,8 +308,9 @@ def _mapped(prog: Program) -> List[int]:
     # kind is the direct map.
     sizes: Dict[int, int] = {}
     for segment in _segments(prog):
-        if segment.address and segment.physical not in (-1, (1 << 64) - 1):
-            base = segment.address - segment.physical
+        # QEMU writes the physical address twice where it does not follow page tables.
+        base = segment.address - segment.physical
+        if segment.address and base and segment.physical not in (-1, (1 << 64) - 1):
             sizes[base] = sizes.get(base, 0) + segment.memory_size
     return [max(sizes, key=lambda base: sizes[base])] if sizes else []
 
