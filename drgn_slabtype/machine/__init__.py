@@ -218,10 +218,9 @@ class Machine(Found):
     @cached_property
     def damage(self) -> Tuple[Finding, ...]:
         """What the machine's own variables say wrongly, as roots of what follows."""
-        from .offsets import offset_damage
         from .told import variable_damage
 
-        return (*variable_damage(self), *offset_damage(self), *self.memory_map.damage)
+        return (*variable_damage(self), *self.memory_map.damage)
 
     def look_again(self) -> None:
         """Let the next question find out anew what may have been damaged since the last one."""

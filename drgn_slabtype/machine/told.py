@@ -17,6 +17,7 @@ from drgn.helpers.linux.nodemask import for_each_online_node
 from ..codes import ADDRESS, Measure
 from ..errors import TargetError
 from ..findings import Finding
+from .offsets import offset_damage
 
 if TYPE_CHECKING:
     from . import Machine
@@ -105,6 +106,7 @@ def variable_damage(machine: Machine) -> Iterator[Finding]:
             measure=_NODES,
             id=4,
         )
+    yield from offset_damage(machine)
 
 
 def _told(machine: Machine) -> Optional[int]:
