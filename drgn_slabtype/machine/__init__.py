@@ -231,13 +231,9 @@ class Machine(Found):
     @cached_property
     def nodes_shift(self) -> int:
         """NODES_SHIFT: bits of ``page->flags`` that hold the node."""
-        # struct kmem_cache ends in an array of MAX_NUMNODES entries.
-        cache = self.structure("struct kmem_cache")
-        for name in ("per_node", "node"):
-            if cache.has(name):
-                length = cache.type.member(name).type.length
-                return int(length).bit_length() - 1 if length else 0
-        return 0
+        from .told import nodes_shift
+
+        return nodes_shift(self)
 
     # Whatever else -----------------------------------------------------------------
 

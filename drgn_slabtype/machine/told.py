@@ -76,6 +76,17 @@ def _require(what: str, number: int, there: Sequence[int]) -> None:
     raise TargetError(f"there is no {what} {number}: there {are} {told}")
 
 
+def nodes_shift(machine: Machine) -> int:
+    """Return NODES_SHIFT: how many bits of ``page->flags`` hold the node."""
+    # struct kmem_cache ends in an array of MAX_NUMNODES entries.
+    cache = machine.structure("struct kmem_cache")
+    for name in ("per_node", "node"):
+        if cache.has(name):
+            length = cache.type.member(name).type.length
+            return int(length).bit_length() - 1 if length else 0
+    return 0
+
+
 def variable_damage(machine: Machine) -> Iterator[Finding]:
     """Yield a finding for each variable that is contradicted."""
     memory = machine.memory
