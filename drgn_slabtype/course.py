@@ -14,9 +14,10 @@ from dataclasses import replace
 from typing import List, NamedTuple, Optional, Sequence, Set, Tuple
 
 import numpy as np
-from drgn import ProgramFlags
+from drgn import FaultError, ProgramFlags
 from drgn.helpers.common.format import escape_ascii_string
 
+from . import reading as guards
 from .answers.counts import count_objects
 from .answers.culprit import locate
 from .answers.diagnose import explain
@@ -25,7 +26,7 @@ from .answers.lookup import Lookup
 from .answers.signs import signed
 from .codes import CATALOGUE
 from .confirm import Evidence
-from .errors import TargetError
+from .errors import SlabTypeError, TargetError
 from .findings import (
     CacheResult,
     Finding,
@@ -80,6 +81,7 @@ class Course:
         self._missed: Optional[Missed] = None
         self._stopped: Optional[str] = None
         self._why: Optional[str] = None
+        self._lost: Optional[Finding] = None
         self.whole: Optional[Reading] = None
         """The reading of the whole machine, if there was one."""
 
@@ -98,9 +100,13 @@ class Course:
             self._stop(reason_of(stop))
         except Exception as error:
             why = gone(self.kernel, error)
-            if why is None:
+            if why is not None:
+                self._stop("target", why)
+            elif isinstance(error, guards.CAUGHT) and not _is_told(error):
+                # Not in one cache, but in what all of them hang on.
+                self._lost = guards.not_read("the machine", error)
+            else:
                 raise
-            self._stop("target", why)
         return self.report()
 
     def _run(
@@ -210,6 +216,8 @@ class Course:
             report.stop(self._stopped)
         if self._why is not None:
             report.unavailable.insert(0, Finding("target-gone", self._why))
+        if self._lost is not None:
+            report.unavailable.insert(0, self._lost)
         if self._evidence is not None:
             report.readings = self._evidence.readings - self._readings
             report.refuted = self._evidence.refuted - self._refuted
@@ -254,6 +262,13 @@ class _Confirmed(NamedTuple):
 
 def _told(judged: Sequence[_Judged]) -> List[List[Finding]]:
     return [one.findings for one in judged if one.findings]
+
+
+def _is_told(error: Exception) -> bool:
+    # What says by itself why nothing can be judged; drgn's own errors of what is
+    # not there are LookupErrors, and those of Python of kinds of them.
+    told = isinstance(error, (OSError, SlabTypeError, FaultError))
+    return told or type(error) is LookupError
 
 
 def _moves(kernel: Machine) -> bool:

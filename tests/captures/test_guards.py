@@ -48,6 +48,21 @@ def test_a_cache_is_lost_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
         assert before == after or (after.name, after.outcome) == ("dentry", Outcome.UNAVAILABLE)
 
 
+def test_a_machine_is_lost_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: SlubAllocator, index: Any) -> None:
+        raise ZeroDivisionError("nothing")
+
+    monkeypatch.setattr(SlubAllocator, "discover", broken)
+    with pytest.raises(ZeroDivisionError):
+        check(open_capture(_CAPTURE))
+    monkeypatch.setattr(reading, "CAUGHT", (Exception,))
+    report = check(open_capture(_CAPTURE))
+    (lost,) = report.unavailable
+    assert lost.code == "not-read"
+    assert lost.message.startswith("the machine: could not be read: ZeroDivisionError: nothing")
+    assert (report.exit_status, report.findings) == (3, [])
+
+
 def test_nothing_is_hidden_from_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
     _broken(monkeypatch, "dentry")
     with pytest.raises(IndexError):
