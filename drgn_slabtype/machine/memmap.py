@@ -60,6 +60,11 @@ class _Sections(NamedTuple):
     highest: Optional[int]
 
 
+_NO_SECTIONS = _Sections(
+    np.zeros(0, np.uint64), np.zeros(0, np.uint64), np.zeros(0, np.bool_), 1, None
+)
+
+
 def memory_map(machine: Machine) -> MemoryMap:
     """
     Find the memory map.
@@ -79,20 +84,37 @@ def memory_map(machine: Machine) -> MemoryMap:
         if not _has_vmemmap(prog):
             raise
         fault = error
+    damage: Tuple[Finding, ...] = ()
     try:
         sections = _read_sections(machine)
     except LookupError:  # FLATMEM has no sections
         sections = None
     except FaultError as error:
-        sections, fault = None, fault or error
-    if sections is None and told is not None:
-        return MemoryMap(told, None, ())
-    vmemmap = None if sections is None else _vote(machine, told, sections)
-    if sections is None or vmemmap is None:
+        sections, fault, damage = None, fault or error, _lost_table(machine)
+    vmemmap = told
+    if sections is not None or told is None:
+        vmemmap = _vote(machine, told, sections or _NO_SECTIONS)
+    if vmemmap is None:
         raise FaultError(f"the memory map is nowhere to be found: {fault}", 0)
     if vmemmap != told:
         machine.corrections.add("vmemmap", Object(prog, "struct page *", vmemmap))
+    if sections is None:
+        return MemoryMap(vmemmap, None, damage)
     return _judge(machine, vmemmap, told == vmemmap, sections)
+
+
+def _lost_table(machine: Machine) -> Tuple[Finding, ...]:
+    # What is said where the variable leads to no table of sections.
+    table = machine.prog["mem_section"]
+    where = _number(machine.prog, "mem_section")
+    if where is None or table.address_ is None:
+        return (Finding("unreadable", "mem_section is not in the target", place="mem_section"),)
+    if machine.memory.is_kernel_address(np.array([where], np.uint64))[0]:
+        what = f"mem_section leads to 0x{where:x}, which is not in the target"
+        return (Finding("unreadable", what, place="mem_section", found=where),)
+    what = f"mem_section is 0x{where:x}, which is no address of the kernel's"
+    at = int(table.address_)
+    return (Finding("memory-map", what, place="mem_section", found=where, word=at, id=1),)
 
 
 def _has_vmemmap(prog: Program) -> bool:
@@ -150,7 +172,7 @@ def _vote(machine: Machine, told: Optional[int], sections: _Sections) -> Optiona
         start = 0
     if len(votes) == 1 and told in votes:
         return told
-    candidates = [own, start, *(value for value, _ in votes.most_common(8))]
+    candidates = [own, start, _moved(machine, start), *(value for value, _ in votes.most_common(8))]
     candidates += [
         value for value in (told, *of_program(machine.prog).memory_map) if value is not None
     ]
@@ -164,6 +186,15 @@ def _vote(machine: Machine, told: Optional[int], sections: _Sections) -> Optiona
         if value and _is_there(machine, value):
             return value
     return told
+
+
+def _moved(machine: Machine, start: int) -> int:
+    # arm64 exports where the map of the lowest page of memory lies.
+    lowest = _number(machine.prog, "memstart_addr")
+    if lowest is None:
+        return 0
+    size = machine.structure("struct page").size
+    return (start - (lowest >> machine.memory.page_shift) * size) & 0xFFFFFFFFFFFFFFFF
 
 
 def _near_slabs(machine: Machine) -> Iterator[int]:
