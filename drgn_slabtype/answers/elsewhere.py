@@ -134,7 +134,13 @@ def _in_page(machine: Machine, addr: int) -> Optional[AddressInfo]:
 
 def _page(machine: Machine, addr: int) -> AddressInfo:
     page = virt_to_page(machine.prog, addr)
-    head = compound_head(page)
+    try:
+        return _part_of(addr, page, compound_head(page))
+    except (FaultError, OverflowError):  # a tail that leads to no page
+        return _part_of(addr, page, page)
+
+
+def _part_of(addr: int, page: Object, head: Object) -> AddressInfo:
     types = page_types(head)
     pfn = page_to_pfn(page).value_()
     pages = 1 << _order(head)
