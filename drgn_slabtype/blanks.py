@@ -116,6 +116,11 @@ def _slabs(reading: Reading, findings: Sequence[Finding]) -> Set[int]:
     ends = np.minimum(starts + np.minimum(spans, np.uint64(1 << 10)), nexts)
     for start, end in zip(starts.tolist(), ends.tolist()):
         found.update(range(start, end))
+    of = reading.allocator.caches.rows
+    if of.structure.has("num"):
+        # The index array of a slab with one object is a zero.
+        owner = reading.allocator.ownership.cache[rows]
+        rows = rows[(owner >= 0) & (of["num"][owner] > 1)]
     heads = index["freelist"][rows] >> shift
     found.update(heads.tolist())
     found.update((heads + np.uint64(1)).tolist())

@@ -257,6 +257,8 @@ def _judge_vectors(machine: Machine, owners: Owners, rows: I64, vector: U64) -> 
     # Every slab has its own.
     _, which, times = np.unique(address[sound], return_inverse=True, return_counts=True)
     wrong[sound[(times[which.reshape(-1)] > 1) & (wrong[sound] == 0)]] = 4
+    # A cache that is damaged tells nothing of its slabs.
+    sane = ~owners.accused[owners.cache[rows[sound]]]
     # What it lies in begins with it and holds it, unless the cache of that is damaged itself.
     told = home >= 0
     told &= (home != rows[sound]) & (owners.cache[home] >= 0) & ~owners.accused[owners.cache[home]]
@@ -269,11 +271,12 @@ def _judge_vectors(machine: Machine, owners: Owners, rows: I64, vector: U64) -> 
         apart = index["stride"][rows[sound]]
         slots = owners.in_objects(rows[sound], address[sound])
         should = np.where(slots, owners.strides(rows[sound]), np.uint64(step))
-        wrong[sound[(apart != should) & (wrong[sound] == 0)]] = 9
+        wrong[sound[(apart != should) & (wrong[sound] == 0) & sane]] = 9
     if index.structure.has("obj_exts_in_object"):
         inside = index["obj_exts_in_object"][rows] != 0
         wrong[inside & ~there] = 6
-        wrong[sound[inside[sound] != owners.in_objects(rows[sound], address[sound])]] = 8
+        within = owners.in_objects(rows[sound], address[sound])
+        wrong[sound[(inside[sound] != within) & sane]] = 8
     return wrong
 
 

@@ -10,14 +10,10 @@ the slots themselves.
 
 from __future__ import annotations
 
-from typing import Callable
-
 import numpy as np
 
-from ..index import KnownBy, SlabIndex
-from ..ledger import I64, U64
-
-_FLAGS = 7
+from ..index import SlabIndex
+from ..ledger import U64
 
 
 def vector_words(index: SlabIndex) -> U64:
@@ -33,17 +29,3 @@ def vector_words(index: SlabIndex) -> U64:
         if index.structure.has(name):
             return index[name]
     return np.zeros(len(index), np.uint64)
-
-
-def vectors_elsewhere(index: SlabIndex, homes: Callable[[SlabIndex, U64], I64]) -> U64:
-    """
-    Return the addresses of vectors that begin where an object of another slab does.
-
-    :param homes: Tells the cache of which an object begins at each address; else -1.
-    """
-    words = vector_words(index)
-    kfence = (index.known_by & np.uint8(KnownBy.KFENCE)) != 0
-    rows = np.flatnonzero(index.marked & ~kfence & (words & np.uint64(1) != 0))
-    addresses = words[rows] & ~np.uint64(_FLAGS)
-    addresses = addresses[index.rows_of_addresses(addresses) != rows]
-    return addresses[homes(index, addresses) >= 0]

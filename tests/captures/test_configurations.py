@@ -100,6 +100,11 @@ def _with_vector(place: Callable[[Slab], Vector]) -> Tuple[Slab, List[Write]]:
     at = slab.page + machine.offset("obj_exts")
     writes = [Write(at, (vector.start | 1).to_bytes(8, "little"))]
     writes += [Write(vector.start + i * vector.step, pointer) for i in range(slab.objects)]
+    if vector.step != width:
+        prog = machine.prog
+        bit = prog.type("struct slab").member("obj_exts_in_object").bit_offset
+        mark, byte = slab.page + bit // 8, prog.read(slab.page + bit // 8, 1)[0]
+        writes.append(Write(mark, bytes([byte | 1 << bit % 8])))
     return slab, writes
 
 
@@ -131,4 +136,5 @@ def test_what_only_looks_like_a_vector_hides_no_damage() -> None:
     at = slab.page + machine.offset("obj_exts")
     damaged = slab.start + (4096 << slab.order) - 1
     overlay(prog, [Write(at, (slab.start | 1).to_bytes(8, "little")), Write(damaged, b"\x00")])
-    assert [one.address for one in check(prog).findings] == [damaged]
+    found = {(one.code, one.address) for one in check(prog).findings}
+    assert found == {("slab-vector-wrong", None), ("padding", damaged)}

@@ -74,7 +74,7 @@ def test_a_question_is_lost_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ZeroDivisionError("nothing")
 
     monkeypatch.setattr(strays, "judge_memory", broken)
-    monkeypatch.setattr(diagnose, "_explain", broken)
+    monkeypatch.setattr(diagnose, "_clues", broken)
     monkeypatch.setattr(reading, "CAUGHT", (Exception,))
     prog = open_capture(_CAPTURE)
     overlay(prog, [Write(0xFFFFF473C01B7430, bytes.fromhex("0000ffff"))])

@@ -49,9 +49,8 @@ def compare(injury: Injury, report: Report, clean: Report) -> Verdict:
             continue
         if finding.because != root.id:
             strays.append(f"follows from something else: {_tell(finding)}")
-        # The bytes of an object that is wrongly called free, or wrongly not, say so too;
-        # and it may be one that the allocator keeps something in.
-        elif finding.code not in {*injury.also, "claim-live"} and finding.rule != "content":
+        # The bytes of an object that is wrongly called free, or wrongly not, say so too.
+        elif finding.code not in injury.also and finding.rule != "content":
             strays.append(f"does not follow: {_tell(finding)}")
     strays += _left_over(injury, report, clean)
     return Verdict(not differences[root.id], strays, differences[root.id])

@@ -54,6 +54,7 @@ def _caches(**changed: Any) -> Dict[str, Any]:
         "zones": _FLAGS.zones,
         "ctor": 0,
         "linear": 0,
+        "inside": 0,
         "min_partial": 5,
         "remote_node_defrag_ratio": 1000,
         "cpu_partial": 120,

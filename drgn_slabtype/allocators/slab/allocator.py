@@ -30,7 +30,6 @@ from ..members import at_member
 from ..nodes import memberships, node_pointers, read_nodes
 from ..percpu import per_cpu_structures
 from ..quarantine import QUARANTINE, read_quarantine
-from ..vectors import vectors_elsewhere
 from . import arrays, freelists, tuning
 from .cache import Mode, SlabCache, freelist_cache, slab_members
 from .counts import Counts
@@ -113,8 +112,6 @@ class SlabAllocator:
         own = [self.caches.addresses, nodes, self.off_slab]
         if self.caches.rows.structure.has("random_seq"):
             own.append(self.caches.rows["random_seq"])
-        if index.whole and not self.machine.is_live:
-            own.append(vectors_elsewhere(index, self.homes))
         own.append(self._of_nodes)
         return LiveObjects([each[self.view.homes(each) >= 0] for each in own])
 

@@ -41,7 +41,6 @@ from ..live import LIVE, LiveObjects
 from ..members import at_member
 from ..nodes import memberships, node_pointers, read_nodes
 from ..quarantine import QUARANTINE, read_quarantine
-from ..vectors import vectors_elsewhere
 from .asked import DebugTraits, debug_traits
 from .barns import barn_pointers
 from .cache import SlubCache, slab_flags, slub_members
@@ -166,8 +165,6 @@ class SlubAllocator:
         if self.caches.rows.structure.has("random_seq"):
             sequences = self.caches.rows["random_seq"]
             own.append(sequences[sequences % np.uint64(self.machine.memory.word_size) == 0])
-        if index.whole and not self.machine.is_live:
-            own.append(vectors_elsewhere(index, self.homes))
         if self.sheaves is None:
             return own
         if index.whole:
