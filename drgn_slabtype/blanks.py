@@ -24,6 +24,7 @@ import numpy as np
 from drgn import FaultError
 from drgn.helpers.linux.mm import follow_phys
 
+from .allocators.slab.view import slab_counts
 from .files.elf import PT_LOAD, Segment
 from .findings import Finding
 from .machine import Machine
@@ -109,6 +110,11 @@ def _slabs(reading: Reading, findings: Sequence[Finding]) -> Set[int]:
     rows = index.rows_of_pages(np.array(named, np.uint64))
     rows = np.unique(rows[rows >= 0])
     found: Set[int] = set()
+    of, owner = reading.allocator.caches.rows, reading.allocator.ownership.cache[rows]
+    if of.structure.has("freelist_size"):
+        # Of an index array with one free object, which may be object 0, all can be zeroes.
+        several = of["num"][owner].astype(np.int64) - slab_counts(index)[rows] > 1
+        rows, owner = rows[several], owner[several]
     starts, spans = index.addresses[rows] >> shift, index.spans[rows] >> shift
     # One whose order is wrong reaches no further than to the next.
     begins = np.append(np.sort(index.addresses >> shift), np.uint64((1 << 64) - 1 >> int(shift)))
@@ -116,14 +122,11 @@ def _slabs(reading: Reading, findings: Sequence[Finding]) -> Set[int]:
     ends = np.minimum(starts + np.minimum(spans, np.uint64(1 << 10)), nexts)
     for start, end in zip(starts.tolist(), ends.tolist()):
         found.update(range(start, end))
-    of = reading.allocator.caches.rows
-    if of.structure.has("num"):
-        # The index array of a slab with one object is a zero.
-        owner = reading.allocator.ownership.cache[rows]
-        rows = rows[(owner >= 0) & (of["num"][owner] > 1)]
-    heads = index["freelist"][rows] >> shift
-    found.update(heads.tolist())
-    found.update((heads + np.uint64(1)).tolist())
+    if of.structure.has("freelist_size"):
+        heads = index["freelist"][rows]
+        lasts = heads + np.maximum(of["freelist_size"][owner], np.uint64(1)) - np.uint64(1)
+        found.update((heads >> shift).tolist())
+        found.update((lasts >> shift).tolist())
     return found
 
 

@@ -152,6 +152,9 @@ def suspect_arrays(arrays: IndexArrays, tails: Tails, busy: Bools) -> Iterator[S
         yield suspect(slab, f"lies in another object than {last}, which its last entry names")
     for slab in np.flatnonzero(arrays.left_over(active)).tolist():
         yield suspect(slab, "is there though no object is free")
+    # Of others, what cannot be read tells it.
+    for slab in np.flatnonzero(arrays.astray & ~arrays.needed(active)).tolist():
+        yield suspect(slab, "lies where this cache has no index array")
 
 
 def suspect_shared(pointer: U64, off_slab: U64, unsound: Bools) -> Iterator[Suspect]:

@@ -65,6 +65,8 @@ class IndexArrays:
         dtype = stored.newbyteorder("=")
         self.entries: Indexes = np.zeros((len(pointer), cache.num), dtype)
         """Shape (slabs, num): as wide as the kernel's, of which there is one for each object."""
+        self.astray: Bools = ~in_place & ~slabs.excused & (cache.mode is not Mode.OBJFREELIST)
+        """Which arrays are not where the cache has them; in its objects, full slabs have none."""
         self.read: Bools = np.zeros(len(pointer), np.bool_)
         """Which arrays are in place and could be read."""
         wanted = np.flatnonzero(in_place & ~slabs.excused)

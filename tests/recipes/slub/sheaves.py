@@ -86,7 +86,7 @@ recipe(
     put("size", lambda sheaf: sheaf.limit + 1),
     _LIMIT.but(expected=lambda sheaf: sheaf.limit, others=frozenset("*")),
 )
-recipe("sheaf-size-below-zero", SHEAF, put("size", 0xFFFFFFFF), _LIMIT)
+recipe("sheaf-size-below-zero", SHEAF, put("size", 0xFFFFFFFF), _LIMIT.but(found=-1))
 
 
 def _behind(sheaf: Sheaf) -> int:
