@@ -54,17 +54,13 @@ class Owners:
     Which cache each slab belongs to.
 
     :param allocator: Has read every slab of the index.
-    :param found: What is known of the caches.
     """
 
-    def __init__(self, index: SlabIndex, allocator: Allocator, found: Sequence[Finding]) -> None:
+    def __init__(self, index: SlabIndex, allocator: Allocator) -> None:
         self.index = index
         self.cache: I64 = allocator.ownership.cache
         """Position of the cache of each row of the index; -1 for none."""
         self.names: Sequence[str] = allocator.caches.names
-        damaged = {one.cache for one in found if one.code == "cache-wrong"}
-        self.accused: Bools = np.array([name in damaged for name in self.names] + [False])
-        """Which caches are damaged themselves; the last is for none."""
         self._caches = allocator.caches.rows
         self._homes = allocator.homes
 
@@ -74,15 +70,9 @@ class Owners:
             return self.index["objects"][rows]
         return self._caches["num"][self.cache[rows]]
 
-    def strides(self, rows: I64) -> U64:
-        """Return the bytes from one object to the next in slabs."""
-        return self._caches["size"][self.cache[rows]]
-
-    def in_objects(self, rows: I64, addresses: U64) -> Bools:
-        """Return which addresses lie among the objects of the slab beside them."""
-        offset = addresses - self.index.addresses[rows]
-        found: Bools = offset < self.objects(rows) * self.strides(rows)
-        return found
+    def room(self, rows: I64) -> U64:
+        """Return the bytes that a slot can have at most, by what slabs themselves say."""
+        return self.index.spans[rows] // np.maximum(self.objects(rows), np.uint64(1))
 
     def too_small(self, addresses: U64, sizes: U64) -> Bools:
         """Return where no object begins, or one of fewer bytes than asked for."""
@@ -257,26 +247,25 @@ def _judge_vectors(machine: Machine, owners: Owners, rows: I64, vector: U64) -> 
     # Every slab has its own.
     _, which, times = np.unique(address[sound], return_inverse=True, return_counts=True)
     wrong[sound[(times[which.reshape(-1)] > 1) & (wrong[sound] == 0)]] = 4
-    # A cache that is damaged tells nothing of its slabs.
-    sane = ~owners.accused[owners.cache[rows[sound]]]
-    # What it lies in begins with it and holds it, unless the cache of that is damaged itself.
-    told = home >= 0
-    told &= (home != rows[sound]) & (owners.cache[home] >= 0) & ~owners.accused[owners.cache[home]]
+    # What it lies in begins with it and holds it; many that do not are the fault of a cache.
+    told = (home >= 0) & (home != rows[sound]) & (owners.cache[home] >= 0)
     small_one = owners.too_small(address[sound], owners.objects(rows[sound]) * np.uint64(step))
     small_one &= told & (wrong[sound] == 0)
     if 10 * int(small_one.sum()) <= max(int(told.sum()), 10):
         wrong[sound[small_one]] = 7
+    # One in the slots begins in the first of them; what is left over lies behind the last.
+    count, room = owners.objects(rows[sound]), owners.room(rows[sound])
+    within = (home == rows[sound]) & (address[sound] - index.addresses[rows[sound]] < room)
     if index.structure.has("stride"):
         # From v7.0 to v7.2: as far apart as the slots that they lie in, or one after the other.
         apart = index["stride"][rows[sound]]
-        slots = owners.in_objects(rows[sound], address[sound])
-        should = np.where(slots, owners.strides(rows[sound]), np.uint64(step))
-        wrong[sound[(apart != should) & (wrong[sound] == 0) & sane]] = 9
+        strange = (apart > room) | (apart * (count + np.uint64(1)) <= index.spans[rows[sound]])
+        strange = np.where(within, strange, apart != np.uint64(step))
+        wrong[sound[strange & (count > 1) & (wrong[sound] == 0)]] = 9
     if index.structure.has("obj_exts_in_object"):
         inside = index["obj_exts_in_object"][rows] != 0
         wrong[inside & ~there] = 6
-        within = owners.in_objects(rows[sound], address[sound])
-        wrong[sound[(inside[sound] != within) & sane]] = 8
+        wrong[sound[(inside[sound] != within) & (count > 1)]] = 8
     return wrong
 
 

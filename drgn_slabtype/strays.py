@@ -84,7 +84,7 @@ def _memory(reading: Reading, found: List[Finding]) -> List[Finding]:
     if reading.machine.is_live:
         return []
     assert reading.scan is not None
-    owners = Owners(reading.index, reading.allocator, found)
+    owners = Owners(reading.index, reading.allocator)
     return judge_memory(reading.machine, owners, reading.scan.unreadable, found)
 
 
