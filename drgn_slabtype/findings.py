@@ -11,7 +11,7 @@ list of the :class:`Report` it stands in tells which.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Dict, List, NamedTuple, Optional, Tuple
 
 from .codes import CATALOGUE, Measure
@@ -147,6 +147,10 @@ class Finding:
     def rule(self) -> str:
         """Family of rules this finding comes from."""
         return CATALOGUE[self.code].rule
+
+    def told_as(self, code: str) -> Finding:
+        """Return the same statement under another code; its values are what they were."""
+        return replace(self, code=code, measure=self._measured())
 
     def _measured(self) -> Optional[Measure]:
         if self.expected is None and self.found is None:

@@ -178,12 +178,12 @@ class Reading:
         # A slab whose struct page, or a list whose head, is not in the target
         # is missing in every sum and on every list.
         if finding.code in _EXPLAINED_BY_HOLES:
-            return replace(finding, code="not-judged")
+            return finding.told_as("not-judged")
         if finding.code in ("list-links", "list-broken") and isinstance(finding.found, int):
             try:
                 self.machine.memory.read(finding.found, 1)
             except FaultError:
-                return replace(finding, code="unreadable")
+                return finding.told_as("unreadable")
         return finding
 
 

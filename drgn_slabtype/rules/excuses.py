@@ -103,5 +103,5 @@ def _judge(finding: Finding, told: Presence) -> Optional[Finding]:
 def _renamed(finding: Finding) -> Finding:
     # On its way is only what somebody moves.
     if finding.code == "slab-in-transit" and not finding.moving:
-        return replace(finding, code="list-missing")
+        return finding.told_as("list-missing")
     return finding
