@@ -60,6 +60,9 @@ class _Sections(NamedTuple):
     highest: Optional[int]
 
 
+_MOST_ORDERS = 11
+_MAP_ALIGNMENT = 1 << 20
+
 _NO_SECTIONS = _Sections(
     np.zeros(0, np.uint64), np.zeros(0, np.uint64), np.zeros(0, np.bool_), 1, None
 )
@@ -207,6 +210,7 @@ def _near_slabs(machine: Machine) -> Iterator[int]:
         try:
             for cache in islice(each("struct kmem_cache", head, "list"), _MOST_PROBES):
                 yield from _maps_of_node(cache, base)
+                yield from _maps_of_slab(machine, cache)
         except (FaultError, OverflowError):
             continue
 
@@ -222,6 +226,30 @@ def _maps_of_node(cache: Object, base: int) -> Iterator[int]:
                     yield link >> 30 << 30
     except (AttributeError, FaultError, LookupError, OverflowError):
         return
+
+
+def _maps_of_slab(machine: Machine, cache: Object) -> Iterator[int]:
+    # Anywhere else it begins at a multiple of 1 MiB; where a slab's objects lie tells
+    # which page its struct page is, but for the order.
+    memory, page = machine.memory, machine.structure("struct page")
+    slab = machine.structure(f"struct {machine.layout.slab_struct}")
+    if not slab.has("slab_list") or not slab.has("freelist"):
+        return
+    try:
+        node = cache.node[0] if hasattr(cache, "node") else cache.per_node[0].node
+        name = "partial" if node.type_.type.has_member("partial") else "slabs_partial"
+        link = node.member_(name).next.value_()
+        if link == node.member_(name).address_:
+            return
+        start = link - slab.offset("slab_list")
+        freelist = memory.read_word(start + slab.offset("freelist"))
+    except (AttributeError, FaultError, LookupError, OverflowError):
+        return
+    pfn = (freelist - memory.linear_base) >> memory.page_shift
+    for order in range(_MOST_ORDERS if pfn > 0 and freelist else 0):
+        found = start - (pfn >> order << order) * page.size
+        if found > 0 and found % _MAP_ALIGNMENT == 0:
+            yield found
 
 
 def _is_there(machine: Machine, vmemmap: int) -> bool:
