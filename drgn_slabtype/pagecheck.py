@@ -45,6 +45,7 @@ from .rules.slabpages import (
     judge_tail_flags,
     judge_tail_words,
 )
+from .rules.vectors import Vectors, judge_vectors
 
 _MOST_WALKED = 256  # pages for which lists of CPUs are walked
 
@@ -70,14 +71,10 @@ class Owners:
             return self.index["objects"][rows]
         return self._caches["num"][self.cache[rows]]
 
-    def room(self, rows: I64) -> U64:
-        """Return the bytes that a slot can have at most, by what slabs themselves say."""
-        return self.index.spans[rows] // np.maximum(self.objects(rows), np.uint64(1))
-
-    def too_small(self, addresses: U64, sizes: U64) -> Bools:
-        """Return where no object begins, or one of fewer bytes than asked for."""
+    def fits(self, addresses: U64, sizes: U64) -> Bools:
+        """Return where an object begins that has so many bytes."""
         homes = self._homes(self.index, addresses)
-        found: Bools = (homes < 0) | (self._caches["object_size"][homes] < sizes)
+        found: Bools = (homes >= 0) & (self._caches["object_size"][homes] >= sizes)
         return found
 
     def name(self, page: int) -> Optional[str]:
@@ -204,69 +201,44 @@ def _judge_slabs(machine: Machine, owners: Owners) -> Iterator[Finding]:
         page.refcounts.astype(np.uint32).view(np.int32).astype(np.int64),
         page.flags & np.uint64(flags_of_users(machine)),
         vector,
-        _judge_vectors(machine, owners, rows, vector),
+        judge_vectors(_vectors(machine, owners, rows, vector)),
     )
     return judge_slab_words(words, owners.name, _flag_names(machine))
 
 
-def _judge_vectors(machine: Machine, owners: Owners, rows: I64, vector: U64) -> I64:
-    # Positions in VECTOR. Bit 0 says that it is a vector, bit 1 that the page is
-    # no slab; bit 2, or any of them alone, that there is none for another reason.
+def _vectors(machine: Machine, owners: Owners, rows: I64, word: U64) -> Vectors:
     index = owners.index
     extended = index.structure.has("obj_exts")
-    bits, address = vector & np.uint64(7), vector & ~np.uint64(7)
-    wrong = np.zeros(len(rows), np.int64)
-    there = address != 0
-    if extended:
-        odd = there & (bits & np.uint64(2) != 0)
-    else:
-        odd = (vector != 0) & ((bits != 1) | ~there)
-    # Where bit 0 is set with most of them, none is without.
-    marked = there & (bits & np.uint64(1) != 0)
-    if 2 * int(marked.sum()) > int(there.sum()):
-        odd |= there & ~marked
-    wrong[odd] = 1
-    kernels = machine.memory.is_kernel_address(address)
-    wrong[there & ~odd & ~kernels] = 2
-    # kmalloc() takes a vector from a slab, unless it is a large one.
-    sound = np.flatnonzero(there & ~odd & kernels)
-    step = machine.structure("struct slabobj_ext").size if extended else machine.memory.word_size
-    small = np.ones(len(rows), np.bool_)
-    if index.layout.allocator == "SLUB":
-        small = index["objects"][rows] * np.uint64(step) <= np.uint64(machine.memory.page_size)
-    outside = index.rows_of_addresses(address[sound]) < 0
-    outside &= ~kfence_pool(machine).contains(address[sound])
-    wrong[sound[outside & small[sound]]] = 3
-    # Or it lies in what is left over of the slab itself.
-    home = index.rows_of_addresses(address[sound])
+    address = word & ~np.uint64(7)
+    home = index.rows_of_addresses(address)
+    owner = np.where(home >= 0, owners.cache[home], -1)
     kmalloc = np.array(["kmalloc" in name for name in owners.names] + [False], np.bool_)
-    strange = (home >= 0) & (home != rows[sound]) & ~kmalloc[owners.cache[home]]
-    strange &= owners.cache[home] >= 0  # KFENCE gives out some
-    if len(sound) >= 1 and 10 * int(strange.sum()) <= max(len(sound), 10):
-        wrong[sound[strange]] = 5
-    # Every slab has its own.
-    _, which, times = np.unique(address[sound], return_inverse=True, return_counts=True)
-    wrong[sound[(times[which.reshape(-1)] > 1) & (wrong[sound] == 0)]] = 4
-    # What it lies in begins with it and holds it; many that do not are the fault of a cache.
-    told = (home >= 0) & (home != rows[sound]) & (owners.cache[home] >= 0)
-    small_one = owners.too_small(address[sound], owners.objects(rows[sound]) * np.uint64(step))
-    small_one &= told & (wrong[sound] == 0)
-    if 10 * int(small_one.sum()) <= max(int(told.sum()), 10):
-        wrong[sound[small_one]] = 7
-    # One in the slots begins in the first of them; what is left over lies behind the last.
-    count, room = owners.objects(rows[sound]), owners.room(rows[sound])
-    within = (home == rows[sound]) & (address[sound] - index.addresses[rows[sound]] < room)
-    if index.structure.has("stride"):
-        # From v7.0 to v7.2: as far apart as the slots that they lie in, or one after the other.
-        apart = index["stride"][rows[sound]]
-        strange = (apart > room) | (apart * (count + np.uint64(1)) <= index.spans[rows[sound]])
-        strange = np.where(within, strange, apart != np.uint64(step))
-        wrong[sound[strange & (count > 1) & (wrong[sound] == 0)]] = 9
+    entry = machine.structure("struct slabobj_ext").size if extended else machine.memory.word_size
+    objects = owners.objects(rows)
+    size = objects * np.uint64(entry)
+    marked = stride = None
     if index.structure.has("obj_exts_in_object"):
-        inside = index["obj_exts_in_object"][rows] != 0
-        wrong[inside & ~there] = 6
-        wrong[sound[(inside[sound] != within) & (count > 1)]] = 8
-    return wrong
+        marked = index["obj_exts_in_object"][rows] != 0
+    if index.structure.has("stride"):
+        stride = index["stride"][rows]
+    return Vectors(
+        word,
+        extended,
+        kernel=machine.memory.is_kernel_address(address),
+        in_slab=owner >= 0,
+        in_pool=kfence_pool(machine).contains(address) | ((home >= 0) & (owner < 0)),
+        own=home == rows,
+        kmalloc=kmalloc[owner],
+        fits=owners.fits(address, size),
+        # SLAB takes them from slabs whatever their size.
+        small=(size <= np.uint64(machine.memory.page_size)) | (index.layout.allocator == "SLAB"),
+        objects=objects,
+        room=index.spans[rows] // np.maximum(objects, np.uint64(1)),
+        offset=address - index.addresses[rows],
+        entry=entry,
+        marked=marked,
+        stride=stride,
+    )
 
 
 def _on_lists(machine: Machine, pages: Counted) -> Bools:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import Dict, Iterable, List, Mapping, Optional, Tuple
 
 import numpy as np
@@ -115,9 +114,15 @@ def _inside_functions(machine: Machine, pointers: U64) -> U64:
     # 1 for what leads to other than the first byte of a function.
     inside = np.zeros(len(pointers), np.uint64)
     for one in np.unique(pointers[pointers != 0]).tolist():
-        with suppress(LookupError, OverflowError):
-            inside[pointers == one] = machine.prog.symbol(one).address != one
+        inside[pointers == one] = machine.fact(_is_inside_function, one)
     return inside
+
+
+def _is_inside_function(machine: Machine, address: int) -> bool:
+    try:
+        return machine.prog.symbol(address).address != address
+    except (LookupError, OverflowError):
+        return False
 
 
 def _add_nodes(machine: Machine, caches: Caches, listed: I64, cache: Dict[str, U64]) -> None:

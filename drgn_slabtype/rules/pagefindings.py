@@ -10,7 +10,7 @@ from ..findings import Finding
 from ..pages.freememory import FreeMemory, Zone
 from ..pagetype.encoding import Encoding
 
-_UNDER_THE_LOCK = frozenset({"page-free-list", "page-free-order", "page-free-buddies"})
+_UNDER_THE_LOCK = frozenset({"page-free-list", "page-free-buddies"})
 """What a block can show that is being put on a list or taken off it; what a page says of
 its owner is gone before, and comes after."""
 

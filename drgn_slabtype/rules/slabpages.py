@@ -9,7 +9,7 @@ pages") (in v6.14). The slabs themselves tell which.
 
 from __future__ import annotations
 
-from typing import Callable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Callable, Iterator, List, NamedTuple, Optional, Sequence
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from ..machine.memory import U64
 from ..pages.references import Counted, Flagged, Worded
 from .compound import CacheOf
 from .pagefindings import PageNames
+from .vectors import SAID, Wrong
 
 FlagNames = Callable[[int], Sequence[str]]
 """Returns the names of some of ``page->flags``."""
@@ -39,22 +40,7 @@ class SlabWords(NamedTuple):
     vector: U64
     """``obj_cgroups``, ``memcg_data`` or ``obj_exts``."""
     vector_wrong: I64
-    """What speaks against it: position in :data:`VECTOR`, 0 for nothing."""
-
-
-VECTOR: Tuple[str, ...] = (
-    "",
-    "has bits set that no vector has",
-    "leads to what is no address of the kernel's",
-    "leads into no slab, where kmalloc() has put it",
-    "is that of another slab, too",
-    "leads into an object that kmalloc() has not given out",
-    "is none, though it is marked as lying in an object",
-    "leads to no object, or to one that is too small for it",
-    "is marked as lying in an object and does not, or is not and does",
-    "has entries that are as far apart as neither slots nor entries are",
-)
-"""What can speak against a vector of object cgroups, as a sentence goes on."""
+    """What speaks against it: a :class:`~.vectors.Wrong`, 0 for nothing."""
 
 
 def usual_references(refcount: I64) -> Optional[int]:
@@ -106,7 +92,7 @@ def judge_slab_words(
         yield Finding(
             "slab-vector-wrong",
             f"{cache}: slab 0x{page:x} has 0x{vector:x} for its vector of object cgroups, which "
-            f"{VECTOR[int(words.vector_wrong[row])]}",
+            f"{SAID[Wrong(words.vector_wrong[row])]}",
             cache=cache,
             slab=page,
             found=vector,

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Vectors that slabs keep beside their objects.
+
+One word of a slab leads to a vector with an entry for each object: who is charged
+for it, and where it was allocated. The vector lies in an object that ``kmalloc()``
+gave out, in what is left over of the slab behind its objects, or, since Linux 7.0,
+in the slots themselves. Nothing in it says whose it is, so only where it lies, how
+much room it has there and its marks can be wrong.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Dict, NamedTuple, Optional
+
+import numpy as np
+
+from ..ledger import I64, Bools
+from ..machine.memory import U64
+
+_FLAGS = 7
+_IS_VECTOR, _IS_NO_SLAB = 1, 2
+
+
+class Wrong(enum.IntEnum):
+    """What speaks against a vector."""
+
+    BITS = 1
+    NO_ADDRESS = 2
+    IN_NO_SLAB = 3
+    TWICE = 4
+    NOT_GIVEN_OUT = 5
+    MARKED_BUT_NONE = 6
+    NO_OBJECT = 7
+    MARK = 8
+    STRIDE = 9
+
+
+SAID: Dict[Wrong, str] = {
+    Wrong.BITS: "has bits set that no vector has, or lacks one that all have",
+    Wrong.NO_ADDRESS: "leads to what is no address of the kernel's",
+    Wrong.IN_NO_SLAB: "leads into no slab, where kmalloc() has put it",
+    Wrong.TWICE: "is that of another slab, too",
+    Wrong.NOT_GIVEN_OUT: "leads into an object that kmalloc() has not given out",
+    Wrong.MARKED_BUT_NONE: "is none, though it is marked as lying in an object",
+    Wrong.NO_OBJECT: "leads to no object, or to one that is too small for it",
+    Wrong.MARK: "is marked as lying in an object and does not, or is not and does",
+    Wrong.STRIDE: "has entries that are as far apart as neither slots nor entries are",
+}
+"""Each as a sentence goes on after the vector."""
+
+
+class Vectors(NamedTuple):
+    """The words of slabs that lead to vectors, and where these lie: columns, a row a slab."""
+
+    word: U64
+    """``obj_cgroups``, ``memcg_data`` or ``obj_exts``."""
+    extended: bool
+    """Whether they are ``obj_exts``, of which bits can say why there is none."""
+    kernel: Bools
+    """Whether the address in the word is one of the kernel's."""
+    in_slab: Bools
+    """Whether it lies in a slab of a cache."""
+    in_pool: Bools
+    """Whether it lies in KFENCE's pool."""
+    own: Bools
+    """Whether it lies in the slab that it belongs to."""
+    kmalloc: Bools
+    """Whether it lies in a slab of ``kmalloc()``."""
+    fits: Bools
+    """Whether an object begins there that is large enough for it."""
+    small: Bools
+    """Whether ``kmalloc()`` takes so many bytes from a slab."""
+    objects: U64
+    """How many objects the slab has."""
+    room: U64
+    """Bytes that each of them can take at most."""
+    offset: U64
+    """Bytes from the beginning of the slab to the vector, where that is :attr:`own`."""
+    entry: int
+    """Bytes of an entry."""
+    marked: Optional[Bools] = None
+    """``obj_exts_in_object``; ``None`` where a kernel has no such mark."""
+    stride: Optional[U64] = None
+    """``stride``, the bytes from one entry to the next, from Linux 7.0 to 7.2."""
+
+
+def judge_vectors(vectors: Vectors) -> I64:
+    """Return what speaks against each, a :class:`Wrong`; 0 for nothing."""
+    bits, there = vectors.word & np.uint64(_FLAGS), vectors.word > np.uint64(_FLAGS)
+    wrong = np.zeros(len(bits), np.int64)
+
+    def tell(what: Wrong, hits: Bools) -> None:
+        wrong[hits & (wrong == 0)] = what
+
+    tell(Wrong.BITS, _odd_bits(vectors, bits, there))
+    tell(Wrong.NO_ADDRESS, there & ~vectors.kernel)
+    sound = there & (wrong == 0)
+    tell(Wrong.IN_NO_SLAB, sound & vectors.small & ~vectors.in_slab & ~vectors.in_pool)
+    away = sound & vectors.in_slab & ~vectors.own
+    tell(Wrong.NOT_GIVEN_OUT, _few(away & ~vectors.kmalloc, sound))
+    # Every slab has its own.
+    address = vectors.word & ~np.uint64(_FLAGS)
+    _, which, times = np.unique(address[sound], return_inverse=True, return_counts=True)
+    twice = np.zeros(len(bits), np.bool_)
+    twice[sound] = times[which.reshape(-1)] > 1
+    tell(Wrong.TWICE, twice)
+    tell(Wrong.NO_OBJECT, _few(away & ~vectors.fits & (wrong == 0), away))
+    # One in the slots begins in the first of them; what is left over lies behind the last.
+    several = sound & (vectors.objects > 1)
+    within = vectors.own & (vectors.offset < vectors.room)
+    if vectors.stride is not None:
+        apart, count = vectors.stride, vectors.objects
+        # With slots as short as that there were one more.
+        far = (apart > vectors.room) | (apart * (count + np.uint64(1)) <= vectors.room * count)
+        tell(
+            Wrong.STRIDE,
+            _few(several & np.where(within, far, apart != np.uint64(vectors.entry)), several),
+        )
+    if vectors.marked is not None:
+        tell(Wrong.MARKED_BUT_NONE, vectors.marked & ~there)
+        tell(Wrong.MARK, _few(several & (vectors.marked != within), several))
+    return wrong
+
+
+def _odd_bits(vectors: Vectors, bits: U64, there: Bools) -> Bools:
+    # Bit 1 says that the page is no slab; of obj_exts, bit 2 or any of them alone say how
+    # one was allocated, or why there is none.
+    if not vectors.extended:
+        return (vectors.word != 0) & ((bits != _IS_VECTOR) | ~there)
+    odd = there & (bits & np.uint64(_IS_NO_SLAB) != 0)
+    # Where bit 0 is set with most of them, none is without.
+    without = there & (bits & np.uint64(_IS_VECTOR) == 0)
+    found: Bools = odd | _few(without, there)
+    return found
+
+
+def _few(hits: Bools, of: Bools) -> Bools:
+    # What many break is not damage of each, but a cache that is damaged or a layout that
+    # is not understood.
+    few = 10 * int(np.count_nonzero(hits)) <= max(int(np.count_nonzero(of)), 10)
+    return hits if few else np.zeros_like(hits)
