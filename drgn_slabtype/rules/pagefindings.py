@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import AbstractSet, Dict, List, Mapping, NamedTuple, Optional
+from typing import AbstractSet, Dict, List, Mapping, NamedTuple, Optional, Set
 
 from ..codes import Measure
 from ..findings import Finding
@@ -54,6 +54,8 @@ class PageFindings:
         self.elsewhere = known
         self.next_id = last_id + 1
         self.found: List[Finding] = []
+        self.doubted: Set[str] = set()
+        """What of free pages is not understood, and so is not judged."""
         self.zones: Dict[int, int] = {}
         self.known = {pfn: row for row, pfn in enumerate(free.pfn.tolist())}
 

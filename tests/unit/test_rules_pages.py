@@ -235,6 +235,23 @@ def test_free_page_belongs_to_nobody(column: str) -> None:
     assert _roots(_judge(replace(blocks, inside=inside))) == ["page-free-type"]
 
 
+@pytest.mark.parametrize(
+    ("column", "codes"),
+    [("word", ["not-understood", "page-free-type"]), ("mapping", ["not-understood"])],
+)
+def test_what_most_free_blocks_hold_is_not_understood(column: str, codes: List[str]) -> None:
+    free = _machine([(16 * number, 0) for number in range(12)])
+    many = getattr(free, column).copy()
+    many[:9] = 0xF0000001
+    inside = _strays(9, mapping=8)
+    found = _judge(replace(free, **{column: many}, inside=inside))
+    assert [one.code for one in found] == codes
+    assert f"the {column} of free pages: 9 of 12" in found[0].message
+    few = getattr(free, column).copy()
+    few[:4] = 0xF0000001
+    assert _roots(_judge(replace(free, **{column: few}))) == ["page-free-type"] * 4
+
+
 def test_word_of_a_free_block_is_nothing_but_its_type() -> None:
     findings = _judge(_changed(_machine(_BLOCKS), "word", 2, 0xF0000001))
     assert _roots(findings) == ["page-free-type"]
