@@ -53,8 +53,6 @@ class Recipes:
     """Words that were changed in all ways."""
     unexplained: List[str] = field(default_factory=list)
     """Changes of them that were passed in silence without a reason, or ended a check."""
-    by_chance: List[str] = field(default_factory=list)
-    """Those that hang on the value that a word happened to get; they are told, and are no fault."""
     error: str = ""
     """Why there is no answer."""
     seconds: float = 0.0
@@ -108,8 +106,7 @@ def _change_words(files: Sequence[str], result: Recipes) -> None:
         arguments = ["-m", "tests.mutate", *files, *options]
         run_python(arguments, statuses=[0, 1], timeout_seconds=_TIMEOUT_SECONDS)
         told = json.load(file)
-    result.words, result.by_chance = len(told["words"]), told["by_chance"]
-    result.unexplained = [one for one in told["unexplained"] if one not in result.by_chance]
+    result.words, result.unexplained = len(told["words"]), told["unexplained"]
 
 
 def _sort(records: List[Dict[str, Any]], result: Recipes) -> None:

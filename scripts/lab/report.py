@@ -153,7 +153,6 @@ def _recipes(results: Sequence[Recipes], style: str = "plain") -> str:
         lines += [f"{one.dump}: missed {text}" for text in one.missed]
         lines += [f"{one.dump}: false alarm of {text}" for text in one.false]
         lines += [f"{one.dump}: changed word {text}" for text in one.unexplained]
-        lines += [f"{one.dump}: changed word {text}, by chance" for text in one.by_chance]
     pending = sorted({name for one in results for name in one.pending})
     if pending:
         lines.append(f"rule not built for {len(pending)} recipes: {', '.join(pending)}")

@@ -36,23 +36,6 @@ def unexplained(records: Iterable[Record]) -> List[str]:
     return list(found)
 
 
-def by_chance(records: Iterable[Record]) -> List[str]:
-    """
-    Return those of :func:`unexplained` that hang on which value a word happened to get.
-
-    A bit that was turned over, or another pointer, can make a value that is as good. The
-    word has a rule, since other changes of the same word are found.
-    """
-    found: Dict[str, None] = {}
-    for one in records:
-        if "finding" not in one["outcomes"].values():
-            continue
-        silent = unexplained([one])
-        ends = tuple(f" {mutation}: silent" for mutation in ("flip", "pointer"))
-        found.update(dict.fromkeys(text for text in silent if text.endswith(ends)))
-    return list(found)
-
-
 def counts(records: Iterable[Record]) -> Counter[str]:
     """Return how often each outcome came."""
     return Counter(outcome for one in records for outcome in one["outcomes"].values())

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Dict
 
 import pytest
 
@@ -13,7 +12,7 @@ from drgn_slabtype.capture import open_capture
 from .layout import leaves
 from .reasons import REASONS
 from .run import Subject
-from .table import by_chance, page, unexplained
+from .table import page, unexplained
 from .words import MUTATIONS, Word
 
 _CAPTURES = Path(__file__).parents[1] / "captures"
@@ -82,18 +81,3 @@ def test_silence_without_a_reason_is_told() -> None:
     text = "\n".join(page({"made-up": {"words": [known, unknown]}}))
     assert "no rule yet" in text
     assert REASONS[0].why[1:] in text
-
-
-def test_a_value_that_is_as_good_by_chance_does_not_hide_a_word_without_a_rule() -> None:
-    def record(**outcomes: str) -> Dict[str, Any]:
-        return {
-            "structure": "kmem_cache",
-            "member": "size",
-            "cache": "x",
-            "outcomes": {**dict.fromkeys(MUTATIONS, "finding"), **outcomes},
-            "told": {},
-        }
-
-    assert by_chance([record(flip="silent")]) == ["kmem_cache.size flip: silent"]
-    assert by_chance([record(**{"+1": "silent"})]) == []
-    assert by_chance([record(**dict.fromkeys(MUTATIONS, "silent"))]) == []
