@@ -17,7 +17,7 @@ import pytest
 from drgn_slabtype.allocators.quarantine import QUARANTINE
 from drgn_slabtype.allocators.slub.asked import DebugTraits, mostly_red
 from drgn_slabtype.allocators.slub.debug import ContentReader
-from drgn_slabtype.allocators.slub.layout import KasanSizes, Parts, SlotLayout
+from drgn_slabtype.allocators.slub.layout import Parts, SlotLayout
 from drgn_slabtype.findings import Finding
 from drgn_slabtype.ledger import (
     Claims,
@@ -33,33 +33,17 @@ from drgn_slabtype.ledger import (
 from drgn_slabtype.machine.memory import Gathered
 from drgn_slabtype.rules.content import judge_content
 
+from ..slots import KASAN, PLAIN, slot_cache
+
 BASE, PAGE = 0xFFFF888000100000, 4096
 FREE, USED, HELD, LIVED_IN = range(4)
 ASKED = 40
 PLACES = (Place("freelist", counted=False), QUARANTINE, Place("allocator", counted=True))
 
-PLAIN = Parts(word=8, track=32, asked=8, kasan=None)
-KASAN = PLAIN._replace(kasan=KasanSizes(alloc_meta=24, free_meta=24))
-
 
 def cache(**differs: Any) -> Any:
-    members = {
-        "object_size": 64,
-        "inuse": 72,
-        "offset": 72,
-        "red_left_pad": 8,
-        "align": 8,
-        "size": 168,
-        "red_zone": True,
-        "store_user": True,
-        "poison": True,
-        "padded": True,
-        "kmalloc": True,
-        "kasan_alloc": 0,
-        "kasan_free": 0,
-        "facts": Facts("made-up", 0, 64, 168, PAGE // 168),
-    }
-    return SimpleNamespace(**{**members, **differs})
+    known = {"poison": True, "padded": True, "facts": Facts("made-up", 0, 64, 168, PAGE // 168)}
+    return slot_cache(**{**known, **differs})
 
 
 class Made(NamedTuple):

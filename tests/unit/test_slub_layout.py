@@ -3,33 +3,18 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from drgn_slabtype.allocators.slub.layout import KasanSizes, Parts, SlotLayout
+from drgn_slabtype.allocators.slub.layout import SlotLayout
 
-PLAIN = Parts(word=8, track=32, asked=8, kasan=None)
-KASAN = PLAIN._replace(kasan=KasanSizes(alloc_meta=24, free_meta=24))
+from ..slots import KASAN, PLAIN, slot_cache
 
 
 def cache(**differs: Any) -> Any:
-    """kmalloc-64 under slub_debug=FZPU."""
-    members = {
-        "object_size": 64,
-        "inuse": 72,
-        "offset": 72,
-        "red_left_pad": 64,
-        "align": 64,
-        "size": 256,
-        "red_zone": True,
-        "store_user": True,
-        "kmalloc": True,
-        "kasan_alloc": 0,
-        "kasan_free": 0,
-    }
-    return SimpleNamespace(**{**members, **differs})
+    """Return one that is aligned to cache lines."""
+    return slot_cache(**{"red_left_pad": 64, "align": 64, "size": 256, **differs})
 
 
 def test_parts_follow_each_other() -> None:
