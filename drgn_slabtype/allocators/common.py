@@ -32,7 +32,7 @@ _LINEAR_BYTES = 1 << 46  # of a direct map; code lies above it, or in the midst 
 _MEMBERS = """
     cpu_cache cpu_slab cpu_sheaves
     flags size object_size align refcount useroffset usersize random_seq ctor allocflags
-    colour_off offset inuse sheaf_capacity min_partial remote_node_defrag_ratio
+    colour_off obj_offset offset inuse sheaf_capacity min_partial remote_node_defrag_ratio
     cpu_partial cpu_partial_slabs oo.x max.x gfporder
     reciprocal_size.m reciprocal_size.sh1 reciprocal_size.sh2
     reciprocal_buffer_size.m reciprocal_buffer_size.sh1 reciprocal_buffer_size.sh2

@@ -96,9 +96,9 @@ class CompoundPages:
             return
         heads = flagged[~folios.tails[flagged]]
         heads = heads[folios.flags[heads] != np.uint64(self._layout.flags_mask)]
-        rows, owners = self._reach(folios, heads)
+        rows, owners, spans = self._reach(folios, heads)
         words, pages = block.compound[rows], self._pages(block, rows)
-        good = self._lead(pages, words, owners)
+        good = self._lead(pages, words, owners, spans)
         if good.all() and len(rows) == len(tails) and len(flagged) == len(heads):
             return
         bad = ~good
@@ -126,8 +126,9 @@ class CompoundPages:
             words = block.compound[rows].astype(np.uint64)
             self._loose.append((rows + block.pfn, owners, words))
 
-    def _reach(self, folios: Folios, heads: Rows) -> Tuple[Rows, U64]:
-        # The rows of all pages behind a head, and struct page * of that head.
+    def _reach(self, folios: Folios, heads: Rows) -> Tuple[Rows, U64, U64]:
+        # The rows of all pages behind a head, struct page * of that head, and the bytes
+        # that the struct pages of all of them take.
         block, count = folios.block, len(folios)
         orders, pfns = folios.orders(heads), heads + block.pfn
         ends, possible = _ends(pfns, orders)
@@ -145,17 +146,21 @@ class CompoundPages:
             self._until, self._head = int(ends[-1]), int(owners[-1])
         counts = np.minimum(ends - block.pfn, count) - starts
         steps = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        return np.repeat(starts, counts) + steps, np.repeat(owners, counts)
+        size = np.uint64(self._fields.size)
+        spans = np.uint64(self._fields.vmemmap) + ends.astype(np.uint64) * size - owners
+        rows = np.repeat(starts, counts) + steps
+        return rows, np.repeat(owners, counts), np.repeat(spans, counts)
 
-    def _lead(self, pages: U64, words: U64, heads: U64) -> Bools:
+    def _lead(self, pages: U64, words: U64, heads: U64, spans: U64) -> Bools:
         # Whether tails lead to their heads.
         good: Bools = words == heads + np.uint64(1)
         if self._masks:
             # The mask may be that of a larger compound page that this one was
-            # the first part of.
+            # the first part of, and of no smaller one.
             mask = words - np.uint64(1)
             rest = ~mask
-            good |= (rest & (rest + np.uint64(1)) == 0) & (pages & mask == heads)
+            whole = (rest & (rest + np.uint64(1)) == 0) & (rest >= spans - np.uint64(1))
+            good |= whole & (pages & mask == heads)
         return good
 
     def _aliases(self, folios: Folios, rows: Rows, owners: U64) -> Bools:

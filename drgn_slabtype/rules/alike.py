@@ -107,6 +107,8 @@ def judge_common(cache: Columns) -> Iterator[Odd]:
         beyond = (first > cache["object_size"]) | (size > cache["object_size"] - first)
         beyond |= (size == 0) & (first != 0)
         yield from _odd(beyond, "useroffset", first, ", of no bytes of an object")
+    none = cache["object_size"] == 0
+    yield from _odd(none, "object_size", cache["object_size"], ", which no object has")
     align, size = cache["align"], cache["size"]
     wrong = (align == 0) | (align & (align - np.uint64(1)) != 0)
     wrong |= size % np.maximum(align, np.uint64(1)) != 0
@@ -198,6 +200,10 @@ def _code(pointer: U64, linear: U64, inside: U64) -> Iterator[Odd]:
 def judge_slab_caches(cache: Columns, flags: Flags) -> Iterator[Odd]:
     """Yield what ``__kmem_cache_create()`` of SLAB cannot have left in a cache."""
     yield from _unknown(cache["flags"], flags)
+    if "obj_offset" in cache:
+        # Red zones are words of 64 bits.
+        askew = cache["obj_offset"] % np.uint64(8) != 0
+        yield from _odd(understood(askew), "obj_offset", cache["obj_offset"], ", in mid-word")
     colour, align = cache["colour_off"], cache["align"]
     line = np.uint64(int(np.min(colour)) if len(colour) else 0)
     values, times = np.unique(colour, return_counts=True)

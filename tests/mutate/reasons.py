@@ -89,7 +89,7 @@ REASONS = (
     Reason(
         "kmem_cache",
         "num_active|num_allocations|high_mark|grown|reaped|errors|max_freeable|node_allocs"
-        "|node_frees|node_overflow|allochit|allocmiss|freehit|freemiss",
+        "|node_frees|node_overflow|allochit*|allocmiss*|freehit*|freemiss*",
         "statistics of CONFIG_DEBUG_SLAB",
     ),
     Reason(
@@ -185,6 +185,18 @@ REASONS = (
         "obj_exts|memcg_data|obj_cgroups|mem_cgroup",
         "another object of kmalloc() that is as large is as good a vector, and a bit tells how "
         "it was allocated",
+        ("flip",),
+    ),
+    Reason(
+        "slab (free)",
+        "s_mem_offset",
+        "without objects in use, any colour is as good as another, and none is the first",
+        ("0",),
+    ),
+    Reason(
+        "slab (cpu partial)",
+        "slab_list.prev",
+        "through Linux 5.16 half of it is pobjects, an estimate",
         ("flip",),
     ),
     Reason("slab (*", "stride", "of a slab without a vector it means nothing"),
