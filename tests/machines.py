@@ -10,6 +10,7 @@ the tables, so that everything a damaged word touches shows in the ledger.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, Mapping, NamedTuple, Sequence, Tuple
 
@@ -120,7 +121,7 @@ class CpuChain(NamedTuple):
 
 
 @dataclass
-class Machine:
+class Machine(ABC):
     """One slab cache and everything that points at its objects."""
 
     stride: int
@@ -233,29 +234,29 @@ class Machine:
 
     # What the two allocators do in their own way.
 
+    @abstractmethod
     def objects_by_order(self, slab: Slab) -> int:
         """Return how many objects the allocator module takes a slab to have."""
-        raise NotImplementedError
 
+    @abstractmethod
     def counted(self, slab: Slab) -> int:
         """Return the slab's own count."""
-        raise NotImplementedError
 
+    @abstractmethod
     def set_count(self, slab: Slab, count: int) -> None:
         """Store a slab's own count, wherever it is kept."""
-        raise NotImplementedError
 
+    @abstractmethod
     def allowed(self, slab: Slab) -> int:
         """Return the lists that the state of a slab asks for."""
-        raise NotImplementedError
 
+    @abstractmethod
     def fill_own(self, ledger: Ledger) -> None:
         """Enter the slabs' own freelists, and those that take from the same slabs."""
-        raise NotImplementedError
 
+    @abstractmethod
     def sums(self, ledger: Ledger) -> Dict[Tuple[str, str, int], int]:
         """Return what the nodes' counters must be, by (finding code, name, node)."""
-        raise NotImplementedError
 
 
 class ArrayMachine(Machine):

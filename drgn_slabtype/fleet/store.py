@@ -173,7 +173,9 @@ class Store:
         try:
             yield
         except BaseException:
-            self._base.execute("ROLLBACK")
+            # A full disk has ended it already; what is told is that, not this.
+            if self._base.in_transaction:
+                self._base.execute("ROLLBACK")
             raise
         self._base.execute("COMMIT")
 

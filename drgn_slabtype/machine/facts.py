@@ -3,19 +3,20 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from typing import Any, Callable, Dict, Iterator, Optional, TypeVar
 
 _Found = TypeVar("_Found")
 
 
-class Found:
+class Found(ABC):
     """What functions have found out about a machine that inherits this."""
 
     @property
+    @abstractmethod
     def is_live(self) -> bool:
         """Whether its memory changes while it is looked at."""
-        raise NotImplementedError
 
     def __init__(self) -> None:
         self._facts: Dict[Any, Any] = {}
