@@ -125,8 +125,10 @@ def _slabs(reading: Reading, findings: Sequence[Finding]) -> Set[int]:
     if of.structure.has("freelist_size"):
         heads = index["freelist"][rows]
         lasts = heads + np.maximum(of["freelist_size"][owner], np.uint64(1)) - np.uint64(1)
+        # A size that is wrong may reach into a slab of which nothing is said.
+        within = index.rows_of_addresses(heads) == index.rows_of_addresses(lasts)
         found.update((heads >> shift).tolist())
-        found.update((lasts >> shift).tolist())
+        found.update((lasts[within] >> shift).tolist())
     return found
 
 

@@ -185,7 +185,8 @@ def main() -> None:
     text = measure(options.folder, options.number, options.sample)
     print(text, end="")
     if options.docs:
-        write(text, report(options.folder))
+        asked = f"-n {options.number} --sample {options.sample} --docs"
+        write(f"$ python -m tests.fleet.measure FOLDER {asked}\n{text}", report(options.folder))
 
 
 if __name__ == "__main__":
