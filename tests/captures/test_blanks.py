@@ -13,7 +13,8 @@ from drgn import Program
 from drgn.helpers.linux.list import list_for_each_entry
 
 from drgn_slabtype.allocators.percpu import every_copy
-from drgn_slabtype.blanks import blank_pages
+from drgn_slabtype.allocators.slab.view import slab_counts
+from drgn_slabtype.blanks import _slabs, blank_pages
 from drgn_slabtype.capture import open_capture
 from drgn_slabtype.check import check
 from drgn_slabtype.findings import Finding
@@ -131,3 +132,20 @@ def test_pages_of_zeroes_can_be_read_after_a_check() -> None:
     assert prog.read(address, _PAGE) == bytes(_PAGE)
     again = check(prog)
     assert [one.message for one in again.unavailable] == [one.message for one in first.unavailable]
+
+
+def test_an_index_array_that_is_too_long_brings_in_no_other_slab() -> None:
+    of = machine(open_capture(str(_HERE / "slab-5.10-plain" / "capture.xz")))
+    reading = Reading(of)
+    index, rows = reading.index, reading.allocator.caches.rows
+    heads, owner = index["freelist"], reading.allocator.ownership.cache
+    inside = index.rows_of_addresses(heads) == np.arange(len(index))
+    left = index.addresses + index.spans - heads - rows["freelist_size"][owner]
+    several = rows["num"][owner].astype(np.int64) - slab_counts(index) > 1
+    row = int(np.flatnonzero(inside & (left < 8) & several)[0])
+    start = int(index.addresses[row]) // _PAGE
+    own = set(range(start, start + int(index.spans[row]) // _PAGE))
+    told = [Finding("freelist-array", "it is not there", slab=int(index.pages[row]))]
+    assert _slabs(reading, told) == own
+    rows["freelist_size"][owner[row]] += np.uint64(8)
+    assert _slabs(reading, told) == own
