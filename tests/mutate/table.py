@@ -152,6 +152,7 @@ each structure as many as of any other. Where caches of one kernel differ, the l
 one of which least is said stands here.
 `python -m tests.mutate CORE VMLINUX --json FILE` makes the numbers of a kernel, and
 `python -m tests.mutate --page FILE ...` this page; `scripts/vmlab matrix` changes some words
-of each kernel. The reasons are in `tests/mutate/reasons.py`: what is silent without one
-fails all of these.
+of each kernel. The reasons are in `tests/mutate/reasons.py`: what is silent without one fails
+the first of these; it fails the matrix, which has other values on each boot, where it is more
+than one change in a hundred.
 """

@@ -48,12 +48,14 @@ def _cells(text: str) -> List[List[str]]:
     return [[cell.strip() for cell in row] for row in rows[2:]]
 
 
-def test_words_that_are_silent_without_a_reason_fail_a_dump() -> None:
-    good = Recipes("debian-7/plain", found=1, words=60)
-    bad = Recipes("debian-7/numa", found=1, words=60, unexplained=["kmem_cache.size +1: silent"])
+def test_more_silent_changes_than_chance_explains_fail_a_dump() -> None:
+    silent = ["kmem_cache.size +1: silent"]
+    good = Recipes("debian-7/plain", found=1, words=60, changes=300, unexplained=3 * silent)
+    bad = Recipes("debian-7/numa", found=1, words=60, changes=300, unexplained=4 * silent)
     assert Matrix([], [good]).good
     assert not Matrix([], [good, bad]).good
     assert "changed word kmem_cache.size +1: silent" in markdown(_join(Matrix([], [good, bad])))
+    assert not Recipes("debian-7/plain", found=1, words=60, changes=300, ended=1).good
 
 
 def test_page_has_a_row_for_each_guest_in_the_order_of_the_tables() -> None:
