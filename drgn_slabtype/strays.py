@@ -21,12 +21,12 @@ from .codes import ADDRESS
 from .errors import SlabTypeError
 from .findings import Finding
 from .index import KnownBy, SlabIndex
-from .ledger import Suspect
 from .machine import Machine
 from .machine.memory import Bools
 from .pagecheck import Owners, judge_memory
 from .pages.scan import PageScan
 from .reading import Reading
+from .rules.geometry import as_finding
 
 
 def judge_machine(reading: Reading) -> List[Finding]:
@@ -58,7 +58,7 @@ def _marks(reading: Reading, found: List[Finding]) -> List[Finding]:
 
 
 def _elsewhere(reading: Reading, found: List[Finding]) -> List[Finding]:
-    return _numbered(map(_as_finding, reading.allocator.elsewhere()), found)
+    return _numbered(map(as_finding, reading.allocator.elsewhere()), found)
 
 
 def _words(reading: Reading, found: List[Finding]) -> List[Finding]:
@@ -102,22 +102,6 @@ _JUDGED: Mapping[str, Callable[[Reading, List[Finding]], List[Finding]]] = {
 def _numbered(findings: Iterable[Finding], after: List[Finding]) -> List[Finding]:
     # With the numbers that follow those of others; the first is the root of its kind.
     return [replace(one, id=len(after) + at) for at, one in enumerate(findings, 1)]
-
-
-def _as_finding(suspect: Suspect) -> Finding:
-    return Finding(
-        suspect.code,
-        suspect.message,
-        cpu=suspect.cpu,
-        place=suspect.place,
-        found=suspect.found,
-        moving=suspect.moving,
-        address=suspect.address,
-        activity=suspect.activity,
-        word=suspect.word,
-        member=suspect.member,
-        measure=suspect.measure,
-    )
 
 
 def _judge_marks(reading: Reading) -> Iterator[Finding]:

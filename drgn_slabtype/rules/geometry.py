@@ -3,16 +3,36 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Iterator
 
 import numpy as np
 
 from ..codes import ADDRESS
 from ..findings import Finding
-from ..ledger import Ledger, Walk
+from ..ledger import Ledger, Suspect, Walk
 
 _MADE_WRONG = frozenset({"slab-order-wrong", "slab-objects-wrong", "slab-base-wrong"})
 _SEVERAL = 3  # slabs that are not damaged alike by chance
+
+
+def as_finding(suspect: Suspect) -> Finding:
+    """Return what an allocator met while reading as a finding of no cache and no slab."""
+    return Finding(
+        suspect.code,
+        suspect.message,
+        node=suspect.node,
+        cpu=suspect.cpu,
+        place=suspect.place,
+        expected=suspect.expected,
+        found=suspect.found,
+        moving=suspect.moving,
+        address=suspect.address,
+        activity=suspect.activity,
+        word=suspect.word,
+        member=suspect.member,
+        measure=suspect.measure,
+    )
 
 
 def judge_geometry(ledger: Ledger) -> Iterator[Finding]:
@@ -25,23 +45,8 @@ def judge_geometry(ledger: Ledger) -> Iterator[Finding]:
         where = f" slab 0x{page:x}" if page is not None else ""
         if page is None and suspect.node is not None:
             where = f" node {suspect.node}"
-        yield Finding(
-            suspect.code,
-            f"{name}{where}: {suspect.message}",
-            cache=name,
-            node=node,
-            cpu=suspect.cpu,
-            slab=page,
-            place=suspect.place,
-            expected=suspect.expected,
-            found=suspect.found,
-            moving=suspect.moving,
-            address=suspect.address,
-            activity=suspect.activity,
-            word=suspect.word,
-            member=suspect.member,
-            measure=suspect.measure,
-        )
+        message = f"{name}{where}: {suspect.message}"
+        yield replace(as_finding(suspect), message=message, cache=name, node=node, slab=page)
     for slab in np.flatnonzero(~slabs.told & ~slabs.excused).tolist():
         page = int(slabs.page[slab])
         yield Finding(
