@@ -3,26 +3,22 @@
 What there is of one cache, added up from its ledger
 ----------------------------------------------------
 
-Each object is counted once, so that the sums add up whatever is damaged::
+Each object is counted once, as the state that :func:`.states.object_states` gives it,
+so that the sums add up whatever is damaged, and are the same in every answer::
 
     objects = in use + free + waiting + unknown
 
-An object is free or waiting if a place records it so. What a slab counts as in
-use beyond these is in use. Unknown are the objects of which this cannot be told:
-those that a slab counts as free and no place records, those that it counts as in
-use though its freelist leaves no room for so many, and, where a list of free
-objects that the slab counts as in use cannot be followed to its end, all that
-could have stood on the rest of it.
+Nobody knows which objects stood on the rest of an array that cannot be read to its
+end: as many of those in use are counted as unknown.
 """
 
 from __future__ import annotations
 
-from typing import Tuple
-
 import numpy as np
 
 from ..findings import CacheResult
-from ..ledger import I64, Claims, Ledger, State, Walk, all_differ
+from ..ledger import Ledger, Walk
+from .states import tally
 
 _MOST = 1 << 32  # more than any slab or array has
 
@@ -50,54 +46,14 @@ def count_objects(ledger: Ledger) -> CacheResult:
     result.counted = max(int(counted[there].sum()), 0)
     tenths = 10 * counted[there] // np.maximum(objects[there], 1)
     result.fill = np.bincount(np.clip(tenths, 0, 10), minlength=11).tolist()
-    claims = _each_once(ledger)
-    _add_places(result, ledger, claims)
-    in_use, unknown = _in_use(ledger, objects, claims)
-    result.in_use, result.unknown = int(in_use[there].sum()), int(unknown[there].sum())
+    by_state, by_place = tally(ledger)
+    result.in_use, _, result.waiting, result.unknown = by_state[there].sum(axis=0).tolist()
+    for place, free in zip(ledger.places, by_place[there].sum(axis=0).tolist()):
+        if free or not place.counted:
+            result.free[place.name] = free
     hidden = min(_behind_the_end(ledger), result.in_use)
     result.in_use, result.unknown = result.in_use - hidden, result.unknown + hidden
     return result
-
-
-def _each_once(ledger: Ledger) -> Claims:
-    # Claims about objects of slabs that count, the first about each. What is no
-    # object of the cache is not one of those that are added up.
-    claims, slabs = ledger.claims, ledger.slabs
-    number = np.where(claims.slab >= 0, claims.slab, 0)
-    real = (claims.slab >= 0) & (claims.index >= 0) & (claims.state != State.LIVE)
-    if len(slabs):
-        real &= ~slabs.excused[number] & (claims.index < slabs.objects[number])
-    rows = np.flatnonzero(real)
-    width = int(claims.index.max(initial=0)) + 1
-    keys = claims.slab[rows].astype(np.int64) * width + claims.index[rows]
-    if all_differ(keys, len(slabs) * width):
-        return claims.take(rows)
-    return claims.take(rows[np.unique(keys, return_index=True)[1]])
-
-
-def _add_places(result: CacheResult, ledger: Ledger, claims: Claims) -> None:
-    states = len(State)
-    length = len(ledger.places) * states
-    held = np.bincount(claims.place * states + claims.state, minlength=length)
-    for place, here in zip(ledger.places, held.reshape(-1, states).tolist()):
-        if here[State.FREE] or not place.counted:
-            result.free[place.name] = here[State.FREE]
-        result.waiting += here[State.WAITING]
-
-
-def _in_use(ledger: Ledger, objects: I64, claims: Claims) -> Tuple[I64, I64]:
-    # Of each slab: objects in use, and those of which that cannot be told.
-    slabs, boxes = ledger.slabs, ledger.containers
-    counted_place = np.array([place.counted for place in ledger.places], np.bool_)
-    inside = counted_place[claims.place]
-    held = np.bincount(claims.slab[inside], minlength=len(slabs))
-    outside = np.bincount(claims.slab[~inside], minlength=len(slabs))
-    rest = objects - held - outside
-    in_use = np.clip(np.clip(slabs.counted, 0, _MOST) - held, 0, rest)
-    cut = (boxes.slab >= 0) & (boxes.state != Walk.WHOLE)
-    cut[cut] = counted_place[boxes.place[cut]]
-    in_use[boxes.slab[cut]] = 0
-    return in_use, rest - in_use
 
 
 def _behind_the_end(ledger: Ledger) -> int:

@@ -23,7 +23,7 @@ from ..machine.told import require_cpu, require_node
 from ..shapes import Address, Listing
 from .lookup import Judged, lookup
 from .missing import missing_of_cache, missing_of_machine
-from .states import LISTS, ObjectState, SlabObject
+from .states import LISTS, ObjectState, SlabObject, tally
 from .what import word_of
 
 ON_CPU = ListKind.CPU_SLAB | ListKind.CPU_PARTIAL
@@ -167,15 +167,7 @@ def _usages(
     machine: Machine, judged: Judged, kind: I64, owner: I64, rows: I64
 ) -> Iterator[SlabUsage]:
     ledger, slabs = judged.ledger, judged.ledger.slabs
-    states = len(ObjectState)
-    cells = judged.objects.slab * states + judged.objects.state
-    by_state = np.bincount(cells, minlength=len(slabs) * states).reshape(-1, states)[rows]
-    # The state of an object is what its first claim says, and so is its place.
-    first = judged.objects.claim[judged.objects.state == ObjectState.FREE]
-    place = ledger.claims.place[first]
-    cells = ledger.claims.slab[first] * len(ledger.places) + place
-    shape = (len(slabs), len(ledger.places))
-    by_place = np.bincount(cells, minlength=shape[0] * shape[1]).reshape(shape)[rows]
+    by_state, by_place = (counted[rows] for counted in tally(ledger))
     names = [place.name for place in ledger.places]
     codes: Dict[int, str] = {}
     for finding in judged.findings:

@@ -11,11 +11,21 @@ from __future__ import annotations
 
 import enum
 from dataclasses import astuple, dataclass, replace
-from typing import Collection, Iterator, List, Optional, Sequence, Tuple, Union, overload
+from typing import (
+    Collection,
+    Iterator,
+    List,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+    overload,
+)
 
 import numpy as np
 
-from ..ledger import I32, I64, U8, U64, Bools, Ledger, ListKind, State, Walk
+from ..ledger import I32, I64, U8, U64, Bools, Ledger, ListKind, State, Walk, all_differ
 from ..particulars import SlabObject as SlabObject
 from ..rules.claims import container_name
 
@@ -43,6 +53,7 @@ _SAYS = np.zeros(len(State), np.uint8)
 _SAYS[State.FREE], _SAYS[State.WAITING] = ObjectState.FREE, ObjectState.WAITING
 _SAYS[State.LIVE] = ObjectState.IN_USE
 
+_Ints = Union[U8, I32, I64]
 
 LISTS = {
     ListKind.PARTIAL: "partial",
@@ -186,7 +197,7 @@ def object_states(ledger: Ledger) -> Objects:
     slab = np.repeat(np.arange(len(slabs)), slabs.objects)
     index = np.arange(first[-1]) - first[slab]
     address = slabs.base[slab] + index.astype(np.uint64) * np.uint64(ledger.facts.stride)
-    known = np.flatnonzero((claims.slab >= 0) & (claims.index >= 0))
+    known = _about_objects(ledger)
     at = first[claims.slab[known]] + claims.index[known]
     said = _SAYS[claims.state[known]]
     state = np.full(len(slab), ObjectState.IN_USE, np.uint8)
@@ -196,23 +207,73 @@ def object_states(ledger: Ledger) -> Objects:
     state[at[said != state[at]]] = ObjectState.UNKNOWN
     lost, excess = _doubts(ledger)
     state[(claim < 0) & lost[slab]] = ObjectState.UNKNOWN
-    own = np.array([not place.counted for place in ledger.places], np.bool_)
     on_freelist = claim >= 0
-    on_freelist[on_freelist] = own[claims.place[claim[on_freelist]]]
+    on_freelist[on_freelist] = _is_own(ledger)[claims.place[claim[on_freelist]]]
     state[on_freelist & excess[slab]] = ObjectState.UNKNOWN
     return Objects(ledger, slab, index, address, state, claim)
+
+
+class Tally(NamedTuple):
+    """How many objects each slab has of each kind."""
+
+    by_state: I64
+    """Shape (slabs, 4): by :class:`ObjectState`."""
+    by_place: I64
+    """Shape (slabs, places): free ones by the place that records them first."""
+
+
+def tally(ledger: Ledger) -> Tally:
+    """Return how many objects are in which state, as :func:`object_states` has it, by slab."""
+    slabs, claims = ledger.slabs, ledger.claims
+    objects = np.maximum(slabs.objects, 0)
+    lost, excess = _doubts(ledger)
+    rows = _about_objects(ledger)
+    state = _SAYS[claims.state[rows]]
+    width = int(objects.max(initial=0))
+    keys = claims.slab[rows].astype(np.int64) * width + claims.index[rows]
+    if not all_differ(keys, len(slabs) * width):
+        _, first, back = np.unique(keys, return_index=True, return_inverse=True)
+        differs = np.zeros(len(first), np.bool_)
+        differs[back[state != state[first][back]]] = True
+        rows, state = rows[first], np.where(differs, np.uint8(ObjectState.UNKNOWN), state[first])
+    slab, place = claims.slab[rows], claims.place[rows]
+    state[_is_own(ledger)[place] & excess[slab]] = ObjectState.UNKNOWN
+    by_state = _counted(slab, state, (len(slabs), len(ObjectState)))
+    unclaimed = objects - by_state.sum(axis=1)
+    by_state[:, ObjectState.UNKNOWN] += np.where(lost, unclaimed, 0)
+    by_state[:, ObjectState.IN_USE] += np.where(lost, 0, unclaimed)
+    free = state == ObjectState.FREE
+    return Tally(by_state, _counted(slab[free], place[free], (len(slabs), len(ledger.places))))
+
+
+def _about_objects(ledger: Ledger) -> I64:
+    # Rows of the claims that are about an object of a slab that is known.
+    slabs, claims = ledger.slabs, ledger.claims
+    inside = (claims.slab >= 0) & (claims.index >= 0)
+    if len(slabs):
+        inside &= claims.index < slabs.objects[np.maximum(claims.slab, 0)]
+    return np.flatnonzero(inside)
+
+
+def _counted(rows: _Ints, columns: _Ints, shape: Tuple[int, int]) -> I64:
+    cells = rows.astype(np.int64) * shape[1] + columns
+    return np.bincount(cells, minlength=shape[0] * shape[1]).reshape(shape)
+
+
+def _is_own(ledger: Ledger) -> Bools:
+    # Which places are the slabs' own freelists.
+    return np.array([not place.counted for place in ledger.places], np.bool_)
 
 
 def _doubts(ledger: Ledger) -> Tuple[Bools, Bools]:
     # Slabs of which more objects may be free than are known to be, and slabs
     # whose freelist holds more than their count leaves.
     slabs, boxes = ledger.slabs, ledger.containers
-    own = np.array([not place.counted for place in ledger.places], np.bool_)
     of_slab = boxes.slab >= 0
     broken = np.zeros(len(slabs), np.bool_)
     broken[boxes.slab[of_slab & (boxes.state != Walk.WHOLE)]] = True
     walked = np.zeros(len(slabs), np.int64)
-    freelist = of_slab & own[boxes.place]
+    freelist = of_slab & _is_own(ledger)[boxes.place]
     walked[boxes.slab[freelist]] = boxes.walked[freelist]
     should = slabs.objects - slabs.counted
     return broken | (walked < should), walked > should

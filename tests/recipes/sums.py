@@ -10,7 +10,7 @@ from drgn import Program
 from drgn_slabtype.answers.caches import caches
 from drgn_slabtype.answers.objects import STATES, objects
 from drgn_slabtype.answers.slabs import slabs
-from drgn_slabtype.findings import Report
+from drgn_slabtype.findings import CacheResult, Report
 
 
 def unequal(report: Report) -> Iterator[str]:
@@ -54,13 +54,17 @@ def answers_unequal(prog: Program, report: Report) -> Iterator[str]:
         ):
             yield f"caches: {cache.name}: {told}, and the check says {result}"
         if result is not None and cache.consistent is False:
-            yield from _objects_unequal(prog, cache.address)
+            yield from _objects_unequal(prog, result)
 
 
-def _objects_unequal(prog: Program, address: int) -> Iterator[str]:
+def _objects_unequal(prog: Program, result: CacheResult) -> Iterator[str]:
+    address = result.address
     every = objects(prog, address)
     by_state = {state: len(objects(prog, address, state)) for state in STATES}
     if sum(by_state.values()) != len(every):
         yield f"objects: {len(every)} objects: {by_state}"
+    counted = (result.in_use, sum(result.free.values()), result.waiting, result.unknown)
+    if tuple(by_state.values()) != counted:
+        yield f"objects: {result.name}: {by_state}, and the check counts {counted}"
     for slab in slabs(prog, address).slabs:
         yield from _unequal(f"slabs: 0x{slab.slab:x}", slab)

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drgn_slabtype.answers.counts import count_objects
+from drgn_slabtype.answers.states import ObjectState, object_states, tally
 from drgn_slabtype.findings import CacheResult
 from drgn_slabtype.ledger import Claims, Containers, Facts, Ledger, Place, Slabs, State, Walk
 
@@ -38,6 +39,10 @@ def _ledger(slabs: Any, claims: Any, boxes: Any = ()) -> Ledger:
     )
 
 
+def _freelist(slab: int, walked: int) -> List[int]:
+    return [0, slab, Walk.WHOLE, walked, walked]
+
+
 def _sums(result: CacheResult) -> List[int]:
     return [result.in_use, sum(result.free.values()), result.waiting, result.unknown]
 
@@ -45,15 +50,16 @@ def _sums(result: CacheResult) -> List[int]:
 def test_sound_slab() -> None:
     claims = [[0, 0, 0, State.FREE], [0, 0, 1, State.FREE], [2, 0, 2, State.FREE]]
     claims += [[2, 0, 3, State.WAITING], [0, 0, 4, State.LIVE]]
-    result = count_objects(_ledger([[8, 6]], claims))
+    result = count_objects(_ledger([[8, 6]], claims, [_freelist(0, 2)]))
     assert _sums(result) == [4, 3, 1, 0]
     assert result.free == {"freelist": 2, "array": 1}
 
 
 def test_list_that_ends_early() -> None:
-    # The count says that five are free, the list has two of them.
+    # The count says that five are free, the list has two of them: any other may be free.
     claims = [[0, 0, 0, State.FREE], [0, 0, 1, State.FREE]]
-    assert _sums(count_objects(_ledger([[8, 3]], claims))) == [3, 2, 0, 3]
+    ledger = _ledger([[8, 3]], claims, [_freelist(0, 2)])
+    assert _sums(count_objects(ledger)) == [0, 2, 0, 6]
 
 
 def test_loop_in_the_list_of_a_cpu() -> None:
@@ -61,6 +67,12 @@ def test_loop_in_the_list_of_a_cpu() -> None:
     claims = [[1, 0, 0, State.FREE], [1, 0, 1, State.FREE]]
     box = [[1, 0, Walk.CYCLE, -1, 2]]
     assert _sums(count_objects(_ledger([[8, 8], [8, 8]], claims, box))) == [8, 2, 0, 6]
+
+
+def test_object_that_is_free_and_live_is_neither() -> None:
+    claims = [[0, 0, 0, State.FREE], [2, 0, 0, State.LIVE], [2, 0, 1, State.LIVE]]
+    ledger = _ledger([[8, 7]], claims, [_freelist(0, 1)])
+    assert _sums(count_objects(ledger)) == [7, 0, 0, 1]
 
 
 def test_array_that_cannot_be_read_to_its_end() -> None:
@@ -72,7 +84,8 @@ def test_array_that_cannot_be_read_to_its_end() -> None:
 def test_object_that_stands_twice_is_one() -> None:
     claims = [[0, 0, 0, State.FREE], [0, 0, 0, State.FREE], [2, 0, 0, State.FREE]]
     claims.append([2, -1, -1, State.FREE])
-    assert _sums(count_objects(_ledger([[8, 7]], claims))) == [7, 1, 0, 0]
+    ledger = _ledger([[8, 7]], claims, [_freelist(0, 1)])
+    assert _sums(count_objects(ledger)) == [7, 1, 0, 0]
 
 
 _NUMBERS = st.sampled_from([-(1 << 62), -5, -1, 0, 1, 3, 8, 9, 1 << 40])
@@ -92,7 +105,10 @@ _NUMBERS = st.sampled_from([-(1 << 62), -5, -1, 0, 1, 3, 8, 9, 1 << 40])
 def test_they_add_up(slabs: Any, claims: Any, boxes: Any) -> None:
     claims = [one for one in claims if one[1] < len(slabs)]
     boxes = [one for one in boxes if one[1] < len(slabs)]
-    result = count_objects(_ledger(slabs, claims, boxes))
+    ledger = _ledger([(max(objects, 0), counted) for objects, counted in slabs], claims, boxes)
+    result = count_objects(ledger)
     assert sum(_sums(result)) == result.objects
+    states = np.bincount(object_states(ledger).state, minlength=len(ObjectState))
+    assert tally(ledger).by_state.sum(axis=0).tolist() == states.tolist()
     assert min(_sums(result)) >= 0
     assert result.counted >= 0
