@@ -55,11 +55,13 @@ class Allocator(Protocol):
         What all caches have in common is not looked at again either.
         """
 
-    def collect(self, number: int, index: SlabIndex) -> Ledger:
+    def collect(self, number: int, index: SlabIndex, about: Optional[range] = None) -> Ledger:
         """
         Read everything about one cache.
 
         :param number: Position in :attr:`caches`.
+        :param about: Addresses; of the freelists, those alone are followed then that may lead
+            to one of them, and no object is looked at byte by byte.
         """
 
     def homes(self, index: SlabIndex, addresses: U64) -> I64:

@@ -121,14 +121,14 @@ def _with_neighbours(slab: Located, info: AddressInfo, count: int) -> AddressInf
 def _with_records(reading: Lookup, info: AddressInfo) -> AddressInfo:
     # Places of other caches hold it, or a freelist of theirs leads to it.
     assert info.object is not None
-    start = np.uint64(info.object)
     allocator, index = reading.whole.allocator, reading.whole.index
     own = reading.number(info.slab_cache or 0)
     size = max(int(reading.caches.rows["object_size"][own]), 1)
+    about = range(info.object, info.object + size)
     found: List[str] = []
     for number in range(len(reading.caches)):
         if number != own:
-            found += _foreign(allocator.collect(number, index), start, np.uint64(size))
+            found += _foreign(allocator.collect(number, index, about), about)
     told = tuple(f"recorded as free in {place}, of another cache" for place in found)
     return replace(
         info,
@@ -137,8 +137,9 @@ def _with_records(reading: Lookup, info: AddressInfo) -> AddressInfo:
     )
 
 
-def _foreign(ledger: Ledger, start: np.uint64, size: np.uint64) -> List[str]:
+def _foreign(ledger: Ledger, about: range) -> List[str]:
     claims, boxes = ledger.claims, ledger.containers
+    start, size = np.uint64(about.start), np.uint64(len(about))
     inside = (claims.address - start < size) & (claims.slab < 0)
     found = [
         f"{container_name(ledger, int(claims.container[at]))} of {ledger.facts.name}, "

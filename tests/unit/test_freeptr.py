@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drgn_slabtype.allocators.slub.freelists import Chains, Encoding, Geometry, decode, follow
-from drgn_slabtype.ledger import Walk
+from drgn_slabtype.ledger import U64, Walk
 
 LINEAR = 0xFFFF888000000000
 ALL = (1 << 64) - 1
@@ -49,10 +49,8 @@ class Pool:
             where = int.from_bytes(where.to_bytes(8, "little"), "big")
         return pointer ^ self.secret ^ where
 
-    def follow(
-        self, heads: Optional[Sequence[int]] = None, readable: Optional[Sequence[bool]] = None
-    ) -> Chains:
-        """Write everything down, and follow it."""
+    def words(self) -> U64:
+        """Write everything down."""
         words = np.full((len(self.bases), max(self.objects)), 0x5A5A5A5A5A5A5A5A, np.uint64)
         for slab, chain in enumerate(self.chains):
             for index, after in zip(chain, [*chain[1:], None]):
@@ -60,7 +58,10 @@ class Pool:
                 words[slab, index] = self.encode(slab, index, pointer)
         for (slab, index), pointer in self.stored.items():
             words[slab, index] = self.encode(slab, index, pointer)
-        geometry = Geometry(
+        return words
+
+    def geometry(self) -> Geometry:
+        return Geometry(
             np.array(self.bases, np.uint64),
             np.array(self.objects, np.int64),
             self.stride,
@@ -68,10 +69,14 @@ class Pool:
             self.encoding,
             self.secret,
         )
+
+    def follow(
+        self, heads: Optional[Sequence[int]] = None, readable: Optional[Sequence[bool]] = None
+    ) -> Chains:
         return follow(
-            geometry,
+            self.geometry(),
             np.array(self.heads() if heads is None else heads, np.uint64),
-            words,
+            self.words(),
             np.array([True] * len(self.bases) if readable is None else readable),
         )
 
@@ -192,6 +197,22 @@ def test_cycle_ends_the_chain(pool: Pool, rng: Random) -> None:
     assert end(chains, slab) == (Walk.CYCLE, chain[position], back)
     assert entries(chains, slab) == chain[: position + 1]
     _others_are_whole(pool, chains, slab)
+
+
+@given(pools(min_free=1), st.integers(0, 1 << 16).map(Random))
+def test_slabs_whose_freelist_leads_to_an_address_are_told(pool: Pool, rng: Random) -> None:
+    slab = rng.randrange(len(pool.bases))
+    position = rng.randrange(len(pool.chains[slab]) + 1)
+    wanted = LINEAR + (1 << 40)
+    heads = pool.heads()
+    if position:
+        pool.stored[slab, pool.chains[slab][position - 1]] = wanted
+    else:
+        heads[slab] = wanted
+    found = pool.geometry().lead_to(
+        range(wanted - 8, wanted + 8), np.array(heads, np.uint64), pool.words()
+    )
+    assert found.tolist() == [one == slab for one in range(len(pool.bases))]
 
 
 def test_object_that_points_at_itself_is_a_cycle_of_one() -> None:

@@ -10,7 +10,7 @@ use; free objects are in a slab's own freelist or in an array cache.
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Iterator, List
+from typing import Iterator, List, Optional
 
 import numpy as np
 
@@ -141,7 +141,7 @@ class SlabAllocator:
 
     # One cache ---------------------------------------------------------------
 
-    def collect(self, number: int, index: SlabIndex) -> Ledger:
+    def collect(self, number: int, index: SlabIndex, about: Optional[range] = None) -> Ledger:
         """Read everything about one cache; see :meth:`.base.Allocator.collect`."""
         cache = SlabCache(self.caches, number, self.memory.page_size, self._cpus)
         rows = self.ownership.rows_of(number)
@@ -159,6 +159,9 @@ class SlabAllocator:
         self._arrays(cache, rows, index, ledger)
         self.quarantine.enter(number, rows, index, ledger, _PLACE[QUARANTINE.name])
         self._live.enter(number, rows, index, ledger, _PLACE[LIVE.name])
+        if about is not None:
+            # Index arrays lead to no address.
+            return ledger
         self._freelists(cache, rows, index, ledger)
         mark_flushes(self.memory, self.arrays, number, ledger)
         note_destroyed(ledger, self.caches, number)

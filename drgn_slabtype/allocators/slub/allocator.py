@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from functools import cached_property
 from itertools import chain
-from typing import Iterator, List, Sequence, Tuple
+from typing import Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -196,7 +196,7 @@ class SlubAllocator:
     def _by_others(self) -> Suspects:
         return self.machine.settled(judge_by_others)
 
-    def collect(self, number: int, index: SlabIndex) -> Ledger:
+    def collect(self, number: int, index: SlabIndex, about: Optional[range] = None) -> Ledger:
         """Read everything about one cache; see :meth:`.base.Allocator.collect`."""
         cache = SlubCache(self.caches, number, self._flags, len(self.machine.cpus))
         cache.facts.idle_word = self.traits.word
@@ -219,7 +219,7 @@ class SlubAllocator:
         taken = self.cpu_slabs is not None
         excuse_slabs(ledger, cache, era, self.nodes, index["freelist"][rows], taken)
         note_failed(ledger, cache, index["frozen"][rows] != 0, index["freelist"][rows])
-        self._freelists(cache, rows, index, ledger)
+        self._freelists(cache, rows, index, ledger, about)
         sheaves = sheaves_of(self.machine, self.caches, number, self.sheaves)
         if sheaves is not None:
             owner = self.ownership.cache
@@ -230,7 +230,7 @@ class SlubAllocator:
         if index.whole:
             enter_counters(ledger, cache, self.nodes)
         note_destroyed(ledger, self.caches, number)
-        if cache.debug:
+        if cache.debug and about is None:
             untracked = node_pointers(self.machine, self.caches, "node", True)[2]
             reader = ContentReader(self.machine, cache, self.debug, ledger, untracked)
             ledger.suspects += reader.suspects()
@@ -238,9 +238,16 @@ class SlubAllocator:
             ledger.zones = chain(reader.zones(), pointers)
         return ledger
 
-    def _freelists(self, cache: SlubCache, rows: I64, index: SlabIndex, ledger: Ledger) -> None:
+    def _freelists(
+        self,
+        cache: SlubCache,
+        rows: I64,
+        index: SlabIndex,
+        ledger: Ledger,
+        about: Optional[range],
+    ) -> None:
         slabs = ledger.slabs
-        reader = FreelistReader(self.machine.memory, cache, self.traits.encoding)
+        reader = FreelistReader(self.machine.memory, cache, self.traits.encoding, about)
         own = Containers.build(
             len(rows),
             place=_PLACE["freelist"],

@@ -12,8 +12,8 @@ side, one step of all of them at a time.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
-from typing import Iterator, List, Tuple
+from dataclasses import dataclass, replace
+from typing import Iterator, List, Optional, Tuple
 
 import numpy as np
 
@@ -79,6 +79,19 @@ class Geometry:
         whole = count * np.uint64(self.stride) == offset
         index = count.astype(np.int64)
         return np.where(whole & (index >= 0) & (index < self.objects[slabs]), index, -1)
+
+    def lead_to(self, about: range, heads: U64, words: U64) -> Bools:
+        """
+        Return in which slabs the head, or the word of any object, is one of some addresses.
+
+        :param words: Shape (slabs, most objects): the stored free pointer of every object.
+        """
+        start, length = np.uint64(about.start), np.uint64(len(about))
+        strides = np.arange(words.shape[1], dtype=np.uint64) * np.uint64(self.stride)
+        where = self.base[:, None] + (strides + np.uint64(self.offset))
+        inside = decode(self.encoding, words, where, self.random) - start < length
+        found: Bools = (heads - start < length) | inside.any(axis=1)
+        return found
 
 
 @dataclass
@@ -168,12 +181,20 @@ class FreelistReader:
     Enters chains of free objects into the ledger of one cache.
 
     :param encoding: How this kernel stores free pointers.
+    :param about: Addresses; chains that lead to none of them are left out.
     """
 
-    def __init__(self, memory: Memory, cache: SlubCache, encoding: Encoding) -> None:
+    def __init__(
+        self,
+        memory: Memory,
+        cache: SlubCache,
+        encoding: Encoding,
+        about: Optional[range] = None,
+    ) -> None:
         self._memory = memory
         self._cache = cache
         self._encoding = encoding if cache.random >= 0 else Encoding.PLAIN
+        self._about = about
 
     def enter(self, ledger: Ledger, boxes: Containers, heads: U64, at: int) -> None:
         """
@@ -224,11 +245,13 @@ class FreelistReader:
             words = int(ledger.slabs.objects[slabs[some]].max(initial=0))
             step = max(1, _BATCH_BYTES // (self._memory.word_size * max(words, 1)))
             for start in range(0, len(some), step):
-                batch = some[start : start + step]
-                yield batch, self._follow(ledger, slabs[batch], heads[batch], span)
+                yield self._follow(ledger, slabs, heads, some[start : start + step], span)
 
-    def _follow(self, ledger: Ledger, slabs: I64, heads: U64, span: int) -> Chains:
+    def _follow(
+        self, ledger: Ledger, slabs: I64, heads: U64, batch: I64, span: int
+    ) -> Tuple[I64, Chains]:
         cache = self._cache
+        slabs, heads = slabs[batch], heads[batch]
         base, objects = ledger.slabs.base[slabs], ledger.slabs.objects[slabs]
         most = int(objects.max(initial=0))
         first = cache.red_left_pad + cache.offset
@@ -240,7 +263,11 @@ class FreelistReader:
         geometry = Geometry(
             base, objects, cache.size, cache.offset, self._encoding, max(cache.random, 0)
         )
-        return follow(geometry, heads, stored, readable)
+        if self._about is not None:
+            near = geometry.lead_to(self._about, heads, stored)
+            batch, heads, stored, readable = batch[near], heads[near], stored[near], readable[near]
+            geometry = replace(geometry, base=base[near], objects=objects[near])
+        return batch, follow(geometry, heads, stored, readable)
 
 
 def regions(
