@@ -20,8 +20,9 @@ from .shapes import Key, shown
 _ID_DIGITS = 12
 _KERNEL = ("allocator", "layout", "version")
 
-# What a name of a cache has that differs from boot to boot.
-_RANDOM_KMALLOC = re.compile(r"kmalloc-rnd-\d+-")
+# What a name of a cache has that differs from boot to boot; partitions since Linux 7.3, which
+# a compiler that knows the types of allocations may choose instead.
+_RANDOM_KMALLOC = re.compile(r"kmalloc-(?:rnd|part)-\d+-")
 _OF_A_CGROUP = re.compile(r"\(\d+:.*\)$")  # before Linux 5.9
 _NAMELESS = re.compile(r"\(cache 0x[0-9a-f]+\)")
 _ADDRESS = re.compile(r"(0x)?[0-9a-f]{12,16}")

@@ -18,6 +18,7 @@ from drgn_slabtype.signature import Signature, callers, kind_of_place, size_clas
     [
         ("kmalloc-64", "kmalloc-64"),
         ("kmalloc-rnd-07-64", "kmalloc-64"),
+        ("kmalloc-part-07-64", "kmalloc-64"),
         ("kmalloc-cg-64", "kmalloc-cg-64"),
         ("dentry(123:user.slice)", "dentry"),
         ("(cache 0xffff888003a1c480)", "(no name)"),
