@@ -11,7 +11,10 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 from types import ModuleType
-from typing import Any, List
+
+TYPE_CHECKING = False  # as that of typing, whose import takes ten milliseconds
+if TYPE_CHECKING:
+    from typing import Any, List
 
 __version__ = "0.1.0"
 

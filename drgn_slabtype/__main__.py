@@ -1,9 +1,24 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``python -m drgn_slabtype``, the same as the ``drgn-slabtype`` script."""
+"""``drgn-slabtype``, and ``python -m drgn_slabtype``, which is the same."""
 
+import signal
 import sys
 
-from .cli import main
+
+def main() -> int:
+    """
+    Run the command line in a process of its own.
+
+    :return: Exit status.
+    """
+    # Ctrl-C ends the process without a word until the command line can answer it:
+    # what is imported for that takes a while.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from .cli import main as run
+
+    return run()
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 from importlib import import_module
@@ -197,3 +198,24 @@ def test_ctrl_c_in_a_library_is_pythons() -> None:
     with pytest.raises(KeyboardInterrupt), interruptible():
         raise KeyboardInterrupt
     poll()
+
+
+# Ctrl-C while the command line is imported, of which its first module is only one.
+_EARLY = """
+import os, runpy, signal, sys
+
+class Finder:
+    def find_spec(self, name, *more):
+        if name == "drgn_slabtype.cli":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Finder())
+runpy.run_module("drgn_slabtype", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_ctrl_c_during_the_imports_leaves_no_traceback() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _EARLY], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
