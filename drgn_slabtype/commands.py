@@ -112,11 +112,11 @@ def _layout(prog: Program, args: argparse.Namespace) -> PageTypeLayout:
     from dataclasses import replace
 
     from .machine import machine
-    from .pages.exported import missed_by_equality
+    from .pages.exported import misread, missed_by_equality
 
-    layout = machine(prog).layout
-    missed = missed_by_equality(machine(prog))
-    return replace(layout, notes=(*layout.notes, str(missed))) if missed else layout
+    kernel = machine(prog)
+    notes = misread(kernel.layout, missed_by_equality(kernel))
+    return replace(kernel.layout, notes=notes)
 
 
 def _layout_code(args: argparse.Namespace) -> str:

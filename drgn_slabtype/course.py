@@ -42,7 +42,7 @@ from .footprint import Peak
 from .machine import Machine
 from .machine.gone import boot, confirm_boot, gone
 from .machine.witness import witnesses
-from .pages.exported import Missed, missed_by_equality
+from .pages.exported import Missed, misread, missed_by_equality
 from .pages.scan import PageScan, Progress, require_64_bit
 from .pagetype.detect import PageTypeLayout
 from .reading import Reading, Scope
@@ -227,8 +227,7 @@ class Course:
         report.kernel = self._kernel
         if self._kernel is not None:
             report.notes += as_note(self._kernel, report.findings)
-        notes = [] if layout is None else [*layout.notes]
-        notes += [str(self._missed)] if self._missed else []
+        notes = () if layout is None else misread(layout, self._missed)
         report.notes += [Finding("dump-tools-misread", note) for note in notes]
         spent = self.kernel.spent.since(self._before)
         report.totals.reads, report.totals.bytes_read = spent

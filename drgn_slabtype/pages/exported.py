@@ -10,12 +10,13 @@ more than its type, they miss slabs.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Optional
+from typing import NamedTuple, Optional, Tuple
 
 import numpy as np
 import numpy.typing as npt
 
 from ..machine import Machine
+from ..pagetype.detect import ONLY_WHILE_IDLE, PageTypeLayout
 from ..pagetype.sources import vmcoreinfo_number
 from .scan import PageScan, scan
 
@@ -59,3 +60,18 @@ def missed_by_equality(machine: Machine, found: Optional[PageScan] = None) -> Op
     if not other.any():
         return None
     return Missed(number, int(other.sum()), int(pages[other].sum()), len(words), int(pages.sum()))
+
+
+def misread(layout: PageTypeLayout, missed: Optional[Missed]) -> Tuple[str, ...]:
+    """
+    Return what dump tools misread of a kernel, each thing once.
+
+    :param missed: What :func:`missed_by_equality` has found.
+    """
+    notes = layout.notes
+    if missed is None:
+        return notes
+    others = tuple(note for note in notes if not note.startswith(ONLY_WHILE_IDLE))
+    if len(others) == len(notes):
+        return (*notes, str(missed))
+    return (f"{ONLY_WHILE_IDLE}: {missed}", *others)

@@ -36,7 +36,10 @@ from .sources import (
 )
 from .word import WORD_MASK
 
-__all__ = ("PageTypeLayout", "detect")
+__all__ = ("ONLY_WHILE_IDLE", "PageTypeLayout", "detect")
+
+ONLY_WHILE_IDLE = "the word of a slab is PAGE_SLAB_MAPCOUNT_VALUE only while no object is active"
+"""What dump tools have to know of SLAB with RFC v3."""
 
 
 @dataclass(frozen=True)
@@ -276,8 +279,7 @@ def _warn(
 ) -> None:
     if active == "page_type" and encoding is RFC_V3:
         told.notes.append(
-            "the word of a slab is PAGE_SLAB_MAPCOUNT_VALUE only while no object is active:"
-            " tools that compare the whole word with it miss every slab in use"
+            f"{ONLY_WHILE_IDLE}: tools that compare the whole word with it miss every slab in use"
         )
     number = told.number("PG_slab")
     if slab_flag is None and number is not None:
