@@ -305,6 +305,8 @@ class Totals:
     peak_memory: Optional[Bytes] = None
     """Bytes of memory that the check took at its peak, beyond what its process had before;
     ``None`` where that cannot be told."""
+    kfence_pages: Annotated[int, Key(after="slab_pages")] = 0
+    """Those of :attr:`slab_pages` that are object pages of KFENCE's pool, and of no cache."""
 
 
 @dataclass

@@ -17,6 +17,7 @@ from drgn import Program
 
 from ..errors import TargetError
 from ..machine import Machine, machine
+from ..machine.kfence import kfence_pool
 from ..machine.memory import U64, Bools
 from ..machine.told import require_node
 from ..shapes import Address, Bytes, Flags, Key, Listing, Word, shown
@@ -48,6 +49,8 @@ class CensusRow:
     """Memory of those pages."""
     meaning: str = ""
     """What such pages are, in a few words."""
+    kfence_pages: int = 0
+    """Those of :attr:`pages` that lie in KFENCE's pool and have the slab mark: of no cache."""
 
 
 @dataclass(frozen=True)
@@ -270,6 +273,10 @@ class _Counter:
         self._page_size = machine.memory.page_size
         self._places: Dict[Tuple[int, str], List[int]] = {}
         self._flags: Dict[int, int] = {}
+        self._slab = found.names.index("slab") if "slab" in found.names else None
+        self._pool = machine.settled(kfence_pool)
+        self._virtual = machine.memory.phys_to_virt
+        self._kfence = 0
         self.totals = [0] * 256
         self.runs: List[Run] = []
 
@@ -283,6 +290,17 @@ class _Counter:
         for number in np.flatnonzero(counts).tolist():
             self.totals[number] += int(counts[number])
             place[number] += int(counts[number])
+        self._kfence += self._of_kfence(piece, wanted)
+
+    def _of_kfence(self, piece: Piece, wanted: Optional[Bools]) -> int:
+        # How many pages of slabs are of its pool.
+        if not self._pool.start:
+            return 0
+        size = self._page_size
+        start = int(self._virtual(np.array([piece.pfn * size], np.uint64))[0])
+        low, high = (max(0, end - start) // size for end in (self._pool.start, self._pool.end))
+        slabs = piece.kinds[low:high] & ~TAIL == self._slab
+        return int((slabs if wanted is None else slabs & wanted[low:high]).sum())
 
     def count_flags(self, piece: Piece, wanted: Optional[Bools]) -> None:
         assert self._words is not None
@@ -315,7 +333,8 @@ class _Counter:
             if heads or tails:
                 size = (heads + tails) * self._page_size
                 meaning = MEANINGS.get(name, "a page type of this kernel")
-                rows.append(CensusRow(name, heads + tails, heads, tails, size, meaning))
+                kfence = self._kfence if number == self._slab else 0
+                rows.append(CensusRow(name, heads + tails, heads, tails, size, meaning, kfence))
         return sorted(rows, key=lambda row: -row.pages)
 
     def places(self) -> List[Place]:

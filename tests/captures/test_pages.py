@@ -29,6 +29,7 @@ from drgn_slabtype.pages.kinds import TAIL
 from drgn_slabtype.pages.kpageflags import kpageflags, stable_page_flags
 from drgn_slabtype.pages.scan import page_ranges, scan
 from drgn_slabtype.pages.survey import Survey, survey
+from drgn_slabtype.report import present
 
 from ..recipes.overlay import Write, overlay
 from . import ONE_OF_EACH_SHAPE
@@ -246,6 +247,17 @@ def test_tools_that_compare_words_miss_slabs_of_rfc_v3_only(machine: Machine) ->
     about = [note for note in notes if "the whole word" in note]
     assert len(about) == (missed is not None)
     assert all(str(missed) in note for note in about)
+
+
+def test_pages_of_slabs_and_of_kfence_are_told_apart(machine: Machine) -> None:
+    report = check(machine.prog)
+    of_slabs = sum(cache.pages for cache in report.caches)
+    (row,) = (row for row in census(machine.prog).rows if row.type == "slab")
+    assert row.pages == report.totals.slab_pages == of_slabs + report.totals.kfence_pages
+    assert row.kfence_pages == report.totals.kfence_pages
+    text = present("check", report, "table")
+    assert isinstance(text, str)
+    assert ("KFENCE" in text) == (report.totals.kfence_pages > 0)
 
 
 def _roots(report: Report) -> List[Tuple[str, int]]:

@@ -41,7 +41,8 @@ TOTALS = View(
     Column("in use"),
     Column("free"),
     Column("pages unreadable", "unreadable_pages", lambda sums: sums.unreadable_pages or None),
-    quiet="pages slab_pages counted waiting zero_filled_pages unknown reads bytes_read peak_memory",
+    quiet="pages slab_pages kfence_pages counted waiting zero_filled_pages unknown reads "
+    "bytes_read peak_memory",
 )
 
 TARGET = View(quiet="kind path release architecture")
@@ -202,13 +203,14 @@ def _coverage(report: Report) -> Iterator[str]:
     unknown = f", {totals.unknown} unknown" if totals.unknown else ""
     objects = plural(totals.objects, "object")
     yield f"{objects}: {totals.in_use} in use, {totals.free} free{waiting}{unknown}"
+    kfence = f" ({totals.kfence_pages} of them KFENCE's)" if totals.kfence_pages else ""
     if totals.unreadable_pages or totals.zero_filled_pages:
         yield (
-            f"of {plural(totals.pages, 'page')} {totals.slab_pages} of slabs, "
+            f"of {plural(totals.pages, 'page')} {totals.slab_pages} of slabs{kfence}, "
             f"{totals.unreadable_pages} unreadable, {totals.zero_filled_pages} zero-filled"
         )
     else:
-        yield f"all {plural(totals.pages, 'page')} read, {totals.slab_pages} of slabs"
+        yield f"all {plural(totals.pages, 'page')} read, {totals.slab_pages} of slabs{kfence}"
     yield from _decided(report)
     more = (*TOTALS.others(totals), *others(report))
     yield from (f"{name} {text}" for name, text in more)

@@ -10,10 +10,16 @@ from . import Column, Fact, Grid, View
 
 if TYPE_CHECKING:
     from ...answers.page import PageInfo, SlabOfPage
-    from ...pages.census import Census, Run
+    from ...pages.census import Census, CensusRow, Run
     from ...pages.owner import PageOwner
 
 _OBJECTS_IN_ROW = 64
+
+
+def _meaning(row: CensusRow) -> str:
+    kfence = f"; {row.kfence_pages} of KFENCE's pool" if row.kfence_pages else ""
+    return row.meaning + kfence
+
 
 TYPE = View(
     Column("type"),
@@ -21,7 +27,7 @@ TYPE = View(
     Column("size", "size_bytes", right=True),
     Column("heads", less=2),
     Column("tails", less=1),
-    Column("what", "meaning"),
+    Column("what", "meaning kfence_pages", _meaning),
 )
 
 
