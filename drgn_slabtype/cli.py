@@ -18,6 +18,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, List, NoReturn, Optional, Sequence
 
 from . import __version__
+from .command import Once
 from .commands import COMMANDS, Answer, Command, answer
 from .signals import TIME, Interruptions, reason_of
 
@@ -197,30 +198,14 @@ def _decimal_or_hexadecimal(text: str) -> int:
         return _hexadecimal(text)
 
 
-class _Once(argparse.Action):
-    # An option that means one thing; of two, none is dropped in silence.
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: object,
-        option_string: Optional[str] = None,
-    ) -> None:
-        if getattr(namespace, self.dest) is not None:
-            raise argparse.ArgumentError(self, "may be given only once")
-        setattr(namespace, self.dest, values)
-
-
 def _add_target_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("target", "spelled as drgn spells them")
     which = group.add_mutually_exclusive_group()
     which.add_argument("-k", "--kernel", action="store_true", help="the running kernel (default)")
-    which.add_argument(
-        "-c", "--core", action=_Once, metavar="PATH", help="a core dump or a capture"
-    )
+    which.add_argument("-c", "--core", action=Once, metavar="PATH", help="a core dump or a capture")
     which.add_argument(
         "--qemu",
-        action=_Once,
+        action=Once,
         metavar="ADDRESS",
         help="a QEMU guest, by its QMP socket path or host:port",
     )
@@ -255,7 +240,10 @@ def _add_target_options(parser: argparse.ArgumentParser) -> None:
         help="look for debug info here first; may be given more than once",
     )
     group.add_argument(
-        "--vmcoreinfo", metavar="PATH", help="file to use instead of the target's own VMCOREINFO"
+        "--vmcoreinfo",
+        action=Once,
+        metavar="PATH",
+        help="file to use instead of the target's own VMCOREINFO",
     )
     group.add_argument(
         "--no-nice",

@@ -39,6 +39,22 @@ class Option(NamedTuple):
     settings: Any
 
 
+class Once(argparse.Action):
+    """An option that means one thing; of two, none is dropped in silence."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: Optional[str] = None,
+    ) -> None:
+        """Keep the value, or complain about a second one."""
+        if getattr(namespace, self.dest) is not None:
+            raise argparse.ArgumentError(self, "may be given only once")
+        setattr(namespace, self.dest, values)
+
+
 _SYMBOL = re.compile(r"([A-Za-z_.$][\w.$]*)(?:\+(0x[0-9a-fA-F]+|[0-9]+))?")
 _ADDRESS_DIGITS = 16  # as tables print addresses
 
@@ -285,7 +301,11 @@ class Command:
         if self.output:
             options.append(
                 option(
-                    "-o", "--output", metavar="FILE", help="write to a file, whole or not at all"
+                    "-o",
+                    "--output",
+                    action=Once,
+                    metavar="FILE",
+                    help="write to a file, whole or not at all",
                 )
             )
         if self.drgn:

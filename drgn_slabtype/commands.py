@@ -18,6 +18,7 @@ from .command import (
     NUMBERS,
     Answer,
     Command,
+    Once,
     Option,
     address,
     answer,
@@ -205,6 +206,7 @@ COMMANDS = (
             ),
             option(
                 "--html",
+                action=Once,
                 metavar="FILE",
                 help="also write a page with a map of memory and charts of the caches",
             ),
@@ -241,11 +243,13 @@ COMMANDS = (
             ),
             option(
                 "--capture",
+                action=Once,
                 metavar="FILE",
                 help="at the first finding, write a capture of that moment",
             ),
             option(
                 "--known",
+                action=Once,
                 metavar="FILE",
                 help="tell which of the known causes in this TOML file findings look like",
             ),
@@ -324,7 +328,14 @@ COMMANDS = (
         "write what a check reads to a small file that can be checked anywhere",
         _capture,
         options=(
-            option("-o", dest="file", metavar="FILE", required=True, help="the file to write"),
+            option(
+                "-o",
+                dest="file",
+                action=Once,
+                metavar="FILE",
+                required=True,
+                help="the file to write",
+            ),
             option(
                 "--contents", action="store_true", help="keep what users store in their objects"
             ),

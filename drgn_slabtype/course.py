@@ -24,6 +24,7 @@ from .answers.diagnose import explain
 from .answers.kernellog import as_note, kernel_state
 from .answers.lookup import Lookup
 from .answers.signs import signed
+from .answers.what import named
 from .codes import CATALOGUE
 from .confirm import Evidence
 from .errors import SlabTypeError, TargetError
@@ -39,6 +40,7 @@ from .findings import (
     Totals,
 )
 from .footprint import Peak
+from .index import KnownBy
 from .machine import Machine
 from .machine.gone import boot, confirm_boot, gone
 from .machine.witness import witnesses
@@ -336,6 +338,8 @@ def _count_pages(readings: Sequence[Reading]) -> Totals:
         # What damage has made a page larger than any is one page.
         marked = int(np.where(spans >> np.uint64(_MOST_ORDER), 1, spans).sum())
         totals.slab_pages += marked
+        kfence = (index.known_by & np.uint8(KnownBy.KFENCE)) != 0
+        totals.kfence_pages += int((index.marked & kfence).sum())
         totals.pages += marked if reading.scan is None else reading.scan.pages
         totals.unreadable_pages += 0 if reading.scan is None else reading.scan.unreadable
         totals.zero_filled_pages = source.zero_filled_pages
@@ -355,7 +359,7 @@ def _wanted(seen: Lookup, names: Sequence[str], addresses: Sequence[int]) -> Lis
     for address in addresses:
         slab = seen.widely_at(address) or seen.widely(address)
         if slab is None or slab.number < 0:
-            raise TargetError(f"0x{address:x} is neither a slab nor an address inside one")
+            raise TargetError(f"{named(address)} is neither a slab nor an address inside one")
         wanted.add(slab.number)
     return sorted(wanted)
 

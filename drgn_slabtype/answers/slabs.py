@@ -24,7 +24,7 @@ from ..shapes import Address, Listing
 from .lookup import Judged, lookup
 from .missing import missing_of_cache, missing_of_machine
 from .states import LISTS, ObjectState, SlabObject, tally
-from .what import word_of
+from .what import named, word_of
 
 ON_CPU = ListKind.CPU_SLAB | ListKind.CPU_PARTIAL
 
@@ -142,7 +142,7 @@ def _row(machine: Machine, ledger: Ledger, address: int) -> int:
     inside = (np.uint64(address) - starts) < reach
     rows = np.flatnonzero((pages == np.uint64(address)) | inside)
     if not len(rows):
-        raise TargetError(f"0x{address:x} is no slab of {ledger.facts.name}, and in none")
+        raise TargetError(f"{named(address)} is no slab of {ledger.facts.name}, and in none")
     return int(rows[0])
 
 

@@ -81,6 +81,11 @@ def word_of(number: IntegerLike) -> int:
     return value & (1 << 64) - 1
 
 
+def named(address: int) -> str:
+    """Return an address as a sentence has it: ``NULL``, or in hex."""
+    return f"0x{address:x}" if address else "NULL"
+
+
 def meanings(reading: Lookup, value: int, at: Optional[int] = None) -> Tuple[Meaning, ...]:
     """Return what a word can be, as of one reading of the machine."""
     found = [*_values(reading.machine, value), *_address(reading, value)]

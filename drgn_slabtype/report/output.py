@@ -165,17 +165,24 @@ class _Bar:
 
 @contextlib.contextmanager
 def fleet_progress() -> Iterator[Optional[Callable[[State], None]]]:
-    """Show how far a run over many dumps is, on standard error while it is a terminal."""
+    """
+    Show how far a run over many dumps is, on standard error while it is a terminal.
+
+    As with :func:`progress`, nothing of short work, and nothing is left.
+    """
     if not sys.stderr.isatty():
         yield None
         return
     from tqdm import tqdm
 
-    bar = tqdm(leave=False, file=sys.stderr, bar_format="{bar:24} {desc}")
+    bar = tqdm(
+        leave=False, file=sys.stderr, bar_format="{bar:24} {desc}", delay=PATIENCE, miniters=0
+    )
 
     def show(state: State) -> None:
-        bar.total, bar.n = state.of, state.done
-        bar.set_description_str(_how_far(state))
+        bar.total = state.of
+        bar.set_description_str(_how_far(state), refresh=False)
+        bar.update(state.done - bar.n)
 
     try:
         yield show

@@ -89,6 +89,8 @@ def test_two_targets_at_once() -> None:
     assert "not allowed with" in error("check", "-k", "-c", "vmcore")
     for option in ("-c", "--qemu"):
         assert "may be given only once" in error("check", option, "a", option, "b")
+    for option in ("-o", "--html", "--known", "--capture", "--vmcoreinfo"):
+        assert "may be given only once" in error("check", option, "a", option, "b")
 
 
 def test_wrong_vmlinux(tmp_path: Path) -> None:

@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import io
+import time
 
 import pytest
 
+from drgn_slabtype.fleet.run import State
 from drgn_slabtype.report import output
 
 
@@ -60,3 +62,18 @@ def test_no_terminal_no_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stderr", io.StringIO())
     with output.progress() as show:
         assert show is None
+
+
+@pytest.mark.parametrize("patience", [output.PATIENCE, 0.0])
+def test_of_a_fleet_nothing_is_left_either(
+    monkeypatch: pytest.MonkeyPatch, patience: float
+) -> None:
+    terminal = _terminal(monkeypatch)
+    monkeypatch.setattr(output, "PATIENCE", patience)
+    with output.fleet_progress() as show:
+        assert show is not None
+        for done in range(3):
+            time.sleep(0.11)  # a bar is drawn ten times a second
+            show(State(done, 3, 1, 0, None))
+    assert ("dumps" in terminal.getvalue()) == (patience == 0.0)
+    assert terminal.line().strip() == ""
