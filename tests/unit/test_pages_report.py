@@ -51,6 +51,7 @@ def test_census() -> None:
         "tails": 10,
         "size_bytes": 122880,
         "meaning": "objects",
+        "kfence_pages": 0,
     }
     assert (document["pages"], document["unreadable_pages"]) == (100, 3)
     assert document["zones"][1]["types"] == {"buddy": 60, "slab": 30}
