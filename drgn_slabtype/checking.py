@@ -10,11 +10,12 @@ also of a run that was stopped before anything was judged.
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any, Iterator, List, Optional, Union
+from typing import TYPE_CHECKING, Any, Iterator, List, Optional, Sequence, Union
 
 from .command import ReportFile, resolved, spelled
 from .errors import TargetError
 from .findings import Finding, LayoutSummary, Report, Target
+from .fleet.baseline import accept, as_baseline
 from .fleet.known import Cause, likenesses, read_causes
 from .report.output import Progress, check_writable, emit, progress
 from .signals import interruptible, reason_of
@@ -99,20 +100,22 @@ def run(prog: Program, args: argparse.Namespace) -> Union[Report, Watching]:
     from .check import check
 
     files = [*args.report, *([ReportFile("html", args.html)] if args.html else [])]
-    for path in (args.capture, *(one.path for one in files)):
+    for path in (args.capture, args.write_baseline, *(one.path for one in files)):
         check_writable(path)
     causes = _causes(args)
+    baseline = [] if args.baseline is None else read_causes(args.baseline)
     if _is_watch(args):
-        if args.format == "junit" or files:
-            raise TargetError(
-                "--html, --report and --format junit are for one check, not for rounds of them"
-            )
+        _refuse_rounds(args)
         return Watching(prog, args)
     addresses = [resolved(prog, given) for given in args.address]
     with progress() as show:
         report = check(prog, caches=args.cache, addresses=addresses, progress=show)
     try:
         _complete(prog, report, causes)
+        if args.baseline is not None:
+            accept(report, baseline, whole=not args.cache and not args.address)
+        if args.write_baseline is not None:
+            _keep(report, baseline, args.write_baseline)
         if args.capture and report.findings and not report.interrupted:
             save(prog, args.capture, report)
         for one in files:
@@ -120,6 +123,27 @@ def run(prog: Program, args: argparse.Namespace) -> Union[Report, Watching]:
     except KeyboardInterrupt as stop:
         report.stop(reason_of(stop))
     return report
+
+
+def _refuse_rounds(args: argparse.Namespace) -> None:
+    asked = [name for name in ("html", "report", "baseline", "write_baseline") if vars(args)[name]]
+    told = [f"--{name.replace('_', '-')}" for name in asked]
+    if args.format not in ("table", "json"):
+        told.append(f"--format {args.format}")
+    if told:
+        is_or_are = "is" if len(told) == 1 else "are"
+        raise TargetError(f"{' and '.join(told)} {is_or_are} for one check, not for rounds of them")
+
+
+def _keep(report: Report, baseline: Sequence[Cause], path: str) -> None:
+    # A baseline of half a check would accept half of what there is.
+    try:
+        if report.interrupted:
+            raise TargetError(f"{path}: the check ended early")
+        emit(as_baseline(report, baseline), path)
+    except TargetError as error:
+        message = f"{error}: the baseline was not written"
+        report.notes.append(Finding("not-saved", message, place=path))
 
 
 def _is_watch(args: argparse.Namespace) -> bool:
@@ -165,7 +189,7 @@ def write_report(prog: Program, report: Report, format: str, path: str) -> None:
     Write the report of a check to a file, whole or not at all.
 
     :param report: Of a check of *prog*.
-    :param format: ``json``, ``junit``, ``html`` or ``text``.
+    :param format: ``json``, ``junit``, ``html``, ``text``, ``github`` or ``gitlab``.
     :raises TargetError: if the file cannot be written.
     """
     from .report import present
@@ -241,14 +265,30 @@ for round in watch({", ".join(["prog", *given])}):
 {_known_code(args, "round.report", "    ")}"""
     files = [*args.report, *([ReportFile("html", args.html)] if args.html else [])]
     names = [*(_KNOWN if args.known else ()), *(["write_report"] if files else [])]
+    accepting = _baseline_code(args)
+    names += [name for name in ("accept", "as_baseline", "read_causes") if name in accepting]
     page = "".join(f"write_report(prog, report, {f.format!r}, {f.path!r})\n" for f in files)
     return f"""\
-from drgn_slabtype import {", ".join(["check", *names])}
+from drgn_slabtype import {", ".join(sorted({"check", *names}))}
 
 report = check({", ".join(["prog", *given])})
-for finding in report.findings:
+{accepting}for finding in report.findings:
     print(finding.message)
 {_known_code(args, "report", "")}{page}"""
+
+
+def _baseline_code(args: argparse.Namespace) -> str:
+    if args.baseline is None and args.write_baseline is None:
+        return ""
+    whole = not args.cache and not args.address
+    read = "[]" if args.baseline is None else f"read_causes({args.baseline!r})"
+    lines = [f"baseline = {read}"]
+    if args.baseline is not None:
+        lines.append(f"accept(report, baseline{'' if whole else ', whole=False'})")
+    if args.write_baseline is not None:
+        lines.append(f"with open({args.write_baseline!r}, 'w') as file:")
+        lines.append("    file.write(as_baseline(report, baseline))")
+    return "".join(f"{line}\n" for line in lines)
 
 
 _KNOWN = ("likenesses", "read_causes")
@@ -257,8 +297,11 @@ _KNOWN = ("likenesses", "read_causes")
 def _known_code(args: argparse.Namespace, report: str, indent: str) -> str:
     if not args.known:
         return ""
+    every = f"{report}.findings"
+    if args.baseline is not None:
+        every = f"[*{every}, *{report}.accepted]"
     lines = (
-        f"for one in likenesses(read_causes({args.known!r}), {report}.findings):",
+        f"for one in likenesses(read_causes({args.known!r}), {every}):",
         "    print(one.name, one.text)",
     )
     return "".join(f"{indent}{line}\n" for line in lines)

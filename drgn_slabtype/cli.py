@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .report import Text
 
 _USAGE_OR_TARGET, _INCOMPLETE = 2, 3
+_FOR_PEOPLE = ("html", "text")  # as --report spells them
 _LOG_LEVELS = ("debug", "info", "warning", "error", "critical", "none")
 
 
@@ -74,11 +75,26 @@ def _run(args: argparse.Namespace) -> int:
         ended = "stopped by time" if reason_of(stop) == TIME else "interrupted"
         return _fail(args, f"{ended} before anything was judged", _INCOMPLETE)
     except SlabTypeError as e:
-        return _fail(args, str(e), _USAGE_OR_TARGET)
+        return _no_report(args, str(e))
     except Exception as e:
         if args.log_level == "debug":
             raise
-        return _fail(args, f"{type(e).__name__}: {e}", _USAGE_OR_TARGET)
+        return _no_report(args, f"{type(e).__name__}: {e}")
+
+
+def _no_report(args: argparse.Namespace, message: str) -> int:
+    # What a CI system reads has to say so; else it shows the report of the run before.
+    from .errors import TargetError
+    from .report import failure
+
+    if args.command.stopped is not None:
+        wanted = [(args.format, args.output), *args.report]
+        for format, path in wanted:
+            told = None if format in _FOR_PEOPLE else failure(format, " ".join(message.split()))
+            if told is not None:
+                with suppress(TargetError):
+                    _emit(told, path)
+    return _fail(args, message, _USAGE_OR_TARGET)
 
 
 def _finish(command: Command, args: argparse.Namespace, found: Answer) -> int:

@@ -174,7 +174,7 @@ class ReportFile(NamedTuple):
     path: str
 
 
-_REPORTS = ("json", "junit", "html", "text")
+_REPORTS = ("json", "junit", "html", "text", "github", "gitlab")
 
 
 def report_file(text: str) -> ReportFile:

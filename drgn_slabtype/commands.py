@@ -216,8 +216,8 @@ COMMANDS = (
                 action="append",
                 default=[],
                 metavar="FORMAT=FILE",
-                help="also write the report so: json, junit, html or text; may be given more "
-                "than once",
+                help="also write the report so: json, junit, html, text, or what GitHub or GitLab "
+                "read of findings, github or gitlab; may be given more than once",
             ),
             option(
                 "--watch",
@@ -253,8 +253,21 @@ COMMANDS = (
                 metavar="FILE",
                 help="tell which of the known causes in this TOML file findings look like",
             ),
+            option(
+                "--baseline",
+                action=Once,
+                metavar="FILE",
+                help="accept the findings that this TOML file has: tell them, but fail for others "
+                "only",
+            ),
+            option(
+                "--write-baseline",
+                action=Once,
+                metavar="FILE",
+                help="write a baseline that accepts all that was found",
+            ),
         ),
-        formats=("table", "json", "junit"),
+        formats=("table", "json", "junit", "github", "gitlab"),
         drgn=_check_code,
         status=lambda records: records.exit_status,
         stopped=_check_stopped,

@@ -10,6 +10,7 @@ any moment.
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import List, NamedTuple, Optional, Sequence, Set, Tuple
 
@@ -67,7 +68,7 @@ class Course:
 
     def __init__(self, kernel: Machine) -> None:
         self.kernel = kernel
-        self._peak = Peak()
+        self._peak, self._began = Peak(), time.monotonic()
         self._before = kernel.spent
         self._target = _target(kernel)
         self._layout: Optional[PageTypeLayout] = None
@@ -168,11 +169,13 @@ class Course:
         for done, number in enumerate(numbers):
             if progress:
                 progress("caches", done, len(numbers))
+            began = time.monotonic()
             ledger, findings = seen.whole.judge(number)
             if findings:
                 confirm_boot(self.kernel)
             unit = ledger.facts.address
             self._judged.append(_Judged(count_objects(ledger), unit, findings))
+            self._judged[-1].took(began)
         if not caches and not addresses:
             found = judge_machine(seen.whole)
             confirm_boot(self.kernel)
@@ -234,6 +237,7 @@ class Course:
         spent = self.kernel.spent.since(self._before)
         report.totals.reads, report.totals.bytes_read = spent
         report.totals.peak_memory = self._peak.bytes
+        report.totals.seconds = round(time.monotonic() - self._began, 3)
         return report
 
     def _so_far(self) -> _Confirmed:
@@ -253,6 +257,10 @@ class _Judged(NamedTuple):
     result: Optional[CacheResult]
     unit: int
     findings: List[Finding]
+
+    def took(self, began: float) -> None:
+        if self.result is not None:
+            self.result.seconds = time.monotonic() - began
 
 
 class _Confirmed(NamedTuple):
@@ -322,10 +330,12 @@ def _judge_some(
     for scope in scopes:
         reading = Reading(machine, scope, progress)
         for number in np.flatnonzero(reading.allocator.caches.chosen).tolist():
+            began = time.monotonic()
             ledger, findings = reading.judge(number)
             if reading.doubts(ledger, findings):
                 return None
             judged.append(_Judged(count_objects(ledger), ledger.facts.address, findings))
+            judged[-1].took(began)
         readings.append(reading)
     return judged, _count_pages(readings)
 

@@ -139,6 +139,8 @@ class Finding:
     """Who allocated and freed :attr:`object`, where the kernel keeps that."""
     clues: Tuple[Clue, ...] = ()
     """What is there instead of what must be."""
+    accepted: Optional[str] = None
+    """Name of the entry of a baseline that accepts it, or what it follows from."""
     measure: Annotated[Optional[Measure], HIDDEN] = None
     """What was expected and found, if that does not follow from the code."""
 
@@ -195,6 +197,7 @@ class Outcome(enum.Enum):
     CHANGING = "changing"
     UNAVAILABLE = "unavailable"
     INCOMPLETE = "incomplete"
+    ACCEPTED = "accepted"
 
 
 @dataclass
@@ -233,6 +236,8 @@ class CacheResult:
     """How it came out."""
     places: int = 0
     """Places that hold free objects: arrays, sheaves, lists of deferred frees."""
+    seconds: Annotated[float, HIDDEN] = field(default=0.0, compare=False)
+    """Seconds that it took to judge it."""
     judged: Annotated[Dict[str, int], HIDDEN] = field(default_factory=dict)
     """How many objects or slabs were looked at, by the place that debugging promises."""
 
@@ -307,6 +312,8 @@ class Totals:
     ``None`` where that cannot be told."""
     kfence_pages: Annotated[int, Key(after="slab_pages")] = 0
     """Those of :attr:`slab_pages` that are object pages of KFENCE's pool, and of no cache."""
+    seconds: Annotated[float, Key(after="peak_memory")] = field(default=0.0, compare=False)
+    """Seconds that the check took, opening not included."""
 
 
 @dataclass
@@ -370,7 +377,8 @@ class KernelReport:
     """Page frame number, if it names one."""
     finding: Optional[int] = None
     """Position among the findings, from 0, of the one about the same thing; ``None`` if it left
-    no trace: the kernel repaired or refused it, or memory has changed since."""
+    no trace: the kernel repaired or refused it, or memory has changed since, or if that finding
+    is accepted."""
 
 
 @dataclass(frozen=True)
@@ -431,6 +439,8 @@ class Report:
     """What the kernel has said itself; ``None`` where that was not read."""
     looks_like: Annotated[Optional[Tuple[Likeness, ...]], Key(asked=True)] = None
     """The known causes that findings look like; ``None`` where none are known."""
+    accepted: List[Finding] = field(default_factory=list)
+    """Proven inconsistencies that a baseline accepts."""
 
     def stop(self, reason: str) -> None:
         """Mark it as stopped; the first reason counts."""
@@ -441,7 +451,8 @@ class Report:
     @shown()
     def outcome(self) -> Outcome:
         """
-        ``inconsistent`` if anything was found, else ``incomplete`` if anything is missing.
+        ``inconsistent`` if anything was found that is not accepted, else ``incomplete`` if
+        anything is missing, else ``accepted`` if anything was found.
 
         Of a target that moves, at least 99 % of what there is must be decided.
         """
@@ -451,10 +462,10 @@ class Report:
             return Outcome.INCOMPLETE
         if self.readings > 1 and not self.decided.enough:
             return Outcome.INCOMPLETE
-        return Outcome.CONSISTENT
+        return Outcome.ACCEPTED if self.accepted else Outcome.CONSISTENT
 
     @property
     @shown()
     def exit_status(self) -> int:
-        """0 consistent, 1 findings, 3 incomplete; 1 wins over 3."""
+        """0 consistent or accepted, 1 findings, 3 incomplete; 1 wins over 3."""
         return {Outcome.INCONSISTENT: 1, Outcome.INCOMPLETE: 3}.get(self.outcome, 0)

@@ -68,9 +68,17 @@ NOTES: Mapping[str, Code] = {
     "not-saved": Code(
         "note",
         "A file that was asked for could not be written.",
-        "`--capture FILE` was given and something was found, or `--report FORMAT=FILE`.",
+        "`--capture FILE` was given and something was found, or `--report FORMAT=FILE` or "
+        "`--write-baseline FILE`.",
         ("a full disk, or a folder that cannot be written to",),
         ("the message, which says why",),
+    ),
+    "baseline-gone": Code(
+        "note",
+        "What a baseline accepts is not there any more.",
+        "`check --baseline FILE` was given, all was judged, and nothing fits an entry of the file.",
+        ("the mistake is gone", "the damage was there by chance, and is not in this dump"),
+        ("`check --baseline FILE --write-baseline FILE`: a baseline without it",),
     ),
     "slab-detached": Code(
         "note",

@@ -52,6 +52,14 @@ class Cause:
         """Return whether a signature is that of this cause."""
         return all(_fits(getattr(signature, name), some) for name, some in self.wanted.items())
 
+    def as_toml(self) -> str:
+        """Return the lines that say this in a file of causes."""
+        lines = ["[[cause]]", f"name = {quoted(self.name)}", f"text = {quoted(self.text)}"]
+        for name, some in self.wanted.items():
+            told = list(map(quoted, some))
+            lines.append(f"{name} = " + (f"[{', '.join(told)}]" if name in _LISTS else told[0]))
+        return "\n".join([*lines, ""])
+
 
 def _fits(here: Any, patterns: Sequence[str]) -> bool:
     told = here if isinstance(here, tuple) else (here,)
@@ -129,7 +137,12 @@ def _spelled(here: object) -> str:
         return f"[{', '.join(map(_spelled, here))}]"
     if isinstance(here, int):
         return str(here)
-    return '"' + "".join(map(_letter, _literal(str(here)))) + '"'
+    return quoted(_literal(str(here)))
+
+
+def quoted(text: str) -> str:
+    """Return a text as TOML has it."""
+    return '"' + "".join(map(_letter, text)) + '"'
 
 
 def _literal(text: str) -> str:

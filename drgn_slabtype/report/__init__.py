@@ -10,12 +10,18 @@ returns has the command's name. They return text and write nothing.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any, Iterator, Optional, Union
+from typing import Any, Callable, Iterator, Optional, Union
 
 Text = Union[str, Iterator[str]]
 """Text, or long text piece by piece, made as it is written."""
 
-_MODULES = {"table": ".text", "json": ".json", "junit": ".junit"}
+_MODULES = {
+    "table": ".text",
+    "json": ".json",
+    "junit": ".junit",
+    "github": ".github",
+    "gitlab": ".gitlab",
+}
 
 
 def renderer(format: str) -> Any:
@@ -23,12 +29,22 @@ def renderer(format: str) -> Any:
     return import_module(_MODULES[format], __name__)
 
 
+def failure(format: str, message: str) -> Optional[str]:
+    """
+    Return a document that says why there is no report; ``None`` in formats for people.
+
+    :param format: ``junit``, ``github`` and ``gitlab`` have such documents.
+    """
+    told: Optional[Callable[[str], str]] = getattr(renderer(format), "failure", None)
+    return None if told is None else told(message)
+
+
 def present(command: str, records: Any, format: str, width: Optional[int] = None) -> Text:
     """
     Return the records of a command as text.
 
     :param command: Name of the command that returned them.
-    :param format: ``table``, ``json`` or ``junit``.
+    :param format: ``table``, ``json``, ``junit``, ``github`` or ``gitlab``.
     :param width: Characters that tables may be wide; ``None``: as many as they need.
     """
     if format == "table":

@@ -18,7 +18,7 @@ from .views.check import CACHE, SHELVES, concerned, ending, likenesses, lines, s
 
 _MACHINE = "machine"
 # What fails no test and skips none.
-_PASSING = [shelf for shelf in SHELVES if shelf.name in ("changing", "notes")]
+_PASSING = [shelf for shelf in SHELVES if shelf.name in ("accepted", "changing", "notes")]
 
 
 def check(report: Report) -> str:
@@ -32,11 +32,14 @@ def check(report: Report) -> str:
         unjudged.setdefault(finding.cache, []).append(finding)
         cases.setdefault(finding.cache, [])
     numbers = {cache.name: _text([CACHE.sentence(cache)]) for cache in concerned(report.caches)}
+    times: Dict[Optional[str], float] = {one.name: one.seconds for one in report.caches}
+    times[None] = max(report.totals.seconds - sum(times.values()), 0.0)
     suite = ElementTree.Element("testsuite", name="drgn-slabtype")
     for name, findings in cases.items():
         case = ElementTree.SubElement(
             suite, "testcase", classname="drgn_slabtype.check", name=printable(name or _MACHINE)
         )
+        case.set("time", f"{times.get(name, 0.0):.3f}")
         missing = unjudged.get(name, [])
         if findings:
             _outcome(case, "failure", plural(len(findings), "finding"), findings)
@@ -50,9 +53,24 @@ def check(report: Report) -> str:
         suite.set(attribute, str(len(suite.findall(f"testcase/{tag}"))))
     suite.set("tests", str(len(cases)))
     suite.set("errors", "0")
+    suite.set("time", f"{report.totals.seconds:.3f}")
     told = [f"looks like: {line}" for line in likenesses(report)]
     told += [f"{s.word}: {line}" for s in _PASSING for f in s.of(report) for line in lines(f)]
     ElementTree.SubElement(suite, "system-out").text = _text([*told, verdict(report)])
+    return _document(suite)
+
+
+def failure(message: str) -> str:
+    """Present why there is no report: the machine is a test that could not be run."""
+    suite = ElementTree.Element(
+        "testsuite", name="drgn-slabtype", tests="1", failures="0", errors="1", skipped="0"
+    )
+    case = ElementTree.SubElement(suite, "testcase", classname="drgn_slabtype.check", name=_MACHINE)
+    ElementTree.SubElement(case, "error", message=_text([message]), type="error")
+    return _document(suite)
+
+
+def _document(suite: ElementTree.Element) -> str:
     suites = ElementTree.Element("testsuites")
     suites.append(suite)
     ElementTree.indent(suites)

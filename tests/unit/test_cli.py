@@ -13,6 +13,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Callable, List, Tuple
+from xml.etree import ElementTree
 
 import pytest
 from drgn import FaultError, Program
@@ -66,13 +67,34 @@ def test_unknown_option_is_one_line() -> None:
     assert "unrecognized arguments: --sideways" in error("check", "--sideways")
 
 
-@pytest.mark.parametrize("format", ["table", "json", "junit"])
+@pytest.mark.parametrize("format", ["table", "json"])
 def test_target_that_is_not_there_leaves_standard_output_empty(format: str, tmp_path: Path) -> None:
     path = str(tmp_path / "no-such-file")
     assert path in error("check", "-c", path, "--format", format)
     report = tmp_path / "report"
     assert path in error("check", "-c", path, "--format", format, "-o", str(report))
     assert not report.exists()
+
+
+def test_what_ci_systems_read_says_that_there_is_no_report(tmp_path: Path) -> None:
+    path = str(tmp_path / "no-such-file")
+    junit, issues, page = (tmp_path / name for name in ("junit.xml", "issues.json", "page.html"))
+    page.write_text("of the run before")
+    done = run(
+        *("check", "-c", path, "--format", "github", "--report", f"junit={junit}"),
+        *("--report", f"gitlab={issues}", "--report", f"html={page}"),
+    )
+    why = f"{path}: no such file or directory"
+    assert (done.returncode, done.stderr) == (2, f"drgn-slabtype check: {why}\n")
+    assert done.stdout == f"::error title=drgn-slabtype::{why}\n"
+    suite = ElementTree.parse(junit).getroot()[0]
+    assert (suite.get("errors"), suite.get("tests")) == ("1", "1")
+    error_element = suite.find("testcase/error")
+    assert error_element is not None
+    assert error_element.get("message") == why
+    (issue,) = json.loads(issues.read_text())
+    assert (issue["severity"], issue["description"]) == ("blocker", why)
+    assert page.read_text() == "of the run before"
 
 
 def test_text_file_as_core() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 import drgn_slabtype
 from drgn_slabtype import cli
-from drgn_slabtype.command import Command, Option
+from drgn_slabtype.command import Command, Once, Option
 from drgn_slabtype.commands import COMMANDS
 
 _VALUES = {
@@ -45,7 +45,7 @@ def _positional(command: Command) -> List[str]:
 
 def _given(option: Option) -> List[str]:
     settings = option.settings
-    if settings.get("action", "store") in ("store", "append"):
+    if settings.get("action", "store") in ("store", "append", Once):
         if "choices" in settings:
             other = next(c for c in settings["choices"] if c != settings.get("default"))
             return [option.flags[0], other]

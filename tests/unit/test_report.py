@@ -147,7 +147,9 @@ def test_findings_win_over_incompleteness() -> None:
 
 
 def test_junit_has_a_case_for_each_cache_and_the_machine() -> None:
-    root = ElementTree.fromstring(present("check", damaged(), "junit"))
+    report = damaged()
+    report.totals.seconds, report.caches[0].seconds = 3.25, 1.5
+    root = ElementTree.fromstring(present("check", report, "junit"))
     suite = root[0]
     assert suite.attrib == {
         "name": "drgn-slabtype",
@@ -155,9 +157,11 @@ def test_junit_has_a_case_for_each_cache_and_the_machine() -> None:
         "failures": "1",
         "skipped": "0",
         "errors": "0",
+        "time": "3.250",
     }
     cases = {case.get("name"): case for case in suite.iter("testcase")}
     assert list(cases) == ["machine", "kmalloc-64", "dentry"]
+    assert [case.get("time") for case in cases.values()] == ["1.750", "1.500", "0.000"]
     failure = cases["kmalloc-64"][0]
     assert failure.get("type") == "count-mismatch"
     assert (failure.get("message") or "").startswith("4 findings: kmalloc-64 slab 0x")

@@ -286,13 +286,15 @@ def test_one_check_and_a_capture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert path.exists()
 
 
-@pytest.mark.parametrize("more", [["--html", "page"], ["--format", "junit"]])
+@pytest.mark.parametrize(
+    "more", [["--html", "page"], ["--format", "github"], ["--write-baseline", "page"]]
+)
 def test_what_is_for_one_check(
     more: List[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     more = [str(tmp_path / word) if word == "page" else word for word in more]
     assert cli.main(["check", "-c", str(CAPTURE), "--rounds", "2", *more]) == 2
-    assert "are for one check" in capsys.readouterr().err
+    assert "for one check, not for rounds" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

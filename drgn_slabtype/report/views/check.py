@@ -29,6 +29,7 @@ FINDING = View(
     Column("expected"),
     Column("found"),
     Column("", "attempts", lambda f: f"read {f.attempts} times" if f.attempts > 1 else None),
+    Column("accepted as", "accepted"),
     quiet="code rule message because cache node cpu slab page object index slot position place "
     "address ranges id details stretches seen confirmed signature value_kind value_unit word "
     "member state places previous next tracks clues",
@@ -42,7 +43,7 @@ TOTALS = View(
     Column("free"),
     Column("pages unreadable", "unreadable_pages", lambda sums: sums.unreadable_pages or None),
     quiet="pages slab_pages kfence_pages counted waiting zero_filled_pages unknown reads "
-    "bytes_read peak_memory",
+    "bytes_read peak_memory seconds",
 )
 
 TARGET = View(quiet="kind path release architecture")
@@ -51,7 +52,8 @@ LAYOUT = View(quiet="page_type allocator evidence")
 
 REPORT = View(
     quiet="target layout totals caches findings notes changing unavailable interrupted stopped "
-    "outcome exit_status readings refuted decided kernel looks_like"
+    "outcome exit_status readings refuted decided kernel looks_like "
+    "accepted"
 )
 
 
@@ -78,6 +80,7 @@ class Shelf(NamedTuple):
 
 SHELVES = (
     Shelf("findings", "finding", "Findings"),
+    Shelf("accepted", "accepted", "Accepted"),
     Shelf("unavailable", "unavailable", "Not judged"),
     Shelf("changing", "changing", "Changing"),
     Shelf("notes", "note", "Notes"),
@@ -172,13 +175,16 @@ def ending(report: Report) -> str:
 
 def _outcome(report: Report) -> str:
     outcome = report.outcome.value
-    if not report.findings:
-        return outcome
-    roots = sum(finding.because is None for finding in report.findings)
-    counts = [plural(roots, "finding")]
-    if len(report.findings) > roots:
-        counts.append(plural(len(report.findings) - roots, "consequence"))
-    return f"{outcome} ({', '.join(counts)})"
+    counts = []
+    if report.findings:
+        roots = sum(finding.because is None for finding in report.findings)
+        counts.append(plural(roots, "finding"))
+        if len(report.findings) > roots:
+            counts.append(plural(len(report.findings) - roots, "consequence"))
+    if report.accepted:
+        accepted = sum(one.because is None for one in report.accepted)
+        counts.append(f"{accepted} accepted" if counts else plural(accepted, "finding"))
+    return f"{outcome} ({', '.join(counts)})" if counts else outcome
 
 
 def _decided(report: Report) -> Iterator[str]:
