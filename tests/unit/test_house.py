@@ -17,7 +17,8 @@ ROOMS = """
     pagecheck reading strays blanks
     answers looks confirm course check
     capture debuginfo target diff demo watch
-    report command fleet checking pagecommands questions triage commands cli plugin __main__
+    report command fleet checking pagecommands questions triage commands cli plugin kernelci
+    __main__
 """.split()
 
 _MOST_LINES = 500
