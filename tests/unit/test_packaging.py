@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import sysconfig
 import zipfile
+from email.parser import Parser
 from pathlib import Path
 
 import pytest
+from check_install import dead_links
 
 ROOT = Path(__file__).parents[2]
 
@@ -17,7 +20,12 @@ ROOT = Path(__file__).parents[2]
 def call(*command: object) -> str:
     """Return what a command prints; its errors are shown if it fails."""
     done = subprocess.run(
-        [str(word) for word in command], capture_output=True, text=True, check=False, cwd="/"
+        [str(word) for word in command],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd="/",
+        env={name: text for name, text in os.environ.items() if name != "PYTHONPATH"},
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -65,6 +73,39 @@ def test_wheel_has_everything(wheel: Path) -> None:
     assert "drgn_slabtype/py.typed" in names
     assert any(name.endswith("/licenses/LICENSE") for name in names)
     assert not any(name.startswith(("tests/", "scripts/")) for name in names)
+
+
+def test_description_on_a_package_index(wheel: Path) -> None:
+    archive = zipfile.ZipFile(wheel)
+    (name,) = (name for name in archive.namelist() if name.endswith("/METADATA"))
+    metadata = Parser().parsestr(archive.read(name).decode())
+    description = metadata.get_payload()
+    assert isinstance(description, str)
+    assert metadata["Description-Content-Type"] == "text/markdown"
+    assert dead_links(description) == []
+    # In place of links there are the names of files, which the source distribution has.
+    assert "`docs/json.md`" in description
+    assert "](docs/json.md)" in (ROOT / "README.md").read_text()
+    versions = {f"Programming Language :: Python :: 3.{minor}" for minor in range(9, 14)}
+    assert versions <= set(metadata.get_all("Classifier") or ())
+
+
+def test_dead_links_are_found() -> None:
+    page = "# A b: c\n[x](#a-b-c) [y](#d) [z](docs/z.md) [w](https://example.org/)\n"
+    assert dead_links(page) == ["#d", "docs/z.md"]
+
+
+def test_commands_are_installed(python: Path) -> None:
+    code = (
+        "from importlib.metadata import distribution\n"
+        "for one in distribution('drgn-slabtype').entry_points:\n"
+        "    print(one.name, callable(one.load()) or one.group)\n"
+    )
+    assert sorted(call(python, "-c", code).splitlines()) == [
+        "drgn-slabtype True",
+        "kernel-ci True",
+        "slabtype drgn.plugins",
+    ]
 
 
 def test_wheel_is_what_is_imported(python: Path) -> None:
