@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from drgn_slabtype import kernelci
+from drgn_slabtype import cli, kernelci
 
 _ROOT = Path(__file__).parents[2]
 _CAPTURE = Path(__file__).parent / "slab-6.1-rfc3-plain" / "capture.xz"
@@ -87,3 +88,33 @@ def test_reports_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFi
     (tmp_path / "file").write_text("")
     assert kernelci.main([str(tmp_path / "file" / "folder"), "vmcore"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["github", "gitlab"])
+def test_jobs_of_the_docs_run(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (_ROOT / "docs" / "ci" / f"{name}.yml").read_text()
+    yaml = pytest.importorskip("yaml")
+    assert "slab" in str(yaml.safe_load(text))
+    commands = {
+        line.strip(): line.partition(program)[2].split()
+        for program in ("kernel-ci ", "drgn-slabtype capture ")
+        for line in text.splitlines()
+        if program in line
+    }
+    assert len(commands) == 2
+    # A capture stands for the dump and its vmlinux; the order is that of the job.
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "vmcore").symlink_to(_BROKEN)
+    (tmp_path / "slab-baseline.toml").write_text("")
+    checking, capturing = commands.values()
+    assert checking[2] == "vmlinux"
+    assert kernelci.main([word for word in checking if word != "vmlinux"]) == 1
+    assert (
+        cli.main(["capture", *(word for word in capturing if word not in ("-s", "vmlinux"))]) == 0
+    )
+    capsys.readouterr()
+    assert cli.main(["check", "-c", "reports/capture.xz"]) == 1
+    named = re.findall(r"reports/([\w.-]+)", text)
+    assert {*named} <= {path.name for path in (tmp_path / "reports").iterdir()}
