@@ -137,12 +137,18 @@ def _decode(prog: None, args: argparse.Namespace) -> List[Decoded]:
 
 def _capture(prog: Program, args: argparse.Namespace) -> CaptureSummary:
     from .capture import write_capture
+    from .errors import TargetError
     from .report.output import progress
 
     with progress() as show:
-        return write_capture(
-            prog, args.file, contents=args.contents, compressed=args.compressed, progress=show
-        )
+        try:
+            return write_capture(
+                prog, args.file, contents=args.contents, compressed=args.compressed, progress=show
+            )
+        except OSError as error:
+            if error.filename is None:  # of the target, or of a file without a name
+                raise
+            raise TargetError(f"{error.filename}: {error.strerror}") from None
 
 
 def _diff(prog: None, args: argparse.Namespace) -> Difference:

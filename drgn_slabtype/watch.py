@@ -209,6 +209,6 @@ def save(prog: Program, path: str, report: Report) -> Optional[str]:
         report.stop(reason_of(stop))
         why = "interrupted"
     except (OSError, FaultError, LookupError, SlabTypeError) as error:
-        why = gone(machine(prog), error) or str(error)
+        why = gone(machine(prog), error) or getattr(error, "strerror", None) or str(error)
     report.notes.append(Finding("not-saved", f"{path}: the capture was not written: {why}"))
     return None

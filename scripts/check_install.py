@@ -26,6 +26,8 @@ from email.parser import Parser
 from pathlib import Path
 from typing import Dict, List, Tuple
 
+from sources import tracked
+
 ROOT = Path(__file__).parents[1]
 OLDEST_DRGN = "drgn==0.2.0"
 OLDEST, NEWEST = 9, 20  # minor versions of Python that are looked for
@@ -53,12 +55,6 @@ def call(*command: object, folder: Path = Path("/")) -> str:
     if done.returncode:
         raise RuntimeError(f"{' '.join(map(str, command))}: {done.returncode}\n{done.stdout}")
     return done.stdout
-
-
-def tracked() -> List[str]:
-    """Return the files in version control."""
-    listed = call("git", "-C", ROOT, "ls-files", "-z", "--cached").split("\0")
-    return [name for name in listed if name and (ROOT / name).is_file()]
 
 
 def build(folder: Path) -> Tuple[Path, Path]:

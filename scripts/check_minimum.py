@@ -10,9 +10,10 @@ to an interpreter of that version.
 from __future__ import annotations
 
 import ast
-import subprocess
 import sys
 from pathlib import Path
+
+from sources import tracked
 
 MINIMUM = (3, 9)
 
@@ -20,16 +21,9 @@ MINIMUM = (3, 9)
 def main() -> int:
     """Return the exit status: 1 if a file needs a newer Python."""
     root = Path(__file__).parents[1]
-    listed = subprocess.run(
-        ["git", "-C", str(root), "ls-files", "-z", "--", "*.py"],
-        stdout=subprocess.PIPE,
-        check=True,
-    )
-    paths = [root / name for name in listed.stdout.decode().split("\0") if name]
+    paths = [root / name for name in tracked(root) if name.endswith(".py")]
     status = 0
     for path in paths:
-        if not path.exists():
-            continue
         try:
             ast.parse(path.read_bytes(), str(path), feature_version=MINIMUM)
         except SyntaxError as e:

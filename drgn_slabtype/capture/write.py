@@ -22,6 +22,7 @@ from drgn.helpers.linux.mm import for_each_valid_page_range
 from drgn.helpers.linux.mmzone import NODE_DATA
 from drgn.helpers.linux.nodemask import for_each_online_node
 
+from ..files.whole import whole
 from ..machine import Machine, machine
 from ..machine.locks import Locks, lock_state
 from ..machine.witness import witnesses
@@ -174,26 +175,19 @@ def _reader(machine: Machine, physical: Callable[[int], int]) -> Callable[[int, 
 def _write_file(
     path: str, head: bytes, data: IO[bytes], compressed: bool, progress: Optional[Progress]
 ) -> None:
-    part = f"{path}.part"
     total = data.tell()
     data.seek(0)
-    try:
-        with open(part, "wb") as raw, _compressor(raw, compressed) as out:
-            out.write(head)
-            done = 0
-            while True:
-                block = data.read(_COPY_BYTES)
-                if not block:
-                    break
-                out.write(block)
-                done += len(block)
-                if progress:
-                    progress("compress", done, total)
-        os.replace(part, path)
-    except BaseException:
-        if os.path.exists(part):
-            os.unlink(part)
-        raise
+    with whole(path) as raw, _compressor(raw, compressed) as out:
+        out.write(head)
+        done = 0
+        while True:
+            block = data.read(_COPY_BYTES)
+            if not block:
+                break
+            out.write(block)
+            done += len(block)
+            if progress:
+                progress("compress", done, total)
 
 
 def _compressor(raw: IO[bytes], compressed: bool) -> ContextManager[IO[bytes]]:

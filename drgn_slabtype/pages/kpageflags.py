@@ -28,6 +28,7 @@ from drgn import Object, Program, TypeKind
 from drgn.helpers.linux.mm import page_to_pfn
 
 from ..errors import TargetError
+from ..files.whole import whole
 from ..machine import Machine, machine
 from ..machine.memory import U64, Bools
 from .flagnames import BITS
@@ -385,6 +386,7 @@ def write_kernel_files(
             continue
         words = find(prog, progress).astype(f"{order}u8")
         try:
-            words.tofile(path)
+            with whole(path) as file:
+                file.write(words.data)
         except OSError as e:
             raise TargetError(f"{path}: {e.strerror or e}") from None

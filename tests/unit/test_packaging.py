@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from check_install import dead_links
+from sources import tracked
 
 ROOT = Path(__file__).parents[2]
 
@@ -36,9 +37,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel, built without network from a copy of what is in version control."""
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
-    files = call("git", "-C", ROOT, "ls-files", "-z", "--cached").split("\0")
-    for name in filter(None, files):
-        if (ROOT / name).is_file() and not name.startswith("tests/"):
+    for name in tracked():
+        if not name.startswith("tests/"):
             (source / name).parent.mkdir(parents=True, exist_ok=True)
             (source / name).write_bytes((ROOT / name).read_bytes())
     call(
@@ -67,9 +67,9 @@ def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_wheel_has_everything(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
-    for module in (ROOT / "drgn_slabtype").rglob("*.py"):
-        tracked = call("git", "-C", ROOT, "ls-files", module.relative_to(ROOT))
-        assert not tracked or str(module.relative_to(ROOT)) in names
+    modules = {name for name in tracked() if name.startswith("drgn_slabtype/")}
+    assert {name for name in modules if name.endswith(".py")}
+    assert modules <= names
     assert "drgn_slabtype/py.typed" in names
     assert any(name.endswith("/licenses/LICENSE") for name in names)
     assert not any(name.startswith(("tests/", "scripts/")) for name in names)
