@@ -97,7 +97,3 @@ def _finish(args: argparse.Namespace, report: Dict[str, Any], status: int) -> in
     # A filtered or cut dump: not a verdict on the kernel, but worth a line.
     print(f"the dump is incomplete; see unavailable in {args.folder / 'slab.json'}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

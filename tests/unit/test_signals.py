@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from importlib import import_module
-from typing import Any, Iterator, List
+from typing import Any, Iterator, List, Tuple
 
 import pytest
 
@@ -202,20 +202,22 @@ def test_ctrl_c_in_a_library_is_pythons() -> None:
 
 # Ctrl-C while the command line is imported, of which its first module is only one.
 _EARLY = """
-import os, runpy, signal, sys
+import os, signal, sys
 
 class Finder:
     def find_spec(self, name, *more):
-        if name == "drgn_slabtype.cli":
+        if name == "drgn_slabtype." + sys.argv[1]:
             os.kill(os.getpid(), signal.SIGINT)
 
 sys.meta_path.insert(0, Finder())
-runpy.run_module("drgn_slabtype", run_name="__main__", alter_sys=True)
+import drgn_slabtype.__main__ as entries
+getattr(entries, sys.argv[2])()
 """
 
 
-def test_ctrl_c_during_the_imports_leaves_no_traceback() -> None:
+@pytest.mark.parametrize("entry", [("cli", "main"), ("kernelci", "kernel_ci")])
+def test_ctrl_c_during_the_imports_leaves_no_traceback(entry: Tuple[str, str]) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", _EARLY], capture_output=True, text=True, check=False
+        [sys.executable, "-c", _EARLY, *entry], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
