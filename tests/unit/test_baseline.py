@@ -14,7 +14,7 @@ import pytest
 from drgn_slabtype import cli
 from drgn_slabtype.findings import Finding, KernelReport, KernelState, Outcome, Report
 from drgn_slabtype.fleet.baseline import accept, as_baseline
-from drgn_slabtype.fleet.known import Cause, read_causes
+from drgn_slabtype.fleet.known import Cause, likenesses, read_causes
 from drgn_slabtype.pages.census import Census
 from drgn_slabtype.report import html, present
 from drgn_slabtype.signature import Signature
@@ -142,6 +142,14 @@ def test_every_format_tells_what_is_accepted_as_accepted(tmp_path: Path) -> None
     assert github.count("::notice title=accepted%3A ") == 2
     issues = json.loads("".join(present("check", report, "gitlab")))
     assert [issue["severity"] for issue in issues] == ["info", "info"]
+
+
+def test_what_is_accepted_may_look_like_something_known(tmp_path: Path) -> None:
+    report = _report()
+    baseline = _written(tmp_path, report)
+    report.looks_like = likenesses(baseline[:1], report.findings)
+    accept(report, baseline)
+    assert "looks like: finding 1: count-mismatch" in "".join(present("check", report, "table"))
 
 
 def test_check_writes_a_baseline_and_accepts_it(

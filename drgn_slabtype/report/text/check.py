@@ -43,10 +43,10 @@ def check(report: Report) -> str:
     caches = concerned(report.caches)
     if caches:
         told += [*table(CACHE.grid(caches)), ""]
-    if report.findings:
-        for branch in branches(report.findings):
-            told += _tree(branch, 0)
-        told += [f"looks like: {line}" for line in likenesses(report)]
+    for branch in branches(report.findings):
+        told += _tree(branch, 0)
+    told += [f"looks like: {line}" for line in likenesses(report)]
+    if report.findings or report.looks_like:
         told.append("")
     for shelf in SHELVES[1:]:
         told += _crowd(shelf.word, shelf.of(report))
