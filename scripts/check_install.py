@@ -107,7 +107,9 @@ def interpreters() -> Dict[str, Path]:
     known: Dict[str, Path] = {}
     for python in places:
         try:
-            version = call(python, "-c", "import venv, sys; print('%d.%d' % sys.version_info[:2])")
+            version = call(
+                python, "-c", "import ensurepip, venv, sys; print('%d.%d' % sys.version_info[:2])"
+            )
         except RuntimeError:  # a shim of a version that is not there, or a part of Python only
             continue
         known.setdefault(version.strip(), python)
