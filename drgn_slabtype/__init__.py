@@ -9,7 +9,6 @@ into every drgn session of its users, most of which never need it.
 from __future__ import annotations
 
 import sys
-from importlib import import_module
 from types import ModuleType
 
 TYPE_CHECKING = False  # as that of typing, whose import takes ten milliseconds
@@ -79,6 +78,8 @@ __all__ = ["__version__", *_NAMES]  # noqa: PLE0604
 
 
 def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
     try:
         module = _NAMES[name]
     except KeyError:
