@@ -198,6 +198,8 @@ def test_scripts_are_there_and_take_what_is_given(
         text = capsys.readouterr().out
     elif words[0] == "scripts/bench":
         text = _help(["scripts/bench.py"])
+    elif words[0] == "scripts/test":
+        text = _help(["-m", "pytest"])
     assert [word for word in words[1:] if word.startswith("-") and word not in text] == []
 
 
@@ -208,6 +210,24 @@ def test_modules_are_there_and_take_what_is_given(command: str) -> None:
     text = _help(module)
     options = [word for word in words[len(module) :] if word.startswith("-")]
     assert [option for option in options if option not in text] == []
+
+
+@pytest.mark.parametrize("name", ["CONTRIBUTING.md", "docs/architecture.md"])
+def test_files_that_are_named_exist(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    named = set(re.findall(r"`([\w./]+(?:\.py|/))`", text))
+    sources = ("drgn_slabtype", "scripts", "tests")
+    files = {path for room in sources for path in (ROOT / room).rglob("*.py")}
+    there = {path.name for path in files}
+    missing = [one for one in named if not (one in there if "/" not in one else _exists(one))]
+    assert len(named) > 10
+    assert missing == []
+
+
+def _exists(path: str) -> bool:
+    return any(
+        (ROOT / room / path).exists() for room in ("", "drgn_slabtype", "drgn_slabtype/allocators")
+    )
 
 
 def _help(words: List[str]) -> str:
