@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Sequence
 
 from drgn import Program
+from drgn.cli import default_globals
 from drgn.commands import run_command
 
 import drgn_slabtype.plugin  # noqa: F401
@@ -199,7 +200,7 @@ def printed(
 
 def _names(capture: Path) -> Dict[str, Any]:
     prog: Program = open_capture(str(capture))
-    return {"prog": prog}
+    return default_globals(prog)
 
 
 def _typed(lines: Sequence[str]) -> Iterator[List[str]]:
