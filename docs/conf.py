@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from importlib import import_module
-from typing import Any, Dict, Iterator, List
+from typing import Any, Dict, Iterator, List, get_type_hints
 
 import drgn_slabtype
 
@@ -28,7 +28,8 @@ html_theme = "furo"
 html_title = project
 html_copy_source = html_show_sourcelink = html_show_copyright = html_show_sphinx = False
 autodoc_typehints = "description"
-autodoc_typehints_description_target = "documented"
+autodoc_typehints_description_target = "documented_params"
+autodoc_member_order = "bysource"
 
 CONTENTS = {
     "Who you are": ["docs/prompt", "docs/scripts", "docs/ci"],
@@ -60,6 +61,8 @@ def _public_names() -> Iterator[str]:
         for name in names:
             found = getattr(drgn_slabtype, name)
             if isinstance(found, type):
+                # Of what annotations say, the types.
+                found.__annotations__ = get_type_hints(found)
                 yield f".. autoclass:: drgn_slabtype.{name}\n   :members:\n"
             elif callable(found):
                 yield f".. autofunction:: drgn_slabtype.{name}\n"

@@ -11,15 +11,16 @@ tests have, by the names in :data:`DUMPS`.
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
 import re
 import shlex
 import sys
 import tempfile
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Sequence
+from unittest.mock import patch
 
 from drgn import Program
 from drgn.cli import default_globals
@@ -29,6 +30,7 @@ import drgn_slabtype.plugin  # noqa: F401
 from drgn_slabtype.capture import open_capture
 from drgn_slabtype.cli import arguments
 from drgn_slabtype.cli import main as run
+from drgn_slabtype.report import output as reports
 
 ROOT = Path(__file__).parents[1]
 _CAPTURES = ROOT / "tests" / "captures"
@@ -40,6 +42,8 @@ DUMPS = {
 """What examples call a dump, and the capture of that dump."""
 
 _ANSWERS = (0, 1, 3)  # consistent, findings, incomplete
+# As at a terminal of so many columns; what is no terminal has all columns of all tables.
+_TERMINAL = (reports, "width", lambda path: 120 if path is None else None)
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _SESSIONS = ("console", "pycon")
 # What differs from machine to machine, or with every way to read less.
@@ -189,7 +193,7 @@ def printed(
     output = io.StringIO()
     before, sys.displayhook = sys.displayhook, display
     try:
-        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+        with redirect_stdout(output), redirect_stderr(output), patch.object(*_TERMINAL):
             function()
     except Exception as error:
         output.write(f"{type(error).__name__}: {error}\n")
