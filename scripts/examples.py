@@ -15,11 +15,13 @@ import io
 import os
 import re
 import shlex
+import subprocess
 import sys
 import tempfile
 from contextlib import redirect_stderr, redirect_stdout
+from difflib import unified_diff
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Sequence
+from typing import Any, Callable, ContextManager, Dict, Iterator, List, NamedTuple, Sequence
 from unittest.mock import patch
 
 from drgn import Program
@@ -48,7 +50,24 @@ _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _SESSIONS = ("console", "pycon")
 # What differs from machine to machine, or with every way to read less.
 _VARYING = re.compile(
-    r"read [\d.]+ [KMG]iB in \d+ reads|[\d.]+ [KMG]iB of memory"
+    r"read [\d.]+ \w+ in \d+ reads(, [\d.]+ \w+ of memory taken)?|[\d.]+ \w+ of memory"
+    r"|\d{4}-\d\d-\d\d(T[\d:]+Z)?|[\d.]+ s of work"
+)
+# As at a terminal of so many columns; what is no terminal has all columns of all tables.
+_COLUMNS = 120
+# In a process of its own, so that it takes what it takes.
+_SHELL = f"""
+import sys
+from drgn_slabtype.report import output
+output.width = lambda path: {_COLUMNS} if path is None else None
+from drgn_slabtype.cli import main
+sys.exit(main())
+"""
+_BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_SESSIONS = ("console", "pycon")
+# What differs from machine to machine, or with every way to read less.
+_VARYING = re.compile(
+    r"read [\d.]+ \w+ in \d+ reads|[\d.]+ \w+ of memory"
     r"|\d{4}-\d\d-\d\d(T[\d:]+Z)?|[\d.]+ s of work"
 )
 
@@ -90,31 +109,32 @@ def renewed(text: str) -> str:
 
 def same(one: str, other: str) -> bool:
     """Tell whether two texts differ in nothing but what always differs."""
-    return _VARYING.sub("", one) == _VARYING.sub("", other)
+    return not difference(one, other)
 
 
-def captured(words: Sequence[str]) -> List[str]:
-    """Return the words of a command, on captures instead of the dumps they name, without -s."""
-    kept: List[str] = []
-    rest = iter(words)
-    for word in rest:
-        if word == "-s":
-            next(rest)
-        else:
-            kept.append(str(DUMPS.get(word, word)))
-    return kept
+def difference(one: str, other: str) -> List[str]:
+    """Return the lines in which two texts differ, but for what always differs."""
+    before, after = (_VARYING.sub("…", text).splitlines() for text in (one, other))
+    lines = unified_diff(before, after, lineterm="", n=0)
+    return [line for line in lines if line[0] in "+-"][2:]
+
+
+def link_dumps(folder: Path) -> None:
+    """Make what examples call dumps, in a folder; captures of them, which need no vmlinux."""
+    for name, capture in DUMPS.items():
+        (folder / name).symlink_to(capture)
 
 
 def stand_in(words: Sequence[str]) -> int:
     """
     Run ``drgn-slabtype`` as pages show it, where there is no machine that runs.
 
-    A capture takes the place of dumps, guests and the running kernel, and what
-    goes on without end has two rounds, without pauses.
+    A capture takes the place of guests and of the running kernel, and what goes on
+    without end has two rounds, without pauses.
 
     :return: 0 where there is an answer, else the exit status.
     """
-    kept = captured(words)
+    kept = list(words)
     for option, value in (("--qemu", True), ("-k", False)):
         if option in kept:
             at = kept.index(option)
@@ -133,8 +153,10 @@ class Session:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        link_dumps(folder)
         for path in ROOT.iterdir():
-            (folder / path.name).symlink_to(path)
+            if path.name not in DUMPS:
+                (folder / path.name).symlink_to(path)
         self._names = _names(DUMPS["vmcore"])
         self._status = 0
 
@@ -157,7 +179,7 @@ class Session:
         return self._at_prompt("\n".join(line[4:] for line in typed))
 
     def _in_shell(self, words: Sequence[str]) -> str:
-        program, *rest = captured(words)
+        program, *rest = words
         if program == "drgn":
             self._names = _names(Path(rest[rest.index("-c") + 1]))
             return ""
@@ -165,11 +187,16 @@ class Session:
             return f"{self._status}\n"
         if program != "drgn-slabtype":
             raise ValueError(f"{program} is no program of the examples")
-
-        def command() -> None:
-            self._status = run(rest)
-
-        return printed(command)
+        done = subprocess.run(
+            [sys.executable, "-c", _SHELL, *rest],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        self._status = done.returncode
+        return done.stdout
 
     def _at_prompt(self, source: str) -> str:
         def command() -> None:
@@ -193,13 +220,17 @@ def printed(
     output = io.StringIO()
     before, sys.displayhook = sys.displayhook, display
     try:
-        with redirect_stdout(output), redirect_stderr(output), patch.object(*_TERMINAL):
+        with redirect_stdout(output), redirect_stderr(output), _terminal():
             function()
     except Exception as error:
         output.write(f"{type(error).__name__}: {error}\n")
     finally:
         sys.displayhook = before
     return output.getvalue()
+
+
+def _terminal() -> ContextManager[object]:
+    return patch.object(reports, "width", lambda path: _COLUMNS if path is None else None)
 
 
 def _names(capture: Path) -> Dict[str, Any]:

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 import reference
-from examples import ROOT, pages, renewed, same
+from examples import ROOT, difference, pages, renewed
 
 
 def main() -> int:
@@ -37,11 +37,13 @@ def renew(page: Path, check: bool) -> int:
     """
     text = page.read_text(encoding="utf-8") if page.exists() else ""
     wanted = reference.page() if page == reference.PAGE else renewed(text)
-    if same(wanted, text):
+    changes = difference(text, wanted)
+    if not changes:
         return 0
     name = page.relative_to(ROOT)
     if check:
-        print(f"{name} is out of date: run python scripts/readme.py {name}", file=sys.stderr)
+        told = [f"{name} is out of date: run python scripts/readme.py {name}", *changes]
+        print(*told, sep="\n", file=sys.stderr)
         return 1
     page.write_text(wanted, encoding="utf-8")
     return 0

@@ -15,15 +15,14 @@ from typing import List
 import jsonschema
 import pytest
 from _pytest.mark import ParameterSet
-from examples import DUMPS, ROOT, Block, blocks, pages, stand_in, without_blocks
+from examples import DUMPS, ROOT, Block, blocks, link_dumps, pages, stand_in, without_blocks
 from lab.cli import main as vmlab
 
-from drgn_slabtype import open_target, read_causes, slabs
+from drgn_slabtype import read_causes, slabs
 from drgn_slabtype.capture import open_capture
 from drgn_slabtype.check import check
 from drgn_slabtype.commands import COMMANDS
 from drgn_slabtype.report import present
-from drgn_slabtype.target import TargetOptions
 
 _README = (ROOT / "README.md").read_text(encoding="utf-8")
 _MEANT = {
@@ -36,6 +35,7 @@ _MEANT = {
     "B": "debug.vmcore",
     "DUMPS": "/srv/crash",
     "FOLDER": "triage",
+    "SYMBOLS": "vmlinux",
 }
 """What words in capitals stand for."""
 
@@ -78,6 +78,11 @@ _QUESTIONS = [
 ]
 
 
+_IN_TEXT = [
+    command for command in _spans("drgn-slabtype ") if command.partition(" ")[2] not in _QUESTIONS
+]
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder that has what examples name: /srv/crash is in it, and known causes."""
@@ -88,6 +93,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ]
     (tmp_path / "causes.toml").write_text(toml)
     (tmp_path / "crash").symlink_to(DUMPS["overrun.vmcore"].parent)
+    (tmp_path / "vmlinux").mkdir()
+    link_dumps(tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -119,16 +126,10 @@ def test_shell_examples_run(block: Block, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("block", _blocks("python"))
-def test_python_examples_run(
-    block: Block, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def opened(options: TargetOptions) -> object:
-        return open_target(TargetOptions(core=str(DUMPS[options.core or ""])))
-
+def test_python_examples_run(block: Block, folder: Path) -> None:
     prog = open_capture(str(DUMPS["vmcore"]))
     document = json.loads(str(present("check", check(prog), "json")))
-    code = block.text.replace("open_target(Target", "opened(Target")
-    exec(code, {"prog": prog, "report": document, "jsonschema": jsonschema, "opened": opened})
+    exec(block.text, {"prog": prog, "report": document, "jsonschema": jsonschema})
 
 
 @pytest.mark.parametrize("command", _QUESTIONS)
@@ -147,7 +148,7 @@ def test_what_is_to_be_typed_gives_an_answer(
     assert capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", [one for one in _spans("drgn-slabtype ") if " " in one])
+@pytest.mark.parametrize("command", _IN_TEXT)
 def test_commands_in_the_text_give_an_answer(
     command: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

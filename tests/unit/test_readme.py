@@ -8,20 +8,32 @@ import sys
 from pathlib import Path
 
 import pytest
-from examples import renewed, same
+from examples import blocks, pages, renewed, same
 from pages import dead_links
 
 ROOT = Path(__file__).parents[2]
 
 
-def test_examples_are_what_the_program_prints() -> None:
+_PAGES = ["docs/commands.md"] + [
+    str(page.relative_to(ROOT))
+    for page in pages()
+    if {"console", "pycon"} & {block.kind for block in blocks(page.read_text(encoding="utf-8"))}
+]
+
+
+@pytest.mark.parametrize("page", _PAGES)
+def test_examples_are_what_the_program_prints(page: str) -> None:
     done = subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / "readme.py"), "--check"],
+        [sys.executable, str(ROOT / "scripts" / "readme.py"), "--check", str(ROOT / page)],
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_pages_that_have_examples_are_found() -> None:
+    assert {"README.md", "docs/prompt.md", "docs/questions.md"} < set(_PAGES)
 
 
 def test_the_two_commands_for_a_fresh_clone_stand_side_by_side_near_the_top() -> None:
