@@ -104,6 +104,17 @@ def _typed(text: str) -> List[str]:
     return [word.replace("/srv/", "") for word in words]
 
 
+@pytest.mark.parametrize("page", pages(), ids=lambda page: page.name)
+def test_every_block_says_what_it_is_and_none_hides_a_command(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    found = blocks(text)
+    assert len(re.findall(r"^ *```", text, re.MULTILINE)) == 2 * len(found)
+    # What a measurement has printed is told, and not run.
+    assert {block.kind for block in found} <= {"console", "pycon", "sh", "python", "toml", "text"}
+    indented = re.findall(r"^    (?:\$ |>>> |drgn|python|scripts/).*", text, re.MULTILINE)
+    assert [line for line in indented if line not in "".join(block.text for block in found)] == []
+
+
 @pytest.mark.parametrize("block", _blocks("sh"))
 def test_shell_examples_run(block: Block, folder: Path) -> None:
     program = folder / "bin" / "drgn-slabtype"
