@@ -91,7 +91,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         for block in blocks((ROOT / "docs" / "fleet.md").read_text(encoding="utf-8"))
         if block.kind == "toml"
     ]
-    (tmp_path / "causes.toml").write_text(toml)
+    for name in re.findall(r"\w+\.toml", " ".join(_QUESTIONS)):
+        (tmp_path / name).write_text(toml)
     (tmp_path / "crash").symlink_to(DUMPS["overrun.vmcore"].parent)
     (tmp_path / "vmlinux").mkdir()
     link_dumps(tmp_path)
