@@ -51,7 +51,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 def arguments(argv: Sequence[str]) -> argparse.Namespace:
     """Return what some arguments mean; ``command`` is the :class:`Command`."""
-    return _parser().parse_args(argv)
+    return _parser().parse_args(_joined(argv))
 
 
 def _joined(argv: Sequence[str]) -> List[str]:

@@ -167,11 +167,9 @@ def report(folder: Path) -> str:
 def write(text: str, printed: str) -> None:
     """Write both into the page of the documentation."""
     page = _DOCS.read_text()
-    printed = f"$ drgn-slabtype fleet report out\n{printed}"
-    for fence, told in (("```text\n", text), ("```console\n", printed)):
-        before, _, rest = page.partition(fence)
-        page = before + fence + told + rest[rest.index("```") :]
-    _DOCS.write_text(page)
+    before, fence, rest = page.partition("```text\n")
+    told = f"{text}\n$ drgn-slabtype fleet report out\n{printed}"
+    _DOCS.write_text(before + fence + told + rest[rest.index("```") :])
 
 
 def main() -> None:
