@@ -89,7 +89,11 @@ class SlubCache:
         # Since "slab: add optimized sheaf refill from partial list" (in v7.0), a
         # sheaf is filled from as many slabs of the partial list as it takes, off
         # it all at once.
-        capacity = 0 if rows.structure.has("cpu_slab") else value("sheaf_capacity")
+        self.hands_out_several = rows.structure.has("sheaf_capacity") and not (
+            rows.structure.has("cpu_slab")
+        )
+        """Whether a new slab may lose several objects before it stands anywhere."""
+        capacity = value("sheaf_capacity") if self.hands_out_several else 0
         self.facts = Facts(
             caches.names[number],
             int(rows.addresses[number]),

@@ -159,7 +159,7 @@ def _being_made(
     # many objects as are asked for are taken before that, and where the freelist
     # will be stands meanwhile what the page held before. Slabs that a sheaf is
     # filled from are counted, and look alike.
-    if not cache.debug and not cpus_take_slabs:
+    if not cache.debug and cache.hands_out_several:
         handed = asks & ~listed
         fresh |= handed & _uncounted(slabs, cache, nodes, handed, 1)
     return fresh

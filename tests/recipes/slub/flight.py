@@ -16,7 +16,9 @@ _STALE = 0xFFFFFFFF00000000
 
 
 def _fills_sheaves(machine: Machine) -> bool:
-    return not machine.prog.type("struct kmem_cache").has_member("cpu_slab")
+    return machine.prog.type("struct kmem_cache").has_member("sheaf_capacity") and not (
+        machine.prog.type("struct kmem_cache").has_member("cpu_slab")
+    )
 
 
 def _plain(what: Any) -> bool:
