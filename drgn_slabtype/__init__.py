@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 
 # Public name to module.
 _NAMES = {
+    "ArgumentError": ".errors",
     "CorruptionError": ".errors",
     "ENCODINGS": ".pagetype.encoding",
     "Finding": ".findings",

@@ -12,7 +12,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any, Iterator, List, Optional, Union
 
-from .command import ReportFile, resolved, spelled
+from .arguments import one_of, require
+from .command import REPORTS, ReportFile, resolved, spelled
 from .errors import TargetError
 from .findings import Finding, LayoutSummary, Report, Target
 from .fleet.known import Cause, likenesses, read_causes
@@ -166,10 +167,13 @@ def write_report(prog: Program, report: Report, format: str, path: str) -> None:
 
     :param report: Of a check of *prog*.
     :param format: ``json``, ``junit``, ``html`` or ``text``.
+    :raises ArgumentError: if there is no such format.
     :raises TargetError: if the file cannot be written.
     """
     from .report import present
 
+    one_of("format", format, REPORTS)
+    require("report", report, Report)
     if format == "html":
         write_html(prog, report, path)
         return
@@ -185,6 +189,8 @@ def write_html(prog: Program, report: Report, path: str) -> None:
     """
     from .pages.census import census
     from .report import html
+
+    require("report", report, Report)
 
     with progress() as show:
         found = census(prog, show, cells=_PICTURE_CELLS)

@@ -158,7 +158,8 @@ class ReportFile(NamedTuple):
     path: str
 
 
-_REPORTS = ("json", "junit", "html", "text")
+REPORTS = ("json", "junit", "html", "text")
+"""What the report of a check can be written as."""
 
 
 def report_file(text: str) -> ReportFile:
@@ -168,9 +169,9 @@ def report_file(text: str) -> ReportFile:
     :raises argparse.ArgumentTypeError: if it names no format or no file.
     """
     format, _, path = text.partition("=")
-    if format not in _REPORTS or not path:
+    if format not in REPORTS or not path:
         raise argparse.ArgumentTypeError(
-            f"{text} is not FORMAT=FILE, of these formats: {', '.join(_REPORTS)}"
+            f"{text} is not FORMAT=FILE, of these formats: {', '.join(REPORTS)}"
         )
     return ReportFile(format, path)
 

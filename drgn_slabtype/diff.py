@@ -16,8 +16,9 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
 from drgn import Program
 
 from .answers.stacks import stacks
+from .arguments import require
 from .check import check
-from .errors import TargetError
+from .errors import ArgumentError, TargetError
 from .findings import Report
 from .pages.census import census
 from .shapes import Bytes, Listing
@@ -130,6 +131,7 @@ def moment(source: Union[Program, Report, Mapping[str, Any]]) -> Moment:
 
     :param source: A saved report is what ``check --format json`` wrote, as
         :func:`json.load` returns it.
+    :raises ArgumentError: if it is none of these.
     :raises TargetError: if a saved report is none.
     """
     if isinstance(source, Program):
@@ -144,6 +146,10 @@ def moment(source: Union[Program, Report, Mapping[str, Any]]) -> Moment:
         return found
     if isinstance(source, Report):
         return _of_report(source)
+    if not isinstance(source, Mapping):
+        raise ArgumentError(
+            f"{source!r} is no drgn.Program, no report of a check, and no saved one"
+        )
     return _of_document(source)
 
 
@@ -208,6 +214,8 @@ def compare(before: Moment, after: Moment) -> Difference:
 
     :raises TargetError: if the two are of different kernels.
     """
+    require("before", before, Moment)
+    require("after", after, Moment)
     if before.release and after.release and before.release != after.release:
         raise TargetError(f"two kernels: {before.release} and {after.release}")
     found = Difference(_caches(before, after))
@@ -278,6 +286,8 @@ def open_moment(path: str, symbols: List[str]) -> Moment:
         if is_report:
             with open(path, encoding="utf-8") as text:
                 return moment(json.load(text))
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise TargetError(f"{path}: {error.strerror}") from None
+    except ValueError as error:
         raise TargetError(f"{path}: {error}") from None
     return moment(open_target(TargetOptions(core=path, symbols=symbols)))

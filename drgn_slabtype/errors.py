@@ -37,6 +37,14 @@ class TargetError(SlabTypeError):
     """What was asked for cannot be opened as a Linux kernel with its debug info."""
 
 
+class ArgumentError(TargetError, ValueError):
+    """
+    A value that cannot be meant: no such cache, CPU, state, type …; the message says what can.
+
+    It is a ``ValueError`` and a :class:`TargetError`: some values only this kernel knows.
+    """
+
+
 class CorruptionError(SlabTypeError, ValidationError):
     """Raised by ``validate_*`` functions for the first inconsistency they meet."""
 

@@ -28,6 +28,7 @@ import numpy as np
 from drgn import Program
 
 from ..allocators.caches import Caches
+from ..arguments import CacheLike, at_least, one_of
 from ..ledger import I64, Bools, Ledger, ListKind, State
 from ..machine import machine
 from ..machine.kfence import kfence_pool
@@ -206,10 +207,13 @@ _SORTS: Mapping[str, Callable[[CacheUsage], Tuple[float, str]]] = {
     "occupancy": lambda cache: (2 if cache.occupancy is None else cache.occupancy, cache.name),
 }
 
+SORTS = tuple(_SORTS)
+"""What caches can be sorted by."""
+
 
 def caches(
     prog: Program,
-    *wanted: str,
+    *wanted: CacheLike,
     sort: str = "memory",
     per_node: bool = False,
     per_cpu: bool = False,
@@ -220,8 +224,8 @@ def caches(
     """
     Return what every slab cache holds.
 
-    :param wanted: Names, names of caches merged into others, and patterns as of
-        file names; all caches if there are none.
+    :param wanted: Names, names of caches merged into others, patterns as of file names,
+        ``struct kmem_cache *``; all caches if there are none.
     :param sort: ``name``, or a number, largest first; by ``occupancy`` the
         emptiest first.
     :param per_node: Whether to tell the NUMA nodes apart.
@@ -229,8 +233,10 @@ def caches(
     :param aliases: Whether to look for the names of merged caches.
     :param most: Tell no more than so many; the sums are of all.
     :raises LayoutError: if the kernel's layout is not understood.
-    :raises TargetError: if there is no cache of a name.
+    :raises ArgumentError: if there is no such cache, or nothing to sort by of that name.
     """
+    one_of("number to sort by", sort, SORTS)
+    at_least("most", most)
     kernel = machine(prog)
     reading = lookup(kernel, progress)
     whole = reading.whole
@@ -420,7 +426,3 @@ def _sums(counts: List[Dict[str, int]]) -> Dict[str, int]:
         for name, count in of_one.items():
             sums[name] = sums.get(name, 0) + count
     return sums
-
-
-SORTS = tuple(_SORTS)
-"""What caches can be sorted by."""

@@ -11,11 +11,12 @@ words: objects with the same ones are of one kind.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import List, Optional, Tuple, Union
+from typing import List, Optional, Tuple
 
 import numpy as np
-from drgn import Object, Program
+from drgn import Program
 
+from ..arguments import CacheLike, at_least
 from ..ledger import U64, Bools
 from ..machine import Machine, has_contents, machine
 from ..machine.symbols import CodeNames
@@ -70,7 +71,7 @@ class KindsAnswer(Listing):
 
 def kinds(
     prog: Program,
-    cache: Union[str, int, Object],
+    cache: CacheLike,
     words: int = _WORDS,
     *,
     most: Optional[int] = None,
@@ -84,8 +85,10 @@ def kinds(
     :param cache: Its name, that of a cache merged into it, or ``struct kmem_cache *``.
     :param words: How many words of each object to look at.
     :param most: Tell no more than so many kinds.
-    :raises TargetError: if there is no such cache.
+    :raises ArgumentError: if there is no such cache, or a number is too small.
     """
+    at_least("words", words, 1)
+    at_least("most", most)
     kernel = machine(prog)
     reading = lookup(kernel)
     number = reading.number(cache)

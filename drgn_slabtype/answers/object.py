@@ -15,6 +15,7 @@ from typing import Iterator, List
 import numpy as np
 from drgn import IntegerLike, Program
 
+from ..arguments import at_least, word_of
 from ..findings import Stretch
 from ..ledger import Ledger, Walk
 from ..machine import has_contents, machine
@@ -25,7 +26,7 @@ from .extent import stretches
 from .lookup import Located, Lookup, lookup
 from .objectbytes import damaged_parts, lines, parts, words
 from .slots import slot
-from .what import meanings, word_of
+from .what import meanings
 
 
 def slab_object(
@@ -49,9 +50,11 @@ def slab_object(
         among them are.
     :param neighbours: How many objects to tell before and after it.
     :param everywhere: Ask all caches of the machine whether they record it, too.
-    :raises ValueError: if *addr* has more than 64 bits.
+    :raises ArgumentError: if *addr* is no address, or a number is negative.
     :raises LayoutError: if the kernel's layout is not understood.
     """
+    at_least("contents", contents)
+    at_least("neighbours", neighbours)
     address = word_of(addr)
     reading = lookup(machine(prog))
     with reading.machine.moment():

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import chain
-from typing import Iterator, Sequence, Union
+from typing import Iterator, Optional, Sequence, Union
 
 from drgn import Object, Program, Type, TypeKind
 
+from ..arguments import CacheLike, one_of, program_for, several, type_of
 from ..machine import machine
 from ..machine.kfence import kfence_pool
 from .guarded import guarded_objects
@@ -28,23 +29,21 @@ STATES = {state.spelled: state for state in ObjectState}
 
 def objects(
     prog: Program,
-    cache: Union[str, int, Object],
+    cache: CacheLike,
     state: Union[str, Sequence[str], None] = None,
 ) -> Objects:
     """
     Return the objects of a slab cache.
 
-    :param cache: Its name, or ``struct kmem_cache *``.
+    :param cache: Its name, that of a cache merged into it, or ``struct kmem_cache *``.
     :param state: ``in use``, ``free``, ``waiting`` or ``unknown``, or several of them;
         all if ``None``.
     :return: Columns; iterating gives :class:`~drgn_slabtype.answers.states.SlabObject`.
-    :raises TargetError: if there is no such cache.
-    :raises ValueError: if there is no such state.
+    :raises ArgumentError: if there is no such cache or state.
     """
-    wanted = [state] if isinstance(state, str) else list(state or STATES)
-    unknown = [name for name in wanted if name not in STATES]
-    if unknown:
-        raise ValueError(f"{unknown[0]} is no state: these are {', '.join(STATES)}")
+    wanted = list(STATES) if state is None else several(state)
+    for name in wanted:
+        one_of("state", name, STATES)
     reading = lookup(machine(prog))
     number = reading.number(cache)
     judged = reading.judged(number)
@@ -67,7 +66,11 @@ def objects(
 
 
 def for_each_object(
-    slab_cache: Object, type: Union[str, Type] = "void", state: str = "in use"
+    slab_cache: CacheLike,
+    type: Union[str, Type] = "void",
+    state: str = "in use",
+    *,
+    prog: Optional[Program] = None,
 ) -> Iterator[Object]:
     """
     Iterate over the objects of a slab cache.
@@ -80,22 +83,22 @@ def for_each_object(
     >>> for dentry in for_each_object(find_slab_cache("dentry"), "struct dentry"):
     ...     print(dentry.d_name.name.string_())
 
-    :param slab_cache: ``struct kmem_cache *``
+    :param slab_cache: ``struct kmem_cache *``, or the name or address of one.
     :param type: Type of the objects, or of a pointer to one.
     :param state: ``in use``, ``free``, ``waiting`` or ``unknown``.
+    :param prog: Needed for a name or an address, unless drgn has a default program.
     :return: Iterator of ``type *`` objects.
-    :raises TargetError: if there is no such cache.
-    :raises ValueError: if there is no such state.
+    :raises ArgumentError: if there is no such cache, state or type.
     """
-    prog = slab_cache.prog_
-    pointer = prog.type(type) if isinstance(type, str) else type
+    prog = program_for(slab_cache, prog)
+    pointer = type_of(prog, type)
     if pointer.unaliased_kind() != TypeKind.POINTER:
         pointer = prog.pointer_type(pointer)
     for address in objects(prog, slab_cache, state).addresses():
         yield Object(prog, pointer, value=address)
 
 
-def for_each_slab(slab_cache: Object) -> Iterator[Object]:
+def for_each_slab(slab_cache: CacheLike, *, prog: Optional[Program] = None) -> Iterator[Object]:
     """
     Iterate over the slabs of a slab cache.
 
@@ -105,12 +108,13 @@ def for_each_slab(slab_cache: Object) -> Iterator[Object]:
     >>> for slab in for_each_slab(find_slab_cache("dentry")):
     ...     print(slab_get_inuse(slab))
 
-    :param slab_cache: ``struct kmem_cache *``
+    :param slab_cache: ``struct kmem_cache *``, or the name or address of one.
+    :param prog: Needed for a name or an address, unless drgn has a default program.
     :return: Iterator of ``struct slab *`` objects (``struct page *`` before
         Linux 5.17).
-    :raises TargetError: if there is no such cache.
+    :raises ArgumentError: if there is no such cache.
     """
-    prog = slab_cache.prog_
+    prog = program_for(slab_cache, prog)
     reading = lookup(machine(prog))
     pointer = prog.type(f"struct {machine(prog).layout.slab_struct} *")
     for page in reading.judged(reading.number(slab_cache)).ledger.slabs.page.tolist():

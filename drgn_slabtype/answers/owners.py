@@ -10,13 +10,14 @@ node whose memory they are in, and by the CPU that keeps free ones.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Dict, List, Optional, Tuple, Union
+from typing import Dict, List, Optional, Tuple
 
 import numpy as np
 from drgn import FaultError, Object, Program
 from drgn.helpers.common.format import escape_ascii_string
 from drgn.helpers.linux.cgroup import cgroup_path
 
+from ..arguments import CacheLike
 from ..ledger import I64, U64, Bools
 from ..machine import Machine, has_contents, machine
 from ..shapes import Address, Bytes, Listing
@@ -64,7 +65,7 @@ class OwnersAnswer(Listing):
     """Objects that each CPU keeps for later."""
 
 
-def owners(prog: Program, cache: Union[str, int, Object]) -> OwnersAnswer:
+def owners(prog: Program, cache: CacheLike) -> OwnersAnswer:
     """
     Return who has the objects of a cache.
 
@@ -72,7 +73,7 @@ def owners(prog: Program, cache: Union[str, int, Object]) -> OwnersAnswer:
     ...     print(owner.objects, owner.path, owner.dying)
 
     :param cache: Its name, that of a cache merged into it, or ``struct kmem_cache *``.
-    :raises TargetError: if there is no such cache.
+    :raises ArgumentError: if there is no such cache.
     """
     kernel = machine(prog)
     reading = lookup(kernel)

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Dict, Iterator, List, Optional, Tuple, Union
+from typing import Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
-from drgn import IntegerLike, Object, Program
+from drgn import IntegerLike, Program
 
-from ..errors import TargetError
+from ..arguments import CacheLike, word_of
+from ..errors import ArgumentError
 from ..ledger import I64, U64, Ledger, ListKind
 from ..machine import Machine, machine
 from ..machine.told import require_cpu, require_node
@@ -24,7 +25,6 @@ from ..shapes import Address, Listing
 from .lookup import Judged, lookup
 from .missing import missing_of_cache, missing_of_machine
 from .states import LISTS, ObjectState, SlabObject
-from .what import word_of
 
 ON_CPU = ListKind.CPU_SLAB | ListKind.CPU_PARTIAL
 
@@ -82,7 +82,7 @@ class SlabsAnswer(Listing):
 
 def slabs(
     prog: Program,
-    cache: Union[str, int, Object],
+    cache: CacheLike,
     *,
     partial: bool = False,
     full: bool = False,
@@ -103,8 +103,7 @@ def slabs(
     :param cpu: Only those that a CPU has.
     :param node: Only those in the memory of a NUMA node.
     :param slab: Only this one, with its objects: its address, or any in its memory.
-    :raises TargetError: if there is no such cache, CPU or node, or no such slab in it.
-    :raises ValueError: if *slab* has more than 64 bits.
+    :raises ArgumentError: if there is no such cache, CPU or node, or no such slab in it.
     """
     reading = lookup(machine(prog))
     if cpu is not None:
@@ -142,7 +141,7 @@ def _row(machine: Machine, ledger: Ledger, address: int) -> int:
     inside = (np.uint64(address) - starts) < reach
     rows = np.flatnonzero((pages == np.uint64(address)) | inside)
     if not len(rows):
-        raise TargetError(f"0x{address:x} is no slab of {ledger.facts.name}, and in none")
+        raise ArgumentError(f"0x{address:x} is no slab of {ledger.facts.name}, and in none")
     return int(rows[0])
 
 

@@ -17,6 +17,7 @@ from typing import Dict, List, Optional, Set, Tuple
 import numpy as np
 from drgn import Program
 
+from ..arguments import CacheLike, at_least
 from ..errors import TargetError
 from ..ledger import I64, U64
 from ..machine import Machine, machine
@@ -30,6 +31,7 @@ from .slots import slot
 from .states import ObjectState, object_states
 
 _BATCH = 1 << 16  # tracks that are held at a time
+_NAMED = 4  # caches that are named where none has records
 _MOST_PIDS = 8  # that are listed of one call trace
 
 
@@ -85,7 +87,7 @@ class StacksAnswer(Listing):
 
 def stacks(
     prog: Program,
-    *wanted: str,
+    *wanted: CacheLike,
     freed: bool = False,
     most: Optional[int] = None,
     progress: Optional[Progress] = None,
@@ -96,11 +98,14 @@ def stacks(
     >>> for stack in stacks(prog, "kmalloc-*").stacks[:10]:
     ...     print(stack.count, stack.cache, stack.caller)
 
-    :param wanted: Names of caches, or patterns; all that have records if there are none.
+    :param wanted: Names of caches, patterns, ``struct kmem_cache *``; all that have records
+        if there are none.
     :param freed: Objects that are free instead, by who freed them.
     :param most: Tell no more than so many.
-    :raises TargetError: if there is no such cache, or none of those named has records.
+    :raises ArgumentError: if there is no such cache.
+    :raises TargetError: if none of those that are wanted has records.
     """
+    at_least("most", most)
     kernel = machine(prog)
     reading = lookup(kernel, progress)
     numbers = _numbers(reading, wanted)
@@ -110,9 +115,10 @@ def stacks(
         if (layout := slot(kernel, reading.caches, number)).tracks is not None
     ]
     if wanted and not tracked:
+        told = ", ".join(reading.caches.names[number] for number in numbers[:_NAMED])
+        more = ", …" if len(numbers) > _NAMED else ""
         raise TargetError(
-            f"{', '.join(wanted)}: no record of who allocated objects "
-            "(SLUB keeps one with slub_debug=U)"
+            f"{told}{more}: no record of who allocated objects (SLUB keeps one with slub_debug=U)"
         )
     now = clock(kernel)
     answer = StacksAnswer("freed" if freed else "allocated", caches=len(tracked))
@@ -129,7 +135,7 @@ def stacks(
     return answer
 
 
-def _numbers(reading: Lookup, wanted: Tuple[str, ...]) -> List[int]:
+def _numbers(reading: Lookup, wanted: Tuple[CacheLike, ...]) -> List[int]:
     if not wanted:
         return list(range(len(reading.caches)))
     return sorted({number for name in wanted for number in reading.numbers(name)})

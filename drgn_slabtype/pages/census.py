@@ -15,7 +15,8 @@ from typing import Annotated, Dict, Iterator, List, Optional, Sequence, Tuple
 import numpy as np
 from drgn import Program
 
-from ..errors import TargetError
+from ..arguments import at_least, one_of, require, several
+from ..errors import ArgumentError
 from ..machine import Machine, machine
 from ..machine.memory import U64, Bools
 from ..machine.told import require_node
@@ -179,9 +180,14 @@ def census(
     :param cells: Also draw a map with about as many cells.
     :param colour: Whether the map may be coloured.
     :raises LayoutError: if the kernel's page types are not understood.
-    :raises TargetError: if a type, a flag or a node to select does not exist.
+    :raises ArgumentError: if a type, a flag or a node to select does not exist, or a range
+        of pages is none.
     """
-    select = select or Selection()
+    at_least("cells", cells)
+    select = Selection() if select is None else select
+    require("select", select, Selection)
+    if select.pfns is not None:
+        _require_range(select.pfns)
     if select.node is not None:
         require_node(machine(prog), select.node)
     found = survey(machine(prog), progress)
@@ -207,15 +213,22 @@ def census(
     )
 
 
+def _require_range(pfns: Tuple[int, int]) -> None:
+    low_high = several(pfns)
+    if len(low_high) != 2 or not all(isinstance(pfn, int) for pfn in low_high):
+        raise ArgumentError(f"{pfns!r} is no range of page frames: (first, last + 1) is")
+    if not 0 <= low_high[0] < low_high[1]:
+        raise ArgumentError(f"{pfns!r} is no range of page frames: it is empty or negative")
+
+
 def _selected(
     found: Survey, select: Selection, words: Optional[U64]
 ) -> Iterator[Tuple[Piece, Optional[Bools]]]:
     # Pieces with something in them, and which of their pages are meant (None: all).
-    numbers = [_number(found, name) for name in select.types]
+    numbers = [_number(found, name) for name in several(select.types)]
     asked = 0
-    for name in select.flags:
-        if name not in BITS:
-            raise TargetError(f"there is no page flag {name}; there are {', '.join(BITS)}")
+    for name in several(select.flags):
+        one_of("page flag", name, BITS)
         asked |= 1 << BITS[name]
     for piece in found.pieces:
         if select.node is not None and piece.node != select.node:
@@ -244,8 +257,7 @@ def _cut(words: U64, piece: Piece) -> U64:
 
 
 def _number(found: Survey, name: str) -> int:
-    if name not in found.names:
-        raise TargetError(f"there is no page type {name}; there are {', '.join(found.names)}")
+    one_of("page type", name, found.names)
     return found.names.index(name)
 
 

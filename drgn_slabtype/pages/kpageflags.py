@@ -27,6 +27,7 @@ import numpy as np
 from drgn import Object, Program, TypeKind
 from drgn.helpers.linux.mm import page_to_pfn
 
+from ..arguments import structure_of
 from ..errors import TargetError
 from ..machine import Machine, machine
 from ..machine.memory import U64, Bools
@@ -358,8 +359,11 @@ def stable_page_flags(page: Object) -> int:
     Return the word of ``/proc/kpageflags`` for one page.
 
     :param page: ``struct page *``
+    :raises ArgumentError: if *page* is no page.
     :raises ~drgn.FaultError: if the page is not in the dump.
     """
+    at = structure_of(page, "page", "folio", "slab")
+    page = Object(page.prog_, "struct page *", at)
     folios, row = one_page(page)
     free = np.zeros(len(folios), np.bool_)
     free[row] = free_block(page) is not None

@@ -29,9 +29,10 @@ from __future__ import annotations
 
 from typing import Callable, Tuple
 
-from drgn import Object, Program, cast, sizeof
+from drgn import IntegerLike, Object, Program, sizeof
 from drgn.helpers.linux.mm import compound_head
 
+from ..arguments import structure_of, word32_of
 from ..errors import LayoutError
 from ..machine import Machine, machine
 from ..pagetype.detect import PageTypeLayout
@@ -69,22 +70,34 @@ __all__ = (
 )
 
 
+def _at(page: Object) -> int:
+    return structure_of(page, "page", "folio", "slab")
+
+
+def _layout(page: Object) -> PageTypeLayout:
+    _at(page)
+    return machine(page.prog_).layout
+
+
 def _head(page: Object) -> Object:
-    return compound_head(cast("struct page *", page))
+    return compound_head(Object(page.prog_, "struct page *", _at(page)))
 
 
 def _flags(page: Object, layout: PageTypeLayout) -> int:
-    return int(page.prog_.read_word(page.value_() + layout.flags_offset))
+    return int(page.prog_.read_word(_at(page) + layout.flags_offset))
 
 
 def _word(page: Object, layout: PageTypeLayout) -> int:
-    return int(page.prog_.read_u32(page.value_() + layout.word_offset))
+    return int(page.prog_.read_u32(_at(page) + layout.word_offset))
 
 
 def _test(page: Object, type: str) -> bool:
-    layout = machine(page.prog_).layout
+    layout = _layout(page)
     if type not in layout.encoding.types:
-        raise LayoutError(f"this kernel has no page type {type} ({layout.encoding.name})")
+        raise LayoutError(
+            f"this kernel has no page type {type} ({layout.encoding.name}); "
+            f"it has {', '.join(layout.encoding.types)}"
+        )
     return layout.encoding.is_type(_word(page, layout), type)
 
 
@@ -104,7 +117,7 @@ def PageSlab(page: Object) -> bool:
     """
     # Before Linux kernel commit 46df8e73a4a3 ("mm: free up PG_slab") (in
     # v6.10), this is a page flag; the layout knows.
-    layout = machine(page.prog_).layout
+    layout = _layout(page)
     if layout.page_slab_follows_head and _flags(page, layout) != layout.flags_mask:
         page = _head(page)
     return _test_slab(page, layout)
@@ -116,7 +129,7 @@ def folio_test_slab(folio: Object) -> bool:
 
     :param folio: ``struct folio *``, or its head ``struct page *``
     """
-    return _test_slab(folio, machine(folio.prog_).layout)
+    return _test_slab(folio, _layout(folio))
 
 
 def PageBuddy(page: Object) -> bool:
@@ -205,7 +218,7 @@ def PageHuge(page: Object) -> bool:
 
     :param page: ``struct page *``
     """
-    layout = machine(page.prog_).layout
+    layout = _layout(page)
     if _flags(page, layout) == layout.flags_mask:
         return False
     return folio_test_hugetlb(_head(page))
@@ -221,6 +234,7 @@ def folio_test_hugetlb(folio: Object) -> bool:
 
     :param folio: ``struct folio *``, or its head ``struct page *``
     """
+    _at(folio)
     return machine(folio.prog_).fact(_hugetlb_test)(folio)
 
 
@@ -240,7 +254,7 @@ def _hugetlb_test(machine: Machine) -> Callable[[Object], bool]:
     if flag is not None:
 
         def test_flag(folio: Object) -> bool:
-            second = folio.value_() + page_size + layout.flags_offset
+            second = _at(folio) + page_size + layout.flags_offset
             return is_large(folio) and bool(machine.prog.read_word(second) & 1 << flag)
 
         return test_flag
@@ -255,11 +269,11 @@ def _hugetlb_test(machine: Machine) -> Callable[[Object], bool]:
         if not is_large(folio):
             return False
         try:
-            kept = cast("struct page *", folio)[1].compound_dtor
+            kept = Object(machine.prog, "struct page *", _at(folio))[1].compound_dtor
         except AttributeError:
             # Since "mm: remove 'First tail page' members from struct page" (in
             # v6.3), it is a member of struct folio.
-            kept = cast("struct folio *", folio)._folio_dtor
+            kept = Object(machine.prog, "struct folio *", _at(folio))._folio_dtor
         return bool(kept.value_() == dtor)
 
     return test_dtor
@@ -333,7 +347,7 @@ def page_type_word(page: Object) -> int:
     :param page: ``struct page *``, ``struct folio *`` or ``struct slab *``
     :return: The word, from 0 to 0xffffffff.
     """
-    return _word(page, machine(page.prog_).layout)
+    return _word(page, _layout(page))
 
 
 def page_types(page: Object) -> Tuple[str, ...]:
@@ -345,7 +359,7 @@ def page_types(page: Object) -> Tuple[str, ...]:
 
     :param page: ``struct page *``
     """
-    layout = machine(page.prog_).layout
+    layout = _layout(page)
     types = layout.encoding.types_of(_word(page, layout))
     if layout.slab_flag is not None and _test_slab(page, layout):
         return (*types, "slab")
@@ -360,7 +374,7 @@ def page_type_text(page: Object) -> str:
 
     :param page: ``struct page *``
     """
-    return machine(page.prog_).layout.encoding.text(page_type_word(page))
+    return _layout(page).encoding.text(page_type_word(page))
 
 
 def page_has_type(page: Object) -> bool:
@@ -376,13 +390,13 @@ def page_has_type(page: Object) -> bool:
     return page_type_has_type(page.prog_, page_type_word(page))
 
 
-def page_type_has_type(prog: Program, word: int) -> bool:
+def page_type_has_type(prog: Program, word: IntegerLike) -> bool:
     """
     Return whether a word is a page type, not a map count.
 
     :param word: The 32-bit word, signed or unsigned.
     """
-    return machine(prog).layout.encoding.has_type(word)
+    return machine(prog).layout.encoding.has_type(word32_of(word))
 
 
 def slab_get_active(slab: Object) -> int:
@@ -397,14 +411,14 @@ def slab_get_active(slab: Object) -> int:
     :return: Number of objects.
     :raises LayoutError: if the slabs of this kernel have no such count (SLUB).
     """
+    layout = _layout(slab)
     prog = slab.prog_
-    layout = machine(prog).layout
     # Since "[RFC v3 2/4] mm: move PG_slab flag to page_type", never merged, the
     # count is part of the page type word.
     if layout.active == "page_type":
         return layout.encoding.active(_word(slab, layout))
     if layout.packed is not None:
-        return int(layout.packed.active(prog.read_u32(slab.value_() + layout.packed.offset)))
+        return int(layout.packed.active(prog.read_u32(_at(slab) + layout.packed.offset)))
     if layout.active == "word":
         return _word(slab, layout)
     raise LayoutError(f"the slabs of {layout.allocator} have no active count")
@@ -419,7 +433,7 @@ def slab_active_state(slab: Object) -> ActiveState:
     :param slab: ``struct slab *``, or head ``struct page *``
     :raises LayoutError: if the slabs of this kernel have no such count (SLUB).
     """
-    layout = machine(slab.prog_).layout
+    layout = _layout(slab)
     if layout.active is None:
         raise LayoutError(f"the slabs of {layout.allocator} have no active count")
     if layout.active != "page_type":
@@ -435,7 +449,7 @@ def slab_get_inuse(slab: Object) -> int:
     :return: Number of objects.
     :raises LayoutError: if the slabs of this kernel have no such count (SLAB).
     """
-    layout = machine(slab.prog_).layout
+    layout = _layout(slab)
     if layout.allocator != "SLUB":
         raise LayoutError(f"the slabs of {layout.allocator} have no inuse count")
-    return int(cast(f"struct {layout.slab_struct} *", slab).inuse.value_())
+    return int(Object(slab.prog_, f"struct {layout.slab_struct} *", _at(slab)).inuse.value_())

@@ -144,9 +144,9 @@ def test_selection_is_what_was_selected(machine: Machine) -> None:
 
 
 def test_selection_of_what_does_not_exist(machine: Machine) -> None:
-    with pytest.raises(TargetError, match="no page type slub; there are buddy"):
+    with pytest.raises(TargetError, match="slub is no page type: these are buddy"):
         census(machine.prog, select=Selection(types=["slub"]))
-    with pytest.raises(TargetError, match="no page flag slub; there are locked"):
+    with pytest.raises(TargetError, match="slub is no page flag: these are locked"):
         census(machine.prog, select=Selection(flags=["slub"]))
 
 
