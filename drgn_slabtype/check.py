@@ -36,6 +36,12 @@ def check(
     """
     Check the slab allocator of a kernel.
 
+    >>> report = check(prog, caches=["dentry", "kmalloc-*"])
+    >>> report.outcome.value
+    'consistent'
+    >>> [finding.message for finding in report.findings]
+    []
+
     :param caches: The caches to judge, by name, pattern (``kmalloc-*``) or ``struct
         kmem_cache *``; all if empty.
     :param addresses: Addresses of slabs (``struct slab *``) or objects: only
@@ -51,7 +57,7 @@ def check(
     :raises FaultError: if what all else hangs on is not in the target.
 
     Ctrl-C, and a target that goes away, end it with what there is so far: see
-    :attr:`~drgn_slabtype.findings.Report.interrupted`.
+    :attr:`Report.interrupted`.
     """
     kernel = machine(prog)
     course = Course(kernel)
@@ -82,6 +88,8 @@ def _says(report: Report) -> bool:
 def validate_slab_cache(slab_cache: CacheLike, *, prog: Optional[Program] = None) -> None:
     """
     Check one slab cache, and complain about the first damage.
+
+    >>> validate_slab_cache(find_slab_cache("dentry"))
 
     :param slab_cache: ``struct kmem_cache *``, or the name or address of one.
     :param prog: Needed for a name or an address, unless drgn has a default program.

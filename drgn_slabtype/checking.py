@@ -165,8 +165,11 @@ def write_report(prog: Program, report: Report, format: str, path: str) -> None:
     """
     Write the report of a check to a file, whole or not at all.
 
+    >>> write_report(prog, check(prog), "json", "report.json")
+
     :param report: Of a check of *prog*.
     :param format: ``json``, ``junit``, ``html`` or ``text``.
+    :param path: The file; ``-`` for standard output.
     :raises ArgumentError: if there is no such format.
     :raises TargetError: if the file cannot be written.
     """
@@ -184,7 +187,10 @@ def write_html(prog: Program, report: Report, path: str) -> None:
     """
     Write a page with a report, a map of memory and charts of the caches.
 
+    >>> write_html(prog, check(prog), "report.html")
+
     :param report: Of a check of *prog*.
+    :param path: The file; ``-`` for standard output.
     :raises TargetError: if the file cannot be written.
     """
     from .pages.census import census

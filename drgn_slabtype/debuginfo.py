@@ -144,6 +144,10 @@ def ensure_types(prog: Program) -> None:
 
     Does nothing if there is debug info.
 
+    >>> ensure_types(prog)
+    >>> prog.type("struct slab").size
+    64
+
     :param prog: A Linux kernel, whoever opened it.
     :raises ArgumentError: if *prog* is no program.
     :raises TargetError: if there is neither; its message is one line.

@@ -198,7 +198,8 @@ def diff(
     """
     Return what changed from one moment of a kernel to another.
 
-    >>> for cache in diff(before, after).caches[:5]:
+    >>> before = check(prog)
+    >>> for cache in diff(before, prog)[:5]:
     ...     print(cache.cache, cache.growth, cache.bytes)
 
     :param before: A program, the report of a check, or a saved one.
@@ -212,6 +213,12 @@ def compare(before: Moment, after: Moment) -> Difference:
     """
     Return what changed.
 
+    >>> before, after = (open_moment("vmcore.xz", []) for _ in range(2))
+    >>> len(compare(before, after))
+    0
+
+    :param before: What :func:`open_moment` returned of the earlier file.
+    :param after: Of the later one.
     :raises TargetError: if the two are of different kernels.
     """
     require("before", before, Moment)
@@ -275,7 +282,12 @@ def open_moment(path: str, symbols: List[str]) -> Moment:
     """
     Return what is compared of a file: a dump, a capture or a saved report.
 
+    >>> moment = open_moment("vmcore.xz", [])
+    >>> len(compare(moment, moment))
+    0
+
     :param symbols: Files with debug info, for a dump.
+    :param path: A dump, a capture, or what ``check --format json`` wrote.
     :raises TargetError: if it is none of these.
     """
     from .target import TargetOptions, open_target

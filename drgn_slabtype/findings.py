@@ -59,6 +59,10 @@ class Finding:
 
     Addresses are integers here and ``"0x…"`` strings in JSON; unknown is ``None``.
     A member that is added is in every format.
+
+    >>> finding = Finding("freelist-cycle", "object 3 again", cache="dentry", index=3)
+    >>> finding.rule, finding.cache, finding.index
+    ('claim', 'dentry', 3)
     """
 
     code: str
@@ -108,8 +112,7 @@ class Finding:
     freelist astray, an array, a sheaf, the head of a list, a node's counter, a lock, or the
     bytes that are not what they must be."""
     activity: Annotated[Optional[str], HIDDEN] = None
-    """Which work would explain it, if that does not follow from the code: key into
-    :data:`~drgn_slabtype.machine.activities.ACTIVITIES`."""
+    """Which work of the kernel would explain it, if that does not follow from the code."""
     ranges: Tuple[Damaged, ...] = ()
     """All of an object's bytes that are not what debugging promises; the first begins
     at :attr:`address`, and :attr:`expected` and :attr:`found` are its own."""
@@ -396,7 +399,17 @@ class Likeness(NamedTuple):
 
 @dataclass
 class Report:
-    """Everything one run of :func:`drgn_slabtype.check` has to say."""
+    """
+    Everything one run of :func:`drgn_slabtype.check` has to say.
+
+    >>> report = check(prog)
+    >>> isinstance(report, Report)
+    True
+    >>> report.outcome.value, report.exit_status, len(report.findings)
+    ('consistent', 0, 0)
+    >>> report.totals.slabs, report.totals.in_use
+    (2775, 26184)
+    """
 
     target: Target
     """What was read."""

@@ -63,7 +63,13 @@ _COMPRESSED = {
 
 @dataclass(frozen=True)
 class TargetOptions:
-    """What to open, as the options of drgn's own command line spell it."""
+    """
+    What to open, as the options of drgn's own command line spell it.
+
+    >>> options = TargetOptions(core="vmcore.xz", symbols=["vmlinux"])
+    >>> options.core, options.kernel
+    ('vmcore.xz', False)
+    """
 
     kernel: bool = False
     """``-k``: the running kernel; also meant when nothing else is given."""
@@ -89,6 +95,11 @@ def open_target(options: TargetOptions) -> Program:
     """
     Open a kernel and load its debug info, or else what it says of itself.
 
+    >>> prog = open_target(TargetOptions(core="vmcore.xz"))
+    >>> check(prog).exit_status
+    0
+
+    :param options: What to open, and with which debug info.
     :raises ArgumentError: if the options name two targets, or no architecture of drgn's.
     :raises TargetError: if that is not possible; its message is one line.
     """

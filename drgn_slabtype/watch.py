@@ -96,15 +96,16 @@ def watch(
     """
     Check a kernel again and again.
 
-    >>> for round in watch(prog, pause=10, until_finding=True):
-    ...     print(round.number, round.report.outcome.value, len(round.new))
-    1 consistent 0
-    2 inconsistent 1
-
     It ends by itself after a number of rounds, with the first finding, when the
     time is up, on Ctrl-C, or when the target goes away; the last two and the
     time show in the last report, which is then
-    :attr:`~drgn_slabtype.findings.Report.interrupted`. The report of a target
+
+    >>> for round in watch(prog, pause=0, rounds=2, until_finding=True):
+    ...     print(round.number, round.report.outcome.value, len(round.new))
+    1 consistent 0
+    2 consistent 0
+
+    :attr:`Report.interrupted`. The report of a target
     that does not change is the same in every round.
 
     :param caches: As for :func:`~drgn_slabtype.check`.
@@ -116,7 +117,8 @@ def watch(
         need be; looked at before every read of memory.
     :param capture: File to write a capture to at the first finding.
     :param progress: Called as work goes on, in every round.
-    :return: Iterator of :class:`Round`.
+    :return: Iterator of rounds: ``number``, ``time``, ``report``, and its findings as
+        ``new``, ``still`` and ``gone``.
     :raises ArgumentError: if a number is too small; else as :func:`~drgn_slabtype.check`,
         with the first round.
     """

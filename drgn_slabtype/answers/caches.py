@@ -224,6 +224,12 @@ def caches(
     """
     Return what every slab cache holds.
 
+    >>> for cache in caches(prog, "kmalloc-*", sort="in-use")[:3]:
+    ...     print(cache.name, cache.in_use, cache.objects, cache.memory)
+    kmalloc-32 1332 1488 49152
+    kmalloc-64 653 768 49152
+    kmalloc-rcl-96 453 1088 139264
+
     :param wanted: Names, names of caches merged into others, patterns as of file names,
         ``struct kmem_cache *``; all caches if there are none.
     :param sort: ``name``, or a number, largest first; by ``occupancy`` the
@@ -232,6 +238,7 @@ def caches(
     :param per_cpu: Whether to tell what each CPU keeps.
     :param aliases: Whether to look for the names of merged caches.
     :param most: Tell no more than so many; the sums are of all.
+    :param progress: Called as work goes on: with what is done, how far it is, and how far it goes.
     :raises LayoutError: if the kernel's layout is not understood.
     :raises ArgumentError: if there is no such cache, or nothing to sort by of that name.
     """

@@ -35,6 +35,10 @@ def decode(word: IntegerLike, layout: Optional[str] = None) -> List[Decoded]:
     """
     Return what a page_type word says.
 
+    >>> [one] = decode(0xffeffffa, "rfc-v3")
+    >>> one.types, one.active, one.meaning
+    (('slab',), 5, 'slab; active 5')
+
     :param word: 32 bits, signed as VMCOREINFO has them or unsigned.
     :param layout: Name of a layout; every known one if ``None``.
     :raises ArgumentError: if there is no layout of that name, or *word* has more than 32 bits.

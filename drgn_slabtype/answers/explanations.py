@@ -43,7 +43,6 @@ def explain(*codes: str) -> List[Explanation]:
     """
     Return what codes mean, in the order of the catalogue.
 
-    >>> from drgn_slabtype import explain
     >>> explain("freelist-cycle")[0].causes
     ('a double free',)
 

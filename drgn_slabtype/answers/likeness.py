@@ -79,7 +79,10 @@ def kinds(
     """
     Return the objects in use of a cache by the symbols that their first words lead to.
 
-    >>> for kind in kinds(prog, "kmalloc-64").kinds[:3]:
+    >>> answer = kinds(prog, "kmalloc-64")
+    >>> answer.objects, answer.unreadable
+    (653, 653)
+    >>> for kind in answer[:3]:
     ...     print(kind.count, [word.symbol for word in kind.words])
 
     :param cache: Its name, that of a cache merged into it, or ``struct kmem_cache *``.

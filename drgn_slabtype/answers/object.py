@@ -40,9 +40,9 @@ def slab_object(
     """
     Return what an address is.
 
-    >>> info = slab_object(prog, 0xffff888003a1c488)
+    >>> info = slab_object(prog, 0xffff8880008e2048)
     >>> info.cache, hex(info.object), info.offset, info.state, info.places
-    ('dentry', '0xffff888003a1c480', 8, 'free', ('cpu freelist of CPU 2, position 3',))
+    ('kmalloc-64', '0xffff8880008e2040', 8, 'free', ('cpu array of CPU 0, position 14',))
 
     :param addr: Any address: of an object or inside one, of a page, of code. Of a
         word that leads nowhere, ``meanings`` says what else it can be.

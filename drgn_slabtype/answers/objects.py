@@ -35,10 +35,16 @@ def objects(
     """
     Return the objects of a slab cache.
 
+    >>> for one in objects(prog, "kmalloc-64", "free")[:2]:
+    ...     print(hex(one.address), one.state, one.place)
+    0xffff8880008e2040 free cpu array of CPU 0
+    0xffff8880008e23c0 free cpu array of CPU 0
+
     :param cache: Its name, that of a cache merged into it, or ``struct kmem_cache *``.
     :param state: ``in use``, ``free``, ``waiting`` or ``unknown``, or several of them;
         all if ``None``.
-    :return: Columns; iterating gives :class:`~drgn_slabtype.answers.states.SlabObject`.
+    :return: Columns; iterating gives records with ``address``, ``slab``, ``index``, ``state``,
+        ``place`` and ``position``.
     :raises ArgumentError: if there is no such cache or state.
     """
     wanted = list(STATES) if state is None else several(state)
@@ -80,8 +86,10 @@ def for_each_object(
     right addresses where debugging pads objects. It leaves out objects whose state
     the structures do not agree about.
 
-    >>> for dentry in for_each_object(find_slab_cache("dentry"), "struct dentry"):
-    ...     print(dentry.d_name.name.string_())
+    >>> for cache in for_each_object("kmem_cache", "struct kmem_cache"):
+    ...     print(cache.name.string_().decode(), slab_object(prog, cache).index)
+    ...     break
+    kmalloc-128 0
 
     :param slab_cache: ``struct kmem_cache *``, or the name or address of one.
     :param type: Type of the objects, or of a pointer to one.
@@ -105,8 +113,10 @@ def for_each_slab(slab_cache: CacheLike, *, prog: Optional[Program] = None) -> I
     These are all slabs, whatever list or CPU they are on, full ones that are on
     none included, and those that have lost their mark. KFENCE's are left out.
 
-    >>> for slab in for_each_slab(find_slab_cache("dentry")):
-    ...     print(slab_get_inuse(slab))
+    >>> for slab in for_each_slab(find_slab_cache("kmalloc-8k")):
+    ...     print(hex(slab), slab_get_active(slab))
+    ...     break
+    0xffffea0000028100 1
 
     :param slab_cache: ``struct kmem_cache *``, or the name or address of one.
     :param prog: Needed for a name or an address, unless drgn has a default program.

@@ -69,7 +69,10 @@ def owners(prog: Program, cache: CacheLike) -> OwnersAnswer:
     """
     Return who has the objects of a cache.
 
-    >>> for owner in owners(prog, "dentry").owners:
+    >>> answer = owners(prog, "kmalloc-64")
+    >>> answer.objects, answer.uncharged, answer.nodes
+    (653, 653, {0: 653})
+    >>> for owner in answer:
     ...     print(owner.objects, owner.path, owner.dying)
 
     :param cache: Its name, that of a cache merged into it, or ``struct kmem_cache *``.

@@ -137,6 +137,10 @@ def page_info(prog: Program, which: IntegerLike) -> PageInfo:
     """
     Return everything about one page.
 
+    >>> info = page_info(prog, 0x98f)
+    >>> info.kind, info.slab.cache, info.slab.objects, info.slab.counted
+    ('slab', 'kmalloc-64', 64, 16)
+
     :param which: A page frame number, a virtual address, or ``struct page *``.
     :raises ArgumentError: if there is no such page.
     :raises TargetError: if it is not in the target.

@@ -100,8 +100,13 @@ def refs(
     """
     Return who points into some memory.
 
-    >>> for ref in refs(prog, 0xffff888003a1c480).references:
+    >>> answer = refs(prog, 0xffff8880008e2040)
+    >>> answer.found, answer.meaning
+    (3, 'object 1 of kmalloc-64 slab 0xffffea0000023880')
+    >>> for ref in answer[:2]:
     ...     print(hex(ref.address), ref.meaning)
+    0xffff88800f82a610 array_cache+0x80 of kmalloc-64 of CPU 0
+    0xffff88800f82a6d0 array_cache+0x140 of kmalloc-64 of CPU 0
 
     :param start: First address. Without a size, an address in an object means the
         whole object; any other means itself alone.
@@ -110,6 +115,7 @@ def refs(
     :param type: C type of the objects that point here, ``struct dentry``: its
         members are named.
     :param most: Describe no more than so many.
+    :param progress: Called as work goes on: with what is done, how far it is, and how far it goes.
     :raises ArgumentError: if there is no such kind or type, or a number is too small, or
         *start* no address.
     """

@@ -46,6 +46,13 @@ def allocation_sites(prog: Program) -> List[Site]:
 
     Those of modules are not told. A site that holds nothing is left out.
 
+    >>> try:
+    ...     for site in allocation_sites(prog)[:10]:
+    ...         print(site.bytes, site.file, site.line)
+    ... except TargetError as error:
+    ...     print(error)
+    this kernel has no memory allocation profiling
+
     :raises TargetError: if the kernel does not count that.
     """
     kernel = machine(prog)

@@ -93,8 +93,10 @@ def slabs(
     """
     Return the slabs of a cache.
 
-    >>> for slab in slabs(prog, "dentry", partial=True).slabs:
-    ...     print(hex(slab.slab), slab.in_use, slab.objects)
+    >>> for slab in slabs(prog, "kmalloc-64", partial=True)[:2]:
+    ...     print(hex(slab.slab), slab.in_use, slab.objects, slab.free)
+    0xffffea00000263c0 14 64 {'freelist': 48, 'cpu array': 2}
+    0xffffea000002bc00 46 64 {'freelist': 3, 'cpu array': 15}
 
     :param cache: Its name, that of a cache merged into it, or ``struct kmem_cache *``.
     :param partial: Only those on partial lists, of a node or a CPU.

@@ -95,13 +95,17 @@ def stacks(
     """
     Return objects in use by the call trace that allocated them.
 
-    >>> for stack in stacks(prog, "kmalloc-*").stacks[:10]:
+    >>> answer = stacks(prog)
+    >>> answer.caches
+    0
+    >>> for stack in answer[:10]:
     ...     print(stack.count, stack.cache, stack.caller)
 
     :param wanted: Names of caches, patterns, ``struct kmem_cache *``; all that have records
         if there are none.
     :param freed: Objects that are free instead, by who freed them.
     :param most: Tell no more than so many.
+    :param progress: Called as work goes on: with what is done, how far it is, and how far it goes.
     :raises ArgumentError: if there is no such cache.
     :raises TargetError: if none of those that are wanted has records.
     """

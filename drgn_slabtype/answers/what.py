@@ -52,8 +52,9 @@ def what(prog: Program, word: IntegerLike, at: Optional[IntegerLike] = None) -> 
     """
     Return what a word can be.
 
-    >>> [one.meaning for one in what(prog, 0xdead000000000122).meanings]
-    ['LIST_POISON2, prev of a deleted list entry']
+    >>> for one in what(prog, 0x6b6b6b6b6b6b6b6b):
+    ...     print(one.kind, "|", one.meaning)
+    poison | POISON_FREE, poison of a free object: 0x6b in every byte
 
     :param word: 64 bits, signed or unsigned.
     :param at: Address at which the word is stored. A free pointer of SLUB that is

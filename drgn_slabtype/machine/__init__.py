@@ -270,8 +270,9 @@ def page_type_layout(prog: Program) -> PageTypeLayout:
     """
     Return how a kernel marks its pages, decided once per program.
 
-    >>> page_type_layout(prog).encoding.name
-    'top-byte'
+    >>> layout = page_type_layout(prog)
+    >>> layout.encoding.name, layout.allocator
+    ('rfc-v3', 'SLAB')
 
     :raises MissingDebugInfoError: if the types needed are not there.
     :raises LayoutError: if the layout is not known, or the debug info

@@ -121,13 +121,19 @@ class Conflict:
 
 @dataclass(frozen=True)
 class Selection:
-    """Which pages to count; all by default."""
+    """
+    Which pages to count; all by default.
+
+    >>> census(prog, select=Selection(types=["slab"], pfns=(0, 0x2000))).pages
+    1661
+    """
 
     types: Sequence[str] = ()
     """Kinds, of which a page is one."""
     flags: Sequence[str] = ()
     """Names of the page-types tool, all of which a page has."""
     node: Optional[int] = None
+    """NUMA node."""
     pfns: Optional[Tuple[int, int]] = None
     """Range [start, end) of page frame numbers."""
 
@@ -174,11 +180,18 @@ def census(
     """
     Count the pages of a kernel by what they are, in one pass over the memory map.
 
+    >>> for row in census(prog)[:3]:
+    ...     print(row.type, row.pages, row.meaning)
+    buddy 40798 free, in the buddy allocator
+    reserved 4340 never given out: kernel image, memory map, firmware
+    offline 4096 taken by a balloon, or offline
+
     :param select: Count only some pages.
     :param flags: Also count them by their word in ``/proc/kpageflags``.
     :param runs: Also list them by position.
     :param cells: Also draw a map with about as many cells.
     :param colour: Whether the map may be coloured.
+    :param progress: Called as work goes on: with what is done, how far it is, and how far it goes.
     :raises LayoutError: if the kernel's page types are not understood.
     :raises ArgumentError: if a type, a flag or a node to select does not exist, or a range
         of pages is none.

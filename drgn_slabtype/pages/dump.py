@@ -36,6 +36,10 @@ def dump_page(page: Object) -> List[str]:
     """
     Return what ``dump_page()`` would print, line by line.
 
+    >>> page = virt_to_page(0xffff88800098f000)
+    >>> dump_page(page)[1]
+    'flags: 0x0(node=0|zone=0)'
+
     :param page: ``struct page *``
     :raises ArgumentError: if *page* is no page.
     :raises ~drgn.FaultError: if the page is not in the dump.

@@ -26,7 +26,7 @@ from drgn_slabtype.command import incomplete
 from drgn_slabtype.errors import CorruptionError, TargetError
 from drgn_slabtype.machine import machine, page_type_layout
 from drgn_slabtype.pages.census import Selection, census
-from drgn_slabtype.pages.predicates import slab_get_active, slab_get_inuse
+from drgn_slabtype.pages.counters import slab_get_active, slab_get_inuse
 from drgn_slabtype.report import json as as_json
 from drgn_slabtype.report import text as as_text
 
