@@ -162,7 +162,6 @@ def _parser() -> argparse.ArgumentParser:
         sub = commands.add_parser(
             command.name, help=command.description, description=command.description
         )
-        _register_types(sub)
         if command.target:
             _add_target_options(sub)
         for option in command.all_options():
@@ -175,26 +174,6 @@ def _parser() -> argparse.ArgumentParser:
         )
         sub.set_defaults(command=command)
     return parser
-
-
-def _register_types(parser: argparse.ArgumentParser) -> None:
-    # The argument types that drgn's commands know by name.
-    parser.register("type", "hexadecimal", _hexadecimal)
-    parser.register("type", "decimal_or_hexadecimal", _decimal_or_hexadecimal)
-
-
-def _hexadecimal(text: str) -> int:
-    try:
-        return int(text, 16)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text} is not a hexadecimal number") from None
-
-
-def _decimal_or_hexadecimal(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        return _hexadecimal(text)
 
 
 class _Once(argparse.Action):

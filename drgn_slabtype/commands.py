@@ -27,6 +27,7 @@ from .command import (
     option,
     report_file,
     seconds,
+    word32,
 )
 from .pagecommands import PAGE_COMMANDS
 from .questions import QUESTIONS
@@ -311,9 +312,9 @@ COMMANDS = (
         options=(
             option(
                 "value",
-                type="decimal_or_hexadecimal",
+                type=word32,
                 metavar="VALUE",
-                help="the word, as a decimal or hexadecimal number",
+                help="the word, of 32 bits, also as a negative number; " + NUMBERS,
             ),
             option("--layout", metavar="NAME", help="read it by this layout only"),
         ),

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Tuple
 
-from .command import NUMBERS, Command, address, option, resolved, spelled
+from .command import NUMBERS, Command, address, numeral, option, resolved, spelled
 
 if TYPE_CHECKING:
     from drgn import Program
@@ -49,15 +49,15 @@ def pfn_range(text: str) -> Tuple[int, int]:
     """
     Return the range [start, end) of page frame numbers that a text means.
 
-    :param text: ``FIRST-LAST``, ``FIRST+COUNT`` or a single number, decimal or ``0x…``.
+    :param text: ``FIRST-LAST``, ``FIRST+COUNT`` or a single number, read as all numbers are.
     :raises ValueError: if it is none of these.
     """
     first, dash, last = text.partition("-")
     start, plus, count = text.partition("+")
     if dash:
-        bounds = int(first, 0), int(last, 0) + 1
+        bounds = numeral(first), numeral(last) + 1
     else:
-        bounds = int(start, 0), int(start, 0) + (int(count, 0) if plus else 1)
+        bounds = numeral(start), numeral(start) + (numeral(count) if plus else 1)
     if not 0 <= bounds[0] < bounds[1]:
         raise ValueError(f"{text} is no range of page frames")
     return bounds
@@ -150,7 +150,8 @@ PAGE_COMMANDS = (
                 "--pfn",
                 type=pfn_range,
                 metavar="FIRST-LAST",
-                help="only these page frames; FIRST+COUNT and a single number will do too",
+                help="only these page frames; FIRST+COUNT and a single number will do too; "
+                + NUMBERS,
             ),
             option("-l", "--list", action="store_true", help="list neighbouring pages of a kind"),
             option(

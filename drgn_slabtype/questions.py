@@ -22,7 +22,6 @@ from .command import (
     resolved,
     span,
     spelled,
-    word,
 )
 
 if TYPE_CHECKING:
@@ -271,7 +270,8 @@ QUESTIONS = (
                 "--slab",
                 type=address,
                 metavar="ADDRESS",
-                help="only this one, or the one with this address in it, with all of its objects",
+                help="only this one, or the one with this address in it, with all of its objects; "
+                + NUMBERS,
             ),
         ),
         drgn=_slabs_code,
@@ -314,7 +314,7 @@ QUESTIONS = (
         _what,
         prompt="slabwhat",
         options=(
-            option("word", type=word, metavar="WORD", help="64 bits, hexadecimal; or a symbol"),
+            option("word", type=address, metavar="WORD", help="64 bits; or a symbol; " + NUMBERS),
             option(
                 "--at",
                 type=address,
