@@ -21,14 +21,15 @@ from .check import check
 from .errors import ArgumentError, TargetError
 from .findings import Report
 from .pages.census import census
-from .shapes import Bytes, Listing
+from .records import Listing, Record
+from .shapes import Bytes
 
 _IDENTITY = ("code", "cache", "node", "cpu", "slab", "object", "place", "address")
 _Key = Tuple[Any, ...]
 
 
 @dataclass(frozen=True)
-class CacheGrowth:
+class CacheGrowth(Record):
     """How a cache changed; *before* is ``None`` if it is new, *after* if it is gone."""
 
     cache: str
@@ -46,7 +47,7 @@ class CacheGrowth:
 
 
 @dataclass(frozen=True)
-class StackGrowth:
+class StackGrowth(Record):
     """How many more objects a call trace has."""
 
     cache: str
@@ -64,7 +65,7 @@ class StackGrowth:
 
 
 @dataclass(frozen=True)
-class PageGrowth:
+class PageGrowth(Record):
     """How many more pages are of a type."""
 
     type: str
@@ -78,7 +79,7 @@ class PageGrowth:
 
 
 @dataclass(frozen=True)
-class Changed:
+class Changed(Record):
     """A finding that one of the two has, or both."""
 
     change: str
@@ -113,7 +114,7 @@ class Difference(Listing):
 
 
 @dataclass
-class Moment:
+class Moment(Record):
     """What is compared of one of the two."""
 
     release: Optional[str]

@@ -16,6 +16,7 @@ from typing import Annotated, Dict, List, NamedTuple, Optional, Tuple
 
 from .codes import CATALOGUE, Measure
 from .particulars import Clue, SlabObject, Track
+from .records import Record
 from .shapes import HIDDEN, Address, Bytes, Key, Value, shown
 from .signature import Signature
 
@@ -53,7 +54,7 @@ class Stretch(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Finding:
+class Finding(Record):
     """
     One statement about the kernel, with everything known about its place.
 
@@ -64,6 +65,8 @@ class Finding:
     >>> finding.rule, finding.cache, finding.index
     ('claim', 'dentry', 3)
     """
+
+    FIRST = "code message cache"
 
     code: str
     """What it says: one of the codes that ``explain`` tells of."""
@@ -201,7 +204,7 @@ class Outcome(enum.Enum):
 
 
 @dataclass
-class CacheResult:
+class CacheResult(Record):
     """What was counted in one slab cache."""
 
     name: str
@@ -241,7 +244,7 @@ class CacheResult:
 
 
 @dataclass
-class Target:
+class Target(Record):
     """What was read."""
 
     kind: str
@@ -258,7 +261,7 @@ UNKNOWN = "unknown"
 
 
 @dataclass
-class LayoutSummary:
+class LayoutSummary(Record):
     """
     How the kernel lays out its slab bookkeeping, and how that is known.
 
@@ -274,7 +277,7 @@ class LayoutSummary:
 
 
 @dataclass
-class Totals:
+class Totals(Record):
     """Sums over the whole target, in pages and objects, and what the check cost."""
 
     pages: int = 0
@@ -311,7 +314,7 @@ class Totals:
 
 
 @dataclass
-class Share:
+class Share(Record):
     """How much of something was decided."""
 
     decided: int = 0
@@ -327,7 +330,7 @@ class Share:
 
 
 @dataclass
-class Decided:
+class Decided(Record):
     """
     What is decided: confirmed, or nothing speaks against it.
 
@@ -353,7 +356,7 @@ DECIDED = 0.99
 
 
 @dataclass(frozen=True)
-class KernelReport:
+class KernelReport(Record):
     """One report of damage in the kernel's log."""
 
     seconds: Optional[float]
@@ -375,7 +378,7 @@ class KernelReport:
 
 
 @dataclass(frozen=True)
-class KernelState:
+class KernelState(Record):
     """What the kernel says of itself."""
 
     tainted: Tuple[str, ...] = ()
@@ -398,7 +401,7 @@ class Likeness(NamedTuple):
 
 
 @dataclass
-class Report:
+class Report(Record):
     """
     Everything one run of :func:`drgn_slabtype.check` has to say.
 
@@ -410,6 +413,8 @@ class Report:
     >>> report.totals.slabs, report.totals.in_use
     (2775, 26184)
     """
+
+    FIRST = "outcome exit_status findings"
 
     target: Target
     """What was read."""

@@ -39,6 +39,7 @@ from .findings import Finding, Outcome, Report
 from .machine import machine
 from .machine.gone import gone
 from .pages.scan import Progress
+from .records import Record
 from .shapes import Key, Value
 from .signals import TIME, reason_of
 
@@ -49,7 +50,7 @@ _Key = Tuple[Value, ...]
 
 
 @dataclass
-class Round:
+class Round(Record):
     """One check of several."""
 
     number: Annotated[int, Key("round")]

@@ -33,7 +33,8 @@ from ..ledger import I64, Bools, Ledger, ListKind, State
 from ..machine import machine
 from ..machine.kfence import kfence_pool
 from ..pages.scan import Progress
-from ..shapes import HIDDEN, Address, Listing, shown
+from ..records import Listing, Record
+from ..shapes import HIDDEN, Address, shown
 from .aliases import cache_aliases
 from .counts import count_objects
 from .guarded import guarded_objects
@@ -71,7 +72,7 @@ class SlabInfo(NamedTuple):
 
 
 @dataclass
-class NodeUsage:
+class NodeUsage(Record):
     """What one NUMA node has of a cache."""
 
     node: int
@@ -89,7 +90,7 @@ class NodeUsage:
 
 
 @dataclass
-class CpuUsage:
+class CpuUsage(Record):
     """What one CPU keeps of a cache."""
 
     cpu: int
@@ -101,8 +102,10 @@ class CpuUsage:
 
 
 @dataclass
-class CacheUsage:
+class CacheUsage(Record):
     """One cache; counts are objects or slabs, memory is in bytes."""
+
+    FIRST = "name address in_use objects slabs memory object_size"
 
     name: str
     """Name of the ``struct kmem_cache``, escaped."""

@@ -9,6 +9,7 @@ from drgn import IntegerLike
 
 from ..arguments import one_of, word32_of
 from ..pagetype.encoding import ENCODINGS
+from ..records import Rows, line
 from ..shapes import HIDDEN, Word
 
 
@@ -30,6 +31,9 @@ class Decoded(NamedTuple):
     meaning: str
     """The same for people."""
 
+    def __repr__(self) -> str:
+        return line(self)
+
 
 def decode(word: IntegerLike, layout: Optional[str] = None) -> List[Decoded]:
     """
@@ -46,7 +50,7 @@ def decode(word: IntegerLike, layout: Optional[str] = None) -> List[Decoded]:
     word = word32_of(word)
     if layout is not None:
         one_of("layout", layout, ENCODINGS)
-    decoded = []
+    decoded = Rows()
     for name in ENCODINGS if layout is None else [layout]:
         encoding = ENCODINGS[name]
         types = encoding.types_of(word)

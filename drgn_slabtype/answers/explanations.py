@@ -10,10 +10,11 @@ from typing import List, Optional, Tuple
 
 from ..codes import CATALOGUE, Commit, Measure
 from ..errors import ArgumentError
+from ..records import Record, Rows
 
 
 @dataclass(frozen=True)
-class Explanation:
+class Explanation(Record):
     """All that is said of one code."""
 
     code: str
@@ -51,7 +52,7 @@ def explain(*codes: str) -> List[Explanation]:
     :raises ArgumentError: if there is no such code; it names those that are near.
     """
     wanted = [name for one in codes for name in _meant(str(one))]
-    return [_explained(name) for name in CATALOGUE if not codes or name in wanted]
+    return Rows(_explained(name) for name in CATALOGUE if not codes or name in wanted)
 
 
 def _meant(asked: str) -> List[str]:

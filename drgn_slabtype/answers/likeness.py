@@ -20,7 +20,8 @@ from ..arguments import CacheLike, at_least
 from ..ledger import U64, Bools
 from ..machine import Machine, has_contents, machine
 from ..machine.symbols import CodeNames
-from ..shapes import Address, Bytes, Listing
+from ..records import Listing, Record
+from ..shapes import Address, Bytes
 from .lookup import lookup
 from .states import ObjectState, object_states
 
@@ -28,7 +29,7 @@ _WORDS = 8  # that are looked at, if nothing else is said
 
 
 @dataclass(frozen=True)
-class Word:
+class Word(Record):
     """A pointer to code or to a variable of the kernel."""
 
     offset: int
@@ -38,7 +39,7 @@ class Word:
 
 
 @dataclass(frozen=True)
-class Kind:
+class Kind(Record):
     """Objects that hold the same pointers in the same places."""
 
     count: int

@@ -20,7 +20,8 @@ from drgn.helpers.linux.cgroup import cgroup_path
 from ..arguments import CacheLike
 from ..ledger import I64, U64, Bools
 from ..machine import Machine, has_contents, machine
-from ..shapes import Address, Bytes, Listing
+from ..records import Listing, Record
+from ..shapes import Address, Bytes
 from .caches import cpus_of
 from .lookup import lookup
 from .memcg import vectors
@@ -28,7 +29,7 @@ from .states import ObjectState, object_states
 
 
 @dataclass(frozen=True)
-class Owner:
+class Owner(Record):
     """Objects in use that are charged to one memory cgroup."""
 
     path: Optional[str]

@@ -33,6 +33,7 @@ from ..pages.sections import online_ranges
 from ..pages.single import free_block, one_page
 from ..pages.survey import survey
 from ..pages.zones import zone_bits, zone_names
+from ..records import Record
 from ..shapes import HIDDEN, Address, Hex, Word
 from .describe import describe
 from .lookup import lookup
@@ -48,7 +49,7 @@ _SYMBOLS = {
 
 
 @dataclass(frozen=True)
-class SlabOfPage:
+class SlabOfPage(Record):
     """The slab that a page belongs to."""
 
     slab: Address
@@ -74,7 +75,7 @@ class SlabOfPage:
 
 
 @dataclass(frozen=True)
-class PageInfo:
+class PageInfo(Record):
     """What is known about one page; what does not apply is ``None`` or empty."""
 
     pfn: int

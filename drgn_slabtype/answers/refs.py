@@ -24,7 +24,8 @@ from ..machine.memory import U64
 from ..machine.tasks import ERRORS, TaskList
 from ..machine.virtual import virtual
 from ..pages.scan import Progress, page_ranges
-from ..shapes import Address, Listing
+from ..records import Listing, Record
+from ..shapes import Address
 from .address import AddressInfo
 from .describe import describe, describe_in
 from .lookup import Located, Lookup, lookup
@@ -38,7 +39,7 @@ _MOST_HITS = 1 << 20  # that are kept; after that they are only counted
 
 
 @dataclass(frozen=True)
-class Reference:
+class Reference(Record):
     """A word that leads into the range that was asked about."""
 
     address: Address

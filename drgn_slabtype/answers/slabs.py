@@ -21,7 +21,8 @@ from ..errors import ArgumentError
 from ..ledger import I64, U64, Ledger, ListKind
 from ..machine import Machine, machine
 from ..machine.told import require_cpu, require_node
-from ..shapes import Address, Listing
+from ..records import Listing, Record
+from ..shapes import Address
 from .lookup import Judged, lookup
 from .missing import missing_of_cache, missing_of_machine
 from .states import LISTS, ObjectState, SlabObject
@@ -30,8 +31,10 @@ ON_CPU = ListKind.CPU_SLAB | ListKind.CPU_PARTIAL
 
 
 @dataclass(frozen=True)
-class SlabUsage:
+class SlabUsage(Record):
     """One slab."""
+
+    FIRST = "slab address list owner in_use objects free"
 
     slab: Address
     """``struct slab *`` (the head ``struct page *`` before Linux 5.17)."""

@@ -25,7 +25,8 @@ from ..machine.clock import Clock, clock
 from ..machine.columns import Rows
 from ..machine.symbols import CodeNames, depot_traces
 from ..pages.scan import Progress
-from ..shapes import Bytes, Listing
+from ..records import Listing, Record
+from ..shapes import Bytes
 from .lookup import Lookup, lookup
 from .slots import slot
 from .states import ObjectState, object_states
@@ -36,7 +37,7 @@ _MOST_PIDS = 8  # that are listed of one call trace
 
 
 @dataclass
-class Stack:
+class Stack(Record):
     """Objects of one cache that were allocated, or freed, by the same call trace."""
 
     cache: str

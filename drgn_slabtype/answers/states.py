@@ -17,6 +17,7 @@ import numpy as np
 
 from ..ledger import I32, I64, U8, U64, Bools, Ledger, ListKind, State, Walk
 from ..particulars import SlabObject as SlabObject
+from ..records import Rows, table
 from ..rules.claims import container_name
 
 
@@ -85,6 +86,9 @@ class Objects:
     def __len__(self) -> int:
         return len(self.address) + len(self.guarded)
 
+    def __repr__(self) -> str:
+        return table(self, len(self))
+
     def take(self, which: Bools) -> Objects:
         """Return the objects that a mask selects, with no guarded ones."""
         return Objects(
@@ -120,7 +124,7 @@ class Objects:
 
     def __getitem__(self, row: Union[int, slice]) -> Union[SlabObject, List[SlabObject]]:
         if isinstance(row, slice):
-            return [self[at] for at in range(*row.indices(len(self)))]
+            return Rows(self[at] for at in range(*row.indices(len(self))))
         if not -len(self) <= row < len(self):
             raise IndexError(f"there are {len(self)} objects")
         row %= len(self)

@@ -21,7 +21,8 @@ from ..allocators.slub.freelists import Encoding, decode
 from ..arguments import word_of
 from ..machine import Machine, machine
 from ..machine.clock import clock
-from ..shapes import Address, Flags, Listing
+from ..records import Listing
+from ..shapes import Address, Flags
 from .address import Meaning
 from .content import describe_word, longest_text
 from .describe import describe, spell

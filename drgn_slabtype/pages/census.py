@@ -20,7 +20,8 @@ from ..errors import ArgumentError
 from ..machine import Machine, machine
 from ..machine.memory import U64, Bools
 from ..machine.told import require_node
-from ..shapes import Address, Bytes, Flags, Key, Listing, Word, shown
+from ..records import Listing, Record
+from ..shapes import Address, Bytes, Flags, Key, Word, shown
 from .flagnames import BITS, flag_names
 from .kinds import MEANINGS, TAIL, Kinds
 from .kpageflags import kpageflags
@@ -31,7 +32,7 @@ from .zones import zone_names
 
 
 @dataclass(frozen=True)
-class CensusRow:
+class CensusRow(Record):
     """The pages of one kind."""
 
     type: str
@@ -52,7 +53,7 @@ class CensusRow:
 
 
 @dataclass(frozen=True)
-class Place:
+class Place(Record):
     """The pages of one zone of one node."""
 
     node: int
@@ -66,7 +67,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Run:
+class Run(Record):
     """Neighbouring pages of one kind, or with the same flags."""
 
     pfn: int
@@ -90,7 +91,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class FlagRow:
+class FlagRow(Record):
     """Pages that have the same word in ``/proc/kpageflags``."""
 
     flags: Flags
@@ -106,7 +107,7 @@ class FlagRow:
 
 
 @dataclass(frozen=True)
-class Conflict:
+class Conflict(Record):
     """A page whose word no healthy page shows."""
 
     pfn: int
@@ -120,7 +121,7 @@ class Conflict:
 
 
 @dataclass(frozen=True)
-class Selection:
+class Selection(Record):
     """
     Which pages to count; all by default.
 

@@ -18,6 +18,7 @@ import numpy as np
 from drgn import Program, Type, sizeof
 
 from ..errors import LayoutError, UnsupportedError
+from ..records import Record
 from .encoding import (
     RFC_V1,
     RFC_V1_LOW,
@@ -40,7 +41,7 @@ __all__ = ("PageTypeLayout", "detect")
 
 
 @dataclass(frozen=True)
-class PageTypeLayout:
+class PageTypeLayout(Record):
     """How one kernel tells what a page is."""
 
     encoding: Encoding
