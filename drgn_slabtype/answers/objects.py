@@ -15,7 +15,7 @@ from typing import Iterator, Optional, Sequence, Union
 
 from drgn import Object, Program, Type, TypeKind
 
-from ..arguments import CacheLike, one_of, program_for, several, type_of
+from ..arguments import CacheLike, at_least, one_of, program_for, several, type_of
 from ..machine import machine
 from ..machine.kfence import kfence_pool
 from .guarded import guarded_objects
@@ -31,6 +31,8 @@ def objects(
     prog: Program,
     cache: CacheLike,
     state: Union[str, Sequence[str], None] = None,
+    *,
+    most: Optional[int] = None,
 ) -> Objects:
     """
     Return the objects of a slab cache.
@@ -43,10 +45,12 @@ def objects(
     :param cache: Its name, that of a cache merged into it, or ``struct kmem_cache *``.
     :param state: ``in use``, ``free``, ``waiting`` or ``unknown``, or several of them;
         all if ``None``.
+    :param most: Tell no more than so many; all are counted.
     :return: Columns; iterating gives records with ``address``, ``slab``, ``index``, ``state``,
         ``place`` and ``position``.
     :raises ArgumentError: if there is no such cache or state.
     """
+    at_least("most", most)
     wanted = list(STATES) if state is None else several(state)
     for name in wanted:
         one_of("state", name, STATES)
@@ -64,11 +68,9 @@ def objects(
         missing_of_machine(reading.whole),
         missing_of_cache(reading.whole, number, judged.ledger),
     )
-    return replace(
-        found,
-        guarded=tuple(one for _, one in guarded if one.state in wanted),
-        unavailable=tuple(chain(*missing)),
-    )
+    found = replace(found, guarded=tuple(one for _, one in guarded if one.state in wanted))
+    told = found if most is None else found.first(most)
+    return replace(told, unavailable=tuple(chain(*missing)), found=len(found))
 
 
 def for_each_object(

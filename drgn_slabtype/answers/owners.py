@@ -17,7 +17,7 @@ from drgn import FaultError, Object, Program
 from drgn.helpers.common.format import escape_ascii_string
 from drgn.helpers.linux.cgroup import cgroup_path
 
-from ..arguments import CacheLike
+from ..arguments import CacheLike, at_least
 from ..ledger import I64, U64, Bools
 from ..machine import Machine, has_contents, machine
 from ..records import Listing, Record
@@ -64,9 +64,11 @@ class OwnersAnswer(Listing):
     """Objects in use by NUMA node."""
     cpus: Dict[int, int] = field(default_factory=dict)
     """Objects that each CPU keeps for later."""
+    found: Optional[int] = None
+    """Owners, also those that are not told."""
 
 
-def owners(prog: Program, cache: CacheLike) -> OwnersAnswer:
+def owners(prog: Program, cache: CacheLike, *, most: Optional[int] = None) -> OwnersAnswer:
     """
     Return who has the objects of a cache.
 
@@ -77,8 +79,10 @@ def owners(prog: Program, cache: CacheLike) -> OwnersAnswer:
     ...     print(owner.objects, owner.path, owner.dying)
 
     :param cache: Its name, that of a cache merged into it, or ``struct kmem_cache *``.
+    :param most: Tell no more than so many owners.
     :raises ArgumentError: if there is no such cache.
     """
+    at_least("most", most)
     kernel = machine(prog)
     reading = lookup(kernel)
     ledger = reading.whole.allocator.collect(reading.number(cache), reading.whole.index)
@@ -94,6 +98,9 @@ def owners(prog: Program, cache: CacheLike) -> OwnersAnswer:
     answer.unknown = int(np.count_nonzero(~known))
     answer.uncharged = int(np.count_nonzero(charged[known] == 0))
     answer.owners = grouped(kernel, charged[known], stride)
+    answer.found = len(answer.owners)
+    if most is not None:
+        del answer.owners[most:]
     return answer
 
 

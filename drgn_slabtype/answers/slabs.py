@@ -16,7 +16,7 @@ from typing import Dict, Iterator, List, Optional, Tuple
 import numpy as np
 from drgn import IntegerLike, Program
 
-from ..arguments import CacheLike, word_of
+from ..arguments import CacheLike, at_least, word_of
 from ..errors import ArgumentError
 from ..ledger import I64, U64, Ledger, ListKind
 from ..machine import Machine, machine
@@ -81,6 +81,8 @@ class SlabsAnswer(Listing):
     """Every object, where one slab was asked for."""
     unavailable: Tuple[str, ...] = ()
     """What is missing because it is not in the target, or cannot be reached."""
+    found: Optional[int] = None
+    """How many there are, those included that are not told."""
 
 
 def slabs(
@@ -92,6 +94,7 @@ def slabs(
     cpu: Optional[int] = None,
     node: Optional[int] = None,
     slab: Optional[IntegerLike] = None,
+    most: Optional[int] = None,
 ) -> SlabsAnswer:
     """
     Return the slabs of a cache.
@@ -108,8 +111,10 @@ def slabs(
     :param cpu: Only those that a CPU has.
     :param node: Only those in the memory of a NUMA node.
     :param slab: Only this one, with its objects: its address, or any in its memory.
+    :param most: Tell no more than so many; all are counted.
     :raises ArgumentError: if there is no such cache, CPU or node, or no such slab in it.
     """
+    at_least("most", most)
     reading = lookup(machine(prog))
     if cpu is not None:
         require_cpu(reading.machine, cpu)
@@ -133,10 +138,12 @@ def slabs(
         row = _row(reading.machine, ledger, word_of(slab))
         wanted &= np.arange(len(wanted)) == row
         objects = tuple(judged.objects.take(judged.objects.slab == row))
-    found = list(_usages(reading.machine, judged, kind, owner, np.flatnonzero(wanted)))
+    rows = np.flatnonzero(wanted)
+    found = list(_usages(reading.machine, judged, kind, owner, rows[:most]))
     missing = missing_of_machine(reading.whole), missing_of_cache(reading.whole, number, ledger)
     told = tuple(chain(*missing))
-    return SlabsAnswer(ledger.facts.name, ledger.facts.address, found, objects, told)
+    facts = ledger.facts
+    return SlabsAnswer(facts.name, facts.address, found, objects, told, len(rows))
 
 
 def _row(machine: Machine, ledger: Ledger, address: int) -> int:

@@ -82,6 +82,8 @@ class Objects:
     """Objects of the cache that are in KFENCE's pool, and so in no row of the columns."""
     unavailable: Tuple[str, ...] = ()
     """What is missing because it is not in the target, or cannot be reached."""
+    found: Optional[int] = None
+    """How many there are, those included that are not told."""
 
     def __len__(self) -> int:
         return len(self.address) + len(self.guarded)
@@ -99,6 +101,12 @@ class Objects:
             self.state[which],
             self.claim[which],
         )
+
+    def first(self, most: int) -> Objects:
+        """Return no more than so many."""
+        which = np.arange(len(self.address)) < most
+        guarded = self.guarded[: max(most - len(self.address), 0)]
+        return replace(self.take(which), guarded=guarded)
 
     def in_states(self, states: Collection[ObjectState]) -> Objects:
         """Return the objects in any of some states."""

@@ -220,3 +220,20 @@ def test_answers_are_lists_of_records(prog: Program) -> None:
         found[len(every)]
     # Of nothing, too, there is something to tell.
     assert what(prog, 0x7FFFFFFFFFFFFFFF)
+
+
+def test_no_more_is_told_than_was_asked_for(prog: Program) -> None:
+    every = slabs(prog, "kmalloc-64")
+    some = slabs(prog, "kmalloc-64", most=2)
+    assert some.slabs == every.slabs[:2]
+    assert some.found == every.found == len(every)
+    both = objects(prog, "kmalloc-64", ["free", "in use"])
+    for most in (0, 3, len(both), len(both) + 1):
+        told = objects(prog, "kmalloc-64", ["free", "in use"], most=most)
+        assert list(told) == list(both)[:most]
+        assert (told.found, len(told)) == (len(both), min(most, len(both)))
+    text = "".join(as_text.objects(objects(prog, "kmalloc-64", ["free", "in use"], most=3)))
+    assert text.split("\n")[0].endswith(", 3 shown")
+    assert text.count("\n") >= 2 + 3
+    assert f"{len(every)} slabs, 2 shown," in as_text.slabs(some)
+    assert "shown" not in as_text.slabs(every)
