@@ -17,7 +17,7 @@ ROOMS = """
     pagecheck reading strays blanks
     answers looks confirm course check
     capture debuginfo target diff demo watch
-    report command fleet checking pagecommands questions triage commands cli plugin __main__
+    habits report command fleet checking pagecommands questions triage commands cli plugin __main__
 """.split()
 
 _MOST_LINES = 500

@@ -48,6 +48,7 @@ def test_importing_the_plugin_imports_nothing_heavy() -> None:
         "drgn_slabtype",
         "drgn_slabtype.command",
         "drgn_slabtype.commands",
+        "drgn_slabtype.habits",
         "drgn_slabtype.pagecommands",
         "drgn_slabtype.plugin",
         "drgn_slabtype.questions",
