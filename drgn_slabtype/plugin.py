@@ -11,8 +11,9 @@ its users and imports nothing but drgn's command interface.
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any, List, Sequence
+from typing import TYPE_CHECKING, Any, List, Mapping, Sequence
 
+from .command import Named, Span
 from .commands import COMMANDS, Command, answer
 from .habits import CRASH, of_crash
 
@@ -43,7 +44,10 @@ def _register(spec: Command, name: str) -> None:
         if {"-h", "--help"} & set(words):
             print(parser.format_help(), end="")
             return None
-        return _run(prog, parser.parse_args(words))
+        args = parser.parse_args(words)
+        for given, value in vars(args).items():
+            setattr(args, given, _variables(value, kwargs.get("globals", {})))
+        return _run(prog, args)
 
     def _run(prog: Program, args: argparse.Namespace) -> Any:
         from .errors import SlabTypeError
@@ -75,6 +79,24 @@ def _register(spec: Command, name: str) -> None:
         ),
         parse=parse_shell_command,
     )(run)
+
+
+def _variables(given: Any, names: Mapping[str, Any]) -> Any:
+    # An argument in which the name of a variable of the prompt is the address that it holds.
+    if isinstance(given, Span):
+        return given._replace(start=_variables(given.start, names))
+    if isinstance(given, list):
+        return [_variables(one, names) for one in given]
+    if not isinstance(given, Named) or given.symbol not in names:
+        return given
+    from .arguments import word_of
+    from .errors import ArgumentError
+
+    try:
+        return word_of(names[given.symbol]) + given.offset
+    except ArgumentError:
+        # A function, a module: what is meant is a symbol.
+        return given
 
 
 def _register_help() -> None:
