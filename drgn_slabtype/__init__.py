@@ -13,6 +13,9 @@ in bytes.
 
 In the examples ``prog`` is the kernel that ships with the package, drgn's default
 program; the names are those that drgn's prompt has, and all of this package.
+``import *`` brings in names as general as those of the commands: ``check``,
+``diff``, ``what``; a script that has such names itself says ``import
+drgn_slabtype``.
 """
 
 from __future__ import annotations

@@ -164,6 +164,8 @@ class Census(Listing):
     """Rows as the page-types tool has them, most pages first, if asked for."""
     runs: Annotated[Optional[List[Run]], Key(asked=True)] = None
     """Pages by position, if asked for."""
+    runs_found: Annotated[Optional[int], Key(asked=True)] = None
+    """How many of these there are, those included that are not told."""
     map: Annotated[Optional[PageMap], Key(asked=True)] = None
     """A picture of memory, if asked for."""
 
@@ -175,6 +177,7 @@ def census(
     select: Optional[Selection] = None,
     flags: bool = False,
     runs: bool = False,
+    most: Optional[int] = None,
     cells: int = 0,
     colour: bool = False,
 ) -> Census:
@@ -190,6 +193,7 @@ def census(
     :param select: Count only some pages.
     :param flags: Also count them by their word in ``/proc/kpageflags``.
     :param runs: Also list them by position.
+    :param most: List no more than so many ranges of pages; all are counted.
     :param cells: Also draw a map with about as many cells.
     :param colour: Whether the map may be coloured.
     :param progress: Called as work goes on: with what is done, how far it is, and how far it goes.
@@ -197,6 +201,7 @@ def census(
     :raises ArgumentError: if a type, a flag or a node to select does not exist, or a range
         of pages is none.
     """
+    at_least("most", most)
     at_least("cells", cells)
     select = Selection() if select is None else select
     require("select", select, Selection)
@@ -222,7 +227,8 @@ def census(
         conflicts=_conflicts(machine(prog), found, select),
         page_size=machine(prog).memory.page_size,
         flags=counter.flag_rows() if flags else None,
-        runs=counter.runs if runs else None,
+        runs=counter.runs[:most] if runs else None,
+        runs_found=len(counter.runs) if runs else None,
         map=draw(found.names, pieces, cells, colour) if cells else None,
     )
 

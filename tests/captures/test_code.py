@@ -37,6 +37,7 @@ LINES = (
     "check --capture KEPT --max-time 600",
     "pages",
     "pages -t slab -t buddy",
+    "pages -l -n 5",
     "pages -b slab --node 0 --pfn 0x1000-0x2000 -l --flags --map",
     "pages --kpageflags FLAGS --kpagecount COUNTS",
     "page OBJECT",
