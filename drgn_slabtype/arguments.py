@@ -11,6 +11,7 @@ what can.
 from __future__ import annotations
 
 import operator
+import os
 from typing import Any, Iterable, List, Optional, Union
 
 from drgn import (
@@ -169,6 +170,18 @@ def type_of(prog: Program, type: Union[str, Type]) -> Type:
         return prog.type(type)
     except (LookupError, SyntaxError, TypeError) as error:
         raise ArgumentError(f"{_shown(type)} is no type of this kernel: {error}") from None
+
+
+def path_of(what: str, given: Union[str, os.PathLike[str]]) -> str:
+    """
+    Return the path of a file.
+
+    :param what: Name of the argument.
+    :raises ArgumentError: if it is none.
+    """
+    if isinstance(given, (str, os.PathLike)):
+        return os.fspath(given)
+    raise ArgumentError(f"{what} is {_shown(given)}: it is the path of a file")
 
 
 def several(given: Any) -> List[Any]:

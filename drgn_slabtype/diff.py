@@ -16,7 +16,7 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
 from drgn import Program
 
 from .answers.stacks import stacks
-from .arguments import require
+from .arguments import path_of, require
 from .check import check
 from .errors import ArgumentError, TargetError
 from .findings import Report
@@ -188,8 +188,10 @@ def _of_document(saved: Mapping[str, Any]) -> Moment:
                 if one["because"] is None
             },
         )
-    except (KeyError, TypeError, ValueError) as error:
-        raise TargetError(f"this is no report of check --format json: {error!r}") from None
+    except KeyError as error:
+        raise TargetError(f"this is no report of check --format json: no {error}") from None
+    except (TypeError, ValueError) as error:
+        raise TargetError(f"this is no report of check --format json: {error}") from None
 
 
 def diff(
@@ -289,8 +291,10 @@ def open_moment(path: str, symbols: List[str]) -> Moment:
 
     :param symbols: Files with debug info, for a dump.
     :param path: A dump, a capture, or what ``check --format json`` wrote.
+    :raises ArgumentError: if *path* is no path.
     :raises TargetError: if it is none of these.
     """
+    path = path_of("path", path)
     from .target import TargetOptions, open_target
 
     try:

@@ -16,13 +16,13 @@ import os
 import socket
 import struct
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Callable, Optional, Sequence, Tuple
 
 import drgn
 from drgn import Program, ProgramFlags
 
-from .arguments import require
+from .arguments import path_of, require
 from .codes import SIZE
 from .debuginfo import (
     ensure_types,
@@ -106,6 +106,8 @@ def open_target(options: TargetOptions) -> Program:
     require("options", options, TargetOptions)
     if [options.kernel, options.core is not None, options.qemu is not None].count(True) > 1:
         raise ArgumentError("kernel, core and qemu are three targets: name one")
+    if options.core is not None:
+        options = replace(options, core=path_of("core", options.core))
     if options.core is not None:
         from .capture import is_capture, open_capture
 

@@ -26,6 +26,7 @@ from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from typing import Any, List, Mapping, Sequence, Tuple
 
+from ..arguments import path_of
 from ..errors import TargetError
 from ..findings import Finding, Likeness
 from ..signature import Signature
@@ -70,8 +71,10 @@ def read_causes(path: str) -> List[Cause]:
     foo: double free {'code': ('freelist-*',)}
 
     :param path: A file in TOML, as docs/fleet.md describes it.
+    :raises ArgumentError: if *path* is no path.
     :raises TargetError: if it cannot be read or makes no sense; its message is one line.
     """
+    path = path_of("path", path)
     try:
         with open(path, "rb") as file:
             told = tomllib.load(file)

@@ -173,6 +173,9 @@ WRONG: Dict[str, Callable[[Program], Any]] = {
         lib.TargetOptions(core="/dev/null", architecture="z80")
     ),
     "options is 'vmcore': it is a TargetOptions": lambda p: lib.open_target("vmcore"),
+    "core is 5: it is the path of a file": lambda p: lib.open_target(lib.TargetOptions(core=5)),
+    "path is None: it is the path of a file": lambda p: lib.open_moment(None, []),
+    "path is \\['a'\\]: it is the path of a file": lambda p: lib.read_causes(["a"]),
     "'abc' is no 32-bit word": lambda p: lib.decode("abc"),
     "0x100000000 is not a 32-bit word": lambda p: lib.decode(1 << 32),
     "rfc-v9 is no layout: these are page-flag-4.18,": lambda p: lib.decode(0, "rfc-v9"),
