@@ -16,6 +16,8 @@ from ..arguments import structure_of
 from ..machine import machine
 from ..pagetype.detect import PageTypeLayout
 
+_POINTERS = frozenset({"struct page *", "struct folio *", "struct slab *"})
+
 
 def address_of(page: Object) -> int:
     """
@@ -23,6 +25,9 @@ def address_of(page: Object) -> int:
 
     :raises ArgumentError: if it is none.
     """
+    # Asked for each page that a script looks at: the name of a type is had at once.
+    if isinstance(page, Object) and page.type_.type_name() in _POINTERS:
+        return int(page.value_())
     return structure_of(page, "page", "folio", "slab")
 
 
