@@ -202,7 +202,7 @@ COMMANDS = (
                 action="append",
                 default=[],
                 metavar="NAME",
-                help="check only this slab cache; may be given more than once",
+                help="check only this slab cache, or those that fit a pattern; more than once, too",
             ),
             option(
                 "--html",

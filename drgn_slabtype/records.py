@@ -32,6 +32,7 @@ from .shapes import Key, Kind
 
 _MOST_ROWS = 20  # of a table
 _MOST_CHARACTERS = 60  # of a value
+_LEAST = 16  # characters of a column that is cut
 _GAP = 2  # characters between two columns
 _DIGITS = {Kind.WORD: 8, Kind.FLAGS: 16}
 
@@ -112,27 +113,28 @@ def table(rows: Iterable[Any], total: int) -> str:
     if not shown or not all(is_record(one) for one in shown):
         return list.__repr__(shown)
     names = [name for name in _kinds(type(shown[0])) if any(_is_set(one, name) for one in shown)]
-    columns = []
+    columns: List[List[str]] = []
+    left = shutil.get_terminal_size().columns
     for name in names:
         cells = [spelled(getattr(one, name), _kinds(type(one))[name]) for one in shown]
         numbers = all(type(getattr(one, name)) in (int, float, type(None)) for one in shown)
         width = max(len(cell) for cell in (name, *cells))
+        if width > left and not numbers and left >= _LEAST:
+            width = left  # the last one, in part
+        if width > left and columns:
+            break
+        heading = name.upper().replace("_", " ")
         columns.append(
             [
-                cell.rjust(width) if numbers else cell.ljust(width)
-                for cell in (name.upper().replace("_", " "), *cells)
+                cell.rjust(width) if numbers else _cut(cell, width).ljust(width)
+                for cell in (heading, *cells)
             ]
         )
-    width, kept = shutil.get_terminal_size().columns, 0
-    for kept, column in enumerate(columns, 1):
-        width -= len(column[0]) + _GAP
-        if width < -_GAP and kept > 1:
-            kept -= 1
-            break
-    lines = ["  ".join(cells).rstrip() for cells in zip(*columns[:kept])]
+        left -= width + _GAP
+    lines = ["  ".join(cells).rstrip() for cells in zip(*columns)]
     more = [f"{total - len(shown)} more rows"] if total > len(shown) else []
-    left = [name.replace("_", " ") for name in names[kept:]]
-    more += [f"also {', '.join(left)}"] if left else []
+    others = [name.replace("_", " ") for name in names[len(columns) :]]
+    more += [f"also {', '.join(others)}"] if others else []
     return "\n".join([*lines, *([f"… {'; '.join(more)}"] if more else [])])
 
 
@@ -197,9 +199,9 @@ def _number(value: int, kind: Optional[Kind]) -> str:
     return hex(value) if value >> 47 > 0 else str(value)
 
 
-def _cut(text: str) -> str:
+def _cut(text: str, most: int = _MOST_CHARACTERS) -> str:
     text = " ".join(text.split())
-    return text if len(text) <= _MOST_CHARACTERS else f"{text[: _MOST_CHARACTERS - 1]}…"
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 _KNOWN: Dict[Any, Dict[str, Optional[Kind]]] = {}
