@@ -4,6 +4,18 @@ Read and check the Linux slab allocators through drgn.
 
 The public names are imported when they are first used: this package is loaded
 into every drgn session of its users, most of which never need it.
+
+``prog`` is always a :class:`drgn.Program` of a Linux kernel. What is not in a
+dump raises :exc:`drgn.FaultError`; every other error is a
+:class:`SlabTypeError`, and what cannot be meant an :class:`ArgumentError`.
+Addresses are integers or objects of drgn, counts are of objects and pages, sizes
+in bytes.
+
+In the examples ``prog`` is the kernel that ships with the package, drgn's default
+program; the names are those that drgn's prompt has, and all of this package.
+``import *`` brings in names as general as those of the commands: ``check``,
+``diff``, ``what``; a script that has such names itself says ``import
+drgn_slabtype``.
 """
 
 from __future__ import annotations
@@ -16,15 +28,32 @@ if TYPE_CHECKING:
     from typing import Any, List
 
 __version__ = "0.1.0"
+"""
+Version of this package.
+
+>>> __version__.count(".")
+2
+"""
 
 # Public name to module.
 _NAMES = {
+    "ActiveState": ".pagetype.encoding",
+    "ArgumentError": ".errors",
     "CorruptionError": ".errors",
     "ENCODINGS": ".pagetype.encoding",
+    "Encoding": ".pagetype.encoding",
     "Finding": ".findings",
     "LayoutError": ".errors",
     "MissingDebugInfoError": ".errors",
+    "PageBuddy": ".pages.predicates",
+    "PageGuard": ".pages.predicates",
+    "PageHuge": ".pages.predicates",
+    "PageLargeKmalloc": ".pages.predicates",
+    "PageOffline": ".pages.predicates",
     "PageSlab": ".pages.predicates",
+    "PageTable": ".pages.predicates",
+    "PageUnaccepted": ".pages.predicates",
+    "PageZsmalloc": ".pages.predicates",
     "Report": ".findings",
     "Selection": ".pages.census",
     "SlabTypeError": ".errors",
@@ -43,7 +72,15 @@ _NAMES = {
     "dump_page": ".pages.dump",
     "ensure_types": ".target",
     "explain": ".answers.explanations",
+    "folio_test_buddy": ".pages.predicates",
+    "folio_test_guard": ".pages.predicates",
+    "folio_test_hugetlb": ".pages.predicates",
+    "folio_test_large_kmalloc": ".pages.predicates",
+    "folio_test_offline": ".pages.predicates",
+    "folio_test_pgtable": ".pages.predicates",
     "folio_test_slab": ".pages.predicates",
+    "folio_test_unaccepted": ".pages.predicates",
+    "folio_test_zsmalloc": ".pages.predicates",
     "for_each_object": ".answers.objects",
     "for_each_slab": ".answers.objects",
     "json_schema": ".report.schema",
@@ -55,13 +92,18 @@ _NAMES = {
     "open_moment": ".diff",
     "open_target": ".target",
     "owners": ".answers.owners",
+    "page_has_type": ".pages.predicates",
     "page_info": ".answers.page",
+    "page_type_has_type": ".pages.predicates",
     "page_type_layout": ".machine",
+    "page_type_text": ".pages.predicates",
+    "page_type_word": ".pages.predicates",
     "page_types": ".pages.predicates",
     "read_causes": ".fleet.known",
     "refs": ".answers.refs",
-    "slab_get_active": ".pages.predicates",
-    "slab_get_inuse": ".pages.predicates",
+    "slab_active_state": ".pages.counters",
+    "slab_get_active": ".pages.counters",
+    "slab_get_inuse": ".pages.counters",
     "slab_object": ".answers.object",
     "slabs": ".answers.slabs",
     "stable_page_flags": ".pages.kpageflags",

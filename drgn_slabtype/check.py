@@ -10,12 +10,11 @@ The check
 from __future__ import annotations
 
 from itertools import chain
-from typing import Optional, Sequence
+from typing import Optional, Sequence, Union
 
-from drgn import IntegerLike, Object, Program
-from drgn.helpers.common.format import escape_ascii_string
+from drgn import IntegerLike, Program
 
-from .answers.what import word_of
+from .arguments import CacheLike, cache_of, program_for, several, words_of
 from .blanks import blank_pages
 from .confirm import Evidence
 from .course import Course
@@ -29,15 +28,22 @@ from .pages.scan import Progress
 def check(
     prog: Program,
     *,
-    caches: Sequence[str] = (),
-    addresses: Sequence[IntegerLike] = (),
+    caches: Union[CacheLike, Sequence[CacheLike]] = (),
+    addresses: Union[IntegerLike, Sequence[IntegerLike]] = (),
     progress: Optional[Progress] = None,
     evidence: Optional[Evidence] = None,
 ) -> Report:
     """
     Check the slab allocator of a kernel.
 
-    :param caches: Names of the caches to judge; all if empty.
+    >>> report = check(prog, caches=["dentry", "kmalloc-*"])
+    >>> report.outcome.value
+    'consistent'
+    >>> [finding.message for finding in report.findings]
+    []
+
+    :param caches: The caches to judge, by name, pattern (``kmalloc-*``) or ``struct
+        kmem_cache *``; all if empty.
     :param addresses: Addresses of slabs (``struct slab *``) or objects: only
         these slabs are judged, with the places of their caches that could hold
         their objects. Where anything speaks against one, it is judged with its
@@ -46,18 +52,18 @@ def check(
     :param evidence: What earlier checks of the same running kernel have seen, to
         which this one adds: a statement that they could not decide goes on.
     :raises LayoutError: if the kernel's layout is not understood.
-    :raises TargetError: if a cache or address is not known.
+    :raises ArgumentError: if there is no such cache, or an address is in no slab.
     :raises UnsupportedError: if the kernel is a 32-bit one.
-    :raises ValueError: if an address has more than 64 bits.
     :raises FaultError: if what all else hangs on is not in the target.
 
     Ctrl-C, and a target that goes away, end it with what there is so far: see
-    :attr:`~drgn_slabtype.findings.Report.interrupted`.
+    :attr:`Report.interrupted`.
     """
     kernel = machine(prog)
     course = Course(kernel)
-    slabs = [word_of(address) for address in addresses]
-    report = course.finish(caches, slabs, progress, evidence)
+    slabs = words_of(addresses)
+    wanted = [cache_of(cache) for cache in several(caches)]
+    report = course.finish(wanted, slabs, progress, evidence)
     whole = course.whole
     if whole is None or not _says(report) or report.interrupted or not is_dump(kernel):
         return report
@@ -67,7 +73,7 @@ def check(
         return report
     with zeroes_hidden(prog, chain.from_iterable(blank)):
         kernel.forget()
-        report = Course(kernel).finish(caches, slabs, progress, evidence)
+        report = Course(kernel).finish(wanted, slabs, progress, evidence)
     kernel.forget()
     report.totals.zero_filled_pages += len(blank)
     return report
@@ -79,14 +85,16 @@ def _says(report: Report) -> bool:
     return bool(report.findings or report.changing) or "not-understood" in codes
 
 
-def validate_slab_cache(slab_cache: Object) -> None:
+def validate_slab_cache(slab_cache: CacheLike, *, prog: Optional[Program] = None) -> None:
     """
     Check one slab cache, and complain about the first damage.
 
-    :param slab_cache: ``struct kmem_cache *``
+    >>> validate_slab_cache(find_slab_cache("dentry"))
+
+    :param slab_cache: ``struct kmem_cache *``, or the name or address of one.
+    :param prog: Needed for a name or an address, unless drgn has a default program.
     :raises CorruptionError: if anything in it is inconsistent.
-    :raises TargetError: if there is no such cache.
+    :raises ArgumentError: if there is no such cache.
     """
-    name = escape_ascii_string(slab_cache.name.string_(), escape_backslash=True)
-    for finding in check(slab_cache.prog_, caches=[name]).findings:
+    for finding in check(program_for(slab_cache, prog), caches=[slab_cache]).findings:
         raise CorruptionError(finding)

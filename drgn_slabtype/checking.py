@@ -12,7 +12,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any, Iterator, List, Optional, Sequence, Union
 
-from .command import ReportFile, resolved, spelled
+from .arguments import one_of, require
+from .command import REPORTS, ReportFile, resolved, spelled
 from .errors import TargetError
 from .findings import Finding, LayoutSummary, Report, Target
 from .fleet.baseline import accept, as_baseline
@@ -188,12 +189,18 @@ def write_report(prog: Program, report: Report, format: str, path: str) -> None:
     """
     Write the report of a check to a file, whole or not at all.
 
+    >>> write_report(prog, check(prog), "json", "report.json")
+
     :param report: Of a check of *prog*.
     :param format: ``json``, ``junit``, ``html``, ``text``, ``github`` or ``gitlab``.
+    :param path: The file; ``-`` for standard output.
+    :raises ArgumentError: if there is no such format.
     :raises TargetError: if the file cannot be written.
     """
     from .report import present
 
+    one_of("format", format, REPORTS)
+    require("report", report, Report)
     if format == "html":
         write_html(prog, report, path)
         return
@@ -204,11 +211,16 @@ def write_html(prog: Program, report: Report, path: str) -> None:
     """
     Write a page with a report, a map of memory and charts of the caches.
 
+    >>> write_html(prog, check(prog), "report.html")
+
     :param report: Of a check of *prog*.
+    :param path: The file; ``-`` for standard output.
     :raises TargetError: if the file cannot be written.
     """
     from .pages.census import census
     from .report import html
+
+    require("report", report, Report)
 
     with progress() as show:
         found = census(prog, show, cells=_PICTURE_CELLS)

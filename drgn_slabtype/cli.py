@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, List, NoReturn, Optional, Sequence
 from . import __version__
 from .command import Once
 from .commands import COMMANDS, Answer, Command, answer
+from .habits import near, of_crash
 from .signals import TIME, Interruptions, reason_of
 
 if TYPE_CHECKING:
@@ -44,7 +45,12 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     :return: Exit status.
     """
     with Interruptions(at_once=True) as interruptions:
-        args = _parser().parse_args(_joined(sys.argv[1:] if argv is None else argv))
+        words = _joined(sys.argv[1:] if argv is None else argv)
+        parser = _parser()
+        unknown = _unknown(words)
+        if unknown is not None:
+            parser.error(unknown)
+        args = parser.parse_args(words)
         interruptions.limit(getattr(args, "max_time", None))
         return _run(args)
 
@@ -52,6 +58,20 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 def arguments(argv: Sequence[str]) -> argparse.Namespace:
     """Return what some arguments mean; ``command`` is the :class:`Command`."""
     return _parser().parse_args(_joined(argv))
+
+
+def _unknown(words: Sequence[str]) -> Optional[str]:
+    # What to say of a command that there is not.
+    names = {name: command.name for command in COMMANDS for name in (command.name, command.prompt)}
+    if not words or words[0].startswith("-") or words[0] in {*names.values()}:
+        return None
+    meant = of_crash(words)
+    if meant is not None:
+        return f'{words[0]} is a command of crash: did you mean "drgn-slabtype {meant.spelled()}"?'
+    close = dict.fromkeys(names[name] for name in near(words[0], [name for name in names if name]))
+    every = dict.fromkeys(names.values())
+    told = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(every)}"
+    return f"there is no command {words[0]}; {told}"
 
 
 def _joined(argv: Sequence[str]) -> List[str]:
@@ -179,7 +199,6 @@ def _parser() -> argparse.ArgumentParser:
         sub = commands.add_parser(
             command.name, help=command.description, description=command.description
         )
-        _register_types(sub)
         if command.target:
             _add_target_options(sub)
         for option in command.all_options():
@@ -194,24 +213,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _register_types(parser: argparse.ArgumentParser) -> None:
-    # The argument types that drgn's commands know by name.
-    parser.register("type", "hexadecimal", _hexadecimal)
-    parser.register("type", "decimal_or_hexadecimal", _decimal_or_hexadecimal)
-
-
-def _hexadecimal(text: str) -> int:
-    try:
-        return int(text, 16)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text} is not a hexadecimal number") from None
-
-
-def _decimal_or_hexadecimal(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        return _hexadecimal(text)
 
 
 def _add_target_options(parser: argparse.ArgumentParser) -> None:

@@ -56,10 +56,11 @@ class Once(argparse.Action):
 
 
 _SYMBOL = re.compile(r"([A-Za-z_.$][\w.$]*)(?:\+(0x[0-9a-fA-F]+|[0-9]+))?")
+_NUMERAL = re.compile("(0[xX])?[0-9a-fA-F]+")
 _ADDRESS_DIGITS = 16  # as tables print addresses
 
 NUMBERS = "digits alone are decimal, but 16 of them hexadecimal, as in tables"
-"""How numbers are read wherever an address or a page is given; for help texts."""
+"""How numbers are read wherever an address, a page or a word is given; for help texts."""
 
 
 class Named(NamedTuple):
@@ -87,24 +88,10 @@ def address(text: str) -> AnyAddress:
         ``init_task+0x10``, ``403``.
     :raises argparse.ArgumentTypeError: if it is none of these, or has more than 64 bits.
     """
-    decimal = text.isascii() and text.isdigit() and len(text) != _ADDRESS_DIGITS
-    return _number_or_symbol(text, 10 if decimal else 16)
-
-
-def word(text: str) -> AnyAddress:
-    """
-    Return the word that a text means: hexadecimal digits, else a symbol.
-
-    :raises argparse.ArgumentTypeError: if it is neither, or has more than 64 bits.
-    """
-    return _number_or_symbol(text, 16)
-
-
-def _number_or_symbol(text: str, base: int) -> AnyAddress:
     if text == "NULL":
         return 0
     try:
-        number = int(text, base)
+        number = numeral(text)
     except ValueError:
         named = _SYMBOL.fullmatch(text)
         if os.path.exists(text):
@@ -121,6 +108,34 @@ def _number_or_symbol(text: str, base: int) -> AnyAddress:
     if number >= 1 << 64:
         raise argparse.ArgumentTypeError(f"{text} is no address: it has more than 64 bits")
     return number
+
+
+def numeral(text: str) -> int:
+    """
+    Return the number that a text means, by the rule that :data:`NUMBERS` tells.
+
+    :raises ValueError: if it is none.
+    """
+    digits = text[1:] if text[:1] == "-" else text
+    if not _NUMERAL.fullmatch(digits):
+        raise ValueError(f"{text} is no number")
+    decimal = digits.isdigit() and len(digits) != _ADDRESS_DIGITS
+    return int(text, 10 if decimal else 16)
+
+
+def word32(text: str) -> int:
+    """
+    Return the 32 bits that a text means, signed as VMCOREINFO has them or unsigned.
+
+    :raises argparse.ArgumentTypeError: if it is no number, or has more bits.
+    """
+    try:
+        value = numeral(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} is not a hexadecimal number") from None
+    if not -(1 << 31) <= value < 1 << 32:
+        raise argparse.ArgumentTypeError(f"{text} has more than 32 bits")
+    return value
 
 
 def resolved(prog: Any, given: AnyAddress) -> int:
@@ -159,7 +174,7 @@ def span(text: str) -> Span:
     """
     start, plus, size = text.partition("+")
     try:
-        length = int(size, 0) if plus else None
+        length = numeral(size) if plus else None
     except ValueError:
         length = 0
     if length is not None and length < 1:
@@ -174,7 +189,8 @@ class ReportFile(NamedTuple):
     path: str
 
 
-_REPORTS = ("json", "junit", "html", "text", "github", "gitlab")
+REPORTS = ("json", "junit", "html", "text", "github", "gitlab")
+"""What the report of a check can be written as."""
 
 
 def report_file(text: str) -> ReportFile:
@@ -184,9 +200,9 @@ def report_file(text: str) -> ReportFile:
     :raises argparse.ArgumentTypeError: if it names no format or no file.
     """
     format, _, path = text.partition("=")
-    if format not in _REPORTS or not path:
+    if format not in REPORTS or not path:
         raise argparse.ArgumentTypeError(
-            f"{text} is not FORMAT=FILE, of these formats: {', '.join(_REPORTS)}"
+            f"{text} is not FORMAT=FILE, of these formats: {', '.join(REPORTS)}"
         )
     return ReportFile(format, path)
 

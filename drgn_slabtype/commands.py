@@ -28,6 +28,7 @@ from .command import (
     option,
     report_file,
     seconds,
+    word32,
 )
 from .pagecommands import PAGE_COMMANDS
 from .questions import QUESTIONS
@@ -208,7 +209,7 @@ COMMANDS = (
                 action="append",
                 default=[],
                 metavar="NAME",
-                help="check only this slab cache; may be given more than once",
+                help="check only this slab cache, or those that fit a pattern; more than once, too",
             ),
             option(
                 "--html",
@@ -334,9 +335,9 @@ COMMANDS = (
         options=(
             option(
                 "value",
-                type="decimal_or_hexadecimal",
+                type=word32,
                 metavar="VALUE",
-                help="the word, as a decimal or hexadecimal number",
+                help="the word, of 32 bits, also as a negative number; " + NUMBERS,
             ),
             option("--layout", metavar="NAME", help="read it by this layout only"),
         ),

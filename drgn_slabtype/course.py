@@ -26,9 +26,10 @@ from .answers.kernellog import as_note, kernel_state
 from .answers.lookup import Lookup
 from .answers.signs import signed
 from .answers.what import named
+from .arguments import CacheName, platform_of
 from .codes import CATALOGUE
 from .confirm import Evidence
-from .errors import SlabTypeError, TargetError
+from .errors import ArgumentError, SlabTypeError
 from .findings import (
     CacheResult,
     Finding,
@@ -90,7 +91,7 @@ class Course:
 
     def finish(
         self,
-        caches: Sequence[str],
+        caches: Sequence[CacheName],
         addresses: Sequence[int],
         progress: Optional[Progress],
         evidence: Optional[Evidence],
@@ -114,7 +115,7 @@ class Course:
 
     def _run(
         self,
-        caches: Sequence[str],
+        caches: Sequence[CacheName],
         addresses: Sequence[int],
         progress: Optional[Progress],
         evidence: Optional[Evidence],
@@ -159,7 +160,7 @@ class Course:
     def _judge(
         self,
         seen: Lookup,
-        caches: Sequence[str],
+        caches: Sequence[CacheName],
         addresses: Sequence[int],
         progress: Optional[Progress],
     ) -> None:
@@ -296,20 +297,21 @@ def _shelf(finding: Finding) -> str:
 
 def _target(machine: Machine) -> Target:
     kind = "live" if _moves(machine) else "core"
+    platform = platform_of(machine.prog)
     release = escape_ascii_string(machine.prog["UTS_RELEASE"].string_(), escape_backslash=True)
-    assert machine.prog.platform is not None
-    return Target(kind, None, release, machine.prog.platform.arch.name)
+    return Target(kind, None, release, platform.arch.name)
 
 
-def _scopes(seen: Lookup, names: Sequence[str], addresses: Sequence[int]) -> List[Scope]:
+def _scopes(seen: Lookup, names: Sequence[CacheName], addresses: Sequence[int]) -> List[Scope]:
     # What to read for an answer about some caches or slabs alone; nothing if
     # that is the whole machine.
     if names and addresses:
         return []
     if names:
         known = seen.listed
-        numbers = [number for number, name in enumerate(known.names) if name in names]
-        if set(names) - {known.names[number] for number in numbers}:
+        try:
+            numbers = sorted({number for name in names for number in seen.among(known, name)})
+        except ArgumentError:
             return []
         return [Scope(caches=tuple(known.addresses[numbers].tolist()))]
     slabs = [seen.at(address) or seen.of_page(address) for address in addresses]
@@ -356,20 +358,17 @@ def _count_pages(readings: Sequence[Reading]) -> Totals:
     return totals
 
 
-def _wanted(seen: Lookup, names: Sequence[str], addresses: Sequence[int]) -> List[int]:
+def _wanted(seen: Lookup, names: Sequence[CacheName], addresses: Sequence[int]) -> List[int]:
     known = seen.caches.names
     if not names and not addresses:
         return list(range(len(known)))
     wanted: Set[int] = set()
     for name in names:
-        numbers = [number for number, found in enumerate(known) if found == name]
-        if not numbers:
-            raise TargetError(f"there is no slab cache named {name}")
-        wanted.update(numbers)
+        wanted.update(seen.numbers(name))
     for address in addresses:
         slab = seen.widely_at(address) or seen.widely(address)
         if slab is None or slab.number < 0:
-            raise TargetError(f"{named(address)} is neither a slab nor an address inside one")
+            raise ArgumentError(f"{named(address)} is neither a slab nor an address inside one")
         wanted.add(slab.number)
     return sorted(wanted)
 

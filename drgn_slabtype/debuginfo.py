@@ -15,6 +15,7 @@ import drgn
 from drgn import FaultError, Program
 from drgn.helpers.common.format import escape_ascii_string
 
+from .arguments import program_of
 from .btf import load_btf
 from .errors import TargetError
 from .files.elf import ET_REL, ElfFile
@@ -143,9 +144,15 @@ def ensure_types(prog: Program) -> None:
 
     Does nothing if there is debug info.
 
+    >>> ensure_types(prog)
+    >>> prog.type("struct slab").size
+    64
+
     :param prog: A Linux kernel, whoever opened it.
+    :raises ArgumentError: if *prog* is no program.
     :raises TargetError: if there is neither; its message is one line.
     """
+    program_of(prog)
     try:
         prog.type("struct page")
     except LookupError:

@@ -16,18 +16,20 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
 from drgn import Program
 
 from .answers.stacks import stacks
+from .arguments import path_of, require
 from .check import check
-from .errors import TargetError
+from .errors import ArgumentError, TargetError
 from .findings import Report
 from .pages.census import census
-from .shapes import Bytes, Listing
+from .records import Listing, Record
+from .shapes import Bytes
 
 _IDENTITY = ("code", "cache", "node", "cpu", "slab", "object", "place", "address")
 _Key = Tuple[Any, ...]
 
 
 @dataclass(frozen=True)
-class CacheGrowth:
+class CacheGrowth(Record):
     """How a cache changed; *before* is ``None`` if it is new, *after* if it is gone."""
 
     cache: str
@@ -45,7 +47,7 @@ class CacheGrowth:
 
 
 @dataclass(frozen=True)
-class StackGrowth:
+class StackGrowth(Record):
     """How many more objects a call trace has."""
 
     cache: str
@@ -63,7 +65,7 @@ class StackGrowth:
 
 
 @dataclass(frozen=True)
-class PageGrowth:
+class PageGrowth(Record):
     """How many more pages are of a type."""
 
     type: str
@@ -77,7 +79,7 @@ class PageGrowth:
 
 
 @dataclass(frozen=True)
-class Changed:
+class Changed(Record):
     """A finding that one of the two has, or both."""
 
     change: str
@@ -112,7 +114,7 @@ class Difference(Listing):
 
 
 @dataclass
-class Moment:
+class Moment(Record):
     """What is compared of one of the two."""
 
     release: Optional[str]
@@ -130,6 +132,7 @@ def moment(source: Union[Program, Report, Mapping[str, Any]]) -> Moment:
 
     :param source: A saved report is what ``check --format json`` wrote, as
         :func:`json.load` returns it.
+    :raises ArgumentError: if it is none of these.
     :raises TargetError: if a saved report is none.
     """
     if isinstance(source, Program):
@@ -144,6 +147,10 @@ def moment(source: Union[Program, Report, Mapping[str, Any]]) -> Moment:
         return found
     if isinstance(source, Report):
         return _of_report(source)
+    if not isinstance(source, Mapping):
+        raise ArgumentError(
+            f"{source!r} is no drgn.Program, no report of a check, and no saved one"
+        )
     return _of_document(source)
 
 
@@ -181,8 +188,10 @@ def _of_document(saved: Mapping[str, Any]) -> Moment:
                 if one["because"] is None
             },
         )
-    except (KeyError, TypeError, ValueError) as error:
-        raise TargetError(f"this is no report of check --format json: {error!r}") from None
+    except KeyError as error:
+        raise TargetError(f"this is no report of check --format json: no {error}") from None
+    except (TypeError, ValueError) as error:
+        raise TargetError(f"this is no report of check --format json: {error}") from None
 
 
 def diff(
@@ -192,7 +201,8 @@ def diff(
     """
     Return what changed from one moment of a kernel to another.
 
-    >>> for cache in diff(before, after).caches[:5]:
+    >>> before = check(prog)
+    >>> for cache in diff(before, prog)[:5]:
     ...     print(cache.cache, cache.growth, cache.bytes)
 
     :param before: A program, the report of a check, or a saved one.
@@ -206,8 +216,16 @@ def compare(before: Moment, after: Moment) -> Difference:
     """
     Return what changed.
 
+    >>> before, after = (open_moment("vmcore.xz", []) for _ in range(2))
+    >>> len(compare(before, after))
+    0
+
+    :param before: What :func:`open_moment` returned of the earlier file.
+    :param after: Of the later one.
     :raises TargetError: if the two are of different kernels.
     """
+    require("before", before, Moment)
+    require("after", after, Moment)
     if before.release and after.release and before.release != after.release:
         raise TargetError(f"two kernels: {before.release} and {after.release}")
     found = Difference(_caches(before, after))
@@ -267,9 +285,16 @@ def open_moment(path: str, symbols: List[str]) -> Moment:
     """
     Return what is compared of a file: a dump, a capture or a saved report.
 
+    >>> moment = open_moment("vmcore.xz", [])
+    >>> len(compare(moment, moment))
+    0
+
     :param symbols: Files with debug info, for a dump.
+    :param path: A dump, a capture, or what ``check --format json`` wrote.
+    :raises ArgumentError: if *path* is no path.
     :raises TargetError: if it is none of these.
     """
+    path = path_of("path", path)
     from .target import TargetOptions, open_target
 
     try:
@@ -278,6 +303,8 @@ def open_moment(path: str, symbols: List[str]) -> Moment:
         if is_report:
             with open(path, encoding="utf-8") as text:
                 return moment(json.load(text))
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise TargetError(f"{path}: {error.strerror}") from None
+    except ValueError as error:
         raise TargetError(f"{path}: {error}") from None
     return moment(open_target(TargetOptions(core=path, symbols=symbols)))

@@ -16,6 +16,7 @@ from typing import Annotated, Dict, List, NamedTuple, Optional, Tuple
 
 from .codes import CATALOGUE, Measure
 from .particulars import Clue, SlabObject, Track
+from .records import Record
 from .shapes import HIDDEN, Address, Bytes, Key, Value, shown
 from .signature import Signature
 
@@ -53,13 +54,19 @@ class Stretch(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Finding:
+class Finding(Record):
     """
     One statement about the kernel, with everything known about its place.
 
     Addresses are integers here and ``"0x…"`` strings in JSON; unknown is ``None``.
     A member that is added is in every format.
+
+    >>> finding = Finding("freelist-cycle", "object 3 again", cache="dentry", index=3)
+    >>> finding.rule, finding.cache, finding.index
+    ('claim', 'dentry', 3)
     """
+
+    FIRST = "code message cache"
 
     code: str
     """What it says: one of the codes that ``explain`` tells of."""
@@ -108,8 +115,7 @@ class Finding:
     freelist astray, an array, a sheaf, the head of a list, a node's counter, a lock, or the
     bytes that are not what they must be."""
     activity: Annotated[Optional[str], HIDDEN] = None
-    """Which work would explain it, if that does not follow from the code: key into
-    :data:`~drgn_slabtype.machine.activities.ACTIVITIES`."""
+    """Which work of the kernel would explain it, if that does not follow from the code."""
     ranges: Tuple[Damaged, ...] = ()
     """All of an object's bytes that are not what debugging promises; the first begins
     at :attr:`address`, and :attr:`expected` and :attr:`found` are its own."""
@@ -201,7 +207,7 @@ class Outcome(enum.Enum):
 
 
 @dataclass
-class CacheResult:
+class CacheResult(Record):
     """What was counted in one slab cache."""
 
     name: str
@@ -243,7 +249,7 @@ class CacheResult:
 
 
 @dataclass
-class Target:
+class Target(Record):
     """What was read."""
 
     kind: str
@@ -260,7 +266,7 @@ UNKNOWN = "unknown"
 
 
 @dataclass
-class LayoutSummary:
+class LayoutSummary(Record):
     """
     How the kernel lays out its slab bookkeeping, and how that is known.
 
@@ -276,7 +282,7 @@ class LayoutSummary:
 
 
 @dataclass
-class Totals:
+class Totals(Record):
     """Sums over the whole target, in pages and objects, and what the check cost."""
 
     pages: int = 0
@@ -317,7 +323,7 @@ class Totals:
 
 
 @dataclass
-class Share:
+class Share(Record):
     """How much of something was decided."""
 
     decided: int = 0
@@ -333,7 +339,7 @@ class Share:
 
 
 @dataclass
-class Decided:
+class Decided(Record):
     """
     What is decided: confirmed, or nothing speaks against it.
 
@@ -359,7 +365,7 @@ DECIDED = 0.99
 
 
 @dataclass(frozen=True)
-class KernelReport:
+class KernelReport(Record):
     """One report of damage in the kernel's log."""
 
     seconds: Optional[float]
@@ -382,7 +388,7 @@ class KernelReport:
 
 
 @dataclass(frozen=True)
-class KernelState:
+class KernelState(Record):
     """What the kernel says of itself."""
 
     tainted: Tuple[str, ...] = ()
@@ -405,8 +411,20 @@ class Likeness(NamedTuple):
 
 
 @dataclass
-class Report:
-    """Everything one run of :func:`drgn_slabtype.check` has to say."""
+class Report(Record):
+    """
+    Everything one run of :func:`drgn_slabtype.check` has to say.
+
+    >>> report = check(prog)
+    >>> isinstance(report, Report)
+    True
+    >>> report.outcome.value, report.exit_status, len(report.findings)
+    ('consistent', 0, 0)
+    >>> report.totals.slabs, report.totals.in_use
+    (2775, 26184)
+    """
+
+    FIRST = "outcome exit_status findings"
 
     target: Target
     """What was read."""

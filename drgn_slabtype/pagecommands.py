@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Tuple
 
-from .command import NUMBERS, Command, address, option, resolved, spelled
+from .command import NUMBERS, Command, address, count, numeral, option, resolved, spelled
 
 if TYPE_CHECKING:
     from drgn import Program
@@ -24,10 +24,13 @@ _MAP_CELLS = 1024  # in a terminal
 
 
 def _pages(prog: Program, args: argparse.Namespace) -> Census:
+    from .errors import TargetError
     from .pages.census import Selection, census
     from .pages.kpageflags import write_kernel_files
     from .report.output import check_writable, colours, progress
 
+    if args.most is not None and not args.list:
+        raise TargetError("-n N says how much of --list is told: there is no --list")
     for path in (args.kpageflags, args.kpagecount):
         check_writable(path)
     select = Selection(args.type, args.flag, args.node, args.pfn)
@@ -38,6 +41,7 @@ def _pages(prog: Program, args: argparse.Namespace) -> Census:
             select=select,
             flags=args.flags,
             runs=args.list,
+            most=args.most,
             cells=_MAP_CELLS if args.map else 0,
             colour=colours(args.output),
         )
@@ -49,15 +53,15 @@ def pfn_range(text: str) -> Tuple[int, int]:
     """
     Return the range [start, end) of page frame numbers that a text means.
 
-    :param text: ``FIRST-LAST``, ``FIRST+COUNT`` or a single number, decimal or ``0x…``.
+    :param text: ``FIRST-LAST``, ``FIRST+COUNT`` or a single number, read as all numbers are.
     :raises ValueError: if it is none of these.
     """
     first, dash, last = text.partition("-")
-    start, plus, count = text.partition("+")
+    start, plus, size = text.partition("+")
     if dash:
-        bounds = int(first, 0), int(last, 0) + 1
+        bounds = numeral(first), numeral(last) + 1
     else:
-        bounds = int(start, 0), int(start, 0) + (int(count, 0) if plus else 1)
+        bounds = numeral(start), numeral(start) + (numeral(size) if plus else 1)
     if not 0 <= bounds[0] < bounds[1]:
         raise ValueError(f"{text} is no range of page frames")
     return bounds
@@ -71,6 +75,7 @@ def _pages_code(args: argparse.Namespace) -> str:
     wanted = [f"select=Selection({select})"] if select else []
     wanted += ["flags=True"] if args.flags else []
     wanted += ["runs=True"] if args.list else []
+    wanted += [] if args.most is None else [f"most={args.most}"]
     wanted += [f"cells={_MAP_CELLS}"] if args.map else []
     files = args.kpageflags, args.kpagecount
     names = ["Selection"] if select else []
@@ -150,9 +155,13 @@ PAGE_COMMANDS = (
                 "--pfn",
                 type=pfn_range,
                 metavar="FIRST-LAST",
-                help="only these page frames; FIRST+COUNT and a single number will do too",
+                help="only these page frames; FIRST+COUNT and a single number will do too; "
+                + NUMBERS,
             ),
             option("-l", "--list", action="store_true", help="list neighbouring pages of a kind"),
+            option(
+                "-n", dest="most", type=count, metavar="N", help="list no more than N such ranges"
+            ),
             option(
                 "--flags", action="store_true", help="count by flags too, in rows as of page-types"
             ),

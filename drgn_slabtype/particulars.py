@@ -12,11 +12,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple, Optional, Tuple
 
+from .records import Record
 from .shapes import Address, Hex
 
 
 @dataclass(frozen=True)
-class SlabObject:
+class SlabObject(Record):
     """One object of a slab cache."""
 
     address: Address

@@ -11,9 +11,11 @@ its users and imports nothing but drgn's command interface.
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any, Sequence
+from typing import TYPE_CHECKING, Any, List, Mapping, Sequence
 
+from .command import Named, Span
 from .commands import COMMANDS, Command, answer
+from .habits import CRASH, of_crash
 
 if TYPE_CHECKING:
     from drgn import Program
@@ -42,7 +44,10 @@ def _register(spec: Command, name: str) -> None:
         if {"-h", "--help"} & set(words):
             print(parser.format_help(), end="")
             return None
-        return _run(prog, parser.parse_args(words))
+        args = parser.parse_args(words)
+        for given, value in vars(args).items():
+            setattr(args, given, _variables(value, kwargs.get("globals", {})))
+        return _run(prog, args)
 
     def _run(prog: Program, args: argparse.Namespace) -> Any:
         from .errors import SlabTypeError
@@ -76,6 +81,93 @@ def _register(spec: Command, name: str) -> None:
     )(run)
 
 
+def _variables(given: Any, names: Mapping[str, Any]) -> Any:
+    # An argument in which the name of a variable of the prompt is the address that it holds.
+    if isinstance(given, Span):
+        return given._replace(start=_variables(given.start, names))
+    if isinstance(given, list):
+        return [_variables(one, names) for one in given]
+    if not isinstance(given, Named) or given.symbol not in names:
+        return given
+    from .arguments import word_of
+    from .errors import ArgumentError
+
+    try:
+        return word_of(names[given.symbol]) + given.offset
+    except ArgumentError:
+        # A function, a module: what is meant is a symbol.
+        return given
+
+
+def _register_help() -> None:
+    from drgn.commands import CommandError, argument, parse_shell_command
+    from drgn.commands.linux import linux_kernel_custom_command
+
+    def run(prog: Program, name: str, words: Sequence[str], **kwargs: Any) -> Any:
+        parser = kwargs["parser"]
+        if {"-h", "--help"} & set(words):
+            print(parser.format_help(), end="")
+            return None
+        told = _listed(words)
+        if not told:
+            raise CommandError(f"no command here begins with {' '.join(words)}")
+        print("\n".join(told))
+        return None
+
+    linux_kernel_custom_command(
+        name="slabhelp",
+        description="list the commands of drgn-slabtype, or what stands for one of crash",
+        long_description="list the commands of drgn-slabtype, or what stands for one of crash",
+        arguments=(
+            argument(
+                "word",
+                nargs="*",
+                metavar="PREFIX",
+                help="those whose names begin so; or a command of crash: kmem -s dentry",
+            ),
+            argument("-h", "--help", action="store_true", help="show this help"),
+        ),
+        parse=parse_shell_command,
+    )(run)
+
+
+def _listed(words: Sequence[str]) -> List[str]:
+    # A line for each command that words mean.
+    prompts = {spec.name: spec.prompt for spec in COMMANDS if spec.prompt is not None}
+    meant = of_crash(words)
+    if meant is not None:
+        return [f"%{meant.spelled(prompts[meant.name])}"]
+    start = words[0].lstrip("%") if words else ""
+    width = max(map(len, prompts.values()))
+    return [
+        f"%{spec.prompt:<{width}}  {spec.description}"
+        for spec in COMMANDS
+        if spec.prompt is not None and (spec.prompt.startswith(start) or spec.name == start)
+    ]
+
+
+def _register_crash(word: str) -> None:
+    # So that a habit leads on, where drgn has no command of that name.
+    from drgn.commands import DEFAULT_COMMAND_NAMESPACE, CommandError, parse_shell_command
+    from drgn.commands.linux import linux_kernel_custom_command
+
+    # If drgn calls it otherwise, it may have one.
+    if word in getattr(DEFAULT_COMMAND_NAMESPACE, "_commands", (word,)):
+        return
+
+    def run(prog: Program, name: str, words: Sequence[str], **kwargs: Any) -> Any:
+        told = _listed([word, *words]) if of_crash([word, *words]) else ["%slabhelp"]
+        raise CommandError(f'{word} is a command of crash: did you mean "{told[0]}"?')
+
+    linux_kernel_custom_command(
+        name=word,
+        description=f"tell what stands for {word} of crash",
+        long_description=f"tell what stands for {word} of crash",
+        arguments=(),
+        parse=parse_shell_command,
+    )(run)
+
+
 def _register_all() -> None:
     try:
         import drgn.commands.linux  # noqa: F401
@@ -85,6 +177,9 @@ def _register_all() -> None:
     for spec in COMMANDS:
         if spec.prompt is not None:
             _register(spec, spec.prompt)
+    _register_help()
+    for word in CRASH:
+        _register_crash(word)
 
 
 _register_all()

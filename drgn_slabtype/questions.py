@@ -22,7 +22,6 @@ from .command import (
     resolved,
     span,
     spelled,
-    word,
 )
 
 if TYPE_CHECKING:
@@ -42,11 +41,16 @@ if TYPE_CHECKING:
 def _objects(prog: Program, args: argparse.Namespace) -> Objects:
     from .answers.objects import objects
 
-    return objects(prog, args.cache, args.states)
+    return objects(prog, args.cache, args.states, most=args.most)
+
+
+def _most_code(args: argparse.Namespace) -> str:
+    return "" if args.most is None else f", most={args.most}"
 
 
 def _objects_code(args: argparse.Namespace) -> str:
     states = f", {args.states!r}" if args.states else ""
+    states += _most_code(args)
     return f"""\
 from drgn_slabtype import objects
 
@@ -67,6 +71,7 @@ def _slabs(prog: Program, args: argparse.Namespace) -> SlabsAnswer:
         cpu=args.cpu,
         node=args.node,
         slab=slab,
+        most=args.most,
     )
 
 
@@ -78,6 +83,7 @@ def _slabs_code(args: argparse.Namespace) -> str:
     )
     if args.slab is not None:
         options += f", slab={spelled(args.slab)}"
+    options += _most_code(args)
     return f"""\
 from drgn_slabtype import slabs
 
@@ -213,17 +219,19 @@ for stack in stacks(prog{names}{freed}, most={args.most}).stacks:
 def _owners(prog: Program, args: argparse.Namespace) -> OwnersAnswer:
     from .answers.owners import owners
 
-    return owners(prog, args.cache)
+    return owners(prog, args.cache, most=args.most)
 
 
 def _owners_code(args: argparse.Namespace) -> str:
     return f"""\
 from drgn_slabtype import owners
 
-for owner in owners(prog, {args.cache!r}).owners:
+for owner in owners(prog, {args.cache!r}{_most_code(args)}).owners:
     print(owner.objects, owner.path)
 """
 
+
+_MOST = option("-n", dest="most", type=count, metavar="N", help="show no more than N")
 
 QUESTIONS = (
     Command(
@@ -252,6 +260,7 @@ QUESTIONS = (
                     ),
                 )
             ),
+            _MOST,
         ),
         drgn=_objects_code,
         status=incomplete,
@@ -271,8 +280,10 @@ QUESTIONS = (
                 "--slab",
                 type=address,
                 metavar="ADDRESS",
-                help="only this one, or the one with this address in it, with all of its objects",
+                help="only this one, or the one with this address in it, with all of its objects; "
+                + NUMBERS,
             ),
+            _MOST,
         ),
         drgn=_slabs_code,
         status=lambda answer: (
@@ -314,7 +325,7 @@ QUESTIONS = (
         _what,
         prompt="slabwhat",
         options=(
-            option("word", type=word, metavar="WORD", help="64 bits, hexadecimal; or a symbol"),
+            option("word", type=address, metavar="WORD", help="64 bits; or a symbol; " + NUMBERS),
             option(
                 "--at",
                 type=address,
@@ -350,7 +361,7 @@ QUESTIONS = (
         "count the objects of a cache by memory cgroup, node and CPU",
         _owners,
         prompt="slabowners",
-        options=(option("cache", metavar="CACHE", help="name of the slab cache"),),
+        options=(option("cache", metavar="CACHE", help="name of the slab cache"), _MOST),
         drgn=_owners_code,
     ),
     Command(

@@ -15,8 +15,6 @@ from typing import (
     Annotated,
     Any,
     Callable,
-    ClassVar,
-    Iterator,
     List,
     NamedTuple,
     Optional,
@@ -63,30 +61,6 @@ class Key(NamedTuple):
     """``None`` means that nobody asked for it: there is no key then."""
     hidden: bool = False
     """It tells those who present the record something, not those who read it."""
-
-
-class Listing:
-    """
-    An answer that is mostly a list of records: it can be indexed, sliced and iterated.
-
-    >>> [cache.name for cache in caches(prog)[:3]]
-    ['dentry', 'inode_cache', 'kmalloc-1k']
-    """
-
-    LISTED: ClassVar[str]
-    """Member that has the records."""
-
-    def __len__(self) -> int:
-        return len(getattr(self, self.LISTED))
-
-    def __bool__(self) -> bool:
-        return True
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(getattr(self, self.LISTED))
-
-    def __getitem__(self, which: Union[int, slice]) -> Any:
-        return getattr(self, self.LISTED)[which]
 
 
 HIDDEN = Key(hidden=True)

@@ -16,12 +16,13 @@ import os
 import socket
 import struct
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Callable, Optional, Sequence, Tuple
 
 import drgn
 from drgn import Program, ProgramFlags
 
+from .arguments import path_of, require
 from .codes import SIZE
 from .debuginfo import (
     ensure_types,
@@ -31,7 +32,7 @@ from .debuginfo import (
     reason_of,
     release_of,
 )
-from .errors import TargetError
+from .errors import ArgumentError, TargetError
 from .files.elf import ET_CORE, ElfFile
 from .files.hidden import hide_impossible
 from .files.kdump import KdumpError, KdumpFile, Lost, is_kdump, missing_platform
@@ -62,7 +63,13 @@ _COMPRESSED = {
 
 @dataclass(frozen=True)
 class TargetOptions:
-    """What to open, as the options of drgn's own command line spell it."""
+    """
+    What to open, as the options of drgn's own command line spell it.
+
+    >>> options = TargetOptions(core="vmcore.xz", symbols=["vmlinux"])
+    >>> options.core, options.kernel
+    ('vmcore.xz', False)
+    """
 
     kernel: bool = False
     """``-k``: the running kernel; also meant when nothing else is given."""
@@ -88,8 +95,19 @@ def open_target(options: TargetOptions) -> Program:
     """
     Open a kernel and load its debug info, or else what it says of itself.
 
+    >>> prog = open_target(TargetOptions(core="vmcore.xz"))
+    >>> check(prog).exit_status
+    0
+
+    :param options: What to open, and with which debug info.
+    :raises ArgumentError: if the options name two targets, or no architecture of drgn's.
     :raises TargetError: if that is not possible; its message is one line.
     """
+    require("options", options, TargetOptions)
+    if [options.kernel, options.core is not None, options.qemu is not None].count(True) > 1:
+        raise ArgumentError("kernel, core and qemu are three targets: name one")
+    if options.core is not None:
+        options = replace(options, core=path_of("core", options.core))
     if options.core is not None:
         from .capture import is_capture, open_capture
 
@@ -163,7 +181,10 @@ def _program(options: TargetOptions) -> Program:
         try:
             platform = drgn.Platform(drgn.Architecture[options.architecture.upper()])
         except KeyError:
-            raise TargetError(f"unknown architecture {options.architecture}") from None
+            known = ", ".join(one.name.lower() for one in drgn.Architecture)
+            raise ArgumentError(
+                f"unknown architecture {options.architecture}; there are {known}"
+            ) from None
     elif options.core is not None:
         platform = missing_platform(options.core)
     if options.vmcoreinfo is not None:

@@ -14,10 +14,23 @@ import datetime
 import itertools
 import time
 from dataclasses import dataclass, field
-from typing import Annotated, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import (
+    Annotated,
+    Any,
+    Callable,
+    Dict,
+    Iterator,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+)
 
-from drgn import FaultError, Program
+from drgn import FaultError, IntegerLike, Program
 
+from .arguments import CacheLike, at_least, program_of, seconds_of
 from .capture import write_capture
 from .check import check
 from .confirm import Evidence
@@ -26,6 +39,7 @@ from .findings import Finding, Outcome, Report
 from .machine import machine
 from .machine.gone import gone
 from .pages.scan import Progress
+from .records import Record
 from .shapes import Key, Value
 from .signals import TIME, reason_of
 
@@ -36,7 +50,7 @@ _Key = Tuple[Value, ...]
 
 
 @dataclass
-class Round:
+class Round(Record):
     """One check of several."""
 
     number: Annotated[int, Key("round")]
@@ -71,8 +85,8 @@ class Round:
 def watch(
     prog: Program,
     *,
-    caches: Sequence[str] = (),
-    addresses: Sequence[int] = (),
+    caches: Union[CacheLike, Sequence[CacheLike]] = (),
+    addresses: Union[IntegerLike, Sequence[IntegerLike]] = (),
     pause: float = PAUSE,
     rounds: Optional[int] = None,
     until_finding: bool = False,
@@ -83,15 +97,16 @@ def watch(
     """
     Check a kernel again and again.
 
-    >>> for round in watch(prog, pause=10, until_finding=True):
-    ...     print(round.number, round.report.outcome.value, len(round.new))
-    1 consistent 0
-    2 inconsistent 1
-
     It ends by itself after a number of rounds, with the first finding, when the
     time is up, on Ctrl-C, or when the target goes away; the last two and the
     time show in the last report, which is then
-    :attr:`~drgn_slabtype.findings.Report.interrupted`. The report of a target
+
+    >>> for round in watch(prog, pause=0, rounds=2, until_finding=True):
+    ...     print(round.number, round.report.outcome.value, len(round.new))
+    1 consistent 0
+    2 consistent 0
+
+    :attr:`Report.interrupted`. The report of a target
     that does not change is the same in every round.
 
     :param caches: As for :func:`~drgn_slabtype.check`.
@@ -103,10 +118,28 @@ def watch(
         need be; looked at before every read of memory.
     :param capture: File to write a capture to at the first finding.
     :param progress: Called as work goes on, in every round.
-    :return: Iterator of :class:`Round`.
-    :raises LayoutError: as :func:`~drgn_slabtype.check`, and so do
-        ``TargetError`` and ``UnsupportedError``.
+    :return: Iterator of rounds: ``number``, ``time``, ``report``, and its findings as
+        ``new``, ``still`` and ``gone``.
+    :raises ArgumentError: if a number is too small; else as :func:`~drgn_slabtype.check`,
+        with the first round.
     """
+    program_of(prog)
+    at_least("rounds", rounds, 1)
+    seconds_of("pause", pause)
+    seconds_of("max_time", max_time)
+    asked = {"caches": caches, "addresses": addresses, "progress": progress}
+    return _rounds(prog, asked, pause, rounds, until_finding, max_time, capture)
+
+
+def _rounds(
+    prog: Program,
+    asked: Mapping[str, Any],
+    pause: float,
+    rounds: Optional[int],
+    until_finding: bool,
+    max_time: Optional[float],
+    capture: Optional[str],
+) -> Iterator[Round]:
     deadline = None if max_time is None else time.monotonic() + max_time
     kernel, known, evidence = machine(prog), _Known(), Evidence()
     found: Optional[Round] = None
@@ -117,13 +150,7 @@ def watch(
             if kernel.is_live:
                 kernel.look_again()
             with kernel.memory.until(deadline):
-                report = check(
-                    prog,
-                    caches=caches,
-                    addresses=addresses,
-                    progress=progress,
-                    evidence=evidence,
-                )
+                report = check(prog, **asked, evidence=evidence)
                 found = known.round(number, began, report)
                 if capture is not None and found.new and not report.interrupted:
                     found.capture = save(prog, capture, report)

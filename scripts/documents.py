@@ -127,6 +127,7 @@ DOCUMENTS: Sequence[Document] = (
             "cache": (_CACHE, "The cache."),
             "unavailable": (List[str], "What could not be read, and so may hide some."),
             "count": (int, "How many objects there are in the list."),
+            "found": (Optional[int], "How many there are, those included that are not told."),
             "objects": (List[SlabObject], "All of them, or those in the state asked for."),
         },
     ),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Optional, Tuple
 
 from ..findings import Stretch
+from ..records import Record
 from ..shapes import Address, Hex
 from .states import SlabObject
 from .tracks import Track
@@ -16,7 +17,7 @@ NOTHING = "nothing that is known"
 
 
 @dataclass(frozen=True)
-class Meaning:
+class Meaning(Record):
     """One thing that a word can be."""
 
     kind: str
@@ -57,7 +58,7 @@ class ObjectWord(NamedTuple):
 
 
 @dataclass(frozen=True)
-class AddressInfo:
+class AddressInfo(Record):
     """What is known about one address; what does not apply is ``None`` or empty."""
 
     address: Address

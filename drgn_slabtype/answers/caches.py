@@ -28,11 +28,13 @@ import numpy as np
 from drgn import Program
 
 from ..allocators.caches import Caches
+from ..arguments import CacheLike, at_least, one_of
 from ..ledger import I64, Bools, Ledger, ListKind, State
 from ..machine import machine
 from ..machine.kfence import kfence_pool
 from ..pages.scan import Progress
-from ..shapes import HIDDEN, Address, Listing, shown
+from ..records import Listing, Record
+from ..shapes import HIDDEN, Address, shown
 from .aliases import cache_aliases
 from .counts import count_objects
 from .guarded import guarded_objects
@@ -70,7 +72,7 @@ class SlabInfo(NamedTuple):
 
 
 @dataclass
-class NodeUsage:
+class NodeUsage(Record):
     """What one NUMA node has of a cache."""
 
     node: int
@@ -88,7 +90,7 @@ class NodeUsage:
 
 
 @dataclass
-class CpuUsage:
+class CpuUsage(Record):
     """What one CPU keeps of a cache."""
 
     cpu: int
@@ -100,8 +102,10 @@ class CpuUsage:
 
 
 @dataclass
-class CacheUsage:
+class CacheUsage(Record):
     """One cache; counts are objects or slabs, memory is in bytes."""
+
+    FIRST = "name address in_use objects slabs memory object_size"
 
     name: str
     """Name of the ``struct kmem_cache``, escaped."""
@@ -206,10 +210,13 @@ _SORTS: Mapping[str, Callable[[CacheUsage], Tuple[float, str]]] = {
     "occupancy": lambda cache: (2 if cache.occupancy is None else cache.occupancy, cache.name),
 }
 
+SORTS = tuple(_SORTS)
+"""What caches can be sorted by."""
+
 
 def caches(
     prog: Program,
-    *wanted: str,
+    *wanted: CacheLike,
     sort: str = "memory",
     per_node: bool = False,
     per_cpu: bool = False,
@@ -220,17 +227,26 @@ def caches(
     """
     Return what every slab cache holds.
 
-    :param wanted: Names, names of caches merged into others, and patterns as of
-        file names; all caches if there are none.
+    >>> for cache in caches(prog, "kmalloc-*", sort="in-use")[:3]:
+    ...     print(cache.name, cache.in_use, cache.objects, cache.memory)
+    kmalloc-32 1332 1488 49152
+    kmalloc-64 653 768 49152
+    kmalloc-rcl-96 453 1088 139264
+
+    :param wanted: Names, names of caches merged into others, patterns as of file names,
+        ``struct kmem_cache *``; all caches if there are none.
     :param sort: ``name``, or a number, largest first; by ``occupancy`` the
         emptiest first.
     :param per_node: Whether to tell the NUMA nodes apart.
     :param per_cpu: Whether to tell what each CPU keeps.
     :param aliases: Whether to look for the names of merged caches.
     :param most: Tell no more than so many; the sums are of all.
+    :param progress: Called as work goes on: with what is done, how far it is, and how far it goes.
     :raises LayoutError: if the kernel's layout is not understood.
-    :raises TargetError: if there is no cache of a name.
+    :raises ArgumentError: if there is no such cache, or nothing to sort by of that name.
     """
+    one_of("number to sort by", sort, SORTS)
+    at_least("most", most)
     kernel = machine(prog)
     reading = lookup(kernel, progress)
     whole = reading.whole
@@ -420,7 +436,3 @@ def _sums(counts: List[Dict[str, int]]) -> Dict[str, int]:
         for name, count in of_one.items():
             sums[name] = sums.get(name, 0) + count
     return sums
-
-
-SORTS = tuple(_SORTS)
-"""What caches can be sorted by."""

@@ -5,8 +5,11 @@ from __future__ import annotations
 
 from typing import Annotated, List, NamedTuple, Optional, Tuple
 
-from ..errors import LayoutError, UnsupportedError
+from drgn import IntegerLike
+
+from ..arguments import one_of, word32_of
 from ..pagetype.encoding import ENCODINGS
+from ..records import Rows, line
 from ..shapes import HIDDEN, Word
 
 
@@ -28,22 +31,26 @@ class Decoded(NamedTuple):
     meaning: str
     """The same for people."""
 
+    def __repr__(self) -> str:
+        return line(self)
 
-def decode(word: int, layout: Optional[str] = None) -> List[Decoded]:
+
+def decode(word: IntegerLike, layout: Optional[str] = None) -> List[Decoded]:
     """
     Return what a page_type word says.
 
+    >>> [one] = decode(0xffeffffa, "rfc-v3")
+    >>> one.types, one.active, one.meaning
+    (('slab',), 5, 'slab; active 5')
+
     :param word: 32 bits, signed as VMCOREINFO has them or unsigned.
     :param layout: Name of a layout; every known one if ``None``.
-    :raises LayoutError: if there is no layout of that name.
-    :raises UnsupportedError: if *word* has more than 32 bits.
+    :raises ArgumentError: if there is no layout of that name, or *word* has more than 32 bits.
     """
-    if not -(1 << 31) <= word < 1 << 32:
-        raise UnsupportedError(f"{word:#x} is not a 32-bit word")
-    if layout is not None and layout not in ENCODINGS:
-        raise LayoutError(f"unknown layout {layout}; known are {', '.join(ENCODINGS)}")
-    word &= 0xFFFFFFFF
-    decoded = []
+    word = word32_of(word)
+    if layout is not None:
+        one_of("layout", layout, ENCODINGS)
+    decoded = Rows()
     for name in ENCODINGS if layout is None else [layout]:
         encoding = ENCODINGS[name]
         types = encoding.types_of(word)

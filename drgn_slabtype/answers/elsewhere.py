@@ -11,12 +11,18 @@ from typing import List, Optional, Tuple
 import numpy as np
 from drgn import FaultError, Object, ObjectAbsentError, cast
 from drgn.helpers.common.memory import identify_address
-from drgn.helpers.linux.mm import compound_order, in_direct_map, page_to_pfn, virt_to_page
+from drgn.helpers.linux.mm import (
+    compound_head,
+    compound_order,
+    in_direct_map,
+    page_to_pfn,
+    virt_to_page,
+)
 
 from ..allocators.caches import read_caches
 from ..machine import Machine
 from ..machine.tasks import TaskList, spell_task
-from ..pages.predicates import compound_head, page_types
+from ..pages.predicates import page_types
 from ..pages.scan import page_ranges
 from .address import NOT_KERNEL, NOTHING, AddressInfo
 

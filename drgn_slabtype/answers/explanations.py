@@ -9,11 +9,12 @@ from fnmatch import fnmatchcase
 from typing import List, Optional, Tuple
 
 from ..codes import CATALOGUE, Commit, Measure
-from ..errors import UnsupportedError
+from ..errors import ArgumentError
+from ..records import Record, Rows
 
 
 @dataclass(frozen=True)
-class Explanation:
+class Explanation(Record):
     """All that is said of one code."""
 
     code: str
@@ -43,16 +44,15 @@ def explain(*codes: str) -> List[Explanation]:
     """
     Return what codes mean, in the order of the catalogue.
 
-    >>> from drgn_slabtype import explain
     >>> explain("freelist-cycle")[0].causes
     ('a double free',)
 
     :param codes: Codes, patterns (``freelist-*``) and families of rules (``claim``); all
         codes if there are none.
-    :raises UnsupportedError: if there is no such code; it names those that are near.
+    :raises ArgumentError: if there is no such code; it names those that are near.
     """
-    wanted = [name for one in codes for name in _meant(one)]
-    return [_explained(name) for name in CATALOGUE if not codes or name in wanted]
+    wanted = [name for one in codes for name in _meant(str(one))]
+    return Rows(_explained(name) for name in CATALOGUE if not codes or name in wanted)
 
 
 def _meant(asked: str) -> List[str]:
@@ -62,7 +62,7 @@ def _meant(asked: str) -> List[str]:
     if not found:
         near = get_close_matches(asked, CATALOGUE, 3)
         hint = f"did you mean {' or '.join(near)}?" if near else "all of them: explain"
-        raise UnsupportedError(f"there is no code {asked}; {hint}")
+        raise ArgumentError(f"there is no code {asked}; {hint}")
     return found
 
 

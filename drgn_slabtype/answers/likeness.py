@@ -11,15 +11,17 @@ words: objects with the same ones are of one kind.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import List, Optional, Tuple, Union
+from typing import List, Optional, Tuple
 
 import numpy as np
-from drgn import Object, Program
+from drgn import Program
 
+from ..arguments import CacheLike, at_least
 from ..ledger import U64, Bools
 from ..machine import Machine, has_contents, machine
 from ..machine.symbols import CodeNames
-from ..shapes import Address, Bytes, Listing
+from ..records import Listing, Record
+from ..shapes import Address, Bytes
 from .lookup import lookup
 from .states import ObjectState, object_states
 
@@ -27,7 +29,7 @@ _WORDS = 8  # that are looked at, if nothing else is said
 
 
 @dataclass(frozen=True)
-class Word:
+class Word(Record):
     """A pointer to code or to a variable of the kernel."""
 
     offset: int
@@ -37,7 +39,7 @@ class Word:
 
 
 @dataclass(frozen=True)
-class Kind:
+class Kind(Record):
     """Objects that hold the same pointers in the same places."""
 
     count: int
@@ -70,7 +72,7 @@ class KindsAnswer(Listing):
 
 def kinds(
     prog: Program,
-    cache: Union[str, int, Object],
+    cache: CacheLike,
     words: int = _WORDS,
     *,
     most: Optional[int] = None,
@@ -78,14 +80,19 @@ def kinds(
     """
     Return the objects in use of a cache by the symbols that their first words lead to.
 
-    >>> for kind in kinds(prog, "kmalloc-64").kinds[:3]:
+    >>> answer = kinds(prog, "kmalloc-64")
+    >>> answer.objects, answer.unreadable
+    (653, 653)
+    >>> for kind in answer[:3]:
     ...     print(kind.count, [word.symbol for word in kind.words])
 
     :param cache: Its name, that of a cache merged into it, or ``struct kmem_cache *``.
     :param words: How many words of each object to look at.
     :param most: Tell no more than so many kinds.
-    :raises TargetError: if there is no such cache.
+    :raises ArgumentError: if there is no such cache, or a number is too small.
     """
+    at_least("words", words, 1)
+    at_least("most", most)
     kernel = machine(prog)
     reading = lookup(kernel)
     number = reading.number(cache)

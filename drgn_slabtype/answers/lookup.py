@@ -12,14 +12,14 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from functools import cached_property, partial
-from typing import Callable, List, NamedTuple, Optional, Union
+from typing import Callable, List, NamedTuple, Optional
 
 import numpy as np
-from drgn import Object
 
 from ..allocators.caches import Caches, read_caches, same_cache
 from ..allocators.whereabouts import find_slab
-from ..errors import TargetError
+from ..arguments import CacheLike, CacheName, cache_of
+from ..errors import ArgumentError
 from ..findings import Finding
 from ..index import SlabIndex, slabs_at
 from ..ledger import I64, U64, Ledger
@@ -221,39 +221,42 @@ class Lookup:
 
     # Caches --------------------------------------------------------------------
 
-    def number(self, cache: Union[str, int, Object]) -> int:
+    def number(self, cache: CacheLike) -> int:
         """
         Return the position of a cache in :attr:`caches`.
 
-        :param cache: Its name, that of one merged into it, or ``struct kmem_cache *``.
-        :raises TargetError: if there is none, or more than one.
+        :raises ArgumentError: if there is none, or more than one.
         """
-        caches = self.caches
-        if isinstance(cache, str):
-            found = self.numbers(cache)
-            if len(found) > 1:
-                names = ", ".join(self.caches.names[number] for number in found[:_NAMED])
-                more = ", …" if len(found) > _NAMED else ""
-                raise TargetError(f"{cache} means {len(found)} slab caches: {names}{more}")
-            return found[0]
-        address = cache.value_() if isinstance(cache, Object) else cache
-        at = np.flatnonzero(caches.addresses == np.uint64(address))
+        found = self.numbers(cache)
+        if len(found) > 1:
+            names = ", ".join(self.caches.names[number] for number in found[:_NAMED])
+            more = ", …" if len(found) > _NAMED else ""
+            raise ArgumentError(f"{cache} means {len(found)} slab caches: {names}{more}")
+        return found[0]
+
+    def numbers(self, cache: CacheLike) -> List[int]:
+        """
+        Return the positions of the caches that somebody means, at least one.
+
+        :param cache: A pattern, too.
+        :raises ArgumentError: if there is none.
+        """
+        wanted = cache_of(cache)
+        return self.among(self.caches, wanted)
+
+    def among(self, caches: Caches, wanted: CacheName) -> List[int]:
+        """
+        Return the same among some caches.
+
+        :param wanted: A name, a pattern or an address.
+        """
+        if isinstance(wanted, str):
+            aliases = partial(cache_aliases, self.machine)
+            return find_names(wanted, caches.names, caches.addresses.tolist(), aliases)
+        at = np.flatnonzero(caches.addresses == np.uint64(wanted))
         if not len(at):
-            raise TargetError(f"there is no slab cache at 0x{address:x}")
-        return int(at[0])
-
-    def numbers(self, pattern: str) -> List[int]:
-        """
-        Return the positions of the caches that a name or a pattern means.
-
-        :raises TargetError: if there is none.
-        """
-        return self.named(self.caches, pattern)
-
-    def named(self, caches: Caches, pattern: str) -> List[int]:
-        """Return the same among some caches."""
-        aliases = partial(cache_aliases, self.machine)
-        return find_names(pattern, caches.names, caches.addresses.tolist(), aliases)
+            raise ArgumentError(f"there is no slab cache at 0x{wanted:x}")
+        return [int(at[0])]
 
 
 def lookup(machine: Machine, progress: Optional[Progress] = None) -> Lookup:

@@ -7,7 +7,7 @@ import difflib
 import fnmatch
 from typing import Callable, List, Mapping, Optional, Sequence, Tuple
 
-from ..errors import TargetError
+from ..errors import ArgumentError
 
 _Aliases = Callable[[], Optional[Mapping[int, Tuple[str, ...]]]]
 
@@ -28,7 +28,7 @@ def find_names(
     :param addresses: ``struct kmem_cache *`` of each.
     :param aliases: Returns the names merged into each cache, by its address;
         called only if no name is *pattern*.
-    :raises TargetError: if there is none; says which are spelled much like it.
+    :raises ArgumentError: if there is none; says which are spelled much like it.
     """
     exact = [at for at, name in enumerate(names) if name == pattern]
     if exact:
@@ -40,7 +40,7 @@ def find_names(
         found = [at for at, own in enumerate(known) if fnmatch.filter(own, pattern)]
     if found:
         return found
-    raise TargetError(f"there is no slab cache named {pattern}{_suggestion(pattern, known)}")
+    raise ArgumentError(f"there is no slab cache named {pattern}{_suggestion(pattern, known)}")
 
 
 def _suggestion(pattern: str, known: Sequence[Tuple[str, ...]]) -> str:

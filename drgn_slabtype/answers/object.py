@@ -15,6 +15,7 @@ from typing import Iterator, List
 import numpy as np
 from drgn import IntegerLike, Program
 
+from ..arguments import at_least, word_of
 from ..findings import Stretch
 from ..ledger import Ledger, Walk
 from ..machine import has_contents, machine
@@ -25,7 +26,7 @@ from .extent import stretches
 from .lookup import Located, Lookup, lookup
 from .objectbytes import damaged_parts, lines, parts, words
 from .slots import slot
-from .what import meanings, word_of
+from .what import meanings
 
 
 def slab_object(
@@ -39,9 +40,9 @@ def slab_object(
     """
     Return what an address is.
 
-    >>> info = slab_object(prog, 0xffff888003a1c488)
+    >>> info = slab_object(prog, 0xffff8880008e2048)
     >>> info.cache, hex(info.object), info.offset, info.state, info.places
-    ('dentry', '0xffff888003a1c480', 8, 'free', ('cpu freelist of CPU 2, position 3',))
+    ('kmalloc-64', '0xffff8880008e2040', 8, 'free', ('cpu array of CPU 0, position 14',))
 
     :param addr: Any address: of an object or inside one, of a page, of code. Of a
         word that leads nowhere, ``meanings`` says what else it can be.
@@ -49,9 +50,11 @@ def slab_object(
         among them are.
     :param neighbours: How many objects to tell before and after it.
     :param everywhere: Ask all caches of the machine whether they record it, too.
-    :raises ValueError: if *addr* has more than 64 bits.
+    :raises ArgumentError: if *addr* is no address, or a number is negative.
     :raises LayoutError: if the kernel's layout is not understood.
     """
+    at_least("contents", contents)
+    at_least("neighbours", neighbours)
     address = word_of(addr)
     reading = lookup(machine(prog))
     with reading.machine.moment():

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import chain
-from typing import Iterator, Sequence, Union
+from typing import Iterator, Optional, Sequence, Union
 
 from drgn import Object, Program, Type, TypeKind
 
+from ..arguments import CacheLike, at_least, one_of, program_for, several, type_of
 from ..machine import machine
 from ..machine.kfence import kfence_pool
 from .guarded import guarded_objects
@@ -28,23 +29,31 @@ STATES = {state.spelled: state for state in ObjectState}
 
 def objects(
     prog: Program,
-    cache: Union[str, int, Object],
+    cache: CacheLike,
     state: Union[str, Sequence[str], None] = None,
+    *,
+    most: Optional[int] = None,
 ) -> Objects:
     """
     Return the objects of a slab cache.
 
-    :param cache: Its name, or ``struct kmem_cache *``.
+    >>> for one in objects(prog, "kmalloc-64", "free")[:2]:
+    ...     print(hex(one.address), one.state, one.place)
+    0xffff8880008e2040 free cpu array of CPU 0
+    0xffff8880008e23c0 free cpu array of CPU 0
+
+    :param cache: Its name, that of a cache merged into it, or ``struct kmem_cache *``.
     :param state: ``in use``, ``free``, ``waiting`` or ``unknown``, or several of them;
         all if ``None``.
-    :return: Columns; iterating gives :class:`~drgn_slabtype.answers.states.SlabObject`.
-    :raises TargetError: if there is no such cache.
-    :raises ValueError: if there is no such state.
+    :param most: Tell no more than so many; all are counted.
+    :return: Columns; iterating gives records with ``address``, ``slab``, ``index``, ``state``,
+        ``place`` and ``position``.
+    :raises ArgumentError: if there is no such cache or state.
     """
-    wanted = [state] if isinstance(state, str) else list(state or STATES)
-    unknown = [name for name in wanted if name not in STATES]
-    if unknown:
-        raise ValueError(f"{unknown[0]} is no state: these are {', '.join(STATES)}")
+    at_least("most", most)
+    wanted = list(STATES) if state is None else several(state)
+    for name in wanted:
+        one_of("state", name, STATES)
     reading = lookup(machine(prog))
     number = reading.number(cache)
     judged = reading.judged(number)
@@ -59,15 +68,17 @@ def objects(
         missing_of_machine(reading.whole),
         missing_of_cache(reading.whole, number, judged.ledger),
     )
-    return replace(
-        found,
-        guarded=tuple(one for _, one in guarded if one.state in wanted),
-        unavailable=tuple(chain(*missing)),
-    )
+    found = replace(found, guarded=tuple(one for _, one in guarded if one.state in wanted))
+    told = found if most is None else found.first(most)
+    return replace(told, unavailable=tuple(chain(*missing)), found=len(found))
 
 
 def for_each_object(
-    slab_cache: Object, type: Union[str, Type] = "void", state: str = "in use"
+    slab_cache: CacheLike,
+    type: Union[str, Type] = "void",
+    state: str = "in use",
+    *,
+    prog: Optional[Program] = None,
 ) -> Iterator[Object]:
     """
     Iterate over the objects of a slab cache.
@@ -77,40 +88,45 @@ def for_each_object(
     right addresses where debugging pads objects. It leaves out objects whose state
     the structures do not agree about.
 
-    >>> for dentry in for_each_object(find_slab_cache("dentry"), "struct dentry"):
-    ...     print(dentry.d_name.name.string_())
+    >>> for cache in for_each_object("kmem_cache", "struct kmem_cache"):
+    ...     print(cache.name.string_().decode(), slab_object(prog, cache).index)
+    ...     break
+    kmalloc-128 0
 
-    :param slab_cache: ``struct kmem_cache *``
+    :param slab_cache: ``struct kmem_cache *``, or the name or address of one.
     :param type: Type of the objects, or of a pointer to one.
     :param state: ``in use``, ``free``, ``waiting`` or ``unknown``.
+    :param prog: Needed for a name or an address, unless drgn has a default program.
     :return: Iterator of ``type *`` objects.
-    :raises TargetError: if there is no such cache.
-    :raises ValueError: if there is no such state.
+    :raises ArgumentError: if there is no such cache, state or type.
     """
-    prog = slab_cache.prog_
-    pointer = prog.type(type) if isinstance(type, str) else type
+    prog = program_for(slab_cache, prog)
+    pointer = type_of(prog, type)
     if pointer.unaliased_kind() != TypeKind.POINTER:
         pointer = prog.pointer_type(pointer)
     for address in objects(prog, slab_cache, state).addresses():
         yield Object(prog, pointer, value=address)
 
 
-def for_each_slab(slab_cache: Object) -> Iterator[Object]:
+def for_each_slab(slab_cache: CacheLike, *, prog: Optional[Program] = None) -> Iterator[Object]:
     """
     Iterate over the slabs of a slab cache.
 
     These are all slabs, whatever list or CPU they are on, full ones that are on
     none included, and those that have lost their mark. KFENCE's are left out.
 
-    >>> for slab in for_each_slab(find_slab_cache("dentry")):
-    ...     print(slab_get_inuse(slab))
+    >>> for slab in for_each_slab(find_slab_cache("kmalloc-8k")):
+    ...     print(hex(slab), slab_get_active(slab))
+    ...     break
+    0xffffea0000028100 1
 
-    :param slab_cache: ``struct kmem_cache *``
+    :param slab_cache: ``struct kmem_cache *``, or the name or address of one.
+    :param prog: Needed for a name or an address, unless drgn has a default program.
     :return: Iterator of ``struct slab *`` objects (``struct page *`` before
         Linux 5.17).
-    :raises TargetError: if there is no such cache.
+    :raises ArgumentError: if there is no such cache.
     """
-    prog = slab_cache.prog_
+    prog = program_for(slab_cache, prog)
     reading = lookup(machine(prog))
     pointer = prog.type(f"struct {machine(prog).layout.slab_struct} *")
     for page in reading.judged(reading.number(slab_cache)).ledger.slabs.page.tolist():

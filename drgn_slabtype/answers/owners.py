@@ -10,16 +10,18 @@ node whose memory they are in, and by the CPU that keeps free ones.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Dict, List, Optional, Tuple, Union
+from typing import Dict, List, Optional, Tuple
 
 import numpy as np
 from drgn import FaultError, Object, Program
 from drgn.helpers.common.format import escape_ascii_string
 from drgn.helpers.linux.cgroup import cgroup_path
 
+from ..arguments import CacheLike, at_least
 from ..ledger import I64, U64, Bools
 from ..machine import Machine, has_contents, machine
-from ..shapes import Address, Bytes, Listing
+from ..records import Listing, Record
+from ..shapes import Address, Bytes
 from .caches import cpus_of
 from .lookup import lookup
 from .memcg import vectors
@@ -27,7 +29,7 @@ from .states import ObjectState, object_states
 
 
 @dataclass(frozen=True)
-class Owner:
+class Owner(Record):
     """Objects in use that are charged to one memory cgroup."""
 
     path: Optional[str]
@@ -62,18 +64,25 @@ class OwnersAnswer(Listing):
     """Objects in use by NUMA node."""
     cpus: Dict[int, int] = field(default_factory=dict)
     """Objects that each CPU keeps for later."""
+    found: Optional[int] = None
+    """Owners, also those that are not told."""
 
 
-def owners(prog: Program, cache: Union[str, int, Object]) -> OwnersAnswer:
+def owners(prog: Program, cache: CacheLike, *, most: Optional[int] = None) -> OwnersAnswer:
     """
     Return who has the objects of a cache.
 
-    >>> for owner in owners(prog, "dentry").owners:
+    >>> answer = owners(prog, "kmalloc-64")
+    >>> answer.objects, answer.uncharged, answer.nodes
+    (653, 653, {0: 653})
+    >>> for owner in answer:
     ...     print(owner.objects, owner.path, owner.dying)
 
     :param cache: Its name, that of a cache merged into it, or ``struct kmem_cache *``.
-    :raises TargetError: if there is no such cache.
+    :param most: Tell no more than so many owners.
+    :raises ArgumentError: if there is no such cache.
     """
+    at_least("most", most)
     kernel = machine(prog)
     reading = lookup(kernel)
     ledger = reading.whole.allocator.collect(reading.number(cache), reading.whole.index)
@@ -89,6 +98,9 @@ def owners(prog: Program, cache: Union[str, int, Object]) -> OwnersAnswer:
     answer.unknown = int(np.count_nonzero(~known))
     answer.uncharged = int(np.count_nonzero(charged[known] == 0))
     answer.owners = grouped(kernel, charged[known], stride)
+    answer.found = len(answer.owners)
+    if most is not None:
+        del answer.owners[most:]
     return answer
 
 

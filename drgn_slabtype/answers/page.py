@@ -17,7 +17,8 @@ from drgn import FaultError, IntegerLike, Object, Program
 from drgn.helpers.common.format import escape_ascii_string
 from drgn.helpers.linux.mm import follow_phys, pfn_to_page
 
-from ..errors import TargetError
+from ..arguments import word_of
+from ..errors import ArgumentError, TargetError
 from ..machine import Machine, machine
 from ..machine.kfence import kfence_pool
 from ..pages.dump import dump_page, flag_words, section_number
@@ -32,12 +33,12 @@ from ..pages.sections import online_ranges
 from ..pages.single import free_block, one_page
 from ..pages.survey import survey
 from ..pages.zones import zone_bits, zone_names
+from ..records import Record
 from ..shapes import HIDDEN, Address, Hex, Word
 from .describe import describe
 from .lookup import lookup
 from .memcg import page_memcg, slab_memcg, vectors
 from .states import ObjectState
-from .what import word_of
 
 _SYMBOLS = {
     ObjectState.IN_USE: "#",
@@ -48,7 +49,7 @@ _SYMBOLS = {
 
 
 @dataclass(frozen=True)
-class SlabOfPage:
+class SlabOfPage(Record):
     """The slab that a page belongs to."""
 
     slab: Address
@@ -74,7 +75,7 @@ class SlabOfPage:
 
 
 @dataclass(frozen=True)
-class PageInfo:
+class PageInfo(Record):
     """What is known about one page; what does not apply is ``None`` or empty."""
 
     pfn: int
@@ -137,9 +138,13 @@ def page_info(prog: Program, which: IntegerLike) -> PageInfo:
     """
     Return everything about one page.
 
+    >>> info = page_info(prog, 0x98f)
+    >>> info.kind, info.slab.cache, info.slab.objects, info.slab.counted
+    ('slab', 'kmalloc-64', 64, 16)
+
     :param which: A page frame number, a virtual address, or ``struct page *``.
-    :raises TargetError: if there is no such page, or it is not in the target.
-    :raises ValueError: if *which* has more than 64 bits.
+    :raises ArgumentError: if there is no such page.
+    :raises TargetError: if it is not in the target.
     """
     with machine(prog).moment():
         pfn = find_pfn(machine(prog), word_of(which))
@@ -155,7 +160,7 @@ def find_pfn(machine: Machine, value: int) -> int:
     Return the page frame that a number means.
 
     :param value: A page frame number, a virtual address, or ``struct page *``.
-    :raises TargetError: if there is no such page.
+    :raises ArgumentError: if there is no such page.
     """
     value &= (1 << 8 * machine.memory.word_size) - 1
     pfn, said = _meant(machine, value)
@@ -164,7 +169,7 @@ def find_pfn(machine: Machine, value: int) -> int:
         return pfn
     there = ", ".join(f"{start:#x} to {end - 1:#x}" for start, end in ranges[:4])
     more = f" and {len(ranges) - 4} more" if len(ranges) > 4 else ""
-    raise TargetError(f"{said} is a hole: there are pages {there}{more}")
+    raise ArgumentError(f"{said} is a hole: there are pages {there}{more}")
 
 
 def _meant(machine: Machine, value: int) -> Tuple[int, str]:
@@ -178,7 +183,7 @@ def _meant(machine: Machine, value: int) -> Tuple[int, str]:
     if vmemmap <= value < vmemmap + last * size:
         pfn, beyond = divmod(value - vmemmap, size)
         if beyond:
-            raise TargetError(
+            raise ArgumentError(
                 f"0x{value:x} is in the memory map but no struct page; "
                 f"that of PFN {pfn:#x} is 0x{value - beyond:x}"
             )
@@ -190,7 +195,9 @@ def _meant(machine: Machine, value: int) -> Tuple[int, str]:
     try:
         physical = int(follow_phys(machine.prog["init_mm"].address_of_(), value).value_())
     except (FaultError, LookupError, NotImplementedError):
-        raise TargetError(f"0x{value:x} is not mapped, or its page tables are not there") from None
+        raise ArgumentError(
+            f"0x{value:x} is not mapped, or its page tables are not there"
+        ) from None
     return physical >> source.page_shift, f"0x{value:x}, physical 0x{physical:x},"
 
 

@@ -12,22 +12,23 @@ from __future__ import annotations
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Collection, Dict, Iterator, List, Optional, Tuple
+from typing import Collection, Dict, Iterator, List, Optional, Tuple, Union
 
 import numpy as np
 from drgn import IntegerLike, Program, Type, TypeKind, sizeof
 
 from ..allocators.caches import same_cache
+from ..arguments import at_least, one_of, several, type_of, word_of
 from ..machine import Machine, machine
 from ..machine.memory import U64
 from ..machine.tasks import ERRORS, TaskList
 from ..machine.virtual import virtual
 from ..pages.scan import Progress, page_ranges
-from ..shapes import Address, Listing
+from ..records import Listing, Record
+from ..shapes import Address
 from .address import AddressInfo
 from .describe import describe, describe_in
 from .lookup import Located, Lookup, lookup
-from .what import word_of
 
 KINDS = ("slabs", "stacks", "data", "percpu", "pages")
 """What a reference can lie in: an object of a cache, a task's stack, a variable of the kernel
@@ -38,7 +39,7 @@ _MOST_HITS = 1 << 20  # that are kept; after that they are only counted
 
 
 @dataclass(frozen=True)
-class Reference:
+class Reference(Record):
     """A word that leads into the range that was asked about."""
 
     address: Address
@@ -93,15 +94,20 @@ def refs(
     size: Optional[int] = None,
     *,
     kinds: Collection[str] = KINDS,
-    type: Optional[str] = None,
+    type: Union[str, Type, None] = None,
     most: int = 1000,
     progress: Optional[Progress] = None,
 ) -> References:
     """
     Return who points into some memory.
 
-    >>> for ref in refs(prog, 0xffff888003a1c480).references:
+    >>> answer = refs(prog, 0xffff8880008e2040)
+    >>> answer.found, answer.meaning
+    (3, 'object 1 of kmalloc-64 slab 0xffffea0000023880')
+    >>> for ref in answer[:2]:
     ...     print(hex(ref.address), ref.meaning)
+    0xffff88800f82a610 array_cache+0x80 of kmalloc-64 of CPU 0
+    0xffff88800f82a6d0 array_cache+0x140 of kmalloc-64 of CPU 0
 
     :param start: First address. Without a size, an address in an object means the
         whole object; any other means itself alone.
@@ -110,14 +116,15 @@ def refs(
     :param type: C type of the objects that point here, ``struct dentry``: its
         members are named.
     :param most: Describe no more than so many.
-    :raises ValueError: if a kind is none of :data:`KINDS`, or *start* has more than 64 bits.
-    :raises LookupError: if there is no such type.
+    :param progress: Called as work goes on: with what is done, how far it is, and how far it goes.
+    :raises ArgumentError: if there is no such kind or type, or a number is too small, or
+        *start* no address.
     """
-    unknown = set(kinds) - set(KINDS)
-    if unknown:
-        raise ValueError(f"{', '.join(sorted(unknown))}: kinds are {', '.join(KINDS)}")
+    wanted = {one_of("kind of reference", kind, KINDS) for kind in several(kinds)}
+    at_least("size", size, 1)
+    at_least("most", most)
     reading = lookup(machine(prog))
-    told = None if type is None else prog.type(type)
+    told = None if type is None else type_of(prog, type)
     first, length, info = _range(reading, word_of(start), size)
     answer = References(first, length, info.meaning)
     where, values = _search(reading.machine, first, length, answer, progress)
@@ -127,7 +134,7 @@ def refs(
         if len(kept) >= most:
             break
         found = describer.describe(address, value)
-        if found.kind in kinds:
+        if found.kind in wanted:
             kept.append(found)
     answer.references = kept
     answer.by_kind = dict(Counter(one.kind for one in kept))
@@ -137,7 +144,7 @@ def refs(
 def _range(reading: Lookup, start: int, size: Optional[int]) -> Tuple[int, int, AddressInfo]:
     info = describe(reading, start)
     if size is not None:
-        return start, max(size, 1), info
+        return start, size, info
     if info.object is not None and info.slab_cache is not None:
         number = reading.number(info.slab_cache)
         return info.object, max(int(reading.caches.rows["object_size"][number]), 1), info

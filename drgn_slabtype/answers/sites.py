@@ -18,6 +18,7 @@ from drgn.helpers.common.format import escape_ascii_string
 from ..errors import TargetError
 from ..machine import Machine, machine
 from ..machine.percpu import per_cpu_addresses
+from ..records import Rows, line
 from ..shapes import Bytes
 
 _MOST_SITES = 1 << 20
@@ -39,12 +40,22 @@ class Site(NamedTuple):
     module: Optional[str]
     """Name of the module; ``None`` for the kernel itself."""
 
+    def __repr__(self) -> str:
+        return line(self)
+
 
 def allocation_sites(prog: Program) -> List[Site]:
     """
     Return what each call site of the kernel has allocated and not freed, most bytes first.
 
     Those of modules are not told. A site that holds nothing is left out.
+
+    >>> try:
+    ...     for site in allocation_sites(prog)[:10]:
+    ...         print(site.bytes, site.file, site.line)
+    ... except TargetError as error:
+    ...     print(error)
+    this kernel has no memory allocation profiling
 
     :raises TargetError: if the kernel does not count that.
     """
@@ -76,7 +87,7 @@ def allocation_sites(prog: Program) -> List[Site]:
         size, calls = (int(totals[name][at]) for name in ("bytes", "calls"))
         line = int(rows["ct.lineno"][at])
         sites.append(Site(size, calls, function or "?", file or "?", line, module))
-    return sorted(sites, key=lambda site: -site.bytes)
+    return Rows(sorted(sites, key=lambda site: -site.bytes))
 
 
 def _text(kernel: Machine, address: int) -> Optional[str]:

@@ -11,27 +11,31 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Dict, Iterator, List, Optional, Tuple, Union
+from typing import Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
-from drgn import IntegerLike, Object, Program
+from drgn import IntegerLike, Program
 
-from ..errors import TargetError
+from ..arguments import CacheLike, at_least, word_of
+from ..errors import ArgumentError
 from ..ledger import I64, U64, Ledger, ListKind
 from ..machine import Machine, machine
 from ..machine.told import require_cpu, require_node
-from ..shapes import Address, Listing
+from ..records import Listing, Record
+from ..shapes import Address
 from .lookup import Judged, lookup
 from .missing import missing_of_cache, missing_of_machine
 from .states import LISTS, ObjectState, SlabObject, tally
-from .what import named, word_of
+from .what import named
 
 ON_CPU = ListKind.CPU_SLAB | ListKind.CPU_PARTIAL
 
 
 @dataclass(frozen=True)
-class SlabUsage:
+class SlabUsage(Record):
     """One slab."""
+
+    FIRST = "slab address list owner in_use objects free"
 
     slab: Address
     """``struct slab *`` (the head ``struct page *`` before Linux 5.17)."""
@@ -78,23 +82,28 @@ class SlabsAnswer(Listing):
     """Every object, where one slab was asked for."""
     unavailable: Tuple[str, ...] = ()
     """What is missing because it is not in the target, or cannot be reached."""
+    found: Optional[int] = None
+    """How many there are, those included that are not told."""
 
 
 def slabs(
     prog: Program,
-    cache: Union[str, int, Object],
+    cache: CacheLike,
     *,
     partial: bool = False,
     full: bool = False,
     cpu: Optional[int] = None,
     node: Optional[int] = None,
     slab: Optional[IntegerLike] = None,
+    most: Optional[int] = None,
 ) -> SlabsAnswer:
     """
     Return the slabs of a cache.
 
-    >>> for slab in slabs(prog, "dentry", partial=True).slabs:
-    ...     print(hex(slab.slab), slab.in_use, slab.objects)
+    >>> for slab in slabs(prog, "kmalloc-64", partial=True)[:2]:
+    ...     print(hex(slab.slab), slab.in_use, slab.objects, slab.free)
+    0xffffea00000263c0 14 64 {'freelist': 48, 'cpu array': 2}
+    0xffffea000002bc00 46 64 {'freelist': 3, 'cpu array': 15}
 
     :param cache: Its name, that of a cache merged into it, or ``struct kmem_cache *``.
     :param partial: Only those on partial lists, of a node or a CPU.
@@ -103,9 +112,10 @@ def slabs(
     :param cpu: Only those that a CPU has.
     :param node: Only those in the memory of a NUMA node.
     :param slab: Only this one, with its objects: its address, or any in its memory.
-    :raises TargetError: if there is no such cache, CPU or node, or no such slab in it.
-    :raises ValueError: if *slab* has more than 64 bits.
+    :param most: Tell no more than so many; all are counted.
+    :raises ArgumentError: if there is no such cache, CPU or node, or no such slab in it.
     """
+    at_least("most", most)
     reading = lookup(machine(prog))
     if cpu is not None:
         require_cpu(reading.machine, cpu)
@@ -129,10 +139,12 @@ def slabs(
         row = _row(reading.machine, ledger, word_of(slab))
         wanted &= np.arange(len(wanted)) == row
         objects = tuple(judged.objects.take(judged.objects.slab == row))
-    found = list(_usages(reading.machine, judged, kind, owner, np.flatnonzero(wanted)))
+    rows = np.flatnonzero(wanted)
+    found = list(_usages(reading.machine, judged, kind, owner, rows[:most]))
     missing = missing_of_machine(reading.whole), missing_of_cache(reading.whole, number, ledger)
     told = tuple(chain(*missing))
-    return SlabsAnswer(ledger.facts.name, ledger.facts.address, found, objects, told)
+    facts = ledger.facts
+    return SlabsAnswer(facts.name, facts.address, found, objects, told, len(rows))
 
 
 def _row(machine: Machine, ledger: Ledger, address: int) -> int:
@@ -142,7 +154,7 @@ def _row(machine: Machine, ledger: Ledger, address: int) -> int:
     inside = (np.uint64(address) - starts) < reach
     rows = np.flatnonzero((pages == np.uint64(address)) | inside)
     if not len(rows):
-        raise TargetError(f"{named(address)} is no slab of {ledger.facts.name}, and in none")
+        raise ArgumentError(f"{named(address)} is no slab of {ledger.facts.name}, and in none")
     return int(rows[0])
 
 

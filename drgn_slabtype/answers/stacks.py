@@ -17,6 +17,7 @@ from typing import Dict, List, Optional, Set, Tuple
 import numpy as np
 from drgn import Program
 
+from ..arguments import CacheLike, at_least
 from ..errors import TargetError
 from ..ledger import I64, U64
 from ..machine import Machine, machine
@@ -24,17 +25,19 @@ from ..machine.clock import Clock, clock
 from ..machine.columns import Rows
 from ..machine.symbols import CodeNames, depot_traces
 from ..pages.scan import Progress
-from ..shapes import Bytes, Listing
+from ..records import Listing, Record
+from ..shapes import Bytes
 from .lookup import Lookup, lookup
 from .slots import slot
 from .states import ObjectState, object_states
 
 _BATCH = 1 << 16  # tracks that are held at a time
+_NAMED = 4  # caches that are named where none has records
 _MOST_PIDS = 8  # that are listed of one call trace
 
 
 @dataclass
-class Stack:
+class Stack(Record):
     """Objects of one cache that were allocated, or freed, by the same call trace."""
 
     cache: str
@@ -85,7 +88,7 @@ class StacksAnswer(Listing):
 
 def stacks(
     prog: Program,
-    *wanted: str,
+    *wanted: CacheLike,
     freed: bool = False,
     most: Optional[int] = None,
     progress: Optional[Progress] = None,
@@ -93,14 +96,21 @@ def stacks(
     """
     Return objects in use by the call trace that allocated them.
 
-    >>> for stack in stacks(prog, "kmalloc-*").stacks[:10]:
+    >>> answer = stacks(prog)
+    >>> answer.caches
+    0
+    >>> for stack in answer[:10]:
     ...     print(stack.count, stack.cache, stack.caller)
 
-    :param wanted: Names of caches, or patterns; all that have records if there are none.
+    :param wanted: Names of caches, patterns, ``struct kmem_cache *``; all that have records
+        if there are none.
     :param freed: Objects that are free instead, by who freed them.
     :param most: Tell no more than so many.
-    :raises TargetError: if there is no such cache, or none of those named has records.
+    :param progress: Called as work goes on: with what is done, how far it is, and how far it goes.
+    :raises ArgumentError: if there is no such cache.
+    :raises TargetError: if none of those that are wanted has records.
     """
+    at_least("most", most)
     kernel = machine(prog)
     reading = lookup(kernel, progress)
     numbers = _numbers(reading, wanted)
@@ -110,9 +120,10 @@ def stacks(
         if (layout := slot(kernel, reading.caches, number)).tracks is not None
     ]
     if wanted and not tracked:
+        told = ", ".join(reading.caches.names[number] for number in numbers[:_NAMED])
+        more = ", …" if len(numbers) > _NAMED else ""
         raise TargetError(
-            f"{', '.join(wanted)}: no record of who allocated objects "
-            "(SLUB keeps one with slub_debug=U)"
+            f"{told}{more}: no record of who allocated objects (SLUB keeps one with slub_debug=U)"
         )
     now = clock(kernel)
     answer = StacksAnswer("freed" if freed else "allocated", caches=len(tracked))
@@ -129,7 +140,7 @@ def stacks(
     return answer
 
 
-def _numbers(reading: Lookup, wanted: Tuple[str, ...]) -> List[int]:
+def _numbers(reading: Lookup, wanted: Tuple[CacheLike, ...]) -> List[int]:
     if not wanted:
         return list(range(len(reading.caches)))
     return sorted({number for name in wanted for number in reading.numbers(name)})

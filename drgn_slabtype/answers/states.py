@@ -27,6 +27,7 @@ import numpy as np
 
 from ..ledger import I32, I64, U8, U64, Bools, Ledger, ListKind, State, Walk, all_differ
 from ..particulars import SlabObject as SlabObject
+from ..records import Rows, table
 from ..rules.claims import container_name
 
 
@@ -92,9 +93,14 @@ class Objects:
     """Objects of the cache that are in KFENCE's pool, and so in no row of the columns."""
     unavailable: Tuple[str, ...] = ()
     """What is missing because it is not in the target, or cannot be reached."""
+    found: Optional[int] = None
+    """How many there are, those included that are not told."""
 
     def __len__(self) -> int:
         return len(self.address) + len(self.guarded)
+
+    def __repr__(self) -> str:
+        return table(self, len(self))
 
     def take(self, which: Bools) -> Objects:
         """Return the objects that a mask selects, with no guarded ones."""
@@ -106,6 +112,12 @@ class Objects:
             self.state[which],
             self.claim[which],
         )
+
+    def first(self, most: int) -> Objects:
+        """Return no more than so many."""
+        which = np.arange(len(self.address)) < most
+        guarded = self.guarded[: max(most - len(self.address), 0)]
+        return replace(self.take(which), guarded=guarded)
 
     def in_states(self, states: Collection[ObjectState]) -> Objects:
         """Return the objects in any of some states."""
@@ -131,7 +143,7 @@ class Objects:
 
     def __getitem__(self, row: Union[int, slice]) -> Union[SlabObject, List[SlabObject]]:
         if isinstance(row, slice):
-            return [self[at] for at in range(*row.indices(len(self)))]
+            return Rows(self[at] for at in range(*row.indices(len(self))))
         if not -len(self) <= row < len(self):
             raise IndexError(f"there are {len(self)} objects")
         row %= len(self)

@@ -10,7 +10,6 @@ pointer of which one bit or one byte is wrong.
 
 from __future__ import annotations
 
-import operator
 from dataclasses import dataclass
 from typing import Iterator, Optional, Tuple
 
@@ -19,9 +18,11 @@ from drgn import IntegerLike, Program
 
 from ..allocators.slub.cache import SlubCache, slab_flags
 from ..allocators.slub.freelists import Encoding, decode
+from ..arguments import word_of
 from ..machine import Machine, machine
 from ..machine.clock import clock
-from ..shapes import Address, Flags, Listing
+from ..records import Listing
+from ..shapes import Address, Flags
 from .address import Meaning
 from .content import describe_word, longest_text
 from .describe import describe, spell
@@ -52,13 +53,14 @@ def what(prog: Program, word: IntegerLike, at: Optional[IntegerLike] = None) -> 
     """
     Return what a word can be.
 
-    >>> [one.meaning for one in what(prog, 0xdead000000000122).meanings]
-    ['LIST_POISON2, prev of a deleted list entry']
+    >>> for one in what(prog, 0x6b6b6b6b6b6b6b6b):
+    ...     print(one.kind, "|", one.meaning)
+    poison | POISON_FREE, poison of a free object: 0x6b in every byte
 
     :param word: 64 bits, signed or unsigned.
     :param at: Address at which the word is stored. A free pointer of SLUB that is
         hardened, and an index of SLAB, can be told only if that is known.
-    :raises ValueError: if *word* has more than 64 bits.
+    :raises ArgumentError: if one of them is no address, or has more than 64 bits.
     :raises LayoutError: if the kernel's layout is not understood.
     """
     value = word_of(word)
@@ -67,18 +69,6 @@ def what(prog: Program, word: IntegerLike, at: Optional[IntegerLike] = None) -> 
     with reading.machine.moment():
         where = None if stored is None else spell(describe(reading, stored))
         return Word(value, stored, where, meanings(reading, value, stored))
-
-
-def word_of(number: IntegerLike) -> int:
-    """
-    Return 64 bits as an unsigned number.
-
-    :raises ValueError: if there are more.
-    """
-    value = operator.index(number)
-    if not -(1 << 63) <= value < 1 << 64:
-        raise ValueError(f"{value:#x} has more than 64 bits")
-    return value & (1 << 64) - 1
 
 
 def named(address: int) -> str:

@@ -26,6 +26,7 @@ from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from typing import Any, List, Mapping, Sequence, Tuple
 
+from ..arguments import path_of
 from ..errors import TargetError
 from ..findings import Finding, Likeness
 from ..signature import Signature
@@ -71,8 +72,17 @@ def read_causes(path: str) -> List[Cause]:
     """
     Return the causes that a file holds.
 
+    >>> with open("causes.toml", "w") as file:
+    ...     print('cause = [{name = "foo: double free", code = "freelist-*"}]', file=file)
+    >>> for cause in read_causes("causes.toml"):
+    ...     print(cause.name, dict(cause.wanted))
+    foo: double free {'code': ('freelist-*',)}
+
+    :param path: A file in TOML, as docs/fleet.md describes it.
+    :raises ArgumentError: if *path* is no path.
     :raises TargetError: if it cannot be read or makes no sense; its message is one line.
     """
+    path = path_of("path", path)
     try:
         with open(path, "rb") as file:
             told = tomllib.load(file)
@@ -112,7 +122,15 @@ def _patterns(where: str, key: str, here: Any) -> Tuple[str, ...]:
 
 
 def likenesses(causes: Sequence[Cause], findings: Sequence[Finding]) -> Tuple[Likeness, ...]:
-    """Return the causes that some findings look like, each with these findings."""
+    """
+    Return the causes that some findings look like, each with these findings.
+
+    >>> likenesses([], check(prog).findings)
+    ()
+
+    :param causes: What :func:`read_causes` returned.
+    :param findings: Of a report.
+    """
     told = []
     for cause in causes:
         some = tuple(

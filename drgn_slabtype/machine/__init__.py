@@ -24,6 +24,7 @@ from typing import (
     Tuple,
 )
 
+from ..arguments import program_of
 from .facts import Found
 
 if TYPE_CHECKING:
@@ -248,7 +249,7 @@ class Machine(Found):
 
 def machine(prog: Program) -> Machine:
     """Return the :class:`Machine` of a program, made once."""
-    found = prog.cache.get(_KEY)
+    found = program_of(prog).cache.get(_KEY)
     if found is None:
         found = prog.cache[_KEY] = Machine(prog)
     assert isinstance(found, Machine)
@@ -269,8 +270,9 @@ def page_type_layout(prog: Program) -> PageTypeLayout:
     """
     Return how a kernel marks its pages, decided once per program.
 
-    >>> page_type_layout(prog).encoding.name
-    'top-byte'
+    >>> layout = page_type_layout(prog)
+    >>> layout.encoding.name, layout.allocator
+    ('rfc-v3', 'SLAB')
 
     :raises MissingDebugInfoError: if the types needed are not there.
     :raises LayoutError: if the layout is not known, or the debug info

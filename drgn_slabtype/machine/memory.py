@@ -19,6 +19,7 @@ import numpy.typing as npt
 from drgn import FaultError, PlatformFlags, Program, ProgramFlags
 from drgn.helpers.linux.mm import follow_phys, phys_to_virt
 
+from ..arguments import platform_of
 from ..files.elf import PT_LOAD, ElfFile, Segment
 from ..files.hidden import hide
 from ..signals import TIME, Interrupted, poll
@@ -69,8 +70,7 @@ class Memory:
     """
 
     def __init__(self, prog: Program, is_capture: bool = False) -> None:
-        platform = prog.platform
-        assert platform is not None
+        platform = platform_of(prog)
         self.prog = prog
         self._reads = self._bytes = 0
         self._deadline: Optional[float] = None

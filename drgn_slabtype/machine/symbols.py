@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Tuple
 import numpy as np
 from drgn import FaultError, Object, SymbolBinding, TypeKind, cast, reinterpret
 
-from ..errors import TargetError
+from ..errors import ArgumentError
 from ..regions import Region, region
 from .columns import Structure
 from .memory import U64
@@ -48,12 +48,12 @@ def symbol_address(machine: Machine, name: str, offset: int = 0) -> int:
     Return the address of a symbol.
 
     :param offset: Bytes behind its first.
-    :raises TargetError: if there is no such symbol.
+    :raises ArgumentError: if there is no such symbol.
     """
     try:
         return machine.prog.symbol(name).address + offset
     except LookupError:
-        raise TargetError(f"there is no symbol {name}") from None
+        raise ArgumentError(f"there is no symbol {name}") from None
 
 
 class CodeNames(Dict[int, str]):

@@ -15,7 +15,7 @@ from drgn import FaultError, Object
 from drgn.helpers.linux.nodemask import for_each_online_node
 
 from ..codes import ADDRESS, Measure
-from ..errors import TargetError
+from ..errors import ArgumentError
 from ..findings import Finding
 from .offsets import offset_damage
 
@@ -48,7 +48,7 @@ def require_cpu(machine: Machine, cpu: int) -> None:
     """
     Complain about a CPU that cannot exist.
 
-    :raises TargetError: if there is none of this number.
+    :raises ArgumentError: if there is none of this number.
     """
     _require("CPU", cpu, machine.cpus.tolist())
 
@@ -57,7 +57,7 @@ def require_node(machine: Machine, node: int) -> None:
     """
     Complain about a NUMA node that is not online.
 
-    :raises TargetError: if there is none of this number.
+    :raises ArgumentError: if there is none of this number.
     """
     try:
         there = list(for_each_online_node(machine.prog))
@@ -73,7 +73,7 @@ def _require(what: str, number: int, there: Sequence[int]) -> None:
     if len(there) > 1 and there[-1] - there[0] == len(there) - 1:
         told = f"{there[0]} to {there[-1]}"
     are = "is" if len(there) == 1 else "are"
-    raise TargetError(f"there is no {what} {number}: there {are} {told}")
+    raise ArgumentError(f"there is no {what} {number}: there {are} {told}")
 
 
 def nodes_shift(machine: Machine) -> int:

@@ -15,12 +15,14 @@ from typing import Annotated, Dict, Iterator, List, Optional, Sequence, Tuple
 import numpy as np
 from drgn import Program
 
-from ..errors import TargetError
+from ..arguments import at_least, one_of, require, several
+from ..errors import ArgumentError
 from ..machine import Machine, machine
 from ..machine.kfence import kfence_pool
 from ..machine.memory import U64, Bools
 from ..machine.told import require_node
-from ..shapes import Address, Bytes, Flags, Key, Listing, Word, shown
+from ..records import Listing, Record
+from ..shapes import Address, Bytes, Flags, Key, Word, shown
 from .flagnames import BITS, flag_names
 from .kinds import MEANINGS, TAIL, Kinds
 from .kpageflags import kpageflags
@@ -31,7 +33,7 @@ from .zones import zone_names
 
 
 @dataclass(frozen=True)
-class CensusRow:
+class CensusRow(Record):
     """The pages of one kind."""
 
     type: str
@@ -54,7 +56,7 @@ class CensusRow:
 
 
 @dataclass(frozen=True)
-class Place:
+class Place(Record):
     """The pages of one zone of one node."""
 
     node: int
@@ -68,7 +70,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Run:
+class Run(Record):
     """Neighbouring pages of one kind, or with the same flags."""
 
     pfn: int
@@ -92,7 +94,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class FlagRow:
+class FlagRow(Record):
     """Pages that have the same word in ``/proc/kpageflags``."""
 
     flags: Flags
@@ -108,7 +110,7 @@ class FlagRow:
 
 
 @dataclass(frozen=True)
-class Conflict:
+class Conflict(Record):
     """A page whose word no healthy page shows."""
 
     pfn: int
@@ -122,14 +124,20 @@ class Conflict:
 
 
 @dataclass(frozen=True)
-class Selection:
-    """Which pages to count; all by default."""
+class Selection(Record):
+    """
+    Which pages to count; all by default.
+
+    >>> census(prog, select=Selection(types=["slab"], pfns=(0, 0x2000))).pages
+    1661
+    """
 
     types: Sequence[str] = ()
     """Kinds, of which a page is one."""
     flags: Sequence[str] = ()
     """Names of the page-types tool, all of which a page has."""
     node: Optional[int] = None
+    """NUMA node."""
     pfns: Optional[Tuple[int, int]] = None
     """Range [start, end) of page frame numbers."""
 
@@ -159,6 +167,8 @@ class Census(Listing):
     """Rows as the page-types tool has them, most pages first, if asked for."""
     runs: Annotated[Optional[List[Run]], Key(asked=True)] = None
     """Pages by position, if asked for."""
+    runs_found: Annotated[Optional[int], Key(asked=True)] = None
+    """How many of these there are, those included that are not told."""
     map: Annotated[Optional[PageMap], Key(asked=True)] = None
     """A picture of memory, if asked for."""
 
@@ -170,21 +180,36 @@ def census(
     select: Optional[Selection] = None,
     flags: bool = False,
     runs: bool = False,
+    most: Optional[int] = None,
     cells: int = 0,
     colour: bool = False,
 ) -> Census:
     """
     Count the pages of a kernel by what they are, in one pass over the memory map.
 
+    >>> for row in census(prog)[:3]:
+    ...     print(row.type, row.pages, row.meaning)
+    buddy 40798 free, in the buddy allocator
+    reserved 4340 never given out: kernel image, memory map, firmware
+    offline 4096 taken by a balloon, or offline
+
     :param select: Count only some pages.
     :param flags: Also count them by their word in ``/proc/kpageflags``.
     :param runs: Also list them by position.
+    :param most: List no more than so many ranges of pages; all are counted.
     :param cells: Also draw a map with about as many cells.
     :param colour: Whether the map may be coloured.
+    :param progress: Called as work goes on: with what is done, how far it is, and how far it goes.
     :raises LayoutError: if the kernel's page types are not understood.
-    :raises TargetError: if a type, a flag or a node to select does not exist.
+    :raises ArgumentError: if a type, a flag or a node to select does not exist, or a range
+        of pages is none.
     """
-    select = select or Selection()
+    at_least("most", most)
+    at_least("cells", cells)
+    select = Selection() if select is None else select
+    require("select", select, Selection)
+    if select.pfns is not None:
+        _require_range(select.pfns)
     if select.node is not None:
         require_node(machine(prog), select.node)
     found = survey(machine(prog), progress)
@@ -205,20 +230,28 @@ def census(
         conflicts=_conflicts(machine(prog), found, select),
         page_size=machine(prog).memory.page_size,
         flags=counter.flag_rows() if flags else None,
-        runs=counter.runs if runs else None,
+        runs=counter.runs[:most] if runs else None,
+        runs_found=len(counter.runs) if runs else None,
         map=draw(found.names, pieces, cells, colour) if cells else None,
     )
+
+
+def _require_range(pfns: Tuple[int, int]) -> None:
+    low_high = several(pfns)
+    if len(low_high) != 2 or not all(isinstance(pfn, int) for pfn in low_high):
+        raise ArgumentError(f"{pfns!r} is no range of page frames: (first, last + 1) is")
+    if not 0 <= low_high[0] < low_high[1]:
+        raise ArgumentError(f"{pfns!r} is no range of page frames: it is empty or negative")
 
 
 def _selected(
     found: Survey, select: Selection, words: Optional[U64]
 ) -> Iterator[Tuple[Piece, Optional[Bools]]]:
     # Pieces with something in them, and which of their pages are meant (None: all).
-    numbers = [_number(found, name) for name in select.types]
+    numbers = [_number(found, name) for name in several(select.types)]
     asked = 0
-    for name in select.flags:
-        if name not in BITS:
-            raise TargetError(f"there is no page flag {name}; there are {', '.join(BITS)}")
+    for name in several(select.flags):
+        one_of("page flag", name, BITS)
         asked |= 1 << BITS[name]
     for piece in found.pieces:
         if select.node is not None and piece.node != select.node:
@@ -247,8 +280,7 @@ def _cut(words: U64, piece: Piece) -> U64:
 
 
 def _number(found: Survey, name: str) -> int:
-    if name not in found.names:
-        raise TargetError(f"there is no page type {name}; there are {', '.join(found.names)}")
+    one_of("page type", name, found.names)
     return found.names.index(name)
 
 

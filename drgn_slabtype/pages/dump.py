@@ -13,9 +13,10 @@ import contextlib
 from typing import Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
-from drgn import FaultError, Object, cast, container_of
+from drgn import FaultError, Object, container_of
 from drgn.helpers.common.format import escape_ascii_string
 
+from ..arguments import structure_of
 from ..machine import Machine, machine
 from ..machine.columns import Structure
 from ..machine.memory import U8
@@ -35,16 +36,22 @@ def dump_page(page: Object) -> List[str]:
     """
     Return what ``dump_page()`` would print, line by line.
 
+    >>> page = virt_to_page(0xffff88800098f000)
+    >>> dump_page(page)[1]
+    'flags: 0x0(node=0|zone=0)'
+
     :param page: ``struct page *``
+    :raises ArgumentError: if *page* is no page.
     :raises ~drgn.FaultError: if the page is not in the dump.
     """
-    return list(_Dump(page).lines())
+    at = structure_of(page, "page", "folio", "slab")
+    return list(_Dump(Object(page.prog_, "struct page *", at)).lines())
 
 
 class _Dump:
     def __init__(self, page: Object) -> None:
         self.machine = machine(page.prog_)
-        self.page = cast("struct page *", page)
+        self.page = page
         self.folios, self.row = one_page(page)
         self.head = int(self.folios.head[self.row])
         self.word_size = self.machine.memory.word_size

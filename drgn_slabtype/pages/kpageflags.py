@@ -27,6 +27,7 @@ import numpy as np
 from drgn import Object, Program, TypeKind
 from drgn.helpers.linux.mm import page_to_pfn
 
+from ..arguments import structure_of
 from ..errors import TargetError
 from ..files.whole import whole
 from ..machine import Machine, machine
@@ -325,6 +326,11 @@ def kpageflags(prog: Program, progress: Optional[Progress] = None) -> U64:
     Page frames without a page have what the kernel has for them: ``NOPAGE``,
     or zero since Linux 6.16. Those whose struct page is not in the target have
     ``NOPAGE``.
+
+    >>> hex(kpageflags(prog)[0x98f])
+    '0x80'
+
+    :param progress: Called as work goes on: with what is done, how far it is, and how far it goes.
     """
     words = np.full(_length(machine(prog)), _era(machine(prog)).hole, np.uint64)
     for start, end in online_ranges(machine(prog)):
@@ -335,7 +341,14 @@ def kpageflags(prog: Program, progress: Optional[Progress] = None) -> U64:
 
 
 def kpagecount(prog: Program, progress: Optional[Progress] = None) -> U64:
-    """Return what ``/proc/kpagecount`` says, one number for each page frame."""
+    """
+    Return what ``/proc/kpagecount`` says, one number for each page frame.
+
+    >>> int(kpagecount(prog)[0x98f])
+    0
+
+    :param progress: Called as work goes on: with what is done, how far it is, and how far it goes.
+    """
     counts = np.zeros(_length(machine(prog)), np.uint64)
     for folios, _ in for_each_block(machine(prog), progress):
         _put(counts, folios, block_counts(folios))
@@ -358,9 +371,16 @@ def stable_page_flags(page: Object) -> int:
     """
     Return the word of ``/proc/kpageflags`` for one page.
 
+    >>> page = virt_to_page(0xffff88800098f000)
+    >>> hex(stable_page_flags(page))
+    '0x80'
+
     :param page: ``struct page *``
+    :raises ArgumentError: if *page* is no page.
     :raises ~drgn.FaultError: if the page is not in the dump.
     """
+    at = structure_of(page, "page", "folio", "slab")
+    page = Object(page.prog_, "struct page *", at)
     folios, row = one_page(page)
     free = np.zeros(len(folios), np.bool_)
     free[row] = free_block(page) is not None
@@ -376,8 +396,11 @@ def write_kernel_files(
     """
     Write files as the kernel has them in ``/proc``: 64 bits for each page frame.
 
+    >>> write_kernel_files(prog, "kpageflags", None)
+
     :param flags: File for what ``/proc/kpageflags`` has, if any.
     :param counts: File for what ``/proc/kpagecount`` has, if any.
+    :param progress: Called as work goes on: with what is done, how far it is, and how far it goes.
     :raises TargetError: if a file cannot be written.
     """
     order = machine(prog).memory.byteorder

@@ -7,12 +7,9 @@ The kernel's own tests for ``struct page``, ``struct folio`` and ``struct
 slab``, with the names and the answers they have in the kernel that is being
 debugged, whatever its layout:
 
->>> from drgn_slabtype.pages.predicates import PageSlab, slab_get_active
->>> page = virt_to_page(0xffff8880042d1a80)
->>> PageSlab(page)
-True
->>> slab_get_active(cast("struct slab *", compound_head(page)))
-21
+>>> page = virt_to_page(0xffff88800098f000)
+>>> PageSlab(page), page_types(page)
+(True, ('slab',))
 
 Tests named ``Page*`` take any page. ``PageSlab()`` and ``PageHuge()`` are true
 for the tail pages of a compound page where the kernel's are; all other types
@@ -21,7 +18,7 @@ folio, or its head page, and never look for the head.
 
 All of them read the target: what they say may change on a live kernel, and
 they raise :exc:`drgn.FaultError` for a page that is not in a dump. A type that
-the kernel does not have raises :exc:`~drgn_slabtype.errors.LayoutError`, since
+the kernel does not have raises :exc:`~drgn_slabtype.LayoutError`, since
 its pages exist all the same, without a mark.
 """
 
@@ -29,13 +26,13 @@ from __future__ import annotations
 
 from typing import Callable, Tuple
 
-from drgn import Object, Program, cast, sizeof
-from drgn.helpers.linux.mm import compound_head
+from drgn import IntegerLike, Object, Program, sizeof
 
+from ..arguments import word32_of
 from ..errors import LayoutError
 from ..machine import Machine, machine
 from ..pagetype.detect import PageTypeLayout
-from ..pagetype.encoding import ActiveState
+from .words import address_of, flags_of, head_of, layout_of, word_of
 
 __all__ = (
     "PageBuddy",
@@ -48,14 +45,13 @@ __all__ = (
     "PageTable",
     "PageUnaccepted",
     "PageZsmalloc",
-    "compound_head",
     "folio_test_buddy",
     "folio_test_guard",
     "folio_test_hugetlb",
     "folio_test_large_kmalloc",
     "folio_test_offline",
+    "folio_test_pgtable",
     "folio_test_slab",
-    "folio_test_table",
     "folio_test_unaccepted",
     "folio_test_zsmalloc",
     "page_has_type",
@@ -63,33 +59,21 @@ __all__ = (
     "page_type_text",
     "page_type_word",
     "page_types",
-    "slab_active_state",
-    "slab_get_active",
-    "slab_get_inuse",
 )
 
 
-def _head(page: Object) -> Object:
-    return compound_head(cast("struct page *", page))
-
-
-def _flags(page: Object, layout: PageTypeLayout) -> int:
-    return int(page.prog_.read_word(page.value_() + layout.flags_offset))
-
-
-def _word(page: Object, layout: PageTypeLayout) -> int:
-    return int(page.prog_.read_u32(page.value_() + layout.word_offset))
-
-
 def _test(page: Object, type: str) -> bool:
-    layout = machine(page.prog_).layout
+    layout = layout_of(page)
     if type not in layout.encoding.types:
-        raise LayoutError(f"this kernel has no page type {type} ({layout.encoding.name})")
-    return layout.encoding.is_type(_word(page, layout), type)
+        raise LayoutError(
+            f"this kernel has no page type {type} ({layout.encoding.name}); "
+            f"it has {', '.join(layout.encoding.types)}"
+        )
+    return layout.encoding.is_type(word_of(page, layout), type)
 
 
 def _test_slab(page: Object, layout: PageTypeLayout) -> bool:
-    return bool(layout.is_slab(_flags(page, layout), _word(page, layout)))
+    return bool(layout.is_slab(flags_of(page, layout), word_of(page, layout)))
 
 
 def PageSlab(page: Object) -> bool:
@@ -100,13 +84,16 @@ def PageSlab(page: Object) -> bool:
     6.18. Since Linux 6.19, and with "[RFC PATCH] mm: move PG_slab flag to
     page_type", it is false for them: use ``compound_head()`` first.
 
+    >>> PageSlab(pfn_to_page(0x98f))
+    True
+
     :param page: ``struct page *``
     """
     # Before Linux kernel commit 46df8e73a4a3 ("mm: free up PG_slab") (in
     # v6.10), this is a page flag; the layout knows.
-    layout = machine(page.prog_).layout
-    if layout.page_slab_follows_head and _flags(page, layout) != layout.flags_mask:
-        page = _head(page)
+    layout = layout_of(page)
+    if layout.page_slab_follows_head and flags_of(page, layout) != layout.flags_mask:
+        page = head_of(page)
     return _test_slab(page, layout)
 
 
@@ -114,14 +101,20 @@ def folio_test_slab(folio: Object) -> bool:
     """
     Return whether a folio belongs to the slab allocator.
 
+    >>> folio_test_slab(cast("struct folio *", pfn_to_page(0x98f)))
+    True
+
     :param folio: ``struct folio *``, or its head ``struct page *``
     """
-    return _test_slab(folio, machine(folio.prog_).layout)
+    return _test_slab(folio, layout_of(folio))
 
 
 def PageBuddy(page: Object) -> bool:
     """
     Return whether a page is free and the first of its block in the buddy allocator.
+
+    >>> PageBuddy(pfn_to_page(0x593))
+    True
 
     :param page: ``struct page *``
     """
@@ -131,6 +124,9 @@ def PageBuddy(page: Object) -> bool:
 def folio_test_buddy(folio: Object) -> bool:
     """
     Return whether a folio is a free block of the buddy allocator.
+
+    >>> folio_test_buddy(cast("struct folio *", pfn_to_page(0x593)))
+    True
 
     :param folio: ``struct folio *``, or its head ``struct page *``
     """
@@ -143,6 +139,9 @@ def PageOffline(page: Object) -> bool:
 
     Since "mm: convert PG_balloon to PG_offline" (in v5.1).
 
+    >>> PageOffline(pfn_to_page(0x1601))
+    True
+
     :param page: ``struct page *``
     """
     return _test(page, "offline")
@@ -151,6 +150,9 @@ def PageOffline(page: Object) -> bool:
 def folio_test_offline(folio: Object) -> bool:
     """
     Return whether a folio is logically offline.
+
+    >>> folio_test_offline(cast("struct folio *", pfn_to_page(0x1601)))
+    True
 
     :param folio: ``struct folio *``, or its head ``struct page *``
     """
@@ -164,14 +166,20 @@ def PageTable(page: Object) -> bool:
     Since Linux kernel commit 1d40a5ea01d5 ("mm: mark pages in use for page
     tables") (in v4.18).
 
+    >>> PageTable(pfn_to_page(0x148))
+    True
+
     :param page: ``struct page *``
     """
     return _test(page, "table")
 
 
-def folio_test_table(folio: Object) -> bool:
+def folio_test_pgtable(folio: Object) -> bool:
     """
-    Return whether a folio is in use as a page table (``folio_test_pgtable()``).
+    Return whether a folio is in use as a page table.
+
+    >>> folio_test_pgtable(cast("struct folio *", pfn_to_page(0x148)))
+    True
 
     :param folio: ``struct folio *``, or its head ``struct page *``
     """
@@ -185,6 +193,9 @@ def PageGuard(page: Object) -> bool:
     Since "mm, debug_pagealloc: use a page type instead of page_ext flag" (in
     v5.3).
 
+    >>> PageGuard(pfn_to_page(0x148))
+    False
+
     :param page: ``struct page *``
     """
     return _test(page, "guard")
@@ -193,6 +204,9 @@ def PageGuard(page: Object) -> bool:
 def folio_test_guard(folio: Object) -> bool:
     """
     Return whether a folio is a guard page of ``debug_pagealloc``.
+
+    >>> folio_test_guard(cast("struct folio *", pfn_to_page(0x148)))
+    False
 
     :param folio: ``struct folio *``, or its head ``struct page *``
     """
@@ -203,12 +217,15 @@ def PageHuge(page: Object) -> bool:
     """
     Return whether a page belongs to a HugeTLB folio, as head or as tail.
 
+    >>> PageHuge(pfn_to_page(0x200))
+    True
+
     :param page: ``struct page *``
     """
-    layout = machine(page.prog_).layout
-    if _flags(page, layout) == layout.flags_mask:
+    layout = layout_of(page)
+    if flags_of(page, layout) == layout.flags_mask:
         return False
-    return folio_test_hugetlb(_head(page))
+    return folio_test_hugetlb(head_of(page))
 
 
 PageHugetlb = PageHuge
@@ -219,8 +236,12 @@ def folio_test_hugetlb(folio: Object) -> bool:
     """
     Return whether a folio is a HugeTLB folio.
 
+    >>> folio_test_hugetlb(cast("struct folio *", pfn_to_page(0x200)))
+    True
+
     :param folio: ``struct folio *``, or its head ``struct page *``
     """
+    address_of(folio)
     return machine(folio.prog_).fact(_hugetlb_test)(folio)
 
 
@@ -233,14 +254,14 @@ def _hugetlb_test(machine: Machine) -> Callable[[Object], bool]:
     page_size = sizeof(machine.prog.type("struct page"))
 
     def is_large(folio: Object) -> bool:
-        return bool(_flags(folio, layout) & 1 << layout.head_flag)
+        return bool(flags_of(folio, layout) & 1 << layout.head_flag)
 
     # In Linux 6.6 to 6.8, it is a flag of the second page.
     flag = machine.enumerators("pageflags").get("PG_hugetlb")
     if flag is not None:
 
         def test_flag(folio: Object) -> bool:
-            second = folio.value_() + page_size + layout.flags_offset
+            second = address_of(folio) + page_size + layout.flags_offset
             return is_large(folio) and bool(machine.prog.read_word(second) & 1 << flag)
 
         return test_flag
@@ -255,11 +276,11 @@ def _hugetlb_test(machine: Machine) -> Callable[[Object], bool]:
         if not is_large(folio):
             return False
         try:
-            kept = cast("struct page *", folio)[1].compound_dtor
+            kept = Object(machine.prog, "struct page *", address_of(folio))[1].compound_dtor
         except AttributeError:
             # Since "mm: remove 'First tail page' members from struct page" (in
             # v6.3), it is a member of struct folio.
-            kept = cast("struct folio *", folio)._folio_dtor
+            kept = Object(machine.prog, "struct folio *", address_of(folio))._folio_dtor
         return bool(kept.value_() == dtor)
 
     return test_dtor
@@ -272,6 +293,12 @@ def PageZsmalloc(page: Object) -> bool:
     Since Linux kernel commit 43d746dc49bb ("mm/zsmalloc: use a proper page
     type") (in v6.11).
 
+    >>> try:
+    ...     print(PageZsmalloc(pfn_to_page(0x98f)))
+    ... except LayoutError as error:
+    ...     print(error)
+    this kernel has no page type zsmalloc (rfc-v3); it has buddy, offline, table, guard, slab
+
     :param page: ``struct page *``
     """
     return _test(page, "zsmalloc")
@@ -280,6 +307,12 @@ def PageZsmalloc(page: Object) -> bool:
 def folio_test_zsmalloc(folio: Object) -> bool:
     """
     Return whether a folio belongs to zsmalloc.
+
+    >>> try:
+    ...     print(folio_test_zsmalloc(cast("struct folio *", pfn_to_page(0x98f))))
+    ... except LayoutError as error:
+    ...     print(error)
+    this kernel has no page type zsmalloc (rfc-v3); it has buddy, offline, table, guard, slab
 
     :param folio: ``struct folio *``, or its head ``struct page *``
     """
@@ -292,6 +325,12 @@ def PageUnaccepted(page: Object) -> bool:
 
     Since Linux 6.12.
 
+    >>> try:
+    ...     print(PageUnaccepted(pfn_to_page(0x98f)))
+    ... except LayoutError as error:
+    ...     print(error)
+    this kernel has no page type unaccepted (rfc-v3); it has buddy, offline, table, guard, slab
+
     :param page: ``struct page *``
     """
     return _test(page, "unaccepted")
@@ -300,6 +339,12 @@ def PageUnaccepted(page: Object) -> bool:
 def folio_test_unaccepted(folio: Object) -> bool:
     """
     Return whether a folio is a block that the guest has not accepted yet.
+
+    >>> try:
+    ...     print(folio_test_unaccepted(cast("struct folio *", pfn_to_page(0x98f))))
+    ... except LayoutError as error:
+    ...     print(error)
+    this kernel has no page type unaccepted (rfc-v3); it has buddy, offline, table, guard, slab
 
     :param folio: ``struct folio *``, or its head ``struct page *``
     """
@@ -312,6 +357,12 @@ def PageLargeKmalloc(page: Object) -> bool:
 
     Since "slab: Mark large folios for debugging purposes" (in v6.15).
 
+    >>> try:
+    ...     print(PageLargeKmalloc(pfn_to_page(0x98f)))
+    ... except LayoutError as error:
+    ...     print(error)
+    this kernel has no page type large_kmalloc (rfc-v3); it has buddy, offline, table, guard, slab
+
     :param page: ``struct page *``
     """
     return _test(page, "large_kmalloc")
@@ -320,6 +371,12 @@ def PageLargeKmalloc(page: Object) -> bool:
 def folio_test_large_kmalloc(folio: Object) -> bool:
     """
     Return whether a folio is a ``kmalloc()`` too large for a slab cache.
+
+    >>> try:
+    ...     print(folio_test_large_kmalloc(cast("struct folio *", pfn_to_page(0x98f))))
+    ... except LayoutError as error:
+    ...     print(error)
+    this kernel has no page type large_kmalloc (rfc-v3); it has buddy, offline, table, guard, slab
 
     :param folio: ``struct folio *``, or its head ``struct page *``
     """
@@ -330,10 +387,14 @@ def page_type_word(page: Object) -> int:
     """
     Return the 32-bit word that holds the type or the map count of a page.
 
+    >>> page = virt_to_page(0xffff88800098f000)
+    >>> hex(page_type_word(page))
+    '0xffefffef'
+
     :param page: ``struct page *``, ``struct folio *`` or ``struct slab *``
     :return: The word, from 0 to 0xffffffff.
     """
-    return _word(page, machine(page.prog_).layout)
+    return word_of(page, layout_of(page))
 
 
 def page_types(page: Object) -> Tuple[str, ...]:
@@ -343,10 +404,14 @@ def page_types(page: Object) -> Tuple[str, ...]:
     A healthy page has one type or none. Slab is among them also where it is a
     page flag. Only the given page is looked at, never its head.
 
+    >>> page = virt_to_page(0xffff88800098f000)
+    >>> page_types(page)
+    ('slab',)
+
     :param page: ``struct page *``
     """
-    layout = machine(page.prog_).layout
-    types = layout.encoding.types_of(_word(page, layout))
+    layout = layout_of(page)
+    types = layout.encoding.types_of(word_of(page, layout))
     if layout.slab_flag is not None and _test_slab(page, layout):
         return (*types, "slab")
     return types
@@ -356,11 +421,15 @@ def page_type_text(page: Object) -> str:
     """
     Return the page type as the kernel prints it in ``dump_page()``.
 
-    See :meth:`~drgn_slabtype.pagetype.encoding.Encoding.text`.
+    See :meth:`Encoding.text`.
+
+    >>> page = virt_to_page(0xffff88800098f000)
+    >>> page_type_text(page)
+    '0xffefffef(slab|0x10)'
 
     :param page: ``struct page *``
     """
-    return machine(page.prog_).layout.encoding.text(page_type_word(page))
+    return layout_of(page).encoding.text(page_type_word(page))
 
 
 def page_has_type(page: Object) -> bool:
@@ -371,71 +440,22 @@ def page_has_type(page: Object) -> bool:
     page has (Linux 6.12 to 6.14), and is never true with "[RFC PATCH] mm: move
     PG_slab flag to page_type".
 
+    >>> page = virt_to_page(0xffff88800098f000)
+    >>> page_has_type(page)
+    True
+
     :param page: ``struct page *``
     """
     return page_type_has_type(page.prog_, page_type_word(page))
 
 
-def page_type_has_type(prog: Program, word: int) -> bool:
+def page_type_has_type(prog: Program, word: IntegerLike) -> bool:
     """
     Return whether a word is a page type, not a map count.
 
+    >>> page_type_has_type(prog, 0xffefffff), page_type_has_type(prog, 3)
+    (True, False)
+
     :param word: The 32-bit word, signed or unsigned.
     """
-    return machine(prog).layout.encoding.has_type(word)
-
-
-def slab_get_active(slab: Object) -> int:
-    """
-    Return SLAB's count of objects of a slab that are not on its own freelist.
-
-    Objects parked in array caches are among them. After an overflow or
-    underflow of a count that shares its word with the page type, this is what
-    the kernel reads; :func:`slab_active_state` tells.
-
-    :param slab: ``struct slab *``, or head ``struct page *``
-    :return: Number of objects.
-    :raises LayoutError: if the slabs of this kernel have no such count (SLUB).
-    """
-    prog = slab.prog_
-    layout = machine(prog).layout
-    # Since "[RFC v3 2/4] mm: move PG_slab flag to page_type", never merged, the
-    # count is part of the page type word.
-    if layout.active == "page_type":
-        return layout.encoding.active(_word(slab, layout))
-    if layout.packed is not None:
-        return int(layout.packed.active(prog.read_u32(slab.value_() + layout.packed.offset)))
-    if layout.active == "word":
-        return _word(slab, layout)
-    raise LayoutError(f"the slabs of {layout.allocator} have no active count")
-
-
-def slab_active_state(slab: Object) -> ActiveState:
-    """
-    Return whether the active count of a slab overflowed or underflowed.
-
-    Only a count that shares its word with the page type can show it: RFC v3.
-
-    :param slab: ``struct slab *``, or head ``struct page *``
-    :raises LayoutError: if the slabs of this kernel have no such count (SLUB).
-    """
-    layout = machine(slab.prog_).layout
-    if layout.active is None:
-        raise LayoutError(f"the slabs of {layout.allocator} have no active count")
-    if layout.active != "page_type":
-        return ActiveState.OK
-    return layout.encoding.active_state(_word(slab, layout))
-
-
-def slab_get_inuse(slab: Object) -> int:
-    """
-    Return SLUB's count of objects of a slab that are not on its own freelist.
-
-    :param slab: ``struct slab *``, or head ``struct page *``
-    :return: Number of objects.
-    :raises LayoutError: if the slabs of this kernel have no such count (SLAB).
-    """
-    layout = machine(slab.prog_).layout
-    if layout.allocator != "SLUB":
-        raise LayoutError(f"the slabs of {layout.allocator} have no inuse count")
-    return int(cast(f"struct {layout.slab_struct} *", slab).inuse.value_())
+    return machine(prog).layout.encoding.has_type(word32_of(word))

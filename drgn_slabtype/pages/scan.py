@@ -19,6 +19,7 @@ import numpy.typing as npt
 from drgn import PlatformFlags
 from drgn.helpers.linux.mm import for_each_valid_page_range
 
+from ..arguments import platform_of
 from ..errors import MissingDebugInfoError, UnsupportedError
 from ..machine import Machine
 from ..machine.memory import U8, U64, Bools
@@ -125,10 +126,10 @@ def require_64_bit(machine: Machine) -> None:
 
     None of them has a virtual memory map (``SPARSEMEM_VMEMMAP``).
 
+    :raises ArgumentError: if the program reads no machine at all.
     :raises UnsupportedError: if the kernel is a 32-bit one.
     """
-    platform = machine.prog.platform
-    if platform is not None and not platform.flags & PlatformFlags.IS_64_BIT:
+    if not platform_of(machine.prog).flags & PlatformFlags.IS_64_BIT:
         raise UnsupportedError("32-bit kernels are not supported: they have no virtual memory map")
 
 

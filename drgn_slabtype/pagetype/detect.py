@@ -18,6 +18,7 @@ import numpy as np
 from drgn import Program, Type, sizeof
 
 from ..errors import LayoutError, UnsupportedError
+from ..records import Record
 from .encoding import (
     RFC_V1,
     RFC_V1_LOW,
@@ -43,7 +44,7 @@ ONLY_WHILE_IDLE = "the word of a slab is PAGE_SLAB_MAPCOUNT_VALUE only while no 
 
 
 @dataclass(frozen=True)
-class PageTypeLayout:
+class PageTypeLayout(Record):
     """How one kernel tells what a page is."""
 
     encoding: Encoding

@@ -470,7 +470,17 @@ ENCODINGS: Mapping[str, Encoding] = {
         TOP_BYTE,
     )
 }
-"""Every known encoding by name, oldest first."""
+"""
+Every known encoding by name, oldest first.
+
+Their methods know integers and :mod:`numpy` arrays only, and no kernel: ``set()``, ``clear()``,
+``increment()`` and ``decrement()`` do to a word what the kernel does.
+
+>>> list(ENCODINGS)[:3]
+['page-flag-4.18', 'page-flag-5.1', 'page-flag-5.3']
+>>> hex(ENCODINGS["rfc-v3"].increment(0xffefffff))
+'0xffeffffe'
+"""
 
 
 def top_byte(types: Mapping[str, int]) -> TopByte:

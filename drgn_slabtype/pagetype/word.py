@@ -39,7 +39,12 @@ def _word(words: Any) -> Any:
 
 
 class ActiveState(IntEnum):
-    """What the bits around an active count say about it."""
+    """
+    What the bits around an active count say about it.
+
+    >>> ENCODINGS["rfc-v3"].active_state(0xffeffffa) is ActiveState.OK
+    True
+    """
 
     OK = 0
     """The word is a slab and nothing else; its count can be taken."""
@@ -138,7 +143,20 @@ class Counting:
 
 @dataclass(frozen=True)
 class Encoding(Counting, ABC):
-    """One meaning of the page type word."""
+    """
+    One meaning of the page type word.
+
+    >>> encoding = ENCODINGS["rfc-v3"]
+    >>> isinstance(encoding, Encoding), encoding.types["slab"] == 0x100000
+    (True, True)
+    >>> word = encoding.set(encoding.idle, "slab")
+    >>> hex(encoding.increment(word)), encoding.active(encoding.increment(word))
+    ('0xffeffffe', 1)
+    >>> hex(encoding.decrement(word)), encoding.active_state(encoding.decrement(word)).name
+    ('0xfff00000', 'UNDERFLOW')
+    >>> hex(encoding.clear(word, "slab"))
+    '0xffffffff'
+    """
 
     name: str
     """Short stable name, a key of :data:`ENCODINGS`."""

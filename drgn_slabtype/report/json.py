@@ -117,7 +117,13 @@ def objects(found: Objects) -> Iterator[str]:
         "size": facts.stride,
     }
     missing = list(found.unavailable)
-    parts = {"cache": cache, "unavailable": missing, "count": len(found), "objects": []}
+    parts = {
+        "cache": cache,
+        "unavailable": missing,
+        "count": len(found),
+        "found": found.found,
+        "objects": [],
+    }
     start = _dump("objects", parts)
     head, tail = start.rsplit("[]", 1)
     yield head + "["

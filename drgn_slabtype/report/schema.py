@@ -12,11 +12,10 @@ def json_schema() -> Dict[str, Any]:
     """
     Return the JSON Schema (draft 2020-12) of every command's JSON.
 
-    >>> from drgn_slabtype import json_schema
+    It stands in the file ``schema.json`` of the package; ``docs/json.md`` is made from it.
+
     >>> json_schema()["properties"]["schema"]["const"]
     1
-
-    It stands in the file ``schema.json`` of the package; ``docs/json.md`` is made from it.
     """
     path = Path(__file__).parents[1] / "schema.json"
     found: Dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

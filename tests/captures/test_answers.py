@@ -26,7 +26,7 @@ from drgn_slabtype.command import incomplete
 from drgn_slabtype.errors import CorruptionError, TargetError
 from drgn_slabtype.machine import machine, page_type_layout
 from drgn_slabtype.pages.census import Selection, census
-from drgn_slabtype.pages.predicates import slab_get_active, slab_get_inuse
+from drgn_slabtype.pages.counters import slab_get_active, slab_get_inuse
 from drgn_slabtype.report import json as as_json
 from drgn_slabtype.report import text as as_text
 
@@ -220,3 +220,20 @@ def test_answers_are_lists_of_records(prog: Program) -> None:
         found[len(every)]
     # Of nothing, too, there is something to tell.
     assert what(prog, 0x7FFFFFFFFFFFFFFF)
+
+
+def test_no_more_is_told_than_was_asked_for(prog: Program) -> None:
+    every = slabs(prog, "kmalloc-64")
+    some = slabs(prog, "kmalloc-64", most=2)
+    assert some.slabs == every.slabs[:2]
+    assert some.found == every.found == len(every)
+    both = objects(prog, "kmalloc-64", ["free", "in use"])
+    for most in (0, 3, len(both), len(both) + 1):
+        told = objects(prog, "kmalloc-64", ["free", "in use"], most=most)
+        assert list(told) == list(both)[:most]
+        assert (told.found, len(told)) == (len(both), min(most, len(both)))
+    text = "".join(as_text.objects(objects(prog, "kmalloc-64", ["free", "in use"], most=3)))
+    assert text.split("\n")[0].endswith(", 3 shown")
+    assert text.count("\n") >= 2 + 3
+    assert f"{len(every)} slabs, 2 shown," in as_text.slabs(some)
+    assert "shown" not in as_text.slabs(every)

@@ -30,6 +30,7 @@ from drgn_slabtype.pages.kpageflags import kpageflags, stable_page_flags
 from drgn_slabtype.pages.scan import page_ranges, scan
 from drgn_slabtype.pages.survey import Survey, survey
 from drgn_slabtype.report import present
+from drgn_slabtype.report import text as as_text
 
 from ..recipes.overlay import Write, overlay
 from . import ONE_OF_EACH_SHAPE
@@ -144,10 +145,20 @@ def test_selection_is_what_was_selected(machine: Machine) -> None:
         census(machine.prog, select=Selection(node=99))
 
 
+def test_no_more_ranges_are_listed_than_were_asked_for(machine: Machine) -> None:
+    every = census(machine.prog, runs=True)
+    some = census(machine.prog, runs=True, most=3)
+    assert every.runs is not None
+    assert some.runs == every.runs[:3]
+    assert some.runs_found == every.runs_found == len(every.runs)
+    assert f"{some.runs_found} ranges, 3 shown\n" in "".join(as_text.pages(some))
+    assert "shown" not in "".join(as_text.pages(every))
+
+
 def test_selection_of_what_does_not_exist(machine: Machine) -> None:
-    with pytest.raises(TargetError, match="no page type slub; there are buddy"):
+    with pytest.raises(TargetError, match="slub is no page type: these are buddy"):
         census(machine.prog, select=Selection(types=["slub"]))
-    with pytest.raises(TargetError, match="no page flag slub; there are locked"):
+    with pytest.raises(TargetError, match="slub is no page flag: these are locked"):
         census(machine.prog, select=Selection(flags=["slub"]))
 
 

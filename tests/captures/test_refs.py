@@ -63,7 +63,7 @@ def test_nothing_points_to_what_is_not_there(prog: Program) -> None:
     found = refs(prog, 0xFFFF_0123_4567_0000, 64)
     assert (found.found, found.references, found.by_kind) == (0, [], {})
     assert found.unreadable_pages > 0
-    with pytest.raises(ValueError, match="heaps: kinds are slabs"):
+    with pytest.raises(ValueError, match="heaps is no kind of reference: these are slabs"):
         refs(prog, 0, kinds=["heaps"])
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -12,15 +13,17 @@ import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Callable, List, Tuple
+from typing import Any, Callable, List, Optional, Tuple
 from xml.etree import ElementTree
 
 import pytest
 from drgn import FaultError, Program
 
 from drgn_slabtype import __version__, cli
+from drgn_slabtype import command as reading
 from drgn_slabtype.commands import COMMANDS
 from drgn_slabtype.findings import Report
+from drgn_slabtype.pagecommands import pfn_range
 
 from ..synthetic.elf_files import OTHER_BUILD_ID, core, vmlinux
 from ..synthetic.reports import damaged, healthy, incomplete
@@ -131,6 +134,53 @@ def test_decode_takes_signed_decimal_and_hexadecimal() -> None:
 
 def test_decode_of_nonsense() -> None:
     assert "zebra is not a hexadecimal number" in error("decode", "zebra")
+
+
+NUMERALS = [
+    ("403", 403),
+    ("0x403", 0x403),
+    ("4o3", None),
+    ("ffff", 0xFFFF),
+    ("FFFF", 0xFFFF),
+    ("0403", 403),
+    ("1_000", None),
+    ("1000000000000000", 0x1000000000000000),
+    ("ffff888003a1c480", 0xFFFF888003A1C480),
+    ("-5", -5),
+    (" 5", None),
+    ("٣", None),
+]
+
+
+@pytest.mark.parametrize(("text", "number"), NUMERALS)
+def test_each_reader_of_numbers_has_the_same_rule(text: str, number: Optional[int]) -> None:
+    # Where a word, an address, a page, a range and a size are given.
+    fits = number is not None and number >= 0
+    readers: List[Tuple[Callable[[str], Any], bool, Any]] = [
+        (reading.numeral, number is not None, number),
+        (reading.address, fits, number),
+        (lambda text: reading.span(f"0x10+{text}").size, fits, number),
+        (pfn_range, fits, (number, (number or 0) + 1)),
+        (reading.word32, number is not None and -(1 << 31) <= number < 1 << 32, number),
+    ]
+    for reader, reads, value in readers:
+        if reads:
+            assert reader(text) == value
+            continue
+        with contextlib.suppress(ValueError, argparse.ArgumentTypeError):
+            assert isinstance(reader(text), reading.Named)
+
+
+def test_the_rule_of_numbers_is_in_the_help_of_all_that_take_them() -> None:
+    told = " ".join(reading.NUMBERS.split())
+    for name in ("check", "page", "pages", "object", "slabs", "refs", "what", "decode"):
+        (one,) = (one for one in COMMANDS if one.name == name)
+        assert any(told in option.settings["help"] for option in one.all_options()), name
+
+
+@pytest.mark.parametrize("word", ["0x100000000", "4294967296", "-2147483649"])
+def test_decode_of_more_than_32_bits(word: str) -> None:
+    assert f"{word} has more than 32 bits" in error("decode", word)
 
 
 def test_drgn_option_prints_code_and_opens_nothing() -> None:

@@ -16,7 +16,7 @@ from drgn_slabtype import cli
 from drgn_slabtype.answers.explanations import explain
 from drgn_slabtype.codes import CATALOGUE, FAMILIES, KINDS
 from drgn_slabtype.commands import COMMANDS
-from drgn_slabtype.errors import UnsupportedError
+from drgn_slabtype.errors import ArgumentError
 from drgn_slabtype.report import json, text
 
 ROOT = Path(__file__).parents[2]
@@ -141,7 +141,7 @@ def test_patterns_and_families_are_codes_too() -> None:
 
 
 def test_an_unknown_code_names_those_that_are_near() -> None:
-    with pytest.raises(UnsupportedError, match="did you mean freelist-cycle"):
+    with pytest.raises(ArgumentError, match="did you mean freelist-cycle"):
         explain("freelist-cylce")
     with pytest.raises(ValueError, match="there is no code xyzzy; all of them: explain"):
         explain("xyzzy")

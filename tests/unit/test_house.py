@@ -11,13 +11,13 @@ PACKAGE = Path(__file__).parents[2] / "drgn_slabtype"
 
 # Rooms in the order of docs/architecture.md: each imports from those before it, and itself.
 ROOMS = """
-    signals errors shapes codes particulars signature findings footprint
+    signals errors arguments shapes records codes particulars signature findings footprint
     files finders btf pagetype regions machine pages
     index ledger rules allocators
     pagecheck reading strays blanks
     answers looks confirm course check
     capture debuginfo target diff demo watch
-    report command fleet checking pagecommands questions triage commands cli plugin kernelci
+    habits report command fleet checking pagecommands questions triage commands cli plugin kernelci
     __main__
 """.split()
 

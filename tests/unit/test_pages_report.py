@@ -125,7 +125,13 @@ def test_map_of_one_kind_is_in_shades() -> None:
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("7", (7, 8)), ("0x10-0x1f", (16, 32)), ("16+4", (16, 20)), ("5-5", (5, 6))],
+    [
+        ("7", (7, 8)),
+        ("0x10-0x1f", (16, 32)),
+        ("16+4", (16, 20)),
+        ("5-5", (5, 6)),
+        ("1f0-1f1", (0x1F0, 0x1F2)),
+    ],
 )
 def test_ranges_of_page_frames(text: str, expected: object) -> None:
     assert pfn_range(text) == expected
@@ -133,7 +139,7 @@ def test_ranges_of_page_frames(text: str, expected: object) -> None:
 
 @pytest.mark.parametrize("text", ["", "x", "5-", "-5", "9-3"])
 def test_what_is_no_range_of_page_frames(text: str) -> None:
-    with pytest.raises(ValueError, match=r"invalid literal|no range"):
+    with pytest.raises(ValueError, match=r"is no number|no range"):
         pfn_range(text)
 
 

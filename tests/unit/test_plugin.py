@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, Dict
 
 import pytest
-from drgn import Program
+from drgn import Object, Program
 from drgn.commands import CommandError, CommandNotFoundError, run_command
 
+from drgn_slabtype.command import Named, Span
 from drgn_slabtype.commands import COMMANDS
 from drgn_slabtype.errors import TargetError
 
@@ -48,6 +49,7 @@ def test_importing_the_plugin_imports_nothing_heavy() -> None:
         "drgn_slabtype",
         "drgn_slabtype.command",
         "drgn_slabtype.commands",
+        "drgn_slabtype.habits",
         "drgn_slabtype.pagecommands",
         "drgn_slabtype.plugin",
         "drgn_slabtype.questions",
@@ -150,6 +152,24 @@ def test_command_prints_and_returns_its_records(
     text = capsys.readouterr().out
     assert text.startswith("consistent: Linux 6.1.0-test x86_64")
     assert report.target.path == prog.core_dump_path
+
+
+def test_variables_of_the_prompt_are_addresses(prog: Program, reporting: Dict[str, Any]) -> None:
+    # Objects of drgn and numbers; what else a name may be is a symbol.
+    names = {
+        "page": Object(prog, prog.pointer_type(prog.void_type()), 0xFFFFEA0000001000),
+        "found": 0xFFFF888000041000,
+        "print": print,
+        "flag": "text",
+    }
+    run_command(prog, "slabcheck page found+0x10 0x5 > /dev/null", globals=names)
+    assert reporting["addresses"] == [0xFFFFEA0000001000, 0xFFFF888000041010, 5]
+    for name in ("print", "flag"):
+        with pytest.raises(CommandError, match=f"there is no symbol {name}"):
+            run_command(prog, f"slabcheck {name}", globals=names)
+    given = Span(Named("found", 1), 8)
+    assert plugin._variables(given, names) == Span(0xFFFF888000041001, 8)
+    assert plugin._variables("found", names) == "found"
 
 
 def test_command_and_shell_share_defaults(prog: Program, reporting: Dict[str, Any]) -> None:

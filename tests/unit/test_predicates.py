@@ -8,10 +8,12 @@ from typing import Callable
 
 import pytest
 from drgn import FaultError, Object, cast
+from drgn.helpers.linux.mm import compound_head
 
 from drgn_slabtype.errors import LayoutError
 from drgn_slabtype.machine import machine, page_type_layout
 from drgn_slabtype.pages import predicates
+from drgn_slabtype.pages.counters import slab_active_state, slab_get_active, slab_get_inuse
 from drgn_slabtype.pages.predicates import (
     PageBuddy,
     PageGuard,
@@ -22,7 +24,6 @@ from drgn_slabtype.pages.predicates import (
     PageTable,
     PageUnaccepted,
     PageZsmalloc,
-    compound_head,
     folio_test_hugetlb,
     folio_test_slab,
     page_has_type,
@@ -30,13 +31,12 @@ from drgn_slabtype.pages.predicates import (
     page_type_text,
     page_type_word,
     page_types,
-    slab_active_state,
-    slab_get_active,
-    slab_get_inuse,
 )
 from drgn_slabtype.pagetype.encoding import ActiveState
 from tests.synthetic import SPECS, Kernel, make_kernel
 
+# Where the test of a folio has another name than the type.
+FOLIO = {"table": "pgtable"}
 MACHINES = [(True, 64), (False, 64), (True, 32), (False, 32)]
 SLAB = [name for name, spec in SPECS.items() if spec.allocator == "SLAB"]
 SLUB = [name for name, spec in SPECS.items() if spec.allocator == "SLUB"]
@@ -78,7 +78,9 @@ def test_types_without_head(name: str, type: str) -> None:
     kernel = make_kernel(name)
     encoding = page_type_layout(kernel.prog).encoding
     test = SIMPLE[type]
-    folio_test: Callable[[Object], bool] = getattr(predicates, f"folio_test_{type}")
+    folio_test: Callable[[Object], bool] = getattr(
+        predicates, f"folio_test_{FOLIO.get(type, type)}"
+    )
     if type not in encoding.types:
         with pytest.raises(LayoutError, match=f"no page type {type}"):
             test(kernel.page(4))

@@ -33,12 +33,22 @@ def caches(answer: CachesAnswer) -> str:
     return text([*lines, *unavailable(answer), summary(answer)])
 
 
+def _all(answer: Any) -> int:
+    return len(answer) if answer.found is None else int(answer.found)
+
+
+def _shown(answer: Any) -> str:
+    # What is to be said where not all is told.
+    return f", {len(answer)} shown" if len(answer) < _all(answer) else ""
+
+
 def objects(found: Objects) -> Iterator[str]:
     """Present the objects of a cache, a line each, as they are asked for."""
     from ...answers.states import SlabObject
 
     facts = found.ledger.facts
-    yield printable(f"{facts.name}: {plural(len(found), 'object')} of {facts.object_size} bytes")
+    of_all = f"{facts.name}: {plural(_all(found), 'object')} of {facts.object_size} bytes"
+    yield printable(of_all + _shown(found))
     yield "\n"
     # There may be many millions: what a view would do is written out here. The
     # place comes last: its width is not known before the last row.
@@ -63,8 +73,9 @@ def objects(found: Objects) -> Iterator[str]:
 def slabs(answer: SlabsAnswer) -> str:
     """Present the slabs of a cache, a line each; one slab with its objects."""
     objects = sum(slab.objects for slab in answer.slabs)
-    head = f"{answer.cache} (0x{answer.slab_cache:x}): {plural(len(answer.slabs), 'slab')}, "
-    lines = [head + plural(objects, "object")]
+    head = f"{answer.cache} (0x{answer.slab_cache:x}): {plural(_all(answer), 'slab')}"
+    some = _shown(answer)
+    lines = [f"{head}{some}, {plural(objects, 'object')}{' in them' if some else ''}"]
     lines += table(slabs_view(answer).grid(answer.slabs)) if answer.slabs else []
     if answer.objects:
         lines += ["", *table(OBJECTS.grid(answer.objects))]

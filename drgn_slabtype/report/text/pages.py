@@ -32,6 +32,8 @@ def pages(census: Census) -> Iterator[str]:
         # There may be a great many: fixed widths, as they come.
         yield "\n"
         yield from stream(RUN, census.runs)
+        if census.runs_found is not None and len(census.runs) < census.runs_found:
+            yield text([f"{plural(census.runs_found, 'range')}, {len(census.runs)} shown"])
     if census.map is not None:
         yield "\n"
         yield from draw(census.map, census.page_size)

@@ -53,6 +53,8 @@ def owners(answer: OwnersAnswer) -> str:
     """Present the objects of a cache by who has them."""
     lines = table(OWNER.grid(answer.owners)) if answer.owners else []
     told = f"{answer.cache}: {plural(answer.objects, 'object')} in use"
+    if answer.found is not None and len(answer.owners) < answer.found:
+        told += f", {len(answer.owners)} of {plural(answer.found, 'owner')} shown"
     told += f", {answer.uncharged} charged to no cgroup"
     if answer.unknown:
         told += f", the records of {answer.unknown} not in the target"

@@ -1,0 +1,276 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+What functions are given
+------------------------
+
+Scripts pass what they have: a name, an address, an object of drgn. What cannot be
+meant raises :exc:`~drgn_slabtype.errors.ArgumentError`, a ``ValueError`` that says
+what can.
+"""
+
+from __future__ import annotations
+
+import operator
+import os
+from typing import Any, Iterable, List, Optional, Union
+
+from drgn import (
+    IntegerLike,
+    NoDefaultProgramError,
+    Object,
+    Platform,
+    Program,
+    Type,
+    TypeKind,
+    get_default_prog,
+)
+
+from .errors import ArgumentError
+
+CacheLike = Union[str, int, Object]
+"""A slab cache: its name, that of a cache merged into it, ``struct kmem_cache *``, the structure
+itself, or its address."""
+
+CacheName = Union[str, int]
+"""The same, ready to look for: a name, a pattern or an address."""
+
+_INTEGERS = (TypeKind.INT, TypeKind.BOOL, TypeKind.ENUM)
+
+
+def program_of(prog: Program) -> Program:
+    """
+    Return a program.
+
+    :raises ArgumentError: if it is none.
+    """
+    # Whatever has a cache serves.
+    if not hasattr(prog, "cache"):
+        require("prog", prog, Program)
+    return prog
+
+
+def platform_of(prog: Program) -> Platform:
+    """
+    Return what machine a program reads.
+
+    :raises ArgumentError: if it reads none.
+    """
+    if prog.platform is None:
+        raise ArgumentError("prog is a drgn.Program that has opened nothing yet")
+    return prog.platform
+
+
+def require(what: str, given: Any, wanted: type) -> None:
+    """
+    Complain about an argument that is something else.
+
+    :param what: Its name.
+    :param wanted: What it is to be.
+    :raises ArgumentError: if it is none.
+    """
+    if not isinstance(given, wanted):
+        raise ArgumentError(f"{what} is {_shown(given)}: it is a {wanted.__name__}")
+
+
+def program_for(given: Any, prog: Optional[Program]) -> Program:
+    """
+    Return the program of an object, that which is given, or drgn's own default.
+
+    :raises ArgumentError: if there is none.
+    """
+    if isinstance(given, Object):
+        return given.prog_
+    try:
+        return program_of(get_default_prog() if prog is None else prog)
+    except NoDefaultProgramError:
+        raise ArgumentError(f"{_shown(given)} is of no program: prog=... says of which") from None
+
+
+def word_of(number: IntegerLike) -> int:
+    """
+    Return 64 bits as an unsigned number; of a structure, where it is.
+
+    :raises ArgumentError: if it is neither, or has more bits.
+    """
+    try:
+        value = operator.index(_at(number))
+    except TypeError:
+        raise ArgumentError(
+            f"{_shown(number)} is no address: a number is, or an object of drgn"
+        ) from None
+    if not -(1 << 63) <= value < 1 << 64:
+        raise ArgumentError(f"{value:#x} has more than 64 bits")
+    return value & (1 << 64) - 1
+
+
+def word32_of(number: IntegerLike) -> int:
+    """
+    Return 32 bits as an unsigned number.
+
+    :raises ArgumentError: if it is no number, or has more bits.
+    """
+    try:
+        value = operator.index(number)
+    except TypeError:
+        raise ArgumentError(f"{_shown(number)} is no 32-bit word: a number is") from None
+    if not -(1 << 31) <= value < 1 << 32:
+        raise ArgumentError(f"{value:#x} is not a 32-bit word")
+    return value & (1 << 32) - 1
+
+
+def words_of(given: Union[IntegerLike, Iterable[IntegerLike]]) -> List[int]:
+    """
+    Return the same of several, or of one.
+
+    :raises ArgumentError: if one of them is no address.
+    """
+    return [word_of(one) for one in several(given)]
+
+
+def cache_of(cache: CacheLike) -> CacheName:
+    """
+    Return the name or the address of a slab cache that somebody means.
+
+    :raises ArgumentError: if it is nothing that can be a slab cache.
+    """
+    if isinstance(cache, str):
+        return cache
+    if isinstance(cache, int) and not isinstance(cache, bool):
+        return word_of(cache)
+    if isinstance(cache, Object) and _is(cache, ("kmem_cache",)):
+        return word_of(cache)
+    raise ArgumentError(
+        f"{_shown(cache)} is no slab cache: a name is, struct kmem_cache *, or its address"
+    )
+
+
+def structure_of(given: Object, *names: str) -> int:
+    """
+    Return the address of a structure.
+
+    :param given: A pointer to it, or itself.
+    :param names: Of the types that it may have.
+    :raises ArgumentError: if it has none of them.
+    """
+    if isinstance(given, Object) and _is(given, names, numbers=False):
+        return word_of(given)
+    wanted = " or ".join(f"struct {name} *" for name in names)
+    raise ArgumentError(f"{_shown(given)} is no {wanted}")
+
+
+def type_of(prog: Program, type: Union[str, Type]) -> Type:
+    """
+    Return a C type.
+
+    :raises ArgumentError: if the program has none of that name, or it is no type.
+    """
+    if isinstance(type, Type):
+        return type
+    try:
+        return prog.type(type)
+    except (LookupError, SyntaxError, TypeError) as error:
+        raise ArgumentError(f"{_shown(type)} is no type of this kernel: {error}") from None
+
+
+def path_of(what: str, given: Union[str, os.PathLike[str]]) -> str:
+    """
+    Return the path of a file.
+
+    :param what: Name of the argument.
+    :raises ArgumentError: if it is none.
+    """
+    if isinstance(given, (str, os.PathLike)):
+        return os.fspath(given)
+    raise ArgumentError(f"{what} is {_shown(given)}: it is the path of a file")
+
+
+def several(given: Any) -> List[Any]:
+    """Return what was given one by one, also where it is one alone."""
+    if isinstance(given, (str, bytes, Object)) or not isinstance(given, Iterable):
+        return [given]
+    return list(given)
+
+
+def one_of(what: str, given: Any, choices: Iterable[str]) -> str:
+    """
+    Return one of some names.
+
+    :param what: What they are names of.
+    :raises ArgumentError: if it is none; it names them all.
+    """
+    known = list(choices)
+    if given not in known:
+        told = given if isinstance(given, str) and given.strip() else _shown(given)
+        raise ArgumentError(f"{told} is no {what}: these are {', '.join(known)}")
+    return str(given)
+
+
+def at_least(what: str, given: Optional[int], least: int = 0) -> Optional[int]:
+    """
+    Return a number that is not too small, or ``None``.
+
+    :param what: Name of the argument.
+    :raises ArgumentError: if it is too small, or no integer.
+    """
+    if given is None:
+        return None
+    try:
+        number = operator.index(given)
+    except TypeError:
+        number = least - 1
+    if number < least:
+        raise ArgumentError(f"{what} is {_shown(given)}: it is a number from {least} on")
+    return number
+
+
+def seconds_of(what: str, given: Optional[float]) -> Optional[float]:
+    """
+    Return a time in seconds, or ``None``.
+
+    :param what: Name of the argument.
+    :raises ArgumentError: if it is negative, or no number.
+    """
+    if given is None:
+        return None
+    if not isinstance(given, (int, float)) or not given >= 0:
+        raise ArgumentError(f"{what} is {_shown(given)}: it is a number of seconds from 0 on")
+    return float(given)
+
+
+def _at(given: Any) -> Any:
+    # Where a structure is that lies in memory; of anything else, itself.
+    if isinstance(given, Object) and given.type_.unaliased_kind() in (
+        TypeKind.STRUCT,
+        TypeKind.UNION,
+        TypeKind.CLASS,
+        TypeKind.ARRAY,
+    ):
+        return given.address_
+    return given
+
+
+def _is(given: Object, names: Iterable[str], numbers: bool = True) -> bool:
+    type = given.type_
+    while type.kind == TypeKind.TYPEDEF:
+        type = type.type
+    if type.kind in _INTEGERS:
+        return numbers
+    if type.kind == TypeKind.POINTER:
+        type = type.type
+        while type.kind == TypeKind.TYPEDEF:
+            type = type.type
+        if type.kind == TypeKind.VOID:
+            return numbers
+    elif given.address_ is None:
+        return False
+    return type.kind == TypeKind.STRUCT and type.tag in names
+
+
+def _shown(given: Any) -> str:
+    # In one line that ends.
+    if isinstance(given, int) and given >= 1 << 16:
+        return hex(given)
+    if isinstance(given, Object):
+        return str(given.type_.type_name())
+    text = " ".join(repr(given).split())
+    return text if len(text) <= 60 else f"{text[:57]}..."
