@@ -216,9 +216,9 @@ class SlubAllocator:
         self.nodes.enter_locks(number, ledger)
         if self.cpu_slabs is not None:
             self.cpu_slabs.enter(number, rows, index, ledger)
-        taken = self.cpu_slabs is not None
-        excuse_slabs(ledger, cache, era, self.nodes, index["freelist"][rows], taken)
-        note_failed(ledger, cache, index["frozen"][rows] != 0, index["freelist"][rows])
+        heads, taken = index["freelist"][rows], self.cpu_slabs is not None
+        excuse_slabs(ledger, cache, era, self.nodes, heads, taken)
+        note_failed(ledger, cache, index["frozen"][rows] != 0, heads)
         self._freelists(cache, rows, index, ledger, about)
         sheaves = sheaves_of(self.machine, self.caches, number, self.sheaves)
         if sheaves is not None:
