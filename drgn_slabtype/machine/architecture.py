@@ -35,6 +35,8 @@ class Architecture(NamedTuple):
     poison: Optional[int] = None
     """CONFIG_ILLEGAL_POINTER_VALUE: added to what stands for a pointer, so that following it
     faults."""
+    halves: Tuple[int, ...] = ()
+    """Where the kernel's half can begin, if that is below the 128 TiB with the direct map."""
     last: int = (1 << 64) - 1
     """The last address that the kernel can have."""
     is_signed: bool = False
@@ -82,9 +84,11 @@ _KNOWN: Mapping[Name, Architecture] = {
         saved_stack="thread.ksp",
         poison=0x5DEADBEEF0000000,
     ),
-    # arch/riscv/include/asm/page.h: PAGE_OFFSET for five, four and three levels.
+    # arch/riscv/include/asm/page.h: PAGE_OFFSET for five, four and three levels;
+    # Documentation/arch/riscv/vm-layout.rst: the memory map lies below the direct map.
     Name.RISCV64: Architecture(
         direct_map=(0xFF60000000000000, 0xFFFFAF8000000000, 0xFFFFFFD600000000),
+        halves=(0xFF00000000000000, 0xFFFF800000000000, 0xFFFFFFC000000000),
         saved_stack="thread.sp",
         poison=_DEAD,
     ),

@@ -88,10 +88,13 @@ class Memory:
         self.address_mask = (1 << 8 * self.word_size) - 1
         """All bits of an address."""
         # The kernel's half begins no lower than the 128 TiB (of 64-bit address
-        # space) that hold the direct map; vmemmap may lie below it, as on RISC-V.
-        self._lowest = max(self.page_size, self.linear_base >> 47 << 47)
+        # space) that hold the direct map, unless the architecture says so.
+        architecture = of_program(prog)
+        halves = [half for half in architecture.halves if half <= self.linear_base]
+        half = max(halves, default=self.linear_base >> 47 << 47)
+        self._lowest = max(self.page_size, half)
         left_out = None if is_capture else _hide_left_out(prog)
-        self._last = np.uint64(min(of_program(prog).last, self.address_mask))
+        self._last = np.uint64(min(architecture.last, self.address_mask))
         self.zero_filled_pages = (left_out or 0) // self.page_size
         """Pages that the dumper left out of the core, which would read as zeroes."""
         is_whole = left_out == 0 and not self.is_live
@@ -273,12 +276,16 @@ def _linear_base(prog: Program) -> int:
 
 
 def _borne_out(prog: Program) -> List[int]:
-    # Where x86-64 says that it is, or an architecture has it unless it was moved,
+    # Where x86-64 and riscv64 say that it is, or an architecture has it unless it was moved,
     # if a slab cache can be read by the physical address that follows, or what is
     # there leads back to the head of the list.
     bases = list(of_program(prog).direct_map)
     with suppress(FaultError, LookupError):
         bases.insert(0, int(prog["page_offset_base"]))
+    # Since Linux kernel commit 658e2c5125bb ("riscv: Introduce structure that group all
+    # variables regarding kernel mapping") (in v5.14).
+    with suppress(AttributeError, FaultError, LookupError):
+        bases.insert(0, int(prog["kernel_map"].va_pa_offset))
     found = []
     for base in bases:
         try:
