@@ -24,6 +24,7 @@ from ..files.hidden import hide
 from ..signals import TIME, Interrupted, poll
 from .architecture import of_program
 from .pieces import FILE_GAP_BYTES, GAP_BYTES, Keep, read_blocks, read_pieces
+from .tags import Tags, untagged_pointer
 
 U8 = npt.NDArray[np.uint8]
 U64 = npt.NDArray[np.uint64]
@@ -100,11 +101,13 @@ class Memory:
         is_whole = left_out == 0 and not self.is_live
         self._gap_bytes = FILE_GAP_BYTES if is_whole else GAP_BYTES
         self._physical = self._reads_physical()
+        self.tags = Tags(prog, self.linear_base)
+        """The tags of KASAN, which what is read here is without."""
 
     def _reads_physical(self) -> bool:
         # Any object in the direct map will do; the first slab cache is one.
         try:
-            address = self.prog["slab_caches"].next.value_()
+            address = untagged_pointer(self.prog, self.prog["slab_caches"].next)
             physical = (address - self.linear_base) & self.address_mask
             return self.prog.read(physical, 64, True) == self.prog.read(address, 64)
         except (FaultError, LookupError, OverflowError, ValueError):
@@ -146,9 +149,10 @@ class Memory:
 
         :raises FaultError: if it is not in the target.
         """
-        return int.from_bytes(
+        word = int.from_bytes(
             self.read(address, self.word_size), "little" if self.byteorder == "<" else "big"
         )
+        return self.tags.removed_from(word) if self.tags.used else word
 
     @property
     def spent(self) -> Spent:
@@ -179,11 +183,21 @@ class Memory:
 
         :return: Iterator of (virtual address, bytes).
         """
-        yield from read_blocks(self.read, start, end, step, self.page_size)
+        yield from self._bare(read_blocks(self.read, start, end, step, self.page_size))
 
     def linear_blocks(self, start: int, end: int, step: int) -> Iterator[Tuple[int, U8]]:
         """Read addresses of the direct map as :meth:`blocks` does, and faster."""
-        yield from read_blocks(self._read_linear, start, end, step, self.page_size)
+        yield from self._bare(read_blocks(self._read_linear, start, end, step, self.page_size))
+
+    def _bare(self, blocks: Iterator[Tuple[int, U8]]) -> Iterator[Tuple[int, U8]]:
+        # What is read in pieces begins with a whole word.
+        if not self.tags.used:
+            yield from blocks
+            return
+        for start, data in blocks:
+            found = data.copy()[None, :]
+            self.tags.remove(found, np.array([start], np.uint64))
+            yield start, found[0]
 
     def gather(self, addresses: U64, width: int) -> Gathered:
         """
@@ -203,7 +217,10 @@ class Memory:
             else:
                 out[rows] = np.lib.stride_tricks.sliding_window_view(flat, width)[offsets]
 
-        return Gathered(out, self._each(addresses, width, keep))
+        ok = self._each(addresses, width, keep)
+        if self.tags.used:
+            self.tags.remove(out, addresses)
+        return Gathered(out, ok)
 
     def gather_words(self, addresses: U64, width: int, at: I64) -> Words:
         """
@@ -222,7 +239,8 @@ class Memory:
             words = np.frombuffer(data, self.word, len(data) // self.word_size)
             out[rows] = words.take((offsets // self.word_size)[:, None] + at)
 
-        return Words(out, self._each(addresses, width, keep))
+        ok = self._each(addresses, width, keep)
+        return Words(self.tags.removed(out) if self.tags.used else out, ok)
 
     def _each(self, addresses: U64, width: int, keep: Keep) -> Bools:
         # Which pieces could be read; they have been kept then.
@@ -260,7 +278,8 @@ def _linear_base(prog: Program) -> int:
     for name in ("kmem_cache", "slab_caches", "mem_section"):
         try:
             variable = prog[name]
-            pointer = (variable.next if name == "slab_caches" else variable).value_()
+            pointer = variable.next if name == "slab_caches" else variable
+            pointer = untagged_pointer(prog, pointer)
             if _is_static(prog, pointer):
                 continue
             physical = follow_phys(prog["init_mm"].address_of_(), pointer).value_()
@@ -290,7 +309,7 @@ def _borne_out(prog: Program) -> List[int]:
     for base in bases:
         try:
             head = prog["slab_caches"]
-            address = head.next.value_()
+            address = untagged_pointer(prog, head.next)
             if _is_static(prog, address):
                 continue
             behind = prog.read_u64(address + 8 - base, True)
