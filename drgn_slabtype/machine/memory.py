@@ -183,21 +183,13 @@ class Memory:
 
         :return: Iterator of (virtual address, bytes).
         """
-        yield from self._bare(read_blocks(self.read, start, end, step, self.page_size))
+        yield from self.tags.without(read_blocks(self.read, start, end, step, self.page_size))
 
     def linear_blocks(self, start: int, end: int, step: int) -> Iterator[Tuple[int, U8]]:
         """Read addresses of the direct map as :meth:`blocks` does, and faster."""
-        yield from self._bare(read_blocks(self._read_linear, start, end, step, self.page_size))
-
-    def _bare(self, blocks: Iterator[Tuple[int, U8]]) -> Iterator[Tuple[int, U8]]:
-        # What is read in pieces begins with a whole word.
-        if not self.tags.used:
-            yield from blocks
-            return
-        for start, data in blocks:
-            found = data.copy()[None, :]
-            self.tags.remove(found, np.array([start], np.uint64))
-            yield start, found[0]
+        yield from self.tags.without(
+            read_blocks(self._read_linear, start, end, step, self.page_size)
+        )
 
     def gather(self, addresses: U64, width: int) -> Gathered:
         """

@@ -11,7 +11,7 @@ has to be the same wherever it comes from.
 
 from __future__ import annotations
 
-from typing import Union
+from typing import Iterator, Tuple, Union
 
 import numpy as np
 import numpy.typing as npt
@@ -78,6 +78,20 @@ class Tags:
             cut = np.ascontiguousarray(pieces[rows, lead : lead + count * _WORD])
             words = self.removed(cut.view("<u8").astype(np.uint64))
             pieces[rows, lead : lead + count * _WORD] = words.astype("<u8").view(np.uint8)
+
+    def without(self, blocks: Iterator[Tuple[int, U8]]) -> Iterator[Tuple[int, U8]]:
+        """
+        Return memory without tags.
+
+        :param blocks: Address and bytes of pieces that begin with a whole word.
+        """
+        return self._bare(blocks) if self.used else blocks
+
+    def _bare(self, blocks: Iterator[Tuple[int, U8]]) -> Iterator[Tuple[int, U8]]:
+        for start, data in blocks:
+            piece = data.copy()[None, :]
+            self.remove(piece, np.array([start], np.uint64))
+            yield start, piece[0]
 
 
 def untagged_pointer(prog: Program, pointer: Union[Object, int]) -> int:

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from drgn import Program
 
-from drgn_slabtype import check, slab_object
+from drgn_slabtype import slab_object
 from drgn_slabtype.capture import open_capture
+from drgn_slabtype.check import check
 from drgn_slabtype.machine import machine
 from tests.recipes.overlay import Write, overlay
 from tests.tagged import tagged_capture, tags_of
