@@ -37,7 +37,7 @@ from .files.hidden import hide_impossible
 from .files.kdump import KdumpError, KdumpFile, Lost, is_kdump, missing_platform
 from .files.ownnote import OwnNote, own_vmcoreinfo
 from .files.physical import add_physical
-from .files.turned import turned
+from .files.turned import EM_PPC64, turned
 from .findings import Finding, Target
 from .machine import machine
 from .machine.pause import ask as ask_for_pause
@@ -188,7 +188,8 @@ def _program(options: TargetOptions) -> Program:
 def _other_platform(path: str, order: str) -> Optional[drgn.Platform]:
     # That of a core whose headers are in another byte order than its memory.
     with open(path, "rb") as file:
-        if turned(file, order) is None:
+        elf = ElfFile(file)
+        if elf.machine != EM_PPC64 or elf.order == order:
             return None
     flags = drgn.PlatformFlags.IS_64_BIT
     if order == "<":
@@ -233,13 +234,12 @@ def _open_core(prog: Program, path: str) -> None:
 
 
 def _turned(prog: Program, path: str) -> Optional[int]:
-    # The headers of a core in the byte order of the program, if its own are not.
-    platform = prog.platform
-    if platform is None:
-        return None
-    little = platform.flags & drgn.PlatformFlags.IS_LITTLE_ENDIAN
+    # The headers of a core as the kernel in it would have them, if its own are not.
+    order: Optional[str] = None
+    if prog.platform is not None:
+        order = "<" if prog.platform.flags & drgn.PlatformFlags.IS_LITTLE_ENDIAN else ">"
     with open(path, "rb") as file, tempfile.TemporaryFile() as copy:
-        headers = turned(file, "<" if little else ">")
+        headers = turned(file, order)
         if headers is None:
             return None
         copy.write(headers)

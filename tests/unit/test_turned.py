@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Cores of ppc64 whose headers are in another byte order than their memory."""
+"""QEMU's cores of ppc64 and s390x, whose headers are not what they should be."""
 
 from __future__ import annotations
 
 import io
 import struct
 from pathlib import Path
+from typing import Tuple
 
 import pytest
 from drgn import Architecture, PlatformFlags, ProgramFlags
@@ -21,12 +22,17 @@ from .test_ownnote import PAGE, TEXT, machine_core
 PID, NIP = 4321, 0xC000000000012344
 
 
+def state(order: str, pid: bytes) -> bytes:
+    """Return the note with the registers of a CPU."""
+    status = bytearray(504)
+    status[32:36] = pid
+    struct.pack_into(f"{order}33Q", status, 112, *range(32), NIP)
+    return note(b"CORE", 1, bytes(status), order)
+
+
 def core(order: str, *, machine: int = EM_PPC64, kind: int = ET_CORE) -> bytes:
     """Return a core with the registers of one CPU and nothing else."""
-    status = bytearray(504)
-    struct.pack_into(f"{order}I", status, 32, PID)
-    struct.pack_into(f"{order}33Q", status, 112, *range(32), NIP)
-    notes = note(b"CORE", 1, bytes(status), order) + note(b"VMCOREINFO", 0, TEXT, order)
+    notes = state(order, struct.pack(f"{order}I", PID)) + note(b"VMCOREINFO", 0, TEXT, order)
     return elf(kind, notes, bytes(PAGE), machine=machine, order=order)
 
 
@@ -39,7 +45,7 @@ def test_headers_and_registers_are_turned_and_memory_is_left_out(before: str, or
     assert len(file.segments) == 1  # that of the notes
     status, text = file.notes()
     assert (status.name, status.type, len(status.data)) == (b"CORE", 1, 504)
-    assert struct.unpack_from(f"{order}I", status.data, 32) == (PID,)
+    assert struct.unpack_from(f"{order}I", status.data, 32) == (1,)
     assert struct.unpack_from(f"{order}33Q", status.data, 112) == (*range(32), NIP)
     assert text.data == TEXT
 
@@ -66,6 +72,26 @@ def test_registers_that_are_cut_off_are_kept_as_they_are(size: int) -> None:
     assert found is not None
     (status,) = ElfFile(io.BytesIO(found)).notes()
     assert len(status.data) == size
+
+
+@pytest.mark.parametrize(
+    ("machine", "pids"),
+    [(EM_S390, (b"\1\0\0\0", b"\2\0\0\0")), (EM_PPC64, (bytes(4), bytes(4)))],
+    ids=["s390x", "ppc64"],
+)
+def test_registers_are_those_of_the_cpus_in_their_order(
+    machine: int, pids: Tuple[bytes, bytes]
+) -> None:
+    other = note(b"CORE", 2, bytes(136), ">")
+    notes = state(">", pids[0]) + other + state(">", pids[1]) + other
+    found = turned(io.BytesIO(elf(ET_CORE, notes, machine=machine, order=">")), None)
+    assert found is not None
+    file = ElfFile(io.BytesIO(found))
+    assert file.machine == machine
+    told = [one for one in file.notes() if one.type == 1]
+    assert [struct.unpack_from(">I", one.data, 32)[0] for one in told] == [1, 2]
+    assert all(struct.unpack_from(">33Q", one.data, 112) == (*range(32), NIP) for one in told)
+    assert turned(io.BytesIO(found), None) is None
 
 
 def test_program_has_the_order_of_the_memory(tmp_path: Path) -> None:
