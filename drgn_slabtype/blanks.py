@@ -34,9 +34,13 @@ from .regions import Region
 
 # Where a slab's own page can be all zeroes.
 _OF_OBJECTS = frozenset({"free pointers", "index arrays", "debugging"})
-_ELSEWHERE = frozenset({"memory map", "slab pages", "page tables", "stack traces", "KFENCE"})
+# The last link of deferred frees is zero, and so may be all that lies around it.
+_ELSEWHERE = frozenset(
+    {"memory map", "slab pages", "page tables", "stack traces", "KFENCE", "deferred frees"}
+)
 _ROOTS = (
     *("slab_caches", "kmem_cache", "mem_section", "vmemmap_base", "page_offset_base", "max_pfn"),
+    "kernel_map",
     *("__per_cpu_offset", "__cpu_possible_mask", "nr_cpu_ids"),
     *("node_data", "node_states", "nr_node_ids", "init_mm", "saved_command_line"),
 )
@@ -191,6 +195,6 @@ def _views(machine: Machine, address: int, size: int) -> List[Segment]:
     if not 0 <= physical < 1 << 46:
         try:
             physical = int(follow_phys(machine.prog["init_mm"].address_of_(), address))
-        except (FaultError, LookupError):
+        except (FaultError, LookupError, NotImplementedError):
             return [Segment(PT_LOAD, 0, 0, address, (1 << 64) - 1, size)]
     return [Segment(PT_LOAD, 0, 0, where, physical, size) for where in (address, base + physical)]

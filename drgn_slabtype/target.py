@@ -36,11 +36,13 @@ from .errors import ArgumentError, TargetError
 from .files.elf import ET_CORE, ElfFile
 from .files.hidden import hide_impossible
 from .files.kdump import KdumpError, KdumpFile, Lost, is_kdump, missing_platform
-from .files.ownnote import own_vmcoreinfo
+from .files.ownnote import OwnNote, own_vmcoreinfo
 from .files.physical import add_physical
+from .files.turned import EM_PPC64, turned
 from .findings import Finding, Target
 from .machine import machine
 from .machine.pause import ask as ask_for_pause
+from .machine.translation import add_translation
 
 __all__ = (
     "TargetOptions",
@@ -194,14 +196,29 @@ def _program(options: TargetOptions) -> Program:
         except OSError as e:
             raise TargetError(f"{options.vmcoreinfo}: {reason_of(e)}") from None
     elif options.core is not None:
-        vmcoreinfo = _own_vmcoreinfo(options.core)
+        own = _own_vmcoreinfo(options.core)
+        if own is not None:
+            vmcoreinfo = own.data
+            platform = platform or _other_platform(options.core, own.order)
     return Program(platform=platform, vmcoreinfo=vmcoreinfo)
 
 
 # Cores.
 
 
-def _own_vmcoreinfo(path: str) -> Optional[bytes]:
+def _other_platform(path: str, order: str) -> Optional[drgn.Platform]:
+    # That of a core whose headers are in another byte order than its memory.
+    with open(path, "rb") as file:
+        elf = ElfFile(file)
+        if elf.machine != EM_PPC64 or elf.order == order:
+            return None
+    flags = drgn.PlatformFlags.IS_64_BIT
+    if order == "<":
+        flags |= drgn.PlatformFlags.IS_LITTLE_ENDIAN
+    return drgn.Platform(drgn.Architecture.PPC64, flags)
+
+
+def _own_vmcoreinfo(path: str) -> Optional[OwnNote]:
     # Of a core without the note, what the kernel itself has in its memory.
     try:
         with open(path, "rb") as file:
@@ -217,7 +234,8 @@ def _own_vmcoreinfo(path: str) -> Optional[bytes]:
 
 
 def _open_core(prog: Program, path: str) -> None:
-    mended = _mended(path)
+    headers = _turned(prog, path)
+    mended = _mended(path) if headers is None else headers
     try:
         # drgn takes a descriptor over.
         prog.set_core_dump(path if mended is None else mended)
@@ -230,9 +248,24 @@ def _open_core(prog: Program, path: str) -> None:
         if prog.flags & ProgramFlags.IS_LINUX_KERNEL:
             with open(path, "rb") as file:
                 hide_impossible(prog, file)
-            add_physical(prog, path)
+            add_physical(prog, path, every=headers is not None)
+            add_translation(prog)
             return
     raise TargetError(f"{path}: {_what_is_wrong(path) or reason}") from None
+
+
+def _turned(prog: Program, path: str) -> Optional[int]:
+    # The headers of a core as the kernel in it would have them, if its own are not.
+    order: Optional[str] = None
+    if prog.platform is not None:
+        order = "<" if prog.platform.flags & drgn.PlatformFlags.IS_LITTLE_ENDIAN else ">"
+    with open(path, "rb") as file, tempfile.TemporaryFile() as copy:
+        headers = turned(file, order)
+        if headers is None:
+            return None
+        copy.write(headers)
+        copy.flush()
+        return os.dup(copy.fileno())
 
 
 def _lost(path: str) -> Optional[Lost]:

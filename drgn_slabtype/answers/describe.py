@@ -31,7 +31,7 @@ from .tracks import Track, kfence_track
 def describe(reading: Lookup, addr: int) -> AddressInfo:
     """Return what an address is, as of one reading of the machine."""
     machine = reading.machine
-    addr &= machine.memory.address_mask
+    addr = machine.memory.tags.removed_from(addr & machine.memory.address_mask)
     pool = kfence_pool(machine)
     if pool.contains(np.array([addr], np.uint64))[0]:
         return _kfence(machine, pool, addr)

@@ -145,7 +145,7 @@ def _explain_pointer(reading: Lookup, finding: Finding) -> Iterator[Clue]:
         stored = prog.read_word(at)
         what, lead = _word(reading, stored)
         yield Clue("stored", f"stored at 0x{at:x}: 0x{stored:x}: {what}", at, stored, lead)
-        yield from _other_forms(cache, start, span, holder, stored, value)
+        yield from _other_forms(reading, cache, start, span, holder, stored, value)
         if value != stored:
             yield _pointer(reading, value, "decoded: ")
     else:
@@ -154,8 +154,15 @@ def _explain_pointer(reading: Lookup, finding: Finding) -> Iterator[Clue]:
 
 
 def _other_forms(
-    cache: SlubCache, start: int, span: int, holder: int, stored: int, value: int
+    reading: Lookup,
+    cache: SlubCache,
+    start: int,
+    span: int,
+    holder: int,
+    stored: int,
+    value: int,
 ) -> Iterator[Clue]:
+    tags = reading.machine.memory.tags
     where = np.array([holder + cache.offset], np.uint64)
     word = np.array([stored], np.uint64)
     names = {
@@ -166,7 +173,7 @@ def _other_forms(
     for encoding, name in names.items():
         if encoding is not Encoding.PLAIN and cache.random < 0:
             continue
-        other = int(decode(encoding, word, where, max(cache.random, 0))[0])
+        other = int(decode(encoding, word, where, max(cache.random, 0), tags)[0])
         offset = other - start - cache.red_left_pad
         if other != value and 0 <= offset < span:
             index, rest = divmod(offset, cache.size)

@@ -11,13 +11,7 @@ from typing import List, Optional, Tuple
 import numpy as np
 from drgn import FaultError, Object, ObjectAbsentError, cast
 from drgn.helpers.common.memory import identify_address
-from drgn.helpers.linux.mm import (
-    compound_head,
-    compound_order,
-    in_direct_map,
-    page_to_pfn,
-    virt_to_page,
-)
+from drgn.helpers.linux.mm import compound_head, compound_order, page_to_pfn
 
 from ..allocators.caches import read_caches
 from ..machine import Machine
@@ -27,7 +21,15 @@ from ..pages.scan import page_ranges
 from .address import NOT_KERNEL, NOTHING, AddressInfo
 
 # What drgn's helpers raise where a target lacks something or holds garbage.
-_ERRORS = (AttributeError, FaultError, LookupError, ObjectAbsentError, TypeError, ValueError)
+_ERRORS = (
+    AttributeError,
+    FaultError,
+    LookupError,
+    NotImplementedError,
+    ObjectAbsentError,
+    TypeError,
+    ValueError,
+)
 
 _MAX_FREE_ORDER = 13  # the highest MAX_ORDER that any architecture sets
 
@@ -112,15 +114,14 @@ def _of_cache(machine: Machine, pointer: int) -> Optional[str]:
 
 
 def _known_to_drgn(machine: Machine, addr: int) -> Optional[AddressInfo]:
-    prog = machine.prog
-    if in_direct_map(prog, addr):
+    if _in_direct_map(machine, addr):
         # Its helpers would look for a slab again.
         task = machine.settled(TaskList).on_stack(addr)
         if task is None:
             return None
         where = f"stack of {spell_task(task.object)} +0x{addr - task.stack.start:x}"
         return AddressInfo(addr, "other", where)
-    known = identify_address(prog, addr)
+    known = identify_address(machine.prog, addr)
     return None if known is None else AddressInfo(addr, "other", known)
 
 
@@ -135,11 +136,22 @@ def _struct_page(machine: Machine, addr: int) -> Optional[AddressInfo]:
 
 
 def _in_page(machine: Machine, addr: int) -> Optional[AddressInfo]:
-    return _page(machine, addr) if in_direct_map(machine.prog, addr) else None
+    return _page(machine, addr) if _in_direct_map(machine, addr) else None
+
+
+def _in_direct_map(machine: Machine, addr: int) -> bool:
+    # drgn's helpers ask for page tables, which it does not follow on all architectures.
+    first, last = (int(machine.prog[name]) for name in ("min_low_pfn", "max_low_pfn"))
+    return first <= _pfn(machine, addr) <= last
+
+
+def _pfn(machine: Machine, addr: int) -> int:
+    return (addr - machine.memory.linear_base) >> machine.memory.page_shift
 
 
 def _page(machine: Machine, addr: int) -> AddressInfo:
-    page = virt_to_page(machine.prog, addr)
+    at = machine.page.vmemmap + _pfn(machine, addr) * machine.page.size
+    page = Object(machine.prog, "struct page *", at)
     try:
         return _part_of(addr, page, compound_head(page))
     except (FaultError, OverflowError):  # a tail that leads to no page

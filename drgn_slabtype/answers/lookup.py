@@ -158,6 +158,7 @@ class Lookup:
     def at(self, address: int) -> Optional[Located]:
         """Return the slab that an address lies in; ``None`` if it is in none."""
         source = self.machine.memory
+        address = source.tags.removed_from(address & source.address_mask)
         pfn = (address - source.linear_base) >> source.page_shift
         if not 0 <= pfn < 1 << (52 - source.page_shift):
             return None

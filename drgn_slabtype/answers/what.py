@@ -159,10 +159,11 @@ _FORMS = {
 
 def _free_pointers(reading: Lookup, cache: SlubCache, value: int, at: int) -> Iterator[Meaning]:
     word, where = np.array([value], np.uint64), np.array([at], np.uint64)
+    tags = reading.machine.memory.tags
     for form, name in _FORMS.items():
         if form is not Encoding.PLAIN and cache.random < 0:
             continue
-        pointer = int(decode(form, word, where, max(cache.random, 0))[0])
+        pointer = int(decode(form, word, where, max(cache.random, 0), tags)[0])
         if not pointer and (value or _is_free_pointer(reading, cache, at)):
             yield Meaning("free pointer", f"a free pointer, {name}: NULL, the end of a freelist")
         elif reading.machine.memory.is_kernel_address(np.array([pointer], np.uint64))[0]:

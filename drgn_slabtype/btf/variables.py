@@ -106,6 +106,7 @@ VARIABLES: Dict[str, Declaration] = {
     "high_memory": "void *",
     "__highest_present_section_nr": "unsigned long",
     "page_offset_base": "unsigned long",
+    "kernel_map": "struct kernel_mapping",
     "vmemmap_base": "unsigned long",
     "vmalloc_base": "unsigned long",
     "phys_base": "unsigned long",

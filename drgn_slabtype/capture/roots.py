@@ -177,6 +177,7 @@ VARIABLES = [
     "high_memory",
     "__highest_present_section_nr",
     "page_offset_base",
+    "kernel_map",
     "vmemmap_base",
     "vmalloc_base",
     "phys_base",

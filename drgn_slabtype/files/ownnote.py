@@ -10,9 +10,10 @@ keeps it as a note, ready for a crash kernel, at the beginning of a page.
 from __future__ import annotations
 
 import struct
-from typing import BinaryIO, Iterator, List, Tuple
+from typing import BinaryIO, Iterator, List, NamedTuple, Optional, Tuple
 
 from .elf import ET_CORE, PT_LOAD, ElfFile, Segment
+from .turned import EM_PPC64
 
 _NAME = b"VMCOREINFO\0\0"
 _START = _NAME + b"OSRELEASE="
@@ -27,7 +28,16 @@ _EM_S390 = 22
 _S390_LOWCORE = 0xE0C
 
 
-def own_vmcoreinfo(file: BinaryIO) -> List[bytes]:
+class OwnNote(NamedTuple):
+    """VMCOREINFO as a kernel keeps it."""
+
+    data: bytes
+    """The note."""
+    order: str
+    """Byte order of the kernel: ``<`` or ``>``. That of the headers, but for ppc64."""
+
+
+def own_vmcoreinfo(file: BinaryIO) -> List[OwnNote]:
     """
     Return every VMCOREINFO in the memory of an ELF core that has none among its notes.
 
@@ -40,7 +50,8 @@ def own_vmcoreinfo(file: BinaryIO) -> List[bytes]:
     except ValueError:
         return []
     loads = [one for one in elf.segments if one.type == PT_LOAD and one.file_size]
-    if elf.type != ET_CORE or not any(one.address == 0 for one in loads):
+    # QEMU has no virtual addresses to write: 0, or the physical one once more (riscv64).
+    if elf.type != ET_CORE or not any(one.address in (0, one.physical) for one in loads):
         return []
     if any(note.name == _NAME.rstrip(b"\0") for note in elf.notes()):
         return []
@@ -57,15 +68,17 @@ def _lowcore(file: BinaryIO, elf: ElfFile, loads: List[Segment]) -> int:
     return struct.unpack(elf.order + "Q", data)[0] if len(data) == 8 else -1
 
 
-def _at(file: BinaryIO, elf: ElfFile, loads: List[Segment], address: int) -> bytes:
-    # The data of the note at a physical address; empty if there is none.
+def _at(file: BinaryIO, elf: ElfFile, loads: List[Segment], address: int) -> Optional[OwnNote]:
+    # The note at a physical address, if there is one.
     header = _read(file, loads, address, _HEADER_BYTES + len(_START))
     if len(header) < _HEADER_BYTES or header[_HEADER_BYTES:] != _START:
-        return b""
-    name_size, size = struct.unpack_from(elf.order + "II", header)
-    if name_size != len(_NAME) - 1 or size > _MOST_BYTES:
-        return b""
-    return _read(file, loads, address + _HEADER_BYTES + len(_NAME), size)
+        return None
+    for order in "<>" if elf.machine == EM_PPC64 else elf.order:
+        name_size, size = struct.unpack_from(order + "II", header)
+        if name_size == len(_NAME) - 1 and size <= _MOST_BYTES:
+            data = _read(file, loads, address + _HEADER_BYTES + len(_NAME), size)
+            return OwnNote(data, order) if data else None
+    return None
 
 
 def _places(file: BinaryIO, loads: List[Segment]) -> Iterator[int]:

@@ -9,7 +9,7 @@ says of itself counts more; locks have words of their own (``spinwords.py``).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Mapping, NamedTuple, Optional, Tuple
+from typing import TYPE_CHECKING, FrozenSet, Mapping, NamedTuple, Optional, Tuple
 
 import numpy as np
 from drgn import Architecture as Name
@@ -35,8 +35,15 @@ class Architecture(NamedTuple):
     poison: Optional[int] = None
     """CONFIG_ILLEGAL_POINTER_VALUE: added to what stands for a pointer, so that following it
     faults."""
+    halves: Tuple[int, ...] = ()
+    """Where the kernel's half can begin, if that is below the 128 TiB with the direct map."""
     last: int = (1 << 64) - 1
     """The last address that the kernel can have."""
+    user_state: Tuple[str, int] = ("", 0)
+    """Register, as drgn names it, and its bit that says that a CPU runs a user's program; for
+    architectures where an address does not tell."""
+    entries: FrozenSet[str] = frozenset()
+    """Where the kernel is entered with the stack pointer of a user."""
     is_signed: bool = False
     """Whether return addresses may be signed, in bits that an address does not use."""
     is_tagged: bool = False
@@ -75,16 +82,27 @@ _KNOWN: Mapping[Name, Architecture] = {
     ),
     # arch/s390/boot/startup.c chooses where everything is, below _REGION1_SIZE; the lower
     # half is not the users', who have an address space of their own.
-    Name.S390X: Architecture(saved_stack="thread.ksp", poison=_DEAD, last=(1 << 53) - 1),
+    # arch/s390/include/asm/ptrace.h: PSW_MASK_PSTATE; arch/s390/kernel/entry.S.
+    Name.S390X: Architecture(
+        saved_stack="thread.ksp",
+        poison=_DEAD,
+        last=(1 << 53) - 1,
+        user_state=("pswm", 1 << 48),
+        entries=frozenset(
+            "system_call pgm_check_handler ext_int_handler io_int_handler mcck_int_handler".split()
+        ),
+    ),
     # arch/powerpc/include/asm/page.h: PAGE_OFFSET; arch/powerpc/Kconfig for the poison.
     Name.PPC64: Architecture(
         direct_map=(0xC000000000000000,),
         saved_stack="thread.ksp",
         poison=0x5DEADBEEF0000000,
     ),
-    # arch/riscv/include/asm/page.h: PAGE_OFFSET for five, four and three levels.
+    # arch/riscv/include/asm/page.h: PAGE_OFFSET for five, four and three levels;
+    # Documentation/arch/riscv/vm-layout.rst: the memory map lies below the direct map.
     Name.RISCV64: Architecture(
         direct_map=(0xFF60000000000000, 0xFFFFAF8000000000, 0xFFFFFFD600000000),
+        halves=(0xFF00000000000000, 0xFFFF800000000000, 0xFFFFFFC000000000),
         saved_stack="thread.sp",
         poison=_DEAD,
     ),

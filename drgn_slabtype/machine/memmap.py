@@ -168,11 +168,7 @@ def _vote(machine: Machine, told: Optional[int], sections: _Sections) -> Optiona
     present = (sections.words & np.uint64(_HAS_MEM_MAP)) != 0
     votes = Counter((sections.words & ~MAP_FLAGS)[present].tolist())
     own = _number(machine.prog, "vmemmap_base") or 0
-    exported = machine.vmcoreinfo.get("NUMBER(VMEMMAP_START)", "0")
-    try:
-        start = int(exported, 0) & 0xFFFFFFFFFFFFFFFF
-    except ValueError:
-        start = 0
+    start = _exported(machine)
     if len(votes) == 1 and told in votes:
         return told
     candidates = [own, start, _moved(machine, start), *(value for value, _ in votes.most_common(8))]
@@ -189,6 +185,14 @@ def _vote(machine: Machine, told: Optional[int], sections: _Sections) -> Optiona
         if value and _is_there(machine, value):
             return value
     return told
+
+
+def _exported(machine: Machine) -> int:
+    # Where the kernel says that the map of its memory begins; 0 if it does not.
+    try:
+        return int(machine.vmcoreinfo.get("NUMBER(VMEMMAP_START)", "0"), 0) & 0xFFFFFFFFFFFFFFFF
+    except ValueError:
+        return 0
 
 
 def _moved(machine: Machine, start: int) -> int:
@@ -298,9 +302,11 @@ def _judge(machine: Machine, vmemmap: int, trusted: bool, sections: _Sections) -
 def _holds_slabs(machine: Machine, vmemmap: int, pfn: int, pages: int, step: int) -> bool:
     # Struct pages that lie around where there is no section are those of no slab.
     layout, memory = machine.layout, machine.memory
-    size = machine.structure("struct page").size
+    size, begin = machine.structure("struct page").size, _exported(machine)
     word = machine.structure("struct page").offset("_mapcount")
     for start in range(pfn, pfn + pages, step):
+        if vmemmap + start * size < begin:
+            continue  # before the lowest page lies what has nothing to do with the map (riscv64)
         try:
             data = memory.read(vmemmap + start * size, step * size)
         except (FaultError, OverflowError):

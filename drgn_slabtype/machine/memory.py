@@ -25,6 +25,7 @@ from ..files.hidden import hide
 from ..signals import TIME, Interrupted, poll
 from .architecture import of_program
 from .pieces import FILE_GAP_BYTES, GAP_BYTES, Keep, read_blocks, read_pieces
+from .tags import Tags, untagged_pointer
 
 U8 = npt.NDArray[np.uint8]
 U64 = npt.NDArray[np.uint64]
@@ -88,20 +89,25 @@ class Memory:
         self.address_mask = (1 << 8 * self.word_size) - 1
         """All bits of an address."""
         # The kernel's half begins no lower than the 128 TiB (of 64-bit address
-        # space) that hold the direct map; vmemmap may lie below it, as on RISC-V.
-        self._lowest = max(self.page_size, self.linear_base >> 47 << 47)
+        # space) that hold the direct map, unless the architecture says so.
+        architecture = of_program(prog)
+        halves = [half for half in architecture.halves if half <= self.linear_base]
+        half = max(halves, default=self.linear_base >> 47 << 47)
+        self._lowest = max(self.page_size, half)
         left_out = None if is_capture else _hide_left_out(prog)
-        self._last = np.uint64(min(of_program(prog).last, self.address_mask))
+        self._last = np.uint64(min(architecture.last, self.address_mask))
         self.zero_filled_pages = (left_out or 0) // self.page_size
         """Pages that the dumper left out of the core, which would read as zeroes."""
         is_whole = left_out == 0 and not self.is_live
         self._gap_bytes = FILE_GAP_BYTES if is_whole else GAP_BYTES
         self._physical = self._reads_physical()
+        self.tags = Tags(prog, self.linear_base)
+        """The tags of KASAN, which what is read here is without."""
 
     def _reads_physical(self) -> bool:
         # Any object in the direct map will do; the first slab cache is one.
         try:
-            address = self.prog["slab_caches"].next.value_()
+            address = untagged_pointer(self.prog, self.prog["slab_caches"].next)
             physical = (address - self.linear_base) & self.address_mask
             return self.prog.read(physical, 64, True) == self.prog.read(address, 64)
         except (FaultError, LookupError, OverflowError, ValueError):
@@ -143,9 +149,10 @@ class Memory:
 
         :raises FaultError: if it is not in the target.
         """
-        return int.from_bytes(
+        word = int.from_bytes(
             self.read(address, self.word_size), "little" if self.byteorder == "<" else "big"
         )
+        return self.tags.removed_from(word) if self.tags.used else word
 
     @property
     def spent(self) -> Spent:
@@ -176,11 +183,13 @@ class Memory:
 
         :return: Iterator of (virtual address, bytes).
         """
-        yield from read_blocks(self.read, start, end, step, self.page_size)
+        yield from self.tags.without(read_blocks(self.read, start, end, step, self.page_size))
 
     def linear_blocks(self, start: int, end: int, step: int) -> Iterator[Tuple[int, U8]]:
         """Read addresses of the direct map as :meth:`blocks` does, and faster."""
-        yield from read_blocks(self._read_linear, start, end, step, self.page_size)
+        yield from self.tags.without(
+            read_blocks(self._read_linear, start, end, step, self.page_size)
+        )
 
     def gather(self, addresses: U64, width: int) -> Gathered:
         """
@@ -200,7 +209,10 @@ class Memory:
             else:
                 out[rows] = np.lib.stride_tricks.sliding_window_view(flat, width)[offsets]
 
-        return Gathered(out, self._each(addresses, width, keep))
+        ok = self._each(addresses, width, keep)
+        if self.tags.used:
+            self.tags.remove(out, addresses)
+        return Gathered(out, ok)
 
     def gather_words(self, addresses: U64, width: int, at: I64) -> Words:
         """
@@ -219,7 +231,8 @@ class Memory:
             words = np.frombuffer(data, self.word, len(data) // self.word_size)
             out[rows] = words.take((offsets // self.word_size)[:, None] + at)
 
-        return Words(out, self._each(addresses, width, keep))
+        ok = self._each(addresses, width, keep)
+        return Words(self.tags.removed(out) if self.tags.used else out, ok)
 
     def _each(self, addresses: U64, width: int, keep: Keep) -> Bools:
         # Which pieces could be read; they have been kept then.
@@ -257,7 +270,8 @@ def _linear_base(prog: Program) -> int:
     for name in ("kmem_cache", "slab_caches", "mem_section"):
         try:
             variable = prog[name]
-            pointer = (variable.next if name == "slab_caches" else variable).value_()
+            pointer = variable.next if name == "slab_caches" else variable
+            pointer = untagged_pointer(prog, pointer)
             if _is_static(prog, pointer):
                 continue
             physical = follow_phys(prog["init_mm"].address_of_(), pointer).value_()
@@ -273,17 +287,21 @@ def _linear_base(prog: Program) -> int:
 
 
 def _borne_out(prog: Program) -> List[int]:
-    # Where x86-64 says that it is, or an architecture has it unless it was moved,
+    # Where x86-64 and riscv64 say that it is, or an architecture has it unless it was moved,
     # if a slab cache can be read by the physical address that follows, or what is
     # there leads back to the head of the list.
     bases = list(of_program(prog).direct_map)
     with suppress(FaultError, LookupError):
         bases.insert(0, int(prog["page_offset_base"]))
+    # Since Linux kernel commit 658e2c5125bb ("riscv: Introduce structure that group all
+    # variables regarding kernel mapping") (in v5.14).
+    with suppress(AttributeError, FaultError, LookupError):
+        bases.insert(0, int(prog["kernel_map"].va_pa_offset))
     found = []
     for base in bases:
         try:
             head = prog["slab_caches"]
-            address = head.next.value_()
+            address = untagged_pointer(prog, head.next)
             if _is_static(prog, address):
                 continue
             behind = prog.read_u64(address + 8 - base, True)

@@ -22,7 +22,7 @@ from drgn.helpers.linux.cpumask import for_each_online_cpu
 from drgn.helpers.linux.sched import cpu_curr, idle_task
 
 from .activities import DEAD_ENDS, base_name
-from .architecture import of_program
+from .architecture import Architecture, of_program
 from .memory import U8, U64
 from .percpu import per_cpu_addresses
 from .tasks import ERRORS, Area, Task, TaskList, spell_task, stack_bytes
@@ -261,12 +261,17 @@ class Stacks:
         return _stack_trace(self._machine.prog, task if registers is None else registers)
 
     def _cpu(self, cpu: int, trace: StackTrace, own: Optional[Area], who: str) -> None:
+        architecture = of_program(self._machine.prog)
+        if runs_user(architecture, trace[0]):
+            return
         whole, calls = self._unwinder.unwound(trace, who)
         self.calls += calls
         if whole:
             return
         pointer = trace[0].sp
         areas = self._areas(cpu, pointer, own)
+        if areas is None and trace[0].name in architecture.entries:
+            areas = []  # the stack pointer is still the user's
         if areas is None:
             self.gaps.append(f"CPU {cpu} is on a stack at 0x{pointer:x} that is not known")
             areas = []
@@ -315,6 +320,7 @@ class Stacks:
                 yield pointer + size, size
             else:
                 yield (pointer + 15) & ~15, _INTERRUPT_STACK_BYTES
+        yield from _lowcore_stacks(self._machine, cpu)
 
     # Tasks -----------------------------------------------------------------------
 
@@ -341,6 +347,32 @@ class Stacks:
         except ERRORS:
             whole, calls = False, []
         self.calls += calls if whole else self._unwinder.searched(words, who)
+
+
+def runs_user(architecture: Architecture, frame: object) -> bool:
+    """
+    Return whether a CPU runs a user's program, as a register says.
+
+    :param frame: The first of its stack trace.
+    """
+    register, bit = architecture.user_state
+    if not register:
+        return False
+    try:
+        return bool(frame.registers()[register] & bit)  # type: ignore[attr-defined]
+    except LookupError:
+        return False
+
+
+def _lowcore_stacks(machine: Machine, cpu: int) -> Iterator[Tuple[int, int]]:
+    # Those of an s390x CPU but for its task's, where its lowcore says that they begin.
+    for name in ("async_stack", "mcck_stack", "nodat_stack", "restart_stack"):
+        try:
+            pointer = machine.prog["lowcore_ptr"][cpu].member_(name).value_()
+        except ERRORS:
+            continue
+        size = stack_bytes(machine)
+        yield (pointer & ~(size - 1)) + size, size
 
 
 def _place(frame: object, pc: int) -> str:

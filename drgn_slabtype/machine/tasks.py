@@ -154,6 +154,7 @@ class TaskList:
             self.gaps.append("where this architecture keeps the stacks of tasks is not known")
             return
         addresses = np.array([int(task.value_()) for task in objects], np.uint64)
+        addresses = self._machine.memory.tags.removed(addresses)
         try:
             starts, pointers = self._member(addresses, "stack"), self._member(addresses, saved)
         except LookupError:

@@ -24,10 +24,14 @@ def judge_links(found: PageFindings) -> Iterator[Finding]:
         told = [found.because(node) for node in degree if node >= 0]
         because = next((number for number in told if number is not None), None)
         ranked = sorted(degree, key=lambda node: (-degree[node], node < 0, node))
+        zone = _zone_of(found, ranked)
+        if because is not None and zone >= 0:
+            # Where it was the only block of its order, nothing else is said of the zone.
+            found.zones.setdefault(zone, because)
         for node in ranked:
             if because is not None and not _is_block(found, node):
                 continue
-            finding = _link(found, node, _zone_of(found, ranked), because)
+            finding = _link(found, node, zone, because)
             yield finding
             if because is None:
                 because = finding.id

@@ -38,6 +38,8 @@ class Architecture:
     """The device that the guest's program writes lines to; empty for a port of a PC's."""
     tells: bool = True
     """Whether VMCOREINFO reaches QEMU, as the guest has its device for that."""
+    order: str = "<"
+    """Byte order of its kernels, as :mod:`struct` spells it."""
     guests: Tuple[str, ...] = ()
     """Guests that say something about its kernels; empty for all."""
 
@@ -90,7 +92,40 @@ ARCHITECTURES: Named[Architecture] = Named(
             "ttysclp0",
             lines="/dev/sclp_line0",
             tells=False,
+            order=">",
             guests=_CROSS,
+        ),
+        Architecture(
+            "riscv64",
+            "qemu-system-riscv64",
+            ("gcc-riscv64-linux-gnu", "libc6-dev-riscv64-cross", "qemu-system-misc"),
+            "riscv64-linux-gnu-gcc",
+            ("-M", "virt", *_PCI_BALLOON, *_SERIAL, *_PCI_LINES),
+            (),
+            "ttyS0",
+            lines="/dev/ttyS1",
+            # Its fw_cfg has no DMA, which -device vmcoreinfo needs.
+            tells=False,
+            guests=_CROSS,
+        ),
+        Architecture(
+            "ppc64el",
+            "qemu-system-ppc64",
+            ("gcc-powerpc64le-linux-gnu", "libc6-dev-ppc64el-cross", "qemu-system-ppc"),
+            "powerpc64le-linux-gnu-gcc",
+            (
+                # QEMU 7.2 writes its cores with big-endian headers, see files/turned.py.
+                *("-M", "pseries", *_PCI_BALLOON),
+                # Interrupts of terminals follow from the digit before the last three.
+                *("-device", "spapr-vty,chardev=console,reg=0x30000000"),
+                *("-device", "spapr-vty,chardev=lines,reg=0x30001000"),
+            ),
+            (),
+            "hvc0",
+            lines="/dev/hvc1",
+            tells=False,
+            # slub_debug takes more memory than they have, with pages of 64 KiB.
+            guests=tuple(name for name in _CROSS if "debug" not in name),
         ),
     ),
 )

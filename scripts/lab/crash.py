@@ -120,7 +120,9 @@ def take(kernel: KernelFiles, guest: Guest) -> Dump:
         if kernel.vmlinux is not None:
             (folder / "vmlinux").symlink_to(kernel.vmlinux)
         with Core(folder / "vmcore") as core:
-            oracle.save(oracle.read_guest(core, said), folder / "oracle")
+            oracle.save(
+                oracle.read_guest(core, said, kernel.kernel.machine.order), folder / "oracle"
+            )
         describe(kernel, guest, 0, folder, has_oracle=True)
         (folder / "console.log").write_bytes(console)
     return dump

@@ -129,7 +129,7 @@ def _write(
         _complete(kernel, folder / "vmcore")
         with Core(folder / "vmcore") as core:
             if said is not None:
-                files = oracle.read_guest(core, said)
+                files = oracle.read_guest(core, said, kernel.kernel.machine.order)
                 oracle.save(files, folder / "oracle")
         describe(kernel, guest, number, folder, has_oracle=bool(files))
         if stopped.console.exists():

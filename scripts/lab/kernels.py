@@ -277,6 +277,15 @@ _FOREIGN = (
     _foreign(_6_12, "s390x", "s390x: big-endian"),
     _foreign(_7, "s390x", "s390x: big-endian, SLUB with sheaves"),
     _foreign(_DEBIAN_6_1, "s390x", "s390x: big-endian, SLUB in struct slab"),
+    _foreign(_6_12, "riscv64", "riscv64: the memory map below the direct map"),
+    _foreign(
+        _6_12,
+        "ppc64el",
+        "ppc64el: pages of 64 KiB",
+        flavour="powerpc64le-64k",
+        suffix="ppc64el-64k",
+        memory_mib=512,
+    ),
 )
 
 # Configurations, for the full matrix alone. Each costs a download or a build.

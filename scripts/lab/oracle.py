@@ -79,12 +79,13 @@ _SLABINFO_LINE = re.compile(
 )
 
 
-def read_guest(core: Core, line: str) -> Dict[str, bytes]:
+def read_guest(core: Core, line: str, order: str) -> Dict[str, bytes]:
     """
     Take the oracle out of a dump.
 
     :param line: What the guest said: ``pfn=N bytes=N tries=N changed=NAME``, *bytes* being
         those of a page.
+    :param order: Byte order of the guest, which the core's headers need not be in.
     :return: Contents by file name.
     :raises GuestError: if it is damaged.
     """
@@ -93,16 +94,16 @@ def read_guest(core: Core, line: str) -> Dict[str, bytes]:
         raise GuestError(f"the guest said {line!r}")
     at, step = int(match.group(1)), int(match.group(2))
     page = core.read(at * step, step)
-    header = struct.Struct(core.order + _HEADER)
+    header = struct.Struct(order + _HEADER)
     magic, length, total, tries, num_pages, num_lists = header.unpack_from(page)
     if magic != _MAGIC:
         raise GuestError("there is no oracle where the guest said")
-    lists = _words(page[header.size : header.size + num_lists * 8], core.order)
+    lists = _words(page[header.size : header.size + num_lists * 8], order)
     pfns: List[int] = []
     for pfn in lists:
-        pfns.extend(_words(core.read(pfn * step, step), core.order))
+        pfns.extend(_words(core.read(pfn * step, step), order))
     data = b"".join(core.read(pfn * step, step) for pfn in pfns[:num_pages])
-    if sum(_words(data, core.order)) & 0xFFFFFFFFFFFFFFFF != total:
+    if sum(_words(data, order)) & 0xFFFFFFFFFFFFFFFF != total:
         raise GuestError("the oracle in the dump is damaged: its sum differs")
     if "changed=-" not in line:
         raise GuestError(f"the kernel's numbers did not come to rest: {line}")
@@ -115,7 +116,7 @@ def read_guest(core: Core, line: str) -> Dict[str, bytes]:
         position = end + 1 + int(size)
     for name in _WORDS:
         if name in files:
-            files[name] = _little(_words(files[name], core.order))
+            files[name] = _little(_words(files[name], order))
     return files
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from drgn import sizeof
+from drgn import Architecture, Program, sizeof
 from drgn.helpers.linux.mmzone import NODE_DATA
 
 from .changes import Spot, put
@@ -16,8 +16,6 @@ from .victims import CACHE
 
 TEXT = int.from_bytes(b"text", "little")
 """What a string leaves in a word."""
-ONE_BIT = 2
-"""A bit that says of no lock that it is held."""
 WRONG = Root("lock-wrong", found=NOW)
 
 
@@ -32,6 +30,14 @@ def word_of(lock: Spot) -> Spot:
     return replace(lock, width=4)
 
 
+def one_bit(prog: Program) -> int:
+    """Return a bit that says of no lock that it is held."""
+    # On s390x the lower half is the CPU that holds it; where in the queue of no CPU
+    # somebody waits, none.
+    is_s390 = prog.platform is not None and prog.platform.arch == Architecture.S390X
+    return 1 << 18 if is_s390 else 2
+
+
 def _zone(machine: Any) -> Thing:
     zone = next(zone for zone in NODE_DATA(machine.prog, 0).node_zones if zone.spanned_pages)
     return Thing(machine, "struct zone", zone.address_of_().value_(), node=0)
@@ -40,7 +46,10 @@ def _zone(machine: Any) -> Thing:
 def locks(suite: Suite[Any]) -> None:
     """Enter damage to the locks of nodes and zones."""
     root = WRONG.but(node=0)
-    for name, number in (("list-lock-text", TEXT), ("list-lock-one-bit", ONE_BIT)):
+    for name, number in (
+        ("list-lock-text", TEXT),
+        ("list-lock-one-bit", lambda cache: one_bit(cache.machine.prog)),
+    ):
         change = put(lambda cache: word_of(cache.node().spot("list_lock")), number)
         suite.recipe(name, CACHE, change, root)
     suite.recipe("zone-lock-text", _zone, put(lambda zone: word_of(zone.spot("lock")), TEXT), root)

@@ -8,9 +8,10 @@ from typing import Any, Callable, ClassVar, Dict, Iterator, List, Optional, Tupl
 from drgn import Object, Program, offsetof, sizeof
 from drgn.helpers.linux.cpumask import for_each_possible_cpu
 from drgn.helpers.linux.list import list_for_each_entry
-from drgn.helpers.linux.mm import page_to_virt
+from drgn.helpers.linux.mm import page_to_pfn
 
 from .language import NoVictim
+from .overlay import direct_map, order_of
 from .things import Item
 
 
@@ -84,9 +85,10 @@ class Machine:
     def order_at(self, page: int) -> int:
         """Return the address of the compound order, which is in the second page."""
         # _folio_order is the lower byte of _flags_1 since Linux 6.6.
-        for name in ("_folio_order", "_flags_1"):
+        lowest = 0 if order_of(self.prog) == "little" else 7
+        for name, at in (("_folio_order", 0), ("_flags_1", lowest)):
             try:
-                return page + offsetof(self.prog.type("struct folio"), name)
+                return page + offsetof(self.prog.type("struct folio"), name) + at
             except LookupError:
                 pass
         struct_page = self.prog.type("struct page")
@@ -94,7 +96,8 @@ class Machine:
 
     def address_of(self, page: int) -> int:
         """Return the address of a page in the direct map."""
-        return int(page_to_virt(Object(self.prog, "struct page *", page)).value_())
+        pfn = int(page_to_pfn(Object(self.prog, "struct page *", page)))
+        return direct_map(self.prog) + pfn * self.page_size & (1 << 64) - 1
 
     # Finding -----------------------------------------------------------------
 

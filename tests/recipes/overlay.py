@@ -18,6 +18,14 @@ def order_of(prog: Program) -> Literal["little", "big"]:
     return "little" if little else "big"
 
 
+def direct_map(prog: Program) -> int:
+    """Return the virtual address of physical address 0."""
+    try:
+        return int(phys_to_virt(prog, 0))
+    except NotImplementedError:  # drgn follows no page tables of riscv64
+        return int(prog["kernel_map"].va_pa_offset)
+
+
 class Write(NamedTuple):
     """Bytes to overwrite."""
 
@@ -40,7 +48,7 @@ def overlay(prog: Program, writes: Iterable[Write], read: Callable[[int], object
     :param read: Called with the address of a write whenever some of it is read.
     """
     size = int(prog["PAGE_SIZE"])
-    base = int(phys_to_virt(prog, 0))
+    base = direct_map(prog)
     views: List[Tuple[int, bool, _Piece]] = []
     for address, data in (piece for write in writes for piece in _by_page(write, size, read)):
         views.append((address, False, data))
@@ -48,8 +56,8 @@ def overlay(prog: Program, writes: Iterable[Write], read: Callable[[int], object
         if not 0 <= physical < _DIRECT_MAP:
             try:
                 physical = int(follow_phys(prog["init_mm"].address_of_(), address))
-            except (FaultError, LookupError):
-                continue  # a capture without page tables has no other view
+            except (FaultError, LookupError, NotImplementedError):
+                continue  # without page tables that drgn follows there is no other view
             views.append((base + physical, False, data))
         views.append((physical, True, data))
     for start, is_physical, data in views:

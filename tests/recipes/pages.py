@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any, Callable
 
-from drgn import FaultError, offsetof, sizeof
+from drgn import FaultError, Program, offsetof, sizeof
 from drgn.helpers.linux.mm import virt_to_page
 from drgn.helpers.linux.pid import find_task
 
@@ -33,7 +33,9 @@ class _Raw:
 def _search(machine: Any, pfns: range, what: str, where: Callable[[_Raw], Any]) -> Page:
     base = machine.prog["vmemmap"].value_()
     size = sizeof(machine.prog.type("struct page"))
-    for pfn in pfns:
+    # Before the lowest page lies no struct page, whatever can be read there.
+    lowest = int(machine.prog["min_low_pfn"])
+    for pfn in (pfn for pfn in pfns if pfn >= lowest):
         address = int(base + pfn * size)
         try:
             raw = _Raw(machine, address)
@@ -71,7 +73,9 @@ def kernel_page(machine: Any) -> Page:
         taken = raw.member("_mapcount", 4) == 0xFFFFFFFF and raw.member("_refcount", 4) == 1
         return taken and not raw.flags & 0xFFFFFFF and not raw.is_tail and not raw.number(24)
 
-    return _search(machine, range(1 << 12, 1 << 16), "page of the kernel", kernels)
+    lowest = int(machine.prog["min_low_pfn"])
+    pfns = range(lowest + (1 << 12), lowest + (1 << 16))
+    return _search(machine, pfns, "page of the kernel", kernels)
 
 
 def free_page(machine: Any) -> Page:
@@ -85,15 +89,25 @@ def free_page(machine: Any) -> Page:
     return _search(machine, pfns, "free page", free)
 
 
+def _is_table(raw: _Raw, prog: Program) -> bool:
+    # One type per page since Linux 6.12; before that a type is a bit that is cleared.
+    word = raw.member("_mapcount", 4)
+    if "PGTY_table" in prog:
+        return word >> 24 == int(prog["PGTY_table"])
+    return word == 0xFFFFFDFF
+
+
 def page_table(machine: Any) -> Page:
     """
     Pick a page of the lowest level of page tables.
 
-    Found from the top of the first process that has memory.
+    Found from the top of the first process that has memory; where its entries are not as
+    x86-64 has them, the last page of the machine that is marked as one.
     """
     prog, mask = machine.prog, 0x000FFFFFFFFFF000
     if "page_offset_base" not in prog:
-        raise NoVictim("page tables are looked up as x86-64 has them")
+        pfns = range(int(prog["max_pfn"]) - 1, 0, -1)
+        return _search(machine, pfns, "page table", lambda raw: _is_table(raw, prog))
     base = prog["page_offset_base"].value_()
     mm = find_task(prog, 1).mm
     if not mm:

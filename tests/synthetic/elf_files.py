@@ -40,8 +40,9 @@ def elf(
     machine: int = EM_X86_64,
     order: str = "<",
     virtual: int = 0,
+    physical: int = 0,
 ) -> bytes:
-    """Return a 64-bit ELF file with notes and one segment of memory, at physical address 0."""
+    """Return a 64-bit ELF file with notes and one segment of memory."""
     at = 64 + 2 * 56
     identity = b"\x7fELF\2" + (b"\1" if order == "<" else b"\2") + b"\1"
     fields = (identity, type, machine, 1, 0, 64, 0, 0, 64, 56, 2, 0, 0, 0)
@@ -49,7 +50,7 @@ def elf(
     shape = f"{order}IIQQQQQQ"
     sizes, place = (len(memory), len(memory)), at + len(notes)
     headers = struct.pack(shape, 4, 0, at, 0, 0, len(notes), len(notes), 0)
-    headers += struct.pack(shape, 1, 4, place, virtual, 0, *sizes, 0)
+    headers += struct.pack(shape, 1, 4, place, virtual, physical, *sizes, 0)
     return header + headers + notes + memory
 
 

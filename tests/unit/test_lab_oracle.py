@@ -49,7 +49,7 @@ def test_numbers_are_read_in_the_order_of_the_guest(tmp_path: Path, order: str, 
     with Core(path) as core:
         assert core.order == order
         assert [one.name for one in core.notes()] == ["CORE"]
-        files = oracle.read_guest(core, f"pfn=1 bytes={step} tries=2 changed=-")
+        files = oracle.read_guest(core, f"pfn=1 bytes={step} tries=2 changed=-", order)
     oracle.save(files, tmp_path / "oracle")
     assert (tmp_path / "oracle" / "version").read_bytes() == VERSION
     # Little-endian, whatever the guest is.
@@ -61,7 +61,7 @@ def test_damaged_numbers_are_refused(tmp_path: Path, order: str) -> None:
     path = tmp_path / "vmcore"
     path.write_bytes(guest(order, 4096, wrong=1))
     with Core(path) as core, pytest.raises(GuestError, match="its sum differs"):
-        oracle.read_guest(core, "pfn=1 bytes=4096 tries=2 changed=-")
+        oracle.read_guest(core, "pfn=1 bytes=4096 tries=2 changed=-", order)
     path.write_bytes(guest(order, 4096, magic=b"something else.."))
     with Core(path) as core, pytest.raises(GuestError, match="no oracle where"):
-        oracle.read_guest(core, "pfn=1 bytes=4096 tries=2 changed=-")
+        oracle.read_guest(core, "pfn=1 bytes=4096 tries=2 changed=-", order)

@@ -83,6 +83,9 @@ def test_release_is_found_in_the_name_of_the_package(name: str, package: str, re
         ("debian-6.12-arm64-16k", "6.12.9+deb13-arm64-16k", True),
         ("debian-6.12-s390x", "6.12.9+deb13-s390x", True),
         ("debian-7-s390x", "7.2.9+deb14-s390x", True),
+        ("debian-6.12-riscv64", "6.12.9+deb13-riscv64", True),
+        ("debian-6.12-ppc64el-64k", "6.12.9+deb13-powerpc64le-64k", True),
+        ("debian-6.12-ppc64el-64k", "6.12.9+deb13-powerpc64le", False),
     ],
 )
 def test_packages_of_other_architectures(name: str, package: str, release: bool) -> None:

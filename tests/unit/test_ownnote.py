@@ -13,7 +13,8 @@ from drgn import ProgramFlags
 
 from drgn_slabtype import target
 from drgn_slabtype.errors import TargetError
-from drgn_slabtype.files.ownnote import own_vmcoreinfo
+from drgn_slabtype.files.ownnote import OwnNote, own_vmcoreinfo
+from drgn_slabtype.files.turned import EM_PPC64
 from drgn_slabtype.target import TargetOptions, open_target
 
 from ..synthetic.elf_files import EM_S390, EM_X86_64, ET_CORE, ET_EXEC, VMCOREINFO, elf, note
@@ -32,13 +33,15 @@ def machine_core(
     lowcore: int = 0,
     kind: int = ET_CORE,
     virtual: int = 0,
+    physical: int = 0,
     cut: int = 0,
+    inside: str = "",
 ) -> bytes:
     """Return a core of 16 pages; some begin with VMCOREINFO, as a kernel keeps it."""
     memory = bytearray(16 * PAGE)
     struct.pack_into(f"{order}Q", memory, LOWCORE, lowcore)
     for number, data in enumerate(notes):
-        own = note(b"VMCOREINFO", 0, data, order)
+        own = note(b"VMCOREINFO", 0, data, inside or order)
         start = at + 4 * number * PAGE
         memory[start : start + len(own)] = own
     cpu = note(b"CORE", 1, bytes(336), order)
@@ -49,12 +52,13 @@ def machine_core(
         machine=machine,
         order=order,
         virtual=virtual,
+        physical=physical,
     )
 
 
 def found(core: bytes) -> List[bytes]:
     """Return what is found in a file."""
-    return own_vmcoreinfo(io.BytesIO(core))
+    return [one.data for one in own_vmcoreinfo(io.BytesIO(core))]
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
@@ -100,6 +104,19 @@ def test_only_cores_of_machines_are_searched(kind: str) -> None:
         "text": b"VMCOREINFO" * 100,
     }
     assert found(cores[kind]) == []
+
+
+def test_core_that_has_its_physical_addresses_twice_is_searched() -> None:
+    assert found(machine_core(TEXT, virtual=1 << 31, physical=1 << 31)) == [TEXT]
+
+
+def test_only_ppc64_runs_in_both_orders() -> None:
+    cores = {
+        machine: io.BytesIO(machine_core(TEXT, order=">", inside="<", machine=machine))
+        for machine in (EM_PPC64, EM_S390)
+    }
+    assert own_vmcoreinfo(cores[EM_PPC64]) == [OwnNote(TEXT, "<")]
+    assert own_vmcoreinfo(cores[EM_S390]) == []
 
 
 def test_core_with_a_note_of_its_own_is_not_searched() -> None:

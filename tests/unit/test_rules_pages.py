@@ -97,6 +97,14 @@ def _changed(free: FreeMemory, column: str, row: int, value: int) -> FreeMemory:
     return replace(free, **{column: values})
 
 
+def _without(free: FreeMemory, pfn: int) -> FreeMemory:
+    # A page is taken from the free blocks, but the list still leads to it.
+    keep = free.pfn != pfn
+    columns = ("pfn", "order", "word", "mapping", "memcg", "flags", "refcount", "zone")
+    kept = {column: getattr(free, column)[keep] for column in (*columns, "next", "prev")}
+    return replace(free, words={pfn: _SLAB}, **kept)
+
+
 def _roots(findings: List[Finding]) -> List[str]:
     return [finding.code for finding in findings if finding.because is None]
 
@@ -123,19 +131,23 @@ def test_any_wrong_link_is_found_once(row: int, column: str, value: int) -> None
 
 
 def test_slab_on_a_free_list_is_the_root_and_its_neighbours_follow() -> None:
-    # PFN 32 is taken from the free blocks, but the list still leads to it.
-    free = _machine(_BLOCKS)
-    gone = _BLOCKS.index((32, 3))
-    keep = np.arange(len(free.pfn)) != gone
-    columns = ("pfn", "order", "flags", "refcount", "zone", "next", "prev")
-    free = replace(free, words={32: _SLAB}, **{c: getattr(free, c)[keep] for c in columns})
-    findings = _judge(free)
+    findings = _judge(_without(_machine(_BLOCKS), 32))
     assert _roots(findings) == ["page-free-type"]
     assert findings[0].page == _NAMES.page(32)
     assert (findings[0].expected, findings[0].found) == ("buddy", "0xf5000000")
     followers = [finding for finding in findings if finding.because is not None]
     assert followers
     assert all(finding.because == findings[0].id for finding in followers)
+
+
+def test_count_follows_from_the_only_block_of_its_order_being_told_elsewhere() -> None:
+    block = (64, 4)
+    assert [order for _, order in _BLOCKS].count(block[1]) == 1
+    free = _without(_machine(_BLOCKS), block[0])
+    zone = free.zones[0]
+    assert zone.free[block[1]] == 1
+    findings = _judge(free, told={_NAMES.page(block[0]): 7}, last_id=7)
+    assert [(one.code, one.because) for one in findings] == [("page-free-count", 7)]
 
 
 def test_pages_that_are_told_elsewhere_are_not_accused_again() -> None:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any, List, NamedTuple, Optional, Sequence
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
 import numpy as np
 import pytest
@@ -12,7 +12,8 @@ from drgn import Object, Symbol, SymbolBinding, SymbolKind
 
 from drgn_slabtype.machine import machine
 from drgn_slabtype.machine import stacks as of_stacks
-from drgn_slabtype.machine.stacks import Call, Functions, Stacks, Unwinder
+from drgn_slabtype.machine.architecture import of_name
+from drgn_slabtype.machine.stacks import Call, Functions, Stacks, Unwinder, runs_user
 from drgn_slabtype.machine.tasks import Area, Task, TaskList
 from tests.direct_map import LINEAR, make_mapped_kernel
 from tests.synthetic.kernel import Kernel
@@ -201,6 +202,52 @@ def test_cpu_that_has_just_entered_the_kernel_has_nothing_on_its_stack() -> None
     of, own = Stacks.__new__(Stacks), Area(_STACK, _STACK + _SIZE)
     assert of._areas(0, own.end, own) == []
     assert of._areas(0, own.end - 16, own) == [Area(own.end - 16, own.end)]
+
+
+class State(NamedTuple):
+    """The registers of a CPU that runs something."""
+
+    name: str
+    mask: Dict[str, int]
+    pc: int = 0x3FFFF40DE88
+    sp: int = 0x3FFC36FA358
+
+    def registers(self) -> Dict[str, int]:
+        return self.mask
+
+
+_PROBLEM_STATE = {"pswm": 0x0705100180000000}
+_KERNEL = {"pswm": 0x0404C00180000000}
+
+
+def test_only_its_psw_says_that_a_cpu_of_s390x_runs_a_user() -> None:
+    architecture = of_name("S390X")
+    assert runs_user(architecture, State("0x1000ce8", _PROBLEM_STATE))
+    assert not runs_user(architecture, State("ext_int_handler", _KERNEL))
+    assert not runs_user(architecture, State("ext_int_handler", {}))
+    assert not runs_user(of_name("X86_64"), State("0x1000ce8", _PROBLEM_STATE))
+
+
+@pytest.mark.parametrize(
+    ("frame", "gap"),
+    [
+        (State("0x1000ce8", _PROBLEM_STATE), False),
+        (State("ext_int_handler", _KERNEL), False),
+        (State("__slab_free", _KERNEL), True),
+    ],
+    ids=["user", "entry", "kernel"],
+)
+def test_cpu_with_the_stack_of_a_user(
+    monkeypatch: pytest.MonkeyPatch, stacks: Unwinder, frame: State, gap: bool
+) -> None:
+    of = Stacks.__new__(Stacks)
+    of.calls, of.gaps = [], []
+    of._unwinder, of._machine = stacks, machine(_kernel().prog)
+    monkeypatch.setattr(of_stacks, "of_program", lambda prog: of_name("S390X"))
+    monkeypatch.setattr(stacks, "unwound", lambda trace, who: (False, []))
+    trace: Any = [frame]
+    of._cpu(0, trace, Area(_STACK, _STACK + _SIZE), "CPU 0")
+    assert of.gaps == (["CPU 0 is on a stack at 0x3ffc36fa358 that is not known"] if gap else [])
 
 
 def test_error_without_a_class_costs_one_stack() -> None:

@@ -19,6 +19,7 @@ import numpy as np
 
 from ...ledger import I64, U8, U64, Bools, Claims, Containers, Ledger, State, Walk
 from ...machine.memory import Memory
+from ...machine.tags import Tags
 from ...regions import Region, region, steps
 from ..kept import Cut
 from .cache import SlubCache
@@ -42,7 +43,9 @@ class Encoding(enum.Enum):
 # the debug info tells, so the pointers themselves have to.
 
 
-def decode(encoding: Encoding, stored: U64, where: U64, random: int) -> U64:
+def decode(
+    encoding: Encoding, stored: U64, where: U64, random: int, tags: Optional[Tags] = None
+) -> U64:
     """
     Return the addresses that stored free pointers stand for.
 
@@ -50,11 +53,13 @@ def decode(encoding: Encoding, stored: U64, where: U64, random: int) -> U64:
 
     :param where: Addresses of the words.
     :param random: ``kmem_cache.random``; 0 without hardening.
+    :param tags: Those that addresses are to be without.
     """
-    if encoding is Encoding.PLAIN:
-        return stored
-    address = where.byteswap() if encoding is Encoding.SWAPPED else where
-    return stored ^ np.uint64(random) ^ address
+    found = stored
+    if encoding is not Encoding.PLAIN:
+        address = where.byteswap() if encoding is Encoding.SWAPPED else where
+        found = stored ^ np.uint64(random) ^ address
+    return found if tags is None else tags.removed(found)
 
 
 @dataclass
@@ -71,6 +76,8 @@ class Geometry:
     """Offset of the free pointer in an object, in bytes."""
     encoding: Encoding
     random: int
+    tags: Optional[Tags] = None
+    """Those that free pointers have."""
 
     def index_of(self, slabs: I64, addresses: U64) -> I64:
         """Return the index of the object at each address of the slab beside it; else -1."""
@@ -89,8 +96,8 @@ class Geometry:
         start, length = np.uint64(about.start), np.uint64(len(about))
         strides = np.arange(words.shape[1], dtype=np.uint64) * np.uint64(self.stride)
         where = self.base[:, None] + (strides + np.uint64(self.offset))
-        inside = decode(self.encoding, words, where, self.random) - start < length
-        found: Bools = (heads - start < length) | inside.any(axis=1)
+        decoded = decode(self.encoding, words, where, self.random, self.tags)
+        found: Bools = (heads - start < length) | (decoded - start < length).any(axis=1)
         return found
 
 
@@ -158,7 +165,7 @@ def follow(geometry: Geometry, heads: U64, words: U64, readable: Bools) -> Chain
         if not on.all():
             slabs, index, pointers, at = slabs[on], index[on], pointers[on], at[on]
         where = pointers + np.uint64(geometry.offset)
-        pointers = decode(geometry.encoding, stored.take(at), where, geometry.random)
+        pointers = decode(geometry.encoding, stored.take(at), where, geometry.random, geometry.tags)
         before = index
         more = pointers != 0
         slabs, pointers, before = slabs[more], pointers[more], before[more]
@@ -261,7 +268,13 @@ class FreelistReader:
         start = base - np.uint64(cache.red_left_pad)
         stored, readable = self._memory.gather_words(start, span, at)
         geometry = Geometry(
-            base, objects, cache.size, cache.offset, self._encoding, max(cache.random, 0)
+            base,
+            objects,
+            cache.size,
+            cache.offset,
+            self._encoding,
+            max(cache.random, 0),
+            self._memory.tags,
         )
         if self._about is not None:
             near = geometry.lead_to(self._about, heads, stored)
@@ -291,6 +304,7 @@ def regions(
         offset=cache.offset,
         encoding=encoding if hardened else Encoding.PLAIN,
         random=cache.random if hardened else 0,
+        tags=memory.tags,
     )
     gathered = memory.gather(cut.start, cut.span)
     first = cut.lead + cache.offset
@@ -298,7 +312,7 @@ def regions(
     at = at[at < cut.span // memory.word_size].astype(np.int64)
     stored = gathered.bytes.view(memory.word)[:, at].astype(np.uint64)
     where = cut.addresses[:, : len(at)] + np.uint64(first)
-    decoded = decode(geometry.encoding, stored, where, geometry.random)
+    decoded = decode(geometry.encoding, stored, where, geometry.random, geometry.tags)
     mine = np.broadcast_to(np.arange(count)[:, None], decoded.shape)
     target = geometry.index_of(mine.reshape(-1), decoded.reshape(-1)).reshape(decoded.shape)
     valid = gathered.ok[:, None] & (target >= 0)

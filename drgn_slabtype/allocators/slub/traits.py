@@ -81,6 +81,7 @@ def _encoding(index: SlabIndex, caches: Caches, owner: I64) -> Encoding:
     start = index.addresses[rows]
     for encoding in votes:
         found = decode(encoding, stored, where, 0) ^ caches.rows["random"][cache]
+        found = source.tags.removed(found)
         near = (found == 0) | (found - start < index.spans[rows])
         votes[encoding] = int((near & gathered.ok).sum())
     return max(votes, key=lambda encoding: votes[encoding])

@@ -62,7 +62,7 @@ def _pointers(
     words = memory.gather(where, 8)
     stored = np.ascontiguousarray(words.bytes).view(f"{memory.byteorder}u8")[:, 0].astype(np.uint64)
     secret = max(cache.random, 0)
-    leads = decode(encoding, stored, where, secret)
+    leads = decode(encoding, stored, where, secret, memory.tags)
     offset = leads - slabs.base[slab]
     # Zeroes may have been written over it when the object was cleared.
     sound = (leads == 0) | (stored == 0) | ~words.ok
