@@ -213,8 +213,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-
-
 def _add_target_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("target", "spelled as drgn spells them")
     which = group.add_mutually_exclusive_group()

@@ -53,10 +53,13 @@ from .reading import Reading, Scope
 from .rules.blame import join, renumber
 from .rules.doubt import doubt
 from .rules.excuses import settle
+from .rules.oneroot import one_root
 from .signals import reason_of
 from .strays import judge_machine
 
 _MOST_ORDER = 14  # more than any page has
+_LINEAR_BYTES = 1 << 46  # of a direct map
+_FEWEST_ROOTS = 2  # that can be one
 
 
 class Course:
@@ -147,7 +150,8 @@ class Course:
         settled = settle(found, allocator, lambda work: witnesses(kernel).of(work))
         results = [judged.result for judged in self._judged if judged.result]
         settled = doubt(settled, results, whole=not caches and not addresses)
-        self._settled = settled = [locate(kernel, finding) for finding in settled]
+        settled = [locate(kernel, finding) for finding in settled]
+        self._settled = settled = _one_root(kernel, self.whole, settled)
         # What moves is explained as it is now.
         findings = [finding for finding in settled if _shelf(finding) == "findings"]
         asked = Lookup(kernel) if kernel.is_live else seen
@@ -268,6 +272,28 @@ class _Confirmed(NamedTuple):
     # What is proven, and of a target that moves what is still open.
     groups: List[List[Finding]]
     changing: List[Finding]
+
+
+def _one_root(kernel: Machine, whole: Optional[Reading], found: List[Finding]) -> List[Finding]:
+    # What one write explains has one root.
+    if sum(one.because is None for one in found) < _FEWEST_ROOTS:
+        return found
+    page, shift = kernel.page, kernel.memory.page_shift
+    end = page.vmemmap + (_LINEAR_BYTES >> shift) * page.size
+
+    def page_of(address: int) -> Optional[int]:
+        if page.vmemmap <= address < end:
+            return address - (address - page.vmemmap) % page.size
+        at = address - kernel.memory.linear_base
+        return page.vmemmap + (at >> shift) * page.size if 0 <= at < _LINEAR_BYTES else None
+
+    lost: Optional[range] = None
+    broken = None if whole is None else whole.allocator.caches.lost
+    if broken is not None and broken.readable:
+        layout = kernel.structure("struct kmem_cache")
+        start = broken.found - layout.offset("list")
+        lost = range(start, start + layout.size)
+    return renumber([one_root(found, page_of, page.size, lost)])
 
 
 def _told(judged: Sequence[_Judged]) -> List[List[Finding]]:

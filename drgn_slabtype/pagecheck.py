@@ -19,7 +19,7 @@ from drgn.helpers.linux.cpumask import for_each_possible_cpu
 from drgn.helpers.linux.nodemask import for_each_online_node
 
 from .allocators.base import Allocator
-from .allocators.vectors import vector_words
+from .allocators.vectors import names_cgroups, vector_entries, vector_words, vectors
 from .errors import LayoutError
 from .findings import Finding
 from .index import KnownBy, SlabIndex
@@ -30,7 +30,7 @@ from .machine.memory import U64, Bools
 from .pages.compound import CompoundPages
 from .pages.dump import flag_words
 from .pages.freememory import FreeMemory, free_memory
-from .pages.pcp import on_list
+from .pages.pcp import among_free, on_list
 from .pages.references import Counted, References, flags_of_users
 from .pages.scan import PageBlock
 from .pages.vmstat import SlabPages, slab_page_counts
@@ -45,8 +45,10 @@ from .rules.slabpages import (
     judge_tail_flags,
     judge_tail_words,
 )
-from .rules.vectors import Vectors, judge_vectors
+from .rules.vectors import Cgroups, Vectors, judge_vectors, no_cgroups
 
+_LINEAR_BYTES = 1 << 46  # of a direct map
+_SMALLEST = 8  # bytes of an object
 _MOST_WALKED = 256  # pages for which lists of CPUs are walked
 
 
@@ -66,16 +68,34 @@ class Owners:
         self._homes = allocator.homes
 
     def objects(self, rows: I64) -> U64:
-        """Return how many objects the slabs in rows of the index have."""
+        """
+        Return how many objects the slabs in rows of the index have.
+
+        One, where that is a damaged number: it does not decide how much is read.
+        """
         if self.index.layout.allocator == "SLUB":
-            return self.index["objects"][rows]
-        return self._caches["num"][self.cache[rows]]
+            told = self.index["objects"][rows]
+        else:
+            told = self._caches["num"][self.cache[rows]]
+        most = self.index.spans[rows] // np.uint64(_SMALLEST)
+        return np.where(told <= most, told, np.uint64(1))
 
     def fits(self, addresses: U64, sizes: U64) -> Bools:
         """Return where an object begins that has so many bytes."""
         homes = self._homes(self.index, addresses)
         found: Bools = (homes >= 0) & (self._caches["object_size"][homes] >= sizes)
         return found
+
+    def kmalloc(self, addresses: U64, size: int) -> Bools:
+        """Return where an object of ``kmalloc()`` begins that has so many bytes."""
+        homes = self._homes(self.index, addresses)
+        named = np.array(["kmalloc" in name for name in self.names] + [False], np.bool_)
+        found: Bools = named[homes] & (self._caches["object_size"][homes] >= np.uint64(size))
+        return found
+
+    def strides(self, rows: I64) -> U64:
+        """Return the bytes from one object to the next, of slabs in rows of the index."""
+        return self._caches["size"][self.cache[rows]]
 
     def name(self, page: int) -> Optional[str]:
         """Return the name of the cache of a slab (``struct slab *``), if it has one."""
@@ -104,6 +124,7 @@ def judge_memory(
         # The slab that a vector lies in may be one of those that are missing.
         slabs = (one for one in slabs if one.code != "slab-vector-wrong")
     memory.add(slabs)
+    memory.add(_free_slabs(machine, owners))
     if unreadable:
         return memory.unavailable(f"{unreadable} struct pages are not in the target")
     if machine.memory_map.damage:
@@ -206,6 +227,41 @@ def _judge_slabs(machine: Machine, owners: Owners) -> Iterator[Finding]:
     return judge_slab_words(words, owners.name, _flag_names(machine))
 
 
+def _free_slabs(machine: Machine, owners: Owners) -> Iterator[Finding]:
+    # Slabs whose page was given back as well: a list of a CPU's free pages leads to it.
+    index, memory = owners.index, machine.memory
+    there = index.marked & ((index.known_by & np.uint8(KnownBy.KFENCE)) == 0)
+    rows, word = there.nonzero()[0], memory.word_size
+    links = index.pages[rows] + np.uint64(machine.page.compound)
+    pair = memory.gather(links, 2 * word).bytes.view(memory.word)
+    ahead = memory.gather(pair[:, 0].astype(np.uint64) + np.uint64(word), word)
+    behind = memory.gather(pair[:, 1].astype(np.uint64), word)
+    led = ahead.ok & behind.ok
+    for one in (ahead, behind):
+        led &= one.bytes.view(memory.word)[:, 0] == links
+
+    def of_slab(link: int) -> bool:
+        page = np.array([link - machine.page.compound], np.uint64)
+        return bool(index.rows_of_pages(page)[0] >= 0)
+
+    for row, link in zip(rows[led].tolist(), links[led].tolist()):
+        try:
+            free = among_free(machine, link, of_slab)
+        except FaultError:
+            continue
+        if free:
+            page = int(index.pages[row])
+            cache = owners.name(page)
+            yield Finding(
+                "page-free-type",
+                f"{cache or 'no cache'}: slab 0x{page:x} is free, on a list of free pages of a CPU",
+                cache=cache,
+                slab=page,
+                place="pcp",
+                found=f"0x{index.words[row]:08x}",
+            )
+
+
 def _vectors(machine: Machine, owners: Owners, rows: I64, word: U64) -> Vectors:
     index = owners.index
     extended = index.structure.has("obj_exts")
@@ -238,7 +294,39 @@ def _vectors(machine: Machine, owners: Owners, rows: I64, word: U64) -> Vectors:
         entry=entry,
         marked=marked,
         stride=stride,
+        foreign=_foreign(machine, owners, rows),
     )
+
+
+def _foreign(machine: Machine, owners: Owners, rows: I64) -> Bools:
+    # Whose vector has an entry that is no object cgroup. There are few of these, and
+    # many entries.
+    index, memory = owners.index, machine.memory
+    found = np.zeros(len(rows), np.bool_)
+    if not names_cgroups(machine):
+        return found
+    starts, steps = vectors(machine, index.pages[rows], owners.strides(rows))
+    for some, entries in vector_entries(machine, starts, steps, owners.objects(rows)):
+        address, which = np.unique(entries, return_inverse=True)
+        linear = address - np.uint64(memory.linear_base) < np.uint64(_LINEAR_BYTES)
+        wrong = no_cgroups(
+            Cgroups(
+                address,
+                kernel=memory.is_kernel_address(address) & (address % np.uint64(8) == 0),
+                linear=linear,
+                pool=kfence_pool(machine).contains(address),
+                kmalloc=owners.kmalloc(address, _cgroup_bytes(machine)),
+            )
+        )
+        found[some] = wrong[which.reshape(entries.shape)].any(axis=1)
+    return found
+
+
+def _cgroup_bytes(machine: Machine) -> int:
+    try:
+        return machine.structure("struct obj_cgroup").size
+    except LookupError:
+        return machine.memory.word_size
 
 
 def _on_lists(machine: Machine, pages: Counted) -> Bools:

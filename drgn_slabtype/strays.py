@@ -10,13 +10,15 @@ words that no page can have, lists that all caches share, and free memory.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Callable, Iterable, Iterator, List, Mapping
+from typing import Callable, Iterable, Iterator, List, Mapping, Optional
 
 import numpy as np
 import numpy.typing as npt
 
 from . import reading as of_reading
 from .allocators.caches import Caches
+from .allocators.guarded import judge_pool
+from .allocators.tables import judge_tables
 from .codes import ADDRESS
 from .errors import SlabTypeError
 from .findings import Finding
@@ -54,11 +56,26 @@ def _caches(reading: Reading, found: List[Finding]) -> List[Finding]:
 
 
 def _marks(reading: Reading, found: List[Finding]) -> List[Finding]:
-    return _numbered(_judge_marks(reading), found)
+    # Slabs of a cache that the list of caches leads to, and that is none any more.
+    lost = reading.allocator.caches.lost
+    place = reading.machine.structure("struct kmem_cache").offset("list")
+    root = next((one.id for one in found if one.code == "cache-list"), None)
+    cache = None if lost is None or not lost.readable else lost.found - place
+    return _numbered(_judge_marks(reading, cache, root), found)
 
 
 def _elsewhere(reading: Reading, found: List[Finding]) -> List[Finding]:
     return _numbered(map(as_finding, reading.allocator.elsewhere()), found)
+
+
+def _tables(reading: Reading, found: List[Finding]) -> List[Finding]:
+    allocator = reading.allocator
+    owner = allocator.ownership.cache
+    return _numbered(judge_tables(reading.machine, allocator.caches, reading.index, owner), found)
+
+
+def _guarded(reading: Reading, found: List[Finding]) -> List[Finding]:
+    return _numbered(judge_pool(reading.machine, reading.allocator.caches), found)
 
 
 def _words(reading: Reading, found: List[Finding]) -> List[Finding]:
@@ -92,6 +109,8 @@ def _memory(reading: Reading, found: List[Finding]) -> List[Finding]:
 # is bound to it.
 _JUDGED: Mapping[str, Callable[[Reading, List[Finding]], List[Finding]]] = {
     "slab_caches": _caches,
+    "tables of caches": _tables,
+    "KFENCE": _guarded,
     "slab marks": _marks,
     "lists of all caches": _elsewhere,
     "page types": _words,
@@ -104,8 +123,8 @@ def _numbered(findings: Iterable[Finding], after: List[Finding]) -> List[Finding
     return [replace(one, id=len(after) + at) for at, one in enumerate(findings, 1)]
 
 
-def _judge_marks(reading: Reading) -> Iterator[Finding]:
-    # Pages that are marked as slab, of no cache.
+def _judge_marks(reading: Reading, lost: Optional[int], root: Optional[int]) -> Iterator[Finding]:
+    # Pages that are marked as slab, of no cache; those of the lost one follow from its loss.
     index, source = reading.index, reading.machine.memory
     kfence = (index.known_by & np.uint8(KnownBy.KFENCE)) != 0
     stray = (reading.allocator.ownership.cache < 0) & ~kfence
@@ -125,6 +144,7 @@ def _judge_marks(reading: Reading) -> Iterator[Finding]:
             slab=int(pages[row]),
             found=f"0x{words[row]:08x}",
             moving=bool(making[row]),
+            because=root if int(pointers[row]) == lost else None,
         )
 
 

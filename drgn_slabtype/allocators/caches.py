@@ -24,6 +24,7 @@ from ..rules.members import Pointer
 from .links import Followed, follow
 
 _MAX_CACHES = 1 << 20  # more slab caches than any kernel has
+_DIRECTORY_BYTES = 64  # of a name in sysfs; a longer one is not looked at
 _NAME_BYTES = 256  # of the longest name that is read
 _POISON_STEP = 0x22  # from LIST_POISON1 to LIST_POISON2
 _MAX_SIZE = 64 << 20  # bytes of the largest object that any slab can hold
@@ -171,6 +172,20 @@ def _name(machine: Machine, pointer: int) -> Optional[str]:
         return None
 
 
+def names_in_sysfs(machine: Machine, caches: Caches) -> List[Optional[str]]:
+    """Return the name that each cache's directory in sysfs has, escaped; ``None`` without one."""
+    rows = caches.rows
+    if not rows.structure.has("kobj.name"):
+        return [None] * len(rows)
+    there = rows.ok & (rows["kobj.state_in_sysfs"] != 0)
+    gathered = machine.memory.gather(rows["kobj.name"] * there, _DIRECTORY_BYTES)
+    found: List[Optional[str]] = []
+    for known, data in zip(gathered.ok.tolist(), gathered.bytes):
+        name, end, _ = data.tobytes().partition(b"\0")
+        found.append(escape_ascii_string(name, escape_backslash=True) if known and end else None)
+    return found
+
+
 def _walk(machine: Machine, symbol: str) -> Tuple[List[int], Optional[Lost]]:
     head = machine.prog[symbol].address_
     assert head is not None
@@ -226,9 +241,12 @@ def cache_pointers(memory: Memory, caches: Caches, number: int) -> List[Pointer]
 
 
 def regions(machine: Machine, caches: Caches) -> Iterator[Region]:
-    """Yield every ``struct kmem_cache``, and its name."""
+    """Yield every ``struct kmem_cache``, its name, and that in sysfs."""
     yield region("slab caches", caches.addresses, caches.rows.raw.shape[1])
-    for pointer in caches.rows["name"].tolist():
+    pointers = caches.rows["name"].tolist()
+    if caches.rows.structure.has("kobj.name"):
+        pointers += caches.rows["kobj.name"].tolist()
+    for pointer in pointers:
         try:
             name = machine.prog.read_c_string(pointer, max_size=_NAME_BYTES)
         except FaultError:

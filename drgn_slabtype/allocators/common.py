@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Dict, Iterable, List, Mapping, Optional, Tuple
+from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Tuple
 
 import numpy as np
 from drgn import FaultError
@@ -23,7 +23,8 @@ from ..rules.alike import (
     judge_slub_caches,
     usual,
 )
-from .caches import Caches, read_caches
+from ..rules.names import judge_names
+from .caches import Caches, names_in_sysfs, read_caches
 from .members import at_member
 from .nodes import node_pointers, read_nodes
 from .whereabouts import find_slab
@@ -80,11 +81,19 @@ def judge_by_others(machine: Machine) -> Suspects:
         found += judge_slab_caches(cache, flags)
     if rows.structure.has("kobj.entry.next"):
         found += judge_ring(_ring(machine, rows, listed), "kobj.entry")
+        found += _judge_names(machine, caches, listed)
     wrong = _by_cache(found, rows, listed, caches.addresses)
     if rows.structure.has("colour"):
         for at, some in _judge_nodes(machine, caches).items():
             wrong.setdefault(at, []).extend(some)
     return wrong
+
+
+def _judge_names(machine: Machine, caches: Caches, listed: I64) -> Iterator[Odd]:
+    directories = names_in_sysfs(machine, caches)
+    names = [caches.names[number] for number in listed.tolist()]
+    called = [directories[number] for number in listed.tolist()]
+    return judge_names(names, called, caches.rows["name"][listed], caches.rows["size"][listed])
 
 
 def _judge_nodes(machine: Machine, caches: Caches) -> Suspects:

@@ -10,10 +10,17 @@ the slots themselves.
 
 from __future__ import annotations
 
+from typing import Iterator, Tuple, Union
+
 import numpy as np
 
 from ..index import SlabIndex
-from ..ledger import U64
+from ..ledger import I64, U64
+from ..machine import Machine
+
+_FLAGS = 7
+_IS_VECTOR = 1
+_BATCH_WORDS = 1 << 20
 
 
 def vector_words(index: SlabIndex) -> U64:
@@ -29,3 +36,88 @@ def vector_words(index: SlabIndex) -> U64:
         if index.structure.has(name):
             return index[name]
     return np.zeros(len(index), np.uint64)
+
+
+def vectors(machine: Machine, pages: U64, stride: Union[int, U64]) -> Tuple[U64, U64]:
+    """
+    Return where the record of object 0 of each slab lies, and how far apart they are.
+
+    :param pages: ``struct slab *`` of slabs: shape (n,).
+    :param stride: Bytes from one object to the next, of all or of each.
+    :return: Address of a ``struct obj_cgroup *``, 0 where a slab has none, and bytes
+        from one to the next: shapes (n,).
+    """
+    name = f"struct {machine.layout.slab_struct}"
+    rows = machine.rows(name, pages)
+    layout = rows.structure
+    zeroes = np.zeros(len(rows), np.uint64)
+    # obj_cgroups to Linux 5.10, memcg_data to 6.9, obj_exts since.
+    member = next((m for m in ("obj_exts", "memcg_data", "obj_cgroups") if layout.has(m)), None)
+    if member is None:
+        return zeroes, zeroes
+    word = rows[member]
+    pointer = word & ~np.uint64(_FLAGS)
+    good = rows.ok & (word & np.uint64(_IS_VECTOR) != 0) & machine.memory.is_kernel_address(pointer)
+    size, offset = entry_of(machine)
+    step = np.full(len(rows), size, np.uint64)
+    if layout.has("stride"):
+        # Linux 7.0 to 7.2: in the slots themselves they are a slot apart.
+        step = rows["stride"]
+    elif layout.has("obj_exts_in_object"):
+        # Since Linux 7.3 an entry is a pointer for each of what a slab needs.
+        needed = rows["obj_exts_needs_objcg"] != 0
+        profiled = machine.structure("struct slabobj_ext").has("_ctref")
+        within = rows["obj_exts_in_object"] != 0
+        step = np.where(within, np.asarray(stride, np.uint64), step * (1 + np.uint64(profiled)))
+        good &= needed
+    return np.where(good, pointer + np.uint64(offset), np.uint64(0)), step
+
+
+def entry_of(machine: Machine) -> Tuple[int, int]:
+    """Return the bytes of an entry of a vector, and where in it the object cgroup is."""
+    try:
+        # Since Linux kernel commit 21c690a349ba ("mm: introduce slabobj_ext to
+        # support slab object extensions") (in v6.10).
+        entry = machine.structure("struct slabobj_ext")
+    except LookupError:
+        return machine.memory.word_size, 0
+    return entry.size, entry.offset("objcg") if entry.has("objcg") else 0
+
+
+def names_cgroups(machine: Machine) -> bool:
+    """Return whether entries of vectors name object cgroups; some are for profiling alone."""
+    try:
+        if not machine.prog.type("struct obj_cgroup").is_complete():
+            return False
+        entry = machine.prog.type("struct slabobj_ext")
+    except LookupError:
+        return True
+    return entry.has_member("objcg") or entry.has_member("_objcg")
+
+
+def vector_entries(
+    machine: Machine, starts: U64, steps: U64, counts: U64
+) -> Iterator[Tuple[I64, U64]]:
+    """
+    Read the entries of vectors, those of several at a time.
+
+    :param starts: Where the first entry of each is; 0 where there is none.
+    :param steps: Bytes from one to the next.
+    :param counts: Entries of each.
+    :return: Positions of vectors, and their entries: shapes (n,) and (n, count). Those of
+        which anything is not in the target are left out.
+    """
+    there = (starts != 0) & (steps != 0) & (counts != 0)
+    kinds, which = np.unique(np.stack([steps, counts])[:, there], axis=1, return_inverse=True)
+    which = which.reshape(-1)
+    for kind, (step, count) in enumerate(kinds.T.tolist()):
+        rows = there.nonzero()[0][which == kind]
+        apart = np.arange(count, dtype=np.uint64) * np.uint64(step)
+        most = max(_BATCH_WORDS // count, 1)
+        for first in range(0, len(rows), most):
+            some = rows[first : first + most]
+            places = (starts[some][:, None] + apart).reshape(-1)
+            gathered = machine.memory.gather(places, machine.memory.word_size)
+            words = gathered.bytes.view(machine.memory.word)[:, 0].astype(np.uint64)
+            whole = gathered.ok.reshape(-1, count).all(axis=1)
+            yield some[whole], words.reshape(-1, count)[whole]

@@ -14,7 +14,9 @@ CODES: Mapping[str, Code] = {
         "A number that describes the machine is contradicted.",
         "Written once, at boot: `nr_node_ids` by `setup_nr_node_ids()` from the possible nodes, "
         "`__highest_present_section_nr` by `memory_present()`, `__per_cpu_offset` by "
-        "`setup_per_cpu_areas()`, `saved_command_line` and `__kfence_pool` lie in the direct map.",
+        "`setup_per_cpu_areas()`, `saved_command_line` and `__kfence_pool` lie in the direct map; "
+        "`kmalloc_caches` by `create_kmalloc_caches()`, `kmem_cache` and `kmem_cache_node` by "
+        "`kmem_cache_init()`.",
         ("a stray write into the kernel's data",),
         (
             "`refs ADDRESS` and `what WORD`: what has been written there",
@@ -22,8 +24,25 @@ CODES: Mapping[str, Code] = {
         ),
         more="Judged are `nr_node_ids` by the possible nodes and `node_data[]`, "
         "`__highest_present_section_nr` by the sections, `__per_cpu_offset` by the runqueues there "
-        "or the other CPUs' words, `saved_command_line` and `__kfence_pool` by the direct map. "
-        "What the others say counts.",
+        "or the other CPUs' words, `saved_command_line` and `__kfence_pool` by the direct map, "
+        "`kmalloc_caches` by the sizes of objects of the caches it leads to, `kmem_cache` and "
+        "`kmem_cache_node` by the slabs that the caches and their nodes lie in. What the others "
+        "say counts.",
+        measure=Measure("number"),
+    ),
+    "kfence-wrong": Code(
+        "geometry",
+        "What KFENCE says of an object that it guards cannot be.",
+        "`kfence_guarded_alloc()` and `kfence_guarded_free()` write `struct kfence_metadata` "
+        "under its lock: an address in the object's own page, a state, the cache and the bytes "
+        "that were asked for. `kfence_freelist` has the objects that are free.",
+        ("a stray write over `kfence_metadata`",),
+        (
+            "`object ADDRESS` with an address in the pool",
+            "`what WORD` with what was found",
+            "`refs ADDRESS`: what has been written there",
+        ),
+        more="A damaged address does not end the pool: the other objects tell where it is.",
         measure=Measure("number"),
     ),
     "cache-wrong": Code(
@@ -154,7 +173,8 @@ CODES: Mapping[str, Code] = {
         (MEMCG_FLAGS, EXTENSIONS),
         more="It (`obj_cgroups`, `memcg_data`, `obj_exts`) has bits that mean something else, is "
         "no address of the kernel's, leads into no slab although `kmalloc()` has it there, or two "
-        "slabs have the same. What is in the vector is not judged.",
+        "slabs have the same; or an entry of the vector leads to what `kmalloc()` has not given "
+        "out, or to an object that is too small for a `struct obj_cgroup`.",
         measure=Measure("address"),
     ),
     "slab-node-wrong": Code(

@@ -10,14 +10,14 @@ accounted for by KFENCE's own metadata.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Iterator, NamedTuple, Tuple
+from typing import TYPE_CHECKING, Iterator, List, NamedTuple, Tuple
 
 import numpy as np
 from drgn import FaultError, TypeKind, sizeof
 
 from ..regions import Region, region
 from .columns import Rows
-from .memory import U64
+from .memory import U64, Bools
 
 if TYPE_CHECKING:
     from . import Machine
@@ -46,7 +46,7 @@ def kfence_pool(machine: Machine) -> KfencePool:
 
     The number of objects is a configuration value that no symbol tells. Each
     object's metadata holds an address in that object's own page, so the
-    metadata itself tells where it ends.
+    metadata itself tells where it ends; not one of them alone.
     """
     try:
         start = machine.prog["__kfence_pool"].value_()
@@ -70,20 +70,39 @@ def kfence_pool(machine: Machine) -> KfencePool:
     name = "struct kfence_metadata"
     step = sizeof(machine.prog.type(name))
     page = machine.memory.page_size
-    pieces = []
-    count = 0
-    while True:
-        want = min(_STEP, known - count) if known else _STEP
-        addresses = first + np.arange(count, count + want, dtype=np.uint64) * np.uint64(step)
+    pieces: List[Rows] = []
+    there: List[int] = []
+    at = 0
+    while not known or at < known:
+        want = min(_STEP, known - at) if known else _STEP
+        addresses = first + np.arange(at, at + want, dtype=np.uint64) * np.uint64(step)
         rows = machine.rows(name, addresses)
-        home = start + np.arange(count + 1, count + want + 1, dtype=np.uint64) * np.uint64(2 * page)
-        fits = rows.ok & (rows["addr"] & ~np.uint64(page - 1) == home)
-        good = int(np.argmin(fits)) if not fits.all() else want
-        pieces.append(rows)
-        count += good
-        if good < want or (known and count >= known):
+        fits = (rows.ok & in_place(rows, start, at, page)).nonzero()[0]
+        if not len(fits) and not known:
             break
+        pieces.append(rows)
+        there += (fits + at).tolist()
+        at += want
+    # One damaged word in the midst of them does not end the pool.
+    count = known if known and there else there[-1] + 1 if there else 0
+    if 2 * len(there) < count:
+        count = next((at for at, one in enumerate(there) if one != at), len(there))
     return KfencePool(start, start + 2 * (count + 1) * page, tuple(pieces))
+
+
+def in_place(rows: Rows, start: int, first: int, page: int) -> Bools:
+    """
+    Return which objects of the pool have an address in their own page.
+
+    :param rows: Their ``struct kfence_metadata``, in a row.
+    :param start: Address of the pool.
+    :param first: Position of the first of them.
+    :param page: Bytes of a page.
+    """
+    number = np.arange(first + 1, first + len(rows) + 1, dtype=np.uint64)
+    home = np.uint64(start) + number * np.uint64(2 * page)
+    found: Bools = rows["addr"] & ~np.uint64(page - 1) == home
+    return found
 
 
 def regions(machine: Machine) -> Iterator[Region]:

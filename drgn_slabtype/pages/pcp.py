@@ -9,7 +9,7 @@ migrate type. Nothing in their struct pages says so; only the lists tell.
 
 from __future__ import annotations
 
-from typing import Iterator, List, NamedTuple, Tuple
+from typing import Callable, Iterator, List, NamedTuple, Tuple
 
 import numpy as np
 import numpy.typing as npt
@@ -99,6 +99,22 @@ def on_list(machine: Machine, pfn: int) -> bool:
     except FaultError:
         pass
     return False
+
+
+def among_free(machine: Machine, link: int, others: Callable[[int], bool]) -> bool:
+    """
+    Return whether links are on a list of a CPU, of pages that others do not have.
+
+    :param link: ``struct list_head *`` in a struct page.
+    :param others: Whether a ``struct list_head *`` before it is on a list of theirs.
+    """
+    fields = machine.page
+    before = machine.memory.read_word(link + machine.memory.word_size)
+    if before in set(_lists(machine).addresses.tolist()):
+        return machine.memory.read_word(before) == link
+    if others(before) or not fields.vmemmap <= before:
+        return False
+    return on_list(machine, (link - fields.vmemmap) // fields.size)
 
 
 def _lists(machine: Machine) -> _Lists:

@@ -23,6 +23,8 @@ _SHOWN = 3  # examples
 
 # Damage of which all else on the machine may be a consequence.
 _EXPLAINS_ALL = frozenset({"machine-wrong", "memory-map", "cache-list"})
+# Variables that lead to caches, through which nothing is read.
+_EXPLAINS_NONE = frozenset({"kmalloc_caches", "kmem_cache", "kmem_cache_node"})
 # Nothing that runs over reaches it but over a red zone or a track.
 _PADDING = "padding after the slot"
 # Members of a node: of these a cache has one, not one a slab.
@@ -57,7 +59,8 @@ def doubt(
     """
     by_name = {result.name: result for result in caches}
     kept = _once(findings, by_name)
-    if any(finding.code in _EXPLAINS_ALL for finding in kept):
+    told = (one for one in kept if one.place not in _EXPLAINS_NONE)
+    if any(one.code in _EXPLAINS_ALL for one in told):
         return kept
     doubted: Dict[_Rule, Finding] = {}
     for rule, broken in _by_rule(kept, by_name).items():

@@ -5,8 +5,8 @@ Vectors that slabs keep beside their objects.
 One word of a slab leads to a vector with an entry for each object: who is charged
 for it, and where it was allocated. The vector lies in an object that ``kmalloc()``
 gave out, in what is left over of the slab behind its objects, or, since Linux 7.0,
-in the slots themselves. Nothing in it says whose it is, so only where it lies, how
-much room it has there and its marks can be wrong.
+in the slots themselves. Nothing in it says whose it is: where it lies, how much room it
+has there, its marks, and what its entries lead to can be wrong.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ class Wrong(enum.IntEnum):
     NO_OBJECT = 7
     MARK = 8
     STRIDE = 9
+    ENTRIES = 10
 
 
 SAID: Dict[Wrong, str] = {
@@ -47,6 +48,7 @@ SAID: Dict[Wrong, str] = {
     Wrong.NO_OBJECT: "leads to no object, or to one that is too small for it",
     Wrong.MARK: "is marked as lying in an object and does not, or is not and does",
     Wrong.STRIDE: "has entries that are as far apart as neither slots nor entries are",
+    Wrong.ENTRIES: "holds what is no object cgroup",
 }
 """Each as a sentence goes on after the vector."""
 
@@ -84,6 +86,8 @@ class Vectors(NamedTuple):
     """``obj_exts_in_object``; ``None`` where a kernel has no such mark."""
     stride: Optional[U64] = None
     """``stride``, the bytes from one entry to the next, from Linux 7.0 to 7.2."""
+    foreign: Optional[Bools] = None
+    """Whether an entry leads to what is no object cgroup; ``None`` if nobody has looked."""
 
 
 def judge_vectors(vectors: Vectors) -> I64:
@@ -121,7 +125,35 @@ def judge_vectors(vectors: Vectors) -> I64:
     if vectors.marked is not None:
         tell(Wrong.MARKED_BUT_NONE, vectors.marked & ~there)
         tell(Wrong.MARK, _few(several & (vectors.marked != within), several))
+    if vectors.foreign is not None:
+        tell(Wrong.ENTRIES, _few(vectors.foreign & sound, sound))
     return wrong
+
+
+class Cgroups(NamedTuple):
+    """What entries of vectors lead to: columns, a row for each of them."""
+
+    address: U64
+    kernel: Bools
+    """Whether it is an address of the kernel's."""
+    linear: Bools
+    """Whether it lies in the direct map."""
+    pool: Bools
+    """Whether it lies in KFENCE's pool."""
+    kmalloc: Bools
+    """Whether an object begins there that ``kmalloc()`` gives out, and is large enough."""
+
+
+def no_cgroups(entries: Cgroups) -> Bools:
+    """
+    Return which entries cannot lead to a ``struct obj_cgroup``.
+
+    ``obj_cgroup_alloc()`` has it from ``kzalloc()``, and ``memcg_slab_free_hook()``
+    clears the entry of an object that is freed.
+    """
+    found: Bools = (entries.address != 0) & ~entries.pool
+    found &= ~entries.kernel | (entries.linear & ~entries.kmalloc)
+    return found
 
 
 def _odd_bits(vectors: Vectors, bits: U64, there: Bools) -> Bools:

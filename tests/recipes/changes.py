@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Callable, List, NamedTuple, Sequence, Union
 
-from drgn import Program, Type, TypeKind
+from drgn import Program, Type, TypeKind, sizeof
 
 from .overlay import Write, order_of
 
@@ -72,7 +72,7 @@ def member(prog: Program, type: str, address: int, path: str) -> Spot:
         layout, width = found.type, found.bit_field_size
         bits += found.bit_offset
     if width is None:
-        return Spot(prog, address + bits // 8, _plain(layout).size or 8)
+        return Spot(prog, address + bits // 8, sizeof(layout))
     first, last = bits // 8, (bits + width + 7) // 8
     # On big-endian machines bits are counted from the highest one.
     shift = bits % 8 if order_of(prog) == "little" else 8 * last - bits - width

@@ -54,7 +54,9 @@ def test_what_stands_for_a_command_of_crash(crash: str, ours: Optional[str]) -> 
 
 
 def test_the_table_of_readme_agrees() -> None:
-    rows = re.findall(r"^\|[^|]*\|([^|]*)\|[^|]*\|([^|]*)\|$", (ROOT / "README.md").read_text(), re.M)
+    rows = re.findall(
+        r"^\|[^|]*\|([^|]*)\|[^|]*\|([^|]*)\|$", (ROOT / "README.md").read_text(), re.M
+    )
     told: List[str] = []
     for ours, crash in rows:
         for words in re.findall(r"`((?:kmem|search)[^`]*)`", crash):

@@ -8,7 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from drgn_slabtype.rules.vectors import SAID, Vectors, Wrong, judge_vectors
+from drgn_slabtype.rules.vectors import (
+    SAID,
+    Cgroups,
+    Vectors,
+    Wrong,
+    judge_vectors,
+    no_cgroups,
+)
 
 _COUNT = 40
 _ENTRY, _OBJECTS, _SIZE, _SPAN = 16, 21, 192, 4096
@@ -117,3 +124,26 @@ def test_what_many_break_accuses_none(column: str, value: int) -> None:
     changed = getattr(_vectors(), column).copy()
     changed[5:30] = value
     assert not judge_vectors(_vectors(**{column: changed})).any()
+
+
+def test_entries_lead_to_what_kmalloc_has_given_out() -> None:
+    # None, one of kmalloc(), one of KFENCE's, one outside of the direct map; text, and
+    # an object of another cache.
+    of = Cgroups(
+        address=np.array([0, _BASE, _BASE + 64, 1 << 63, 0x65746E69, _BASE + 128], np.uint64),
+        kernel=np.array([0, 1, 1, 1, 0, 1], np.bool_),
+        linear=np.array([0, 1, 1, 0, 0, 1], np.bool_),
+        pool=np.array([0, 0, 1, 0, 0, 0], np.bool_),
+        kmalloc=np.array([0, 1, 0, 0, 0, 0], np.bool_),
+    )
+    assert no_cgroups(of).tolist() == [False] * 4 + [True] * 2
+
+
+def test_a_vector_with_such_an_entry() -> None:
+    foreign = np.zeros(_COUNT, np.bool_)
+    foreign[7] = True
+    wrong = judge_vectors(_vectors(foreign=foreign))
+    assert np.flatnonzero(wrong).tolist() == [7]
+    assert wrong[7] == Wrong.ENTRIES
+    # What most of them break is not understood.
+    assert not judge_vectors(_vectors(foreign=~foreign)).any()

@@ -176,6 +176,8 @@ def wrong_limits(
                 place="tuning",
                 found=kept,
                 moving=True,
+                member="free_limit",
+                word=int(nodes.rows.addresses[row]) + nodes.rows.structure.offset("free_limit"),
                 measure=OBJECTS,
             )
 

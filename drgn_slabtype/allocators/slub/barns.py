@@ -43,6 +43,8 @@ class Found(NamedTuple):
     """``struct slab_sheaf *``."""
     busy: bool
     """Whether the lock of the barn, or of the CPU's sheaves, was held."""
+    pointer: Optional[int] = None
+    """Where the pointer to it stands, if it is on no list."""
 
     @property
     def name(self) -> str:
@@ -73,6 +75,7 @@ class Found(NamedTuple):
             found=found,
             moving=self.busy and passes,
             address=self.address,
+            word=self.pointer if found == self.address else None,
             measure=measure,
         )
 

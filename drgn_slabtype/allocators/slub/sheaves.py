@@ -131,10 +131,12 @@ def _of_cpus(machine: Machine, caches: Caches, sheaves: Sheaves) -> Iterator[Fou
         pointers = rows[place]
         # Each CPU has a main sheaf, be it one that stands in for none.
         there = (pointers != 0) | (rows.ok & (place == "main"))
+        stands = rows.addresses + np.uint64(rows.structure.offset(place))
         for at in np.flatnonzero(there).tolist():
             cache, owner = int(per_cpu.cache[at]), int(cpus[at])
             held = bool(locks.held[at])
-            yield Found(cache, f"{place} sheaf", owner, int(pointers[at]), held)
+            sheaf = int(pointers[at])
+            yield Found(cache, f"{place} sheaf", owner, sheaf, held, int(stands[at]))
 
 
 def _sort_out(machine: Machine, caches: Caches, found: List[Found], sheaves: Sheaves) -> None:

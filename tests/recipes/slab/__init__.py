@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from . import caches, counts, debug, flight, lists, locks, places
+from . import caches, counts, debug, flight, lists, locks, places, spread
 from .suite import SUITE
 
-__all__ = ["SUITE", "caches", "counts", "debug", "flight", "lists", "locks", "places"]
+__all__ = ["SUITE", "caches", "counts", "debug", "flight", "lists", "locks", "places", "spread"]

@@ -51,6 +51,7 @@ SUITE.group(
     {
         "num-of-cache-one-too-many": add("num", 1),
         "num-of-cache-one-too-few": add("num", -1),
+        "num-of-cache-garbage": put("num", 0x6B6B6B6B),
         "order-of-cache-wrong": add("gfporder", 1),
         "order-of-cache-200": add("gfporder", 200),
         "colours-of-cache-too-many": add("colour", 3),

@@ -3,10 +3,23 @@
 
 from __future__ import annotations
 
-from . import caches, counts, cpus, debug, flight, frees, lists, locks, pointers, sheaves, words
+from . import (
+    caches,
+    counts,
+    cpus,
+    debug,
+    flight,
+    frees,
+    lists,
+    locks,
+    pointers,
+    sheaves,
+    spread,
+    words,
+)  # fmt: skip
 from .suite import SUITE
 
 __all__ = [
     "SUITE", "caches", "counts", "cpus", "debug", "flight", "frees", "lists", "locks",
-    "pointers", "sheaves", "words",
+    "pointers", "sheaves", "spread", "words",
 ]  # fmt: skip

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+One writer, one root
+--------------------
+
+A stray write mostly covers more than a word: a structure that is cleared, text that
+runs on. What is said of words side by side is said of one damage; so is what is said
+of one struct page from different sides, and of a cache that the list of caches has lost.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+
+from ..findings import Finding
+
+_GAP = 16  # bytes from one damaged word to the next: a word may be right by chance
+_TAILS = 8  # pages of the largest slabs that there usually are
+_LINKS = ("list-links", "list-broken")
+_OF_PAGE = "page-tail-head page-tail-type page-free-type slab-mark-stray type-conflict".split()
+_APART = frozenset({"content", "note", "unavailable"})
+"""Rules about contents, where every object is a place of its own, and what is no damage."""
+_LOCKS = frozenset({"lock-wrong", "lock-kept"})
+"""Of a lock it counts by itself that it can be none: nothing that it guards follows from that."""
+
+PageOf = Callable[[int], Optional[int]]
+"""Returns the struct page that an address lies in, or that describes it; ``None`` for none."""
+
+
+def one_root(
+    findings: Sequence[Finding], page_of: PageOf, page_bytes: int, lost: Optional[range] = None
+) -> List[Finding]:
+    """
+    Return the findings, of those that one write explains the first alone as a root.
+
+    :param findings: Numbered, with their roots.
+    :param page_bytes: Of a struct page.
+    :param lost: The memory of a cache that the list of caches leads to, and that is none.
+    """
+    # What moves, and what a running kernel has not confirmed, is left as it is.
+    here = [one for one in findings if not (one.moving or one.rule in _APART or one.code in _LOCKS)]
+    follows: Dict[int, int] = {}
+    pairs = (*_side_by_side(here), *_of_pages(here, page_of, page_bytes))
+    for into, one in pairs:
+        _bind(follows, into, one)
+    for into, one in _of_damaged(here):
+        _bind(follows, into, one)
+    if lost is not None:
+        for into, one in _of_cache(here, lost):
+            _bind(follows, into, one)
+    if not follows:
+        return list(findings)
+    return [_bound(one, follows) for one in findings]
+
+
+def _bind(follows: Dict[int, int], into: int, one: int) -> None:
+    into, one = _root(follows, into), _root(follows, one)
+    if into != one:
+        follows[one] = into
+
+
+def _root(follows: Dict[int, int], one: int) -> int:
+    while one in follows:
+        one = follows[one]
+    return one
+
+
+def _bound(one: Finding, follows: Dict[int, int]) -> Finding:
+    root = _root(follows, one.id if one.because is None else one.because)
+    return one if root in (one.id, one.because) else replace(one, because=root)
+
+
+def _side_by_side(findings: Sequence[Finding]) -> Iterator[Tuple[int, int]]:
+    # What follows from a root counts as a word of its damage.
+    places = [(_word(one), one.because or one.id) for one in findings]
+    worded = sorted((at, root) for at, root in places if at is not None)
+    for (before, into), (word, one) in zip(worded, worded[1:]):
+        if word - before <= _GAP:
+            yield min(into, one), max(into, one)
+
+
+def _word(one: Finding) -> Optional[int]:
+    # Of a list that does not close, the head is known.
+    return one.address if one.word is None and one.code == "list-broken" else one.word
+
+
+def _of_pages(
+    findings: Sequence[Finding], page_of: PageOf, page_bytes: int
+) -> Iterator[Tuple[int, int]]:
+    # A list that leads to what is no slab any more, and what else is said of that page.
+    gone: Dict[int, int] = {}
+    for one in findings:
+        if one.code in _LINKS and one.because is None and isinstance(one.found, int):
+            page = page_of(one.found)
+            if page is not None:
+                gone.setdefault(page, one.id)
+    for one in findings:
+        if one.because is not None:
+            continue
+        at: Optional[int] = None
+        if one.code in _OF_PAGE:
+            at = one.slab if one.page is None else one.page
+        elif one.code == "claim-foreign" and isinstance(one.found, int):
+            at = page_of(one.found)
+        if at is not None:
+            heads = (at - number * page_bytes for number in range(_TAILS))
+            head = next((head for head in heads if head in gone), None)
+            if head is not None:
+                # That somebody gave the page back explains that the list ends there.
+                pair = gone[head], one.id
+                yield pair[::-1] if one.code == "page-free-type" else pair
+
+
+def _of_damaged(findings: Sequence[Finding]) -> Iterator[Tuple[int, int]]:
+    # How long a vector must be follows from how many objects the cache says a slab has.
+    damaged = {
+        one.cache: one.id for one in findings if one.code == "cache-wrong" and one.because is None
+    }
+    for one in findings:
+        if one.code == "slab-vector-wrong" and one.because is None and one.cache in damaged:
+            yield damaged[one.cache], one.id
+
+
+def _of_cache(findings: Sequence[Finding], lost: range) -> Iterator[Tuple[int, int]]:
+    # Of the other lists that the same cache is on, its neighbours tell.
+    of_list = next((one.id for one in findings if one.code == "cache-list"), None)
+    for one in findings:
+        if of_list is None or one.because is not None or one.code != "cache-wrong":
+            continue
+        if isinstance(one.found, int) and one.found in lost:
+            yield of_list, one.id

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Tables of caches that are written at boot
+-----------------------------------------
+
+``kmalloc()`` looks its cache up by size in ``kmalloc_caches``; the allocator takes its
+own structures from ``kmem_cache`` and ``kmem_cache_node``. All are written once, and
+what else is known of the caches says what they must hold.
+"""
+
+from __future__ import annotations
+
+from typing import List, NamedTuple, Optional
+
+import numpy as np
+
+from ..ledger import I64, U64, Bools
+
+_ODD_SIZES = {1: 96, 2: 192}  # bytes, in front of the powers of two
+_FIRST_POWER = 3
+_FEWEST = 8  # structures that can tell where all come from
+
+
+class Entry(NamedTuple):
+    """An entry that cannot be what the kernel wrote."""
+
+    row: int
+    column: int
+    found: int
+    why: str
+
+
+def sizes(columns: int) -> U64:
+    """
+    Return the bytes that each entry of a row of ``kmalloc_caches`` is for; 0 for none.
+
+    >>> sizes(8).tolist()
+    [0, 96, 192, 8, 16, 32, 64, 128]
+    """
+    told = [_ODD_SIZES.get(at, 1 << at if at >= _FIRST_POWER else 0) for at in range(columns)]
+    return np.array(told, np.uint64)
+
+
+def judge_kmalloc(table: U64, addresses: U64, object_sizes: U64) -> Optional[List[Entry]]:
+    """
+    Return the entries of ``kmalloc_caches`` that are wrong; ``None`` if it is not understood.
+
+    Each leads to a cache for objects as large as its place in the row says. Where an
+    architecture aligns objects for DMA, it leads to the larger one that stands in its own
+    place in the same row. Within a row the powers of two have no gap.
+
+    :param table: A row for each kind of memory.
+    :param addresses: ``struct kmem_cache *`` of all caches.
+    :param object_sizes: ``object_size`` of each, in bytes.
+    """
+    wanted = np.broadcast_to(sizes(table.shape[1]), table.shape)
+    order = np.argsort(addresses, kind="stable")
+    at = np.searchsorted(addresses[order], table)
+    at = order[np.minimum(at, len(order) - 1)]
+    there = table != 0
+    known = there & (addresses[at] == table)
+    bytes_of = np.where(known, object_sizes[at], np.uint64(0))
+    exact = known & (bytes_of == wanted)
+    fine = exact | (known & (wanted > 0) & (bytes_of > wanted) & _elsewhere(table, bytes_of, exact))
+    wrong = (there & ~fine) | _gaps(there)
+    if not exact.any() or 2 * np.count_nonzero(wrong) > np.count_nonzero(there):
+        return None
+    return [
+        Entry(row, column, int(table[row, column]), _why(known, bytes_of, wanted, row, column))
+        for row, column in np.argwhere(wrong).tolist()
+    ]
+
+
+def _elsewhere(table: U64, bytes_of: U64, exact: Bools) -> Bools:
+    # Whether the same cache stands in the place of its own size, further on in the row.
+    found = np.zeros(table.shape, np.bool_)
+    for row in range(len(table)):
+        own = dict(zip(table[row][exact[row]].tolist(), bytes_of[row][exact[row]].tolist()))
+        found[row] = [pointer in own for pointer in table[row].tolist()]
+    return found
+
+
+def _gaps(there: Bools) -> Bools:
+    # Entries for powers of two between others of the row that are there.
+    gaps = np.zeros(there.shape, np.bool_)
+    for row in range(len(there)):
+        columns = np.flatnonzero(there[row][_FIRST_POWER:]) + _FIRST_POWER
+        if len(columns):
+            gaps[row, columns[0] : columns[-1]] = ~there[row, columns[0] : columns[-1]]
+    return gaps
+
+
+def _why(known: Bools, bytes_of: U64, wanted: U64, row: int, column: int) -> str:
+    size = int(wanted[row, column])
+    if not known[row, column]:
+        return "leads to no slab cache" if size else "is for no size, and is there"
+    if not size:
+        return "is for no size, and is there"
+    return f"leads to a cache for objects of {int(bytes_of[row, column])} bytes, not {size}"
+
+
+def usual_owner(owners: I64) -> Optional[int]:
+    """
+    Return the position of the cache that structures of one kind are from.
+
+    ``None`` unless nine of ten of those that lie in a slab lie in one of it.
+
+    :param owners: Of the slab that each structure lies in, the cache; -1 for none.
+    """
+    inside = owners[owners >= 0]
+    found, times = np.unique(inside, return_counts=True)
+    if len(inside) < _FEWEST or 10 * int(times.max()) < 9 * len(inside):
+        return None
+    return int(found[times.argmax()])

@@ -1,0 +1,10 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Damage of many words to SLAB, and to what no cache has for itself."""
+
+from __future__ import annotations
+
+from ..spread import runs, spread
+from .suite import ANY, SUITE
+
+spread(SUITE, ANY)
+runs(SUITE, "array-entries-text", "cpu array")

@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Damage that is more than a word, or in no cache's own structures.
+
+Tables that lead to caches, KFENCE's metadata, vectors of object cgroups, pages that were
+given back while they are slabs, and writes that run over many words at once.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Iterator
+
+from drgn import FaultError, TypeKind, offsetof, sizeof
+from drgn.helpers.linux.mmzone import NODE_DATA
+from drgn.helpers.linux.percpu import per_cpu_ptr
+
+from .changes import GARBAGE, Change, Edit, Spot, put, store
+from .language import NOW, NoVictim, Root, Suite, Victim
+from .things import Beside, Thing
+from .victims import CACHE, container, first, given
+
+_TEXT = b"intel_pstate: HWP enabled by BIOS"
+_ROW, _SMALL, _LARGE = 0, 6, 8  # kmalloc-64 and kmalloc-256
+
+
+def spread(suite: Suite[Any], also: Any) -> None:
+    """
+    Enter what both allocators have.
+
+    :param also: What may follow for slabs of a list.
+    """
+    _tables(suite)
+    _vectors(suite)
+    # A cache that is cleared: its slabs, and its neighbours in sysfs, follow.
+    gone = frozenset({"slab-mark-stray", "cache-wrong", "cache-list"})
+    cleared = store(lambda cache: cache.address, lambda cache: bytes(_size(cache)))
+    root = Root("cache-list", cache=None, place="slab_caches", astray=True, also=gone)
+    suite.recipe("cache-cleared", CACHE, cleared, root.but(others=frozenset({"*"})))
+    given_back = frozenset({"list-broken", "list-links", "list-missing", "vmstat-slab"})
+    root = Root("page-free-type", place="pcp", node=None, also=given_back | also, astray=True)
+    suite.recipe("slab-on-a-list-of-free-pages", _full_slab, _give_back(), root)
+
+
+def runs(suite: Suite[Any], name: str, place: str) -> None:
+    """Enter text over all entries of what holds free objects: one damage."""
+    foreign = frozenset({"claim-foreign"})
+    change = store(lambda found: found.entry(0).address, lambda found: _over(found, _TEXT))
+    root = Root("claim-foreign", place=lambda found: found.called, also=foreign)
+    suite.recipe(name, container(place, 3), change, root)
+
+
+def _over(found: Any, text: bytes) -> bytes:
+    length = 8 * len(found.entries)
+    return (text * (length // len(text) + 1))[:length]
+
+
+def _size(cache: Any) -> int:
+    return int(cache.machine.cache("kmem_cache").object.object_size.value_())
+
+
+# Tables.
+
+
+def _variable(name: str) -> Victim[Any]:
+    def pick(machine: Any) -> Thing:
+        try:
+            found = machine.prog.variable(name)
+            machine.prog.read(found.address_, 8)
+        except (FaultError, LookupError, TypeError):
+            raise NoVictim(f"no {name}") from None
+        return Thing(machine, "struct list_head", found.address_)
+
+    return pick
+
+
+def _entry(thing: Any, column: int) -> Spot:
+    # In row 0, where ordinary memory is.
+    return Spot(thing.machine.prog, thing.address + 8 * column)
+
+
+def _kmalloc(machine: Any) -> Thing:
+    table = _variable("kmalloc_caches")(machine)
+    if not (_entry(table, _LARGE).number and _entry(table, _SMALL).number):
+        raise NoVictim("kmalloc() aligns its objects")
+    return table
+
+
+def _tables(suite: Suite[Any]) -> None:
+    root = Root("machine-wrong", place="kmalloc_caches", found=NOW)
+    entry = put(lambda t: _entry(t, _LARGE), lambda t: _entry(t, _SMALL).number)
+    suite.recipe("kmalloc-cache-for-smaller-objects", _kmalloc, entry, root)
+    for what, number in (("null", 0), ("garbage", GARBAGE)):
+        name = f"kmalloc-cache-{what}"
+        suite.recipe(name, _kmalloc, put(lambda t: _entry(t, _LARGE), number), root)
+    victim = given(
+        lambda m: m.prog.type("struct kmem_cache").has_member("oo"),
+        "SLAB's first cache is in no slab",
+        _variable("kmem_cache"),
+    )
+    another = put("next", lambda thing: thing.machine.caches[3].address)
+    root = Root("machine-wrong", place="kmem_cache", found=NOW)
+    suite.recipe("kmem-cache-is-another", victim, another, root)
+
+
+# Vectors.
+
+
+def _vector(slab: Any) -> Spot:
+    layout = slab.machine.prog.type(slab.machine.descriptor)
+    for name in ("obj_exts", "memcg_data", "obj_cgroups"):
+        if layout.has_member(name):
+            found: Spot = slab.spot(name)
+            return found
+    raise NoVictim("no vectors")
+
+
+def _with_vectors(machine: Any) -> Iterator[Beside]:
+    for slab in machine.all_slabs():
+        word = _vector(slab).number
+        address = word & ~7
+        if not word & 1 or not address or slab.start <= address < slab.start + slab.span:
+            continue
+        try:
+            machine.prog.read(address, 8 * slab.objects)
+            known = machine.prog.type("struct obj_cgroup").is_complete()
+        except (FaultError, LookupError):
+            continue
+        if known and slab.objects > 1:
+            yield Beside(slab, address)
+
+
+def _vectors(suite: Suite[Any]) -> None:
+    root = Root("slab-vector-wrong", node=None, astray=True)
+    text = store(lambda v: v.other, _TEXT[:16])
+    suite.recipe("vector-holds-text", first("vector", _with_vectors), text, root)
+
+
+# Pages.
+
+
+def _full_slab(machine: Any) -> Any:
+    if offsetof(machine.prog.type(machine.descriptor), "slab_cache") == 8:
+        raise NoVictim("where a free page has its links, a slab has its cache")
+    full = ("full", "nowhere")
+    return machine.slab(
+        "full slab of one page",
+        lambda s: s.where in full and s.counted == s.objects and not s.order,
+        lambda s: not s.cache.lived_in and not getattr(s.cache, "debug", False),
+    )
+
+
+def _pages_of_cpu(machine: Any) -> Any:
+    zones = NODE_DATA(machine.prog, 0).node_zones
+    zone = max(zones, key=lambda zone: zone.present_pages.value_())
+    if zone.type_.has_member("per_cpu_pageset"):
+        return per_cpu_ptr(zone.per_cpu_pageset, machine.cpus[0])
+    return per_cpu_ptr(zone.pageset, machine.cpus[0]).pcp.address_of_()
+
+
+def _give_back() -> Change:
+    def edits(slab: Any) -> Any:
+        prog = slab.machine.prog
+        pages = _pages_of_cpu(slab.machine)
+        head, link = pages.lists[0].address_of_().value_(), slab.link
+        first = prog.read_u64(head)
+        count = Spot(prog, pages.member_("count").address_of_().value_(), 4)
+        links = {link: first, link + 8: head, head: link}
+        links[first + 8] = link
+        return [
+            Edit(count, count.number + 1),
+            *(Edit(Spot(prog, a), to) for a, to in links.items()),
+        ]
+
+    return Change(edits)
+
+
+# KFENCE.
+
+
+def guarded(suite: Suite[Any]) -> None:
+    """Enter damage to the metadata of KFENCE."""
+    root = Root("kfence-wrong", place="kfence_metadata", found=NOW)
+    suite.group(
+        first("object in use in KFENCE's pool", _in_use),
+        root,
+        {
+            "kfence-address-zero": put("addr", 0),
+            "kfence-cache-garbage": put("cache", GARBAGE),
+            "kfence-size-too-great": put("size", 0x6B6B6B6B),
+            "kfence-state-garbage": put("state", 0x6B6B6B6B),
+        },
+    )
+
+
+def _in_use(machine: Any) -> Iterator[Thing]:
+    try:
+        metadata, pool = (machine.prog[name] for name in ("kfence_metadata", "__kfence_pool"))
+    except LookupError:
+        return
+    is_array = metadata.type_.kind == TypeKind.ARRAY
+    start = metadata.address_ if is_array else metadata.value_()
+    step = sizeof(machine.prog.type("struct kfence_metadata"))
+    for at in range(255 if pool.value_() and start else 0):
+        thing = Thing(machine, "struct kfence_metadata", start + at * step)
+        if thing.kept("state") == 1:
+            yield thing

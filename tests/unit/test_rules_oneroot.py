@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""One write over many words is one root."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Dict, List, Optional
+
+from drgn_slabtype.findings import Finding
+from drgn_slabtype.rules.oneroot import one_root
+
+_MAP, _PAGE = 0xFFFFEA0000000000, 64
+_LINEAR = 0xFFFF888000000000
+
+
+def _page_of(address: int) -> Optional[int]:
+    if address >= _MAP:
+        return address - (address - _MAP) % _PAGE
+    return _MAP + (address - _LINEAR >> 12) * _PAGE if address >= _LINEAR else None
+
+
+def _roots(findings: List[Finding], lost: Optional[range] = None) -> Dict[int, Optional[int]]:
+    return {one.id: one.because for one in one_root(findings, _page_of, _PAGE, lost)}
+
+
+def _entry(id: int, word: int, found: int = 0) -> Finding:
+    return Finding("claim-foreign", "entry", id=id, word=word, found=found, place="cpu array")
+
+
+def test_words_side_by_side_are_one_damage() -> None:
+    words = [_LINEAR + 8 * at for at in (0, 1, 3, 5)]
+    assert _roots([_entry(id, word) for id, word in enumerate(words, 1)]) == {
+        1: None, 2: 1, 3: 1, 4: 1,
+    }  # fmt: skip
+
+
+def test_words_apart_are_not() -> None:
+    assert _roots([_entry(1, _LINEAR), _entry(2, _LINEAR + 24)]) == {1: None, 2: None}
+
+
+def test_what_follows_counts_as_a_word_of_its_root() -> None:
+    first = Finding("list-broken", "partial", id=1, word=_LINEAR)
+    head = Finding("list-broken", "full", id=2, word=_LINEAR + 32)
+    count = Finding("node-list-length", "count", id=3, because=2, word=_LINEAR + 16)
+    assert _roots([first, head, count]) == {1: None, 2: 1, 3: 1}
+
+
+def test_a_lock_explains_nothing() -> None:
+    lock = Finding("lock-wrong", "lock", id=1, word=_LINEAR)
+    head = Finding("list-broken", "partial", id=2, word=_LINEAR + 8)
+    assert _roots([lock, head]) == {1: None, 2: None}
+
+
+def test_contents_and_what_moves_stay_apart() -> None:
+    one = Finding("redzone", "zone", id=1, word=_LINEAR)
+    assert _roots([one, replace(one, id=2, word=_LINEAR + 8)]) == {1: None, 2: None}
+    moving = replace(_entry(2, _LINEAR + 8), moving=True)
+    assert _roots([_entry(1, _LINEAR), moving]) == {1: None, 2: None}
+
+
+def test_a_page_that_is_no_slab_any_more() -> None:
+    # Two objects of the slab, and its tails, tell so too; an object elsewhere does not.
+    page = _MAP + 16 * _PAGE
+    links = Finding("list-links", "next", id=3, found=page + 8, word=_MAP)
+    inside = _entry(1, _LINEAR, _LINEAR + (16 << 12) + 256)
+    second = _entry(2, _LINEAR + 64, _LINEAR + (17 << 12))
+    tail = Finding("page-tail-head", "tail", id=4, page=page + _PAGE)
+    other = _entry(5, _LINEAR + 128, _LINEAR + (64 << 12))
+    found = [inside, second, links, tail, other]
+    assert _roots(found) == {1: 3, 2: 3, 3: None, 4: 3, 5: None}
+
+
+def test_a_page_that_was_given_back_explains_the_list() -> None:
+    page = _MAP + 16 * _PAGE
+    links = Finding("list-broken", "next", id=1, found=page + 8)
+    free = Finding("page-free-type", "free", id=2, slab=page)
+    assert _roots([links, free]) == {1: 2, 2: None}
+
+
+def test_neighbours_of_a_lost_cache() -> None:
+    lost = range(_LINEAR, _LINEAR + 256)
+    ring = Finding("cache-wrong", "ring", id=1, found=_LINEAR + 120)
+    other = Finding("cache-wrong", "size", id=2, found=64)
+    root = Finding("cache-list", "list", id=3, found=_LINEAR + 96)
+    assert _roots([ring, other, root], lost) == {1: 3, 2: None, 3: None}
+    assert _roots([ring, other, root]) == {1: None, 2: None, 3: None}
+
+
+def test_vectors_of_a_damaged_cache_follow_from_it() -> None:
+    wrong = Finding("cache-wrong", "num", id=1, cache="one")
+    vectors = [
+        Finding("slab-vector-wrong", "vector", id=id, cache=name)
+        for id, name in ((2, "one"), (3, "other"))
+    ]
+    assert _roots([wrong, *vectors]) == {1: None, 2: 1, 3: None}

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Tables of caches: by the sizes of what they lead to."""
+
+from __future__ import annotations
+
+from typing import List, Tuple
+
+import numpy as np
+import pytest
+
+from drgn_slabtype.rules.tables import judge_kmalloc, sizes, usual_owner
+
+_COLUMNS = 14
+_FIRST = 0xFFFF888000100000
+
+
+def _machine() -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
+    # Two kinds of memory, all sizes up to 8 KiB; sizes below 8 bytes there are none.
+    wanted = sizes(_COLUMNS)
+    table = np.zeros((2, _COLUMNS), np.uint64)
+    addresses: List[int] = []
+    bytes_of: List[int] = []
+    for row in range(2):
+        for column in np.flatnonzero(wanted).tolist():
+            addresses.append(_FIRST + 0x100 * len(addresses))
+            bytes_of.append(int(wanted[column]))
+            table[row, column] = addresses[-1]
+    return table, np.array(addresses, np.uint64), np.array(bytes_of, np.uint64)
+
+
+def _wrong(table: np.ndarray, addresses: np.ndarray, bytes_of: np.ndarray) -> List[Tuple[int, int]]:
+    found = judge_kmalloc(table, addresses, bytes_of)
+    assert found is not None
+    return [(entry.row, entry.column) for entry in found]
+
+
+def test_each_entry_leads_to_objects_of_its_size() -> None:
+    table, addresses, bytes_of = _machine()
+    assert _wrong(table, addresses, bytes_of) == []
+    table[0, 8] = table[0, 6]
+    found = judge_kmalloc(table, addresses, bytes_of)
+    assert found is not None
+    assert [(one.row, one.column, one.found) for one in found] == [(0, 8, int(table[0, 6]))]
+    assert found[0].why == "leads to a cache for objects of 64 bytes, not 256"
+
+
+@pytest.mark.parametrize("pointer", [0, 0x6B6B6B6B6B6B6B6B, _FIRST + 8])
+def test_an_entry_that_is_no_cache(pointer: int) -> None:
+    table, addresses, bytes_of = _machine()
+    table[1, 7] = pointer
+    assert _wrong(table, addresses, bytes_of) == [(1, 7)]
+
+
+def test_where_objects_are_aligned_small_ones_share_a_larger_cache() -> None:
+    table, addresses, bytes_of = _machine()
+    table[1, [1, 3, 4, 5, 6]] = table[1, 7]  # 128 bytes
+    assert _wrong(table, addresses, bytes_of) == []
+    # But not one of another row, nor one that stands nowhere in its own place.
+    table[1, 5] = table[0, 7]
+    assert _wrong(table, addresses, bytes_of) == [(1, 5)]
+
+
+def test_kinds_of_memory_may_be_missing_and_start_late() -> None:
+    table, addresses, bytes_of = _machine()
+    table[1] = 0
+    table[0, [1, 3, 4]] = 0
+    assert _wrong(table, addresses, bytes_of) == []
+    table[0, 9] = 0
+    assert _wrong(table, addresses, bytes_of) == [(0, 9)]
+
+
+def test_a_table_that_is_mostly_wrong_is_not_understood() -> None:
+    table, addresses, bytes_of = _machine()
+    assert judge_kmalloc(np.roll(table, 1, axis=1), addresses, bytes_of) is None
+
+
+def test_where_structures_come_from() -> None:
+    owners = np.full(20, 3, np.int64)
+    owners[:2] = -1
+    assert usual_owner(owners) == 3
+    owners[2:5] = 4
+    assert usual_owner(owners) is None
+    assert usual_owner(np.full(4, 3, np.int64)) is None
