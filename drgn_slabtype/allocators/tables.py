@@ -68,7 +68,7 @@ def _variable(machine: Machine, name: str) -> Optional[Tuple[int, int]]:
         found = machine.prog.variable(name)
         if found.address_ is None or found.type_.unaliased_kind() != TypeKind.POINTER:
             return None
-        return int(found.value_()), int(found.address_)
+        return machine.memory.read_word(int(found.address_)), int(found.address_)
     except (FaultError, LookupError):
         return None
 

@@ -24,16 +24,19 @@ _HEAD = """\
 
 def accept(report: Report, baseline: Sequence[Cause], whole: bool = True) -> None:
     """
-    Take what a baseline accepts out of the findings of a report.
+    Let a baseline accept findings of a report, which is changed.
 
     >>> report = check(prog)
-    >>> accept(report, read_causes("baseline.toml"))
-    >>> report.outcome.value, report.exit_status
-    ('accepted', 0)
+    >>> accept(report, [])
+    >>> report.outcome.value, len(report.accepted)
+    ('consistent', 0)
 
-    A root that fits an entry goes to :attr:`~.findings.Report.accepted`, with all that
-    follows from it. Each entry that nothing fits any more is a note.
+    A root that fits an entry goes to ``report.accepted``, with all that follows from it.
+    The outcome is ``accepted`` and the exit status 0 if nothing is left. Each entry that
+    nothing fits any more is a note.
 
+    :param report: Of a check.
+    :param baseline: The entries, as :func:`read_causes` returns them.
     :param whole: Whether the check was of the whole machine; else what is not in the
         report may be elsewhere.
     """
@@ -89,8 +92,12 @@ def _gone(baseline: Iterable[Cause], accepted: Sequence[Finding]) -> List[Findin
 
 def as_baseline(report: Report, baseline: Sequence[Cause] = ()) -> str:
     """
-    Return a baseline that accepts all that a report has found.
+    Return a baseline that accepts all that a report has found, as the text of a TOML file.
 
+    >>> print(as_baseline(check(prog)).splitlines()[0])
+    # Findings that are accepted: written by drgn-slabtype check --write-baseline.
+
+    :param report: Of a check.
     :param baseline: Entries of it that something still fits are kept as they are.
     """
     signatures = [

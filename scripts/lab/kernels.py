@@ -313,6 +313,12 @@ _FULL = (
         "SLUB in struct page with SLUB_DEBUG_ON and PREEMPT",
         "slub slub-debug-on preempt",
     ),
+    _7.built(
+        "slub-7-hardened",
+        "kmalloc's caches partitioned, none merged; all wiped, poisoned, tracked and unmapped",
+        "small hardened",
+        special="busy",
+    ),
     _7.stock(
         "debian-7-rt", "newest Debian kernel with PREEMPT_RT: locks that sleep", flavour="rt-amd64"
     ),

@@ -156,7 +156,7 @@ def _answer(prog: Program) -> Any:
     counts = {**record["totals"]}
     for cache in record["caches"]:
         counts.update({f"{cache['name']} {name}": cache[name] for name in _CACHE_COUNTS})
-    negative = [name for name, number in counts.items() if number < 0]
+    negative = [name for name, number in counts.items() if (number or 0) < 0]
     odd = [one["name"] for one in record["caches"] if _rest(one)]
     unread = [one["message"] for one in record["unavailable"] if one["code"] == "not-read"]
     wrong = ""

@@ -184,7 +184,7 @@ def test_every_command_and_its_name_at_the_prompt_are_in_the_table_of_questions(
 
 
 def test_names_at_the_prompt_are_those_of_commands() -> None:
-    known = {f"%{command.prompt}" for command in COMMANDS if command.prompt}
+    known = {f"%{command.prompt}" for command in COMMANDS if command.prompt} | {"%slabhelp"}
     assert {span.split()[0] for span in _spans("%[a-z]")} <= known
 
 

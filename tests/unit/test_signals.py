@@ -204,6 +204,8 @@ def test_ctrl_c_in_a_library_is_pythons() -> None:
 _EARLY = """
 import os, signal, sys
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
+
 class Finder:
     def find_spec(self, name, *more):
         if name == "drgn_slabtype." + sys.argv[1]:

@@ -203,10 +203,9 @@ class SlubAllocator:
         rows, era = self.ownership.rows_of(number), self.traits.era
         slabs = read_slabs(index, self.caches, cache, rows, self.ownership, era, self.nodes)
         ledger = Ledger(cache.facts, PLACES, slabs)
-        memory = self.machine.memory
         found = [
-            *judge_pointers(cache_pointers(memory, self.caches, number)),
-            *judge_slub(slub_members(self.caches, cache, memory.word_size)),
+            *judge_pointers(cache_pointers(self.machine.memory, self.caches, number)),
+            *judge_slub(slub_members(self.caches, cache, self.machine.memory.word_size)),
         ]
         ledger.suspects += at_member(self.caches.rows, number, found)
         ledger.suspects += self._by_others.get(cache.facts.address, [])
