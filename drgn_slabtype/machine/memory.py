@@ -286,6 +286,9 @@ def _linear_base(prog: Program) -> int:
     return max(witnesses, key=witnesses.count)
 
 
+_PREV = 8  # bytes into a struct list_head
+
+
 def _borne_out(prog: Program) -> List[int]:
     # Where x86-64 and riscv64 say that it is, or an architecture has it unless it was moved,
     # if a slab cache can be read by the physical address that follows, or what is
@@ -297,19 +300,21 @@ def _borne_out(prog: Program) -> List[int]:
     # variables regarding kernel mapping") (in v5.14).
     with suppress(AttributeError, FaultError, LookupError):
         bases.insert(0, int(prog["kernel_map"].va_pa_offset))
-    found = []
-    for base in bases:
-        try:
-            head = prog["slab_caches"]
-            address = untagged_pointer(prog, head.next)
-            if _is_static(prog, address):
-                continue
-            behind = prog.read_u64(address + 8 - base, True)
-            if behind == head.address_ or prog.read_u64(address + 8) == behind:
-                found.append(base)
-        except (FaultError, LookupError, OverflowError, ValueError):
-            continue
-    return found
+    # One end of the list may be damaged: of each, the pointer to it and the word that leads back.
+    ends = (("next", _PREV), ("prev", 0))
+    return [base for base in bases for name, back in ends if _leads_back(prog, base, name, back)]
+
+
+def _leads_back(prog: Program, base: int, name: str, back: int) -> bool:
+    try:
+        head = prog["slab_caches"]
+        address = untagged_pointer(prog, head.member_(name))
+        if _is_static(prog, address):
+            return False
+        behind = prog.read_u64(address + back - base, True)
+        return bool(behind == head.address_ or prog.read_u64(address + back) == behind)
+    except (FaultError, LookupError, OverflowError, ValueError):
+        return False
 
 
 def _is_static(prog: Program, pointer: int) -> bool:

@@ -32,6 +32,7 @@ _WORDS: Tuple[Tuple[str, Dict[int, str], Set[str]], ...] = (
     ("slab-6.1-rfc3-plain", {0xFFFF88800088AD90: "08d2030000eaffff"}, {"cache-wrong"}),
     # KFENCE's pool, at the last address there is.
     ("slab-6.1-debug-plain", {0xFFFFFFFF81AC78E0: "ffffffffffffffff"}, {"machine-wrong"}),
+    ("debian-6.12-riscv64-plain", {0xFFFFFFFF81CC6170: "0000000000000000"}, {"cache-list"}),
     ("slub-6.12-tiny-plain", {0xFFFF888000141F00: "f8dfffffffffffff"}, {"cache-wrong"}),
 )
 
