@@ -130,11 +130,15 @@ def slab_members(caches: Caches, cache: SlabCache, index_size: int) -> SlabMembe
 
 
 def freelist_cache(caches: Caches, cache: SlabCache) -> List[Pointer]:
-    """Return the pointer to the cache that off-slab arrays are from, where a cache has it."""
+    """Return the pointer to the cache that off-slab arrays are from, if there is the member."""
     # Before Linux kernel commit e36ce448a08d ("mm/slab: use kmalloc() for
     # on-slab freelist") (in v6.1).
-    if cache.mode is not Mode.OFF_SLAB or not caches.rows.structure.has("freelist_cache"):
+    if not caches.rows.structure.has("freelist_cache"):
         return []
     at = cache.freelist_cache
+    if cache.mode is not Mode.OFF_SLAB:
+        # __kmem_cache_create() writes it for those alone, over zeroes.
+        kind = "cache for index arrays that lie in their slabs"
+        return [Pointer("freelist_cache", at, leads=False, needed=False, kind=kind)]
     leads = bool(same_cache(np.array([at], np.uint64), caches)[0] >= 0)
     return [Pointer("freelist_cache", at, leads, needed=True, kind="cache")]
