@@ -62,7 +62,9 @@ def _emptied(slabs: List[Any]) -> List[Any]:
 def _long_lists(machine: Machine) -> Iterator[SlabList]:
     for cache in machine.caches:
         slabs = machine.standing(cache, "partial")
-        if slabs and _plain(slabs[0]) and len(_emptied(slabs)) > len(machine.cpus):
+        # Of a list that is taken whole no slab leads to the head any more; here they are left
+        # as they are, so one must stay.
+        if slabs and _plain(slabs[0]) and len(machine.cpus) < len(_emptied(slabs)) < len(slabs):
             yield SlabList(cache.node(), "partial", slabs)
 
 
