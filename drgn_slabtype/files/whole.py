@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from contextlib import contextmanager, suppress
 from typing import IO, Iterator
 
@@ -22,17 +23,45 @@ def whole(path: str) -> Iterator[IO[bytes]]:
 
     :raises OSError: which names the file, if it cannot be written.
     """
-    special = os.path.exists(path) and not os.path.isfile(path)
-    part = path if special else f"{os.path.realpath(path)}.part"
-    try:
-        with open(part, "wb") as file:
-            yield file
-        if not special:
-            os.replace(part, os.path.realpath(path))
-    except BaseException as error:
-        if not special:
+    if is_special(path):
+        with _named(path), open(path, "wb") as device:
+            yield device
+        return
+    real = os.path.realpath(path)
+    with _named(path):
+        # Two that write the same file do not meet, and each is whole.
+        descriptor, part = tempfile.mkstemp(
+            prefix=f".{os.path.basename(real)}.", dir=os.path.dirname(real)
+        )
+        try:
+            with open(descriptor, "wb") as file:
+                yield file
+            os.chmod(part, _mode(real))
+            os.replace(part, real)
+        except BaseException:
             with suppress(OSError):
                 os.unlink(part)
-        if isinstance(error, OSError):
-            raise OSError(error.errno, error.strerror or str(error), path) from None
-        raise
+            raise
+
+
+def is_special(path: str) -> bool:
+    """Return whether a path is there and no regular file: a pipe, or ``/dev/null``."""
+    return os.path.exists(path) and not os.path.isfile(path)
+
+
+@contextmanager
+def _named(path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), path) from None
+
+
+def _mode(path: str) -> int:
+    # The file's own mode, or the one it would have got.
+    try:
+        return os.stat(path).st_mode & 0o777
+    except OSError:
+        mask = os.umask(0)
+        os.umask(mask)
+        return 0o666 & ~mask

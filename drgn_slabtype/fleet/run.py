@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 import time
 from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence
 
 from ..errors import TargetError
+from ..files.whole import whole
 from ..findings import Outcome
 from .estimate import Estimate, Left
 from .find import find_dumps, find_symbols
@@ -142,11 +142,8 @@ class Run:
         if not symbols:
             return None
         path = os.path.join(self.folder, _SYMBOLS)
-        descriptor, part = tempfile.mkstemp(dir=self.folder)
-        with open(descriptor, "w", encoding="utf-8") as file:
-            json.dump(symbols, file, indent=1)
-        os.chmod(part, 0o644)
-        os.replace(part, path)
+        with whole(path) as file:
+            file.write(json.dumps(symbols, indent=1).encode())
         return path
 
     def _follow(

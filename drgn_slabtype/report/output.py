@@ -4,14 +4,15 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import shutil
 import sys
-import tempfile
 import time
 from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, Optional
 
 from ..errors import TargetError
+from ..files.whole import is_special, whole
 from . import Text
 
 if TYPE_CHECKING:
@@ -28,16 +29,11 @@ def check_writable(path: Optional[str]) -> None:
     """
     if path is None or path == "-":
         return
-    where = path if _is_special(path) else os.path.dirname(os.path.realpath(path))
+    where = path if is_special(path) else os.path.dirname(os.path.realpath(path))
     if not os.path.isdir(os.path.dirname(os.path.realpath(path))):
         raise TargetError(f"{path}: no such folder to write it to")
     if os.path.isdir(path) or not os.access(where, os.W_OK):
         raise TargetError(f"{path}: cannot be written")
-
-
-def _is_special(path: str) -> bool:
-    # A pipe or /dev/null is written to, not replaced.
-    return os.path.exists(path) and not os.path.isfile(path)
 
 
 def emit(text: Text, path: Optional[str]) -> None:
@@ -56,11 +52,9 @@ def emit(text: Text, path: Optional[str]) -> None:
             for piece in _pieces(text):
                 sys.stdout.write(piece)
                 sys.stdout.flush()
-        elif _is_special(path):
-            with open(path, "w", encoding="utf-8") as device:
-                device.writelines(_pieces(text))
         else:
-            _replace(os.path.realpath(path), text)
+            with whole(path) as file, io.TextIOWrapper(file, encoding="utf-8") as out:
+                out.writelines(_pieces(text))
     except BrokenPipeError:
         raise
     except OSError as e:
@@ -69,30 +63,6 @@ def emit(text: Text, path: Optional[str]) -> None:
 
 def _pieces(text: Text) -> Iterable[str]:
     return (text,) if isinstance(text, str) else text
-
-
-def _replace(path: str, text: Text) -> None:
-    folder, name = os.path.split(path)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
-    try:
-        with open(descriptor, "w", encoding="utf-8") as file:
-            file.writelines(_pieces(text))
-        os.chmod(temporary, _mode(path))
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
-
-
-def _mode(path: str) -> int:
-    # The file's own mode, or the one it would have got.
-    try:
-        return os.stat(path).st_mode & 0o777
-    except OSError:
-        mask = os.umask(0)
-        os.umask(mask)
-        return 0o666 & ~mask
 
 
 def colours(path: Optional[str]) -> bool:
