@@ -22,12 +22,13 @@ from typing import Iterable, Iterator, List, Sequence, Set
 
 import numpy as np
 from drgn import FaultError
-from drgn.helpers.linux.mm import follow_phys
 
 from .allocators.slab.view import slab_counts
 from .files.elf import PT_LOAD, Segment
 from .findings import Finding
 from .machine import Machine
+from .machine.memory import LINEAR_BYTES
+from .machine.translation import physical_address
 from .pages import scan, sections, zones
 from .reading import Reading
 from .regions import Region
@@ -192,9 +193,9 @@ def _views(machine: Machine, address: int, size: int) -> List[Segment]:
     # physical address.
     base = machine.memory.linear_base
     physical = address - base
-    if not 0 <= physical < 1 << 46:
+    if not 0 <= physical < LINEAR_BYTES:
         try:
-            physical = int(follow_phys(machine.prog["init_mm"].address_of_(), address))
-        except (FaultError, LookupError, NotImplementedError):
+            physical = physical_address(machine, address)
+        except (FaultError, LookupError):
             return [Segment(PT_LOAD, 0, 0, address, (1 << 64) - 1, size)]
     return [Segment(PT_LOAD, 0, 0, where, physical, size) for where in (address, base + physical)]

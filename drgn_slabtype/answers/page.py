@@ -15,12 +15,14 @@ from typing import Annotated, Dict, List, Optional, Tuple
 import numpy as np
 from drgn import FaultError, IntegerLike, Object, Program
 from drgn.helpers.common.format import escape_ascii_string
-from drgn.helpers.linux.mm import follow_phys, pfn_to_page
+from drgn.helpers.linux.mm import pfn_to_page
 
+from ..allocators.vectors import vectors
 from ..arguments import word_of
 from ..errors import ArgumentError, TargetError
 from ..machine import Machine, machine
 from ..machine.kfence import kfence_pool
+from ..machine.translation import physical_address
 from ..pages.dump import dump_page, flag_words, section_number
 from ..pages.flagnames import flag_names
 from ..pages.folios import Folios
@@ -37,7 +39,7 @@ from ..records import Record
 from ..shapes import HIDDEN, Address, Hex, Word
 from .describe import describe
 from .lookup import lookup
-from .memcg import page_memcg, slab_memcg, vectors
+from .memcg import page_memcg, slab_memcg
 from .states import ObjectState
 
 _SYMBOLS = {
@@ -193,8 +195,8 @@ def _meant(machine: Machine, value: int) -> Tuple[int, str]:
         return pfn, f"PFN {pfn:#x}"
     # Kernel image, vmalloc and the like: the page tables know.
     try:
-        physical = int(follow_phys(machine.prog["init_mm"].address_of_(), value).value_())
-    except (FaultError, LookupError, NotImplementedError):
+        physical = physical_address(machine, value)
+    except (FaultError, LookupError):
         raise ArgumentError(
             f"0x{value:x} is not mapped, or its page tables are not there"
         ) from None

@@ -10,12 +10,16 @@ addresses alone could be read. VMCOREINFO says where they begin.
 from __future__ import annotations
 
 import re
-from typing import Dict, Optional, Tuple
+from typing import TYPE_CHECKING, Dict, Optional, Tuple
 
 import numpy as np
 from drgn import Architecture, FaultError, Program
+from drgn.helpers.linux.mm import follow_phys
 
 from .memory import U64
+
+if TYPE_CHECKING:
+    from . import Machine
 
 # The RISC-V Instruction Set Manual, volume II, "Sv39: Page-Based 39-bit Virtual-Memory
 # System" and the two after it, by the bits of an address.
@@ -32,8 +36,6 @@ def add_translation(prog: Program) -> None:
 
     :param prog: Opened, of physical memory that does not change.
     """
-    if prog.platform is None or prog.platform.arch != Architecture.RISCV64:
-        return
     walker = _walker(prog)
     if walker is None:
         return
@@ -48,6 +50,8 @@ def _walker(prog: Program) -> Optional[_Walker]:
     # Since Linux kernel commit 649d6b1019a2 ("RISC-V: Add arch_crash_save_vmcoreinfo
     # support") (in v5.19), VMCOREINFO has all of this; va_kernel_pa_offset since
     # 3335068f8721 ("riscv: Use PUD/P4D/PGD pages for the linear mapping") (in v6.4).
+    if prog.platform is None or prog.platform.arch != Architecture.RISCV64:
+        return None
     text = prog["VMCOREINFO"].string_().decode("ascii", "replace")
     said = dict(re.findall(r"^\w+\((\w+)\)=(?:0x)?([0-9a-f]+)$", text, re.MULTILINE))
     try:
@@ -58,6 +62,26 @@ def _walker(prog: Program) -> Optional[_Walker]:
     if bits not in _LEVELS:
         return None
     return _Walker(prog, bits, root, root - offset & (1 << 64) - 1)
+
+
+def physical_address(machine: Machine, address: int) -> int:
+    """
+    Return where a virtual address of the kernel's lies in physical memory.
+
+    :raises FaultError: if it is not mapped, or its page tables are not in the target.
+    :raises LookupError: if nothing tells where these are.
+    """
+    walker = machine.fact(_walker_of)
+    if walker is not None:
+        return walker.physical(address)
+    try:
+        return int(follow_phys(machine.prog["init_mm"].address_of_(), address))
+    except NotImplementedError:  # of riscv64, without VMCOREINFO
+        raise LookupError("nothing says where the page tables are") from None
+
+
+def _walker_of(machine: Machine) -> Optional[_Walker]:
+    return _walker(machine.prog)
 
 
 class _Walker:
@@ -76,6 +100,9 @@ class _Walker:
             parts.append(self._prog.read(place, size, True))
             address, count = address + size, count - size
         return b"".join(parts)
+
+    def physical(self, address: int) -> int:
+        return self._translated(address)[0]
 
     def _translated(self, address: int) -> Tuple[int, int]:
         # Where an address lies, and how many bytes of its page follow.

@@ -14,11 +14,12 @@ from itertools import islice
 from typing import TYPE_CHECKING, Iterator, List, NamedTuple, Tuple
 
 import numpy as np
-from drgn.helpers.linux.mm import follow_phys, for_each_vmap_area
+from drgn.helpers.linux.mm import for_each_vmap_area
 
 from .memory import U64
 from .percpu import I64
 from .tasks import ERRORS
+from .translation import physical_address
 
 if TYPE_CHECKING:
     from . import Machine
@@ -107,8 +108,7 @@ def _memory_map(machine: Machine) -> Iterator[Tuple[I64, U64]]:
 
 def _pfn(machine: Machine, address: int) -> int:
     try:
-        physical = follow_phys(machine.prog["init_mm"].address_of_(), address)
-        return int(physical.value_()) >> machine.memory.page_shift
+        return physical_address(machine, address) >> machine.memory.page_shift
     except ERRORS:
         return -1
 
@@ -117,7 +117,7 @@ def _image(machine: Machine) -> Tuple[int, int, int]:
     prog = machine.prog
     try:
         start, end = (prog.symbol(name).address for name in ("_text", "_end"))
-        physical = follow_phys(prog["init_mm"].address_of_(), start).value_()
+        physical = physical_address(machine, start)
     except ERRORS:
         return 0, 0, 0
     return physical, physical + end - start, start

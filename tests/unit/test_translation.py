@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import struct
-from typing import Dict
+from typing import Dict, cast
 
 import pytest
 from drgn import Architecture, FaultError, Platform, Program
 
-from drgn_slabtype.machine.translation import add_translation
+from drgn_slabtype.machine import Machine
+from drgn_slabtype.machine.facts import Found
+from drgn_slabtype.machine.translation import add_translation, physical_address
 
 PAGE = 4096
 START = 0x80000000  # of physical memory
@@ -113,6 +115,33 @@ def test_entry_of_16_pages(memory: Memory) -> None:
     prog = memory.program()
     add_translation(prog)
     assert prog.read(IMAGE + 17 * PAGE + 9, 2) == bytes([9, 10])
+
+
+class _Machine(Found):
+    # As much of one as is asked for.
+    is_live = False
+
+    def __init__(self, prog: Program) -> None:
+        super().__init__()
+        self.prog = prog
+
+
+def _physical(prog: Program, address: int) -> int:
+    return physical_address(cast(Machine, _Machine(prog)), address)
+
+
+def test_physical_address(memory: Memory) -> None:
+    memory.map(IMAGE + 5 * PAGE, 33)
+    prog = memory.program()
+    assert _physical(prog, IMAGE + 5 * PAGE + 17) == START + 33 * PAGE + 17
+    with pytest.raises(FaultError, match="not mapped"):
+        _physical(prog, IMAGE + 6 * PAGE)
+
+
+def test_physical_address_where_nothing_says_how(memory: Memory) -> None:
+    prog = memory.program(more="NUMBER(VA_BITS)=40\n")
+    with pytest.raises(LookupError):
+        _physical(prog, IMAGE)
 
 
 def test_what_is_not_mapped_faults(memory: Memory) -> None:
