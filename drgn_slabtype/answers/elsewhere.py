@@ -25,7 +25,7 @@ _ERRORS = (
     AttributeError,
     FaultError,
     LookupError,
-    NotImplementedError,
+    NotImplementedError,  # they follow no page tables of riscv64
     ObjectAbsentError,
     TypeError,
     ValueError,

@@ -21,7 +21,7 @@ ERRORS = (
     AttributeError,
     FaultError,
     LookupError,
-    NotImplementedError,
+    NotImplementedError,  # of an architecture that they do not know
     OverflowError,
     TypeError,
     ValueError,

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import Any, Callable, Collection, Iterator, List, Optional, Sequence, Tuple
 
@@ -72,7 +73,7 @@ def _readable(prog: Program, address: int, size: int) -> bool:
     return True
 
 
-class Kernel:
+class Kernel(ABC):
     """
     What both allocators have of structures.
 
@@ -83,13 +84,13 @@ class Kernel:
         self.machine = machine
         self.prog: Program = machine.prog
 
+    @abstractmethod
     def of(self, cache: Any) -> Iterator[Structure]:
         """Yield the structures of one cache, one of each kind."""
-        raise NotImplementedError
 
+    @abstractmethod
     def features(self, cache: Any) -> Collection[str]:
         """Return what tells a cache from others: caches of all kinds are wanted."""
-        raise NotImplementedError
 
     # What they are made of -----------------------------------------------------
 
