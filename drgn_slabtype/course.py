@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from functools import partial
 from typing import List, NamedTuple, Optional, Sequence, Set, Tuple
 
 import numpy as np
@@ -43,8 +44,10 @@ from .findings import (
 )
 from .footprint import Peak
 from .index import KnownBy
+from .ledger import Ledger
 from .machine import Machine
 from .machine.gone import boot, confirm_boot, gone
+from .machine.page import page_of
 from .machine.witness import witnesses
 from .pages.exported import Missed, misread, missed_by_equality
 from .pages.scan import PageScan, Progress, require_64_bit
@@ -58,7 +61,6 @@ from .signals import reason_of
 from .strays import judge_machine
 
 _MOST_ORDER = 14  # more than any page has
-_LINEAR_BYTES = 1 << 46  # of a direct map
 _FEWEST_ROOTS = 2  # that can be one
 
 
@@ -174,13 +176,10 @@ class Course:
         for done, number in enumerate(numbers):
             if progress:
                 progress("caches", done, len(numbers))
-            began = time.monotonic()
-            ledger, findings = seen.whole.judge(number)
-            if findings:
+            _, judged = _judge_cache(seen.whole, number)
+            if judged.findings:
                 confirm_boot(self.kernel)
-            unit = ledger.facts.address
-            self._judged.append(_Judged(count_objects(ledger), unit, findings))
-            self._judged[-1].took(began)
+            self._judged.append(judged)
         if not caches and not addresses:
             found = judge_machine(seen.whole)
             confirm_boot(self.kernel)
@@ -263,10 +262,6 @@ class _Judged(NamedTuple):
     unit: int
     findings: List[Finding]
 
-    def took(self, began: float) -> None:
-        if self.result is not None:
-            self.result.seconds = time.monotonic() - began
-
 
 class _Confirmed(NamedTuple):
     # What is proven, and of a target that moves what is still open.
@@ -274,26 +269,25 @@ class _Confirmed(NamedTuple):
     changing: List[Finding]
 
 
+def _judge_cache(reading: Reading, number: int) -> Tuple[Ledger, _Judged]:
+    began = time.monotonic()
+    ledger, findings = reading.judge(number)
+    result = count_objects(ledger)
+    result.seconds = time.monotonic() - began
+    return ledger, _Judged(result, ledger.facts.address, findings)
+
+
 def _one_root(kernel: Machine, whole: Optional[Reading], found: List[Finding]) -> List[Finding]:
     # What one write explains has one root.
     if sum(one.because is None for one in found) < _FEWEST_ROOTS:
         return found
-    page, shift = kernel.page, kernel.memory.page_shift
-    end = page.vmemmap + (_LINEAR_BYTES >> shift) * page.size
-
-    def page_of(address: int) -> Optional[int]:
-        if page.vmemmap <= address < end:
-            return address - (address - page.vmemmap) % page.size
-        at = address - kernel.memory.linear_base
-        return page.vmemmap + (at >> shift) * page.size if 0 <= at < _LINEAR_BYTES else None
-
     lost: Optional[range] = None
     broken = None if whole is None else whole.allocator.caches.lost
     if broken is not None and broken.readable:
         layout = kernel.structure("struct kmem_cache")
         start = broken.found - layout.offset("list")
         lost = range(start, start + layout.size)
-    return renumber([one_root(found, page_of, page.size, lost)])
+    return renumber([one_root(found, partial(page_of, kernel), kernel.page.size, lost)])
 
 
 def _told(judged: Sequence[_Judged]) -> List[List[Finding]]:
@@ -358,12 +352,10 @@ def _judge_some(
     for scope in scopes:
         reading = Reading(machine, scope, progress)
         for number in np.flatnonzero(reading.allocator.caches.chosen).tolist():
-            began = time.monotonic()
-            ledger, findings = reading.judge(number)
-            if reading.doubts(ledger, findings):
+            ledger, one = _judge_cache(reading, number)
+            if reading.doubts(ledger, one.findings):
                 return None
-            judged.append(_Judged(count_objects(ledger), ledger.facts.address, findings))
-            judged[-1].took(began)
+            judged.append(one)
         readings.append(reading)
     return judged, _count_pages(readings)
 

@@ -47,7 +47,6 @@ from .rules.slabpages import (
 )
 from .rules.vectors import Cgroups, Vectors, judge_vectors, no_cgroups
 
-_LINEAR_BYTES = 1 << 46  # of a direct map
 _SMALLEST = 8  # bytes of an object
 _MOST_WALKED = 256  # pages for which lists of CPUs are walked
 
@@ -64,6 +63,8 @@ class Owners:
         self.cache: I64 = allocator.ownership.cache
         """Position of the cache of each row of the index; -1 for none."""
         self.names: Sequence[str] = allocator.caches.names
+        self.is_kmalloc: Bools = np.array(["kmalloc" in name for name in self.names] + [False])
+        """Which caches ``kmalloc()`` gives memory from; the last is for none."""
         self._caches = allocator.caches.rows
         self._homes = allocator.homes
 
@@ -89,8 +90,8 @@ class Owners:
     def kmalloc(self, addresses: U64, size: int) -> Bools:
         """Return where an object of ``kmalloc()`` begins that has so many bytes."""
         homes = self._homes(self.index, addresses)
-        named = np.array(["kmalloc" in name for name in self.names] + [False], np.bool_)
-        found: Bools = named[homes] & (self._caches["object_size"][homes] >= np.uint64(size))
+        large = self._caches["object_size"][homes] >= np.uint64(size)
+        found: Bools = self.is_kmalloc[homes] & large
         return found
 
     def strides(self, rows: I64) -> U64:
@@ -268,7 +269,6 @@ def _vectors(machine: Machine, owners: Owners, rows: I64, word: U64) -> Vectors:
     address = word & ~np.uint64(7)
     home = index.rows_of_addresses(address)
     owner = np.where(home >= 0, owners.cache[home], -1)
-    kmalloc = np.array(["kmalloc" in name for name in owners.names] + [False], np.bool_)
     entry = machine.structure("struct slabobj_ext").size if extended else machine.memory.word_size
     objects = owners.objects(rows)
     size = objects * np.uint64(entry)
@@ -284,7 +284,7 @@ def _vectors(machine: Machine, owners: Owners, rows: I64, word: U64) -> Vectors:
         in_slab=owner >= 0,
         in_pool=kfence_pool(machine).contains(address) | ((home >= 0) & (owner < 0)),
         own=home == rows,
-        kmalloc=kmalloc[owner],
+        kmalloc=owners.is_kmalloc[owner],
         fits=owners.fits(address, size),
         # SLAB takes them from slabs whatever their size.
         small=(size <= np.uint64(machine.memory.page_size)) | (index.layout.allocator == "SLAB"),
@@ -308,12 +308,11 @@ def _foreign(machine: Machine, owners: Owners, rows: I64) -> Bools:
     starts, steps = vectors(machine, index.pages[rows], owners.strides(rows))
     for some, entries in vector_entries(machine, starts, steps, owners.objects(rows)):
         address, which = np.unique(entries, return_inverse=True)
-        linear = address - np.uint64(memory.linear_base) < np.uint64(_LINEAR_BYTES)
         wrong = no_cgroups(
             Cgroups(
                 address,
                 kernel=memory.is_kernel_address(address) & (address % np.uint64(8) == 0),
-                linear=linear,
+                linear=memory.in_direct_map(address),
                 pool=kfence_pool(machine).contains(address),
                 kmalloc=owners.kmalloc(address, _cgroup_bytes(machine)),
             )

@@ -29,7 +29,6 @@ from .members import at_member
 from .nodes import node_pointers, read_nodes
 from .whereabouts import find_slab
 
-_LINEAR_BYTES = 1 << 46  # of a direct map; code lies above it, or in the midst of it
 _MEMBERS = """
     cpu_cache cpu_slab cpu_sheaves
     flags size object_size align refcount useroffset usersize random_seq ctor allocflags
@@ -113,8 +112,7 @@ def _columns(machine: Machine, rows: Rows, listed: I64) -> Dict[str, U64]:
     cache["order"] = cache["oo.x"] >> np.uint64(16) if "oo.x" in cache else cache["gfporder"]
     flags = machine.fact(_flags)
     cache["zones"] = np.full(len(listed), flags.zones, np.uint64)
-    base = np.uint64(machine.memory.linear_base)
-    cache["linear"] = (cache["ctor"] - base < np.uint64(_LINEAR_BYTES)).astype(np.uint64)
+    cache["linear"] = machine.memory.in_direct_map(cache["ctor"]).astype(np.uint64)
     cache["inside"] = _inside_functions(machine, cache["ctor"])
     return cache
 

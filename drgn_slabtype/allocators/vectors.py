@@ -10,13 +10,14 @@ the slots themselves.
 
 from __future__ import annotations
 
-from typing import Iterator, Tuple, Union
+from typing import Iterator, Optional, Tuple, Union
 
 import numpy as np
 
 from ..index import SlabIndex
 from ..ledger import I64, U64
 from ..machine import Machine
+from ..machine.columns import Structure
 
 _FLAGS = 7
 _IS_VECTOR = 1
@@ -32,10 +33,12 @@ def vector_words(index: SlabIndex) -> U64:
     21c690a349ba ("mm: introduce slabobj_ext to support slab object extensions")
     (in v6.10).
     """
-    for name in ("obj_exts", "memcg_data", "obj_cgroups"):
-        if index.structure.has(name):
-            return index[name]
-    return np.zeros(len(index), np.uint64)
+    member = _member(index.structure)
+    return np.zeros(len(index), np.uint64) if member is None else index[member]
+
+
+def _member(slab: Structure) -> Optional[str]:
+    return next((one for one in ("obj_exts", "memcg_data", "obj_cgroups") if slab.has(one)), None)
 
 
 def vectors(machine: Machine, pages: U64, stride: Union[int, U64]) -> Tuple[U64, U64]:
@@ -51,8 +54,7 @@ def vectors(machine: Machine, pages: U64, stride: Union[int, U64]) -> Tuple[U64,
     rows = machine.rows(name, pages)
     layout = rows.structure
     zeroes = np.zeros(len(rows), np.uint64)
-    # obj_cgroups to Linux 5.10, memcg_data to 6.9, obj_exts since.
-    member = next((m for m in ("obj_exts", "memcg_data", "obj_cgroups") if layout.has(m)), None)
+    member = _member(layout)
     if member is None:
         return zeroes, zeroes
     word = rows[member]

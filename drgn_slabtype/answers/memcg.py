@@ -16,14 +16,13 @@ from drgn import FaultError, Object
 from drgn.helpers.common.format import escape_ascii_string
 from drgn.helpers.linux.cgroup import cgroup_path
 
-from ..allocators.vectors import entry_of, vectors
+from ..allocators.vectors import entry_of
 from ..machine import Machine
 
 # Since Linux kernel commit 87944e2992bd ("mm: Introduce page memcg flags") (in
 # v5.11), the lowest bits tell arrays and object cgroups apart.
 _FLAGS = 7
 _OBJECT_CGROUP = 2
-__all__ = ["page_memcg", "slab_memcg", "vectors"]
 
 
 def page_memcg(machine: Machine, value: int) -> Optional[str]:
@@ -48,8 +47,8 @@ def slab_memcg(
 
     :param value: ``memcg_data`` of the slab, ``obj_cgroups`` or ``obj_exts``.
     :param objects: How many objects the slab has.
-    :param vector: What :func:`vectors` says of the slab. Before Linux 7.0 the value
-        says the same.
+    :param vector: What :func:`~drgn_slabtype.allocators.vectors.vectors` says of the slab.
+        Before Linux 7.0 the value says the same.
     """
     address = value & ~_FLAGS
     if not _is_address(machine, address):

@@ -17,6 +17,7 @@ from drgn import FaultError, Object, Program
 from drgn.helpers.common.format import escape_ascii_string
 from drgn.helpers.linux.cgroup import cgroup_path
 
+from ..allocators.vectors import vectors
 from ..arguments import CacheLike, at_least
 from ..ledger import I64, U64, Bools
 from ..machine import Machine, has_contents, machine
@@ -24,7 +25,6 @@ from ..records import Listing, Record
 from ..shapes import Address, Bytes
 from .caches import cpus_of
 from .lookup import lookup
-from .memcg import vectors
 from .states import ObjectState, object_states
 
 

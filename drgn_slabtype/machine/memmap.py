@@ -24,7 +24,7 @@ from drgn.helpers.linux.list import list_for_each_entry, list_for_each_entry_rev
 from ..codes import Measure
 from ..findings import Finding
 from .architecture import of_program
-from .memory import U64, Bools
+from .memory import LINEAR_BYTES, U64, Bools
 
 if TYPE_CHECKING:
     from . import Machine
@@ -38,6 +38,8 @@ MAP_FLAGS = np.uint64(0xFFF)
 _MOST_SECTIONS = 1 << 20
 _MOST_PROBES = 4096
 _PROBE_PAGES = 512
+_MOST_ORDERS = 11  # that a slab may have
+_MAP_ALIGNMENT = 1 << 20  # bytes
 
 
 class MemoryMap(NamedTuple):
@@ -59,9 +61,6 @@ class _Sections(NamedTuple):
     pages: int
     highest: Optional[int]
 
-
-_MOST_ORDERS = 11
-_MAP_ALIGNMENT = 1 << 20
 
 _NO_SECTIONS = _Sections(
     np.zeros(0, np.uint64), np.zeros(0, np.uint64), np.zeros(0, np.bool_), 1, None
@@ -219,14 +218,18 @@ def _near_slabs(machine: Machine) -> Iterator[int]:
             continue
 
 
+def _first_node(cache: Object) -> Object:
+    return cache.node[0] if hasattr(cache, "node") else cache.per_node[0].node
+
+
 def _maps_of_node(cache: Object, base: int) -> Iterator[int]:
     try:
-        node = cache.node[0] if hasattr(cache, "node") else cache.per_node[0].node
+        node = _first_node(cache)
         for name in ("partial", "slabs_full", "slabs_partial"):
             if node.type_.type.has_member(name):
                 link = node.member_(name).next.value_()
                 # An empty list leads to itself, in the direct map.
-                if not base <= link < base + (1 << 46):
+                if not base <= link < base + LINEAR_BYTES:
                     yield link >> 30 << 30
     except (AttributeError, FaultError, LookupError, OverflowError):
         return
@@ -240,7 +243,7 @@ def _maps_of_slab(machine: Machine, cache: Object) -> Iterator[int]:
     if not slab.has("slab_list") or not slab.has("freelist"):
         return
     try:
-        node = cache.node[0] if hasattr(cache, "node") else cache.per_node[0].node
+        node = _first_node(cache)
         name = "partial" if node.type_.type.has_member("partial") else "slabs_partial"
         link = node.member_(name).next.value_()
         if link == node.member_(name).address_:

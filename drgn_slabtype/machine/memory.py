@@ -32,6 +32,10 @@ U64 = npt.NDArray[np.uint64]
 I64 = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
+LINEAR_BYTES = 1 << 46
+"""No direct map is larger; vmalloc, the memory map and the kernel's image lie above it."""
+_PREV = 8  # bytes into a struct list_head
+
 
 class Gathered(NamedTuple):
     """Fixed-width pieces of memory."""
@@ -124,6 +128,11 @@ class Memory:
         """
         inside: Bools = addresses >= np.uint64(self._lowest)
         return inside & (addresses <= self._last)
+
+    def in_direct_map(self, addresses: U64) -> Bools:
+        """Return which addresses lie where physical memory is mapped as a whole."""
+        inside: Bools = addresses - np.uint64(self.linear_base) < np.uint64(LINEAR_BYTES)
+        return inside
 
     def phys_to_virt(self, physical: U64) -> U64:
         """Return the direct-map addresses of physical addresses."""
@@ -250,8 +259,7 @@ class Memory:
     def _read_linear(self, address: int, size: int) -> bytes:
         if self._physical:
             physical = (address - self.linear_base) & self.address_mask
-            # Above the direct map lie vmalloc, vmemmap and the kernel image.
-            if physical < 1 << 46:
+            if physical < LINEAR_BYTES:
                 try:
                     return self.read(physical, size, True)
                 except FaultError:
@@ -284,9 +292,6 @@ def _linear_base(prog: Program) -> int:
     if not witnesses:
         raise FaultError("the direct map is nowhere to be found", 0)
     return max(witnesses, key=witnesses.count)
-
-
-_PREV = 8  # bytes into a struct list_head
 
 
 def _borne_out(prog: Program) -> List[int]:

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Optional
+
+from .memory import LINEAR_BYTES
 
 if TYPE_CHECKING:
     from . import Machine
@@ -23,6 +25,22 @@ class PageFields(NamedTuple):
     """Bytes of an ``unsigned long``."""
     vmemmap: int = 0
     """``struct page *`` of page frame 0."""
+
+
+def page_of(machine: Machine, address: int) -> Optional[int]:
+    """
+    Return the ``struct page *`` that an address lies in, or whose page it lies in.
+
+    ``None`` for what is neither in the memory map nor in the direct map.
+    """
+    page, memory = machine.page, machine.memory
+    inside = address - page.vmemmap
+    if 0 <= inside < (LINEAR_BYTES >> memory.page_shift) * page.size:
+        return address - inside % page.size
+    physical = address - memory.linear_base
+    if not 0 <= physical < LINEAR_BYTES:
+        return None
+    return page.vmemmap + (physical >> memory.page_shift) * page.size
 
 
 def page_fields(machine: Machine) -> PageFields:

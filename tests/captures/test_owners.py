@@ -10,8 +10,8 @@ import pytest
 from drgn import Program
 from drgn.helpers.linux.slab import find_slab_cache
 
+from drgn_slabtype.allocators.vectors import vectors
 from drgn_slabtype.answers.caches import caches
-from drgn_slabtype.answers.memcg import vectors
 from drgn_slabtype.answers.objects import for_each_slab
 from drgn_slabtype.answers.owners import owners
 from drgn_slabtype.capture import open_capture
