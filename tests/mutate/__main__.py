@@ -14,7 +14,7 @@ from drgn_slabtype.errors import TargetError
 from drgn_slabtype.target import TargetOptions, open_target
 
 from .run import Result, Subject
-from .table import counts, page, text, unexplained
+from .table import by_chance, counts, page, text, unexplained
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
@@ -77,6 +77,7 @@ def _record(options: Any, subject: Subject, records: List[Dict[str, Any]]) -> Di
         "caches": subject.caches,
         "totals": dict(counts(records)),
         "unexplained": unexplained(records),
+        "by_chance": by_chance(records),
         "words": records,
     }
 

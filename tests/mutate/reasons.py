@@ -69,6 +69,12 @@ REASONS = (
     ),
     Reason(
         "kmem_cache",
+        "cpu_partial",
+        "through Linux 5.15 sysfs takes any number of 32 bits; since, cpu_partial_slabs follows",
+        ("text", "pointer"),
+    ),
+    Reason(
+        "kmem_cache",
         "remote_node_defrag_ratio",
         "a tunable, and any value in its range can be set",
         ("0", "flip"),

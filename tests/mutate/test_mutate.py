@@ -12,7 +12,7 @@ from drgn_slabtype.capture import open_capture
 from .layout import leaves
 from .reasons import REASONS
 from .run import Subject
-from .table import page, unexplained
+from .table import by_chance, page, unexplained
 from .words import MUTATIONS, Word
 
 _CAPTURES = Path(__file__).parents[1] / "captures"
@@ -78,6 +78,16 @@ def test_silence_without_a_reason_is_told() -> None:
     )
     assert unexplained([known]) == []
     assert len(unexplained([known, unknown])) == len(MUTATIONS)
+    assert by_chance([known, unknown]) == []
     text = "\n".join(page({"made-up": {"words": [known, unknown]}}))
     assert "no rule yet" in text
     assert REASONS[0].why[1:] in text
+
+
+def test_chance_is_for_words_that_have_a_rule() -> None:
+    outcomes = {"flip": "silent", "+1": "silent", "0": "finding", "text": "silent"}
+    record = {"structure": "kmem_cache", "member": "size", "cache": "a", "outcomes": outcomes}
+    told = [f"kmem_cache.size {name}: silent" for name in ("flip", "+1", "text")]
+    assert unexplained([record]) == told
+    assert by_chance([record]) == told[:1]
+    assert by_chance([{**record, "outcomes": {"flip": "silent", "0": "silent"}}]) == []

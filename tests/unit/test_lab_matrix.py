@@ -49,13 +49,23 @@ def _cells(text: str) -> List[List[str]]:
 
 
 def test_more_silent_changes_than_chance_explains_fail_a_dump() -> None:
-    silent = ["kmem_cache.size +1: silent"]
-    good = Recipes("debian-7/plain", found=1, words=60, changes=300, unexplained=3 * silent)
-    bad = Recipes("debian-7/numa", found=1, words=60, changes=300, unexplained=4 * silent)
+    flips = [f"kmem_cache.size{at} flip: silent" for at in range(4)]
+    good, bad = (
+        Recipes(
+            f"debian-7/{guest}",
+            found=1,
+            words=60,
+            changes=300,
+            unexplained=flips[:number],
+            by_chance=flips[:number],
+        )
+        for guest, number in (("plain", 3), ("numa", 4))
+    )
     assert Matrix([], [good]).good
     assert not Matrix([], [good, bad]).good
-    assert "changed word kmem_cache.size +1: silent" in markdown(_join(Matrix([], [good, bad])))
-    assert not Recipes("debian-7/plain", found=1, words=60, changes=300, ended=1).good
+    assert "changed word kmem_cache.size3 flip: silent" in markdown(_join(Matrix([], [good, bad])))
+    one = ["kmem_cache.size +1: silent"]
+    assert not Recipes("debian-7/plain", found=1, words=60, changes=300, unexplained=one).good
 
 
 def test_page_has_a_row_for_each_guest_in_the_order_of_the_tables() -> None:
