@@ -44,8 +44,6 @@ DUMPS = {
 """What examples call a dump, and the capture of that dump."""
 
 _ANSWERS = (0, 1, 3)  # consistent, findings, incomplete
-# As at a terminal of so many columns; what is no terminal has all columns of all tables.
-_TERMINAL = (reports, "width", lambda path: 120 if path is None else None)
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _SESSIONS = ("console", "pycon")
 # What differs from machine to machine, or with every way to read less.
@@ -63,13 +61,6 @@ output.width = lambda path: {_COLUMNS} if path is None else None
 from drgn_slabtype.cli import main
 sys.exit(main())
 """
-_BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_SESSIONS = ("console", "pycon")
-# What differs from machine to machine, or with every way to read less.
-_VARYING = re.compile(
-    r"read [\d.]+ \w+ in \d+ reads|[\d.]+ \w+ of memory"
-    r"|\d{4}-\d\d-\d\d(T[\d:]+Z)?|[\d.]+ s of work"
-)
 
 
 class Block(NamedTuple):

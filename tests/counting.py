@@ -7,7 +7,7 @@ import lzma
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Tuple
+from typing import Callable, Tuple
 
 from drgn import Program
 
@@ -33,6 +33,12 @@ def counted_capture(path: Path) -> Tuple[Program, Count]:
         data: bytes = source.read(address, size, physical)
         return data
 
+    read_through(prog, path, read)
+    return prog, count
+
+
+def read_through(prog: Program, path: Path, read: Callable[[int, int, int, bool], bytes]) -> None:
+    """Let a program that has opened a capture read all of its memory through a function."""
     with tempfile.TemporaryFile() as file:
         with lzma.open(path) as packed:
             while block := packed.read(1 << 20):
@@ -43,4 +49,3 @@ def counted_capture(path: Path) -> Tuple[Program, Count]:
                 prog.add_memory_segment(segment.address, segment.memory_size, read, False)
             if segment.physical != (1 << 64) - 1:
                 prog.add_memory_segment(segment.physical, segment.memory_size, read, True)
-    return prog, count

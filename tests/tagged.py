@@ -8,8 +8,6 @@ freelists hold too. Struct pages, the kernel's image and per-CPU memory have non
 
 from __future__ import annotations
 
-import lzma
-import tempfile
 from pathlib import Path
 from typing import Dict, Tuple
 
@@ -19,9 +17,10 @@ from drgn import FaultError, Program
 
 from drgn_slabtype.allocators.slub.freelists import Encoding, decode
 from drgn_slabtype.capture import open_capture
-from drgn_slabtype.files.elf import ElfFile
 from drgn_slabtype.machine import machine
 from drgn_slabtype.reading import Reading, Scope
+
+from .counting import read_through
 
 U64 = npt.NDArray[np.uint64]
 
@@ -78,15 +77,7 @@ def tagged_capture(path: Path) -> Tuple[Program, int]:
         data = tagged(whence & (1 << 64) - 1, data)
         return data[address - begin : address - begin + size]
 
-    with tempfile.TemporaryFile() as file:
-        with lzma.open(path) as packed:
-            file.write(packed.read())
-        file.seek(0)
-        for segment in ElfFile(file).segments:
-            if segment.address:
-                prog.add_memory_segment(segment.address, segment.memory_size, read, False)
-            if segment.physical != (1 << 64) - 1:
-                prog.add_memory_segment(segment.physical, segment.memory_size, read, True)
+    read_through(prog, path, read)
     return prog, len(hidden)
 
 

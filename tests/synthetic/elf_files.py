@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import struct
+from pathlib import Path
 from typing import Dict, Optional
+
+from drgn import Program
 
 ET_REL, ET_EXEC, ET_CORE = 1, 2, 4
 BUILD_ID = bytes.fromhex("00112233445566778899aabbccddeeff00112233")
@@ -66,3 +69,12 @@ def core(vmcoreinfo: Optional[Dict[str, str]] = VMCOREINFO, memory_bytes: int = 
 def vmlinux(build_id: Optional[bytes] = BUILD_ID, type: int = ET_EXEC) -> bytes:
     """Return a vmlinux without debug info."""
     return elf(type, b"" if build_id is None else note(b"GNU", 3, build_id))
+
+
+def kernel_program(folder: Path) -> Program:
+    """Return a kernel's program without debug info: that of :func:`core`, written to a folder."""
+    path = folder / "vmcore"
+    path.write_bytes(core())
+    prog = Program()
+    prog.set_core_dump(str(path))
+    return prog

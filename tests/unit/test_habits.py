@@ -18,6 +18,8 @@ from drgn_slabtype.habits import CRASH, near, of_crash
 
 import drgn_slabtype.plugin as plugin  # isort: skip
 
+from ..synthetic.elf_files import kernel_program
+
 ROOT = Path(__file__).parents[2]
 
 HABITS = [
@@ -93,14 +95,8 @@ def test_the_shell_says_what_was_meant(
 
 @pytest.fixture
 def prog(tmp_path: Path) -> Program:
-    """A kernel program."""
-    from ..synthetic.elf_files import core
-
-    path = tmp_path / "vmcore"
-    path.write_bytes(core())
-    prog = Program()
-    prog.set_core_dump(str(path))
-    return prog
+    """A kernel program without debug info."""
+    return kernel_program(tmp_path)
 
 
 def test_the_prompt_lists_the_commands(prog: Program, capsys: pytest.CaptureFixture[str]) -> None:

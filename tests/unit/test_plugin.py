@@ -16,7 +16,7 @@ from drgn_slabtype.command import Named, Span
 from drgn_slabtype.commands import COMMANDS
 from drgn_slabtype.errors import TargetError
 
-from ..synthetic.elf_files import core
+from ..synthetic.elf_files import core, kernel_program
 from ..synthetic.reports import healthy
 
 import drgn_slabtype.plugin as plugin  # isort: skip
@@ -108,11 +108,7 @@ def test_drgn_without_commands_is_left_alone() -> None:
 @pytest.fixture
 def prog(tmp_path: Path) -> Program:
     """A kernel program without debug info."""
-    path = tmp_path / "vmcore"
-    path.write_bytes(core())
-    prog = Program()
-    prog.set_core_dump(str(path))
-    return prog
+    return kernel_program(tmp_path)
 
 
 @pytest.fixture
