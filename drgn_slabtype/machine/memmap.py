@@ -150,17 +150,24 @@ def section_addresses(machine: Machine, sections: U64) -> U64:
     source, size = machine.memory, np.uint64(machine.structure("struct mem_section").size)
     table = machine.prog["mem_section"]
     per_root = np.uint64(machine.prog["SECTIONS_PER_ROOT"].value_())
-    root, index = sections // per_root, sections % per_root
+    index = sections % per_root
     if table.type_.unaliased_kind() == TypeKind.ARRAY:
         # Without SPARSEMEM_EXTREME the sections are the variable itself.
         assert table.address_ is not None
         return np.uint64(table.address_) + sections * size
-    slots = np.uint64(table.value_()) + root * np.uint64(source.word_size)
+    slots = _slots(machine, sections)
     gathered = source.gather(slots, source.word_size)
     roots = gathered.bytes.view(source.word)[:, 0].astype(np.uint64)
     found = np.where(roots != 0, roots + index * size, 0)
     # Of a root that is not in the target, the slot: that is not there either.
     return np.where(gathered.ok, found, slots)
+
+
+def _slots(machine: Machine, sections: U64) -> U64:
+    # Where it says where a section's struct mem_section is.
+    table, width = machine.prog["mem_section"], np.uint64(machine.memory.word_size)
+    per_root = np.uint64(machine.prog["SECTIONS_PER_ROOT"].value_())
+    return np.uint64(table.value_()) + sections // per_root * width
 
 
 def _vote(machine: Machine, told: Optional[int], sections: _Sections) -> Optional[int]:
@@ -180,10 +187,14 @@ def _vote(machine: Machine, told: Optional[int], sections: _Sections) -> Optiona
     for value, times in counted.most_common(8):
         if times > 1 and value in candidates and _is_there(machine, value):
             return value
-    for value in chain(candidates, _near_slabs(machine)):
-        if value and _is_there(machine, value):
-            return value
-    return told
+    likely = [
+        value
+        for value in chain(candidates, _near_slabs(machine))
+        if value and _is_there(machine, value)
+    ]
+    # A pointer that is off by little leads to struct pages as well, to wrong ones.
+    sure = (value for value in likely if _leads_to_caches(machine, value))
+    return next(chain(sure, likely), told)
 
 
 def _exported(machine: Machine) -> int:
@@ -259,8 +270,27 @@ def _maps_of_slab(machine: Machine, cache: Object) -> Iterator[int]:
             yield found
 
 
+def _leads_to_caches(machine: Machine, vmemmap: int) -> bool:
+    # Whether a cache lies in a slab of the cache of caches, by the struct pages there.
+    prog, memory, size = machine.prog, machine.memory, machine.structure("struct page").size
+    slab = machine.structure(f"struct {machine.layout.slab_struct}")
+    for name in ("next", "prev"):
+        try:
+            link, owner = prog["slab_caches"].member_(name).value_(), prog["kmem_cache"].value_()
+            pfn = (link - memory.linear_base) >> memory.page_shift
+            for order in range(_MOST_ORDERS):
+                head = vmemmap + (pfn >> order << order) * size
+                if memory.read_word(head + slab.offset("slab_cache")) == owner:
+                    return True
+        except (FaultError, LookupError, OverflowError, ValueError):
+            continue
+    return False
+
+
 def _is_there(machine: Machine, vmemmap: int) -> bool:
     # Whether a page that the kernel uses has its struct page there.
+    if vmemmap & int(MAP_FLAGS):
+        return False
     prog, memory, size = machine.prog, machine.memory, machine.structure("struct page").size
     users: Tuple[Callable[[], Object], ...] = (
         lambda: prog["slab_caches"].next,
@@ -295,7 +325,7 @@ def _judge(machine: Machine, vmemmap: int, trusted: bool, sections: _Sections) -
         if _holds_slabs(machine, vmemmap, number * pages, pages, step):
             good[number] = True
             wrong[number] |= not lost[number]
-    damage = tuple(_findings(sections, wrong, lost, good, vmemmap))
+    damage = tuple(_findings(machine, sections, wrong, lost, good, vmemmap))
     last = int(np.flatnonzero(good)[-1]) if good.any() else -1
     if not damage and trusted and highest in (last, None):
         return MemoryMap(vmemmap, None, ())
@@ -324,21 +354,25 @@ def _holds_slabs(machine: Machine, vmemmap: int, pfn: int, pages: int, step: int
 
 
 def _findings(
-    sections: _Sections, wrong: Bools, lost: Bools, good: Bools, vmemmap: int
+    machine: Machine, sections: _Sections, wrong: Bools, lost: Bools, good: Bools, vmemmap: int
 ) -> Iterator[Finding]:
     words, addresses, highest = sections.words, sections.addresses, sections.highest
     rows = np.flatnonzero(wrong)
     if len(rows):
         first = int(rows[0])
         more = f", and {len(rows) - 1} others are wrong as well" if len(rows) > 1 else ""
+        at = int(addresses[first])
+        what = f"section {first} at 0x{at:x} has the word 0x{words[first]:x}"
+        if not at:
+            at = int(_slots(machine, rows[:1].astype(np.uint64))[0])
+            what = f"the root of section {first} at 0x{at:x} is NULL"
         yield Finding(
             "memory-map",
-            f"mem_section: section {first} at 0x{addresses[first]:x} has the word "
-            f"0x{words[first]:x} instead of the memory map 0x{vmemmap:x}{more}",
+            f"mem_section: {what} instead of the memory map 0x{vmemmap:x}{more}",
             place="mem_section",
             expected=vmemmap,
             found=int(words[first]),
-            word=int(addresses[first]),
+            word=at,
             id=1,
         )
     last = int(np.flatnonzero(good)[-1]) if good.any() else 0

@@ -86,6 +86,25 @@ def test_what_leads_to_the_memory_map(
     assert len(_roots(report)) <= 1
 
 
+@pytest.mark.parametrize("away", [0x95, 0x40, 0x1000, -0x40000])
+def test_memory_map_where_no_section_is_left(away: int) -> None:
+    name = "debian-5.10-plain"
+    whole = check(_open(name)).totals
+    prog = _open(name)
+    places = _root(prog), _variable("vmemmap_base")(prog)
+    base = int(prog["vmemmap_base"])
+    prog = _open(name)
+    overlay(
+        prog, [Write(places[0], bytes(8)), Write(places[1], (base + away).to_bytes(8, "little"))]
+    )
+    report = check(prog)
+    assert _roots(report) == ["memory-map"]
+    (root,) = report.findings
+    assert (root.word, root.expected) == (places[0], base)
+    assert report.totals.slabs == whole.slabs
+    assert report.totals.in_use == whole.in_use
+
+
 @pytest.mark.parametrize("number", [0, 2, 3, 64, 0x7FFFFFFF, 0xFFFFFFFF])
 @pytest.mark.parametrize("name", ["slab-6.1-plain", "debian-7-plain", "slab-5.10-plain"])
 def test_number_of_nodes(name: str, number: int) -> None:
