@@ -100,16 +100,17 @@ def _object(prog: Program, args: argparse.Namespace) -> AddressInfo:
         resolved(prog, args.address),
         contents=args.bytes,
         neighbours=args.neighbours,
-        everywhere=True,
+        everywhere=args.everywhere,
     )
 
 
 def _object_code(args: argparse.Namespace) -> str:
     options = f"contents={args.bytes}, neighbours={args.neighbours}"
+    options += ", everywhere=True" if args.everywhere else ""
     return f"""\
 from drgn_slabtype import slab_object
 
-info = slab_object(prog, {spelled(args.address)}, {options}, everywhere=True)
+info = slab_object(prog, {spelled(args.address)}, {options})
 print(info.meaning, info.state, info.places)
 """
 
@@ -315,6 +316,11 @@ QUESTIONS = (
                 default=1,
                 metavar="N",
                 help="show so many objects before and after it (default: 1)",
+            ),
+            option(
+                "--everywhere",
+                action="store_true",
+                help="ask all caches of the machine whether they record the object, too",
             ),
         ),
         drgn=_object_code,

@@ -73,10 +73,16 @@ def timed(call: Callable[..., object], *arguments: Any, **options: Any) -> Took:
 
 def command(arguments: Sequence[str]) -> Tuple[Took, str]:
     """Run a program of its own, and return what it took and what it wrote."""
+    # What is installed is compiled; a checkout need not be.
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     wall = time.perf_counter()
     with tempfile.TemporaryFile("w+") as out:
         process = subprocess.Popen(
-            arguments, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.DEVNULL
+            arguments,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.DEVNULL,
+            env=environment,
         )
         _, _, used = os.wait4(process.pid, 0)
         process.returncode = 0

@@ -18,12 +18,15 @@ word: see :class:`SplitHalves` and :class:`PackedActive`.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Tuple
 
-import numpy as np
-import numpy.typing as npt
+from .word import WORD_MASK, ActiveState, Encoding, PackedActive, is_one
 
-from .word import WORD_MASK, ActiveState, Encoding, Mask, PackedActive, Words
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from .word import Words
 
 __all__ = (
     "ALTERNATIVE_1_SLUB",
@@ -43,12 +46,10 @@ __all__ = (
     "ActiveState",
     "Encoding",
     "InvertedBits",
-    "Mask",
     "NegatedActive",
     "PackedActive",
     "SplitHalves",
     "TopByte",
-    "Words",
     "top_byte",
 )
 
@@ -335,6 +336,8 @@ class TopByte(Encoding):
 
     def _table(self) -> npt.NDArray[np.uint16]:
         # For each top byte, the bit of its type.
+        import numpy as np
+
         table = np.zeros(256, np.uint16)
         for i, value in enumerate(self.types.values()):
             table[value] |= 1 << i
@@ -346,11 +349,14 @@ class TopByte(Encoding):
 
     def _conflict(self, words: Any) -> Any:
         # 0x00 to 0x7f is a map count, 0x80 to 0xef one that overflowed.
-        known = np.zeros(256, np.bool_)
-        known[:0x80] = True
-        known[list(self.types.values())] = True
-        healthy = known[words >> 24] | (words == WORD_MASK)
-        return ~healthy if isinstance(words, np.ndarray) else not healthy
+        known = {*range(0x80), *self.types.values()}
+        if is_one(words):
+            return words >> 24 not in known and words != WORD_MASK
+        import numpy as np
+
+        unknown = np.ones(256, np.bool_)
+        unknown[list(known)] = False
+        return unknown[words >> 24] & (words != WORD_MASK)
 
     def _faults(self, word: int) -> List[str]:
         byte = word >> 24

@@ -14,17 +14,19 @@ import operator
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any, List, Mapping, Tuple, overload
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any, List, Mapping, Tuple, overload
 
 from ..shapes import Hex
 
-__all__ = ("ActiveState", "Encoding", "Mask", "PackedActive", "Words")
+# One word takes no numpy, whose import takes longer than all the rest of "decode".
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
-Words = npt.NDArray[np.uint32]
-Mask = npt.NDArray[np.bool_]
+    Words = npt.NDArray[np.uint32]
+    Mask = npt.NDArray[np.bool_]
+
+__all__ = ("ActiveState", "Encoding", "PackedActive")
 
 WORD_MASK = 0xFFFFFFFF
 _SIGN = 0x80000000
@@ -33,9 +35,14 @@ _SIGN = 0x80000000
 def _word(words: Any) -> Any:
     # Normalise the input: a uint32 array in native byte order, or an int in
     # 0..0xffffffff. Signed input is taken modulo 2**32.
-    if isinstance(words, np.ndarray):
-        return words.astype(np.uint32, copy=False)
-    return operator.index(words) & WORD_MASK
+    if is_one(words):
+        return operator.index(words) & WORD_MASK
+    return words.astype("u4", copy=False)
+
+
+def is_one(words: Any) -> bool:
+    """Return whether this is one word, not an array of them."""
+    return not getattr(words, "shape", ())
 
 
 class ActiveState(IntEnum):
@@ -135,10 +142,13 @@ class Counting:
         words = _word(words)
         ok, overflow, underflow = self._active_state(words)
         states = [ActiveState.OK, ActiveState.OVERFLOW, ActiveState.UNDERFLOW]
+        if is_one(words):
+            found = zip((ok, overflow, underflow), states)
+            return next((state for is_so, state in found if is_so), ActiveState.NONE)
+        import numpy as np
+
         code = np.select([ok, overflow, underflow], states, ActiveState.NONE)
-        if isinstance(words, np.ndarray):
-            return code.astype(np.uint8)
-        return ActiveState(int(code))
+        return code.astype(np.uint8)
 
 
 @dataclass(frozen=True)
@@ -205,6 +215,8 @@ class Encoding(Counting, ABC):
         ...
 
     def _type_bits(self, words: Words) -> npt.NDArray[np.uint16]:
+        import numpy as np
+
         bits = np.zeros(words.shape, np.uint16)
         for i, value in enumerate(self.types.values()):
             bits |= self._is(words, value).astype(np.uint16) << np.uint16(i)
@@ -280,7 +292,7 @@ class Encoding(Counting, ABC):
             array in which bit *i* stands for the *i*-th name of :attr:`types`.
         """
         words = _word(words)
-        if not isinstance(words, np.ndarray):
+        if is_one(words):
             return tuple(name for name, value in self.types.items() if self._is(words, value))
         return self._type_bits(words)
 

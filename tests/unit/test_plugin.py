@@ -57,6 +57,20 @@ def test_importing_the_plugin_imports_nothing_heavy() -> None:
     }
 
 
+DECODE = """
+import contextlib, io, sys
+from drgn_slabtype.cli import main
+with contextlib.redirect_stdout(io.StringIO()) as out:
+    status = main(["decode", "0xffeffffa"])
+heavy = ("numpy", "tqdm", "drgn.helpers.linux")
+print(status, "rfc-v3" in out.getvalue(), *(m for m in heavy if m in sys.modules))
+"""
+
+
+def test_decoding_a_word_imports_no_numpy() -> None:
+    assert python(DECODE) == "0 True\n"
+
+
 def test_importing_the_package_imports_nothing_heavy() -> None:
     code = "import sys, drgn_slabtype; print('numpy' in sys.modules, 'drgn' in sys.modules)"
     assert python(code) == "False False\n"

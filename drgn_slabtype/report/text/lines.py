@@ -7,8 +7,6 @@ from contextvars import ContextVar
 from textwrap import wrap
 from typing import Any, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
 
-from tabulate import tabulate
-
 from ..values import printable
 from ..views import Column, Grid, View
 
@@ -48,6 +46,8 @@ def table(grid: Grid) -> List[str]:
 
 
 def _table(grid: Grid) -> List[str]:
+    from tabulate import tabulate  # imports much, for what often has no table
+
     return tabulate(
         grid.rows,
         headers=[heading(column) for column in grid.columns],
@@ -107,6 +107,8 @@ def _broken(cell: Any, width: int) -> Any:
 
 def plain(rows: Sequence[Any], headings: Sequence[str] = ()) -> List[str]:
     """Return the lines of a list."""
+    from tabulate import tabulate
+
     return tabulate(rows, headers=headings, tablefmt="plain", disable_numparse=True).split("\n")
 
 
