@@ -107,13 +107,12 @@ def _no_report(args: argparse.Namespace, message: str) -> int:
     from .errors import TargetError
     from .report import failure
 
-    if args.command.stopped is not None:
-        wanted = [(args.format, args.output), *args.report]
-        for format, path in wanted:
-            told = None if format in _FOR_PEOPLE else failure(format, " ".join(message.split()))
-            if told is not None:
-                with suppress(TargetError):
-                    _emit(told, path)
+    wanted = [(args.format, args.output if args.command.output else None)]
+    for format, path in (*wanted, *getattr(args, "report", ())):
+        told = None if format in _FOR_PEOPLE else failure(format, " ".join(message.split()))
+        if told is not None:
+            with suppress(TargetError):
+                _emit(told, path)
     return _fail(args, message, _USAGE_OR_TARGET)
 
 
@@ -205,6 +204,7 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument(*option.flags, **option.settings)
         sub.add_argument(
             "--log-level",
+            action=Once,
             choices=_LOG_LEVELS,
             default="error",
             help="show drgn's log messages of this level and above (default: error)",
@@ -267,7 +267,10 @@ def _add_target_options(parser: argparse.ArgumentParser) -> None:
         help="take as much of the processors as others, also with -k",
     )
     group.add_argument(
-        "--architecture", metavar="ARCH", help="architecture, where it cannot be detected"
+        "--architecture",
+        action=Once,
+        metavar="ARCH",
+        help="architecture, where it cannot be detected",
     )
 
 

@@ -69,7 +69,7 @@ def find_dumps(paths: Sequence[str], progress: Optional[Callable[[int], None]] =
     seen: Set[Tuple[int, int]] = set()
     for path in paths:
         if not os.path.exists(path):
-            raise TargetError(f"{path}: no such file or folder")
+            raise TargetError(f"{path or repr(path)}: no such file or folder")
         given = not os.path.isdir(path)
         for one in (path,) if given else _files(path, search.unread):
             found = _found(one, given, seen, search.unread)

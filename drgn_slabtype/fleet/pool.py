@@ -82,6 +82,8 @@ def on_cluster(jobs: Sequence[Job], address: str) -> Iterator[Optional[Done]]:
             "--scheduler needs dask.distributed: pip install 'drgn-slabtype[fleet]'"
         ) from None
     try:
+        # A client that cannot even begin leaves a mess.
+        distributed.comm.get_address_host_port(address)
         client = distributed.Client(address, set_as_default=False, timeout=10)
     except (OSError, TimeoutError, ValueError) as error:
         raise TargetError(f"no scheduler at {address}: {' '.join(str(error).split())}") from None

@@ -80,7 +80,7 @@ class Run:
         options: Options = Options(),  # noqa: B008
         progress: Optional[Progress] = None,
     ) -> None:
-        self.folder = os.path.abspath(folder)
+        self.folder = os.path.abspath(folder) if folder else folder
         self._paths = paths
         self._options = options
         self._progress = progress

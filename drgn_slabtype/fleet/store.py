@@ -99,10 +99,12 @@ class Store:
 
     :param folder: Of the run.
     :param write: Whether to write; it is made then if it is not there.
-    :raises TargetError: if that is not possible.
+    :raises TargetError: if that is not possible, or the name is empty.
     """
 
     def __init__(self, folder: str, write: bool = False) -> None:
+        if not folder:
+            raise TargetError("the folder has no name")
         self.folder = os.path.abspath(folder)
         self.path = os.path.join(self.folder, STORE)
         self._lock: Optional[int] = None

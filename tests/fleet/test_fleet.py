@@ -19,10 +19,11 @@ import sys
 import time
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Set, Tuple
+from typing import Any, Dict, List, NamedTuple, Sequence, Set, Tuple
 
 import pytest
 
+from drgn_slabtype import cli
 from drgn_slabtype.capture import is_capture, open_capture
 from drgn_slabtype.errors import TargetError
 from drgn_slabtype.fleet.run import Options, Run, State
@@ -325,6 +326,41 @@ def test_dump_that_takes_too_long_is_judged_in_part(tmp_path: Path) -> None:
     verdict = work.judge(work.Job(1, path, max_time=0.0))
     assert (verdict.outcome, verdict.limit) == ("incomplete", "time")
     assert (verdict.why or "").startswith("it took longer than it may")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("nowhere", "-o", "out"), "nowhere: no such file or folder"),
+        (("", "-o", "out"), "'': no such file or folder"),
+        (("empty", "-o", "out"), "there is no dump or capture below empty"),
+        (("dump", "-o", ""), "the folder has no name"),
+        (("dump", "-o", "dump"), "dump: file exists"),
+        (("dump", "-o", "broken"), "broken/fleet.sqlite: file is not a database"),
+        (("dump", "-o", "out", "-s", "nowhere"), "nowhere: no such folder"),
+        (("dump", "-o", "out", "--known", "nowhere"), "nowhere: No such file or directory"),
+        (("dump", "-o", "out", "--html", "nowhere/page"), "no such folder to write it to"),
+        (("dump", "-o", "out", "--scheduler", "nowhere"), "no scheduler at nowhere: missing port"),
+    ],
+)
+def test_what_stands_against_a_run_is_one_line(
+    words: Sequence[str],
+    told: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if "--scheduler" in words:
+        pytest.importorskip("distributed")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "fleet.sqlite").write_text("no database")
+    (tmp_path / "dump").write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["fleet", *words]) == 2
+    out, error = capsys.readouterr()
+    assert (out, error.count("\n")) == ("", 1)
+    assert told in error
 
 
 def test_scheduler_that_is_not_there_is_told(tmp_path: Path) -> None:
