@@ -118,6 +118,30 @@ def word32_of(number: IntegerLike) -> int:
     return value & (1 << 32) - 1
 
 
+def named(address: int) -> str:
+    """Return an address as a sentence has it: ``NULL``, or in hex."""
+    return f"0x{address:x}" if address else "NULL"
+
+
+def is_null(given: Any) -> bool:
+    """Return whether something is a pointer that leads nowhere; the number 0 is none."""
+    is_pointer = isinstance(given, Object) and given.type_.unaliased_kind() == TypeKind.POINTER
+    return is_pointer and not given.value_()
+
+
+def somewhere(what: str, given: IntegerLike) -> int:
+    """
+    Return an address that is not NULL.
+
+    :param what: What is looked for there.
+    :raises ArgumentError: if it is NULL, no address, or has more than 64 bits.
+    """
+    address = word_of(given)
+    if not address:
+        raise ArgumentError(f"NULL is no address of {what}")
+    return address
+
+
 def words_of(given: Union[IntegerLike, Iterable[IntegerLike]]) -> List[int]:
     """
     Return the same of several, or of one.
@@ -150,12 +174,16 @@ def structure_of(given: Object, *names: str) -> int:
 
     :param given: A pointer to it, or itself.
     :param names: Of the types that it may have.
-    :raises ArgumentError: if it has none of them.
+    :raises ArgumentError: if it has none of them, or is NULL.
     """
+    told = _shown(given)
     if isinstance(given, Object) and _is(given, names, numbers=False):
-        return word_of(given)
+        at = word_of(given)
+        if at:
+            return at
+        told = "NULL"
     wanted = " or ".join(f"struct {name} *" for name in names)
-    raise ArgumentError(f"{_shown(given)} is no {wanted}")
+    raise ArgumentError(f"{told} is no {wanted}")
 
 
 def type_of(prog: Program, type: Union[str, Type]) -> Type:

@@ -18,6 +18,7 @@ from typing import (
     TYPE_CHECKING,
     Any,
     Callable,
+    FrozenSet,
     Iterator,
     NamedTuple,
     Optional,
@@ -42,6 +43,8 @@ class Option(NamedTuple):
 class Once(argparse.Action):
     """An option that means one thing; of two, none is dropped in silence."""
 
+    _GIVEN = "given_once"
+
     def __call__(
         self,
         parser: argparse.ArgumentParser,
@@ -50,8 +53,11 @@ class Once(argparse.Action):
         option_string: Optional[str] = None,
     ) -> None:
         """Keep the value, or complain about a second one."""
-        if getattr(namespace, self.dest) is not None:
+        # A parser is used again and again at the prompt; a namespace is not.
+        given: FrozenSet[str] = getattr(namespace, self._GIVEN, frozenset())
+        if self.dest in given:
             raise argparse.ArgumentError(self, "may be given only once")
+        setattr(namespace, self._GIVEN, given | {self.dest})
         setattr(namespace, self.dest, values)
 
 
@@ -104,10 +110,39 @@ def address(text: str) -> AnyAddress:
             ) from None
         return Named(named[1], int(named[2] or "0", 0))
     if number < 0:
-        raise argparse.ArgumentTypeError(f"{text} is no address: it is negative")
+        raise argparse.ArgumentTypeError(
+            f'{text} is no address: it is negative; "what {text}" tells what it can be'
+        )
     if number >= 1 << 64:
         raise argparse.ArgumentTypeError(f"{text} is no address: it has more than 64 bits")
     return number
+
+
+def page(text: str) -> AnyAddress:
+    """
+    Return the page that a text means: the first by its number, 0; by no address.
+
+    :raises argparse.ArgumentTypeError: if it is NULL, or not what an address can be.
+    """
+    given = address(text)
+    if given == 0 and not _is_decimal(text):
+        raise argparse.ArgumentTypeError("NULL is no page; the first page frame is 0")
+    return given
+
+
+def word(text: str) -> AnyAddress:
+    """
+    Return the 64 bits that a text means, or the symbol; a negative number, too.
+
+    :raises argparse.ArgumentTypeError: if it is none of these, or has more than 64 bits.
+    """
+    try:
+        number = numeral(text)
+    except ValueError:
+        number = 0
+    if -(1 << 63) <= number < 0:
+        return number + (1 << 64)
+    return address(text)
 
 
 def numeral(text: str) -> int:
@@ -119,8 +154,11 @@ def numeral(text: str) -> int:
     digits = text[1:] if text[:1] == "-" else text
     if not _NUMERAL.fullmatch(digits):
         raise ValueError(f"{text} is no number")
-    decimal = digits.isdigit() and len(digits) != _ADDRESS_DIGITS
-    return int(text, 10 if decimal else 16)
+    return int(text, 10 if _is_decimal(digits) else 16)
+
+
+def _is_decimal(digits: str) -> bool:
+    return digits.isdigit() and len(digits) != _ADDRESS_DIGITS
 
 
 def word32(text: str) -> int:
@@ -261,7 +299,9 @@ def memory(text: str) -> int:
 
 
 def option(*flags: str, **settings: Any) -> Option:
-    """Return an :class:`Option`."""
+    """Return an :class:`Option`; one with a value means one thing, unless it is said otherwise."""
+    if flags[0].startswith("-"):
+        settings.setdefault("action", Once)
     return Option(flags, settings)
 
 
@@ -319,7 +359,6 @@ class Command:
                 option(
                     "-o",
                     "--output",
-                    action=Once,
                     metavar="FILE",
                     help="write to a file, whole or not at all",
                 )
@@ -354,11 +393,12 @@ def answer(command: Command, program: Callable[[], Any], args: argparse.Namespac
         import numpy  # noqa: F401
 
     from .report import present, renderer
-    from .report.output import check_writable, width
+    from .report.output import check_apart, check_writable, width
     from .signals import interruptible, reason_of
 
     path = args.output if command.output else None
     check_writable(path)
+    check_apart(*_files(args))
     if command.drgn and args.drgn:
         return Answer(None, command.drgn(args), path)
     renderer(args.format)
@@ -377,6 +417,13 @@ def answer(command: Command, program: Callable[[], Any], args: argparse.Namespac
     if not isinstance(text, str) and command.stopped is None:
         text = _piecemeal(text)
     return Answer(records, text, path)
+
+
+def _files(args: argparse.Namespace) -> Iterator[str]:
+    # All that is written, after what is read.
+    names = "core", "output", "file", "html", "capture", "write_baseline", "kpageflags"
+    yield from (path for name in (*names, "kpagecount") if (path := getattr(args, name, None)))
+    yield from (report.path for report in getattr(args, "report", ()))
 
 
 def _run(command: Command, prog: Any, args: argparse.Namespace) -> Any:

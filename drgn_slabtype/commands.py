@@ -18,7 +18,6 @@ from .command import (
     NUMBERS,
     Answer,
     Command,
-    Once,
     Option,
     address,
     answer,
@@ -213,7 +212,6 @@ COMMANDS = (
             ),
             option(
                 "--html",
-                action=Once,
                 metavar="FILE",
                 help="also write a page with a map of memory and charts of the caches",
             ),
@@ -250,26 +248,22 @@ COMMANDS = (
             ),
             option(
                 "--capture",
-                action=Once,
                 metavar="FILE",
                 help="at the first finding, write a capture of that moment",
             ),
             option(
                 "--known",
-                action=Once,
                 metavar="FILE",
                 help="tell which of the known causes in this TOML file findings look like",
             ),
             option(
                 "--baseline",
-                action=Once,
                 metavar="FILE",
                 help="accept the findings that this TOML file has: tell them, but fail for others "
                 "only",
             ),
             option(
                 "--write-baseline",
-                action=Once,
                 metavar="FILE",
                 help="write a baseline that accepts all that was found",
             ),
@@ -351,7 +345,6 @@ COMMANDS = (
             option(
                 "-o",
                 dest="file",
-                action=Once,
                 metavar="FILE",
                 required=True,
                 help="the file to write",

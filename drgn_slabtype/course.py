@@ -26,8 +26,7 @@ from .answers.diagnose import explain
 from .answers.kernellog import as_note, kernel_state
 from .answers.lookup import Lookup
 from .answers.signs import signed
-from .answers.what import named
-from .arguments import CacheName, platform_of
+from .arguments import CacheName, named, platform_of
 from .codes import CATALOGUE
 from .confirm import Evidence
 from .errors import ArgumentError, SlabTypeError

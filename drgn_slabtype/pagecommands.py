@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Tuple
 
-from .command import NUMBERS, Command, address, count, numeral, option, resolved, spelled
+from .command import NUMBERS, Command, count, numeral, option, page, resolved, spelled
 
 if TYPE_CHECKING:
     from drgn import Program
@@ -184,7 +184,7 @@ PAGE_COMMANDS = (
         options=(
             option(
                 "page",
-                type=address,
+                type=page,
                 metavar="ADDRESS|PFN",
                 help="a page frame number, any address in the page, its struct page, or a symbol; "
                 + NUMBERS,

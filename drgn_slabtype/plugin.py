@@ -44,12 +44,9 @@ def _register(spec: Command, name: str) -> None:
         if {"-h", "--help"} & set(words):
             print(parser.format_help(), end="")
             return None
-        args = parser.parse_args(words)
-        for given, value in vars(args).items():
-            setattr(args, given, _variables(value, kwargs.get("globals", {})))
-        return _run(prog, args)
+        return _run(prog, parser.parse_args(words), kwargs.get("globals", {}))
 
-    def _run(prog: Program, args: argparse.Namespace) -> Any:
+    def _run(prog: Program, args: argparse.Namespace, names: Mapping[str, Any]) -> Any:
         from .errors import SlabTypeError
         from .report.output import emit
         from .signals import Interruptions, repeat
@@ -61,6 +58,8 @@ def _register(spec: Command, name: str) -> None:
 
         try:
             with Interruptions(at_once=False) as interruptions:
+                for given, value in vars(args).items():
+                    setattr(args, given, _variables(value, names))
                 interruptions.limit(getattr(args, "max_time", None))
                 found = answer(spec, program, args)
                 emit(found.text, found.output)
@@ -89,14 +88,17 @@ def _variables(given: Any, names: Mapping[str, Any]) -> Any:
         return [_variables(one, names) for one in given]
     if not isinstance(given, Named) or given.symbol not in names:
         return given
-    from .arguments import word_of
+    from .arguments import is_null, word_of
     from .errors import ArgumentError
 
     try:
-        return word_of(names[given.symbol]) + given.offset
+        address = word_of(names[given.symbol]) + given.offset
     except ArgumentError:
         # A function, a module: what is meant is a symbol.
         return given
+    if is_null(names[given.symbol]):
+        raise ArgumentError(f"{given.symbol} is NULL")
+    return address
 
 
 def _register_help() -> None:

@@ -22,6 +22,7 @@ from .command import (
     resolved,
     span,
     spelled,
+    word,
 )
 
 if TYPE_CHECKING:
@@ -324,6 +325,7 @@ QUESTIONS = (
             ),
         ),
         drgn=_object_code,
+        status=lambda info: 1 if info.contradictions else 0,
     ),
     Command(
         "what",
@@ -331,7 +333,12 @@ QUESTIONS = (
         _what,
         prompt="slabwhat",
         options=(
-            option("word", type=address, metavar="WORD", help="64 bits; or a symbol; " + NUMBERS),
+            option(
+                "word",
+                type=word,
+                metavar="WORD",
+                help="64 bits, also as a negative number; or a symbol; " + NUMBERS,
+            ),
             option(
                 "--at",
                 type=address,

@@ -18,7 +18,7 @@ import numpy as np
 
 from ..allocators.caches import Caches, read_caches, same_cache
 from ..allocators.whereabouts import find_slab
-from ..arguments import CacheLike, CacheName, cache_of
+from ..arguments import CacheLike, CacheName, cache_of, named
 from ..errors import ArgumentError
 from ..findings import Finding
 from ..index import SlabIndex, slabs_at
@@ -256,7 +256,7 @@ class Lookup:
             return find_names(wanted, caches.names, caches.addresses.tolist(), aliases)
         at = np.flatnonzero(caches.addresses == np.uint64(wanted))
         if not len(at):
-            raise ArgumentError(f"there is no slab cache at 0x{wanted:x}")
+            raise ArgumentError(f"there is no slab cache at {named(wanted)}")
         return [int(at[0])]
 
 

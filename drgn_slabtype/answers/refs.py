@@ -18,7 +18,7 @@ import numpy as np
 from drgn import IntegerLike, Program, Type, TypeKind, sizeof
 
 from ..allocators.caches import same_cache
-from ..arguments import at_least, one_of, several, type_of, word_of
+from ..arguments import at_least, one_of, several, somewhere, type_of
 from ..machine import Machine, machine
 from ..machine.memory import U64
 from ..machine.tasks import ERRORS, TaskList
@@ -118,14 +118,15 @@ def refs(
     :param most: Describe no more than so many.
     :param progress: Called as work goes on: with what is done, how far it is, and how far it goes.
     :raises ArgumentError: if there is no such kind or type, or a number is too small, or
-        *start* no address.
+        *start* NULL or no address.
     """
     wanted = {one_of("kind of reference", kind, KINDS) for kind in several(kinds)}
     at_least("size", size, 1)
     at_least("most", most)
     reading = lookup(machine(prog))
     told = None if type is None else type_of(prog, type)
-    first, length, info = _range(reading, word_of(start), size)
+    at = somewhere("memory: all that is not set is NULL", start)
+    first, length, info = _range(reading, at, size)
     answer = References(first, length, info.meaning)
     where, values = _search(reading.machine, first, length, answer, progress)
     describer = _Describer(reading, told)

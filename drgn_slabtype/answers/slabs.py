@@ -16,7 +16,7 @@ from typing import Dict, Iterator, List, Optional, Tuple
 import numpy as np
 from drgn import IntegerLike, Program
 
-from ..arguments import CacheLike, at_least, word_of
+from ..arguments import CacheLike, at_least, named, word_of
 from ..errors import ArgumentError
 from ..ledger import I64, U64, Ledger, ListKind
 from ..machine import Machine, machine
@@ -26,7 +26,6 @@ from ..shapes import Address
 from .lookup import Judged, lookup
 from .missing import missing_of_cache, missing_of_machine
 from .states import LISTS, ObjectState, SlabObject, tally
-from .what import named
 
 ON_CPU = ListKind.CPU_SLAB | ListKind.CPU_PARTIAL
 

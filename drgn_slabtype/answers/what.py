@@ -18,7 +18,7 @@ from drgn import IntegerLike, Program
 
 from ..allocators.slub.cache import SlubCache, slab_flags
 from ..allocators.slub.freelists import Encoding, decode
-from ..arguments import word_of
+from ..arguments import somewhere, word_of
 from ..machine import Machine, machine
 from ..machine.clock import clock
 from ..records import Listing
@@ -60,20 +60,15 @@ def what(prog: Program, word: IntegerLike, at: Optional[IntegerLike] = None) -> 
     :param word: 64 bits, signed or unsigned.
     :param at: Address at which the word is stored. A free pointer of SLUB that is
         hardened, and an index of SLAB, can be told only if that is known.
-    :raises ArgumentError: if one of them is no address, or has more than 64 bits.
+    :raises ArgumentError: if one of them is no address, or has more than 64 bits, or *at* is NULL.
     :raises LayoutError: if the kernel's layout is not understood.
     """
     value = word_of(word)
-    stored = None if at is None else word_of(at)
+    stored = None if at is None else somewhere("a word", at)
     reading = lookup(machine(prog))
     with reading.machine.moment():
         where = None if stored is None else spell(describe(reading, stored))
         return Word(value, stored, where, meanings(reading, value, stored))
-
-
-def named(address: int) -> str:
-    """Return an address as a sentence has it: ``NULL``, or in hex."""
-    return f"0x{address:x}" if address else "NULL"
 
 
 def meanings(reading: Lookup, value: int, at: Optional[int] = None) -> Tuple[Meaning, ...]:

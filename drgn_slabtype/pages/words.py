@@ -27,7 +27,9 @@ def address_of(page: Object) -> int:
     """
     # Asked for each page that a script looks at: the name of a type is had at once.
     if isinstance(page, Object) and page.type_.type_name() in _POINTERS:
-        return int(page.value_())
+        at = int(page.value_())
+        if at:
+            return at
     return structure_of(page, "page", "folio", "slab")
 
 

@@ -36,6 +36,22 @@ def check_writable(path: Optional[str]) -> None:
         raise TargetError(f"{path}: cannot be written")
 
 
+def check_apart(*paths: str) -> None:
+    """
+    Complain about two names of one file, of which one would be lost.
+
+    :param paths: Files that are written, and that which is read.
+    :raises TargetError: if two of them are one regular file.
+    """
+    seen = set()
+    for path in paths:
+        real = os.path.realpath(path)
+        if real in seen:
+            raise TargetError(f"{path}: named twice, and is one file")
+        if path != "-" and not is_special(path):
+            seen.add(real)
+
+
 def emit(text: Text, path: Optional[str]) -> None:
     """
     Write a report.

@@ -184,6 +184,12 @@ WRONG: Dict[str, Callable[[Program], Any]] = {
     f"struct kmem_cache \\* is no {PAGE}": lambda p: lib.slab_get_active(
         Object(p, "struct kmem_cache *", 5)
     ),
+    f"NULL is no {PAGE}": lambda p: lib.PageSlab(Object(p, "struct page *", 0)),
+    "NULL is no page": lambda p: lib.page_info(p, Object(p, "struct page *", 0)),
+    "NULL is no address of memory": lambda p: lib.refs(p, 0),
+    "NULL is no address of a word": lambda p: lib.what(p, 5, 0),
+    "NULL is no slab of kmalloc-64": lambda p: lib.slabs(p, NAME, slab=0),
+    "there is no slab cache at NULL": lambda p: lib.caches(p, 0),
     f"int is no {PAGE}": lambda p: lib.dump_page(Object(p, "int", 5)),
     "prog is None: it is a Program": lambda p: lib.caches(None),
     "prog is 5: it is a Program": lambda p: lib.watch(5),

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import json
 import os
 import re
@@ -114,8 +115,56 @@ def test_two_targets_at_once() -> None:
     assert "not allowed with" in error("check", "-k", "-c", "vmcore")
     for option in ("-c", "--qemu"):
         assert "may be given only once" in error("check", option, "a", option, "b")
-    for option in ("-o", "--html", "--known", "--capture", "--vmcoreinfo"):
-        assert "may be given only once" in error("check", option, "a", option, "b")
+
+
+def _given_twice() -> List[Tuple[str, str, str]]:
+    # Command, option, a value.
+    found = []
+    for command in COMMANDS:
+        for option in command.all_options():
+            settings = option.settings
+            if option.flags[0].startswith("-") and settings["action"] is reading.Once:
+                value = settings.get("choices", ["7"])[0]
+                found.append((command.name, option.flags[-1], value))
+    targets = ("--vmcoreinfo", "--architecture", "--log-level")
+    return [*found, *(("check", option, "debug") for option in targets)]
+
+
+def test_an_option_that_means_one_thing_is_refused_if_given_twice() -> None:
+    asked = _given_twice()
+    assert {"-n", "-j", "--format", "--sort", "--bytes", "--at", "--pfn"} <= {
+        option for _, option, _ in asked
+    }
+    for command, option, value in asked:
+        with pytest.raises(SystemExit), contextlib.redirect_stderr(io.StringIO()) as told:
+            cli.main([*command.split(), option, value, option, value])
+        assert "may be given only once" in told.getvalue(), (command, option)
+
+
+def test_two_reports_to_one_file(tmp_path: Path) -> None:
+    path = str(tmp_path / "report")
+    for words in (
+        ("check", "-o", path, "--html", path),
+        ("check", "--report", f"json={path}", "--report", f"junit={tmp_path}/./report"),
+        ("check", "-c", path, "-o", path),
+        ("capture", "-c", path, "-o", path),
+        ("pages", "--kpageflags", path, "--kpagecount", path),
+    ):
+        assert error(*words).endswith("named twice, and is one file")
+
+
+def test_null_is_no_page() -> None:
+    for text in ("NULL", "0x0", "0" * 16):
+        assert "NULL is no page" in error("page", text)
+    assert [reading.page(text) for text in ("0", "403", "0x403")] == [0, 403, 0x403]
+
+
+def test_a_word_may_be_negative() -> None:
+    assert reading.word("-14") == (1 << 64) - 14
+    assert reading.word("14") == 14
+    assert str(reading.word("init_task")) == "init_task"
+    assert '"what -14" tells what it can be' in error("object", "-14")
+    assert "is negative" in error("what", f"-{1 << 64}")
 
 
 def test_wrong_vmlinux(tmp_path: Path) -> None:
@@ -350,8 +399,8 @@ def test_numbers_are_read_by_one_rule(command: str) -> None:
         "4a3": "0x4a3",
         "0000000000000403": "0x403",
         "1234567890123456": "0x1234567890123456",
-        "NULL": "0x0",
     }
+    known.update({} if command == "page" else {"NULL": "0x0"})
     for text, number in known.items():
         args = cli._parser().parse_args([command, text, "--drgn"])
         assert f"{number}" in args.command.drgn(args)

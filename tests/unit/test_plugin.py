@@ -171,12 +171,15 @@ def test_variables_of_the_prompt_are_addresses(prog: Program, reporting: Dict[st
         "found": 0xFFFF888000041000,
         "print": print,
         "flag": "text",
+        "nowhere": Object(prog, prog.pointer_type(prog.void_type()), 0),
     }
     run_command(prog, "slabcheck page found+0x10 0x5 > /dev/null", globals=names)
     assert reporting["addresses"] == [0xFFFFEA0000001000, 0xFFFF888000041010, 5]
     for name in ("print", "flag"):
         with pytest.raises(CommandError, match=f"there is no symbol {name}"):
             run_command(prog, f"slabcheck {name}", globals=names)
+    with pytest.raises(CommandError, match="nowhere is NULL"):
+        run_command(prog, "slabcheck nowhere", globals=names)
     given = Span(Named("found", 1), 8)
     assert plugin._variables(given, names) == Span(0xFFFF888000041001, 8)
     assert plugin._variables("found", names) == "found"
