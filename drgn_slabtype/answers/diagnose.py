@@ -27,6 +27,7 @@ from .content import Content, classify, continues, describe_word, is_poison
 from .describe import describe, spell
 from .extent import lines, stretches
 from .lookup import Lookup
+from .nearby import Slots, slots_of, wrong_free_pointer
 from .states import ObjectState
 from .tracks import spell_track
 
@@ -139,13 +140,13 @@ def _explain_pointer(reading: Lookup, finding: Finding) -> Iterator[Clue]:
     is_slub = reading.machine.layout.allocator == "SLUB"
     if slab is not None and slab.number >= 0 and finding.index is not None and is_slub:
         cache = SlubCache(slab.caches, slab.number, slab_flags(reading.machine), 1)
-        start, span = int(slab.index.addresses[slab.row]), int(slab.index.spans[slab.row])
-        holder = start + cache.red_left_pad + finding.index * cache.size
-        at = holder + cache.offset
+        slots = slots_of(slab, cache)
+        at = slots.first + finding.index * cache.size + cache.offset
         stored = prog.read_word(at)
-        what, lead = _word(reading, stored)
+        near = wrong_free_pointer(slots, value, value != stored)
+        what, lead = _word(reading, stored) if near is None else (f"a free pointer, {near}", None)
         yield Clue("stored", f"stored at 0x{at:x}: 0x{stored:x}: {what}", at, stored, lead)
-        yield from _other_forms(reading, cache, start, span, holder, stored, value)
+        yield from _other_forms(reading, cache, slots, at, stored, value)
         if value != stored:
             yield _pointer(reading, value, "decoded: ")
     else:
@@ -156,14 +157,13 @@ def _explain_pointer(reading: Lookup, finding: Finding) -> Iterator[Clue]:
 def _other_forms(
     reading: Lookup,
     cache: SlubCache,
-    start: int,
-    span: int,
-    holder: int,
+    slots: Slots,
+    at: int,
     stored: int,
     value: int,
 ) -> Iterator[Clue]:
     tags = reading.machine.memory.tags
-    where = np.array([holder + cache.offset], np.uint64)
+    where = np.array([at], np.uint64)
     word = np.array([stored], np.uint64)
     names = {
         Encoding.PLAIN: "as it stands, without hardening",
@@ -174,12 +174,12 @@ def _other_forms(
         if encoding is not Encoding.PLAIN and cache.random < 0:
             continue
         other = int(decode(encoding, word, where, max(cache.random, 0), tags)[0])
-        offset = other - start - cache.red_left_pad
-        if other != value and 0 <= offset < span:
+        offset = other - slots.first
+        if other != value and 0 <= offset < slots.span:
             index, rest = divmod(offset, cache.size)
             inside = f"{rest} bytes into object" if rest else "object"
             told = f"read {name}, it is 0x{other:x}, {inside} {index} of this slab"
-            yield Clue("read otherwise", told, holder + cache.offset, other)
+            yield Clue("read otherwise", told, at, other)
 
 
 def _explain_index(reading: Lookup, finding: Finding) -> Iterator[Clue]:

@@ -11,16 +11,17 @@ something begins, are few.
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Iterator, List, NamedTuple, Tuple
+from typing import Iterator, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
+from ..allocators.slub.cache import SlubCache
 from ..machine import Machine
 from ..machine.memory import U64, Bools
 from ..pages.scan import page_ranges
 from .address import AddressInfo
 from .describe import describe
-from .lookup import Lookup
+from .lookup import Located, Lookup
 
 _MOST = 8  # more than this many tell nothing
 
@@ -62,6 +63,49 @@ def wrong_pointers(reading: Lookup, value: int) -> List[Near]:
 def has_wrong_bit(reading: Lookup, value: int) -> bool:
     """Return whether a word would lead to the first byte of something with one bit turned over."""
     return any(_begins(describe(reading, word)) for word, _ in _bits(reading.machine, value))
+
+
+class Slots(NamedTuple):
+    """Where the objects of a slab of SLUB lie."""
+
+    first: int
+    """Address of object 0."""
+    span: int
+    """Bytes from there on."""
+    size: int
+    """Bytes from one object to the next."""
+
+    def number(self, address: int) -> Optional[int]:
+        """Return the index of the object that begins at an address."""
+        index, rest = divmod(address - self.first, self.size)
+        return index if 0 <= address - self.first < self.span and not rest else None
+
+
+def slots_of(slab: Located, cache: SlubCache) -> Slots:
+    """Return where the objects of a slab lie."""
+    start, span = (int(column[slab.row]) for column in (slab.index.addresses, slab.index.spans))
+    return Slots(start + cache.red_left_pad, span - cache.red_left_pad, cache.size)
+
+
+def wrong_free_pointer(slots: Slots, value: int, hardened: bool) -> Optional[str]:
+    """
+    Return what a free pointer would be with one bit turned over; ``None`` if nothing.
+
+    A hardened one that is stored with a wrong bit is decoded with the same.
+
+    :param value: As it is decoded.
+    :param hardened: Whether it was, and so is by no chance near to NULL.
+    """
+    if not value or slots.number(value) is not None:
+        return None
+    for bit in range(64):
+        right = value ^ 1 << bit
+        index = slots.number(right)
+        if index is not None:
+            return f"bit {bit} wrong: with it right, object {index} of its slab, 0x{right:x}"
+        if not right and hardened:
+            return f"bit {bit} wrong: with it right, NULL, the end of a freelist"
+    return None
 
 
 def _begins(info: AddressInfo) -> bool:

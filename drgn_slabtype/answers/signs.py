@@ -29,7 +29,7 @@ from .address import NOTHING, AddressInfo
 from .content import classify, describe_word
 from .describe import describe
 from .lookup import Located, Lookup
-from .nearby import has_wrong_bit
+from .nearby import has_wrong_bit, slots_of, wrong_free_pointer
 from .poisons import fill, poisons
 from .tracks import Track
 
@@ -167,15 +167,14 @@ def _free_pointer(
     if not isinstance(finding.found, int):
         return None
     stored = lookup.machine.prog.read_word(holder + cache.offset)
+    slots = slots_of(slab, cache)
+    # Before all else: a hardened one can look like text.
+    if wrong_free_pointer(slots, finding.found, finding.found != stored) is not None:
+        return "one bit wrong"
     told = _known_word(lookup, stored)
     if told is not None:
         return told
-    first = int(slab.index.addresses[slab.row]) + cache.red_left_pad
-    span = int(slab.index.spans[slab.row]) - cache.red_left_pad
-    flips = [finding.found ^ 1 << bit for bit in range(64)]
-    if any(0 <= at - first < span and not (at - first) % cache.size for at in flips):
-        return "one bit wrong"
-    if 0 <= finding.found - first < span:
+    if 0 <= finding.found - slots.first < slots.span:
         return "inside an object of its slab"
     return _known_word(lookup, finding.found) or "no free pointer"
 

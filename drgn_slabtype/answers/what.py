@@ -26,8 +26,8 @@ from ..shapes import Address, Flags
 from .address import Meaning
 from .content import describe_word, longest_text
 from .describe import describe, spell
-from .lookup import Lookup, lookup
-from .nearby import wrong_pointers
+from .lookup import Located, Lookup, lookup
+from .nearby import slots_of, wrong_free_pointer, wrong_pointers
 from .poisons import damaged_poisons, poisons
 
 _SHORTEST_TEXT = 4  # fewer printable bytes in a row come about by chance
@@ -75,7 +75,10 @@ def meanings(reading: Lookup, value: int, at: Optional[int] = None) -> Tuple[Mea
     """Return what a word can be, as of one reading of the machine."""
     found = [*_values(reading.machine, value), *_address(reading, value)]
     if at is not None:
-        found += _stored(reading, value, at)
+        stored = list(_stored(reading, value, at))
+        if any(one.kind == "free pointer" for one in stored):
+            found = [one for one in found if one.kind != "text"]  # which it is by chance
+        found += stored
     # What leads into code is meant to, wherever in it.
     code = any(one.meaning.startswith("symbol ") for one in found)
     if not code and all(one.kind == "address" for one in found):
@@ -141,6 +144,7 @@ def _stored(reading: Lookup, value: int, at: int) -> Iterator[Meaning]:
     if slab is not None and slab.number >= 0 and reading.machine.layout.allocator == "SLUB":
         cache = SlubCache(slab.caches, slab.number, slab_flags(reading.machine), 1)
         yield from _free_pointers(reading, cache, value, at)
+        yield from _wrong_free_pointer(reading, cache, slab, value, at)
     elif reading.machine.layout.allocator == "SLAB":
         yield from _index(reading, at)
 
@@ -166,6 +170,20 @@ def _free_pointers(reading: Lookup, cache: SlubCache, value: int, at: int) -> It
             if info.object is not None or (form is not Encoding.PLAIN and info.is_known):
                 text = f"a free pointer, {name}: 0x{pointer:x}: {spell(info)}"
                 yield Meaning("free pointer", text, pointer)
+
+
+def _wrong_free_pointer(
+    reading: Lookup, cache: SlubCache, slab: Located, value: int, at: int
+) -> Iterator[Meaning]:
+    # A hardened one: of another, the address alone tells.
+    if cache.random < 0 or not _is_free_pointer(reading, cache, at):
+        return
+    word, where = np.array([value], np.uint64), np.array([at], np.uint64)
+    for form in (Encoding.SWAPPED, Encoding.XOR):
+        found = decode(form, word, where, cache.random, reading.machine.memory.tags)
+        near = wrong_free_pointer(slots_of(slab, cache), int(found[0]), hardened=True)
+        if near is not None:
+            yield Meaning("free pointer", f"a free pointer, {_FORMS[form]}, {near}")
 
 
 def _is_free_pointer(reading: Lookup, cache: SlubCache, at: int) -> bool:

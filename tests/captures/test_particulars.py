@@ -8,7 +8,11 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Sequence, Tuple
 
 import pytest
+from drgn import Object
 
+from drgn_slabtype.answers.caches import caches
+from drgn_slabtype.answers.content import longest_text
+from drgn_slabtype.answers.objects import objects
 from drgn_slabtype.capture import open_capture
 from drgn_slabtype.check import check
 from drgn_slabtype.pages.census import census
@@ -97,6 +101,28 @@ def test_a_free_pointer_that_leads_astray_is_told_in_fields() -> None:
     assert stored["value"] == "0x4242424241414141"
     # Half of the slab's slots are behind it.
     assert int(finding["object"], 16) <= int(finding["word"], 16)
+
+
+def test_a_hardened_pointer_with_a_wrong_bit_is_told_as_that() -> None:
+    # The bytes that it is stored as are text by chance.
+    prog = open_capture(str(HERE / "debian-6.1-plain" / "capture.xz"))
+    (cache,) = caches(prog, "kmalloc-64")
+    offset = int(Object(prog, "struct kmem_cache", address=cache.address).offset)
+    at, stored, bit = next(
+        (at, stored, bit)
+        for one in objects(prog, cache.name, "free")
+        if (one.place or "").startswith("freelist")
+        for at in (one.address + offset,)
+        for bit in range(64)
+        for stored in ((prog.read_word(at) ^ 1 << bit).to_bytes(8, "little"),)
+        if len(longest_text(stored)) >= 4
+    )
+    overlay(prog, [Write(at, stored)])
+    finding = next(one for one in check(prog).findings if one.because is None)
+    (clue,) = [one for one in finding.clues if one.kind == "stored"]
+    assert f"a free pointer, bit {bit} wrong: with it right, " in clue.text
+    assert finding.signature is not None
+    assert finding.signature.written == "one bit wrong"
 
 
 def test_an_object_that_is_free_twice_is_told_in_fields() -> None:

@@ -162,3 +162,22 @@ def test_more_than_a_word_is_an_error(prog: Program) -> None:
     for number in (1 << 64, -(1 << 63) - 1):
         with pytest.raises(ValueError, match="more than 64 bits"):
             what(prog, number)
+
+
+def test_a_hardened_pointer_with_a_wrong_bit_is_no_text() -> None:
+    prog = open_capture(str(HERE / "debian-7-plain" / "capture.xz"))
+    for name in ("kmalloc-64", "kmalloc-192", "vm_area_struct"):
+        (cache,) = caches(prog, name)
+        offset = int(Object(prog, "struct kmem_cache", address=cache.address).offset)
+        free = [one.address for one in objects(prog, name, "free") if _is_on_freelist(one)]
+        assert free
+        for at in [address + offset for address in free[:10]]:
+            for bit in (0, 2, 40, 63):
+                found = _meanings(prog, prog.read_word(at) ^ 1 << bit, at)
+                told = [one.meaning for one in found if one.kind == "free pointer"]
+                assert any(" wrong: with it right, " in meaning for meaning in told)
+                assert "text" not in [one.kind for one in found]
+
+
+def _is_on_freelist(one: SlabObject) -> bool:
+    return (one.place or "").startswith("freelist")
