@@ -13,7 +13,7 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass
-from typing import Dict, Iterable, List, Optional, Tuple
+from typing import Dict, Iterable, List, Optional, Sequence, Tuple
 
 from .shapes import Key, shown
 
@@ -134,8 +134,29 @@ def function(frame: str) -> Optional[str]:
 _OF_THE_ALLOCATOR = re.compile(
     r"_*(k[mvz]*alloc|kfree|kvfree|kmem_cache_|slab_|krealloc|kvrealloc|kmemdup|kstrn?dup"
     r"|kv?asprintf|kcalloc|set_track|stack_trace_save|save_stack|stack_depot|kasan_|kmsan_|kfence_"
-    r"|memdup_user|vmemdup_user|free_to_|alloc_debug|free_debug|alloc_from_|refill_|new_slab)"
+    r"|poison_(slab|kmalloc)_|unpoison_|memdup_user|vmemdup_user|free_to_|alloc_debug|free_debug"
+    r"|alloc_from_|refill_|new_slab)"
 )
+
+
+def from_caller(stack: Sequence[str]) -> Sequence[str]:
+    """
+    Return a call trace from whoever asked the allocator on, outwards.
+
+    >>> from_caller(["set_track_prepare+0x4", "kmem_cache_alloc+0x1f", "d_alloc+0x2b"])
+    ['d_alloc+0x2b']
+
+    :param stack: Innermost first; one that is all of the allocator's is returned whole.
+    """
+    for at, frame in enumerate(stack):
+        if not _OF_THE_ALLOCATOR.match(function(frame) or ""):
+            return stack[at:]
+    return stack
+
+
+def first_caller(stack: Sequence[str]) -> Optional[str]:
+    """Return the frame of a call trace that asked the allocator; ``None`` if it has no frames."""
+    return next(iter(from_caller(stack)), None)
 
 
 def callers(stack: Iterable[str], count: int) -> Tuple[str, ...]:

@@ -9,7 +9,7 @@ the allocator. Both allocators say in the same way which bytes are theirs.
 
 from __future__ import annotations
 
-from typing import Iterator, NamedTuple
+from typing import Iterator, NamedTuple, Tuple
 
 import numpy as np
 
@@ -82,11 +82,15 @@ class CacheObjects:
         return free
 
 
+def slab_spans(index: SlabIndex) -> Tuple[U64, U64]:
+    """Return where the memory of each slab begins, and how many bytes it has."""
+    orders = np.minimum(index.orders, _MAX_ORDER).astype(np.uint64)
+    return index.addresses, np.uint64(index.machine.memory.page_size) << orders
+
+
 def slab_pages(index: SlabIndex) -> Iterator[Region]:
     """Yield the memory of all slabs, masked."""
-    orders = np.minimum(index.orders, _MAX_ORDER).astype(np.uint64)
-    sizes = np.uint64(index.machine.memory.page_size) << orders
-    yield region("slab pages", index.addresses, sizes, masked=True)
+    yield region("slab pages", *slab_spans(index), masked=True)
 
 
 def debugging(cut: Cut, free: Bools) -> Iterator[Region]:

@@ -99,6 +99,8 @@ class AddressInfo(Record):
     """The object after it."""
     tracks: Tuple[Track, ...] = ()
     """Who allocated and freed it, where the kernel keeps that."""
+    shadow: Optional[str] = None
+    """What KASAN's shadow says of the byte at the address, where there is a shadow."""
     page: Optional[Address] = None
     """``struct page *``."""
     pfn: Optional[int] = None

@@ -203,6 +203,7 @@ _SPOTS: Dict[str, Callable[[Machine, Finding], Optional[_Spot]]] = {
     "poison": _at_address,
     "padding": _at_address,
     "track": _at_address,
+    "shadow": _at_address,
     "page-free-type": _type,
     "page-free-flags": _flags_or_references,
     "page-free-order": _of_page("private"),

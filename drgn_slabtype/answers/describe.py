@@ -19,6 +19,7 @@ from drgn.helpers.common.format import escape_ascii_string
 from ..ledger import Ledger, ListKind
 from ..machine import Machine
 from ..machine.kfence import KfencePool, kfence_pool
+from ..machine.shadow import shadow
 from .address import AddressInfo
 from .elsewhere import elsewhere
 from .guarded import state_of
@@ -42,6 +43,11 @@ def describe(reading: Lookup, addr: int) -> AddressInfo:
     slab = reading.of_page(addr - beside)
     if slab is not None:
         return _struct_slab(slab, addr, beside)
+    said = machine.settled(shadow)
+    about = None if said is None else said.about(addr)
+    if about is not None:
+        what = f"KASAN's shadow of 0x{about:x}: {spell(describe(reading, about))}"
+        return AddressInfo(addr, "other", what)
     return elsewhere(machine, addr)
 
 
@@ -119,7 +125,13 @@ def _object(machine: Machine, judged: Judged, layout: Slot, row: int, addr: int)
         previous=_neighbour(objects, row, -1),
         next=_neighbour(objects, row, 1),
         tracks=_tracks(machine, layout, found.address),
+        shadow=_shadow(machine, addr),
     )
+
+
+def _shadow(machine: Machine, addr: int) -> Optional[str]:
+    said = machine.settled(shadow)
+    return None if said is None else said.told(addr)
 
 
 def _spell_offset(offset: int) -> str:

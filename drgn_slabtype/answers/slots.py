@@ -11,12 +11,17 @@ from __future__ import annotations
 from typing import List, NamedTuple, Optional, Tuple
 
 from ..allocators.caches import Caches
+from ..allocators.kasanrecords import Records, records
 from ..allocators.slab.cache import SlabCache
 from ..allocators.slub.cache import SlubCache, slab_flags
 from ..allocators.slub.layout import slot_layout
 from ..machine import Machine
 from ..machine.symbols import symbolise
+from .kasan import kasan_tracks
 from .tracks import Track, slub_tracks
+
+_EVENTS = ("allocated", "freed", "last used")
+_DRAIN = "qlist_free_all"  # which gives objects in quarantine back to the allocator
 
 
 class Slot(NamedTuple):
@@ -30,6 +35,8 @@ class Slot(NamedTuple):
     """Where two ``struct track`` lie."""
     last_caller: Optional[int] = None
     """Where SLAB's debugging keeps the last caller."""
+    kasan: Optional[Records] = None
+    """Where KASAN keeps who allocated and freed the object."""
 
     def part(self, offset: int) -> Optional[str]:
         """Return what a byte belongs to; ``None`` for the object itself."""
@@ -46,13 +53,29 @@ class Slot(NamedTuple):
 
         :param address: The object.
         """
+        told: Tuple[Track, ...] = ()
         if self.tracks is not None:
-            return slub_tracks(machine, address + self.tracks)
-        if self.last_caller is not None:
+            told = slub_tracks(machine, address + self.tracks)
+        elif self.last_caller is not None:
             caller = machine.memory.read_word(address + self.last_caller)
             if caller:
-                return (Track("last used", symbolise(machine, caller), None, None, None, ()),)
-        return ()
+                told = (Track("last used", symbolise(machine, caller), None, None, None, ()),)
+        return _merged(told, kasan_tracks(machine, self.kasan, address))
+
+
+def _merged(told: Tuple[Track, ...], by_kasan: Tuple[Track, ...]) -> Tuple[Track, ...]:
+    # Both know who allocated the object; who freed it, only KASAN: where it has a
+    # quarantine, the allocator knows who took it out of that.
+    own = {track.event: track for track in told if not _drains(track)}
+    for track in by_kasan:
+        known = own.get(track.event)
+        if known is None or known.overwritten or track.event == "freed":
+            own[track.event] = track
+    return tuple(own[event] for event in _EVENTS if event in own)
+
+
+def _drains(track: Track) -> bool:
+    return track.event == "freed" and any(_DRAIN in frame for frame in track.stack)
 
 
 def slot(machine: Machine, caches: Caches, number: int) -> Slot:
@@ -62,8 +85,10 @@ def slot(machine: Machine, caches: Caches, number: int) -> Slot:
     :param number: Position of the cache.
     """
     if machine.layout.allocator == "SLUB":
-        return _slub_slot(machine, SlubCache(caches, number, slab_flags(machine), 1))
-    return _slab_slot(machine, SlabCache(caches, number, machine.memory.page_size, 1))
+        found = _slub_slot(machine, SlubCache(caches, number, slab_flags(machine), 1))
+    else:
+        found = _slab_slot(machine, SlabCache(caches, number, machine.memory.page_size, 1))
+    return found._replace(kasan=records(machine, caches, number))
 
 
 def _slub_slot(machine: Machine, cache: SlubCache) -> Slot:

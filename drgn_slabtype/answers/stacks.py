@@ -4,7 +4,7 @@ Who allocated the objects
 -------------------------
 
 Objects by the call trace that allocated them, or freed them last, where the
-kernel keeps that (slub_debug=U), as ``alloc_traces`` of debugfs shows them; by
+kernel keeps that (slub_debug=U, KASAN), as ``alloc_traces`` of debugfs shows them; by
 what their first words are, where it does not.
 """
 
@@ -20,16 +20,17 @@ from drgn import Program
 from ..arguments import CacheLike, at_least
 from ..errors import TargetError
 from ..ledger import I64, U64
-from ..machine import Machine, machine
+from ..machine import machine
 from ..machine.clock import Clock, clock
-from ..machine.columns import Rows
 from ..machine.symbols import CodeNames, depot_traces
 from ..pages.scan import Progress
 from ..records import Listing, Record
 from ..shapes import Bytes
+from ..signature import first_caller
 from .lookup import Lookup, lookup
-from .slots import slot
+from .slots import Slot, slot
 from .states import ObjectState, object_states
+from .trackcolumns import TrackColumns, has_records, track_columns
 
 _BATCH = 1 << 16  # tracks that are held at a time
 _NAMED = 4  # caches that are named where none has records
@@ -104,7 +105,8 @@ def stacks(
 
     :param wanted: Names of caches, patterns, ``struct kmem_cache *``; all that have records
         if there are none.
-    :param freed: Objects that are free instead, by who freed them.
+    :param freed: Objects that were freed instead, by who freed them: those that are free, and
+        with KASAN those that are in its quarantine.
     :param most: Tell no more than so many.
     :param progress: Called as work goes on: with what is done, how far it is, and how far it goes.
     :raises ArgumentError: if there is no such cache.
@@ -115,24 +117,25 @@ def stacks(
     reading = lookup(kernel, progress)
     numbers = _numbers(reading, wanted)
     tracked = [
-        (number, layout.tracks)
+        (number, layout)
         for number in numbers
-        if (layout := slot(kernel, reading.caches, number)).tracks is not None
+        if has_records(layout := slot(kernel, reading.caches, number), freed)
     ]
     if wanted and not tracked:
         told = ", ".join(reading.caches.names[number] for number in numbers[:_NAMED])
         more = ", …" if len(numbers) > _NAMED else ""
         raise TargetError(
-            f"{told}{more}: no record of who allocated objects (SLUB keeps one with slub_debug=U)"
+            f"{told}{more}: no record of who allocated objects (SLUB keeps one with slub_debug=U, "
+            "and KASAN does)"
         )
     now = clock(kernel)
     answer = StacksAnswer("freed" if freed else "allocated", caches=len(tracked))
     answer.seconds = now is not None and now.hz is not None
     names = kernel.fact(CodeNames)
-    for done, (number, offset) in enumerate(tracked):
+    for done, (number, layout) in enumerate(tracked):
         if progress:
             progress("caches", done, len(tracked))
-        _add(answer, reading, number, offset, now, names)
+        _add(answer, reading, number, layout, now, names)
     answer.stacks.sort(key=lambda stack: (-stack.count, stack.cache, stack.caller or ""))
     answer.found = len(answer.stacks)
     if most is not None:
@@ -175,7 +178,7 @@ def _add(
     answer: StacksAnswer,
     reading: Lookup,
     number: int,
-    offset: int,
+    layout: Slot,
     now: Optional[Clock],
     names: CodeNames,
 ) -> None:
@@ -183,17 +186,17 @@ def _add(
     ledger = reading.whole.allocator.collect(number, reading.whole.index)
     objects = object_states(ledger)
     freed = answer.event == "freed"
-    state = ObjectState.FREE if freed else ObjectState.IN_USE
-    chosen = objects.address[objects.state == state]
-    at = offset + (kernel.structure("struct track").size if freed else 0)
+    # What waits has been freed by its user; only KASAN says by whom.
+    waiting = freed and layout.kasan is not None
+    states = [ObjectState.FREE, *[ObjectState.WAITING] * waiting] if freed else [ObjectState.IN_USE]
+    chosen = objects.address[np.isin(objects.state, states)]
     groups: Dict[Tuple[int, ...], _Group] = {}
     for first in range(0, len(chosen), _BATCH):
-        addresses = chosen[first : first + _BATCH] + np.uint64(at)
-        rows = kernel.rows("struct track", addresses)
-        known = rows.ok & (rows["addr"] != 0)
+        addresses = chosen[first : first + _BATCH]
+        columns = track_columns(kernel, layout, addresses, freed, now)
         answer.objects += len(addresses)
-        answer.untracked += int((~known).sum())
-        _group(groups, kernel, rows, np.flatnonzero(known), now)
+        answer.untracked += int((~columns.known).sum())
+        _group(groups, columns, now)
     facts = ledger.facts
     handles = np.array([group.handle for group in groups.values()], np.uint64)
     traces = depot_traces(kernel, handles)
@@ -211,14 +214,13 @@ def _add(
 
 def _group(
     groups: Dict[Tuple[int, ...], _Group],
-    kernel: Machine,
-    rows: Rows,
-    which: I64,
+    columns: TrackColumns,
     now: Optional[Clock],
 ) -> None:
+    which = np.flatnonzero(columns.known)
     if not len(which):
         return
-    keys = np.ascontiguousarray(_keys(rows)[which])
+    keys = np.ascontiguousarray(columns.keys[which])
     packed = keys.view(np.dtype((np.void, keys.shape[1] * 8)))[:, 0]
     _, first, back = np.unique(packed, return_index=True, return_inverse=True)
     back = back.reshape(-1)
@@ -226,18 +228,20 @@ def _group(
     found = []
     for row, count in zip(keys[first].tolist(), counts.tolist()):
         key = tuple(row)
-        has_handle = rows.structure.has("handle")
+        by_handle = columns.handle is not None
         group = groups.setdefault(
-            key, _Group(key[0], key[1] if has_handle else 0, () if has_handle else key[1:])
+            key, _Group(key[0], key[1] if by_handle else 0, () if by_handle else key[1:])
         )
         group.count += count
         found.append(group)
-    for name, add in (("cpu", "cpus"), ("pid", "pids")):
-        pairs = np.unique(np.stack([back, rows[name][which].astype(np.int64)]), axis=1)
+    for column, add in ((columns.cpu, "cpus"), (columns.pid, "pids")):
+        if column is None:
+            continue
+        pairs = np.unique(np.stack([back, column[which].astype(np.int64)]), axis=1)
         for at, value in zip(*pairs.tolist()):
             getattr(found[at], add).add(value)
-    if now is not None:
-        _ages(found, back, rows["when"][which], now)
+    if now is not None and columns.when is not None:
+        _ages(found, back, columns.when[which], now)
 
 
 def _ages(groups: List[_Group], back: I64, when: U64, now: Clock) -> None:
@@ -256,21 +260,6 @@ def _ages(groups: List[_Group], back: I64, when: U64, now: Clock) -> None:
             group.oldest = max(group.oldest, int(own.max()))
 
 
-def _keys(rows: Rows) -> U64:
-    # What tells call traces apart: shape (n, words).
-    # Since "mm/slub: use stackdepot to save stack trace in objects" (in v5.19),
-    # a handle takes the place of addrs.
-    if rows.structure.has("handle"):
-        return np.stack([rows["addr"], rows["handle"]], axis=1)
-    if rows.structure.has("addrs"):
-        start = rows.structure.offset("addrs")
-        length = rows.structure.type.member("addrs").type.length or 0
-        raw = np.ascontiguousarray(rows.raw[:, start : start + 8 * length])
-        words = raw.view(f"{rows.structure.byteorder}u8").astype(np.uint64)
-        return np.concatenate([rows["addr"][:, None], words], axis=1)
-    return rows["addr"][:, None]
-
-
 def _stack(group: _Group, names: CodeNames, cache: str, size: int, now: Optional[Clock]) -> Stack:
     trace = tuple(names[address] for address in group.trace)
     pids = sorted(group.pids)
@@ -278,7 +267,7 @@ def _stack(group: _Group, names: CodeNames, cache: str, size: int, now: Optional
         cache,
         group.count,
         group.count * size,
-        names[group.caller],
+        names[group.caller] if group.caller else first_caller(trace),
         trace,
         cpus=tuple(sorted(group.cpus)),
         pids=tuple(pids[:_MOST_PIDS]),

@@ -22,6 +22,7 @@ from ..machine.clock import clock
 from ..machine.symbols import depot_stack, frames, symbolise
 from ..machine.tasks import ERRORS
 from ..particulars import Track as Track
+from ..signature import from_caller
 
 _FRAMES = 4  # of a call trace that are told in one line
 
@@ -54,7 +55,7 @@ def _slub_track(machine: Machine, event: str, caller: int, track: Object) -> Tra
     elif hasattr(track, "addrs"):
         stack = frames(machine, [entry.value_() for entry in track.addrs])
     cpu, pid, when = track.cpu.value_(), track.pid.value_(), track.when.value_()
-    age, task = _age(machine, when), _task(machine, pid)
+    age, task = _age(machine, when), task_name(machine, pid)
     code = bool(machine.memory.is_kernel_address(np.array([caller], np.uint64))[0])
     overwritten = not code or cpu not in machine.cpus
     return Track(event, symbolise(machine, caller), cpu, pid, when, stack, age, task, overwritten)
@@ -66,7 +67,8 @@ def _age(machine: Machine, when: int) -> Optional[float]:
     return None if now is None or ago is None else now.seconds(ago)
 
 
-def _task(machine: Machine, pid: int) -> Optional[str]:
+def task_name(machine: Machine, pid: int) -> Optional[str]:
+    """Return the name of the task that has a PID now, if there is one."""
     if not pid:
         return None
     try:
@@ -89,11 +91,15 @@ def kfence_track(machine: Machine, event: str, track: Object) -> Optional[Track]
     stack = frames(machine, [track.stack_entries[at].value_() for at in range(count)])
     when = track.ts_nsec.value_() if hasattr(track, "ts_nsec") else None
     cpu = track.cpu.value_() if hasattr(track, "cpu") else None
-    return Track(event, stack[0] if stack else None, cpu, track.pid.value_(), when, stack)
+    now = None if when is None else clock(machine)
+    age = None if now is None or when is None else now.since(when)
+    pid = track.pid.value_()
+    task = task_name(machine, pid)
+    return Track(event, stack[0] if stack else None, cpu, pid, when, stack, age, task)
 
 
 def spell_track(track: Track) -> str:
-    """Return an event in one line, with the innermost functions of its call trace."""
+    """Return an event in one line, with the functions that asked the allocator for it."""
     if track.overwritten:
         return f"the record of who {track.event} it is overwritten"
     by = [f"{track.event} by {track.caller}" if track.caller else track.event]
@@ -104,5 +110,5 @@ def spell_track(track: Track) -> str:
     if track.when is not None:
         by.append(f"at {track.when}")
     text = ", ".join(by)
-    shown: Optional[str] = " < ".join(track.stack[:_FRAMES])
+    shown: Optional[str] = " < ".join(from_caller(track.stack)[:_FRAMES])
     return f"{text}: {shown}" if shown else text

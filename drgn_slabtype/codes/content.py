@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Red zones, poison, padding and tracks."""
+"""Red zones, poison, padding, tracks, and KASAN's shadow."""
 
 from __future__ import annotations
 
@@ -68,6 +68,29 @@ CODES: Mapping[str, Code] = {
             "the object before it, whose overflow it may be",
         ),
         more="Or one that is no address of the kernel's.",
+        measure=_BYTES,
+    ),
+    "shadow": Code(
+        "content",
+        "KASAN lets an object be touched that was given back.",
+        "With generic KASAN, `kasan_slab_free()` makes the shadow of an object say that nobody may "
+        "touch it (0xfb, its first byte 0xfa where it is kept who freed it) before the object is "
+        "put into the quarantine or back to its slab; that of one that was never handed out says "
+        "0xfc. `kasan_slab_alloc()` changes that after the object has been taken.",
+        (
+            "an object that was handed out although a freelist has it still: its user and the next "
+            "one write over each other",
+            "code that unpoisons memory which it does not own",
+            "a wild write into the shadow",
+        ),
+        (
+            "`object ADDRESS`: who allocated and freed it, by KASAN's own records",
+            "the details: how much of it may be touched",
+            "`refs ADDRESS`: who still points to it",
+        ),
+        more="The finding is about the object; its bytes are those of the shadow. Objects of "
+        "caches with `SLAB_TYPESAFE_BY_RCU` may be touched after they were freed, and are not "
+        "judged; nor are those in use whose shadow says otherwise, as in a mempool.",
         measure=_BYTES,
     ),
 }

@@ -48,6 +48,8 @@ class Architecture(NamedTuple):
     """Whether return addresses may be signed, in bits that an address does not use."""
     is_tagged: bool = False
     """Whether KASAN may give pointers a tag in their top byte."""
+    shadows: Tuple[int, ...] = ()
+    """KASAN_SHADOW_OFFSET of generic KASAN, for each width of addresses."""
 
     def untagged(self, addresses: U64) -> U64:
         """
@@ -61,7 +63,7 @@ class Architecture(NamedTuple):
         return np.where(kernel, addresses | _TOP_BYTE, addresses)
 
 
-_DEAD = 0xDEAD000000000000  # arch/*/Kconfig: ILLEGAL_POINTER_VALUE
+_DEAD = 0xDEAD000000000000  # arch/*/Kconfig: ILLEGAL_POINTER_VALUE; there too, KASAN_SHADOW_OFFSET
 
 _KNOWN: Mapping[Name, Architecture] = {
     # Documentation/arch/x86/x86_64/mm.rst, with four and five levels of page tables.
@@ -70,6 +72,7 @@ _KNOWN: Mapping[Name, Architecture] = {
         memory_map=(0xFFFFEA0000000000, 0xFFD4000000000000),
         saved_stack="thread.sp",
         poison=_DEAD,
+        shadows=(0xDFFFFC0000000000,),
     ),
     # arch/arm64/include/asm/memory.h: PAGE_OFFSET for 48 and 52 bits. The memory map
     # begins at VMEMMAP_START, which VMCOREINFO has. Tags: __tag_reset().
@@ -79,6 +82,13 @@ _KNOWN: Mapping[Name, Architecture] = {
         poison=_DEAD,
         is_signed=True,
         is_tagged=True,
+        shadows=(
+            0xDFFF800000000000,
+            0xDFFFC00000000000,
+            0xDFFFFE0000000000,
+            0xDFFFFFC000000000,
+            0xDFFFFFF800000000,
+        ),
     ),
     # arch/s390/boot/startup.c chooses where everything is, below _REGION1_SIZE; the lower
     # half is not the users', who have an address space of their own.
@@ -87,6 +97,7 @@ _KNOWN: Mapping[Name, Architecture] = {
         saved_stack="thread.ksp",
         poison=_DEAD,
         last=(1 << 53) - 1,
+        shadows=(0x1C000000000000, 0x18000000000000),
         user_state=("pswm", 1 << 48),
         entries=frozenset(
             "system_call pgm_check_handler ext_int_handler io_int_handler mcck_int_handler".split()
@@ -97,6 +108,7 @@ _KNOWN: Mapping[Name, Architecture] = {
         direct_map=(0xC000000000000000,),
         saved_stack="thread.ksp",
         poison=0x5DEADBEEF0000000,
+        shadows=(0xA80E000000000000,),
     ),
     # arch/riscv/include/asm/page.h: PAGE_OFFSET for five, four and three levels;
     # Documentation/arch/riscv/vm-layout.rst: the memory map lies below the direct map.
@@ -105,6 +117,7 @@ _KNOWN: Mapping[Name, Architecture] = {
         halves=(0xFF00000000000000, 0xFFFF800000000000, 0xFFFFFFC000000000),
         saved_stack="thread.sp",
         poison=_DEAD,
+        shadows=(0xDFFFFFFF00000000,),
     ),
 }
 _OTHER = Architecture()

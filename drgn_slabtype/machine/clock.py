@@ -14,6 +14,7 @@ from drgn import FaultError
 
 if TYPE_CHECKING:
     from . import Machine
+    from .memory import U64
 
 _HIGHEST_HZ = 1200  # of any architecture
 _BEFORE_WRAP = 300  # seconds after boot at which the low half of jiffies wraps
@@ -39,6 +40,21 @@ class Clock(NamedTuple):
         if (1 << 32) - _BEFORE_WRAP * hz <= jiffies <= self.jiffies + _AHEAD * hz:
             return self.jiffies - jiffies
         return None
+
+    def jiffies_at(self, nanoseconds: U64) -> Optional[U64]:
+        """Return what ``jiffies_64`` was at moments that are so long after the boot."""
+        if self.hz is None:
+            return None
+        per_jiffy, boot = 10**9 // self.hz, (1 << 32) - _BEFORE_WRAP * self.hz
+        moments: U64 = nanoseconds // nanoseconds.dtype.type(per_jiffy)
+        return moments + nanoseconds.dtype.type(boot)
+
+    def since(self, nanoseconds: int) -> Optional[float]:
+        """Return how many seconds ago a moment was that is so long after the boot."""
+        if self.hz is None:
+            return None
+        up = self.jiffies - (1 << 32) + _BEFORE_WRAP * self.hz
+        return max(up / self.hz - nanoseconds / 10**9, 0.0)
 
     def seconds(self, jiffies: int) -> Optional[float]:
         """Return a number of jiffies in seconds, if it is known how long one is."""

@@ -67,6 +67,7 @@ _ORDER = (
     "poison",
     "padding",
     "track",
+    "shadow",
     "unreadable",
     "node-list-length",
     "node-slabs",

@@ -42,6 +42,12 @@ class Architecture:
     """Byte order of its kernels, as :mod:`struct` spells it."""
     guests: Tuple[str, ...] = ()
     """Guests that say something about its kernels; empty for all."""
+    image: str = ""
+    """What a kernel built here is booted from, in its object tree; empty if none is built."""
+    make: Tuple[str, ...] = ()
+    """Arguments of the kernel's own make."""
+    recent: Tuple[str, ...] = ()
+    """Debian packages with an emulator newer than the installed one."""
 
 
 _CROSS = ("plain", "debug", "kfence", "nomerge", "busy", "busy-debug", "busy-kfence")
@@ -64,6 +70,8 @@ ARCHITECTURES: Named[Architecture] = Named(
             ),
             (),
             "ttyS0",
+            image="arch/x86/boot/bzImage",
+            recent=("qemu-system-x86", "qemu-system-common", "qemu-system-data", "seabios"),
         ),
         Architecture(
             "arm64",
@@ -77,6 +85,9 @@ ARCHITECTURES: Named[Architecture] = Named(
             "ttyAMA0",
             lines="/dev/ttyS0",
             guests=(*_CROSS, "numa", "busy-numa"),
+            image="arch/arm64/boot/Image",
+            make=("ARCH=arm64", "CROSS_COMPILE=aarch64-linux-gnu-"),
+            recent=("qemu-system-arm", "qemu-system-common", "qemu-system-data"),
         ),
         Architecture(
             "s390x",

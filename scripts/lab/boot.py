@@ -106,8 +106,9 @@ def _boot(
     image = image or initial(kernel, first=guest.first)
     line = " ".join([_command_line(guest), *words])
     architecture = kernel.kernel.machine
-    options = [*architecture.machine, *guest.options, *options]
-    program = emulator.recent() if guest.recent else (architecture.emulator,)
+    options = [*architecture.machine, *kernel.kernel.board, *guest.options, *options]
+    recent = guest.recent or kernel.kernel.recent
+    program = emulator.recent(architecture) if recent else (architecture.emulator,)
     started = stack.enter_context(
         machine(kernel.vmlinuz, image, line, options, console=log, program=program)
     )

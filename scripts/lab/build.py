@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Dict, List
 
 from . import cache, pagetypes
+from .architectures import HERE
 from .debian import Archive, Package, unpack
 from .edits import SourceTree
 from .errors import LabError
@@ -35,22 +36,26 @@ _BREAKER = Path(__file__).with_name("breaker") / "module"
 _REQUIRED = ("SMP", "NUMA", "PROC_PAGE_MONITOR", "PROC_KCORE", "FW_CFG_SYSFS", "DEBUG_INFO_DWARF4")
 
 
-def _fragments(origin: Built) -> List[Path]:
-    return [_CONFIGS / f"{name}.config" for name in ("guest", *origin.fragments)]
+def _fragments(kernel: Kernel) -> List[Path]:
+    assert isinstance(kernel.origin, Built)
+    here = () if kernel.architecture == HERE else (kernel.architecture,)
+    return [_CONFIGS / f"{name}.config" for name in ("guest", *here, *kernel.origin.fragments)]
 
 
-def recipe(origin: Built) -> str:
+def recipe(kernel: Kernel) -> str:
     """Return the key of everything in this repository that a built kernel depends on."""
+    origin = kernel.origin
+    assert isinstance(origin, Built)
     breaker = sorted(_BREAKER.iterdir()) if origin.breaker else []
     if origin.edit is None:
-        return cache.key(1, origin.source, *_fragments(origin), *breaker)
+        return cache.key(1, origin.source, *_fragments(kernel), *breaker)
     # The edits as Python understands them: comments and layout do not matter.
     own = Path(inspect.getfile(origin.edit))
     edits = [
         ast.unparse(ast.parse(file.read_text(encoding="utf-8")))
         for file in (own, own.with_name("edits.py"))
     ]
-    return cache.key(1, origin.source, origin.edit.__name__, *_fragments(origin), *edits, *breaker)
+    return cache.key(1, origin.source, origin.edit.__name__, *_fragments(kernel), *edits, *breaker)
 
 
 def _work_folder(package: str, version: str) -> Path:
@@ -155,10 +160,9 @@ def _options(text: str) -> Dict[str, str]:
     return options
 
 
-def _configure(work: Path, origin: Built, make: List[str], log: Path) -> None:
-    config = work / "objects" / ".config"
+def _configure(kernel: Kernel, config: Path, make: List[str], log: Path) -> None:
     wanted: Dict[str, str] = {}
-    for fragment in _fragments(origin):
+    for fragment in _fragments(kernel):
         wanted.update(_options(fragment.read_text()))
     config.unlink(missing_ok=True)
     run([*make, "tinyconfig"], log=log)
@@ -173,7 +177,7 @@ def _configure(work: Path, origin: Built, make: List[str], log: Path) -> None:
     got = _options(config.read_text())
     lost = [
         name
-        for fragment in _fragments(origin)[1:]
+        for fragment in _fragments(kernel)[1:]
         for name in _options(fragment.read_text())
         if got.get(name, "n") != wanted[name]
     ]
@@ -202,16 +206,16 @@ def build(kernel: Kernel, archive: Archive, folder: Path) -> Dict[str, str]:
     :return: What to remember of it: ``release``, ``package``, ``version``.
     :raises LabError: if something does not work.
     """
-    origin = kernel.origin
+    origin, machine = kernel.origin, kernel.machine
     assert isinstance(origin, Built)
     log = cache.log_file(f"build-{kernel.name}")
-    install(BUILD_PACKAGES, log=log)
+    install((*BUILD_PACKAGES, *machine.packages), log=log)
     package = archive.newest(origin.package, origin.suites)
     with cache.lock("build"):
         work = _sources(archive, package)
         pagetypes.make(work / "pristine")
         _switch(work, origin)
-        objects = work / "objects"
+        objects = work / ("objects" if not machine.make else f"objects-{machine.name}")
         objects.mkdir(exist_ok=True)
         make = [
             "nice",
@@ -221,21 +225,23 @@ def build(kernel: Kernel, archive: Archive, folder: Path) -> Dict[str, str]:
             "-C",
             str(work / "linux"),
             f"O={objects}",
-            f"KCFLAGS=-fdebug-prefix-map={work}/linux=. -fdebug-prefix-map={work}/objects=.",
+            *machine.make,
+            f"KCFLAGS=-fdebug-prefix-map={work}/linux=. -fdebug-prefix-map={objects}=.",
             "KBUILD_BUILD_TIMESTAMP=2024-01-01 00:00:00 +0000",
             "KBUILD_BUILD_USER=lab",
             "KBUILD_BUILD_HOST=lab",
             "KBUILD_BUILD_VERSION=1",
             f"LOCALVERSION=-{kernel.name.replace('.', '_')}",
         ]
-        _configure(work, origin, make, log)
+        _configure(kernel, objects / ".config", make, log)
         say(f"building {kernel.name} ({package.version}), about 6 minutes on 2 idle cores")
-        run([*make, f"-j{os.cpu_count() or 2}", "vmlinux", "bzImage"], log=log)
+        image = objects / machine.image
+        run([*make, f"-j{os.cpu_count() or 2}", "vmlinux", image.name], log=log)
         if origin.breaker:
             _build_modules(make, objects, folder / "modules", log)
         say(f"built {kernel.name}")
         shutil.copyfile(objects / "vmlinux", folder / "vmlinux")
-        shutil.copyfile(objects / "arch" / "x86" / "boot" / "bzImage", folder / "vmlinuz")
+        shutil.copyfile(image, folder / "vmlinuz")
         shutil.copyfile(objects / ".config", folder / "config")
         release = output(["cat", str(objects / "include" / "config" / "kernel.release")]).strip()
     return {"release": release, "package": package.name, "version": package.version}

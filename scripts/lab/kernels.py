@@ -103,6 +103,10 @@ class Kernel:
     """Added to the command line of all its guests."""
     patience: int = 1
     """How many times longer than usual to wait for it."""
+    board: Tuple[str, ...] = ()
+    """Options of the emulator that all its guests have."""
+    recent: bool = False
+    """Whether it takes an emulator newer than the installed one."""
 
     @property
     def stock(self) -> bool:
@@ -125,6 +129,8 @@ _SETTLED: Mapping[str, Mapping[str, Any]] = {
     "bare": {"kfence": False, "numa": False, "slub_debug": False},
     # kmemleak looks for leaks all the time, and allocates as it does.
     "kasan": {"memory_mib": 512, "patience": 5, "parameters": "kmemleak=off"},
+    # MTE, and an emulator that has it right.
+    "kasan-hw-tags": {"board": ("-M", "mte=on"), "recent": True},
     "page-owner": {"page_owner": True},
     "slab": {"allocator": "SLAB"},
     "slub-tiny": {"slub_debug": False},
@@ -262,8 +268,24 @@ _CI = (
 )
 
 
+_BUILT_ARM64 = {"architecture": "arm64", "prints": False, "numa": False, "patience": 3}
+
 # Other architectures, for the full matrix alone.
 _FOREIGN = (
+    _6_12.built(
+        "slub-6.12-arm64-hwtags",
+        "arm64: KASAN by MTE, tags in pointers and memory",
+        "small slub kasan-hw-tags",
+        special="busy",
+        **_BUILT_ARM64,
+    ),
+    _6_12.built(
+        "slub-6.12-arm64-swtags",
+        "arm64: KASAN by software, tags in pointers",
+        "small slub kasan-sw-tags",
+        special="busy",
+        **{**_BUILT_ARM64, "patience": 5, "memory_mib": 512},
+    ),
     _foreign(_DEBIAN_6_1, "arm64", "arm64: addresses of 48 bits", flavour="cloud-arm64", numa=True),
     _foreign(_7, "arm64", "arm64: SLUB with sheaves", flavour="cloud-arm64", numa=True),
     _foreign(

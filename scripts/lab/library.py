@@ -62,7 +62,7 @@ class KernelFiles:
 
 def _recipe(kernel: Kernel) -> str:
     origin = kernel.origin
-    return build.recipe(origin) if isinstance(origin, Built) else stock.recipe(origin)
+    return build.recipe(kernel) if isinstance(origin, Built) else stock.recipe(origin)
 
 
 def _folder(kernel: Kernel) -> Path:

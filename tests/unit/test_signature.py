@@ -10,7 +10,14 @@ import pytest
 from drgn_slabtype.answers.signs import _byte, _difference
 from drgn_slabtype.findings import Finding
 from drgn_slabtype.report.members import document
-from drgn_slabtype.signature import Signature, callers, kind_of_place, size_class
+from drgn_slabtype.signature import (
+    Signature,
+    callers,
+    first_caller,
+    from_caller,
+    kind_of_place,
+    size_class,
+)
 
 
 @pytest.mark.parametrize(
@@ -97,3 +104,12 @@ def test_addresses_are_not_counted_with() -> None:
 )
 def test_byte_tells_what_became_of_it(found: int, expected: str, told: str) -> None:
     assert _byte(found, expected) == told
+
+
+def test_trace_begins_with_who_asked_the_allocator() -> None:
+    trace = ("kasan_save_stack+0x33", "__kasan_slab_alloc+0x6e", "kmem_cache_alloc+0x1", "fork+0x2")
+    assert from_caller((*trace, "exit+0x3")) == ("fork+0x2", "exit+0x3")
+    assert first_caller(trace) == "fork+0x2"
+    # One that is all of the allocator's is told as it is.
+    assert from_caller(trace[:3]) == trace[:3]
+    assert first_caller(()) is None

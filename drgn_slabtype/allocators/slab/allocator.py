@@ -10,6 +10,7 @@ use; free objects are in a slab's own freelist or in an array cache.
 from __future__ import annotations
 
 from functools import cached_property
+from itertools import chain
 from typing import Iterator, List, Optional
 
 import numpy as np
@@ -30,6 +31,7 @@ from ..members import at_member
 from ..nodes import memberships, node_pointers, read_nodes
 from ..percpu import per_cpu_structures
 from ..quarantine import QUARANTINE, read_quarantine
+from ..shadowed import shadow_zones
 from . import arrays, freelists, tuning
 from .cache import Mode, SlabCache, freelist_cache, slab_members
 from .counts import Counts
@@ -170,6 +172,8 @@ class SlabAllocator:
             reader = DebugReader(self.machine, cache, ledger, freelist)
             ledger.suspects += reader.suspects()
             ledger.zones = reader.zones()
+        by_kasan = shadow_zones(self.machine, ledger, cache.typesafe_by_rcu)
+        ledger.zones = chain(ledger.zones, by_kasan)
         return ledger
 
     @cached_property

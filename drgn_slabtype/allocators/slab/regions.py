@@ -18,7 +18,7 @@ from ...index import SlabIndex
 from ...ledger import I64, U64, Bools
 from ...regions import Declaration, Region
 from .. import caches as slabcaches
-from .. import nodes, quarantine
+from .. import kasanrecords, nodes, quarantine, shadowed
 from ..kept import CacheObjects, Cut, batches, debugging, slab_pages
 from . import arrays, indexes
 from .cache import SlabCache
@@ -37,6 +37,8 @@ def declarations(allocator: SlabAllocator, index: SlabIndex) -> Iterator[Declara
     per_node = chain(nodes.regions(found), arrays.regions_of_nodes(machine, found))
     yield Declaration("cache nodes", per_node)
     yield Declaration("quarantine", quarantine.regions(machine))
+    yield Declaration("KASAN's shadow", shadowed.regions(index))
+    yield Declaration("KASAN's records", kasanrecords.regions(allocator, index))
     yield Declaration("objects", _objects(allocator, index))
 
 

@@ -26,6 +26,7 @@ from ...ledger import (
     Place,
     Suspect,
     Walk,
+    Zone,
 )
 from ...machine import Machine
 from ...machine.kfence import kfence_pool
@@ -41,6 +42,7 @@ from ..live import LIVE, LiveObjects
 from ..members import at_member
 from ..nodes import memberships, node_pointers, read_nodes
 from ..quarantine import QUARANTINE, read_quarantine
+from ..shadowed import shadow_zones
 from .asked import DebugTraits, debug_traits
 from .barns import barn_pointers
 from .cache import SlubCache, slab_flags, slub_members
@@ -229,12 +231,8 @@ class SlubAllocator:
         if index.whole:
             enter_counters(ledger, cache, self.nodes)
         note_destroyed(ledger, self.caches, number)
-        if cache.debug and about is None:
-            untracked = node_pointers(self.machine, self.caches, "node", True)[2]
-            reader = ContentReader(self.machine, cache, self.debug, ledger, untracked)
-            ledger.suspects += reader.suspects()
-            pointers = used_pointers(self.machine, cache, ledger, self.traits.encoding)
-            ledger.zones = chain(reader.zones(), pointers)
+        if about is None:
+            ledger.zones = _promised(self, cache, ledger)
         return ledger
 
     def _freelists(
@@ -312,3 +310,16 @@ def _homeless(
         measure=ADDRESS,
         moving=ours and bool(index["frozen"][row]),
     )
+
+
+def _promised(allocator: SlubAllocator, cache: SlubCache, ledger: Ledger) -> Iterator[Zone]:
+    # The bytes that debugging and KASAN promise.
+    machine, caches = allocator.machine, allocator.caches
+    by_kasan = shadow_zones(machine, ledger, cache.typesafe_by_rcu)
+    if not cache.debug:
+        return by_kasan
+    untracked = node_pointers(machine, caches, "node", True)[2]
+    reader = ContentReader(machine, cache, allocator.debug, ledger, untracked)
+    ledger.suspects += reader.suspects()
+    pointers = used_pointers(machine, cache, ledger, allocator.traits.encoding)
+    return chain(reader.zones(), pointers, by_kasan)

@@ -19,7 +19,7 @@ from ...ledger import I64, U64
 from ...machine.symbols import depot_regions
 from ...regions import Declaration, Region
 from .. import caches as slabcaches
-from .. import nodes, quarantine
+from .. import kasanrecords, nodes, quarantine, shadowed
 from ..kept import CacheObjects, Cut, batches, debugging, slab_pages
 from . import barns, cpuslabs, deferred, freelists, sheaves
 from .cache import SlubCache, slab_flags
@@ -42,6 +42,8 @@ def declarations(allocator: SlubAllocator, index: SlabIndex) -> Iterator[Declara
     yield Declaration("cache nodes", per_node)
     yield Declaration("deferred frees", deferred.regions(machine))
     yield Declaration("quarantine", quarantine.regions(machine))
+    yield Declaration("KASAN's shadow", shadowed.regions(index))
+    yield Declaration("KASAN's records", kasanrecords.regions(allocator, index))
     yield Declaration("objects", _objects(allocator, index))
     yield Declaration("stack traces", _traces(allocator, index))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ...signature import from_caller
 from ..values import size
 from . import Column, View
 
@@ -24,7 +25,8 @@ def _bytes(cache: CacheGrowth) -> str:
 
 
 def _trace(stack: StackGrowth) -> str:
-    return " < ".join(frame for frame in (stack.stack or (stack.caller,))[:_FRAMES] if frame)
+    frames = [frame for frame in stack.stack or (stack.caller,) if frame]
+    return " < ".join(from_caller(frames)[:_FRAMES])
 
 
 CACHE = View(

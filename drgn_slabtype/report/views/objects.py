@@ -98,6 +98,7 @@ ADDRESS = View(
     Column("slab"),
     Column("object"),
     Column("in its", "part"),
+    Column("KASAN", "shadow"),
     Column("state"),
     Column("recorded in", "places"),
     Column("list", "list owner", _stands),

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Iterable, List, Optional, Sequence
 
+from ...signature import from_caller
 from . import Column, View
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def _pids(stack: Stack) -> str:
 
 def _trace(stack: Stack) -> Optional[str]:
     frames: Iterable[Optional[str]] = stack.stack or (stack.caller,)
-    return " < ".join(frame for frame in list(frames)[:_FRAMES] if frame)
+    return " < ".join(from_caller([frame for frame in frames if frame])[:_FRAMES])
 
 
 def stacks(seconds: bool) -> View:
