@@ -23,6 +23,7 @@ from .library import Report, check, witness
 from .overlay import overlay
 from .scopes import differences
 from .sums import answers_unequal, unequal
+from .tagless import without_tags
 from .verdict import alarms, compare
 
 OUTCOMES = ("found", "missed", "quiet", "pending", "no victim")
@@ -102,7 +103,7 @@ class _Task:
         return result
 
     def _recipe(self) -> Result:
-        injury = self.suite.recipes[self.name](self.machine)
+        injury = without_tags(self.prog, self.suite.recipes[self.name](self.machine))
         report = self._check(injury.writes)
         verdict = compare(injury, report, self.clean)
         outcome, reasons = "found" if verdict.found else "missed", verdict.reasons

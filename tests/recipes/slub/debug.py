@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any, Callable, Iterator
 
-from drgn import offsetof, sizeof
+from drgn import Architecture, offsetof, sizeof
 
 from ..changes import Number, of, put, store
 from ..language import Root, Victim
@@ -258,4 +258,40 @@ recipe(
 )
 recipe(
     "free-pointer-outside-the-object-garbage", _OUTSIDE, store(_pointer_byte, b"\x42" * 8), _POINTER
+)
+
+
+# KASAN.
+
+
+def _has_shadow(machine: Machine) -> bool:
+    # Of generic KASAN, on x86-64 (arch/x86/Kconfig: KASAN_SHADOW_OFFSET).
+    platform = machine.prog.platform
+    info = machine.prog.type("struct kmem_cache")
+    if (
+        platform is None
+        or platform.arch != Architecture.X86_64
+        or not info.has_member("kasan_info")
+    ):
+        return False
+    return info.member("kasan_info").type.has_member("alloc_meta_offset")
+
+
+_WATCHED = given(
+    _has_shadow,
+    "no KASAN has a shadow here",
+    slab(
+        "free objects that may not be touched",
+        quiet,
+        lambda slab: "TYPESAFE_BY_RCU" not in slab.cache.flags and len(slab.free) > 1,
+    ),
+)
+recipe(
+    "free-object-may-be-touched",
+    _free(_WATCHED),
+    store(
+        lambda item: ((item.address >> 3) + 0xDFFFFC0000000000) & (1 << 64) - 1,
+        lambda item: bytes(-(-_end(item) // 8)),
+    ),
+    Root("shadow", place="KASAN's shadow"),
 )
