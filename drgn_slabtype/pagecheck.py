@@ -30,7 +30,7 @@ from .machine.memory import U64, Bools
 from .pages.compound import CompoundPages
 from .pages.dump import flag_words
 from .pages.freememory import FreeMemory, free_memory
-from .pages.pcp import among_free, on_list
+from .pages.pcp import among_free, may_be_free, on_list
 from .pages.references import Counted, References, flags_of_users
 from .pages.scan import PageBlock
 from .pages.vmstat import SlabPages, slab_page_counts
@@ -230,24 +230,23 @@ def _judge_slabs(machine: Machine, owners: Owners) -> Iterator[Finding]:
 
 def _free_slabs(machine: Machine, owners: Owners) -> Iterator[Finding]:
     # Slabs whose page was given back as well: a list of a CPU's free pages leads to it.
-    index, memory = owners.index, machine.memory
+    index, memory, at = owners.index, machine.memory, machine.page.compound
     there = index.marked & ((index.known_by & np.uint8(KnownBy.KFENCE)) == 0)
     rows, word = there.nonzero()[0], memory.word_size
-    links = index.pages[rows] + np.uint64(machine.page.compound)
-    pair = memory.gather(links, 2 * word).bytes.view(memory.word)
+    pair = np.ascontiguousarray(index.raw[rows, at : at + 2 * word]).view(memory.word)
+    # Nearly all are on a list of their node, behind another slab or its head.
+    before = pair[:, 1].astype(np.uint64)
+    may = may_be_free(machine, before, index.rows_of_pages(before - np.uint64(at)) >= 0)
+    rows, pair, before = rows[may], pair[may], before[may]
+    links = index.pages[rows] + np.uint64(at)
     ahead = memory.gather(pair[:, 0].astype(np.uint64) + np.uint64(word), word)
-    behind = memory.gather(pair[:, 1].astype(np.uint64), word)
+    behind = memory.gather(before, word)
     led = ahead.ok & behind.ok
     for one in (ahead, behind):
         led &= one.bytes.view(memory.word)[:, 0] == links
-
-    def of_slab(link: int) -> bool:
-        page = np.array([link - machine.page.compound], np.uint64)
-        return bool(index.rows_of_pages(page)[0] >= 0)
-
     for row, link in zip(rows[led].tolist(), links[led].tolist()):
         try:
-            free = among_free(machine, link, of_slab)
+            free = among_free(machine, link)
         except FaultError:
             continue
         if free:

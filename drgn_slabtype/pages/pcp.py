@@ -9,7 +9,7 @@ migrate type. Nothing in their struct pages says so; only the lists tell.
 
 from __future__ import annotations
 
-from typing import Callable, Iterator, List, NamedTuple, Tuple
+from typing import Iterator, List, NamedTuple, Tuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ from drgn.helpers.linux.nodemask import for_each_online_node
 from drgn.helpers.linux.percpu import per_cpu_ptr
 
 from ..machine import Machine
-from ..machine.memory import U64
+from ..machine.memory import U64, Bools
 from ..machine.percpu import per_cpu_region
 from ..regions import Region
 from .sections import PageNumbers, Rows
@@ -101,19 +101,28 @@ def on_list(machine: Machine, pfn: int) -> bool:
     return False
 
 
-def among_free(machine: Machine, link: int, others: Callable[[int], bool]) -> bool:
+def may_be_free(machine: Machine, before: U64, others: Bools) -> Bools:
     """
-    Return whether links are on a list of a CPU, of pages that others do not have.
+    Return which links can be on a list of a CPU, by what comes before them alone.
 
-    :param link: ``struct list_head *`` in a struct page.
-    :param others: Whether a ``struct list_head *`` before it is on a list of theirs.
+    :param before: The ``prev`` of each ``struct list_head``.
+    :param others: Whether that is in a struct page of which no such list has any.
+    """
+    pages = ~others & (before >= np.uint64(machine.page.vmemmap))
+    found: Bools = pages | np.isin(before, _lists(machine).addresses)
+    return found
+
+
+def among_free(machine: Machine, link: int) -> bool:
+    """
+    Return whether links are on a list of a CPU.
+
+    :param link: ``struct list_head *`` in a struct page, of which :func:`may_be_free` says so.
     """
     fields = machine.page
     before = machine.memory.read_word(link + machine.memory.word_size)
     if before in set(_lists(machine).addresses.tolist()):
         return machine.memory.read_word(before) == link
-    if others(before) or not fields.vmemmap <= before:
-        return False
     return on_list(machine, (link - fields.vmemmap) // fields.size)
 
 
