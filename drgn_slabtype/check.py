@@ -14,7 +14,7 @@ from typing import Optional, Sequence, Union
 
 from drgn import IntegerLike, Program
 
-from .arguments import CacheLike, cache_of, program_for, several, words_of
+from .arguments import CacheLike, at_least, cache_of, program_for, several, words_of
 from .blanks import blank_pages
 from .confirm import Evidence
 from .course import Course
@@ -32,6 +32,7 @@ def check(
     addresses: Union[IntegerLike, Sequence[IntegerLike]] = (),
     progress: Optional[Progress] = None,
     evidence: Optional[Evidence] = None,
+    jobs: int = 1,
 ) -> Report:
     """
     Check the slab allocator of a kernel.
@@ -51,6 +52,8 @@ def check(
     :param progress: Called as work goes on.
     :param evidence: What earlier checks of the same running kernel have seen, to
         which this one adds: a statement that they could not decide goes on.
+    :param jobs: How many processes judge caches, forked from this one; with 1, this one
+        does, and of a target that moves. The report is the same, but for what it cost.
     :raises LayoutError: if the kernel's layout is not understood.
     :raises ArgumentError: if there is no such cache, or an address is in no slab.
     :raises UnsupportedError: if the kernel is a 32-bit one.
@@ -60,7 +63,8 @@ def check(
     :attr:`Report.interrupted`.
     """
     kernel = machine(prog)
-    course = Course(kernel)
+    at_least("jobs", jobs, 1)
+    course = Course(kernel, jobs)
     slabs = words_of(addresses)
     wanted = [cache_of(cache) for cache in several(caches)]
     report = course.finish(wanted, slabs, progress, evidence)
@@ -73,7 +77,7 @@ def check(
         return report
     with zeroes_hidden(prog, chain.from_iterable(blank)):
         kernel.forget()
-        report = Course(kernel).finish(wanted, slabs, progress, evidence)
+        report = Course(kernel, jobs).finish(wanted, slabs, progress, evidence)
     kernel.forget()
     report.totals.zero_filled_pages += len(blank)
     return report

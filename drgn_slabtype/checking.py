@@ -21,6 +21,7 @@ from .fleet.known import Cause, likenesses, read_causes
 from .report.output import Progress, check_writable, emit, progress
 from .signals import interruptible, reason_of
 from .watch import PAUSE, Round, save, watch
+from .workers import processors
 
 if TYPE_CHECKING:
     from drgn import Program
@@ -110,7 +111,13 @@ def run(prog: Program, args: argparse.Namespace) -> Union[Report, Watching]:
         return Watching(prog, args)
     addresses = [resolved(prog, given) for given in args.address]
     with progress() as show:
-        report = check(prog, caches=args.cache, addresses=addresses, progress=show)
+        report = check(
+            prog,
+            caches=args.cache,
+            addresses=addresses,
+            progress=show,
+            jobs=args.jobs or processors(),
+        )
     try:
         _complete(prog, report, causes)
         if args.baseline is not None:
@@ -127,8 +134,8 @@ def run(prog: Program, args: argparse.Namespace) -> Union[Report, Watching]:
 
 
 def _refuse_rounds(args: argparse.Namespace) -> None:
-    asked = [name for name in ("html", "report", "baseline", "write_baseline") if vars(args)[name]]
-    told = [f"--{name.replace('_', '-')}" for name in asked]
+    names = ("jobs", "html", "report", "baseline", "write_baseline")
+    told = [f"--{name.replace('_', '-')}" for name in names if vars(args)[name]]
     if args.format not in ("table", "json"):
         told.append(f"--format {args.format}")
     if told:
@@ -283,7 +290,7 @@ for round in watch({", ".join(["prog", *given])}):
     return f"""\
 from drgn_slabtype import {", ".join(sorted({"check", *names}))}
 
-report = check({", ".join(["prog", *given])})
+report = check({", ".join(["prog", *given, *([f"jobs={args.jobs}"] if args.jobs else [])])})
 {accepting}for finding in report.findings:
     print(finding.message)
 {_known_code(args, "report", "")}{page}"""

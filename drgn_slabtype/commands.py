@@ -225,6 +225,14 @@ COMMANDS = (
                 "read of findings, github or gitlab; may be given more than once",
             ),
             option(
+                "-j",
+                "--jobs",
+                type=number,
+                metavar="N",
+                help="let so many processes judge caches (default: one a processor; of what moves, "
+                "this one does)",
+            ),
+            option(
                 "--watch",
                 type=seconds,
                 metavar="SECONDS",

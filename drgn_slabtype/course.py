@@ -10,10 +10,11 @@ any moment.
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import replace
 from functools import partial
-from typing import List, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 import numpy as np
 from drgn import FaultError, ProgramFlags
@@ -41,11 +42,12 @@ from .findings import (
     Target,
     Totals,
 )
-from .footprint import Peak
+from .footprint import Peak, grown
 from .index import KnownBy
 from .ledger import Ledger
 from .machine import Machine
 from .machine.gone import boot, confirm_boot, gone
+from .machine.memory import Spent
 from .machine.page import page_of
 from .machine.witness import witnesses
 from .pages.exported import Missed, misread, missed_by_equality
@@ -58,6 +60,7 @@ from .rules.excuses import settle
 from .rules.oneroot import one_root
 from .signals import reason_of
 from .strays import judge_machine
+from .workers import spread
 
 _MOST_ORDER = 14  # more than any page has
 _FEWEST_ROOTS = 2  # that can be one
@@ -69,10 +72,14 @@ class Course:
 
     Each step leaves what it came to in one piece, so that a report can be made at
     any moment, and without reading anything.
+
+    :param jobs: How many processes judge caches beside this one, of a target that does
+        not move; none if fewer than 2.
     """
 
-    def __init__(self, kernel: Machine) -> None:
+    def __init__(self, kernel: Machine, jobs: int = 1) -> None:
         self.kernel = kernel
+        self._jobs = 1 if _moves(kernel) else jobs
         self._peak, self._began = Peak(), time.monotonic()
         self._before = kernel.spent
         self._target = _target(kernel)
@@ -172,10 +179,9 @@ class Course:
         # Cache by cache, and what is wrong with the machine after them.
         self._totals = _count_pages([seen.whole])
         numbers = _wanted(seen, caches, addresses)
-        for done, number in enumerate(numbers):
+        for done, judged in enumerate(_judge_each(seen.whole, numbers, self._jobs, self._peak)):
             if progress:
                 progress("caches", done, len(numbers))
-            _, judged = _judge_cache(seen.whole, number)
             if judged.findings:
                 confirm_boot(self.kernel)
             self._judged.append(judged)
@@ -274,6 +280,31 @@ def _judge_cache(reading: Reading, number: int) -> Tuple[Ledger, _Judged]:
     result = count_objects(ledger)
     result.seconds = time.monotonic() - began
     return ledger, _Judged(result, ledger.facts.address, findings)
+
+
+def _judge_each(
+    reading: Reading, numbers: Sequence[int], jobs: int, peak: Peak
+) -> Iterator[_Judged]:
+    # In processes of their own, all but the first: with that is found what all need.
+    here, memory = os.getpid(), reading.machine.memory
+
+    def work(number: int) -> Tuple[int, _Judged, Spent, int]:
+        grown()
+        before = memory.spent
+        judged = _judge_cache(reading, number)[1]
+        return os.getpid(), judged, memory.spent.since(before), grown()
+
+    slabs = np.bincount(
+        reading.allocator.ownership.cache + 1, minlength=max(numbers, default=0) + 2
+    )
+    weights = [int(slabs[number + 1]) for number in numbers]
+    first = 1 if jobs > 1 else len(numbers)
+    yield from (work(number)[1] for number in numbers[:first])
+    for process, judged, spent, size in spread(work, numbers[first:], jobs, weights[first:]):
+        if process != here:
+            memory.count(spent)
+            peak.add(process, size)
+        yield judged
 
 
 def _one_root(kernel: Machine, whole: Optional[Reading], found: List[Finding]) -> List[Finding]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import List, Optional, Tuple
+from typing import Dict, List, Optional, Tuple
 
 _NICE = 10
 
@@ -20,12 +20,30 @@ class Peak:
 
     def __init__(self) -> None:
         self._before, self._highest = _opened or _sizes()
+        self._others: Dict[int, int] = {}
 
     @property
     def bytes(self) -> Optional[int]:
         """Return it; ``None`` if the process was larger before, or nothing tells."""
         _, highest = _sizes()
-        return highest - self._before if highest > self._highest else None
+        if highest <= self._highest:
+            return None
+        return highest - self._before + sum(self._others.values())
+
+    def add(self, process: int, size: int) -> None:
+        """Count the memory of another process, as far as :func:`grown` has told, with it."""
+        self._others[process] = max(size, self._others.get(process, 0))
+
+
+def grown() -> int:
+    """Return the most memory in bytes that this process has had since it first asked."""
+    before, highest = _sizes()
+    if _first.get(os.getpid()) is None:
+        _first[os.getpid()] = before
+    return max(highest - _first[os.getpid()], 0)
+
+
+_first: Dict[int, int] = {}
 
 
 _opened: List[int] = []

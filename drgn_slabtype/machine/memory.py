@@ -158,15 +158,18 @@ class Memory:
 
         :raises FaultError: if it is not in the target.
         """
-        word = int.from_bytes(
-            self.read(address, self.word_size), "little" if self.byteorder == "<" else "big"
-        )
+        data = self.read(address, self.word_size)
+        word = int.from_bytes(data, "little" if self.byteorder == "<" else "big")
         return self.tags.removed_from(word) if self.tags.used else word
 
     @property
     def spent(self) -> Spent:
         """What reading has cost so far."""
         return Spent(self._reads, self._bytes)
+
+    def count(self, spent: Spent) -> None:
+        """Count what another process has read for this one."""
+        self._reads, self._bytes = self._reads + spent.reads, self._bytes + spent.bytes
 
     @contextmanager
     def until(self, deadline: Optional[float]) -> Iterator[None]:
@@ -196,9 +199,8 @@ class Memory:
 
     def linear_blocks(self, start: int, end: int, step: int) -> Iterator[Tuple[int, U8]]:
         """Read addresses of the direct map as :meth:`blocks` does, and faster."""
-        yield from self.tags.without(
-            read_blocks(self._read_linear, start, end, step, self.page_size)
-        )
+        pieces = read_blocks(self._read_linear, start, end, step, self.page_size)
+        yield from self.tags.without(pieces)
 
     def gather(self, addresses: U64, width: int) -> Gathered:
         """
@@ -257,13 +259,12 @@ class Memory:
         return ok
 
     def _read_linear(self, address: int, size: int) -> bytes:
-        if self._physical:
-            physical = (address - self.linear_base) & self.address_mask
-            if physical < LINEAR_BYTES:
-                try:
-                    return self.read(physical, size, True)
-                except FaultError:
-                    pass
+        physical = (address - self.linear_base) & self.address_mask
+        if self._physical and physical < LINEAR_BYTES:
+            try:
+                return self.read(physical, size, True)
+            except FaultError:
+                pass
         return self.read(address, size)
 
 

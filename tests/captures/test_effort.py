@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What a check does, by counts: nothing is done for each slab that could be done for all at once."""
+"""What a check does, by counts: nothing for each slab that can be done for all at once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, List
 
 import pytest
 
-from drgn_slabtype import strays
+from drgn_slabtype import pagecheck, strays
 from drgn_slabtype.capture import open_capture
 from drgn_slabtype.check import check
 
@@ -17,7 +17,7 @@ from drgn_slabtype.check import check
 def test_reads_of_what_pages_say_do_not_grow_with_slabs(
     kernel: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    judge, reads = strays.judge_memory, []
+    judge, reads = pagecheck.judge_memory, []
 
     def counted(machine: Any, *others: Any) -> List[Any]:
         before = machine.spent

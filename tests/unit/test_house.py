@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[2] / "drgn_slabtype"
 
 # Rooms in the order of docs/architecture.md: each imports from those before it, and itself.
 ROOMS = """
-    signals errors arguments shapes records codes particulars signature findings footprint
+    signals workers errors arguments shapes records codes particulars signature findings footprint
     files finders btf pagetype regions machine pages
     index ledger rules allocators
     pagecheck reading strays blanks
