@@ -34,6 +34,10 @@ _LOG_LEVELS = ("debug", "info", "warning", "error", "critical", "none")
 class _Parser(argparse.ArgumentParser):
     # argparse's error, in one line.
     def error(self, message: str) -> NoReturn:
+        kind, _, words = message.partition(": ")
+        word = words.split(" ")[0]
+        if kind == "unrecognized arguments" and os.path.isfile(word):
+            message = f'{word} is a file: did you mean "-c {word}"?'
         self.exit(_USAGE_OR_TARGET, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
@@ -162,10 +166,21 @@ def _fail(args: argparse.Namespace, message: str, status: int) -> int:
     return status
 
 
+def _refuse_files(args: argparse.Namespace) -> None:
+    # Where the name of a cache is due and no target is given.
+    from .errors import TargetError
+
+    given = getattr(args, "cache", None) or ()
+    for name in (given,) if isinstance(given, str) else given:
+        if os.path.isfile(name) and not (args.kernel or args.core or args.qemu):
+            raise TargetError(f'{name} is a file: did you mean "-c {name}"?')
+
+
 def _open(args: argparse.Namespace) -> object:
     from .footprint import opened, step_back
     from .target import TargetOptions, open_target
 
+    _refuse_files(args)
     if args.nice and args.qemu is None and args.core in (None, "/proc/kcore"):
         step_back()
     prog = open_target(

@@ -62,7 +62,7 @@ def _symbol(machine: Machine, addr: int) -> Optional[AddressInfo]:
     # A symbol without a size reaches as far as the next, be that a hole away.
     if not symbol.size and offset >= machine.memory.page_size:
         return None
-    return AddressInfo(addr, "other", f"symbol {symbol.name}+0x{offset:x}", offset=offset)
+    return AddressInfo(addr, "other", f"symbol {_inside(symbol.name, offset)}", offset=offset)
 
 
 def _per_cpu(machine: Machine, addr: int) -> Optional[AddressInfo]:
@@ -81,7 +81,7 @@ def _per_cpu_variable(machine: Machine, pointer: int) -> Optional[str]:
     if at < 0 or pointer >= symbols[-1][0]:
         return None
     address, name = symbols[at]
-    return f"per-CPU variable {name}+0x{pointer - address:x}"
+    return f"per-CPU variable {_inside(name, pointer - address)}"
 
 
 def _per_cpu_symbols(machine: Machine) -> List[Tuple[int, str]]:
@@ -109,7 +109,7 @@ def _of_cache(machine: Machine, pointer: int) -> Optional[str]:
         found = np.flatnonzero((offset < size) & (caches.rows[member] != 0))
         if len(found):
             at = int(found[0])
-            return f"{type.removeprefix('struct ')}+0x{int(offset[at]):x} of {caches.names[at]}"
+            return f"{_inside(type.removeprefix('struct '), int(offset[at]))} of {caches.names[at]}"
     return None
 
 
@@ -203,3 +203,7 @@ def _order(head: Object) -> int:
         return min(int(compound_order(head)), 24)
     except (AttributeError, FaultError, LookupError):
         return 0
+
+
+def _inside(name: str, offset: int) -> str:
+    return f"{name}+0x{offset:x}" if offset else name

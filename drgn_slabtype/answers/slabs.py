@@ -83,6 +83,8 @@ class SlabsAnswer(Listing):
     """What is missing because it is not in the target, or cannot be reached."""
     found: Optional[int] = None
     """How many there are, those included that are not told."""
+    why_none: Optional[str] = None
+    """What there is instead, if no slab is as those that were asked for."""
 
 
 def slabs(
@@ -143,7 +145,29 @@ def slabs(
     missing = missing_of_machine(reading.whole), missing_of_cache(reading.whole, number, ledger)
     told = tuple(chain(*missing))
     facts = ledger.facts
-    return SlabsAnswer(facts.name, facts.address, found, objects, told, len(rows))
+    why = None if len(rows) else _why_none(ledger, kind, partial, full, cpu, node)
+    return SlabsAnswer(facts.name, facts.address, found, objects, told, len(rows), why)
+
+
+def _why_none(
+    ledger: Ledger,
+    kind: I64,
+    partial: bool,
+    full: bool,
+    cpu: Optional[int],
+    node: Optional[int],
+) -> str:
+    if not len(ledger.slabs):
+        return "the cache has no slab"
+    asked = [name for name, is_asked in (("partial", partial), ("full", full)) if is_asked]
+    told = [" or ".join(asked)] if asked else []
+    told += [] if cpu is None else [f"a slab of CPU {cpu}"]
+    told += [] if node is None else [f"in memory of node {node}"]
+    many = len(ledger.slabs)
+    why = f"of its {many} slab{'s' if many > 1 else ''} none is {' and '.join(told)}"
+    if cpu is not None and not (kind & ON_CPU).any():
+        why += "; no CPU has slabs of this cache"
+    return why
 
 
 def _row(machine: Machine, ledger: Ledger, address: int) -> int:

@@ -13,6 +13,7 @@ from drgn_slabtype.answers.objects import objects
 from drgn_slabtype.answers.slabs import slabs
 from drgn_slabtype.capture import open_capture
 from drgn_slabtype.errors import TargetError
+from drgn_slabtype.report import text as as_text
 
 from . import ONE_OF_EACH_SHAPE
 
@@ -85,6 +86,28 @@ def test_pattern_means_all_caches_that_match(prog: Program) -> None:
     ]
     with pytest.raises(TargetError, match=r"kmalloc-\* means \d+ slab caches: kmalloc"):
         slabs(prog, "kmalloc-*")
+
+
+def test_where_there_is_no_slab_or_object_is_said(prog: Program) -> None:
+    every = caches(prog).caches
+    for cache in every[:20]:
+        for asked in ({"partial": True}, {"full": True}, {"cpu": 0}, {"node": 0}):
+            answer = slabs(prog, cache.name, **asked)
+            assert (answer.why_none is None) == (answer.found != 0)
+            assert len(as_text.slabs(answer).splitlines()) > 1
+            if answer.why_none is not None and cache.slabs:
+                assert answer.why_none.startswith(f"of its {cache.slabs} slab")
+        for state in ("waiting", "unknown"):
+            found = objects(prog, cache.name, state)
+            told = "".join(as_text.objects(found))
+            assert ("ADDRESS" in told) == bool(found.found)
+            if cache.objects and not found.found:
+                many = f"{cache.objects} object" + "s" * (cache.objects > 1)
+                assert told == f"{cache.name}: of its {many} none is in that state\n"
+    empty = next((cache for cache in every if not cache.slabs), None)
+    if empty is not None:
+        assert slabs(prog, empty.name).why_none == "the cache has no slab"
+        assert "".join(as_text.objects(objects(prog, empty.name))).endswith("it has no object\n")
 
 
 def test_near_miss_is_suggested(prog: Program) -> None:

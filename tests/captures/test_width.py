@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Set
 
 import pytest
 from drgn import Program
@@ -57,10 +58,34 @@ def test_tables_fit_the_terminal(
     everything = _text(prog, f"{line} --all").splitlines()
     if columns == 80 and line == "caches":
         left_out = " ".join(lines).partition("left out: ")[2]
-        assert "SSIZE, SIZE, FREE IN, SLABS ON; --all shows them" in left_out
+        assert "SLABS ON; --all shows them" in left_out
         assert {"ALLOCATED", "FREE", "TOTAL", "MEMORY"} <= set(headings[0].split())
         assert headings[0] != everything[0]
         assert "SLABS ON" in everything[0]
+
+
+@pytest.mark.parametrize("columns", [30, 50, 80, 120])
+@pytest.mark.parametrize("line", [line for line in LINES if not line.startswith("caches")])
+def test_addresses_are_whole_at_any_width(
+    prog: Program, line: str, columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def addresses(text: str) -> Set[str]:
+        return set(re.findall(r"0x[0-9a-f]{16}", text))
+
+    everything = _text(prog, line)
+    monkeypatch.setattr(output, "width", lambda path: columns)
+    told = _text(prog, line)
+    assert addresses(told) <= addresses(everything)
+    assert not re.search(r"0x[0-9a-f]{0,15}$", told, re.M)
+
+
+def test_where_free_objects_are_has_room_beside_sheaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output, "width", lambda path: 120)
+    other = open_capture(str(HERE / "debian-7-plain" / "capture.xz"))
+    lines = _text(other, "caches dentry kmalloc-96").splitlines()
+    assert lines[0].endswith("FREE IN")
+    assert all(len(one) <= 120 for one in lines)
+    assert "main sheaf" in " ".join(lines)
 
 
 def test_nothing_is_left_out_where_there_is_no_terminal(prog: Program) -> None:

@@ -108,7 +108,10 @@ def test_text_file_as_core() -> None:
 
 
 def test_core_given_without_its_option() -> None:
-    assert 'did you mean "-c /etc/passwd"?' in error("check", "/etc/passwd")
+    for command in ("check", "caches", "objects", "slabs", "pages"):
+        told = error(command, "/etc/passwd")
+        assert '/etc/passwd is a file: did you mean "-c /etc/passwd"?' in told
+        assert "kcore" not in told
 
 
 def test_two_targets_at_once() -> None:

@@ -47,9 +47,18 @@ def objects(found: Objects) -> Iterator[str]:
     from ...answers.states import SlabObject
 
     facts = found.ledger.facts
+    every = int(found.ledger.slabs.objects.sum())
+    if not _all(found):
+        of_what = f"of its {plural(every, 'object')} none is in that state"
+        yield text([f"{facts.name}: {of_what if every else 'it has no object'}"])
+        yield text(unavailable(found))
+        return
     of_all = f"{facts.name}: {plural(_all(found), 'object')} of {facts.object_size} bytes"
     yield printable(of_all + _shown(found))
     yield "\n"
+    if not len(found):
+        yield text(unavailable(found))
+        return
     # There may be many millions: what a view would do is written out here. The
     # place comes last: its width is not known before the last row.
     others = members(SlabObject)[6:]
@@ -77,6 +86,7 @@ def slabs(answer: SlabsAnswer) -> str:
     some = _shown(answer)
     lines = [f"{head}{some}, {plural(objects, 'object')}{' in them' if some else ''}"]
     lines += table(slabs_view(answer).grid(answer.slabs)) if answer.slabs else []
+    lines += [] if answer.why_none is None else [answer.why_none]
     if answer.objects:
         lines += ["", *table(OBJECTS.grid(answer.objects))]
     return text([*lines, *unavailable(answer)])

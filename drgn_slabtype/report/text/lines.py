@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from contextvars import ContextVar
 from textwrap import wrap
-from typing import Any, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from ..values import printable
 from ..views import Column, Grid, View
@@ -64,7 +64,7 @@ def fit(grid: Grid, width: int) -> Tuple[Grid, List[Column]]:
     Return a table that is no wider than a terminal, and the columns left out for that.
 
     Columns in which nothing is go without a word, then those that matter less; what
-    is still too wide is broken into several lines.
+    is still too wide is broken into several lines, and addresses are not.
 
     :param width: In characters.
     """
@@ -74,22 +74,33 @@ def fit(grid: Grid, width: int) -> Tuple[Grid, List[Column]]:
         at: max(len(heading(grid.columns[at])) + _PADDING, *(len(str(cell)) for cell in cells[at]))
         for at in kept
     }
-    left_out: List[Column] = []
+    left_out: Dict[int, int] = {}
     while _width(_broken_to(widths, grid.columns)) > width:
         last = max(widths, key=lambda at: (grid.columns[at].less, at))
         if not grid.columns[last].less:
             break
-        left_out.insert(0, grid.columns[last])
-        del widths[last]
-    kept = list(widths)
+        left_out[last] = widths.pop(last)
+    # Those that went before a wide one may have room without it.
+    for at in sorted(left_out, key=lambda at: (grid.columns[at].less, at)):
+        if _width(_broken_to({**widths, at: left_out[at]}, grid.columns)) <= width:
+            widths[at] = left_out.pop(at)
+    kept = sorted(widths)
+    least = {at: _least(cells[at]) for at in kept if not grid.columns[at].right}
     while _width(widths) > width:
-        widest = max(kept, key=lambda at: -1 if grid.columns[at].right else widths[at])
-        if widths[widest] <= _NARROWEST or grid.columns[widest].right:
+        loose = [at for at in least if widths[at] > least[at]]
+        if not loose:
             break
-        widths[widest] = max(widths[widest] - (_width(widths) - width), _NARROWEST)
+        widest = max(loose, key=widths.__getitem__)
+        widths[widest] = max(widths[widest] - (_width(widths) - width), least[widest])
     columns = [grid.columns[at] for at in kept]
     rows = [[_broken(row[at], widths[at]) for at in kept] for row in grid.rows]
-    return Grid(columns, rows), left_out
+    return Grid(columns, rows), [grid.columns[at] for at in sorted(left_out)]
+
+
+def _least(cells: Sequence[Any]) -> int:
+    # Characters to which a column can be broken and every address in it be whole.
+    words = (word for cell in cells for word in str(cell).split() if "0x" in word)
+    return max([_NARROWEST, *map(len, words)])
 
 
 def _broken_to(widths: Mapping[int, int], columns: Sequence[Column]) -> Mapping[int, int]:
@@ -102,7 +113,7 @@ def _width(widths: Mapping[int, int]) -> int:
 
 def _broken(cell: Any, width: int) -> Any:
     text = str(cell)
-    return "\n".join(wrap(text, width)) if len(text) > width else cell
+    return "\n".join(wrap(text, width, break_on_hyphens=False)) if len(text) > width else cell
 
 
 def plain(rows: Sequence[Any], headings: Sequence[str] = ()) -> List[str]:
