@@ -30,7 +30,7 @@ from .command import (
     word32,
 )
 from .pagecommands import PAGE_COMMANDS
-from .questions import QUESTIONS
+from .questions import MOST, QUESTIONS
 from .triage import TRIAGE
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from .answers.caches import CachesAnswer
     from .answers.decode import Decoded
-    from .answers.explanations import Explanation
+    from .answers.explanations import Explanations
     from .capture import CaptureSummary
     from .demo import Act
     from .diff import Difference
@@ -155,30 +155,33 @@ def _diff(prog: None, args: argparse.Namespace) -> Difference:
     from .diff import compare, open_moment
 
     before, after = (open_moment(path, args.symbols) for path in (args.before, args.after))
-    return compare(before, after)
+    return compare(before, after, most=args.most)
 
 
 def _diff_code(args: argparse.Namespace) -> str:
+    most = "" if args.most is None else f", most={args.most}"
     return f"""\
 from drgn_slabtype import compare, open_moment
 
 before, after = (open_moment(path, {args.symbols!r}) for path in ({args.before!r}, {args.after!r}))
-for cache in compare(before, after).caches:
+for cache in compare(before, after{most}).caches:
     print(cache.cache, cache.growth)
 """
 
 
-def _explain(prog: None, args: argparse.Namespace) -> List[Explanation]:
+def _explain(prog: None, args: argparse.Namespace) -> Explanations:
     from .answers.explanations import explain
 
-    return explain(*args.code)
+    return explain(*args.code, most=args.most)
 
 
 def _explain_code(args: argparse.Namespace) -> str:
+    given = [repr(code) for code in args.code]
+    given += [] if args.most is None else [f"most={args.most}"]
     return f"""\
 from drgn_slabtype import explain
 
-for one in explain({", ".join(map(repr, args.code))}):
+for one in explain({", ".join(given)}):
     print(one.code, one.meaning)
 """
 
@@ -317,7 +320,7 @@ COMMANDS = (
             option(
                 "--aliases", action="store_true", help="show the names of caches merged into one"
             ),
-            option("-n", dest="most", type=count, metavar="N", help="show no more than N"),
+            MOST,
         ),
         drgn=_caches_code,
         status=incomplete,
@@ -385,6 +388,13 @@ COMMANDS = (
                 default=[],
                 help="vmlinux with debug info, for dumps; may be given more than once",
             ),
+            option(
+                "-n",
+                dest="most",
+                type=count,
+                metavar="N",
+                help="show no more than N caches, call traces and kinds of pages",
+            ),
         ),
         target=False,
         drgn=_diff_code,
@@ -403,6 +413,7 @@ COMMANDS = (
                 metavar="CODE",
                 help="only these: codes, patterns (freelist-*), families of rules (claim)",
             ),
+            MOST,
         ),
         target=False,
         drgn=_explain_code,

@@ -16,7 +16,7 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
 from drgn import Program
 
 from .answers.stacks import stacks
-from .arguments import path_of, require
+from .arguments import at_least, path_of, require
 from .check import check
 from .errors import ArgumentError, TargetError
 from .findings import Report
@@ -106,6 +106,8 @@ class Difference(Listing):
     """``None`` if one of the two is a saved report."""
     findings: List[Changed] = field(default_factory=list)
     """What was found in either."""
+    left_out: Dict[str, int] = field(default_factory=dict)
+    """How many more ``caches``, ``stacks`` and ``pages`` there are than are told."""
 
     @property
     def exit_status(self) -> int:
@@ -197,6 +199,8 @@ def _of_document(saved: Mapping[str, Any]) -> Moment:
 def diff(
     before: Union[Program, Report, Mapping[str, Any]],
     after: Union[Program, Report, Mapping[str, Any]],
+    *,
+    most: Optional[int] = None,
 ) -> Difference:
     """
     Return what changed from one moment of a kernel to another.
@@ -207,12 +211,15 @@ def diff(
 
     :param before: A program, the report of a check, or a saved one.
     :param after: Likewise.
+    :param most: Tell no more than so many caches, call traces and kinds of pages.
+    :raises ArgumentError: if *most* is negative, or one of the two nothing of the kind.
     :raises TargetError: if they are of two kernels.
     """
-    return compare(moment(before), moment(after))
+    at_least("most", most)
+    return compare(moment(before), moment(after), most=most)
 
 
-def compare(before: Moment, after: Moment) -> Difference:
+def compare(before: Moment, after: Moment, *, most: Optional[int] = None) -> Difference:
     """
     Return what changed.
 
@@ -222,8 +229,11 @@ def compare(before: Moment, after: Moment) -> Difference:
 
     :param before: What :func:`open_moment` returned of the earlier file.
     :param after: Of the later one.
+    :param most: Tell no more than so many caches, call traces and kinds of pages.
+    :raises ArgumentError: if *most* is negative, or one of the two no moment.
     :raises TargetError: if the two are of different kernels.
     """
+    at_least("most", most)
     require("before", before, Moment)
     require("after", after, Moment)
     if before.release and after.release and before.release != after.release:
@@ -249,6 +259,15 @@ def compare(before: Moment, after: Moment) -> Difference:
         found.findings += [
             Changed(change, *told) for key, told in here.findings.items() if key in keys
         ]
+    return found if most is None else _shortened(found, most)
+
+
+def _shortened(found: Difference, most: int) -> Difference:
+    for name in ("caches", "stacks", "pages"):
+        rows = getattr(found, name)
+        if rows is not None and len(rows) > most:
+            found.left_out[name] = len(rows) - most
+            setattr(found, name, rows[:most])
     return found
 
 

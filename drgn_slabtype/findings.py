@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Dict, List, NamedTuple, Optional, Tuple
+from typing import Annotated, Any, Dict, List, NamedTuple, Optional, Tuple
 
 from .codes import CATALOGUE, Measure
 from .particulars import Clue, SlabObject, Track
-from .records import Record
+from .records import Record, as_rows
 from .shapes import HIDDEN, Address, Bytes, Key, Value, shown
 from .signature import Signature
 
@@ -422,6 +422,8 @@ class Report(Record):
     ('consistent', 0, 0)
     >>> report.totals.slabs, report.totals.in_use
     (2775, 26184)
+    >>> [cache.name for cache in report.caches[:2]]
+    ['p9_req_t', 'bio-224']
     """
 
     FIRST = "outcome exit_status findings"
@@ -459,6 +461,9 @@ class Report(Record):
     """The known causes that findings look like; ``None`` where none are known."""
     accepted: List[Finding] = field(default_factory=list)
     """Proven inconsistencies that a baseline accepts."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, as_rows(value))
 
     def stop(self, reason: str) -> None:
         """Mark it as stopped; the first reason counts."""

@@ -233,7 +233,8 @@ for owner in owners(prog, {args.cache!r}{_most_code(args)}).owners:
 """
 
 
-_MOST = option("-n", dest="most", type=count, metavar="N", help="show no more than N")
+MOST = option("-n", dest="most", type=count, metavar="N", help="show no more than N")
+"""How much of a list is told."""
 
 QUESTIONS = (
     Command(
@@ -262,7 +263,7 @@ QUESTIONS = (
                     ),
                 )
             ),
-            _MOST,
+            MOST,
         ),
         drgn=_objects_code,
         status=incomplete,
@@ -285,7 +286,7 @@ QUESTIONS = (
                 help="only this one, or the one with this address in it, with all of its objects; "
                 + NUMBERS,
             ),
-            _MOST,
+            MOST,
         ),
         drgn=_slabs_code,
         status=lambda answer: (
@@ -374,7 +375,7 @@ QUESTIONS = (
         "count the objects of a cache by memory cgroup, node and CPU",
         _owners,
         prompt="slabowners",
-        options=(option("cache", metavar="CACHE", help="name of the slab cache"), _MOST),
+        options=(option("cache", metavar="CACHE", help="name of the slab cache"), MOST),
         drgn=_owners_code,
     ),
     Command(

@@ -63,6 +63,11 @@ class Rows(List[Any]):
         return Rows(found) if isinstance(which, slice) else found
 
 
+def as_rows(value: Any) -> Any:
+    """Return a list as one that prints as a table, and anything else as it is."""
+    return Rows(value) if type(value) is list else value
+
+
 class Listing(Record):
     """
     An answer that is mostly a list of records: it can be indexed, sliced and iterated.

@@ -33,7 +33,7 @@ from typing import (
 from drgn_slabtype.answers.address import AddressInfo
 from drgn_slabtype.answers.caches import CachesAnswer, CacheUsage
 from drgn_slabtype.answers.decode import Decoded
-from drgn_slabtype.answers.explanations import Explanation
+from drgn_slabtype.answers.explanations import Explanations
 from drgn_slabtype.answers.likeness import KindsAnswer
 from drgn_slabtype.answers.owners import OwnersAnswer
 from drgn_slabtype.answers.page import PageInfo
@@ -170,13 +170,7 @@ DOCUMENTS: Sequence[Document] = (
         },
     ),
     Document("capture", "Capture", "capture", "What was written to a capture.", CaptureSummary),
-    Document(
-        "explain",
-        "Explain",
-        "explain",
-        "What codes mean.",
-        extra={"codes": (List[Explanation], "In the order of the catalogue.")},
-    ),
+    Document("explain", "Explain", "explain", "What codes mean.", Explanations),
     Document(
         "demo",
         "Demo",

@@ -8,9 +8,10 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import List, Optional, Tuple
 
+from ..arguments import at_least
 from ..codes import CATALOGUE, Commit, Measure
 from ..errors import ArgumentError
-from ..records import Record, Rows
+from ..records import Listing, Record
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,19 @@ class Explanation(Record):
     """Whether this version never says it."""
 
 
-def explain(*codes: str) -> List[Explanation]:
+@dataclass(frozen=True)
+class Explanations(Listing):
+    """Some codes, in the order of the catalogue."""
+
+    LISTED = "codes"
+
+    codes: List[Explanation]
+    """All that is said of each."""
+    found: int
+    """How many were asked for, those included that are not told."""
+
+
+def explain(*codes: str, most: Optional[int] = None) -> Explanations:
     """
     Return what codes mean, in the order of the catalogue.
 
@@ -49,10 +62,14 @@ def explain(*codes: str) -> List[Explanation]:
 
     :param codes: Codes, patterns (``freelist-*``) and families of rules (``claim``); all
         codes if there are none.
-    :raises ArgumentError: if there is no such code; it names those that are near.
+    :param most: Tell no more than so many; all are counted.
+    :raises ArgumentError: if there is no such code, which names those that are near, or
+        *most* is negative.
     """
-    wanted = [name for one in codes for name in _meant(str(one))]
-    return Rows(_explained(name) for name in CATALOGUE if not codes or name in wanted)
+    at_least("most", most)
+    wanted = {name for one in codes for name in _meant(str(one))}
+    found = [name for name in CATALOGUE if not codes or name in wanted]
+    return Explanations([_explained(name) for name in found[:most]], len(found))
 
 
 def _meant(asked: str) -> List[str]:

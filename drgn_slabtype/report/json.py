@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from ..answers.address import AddressInfo
     from ..answers.caches import CachesAnswer
     from ..answers.decode import Decoded
-    from ..answers.explanations import Explanation
+    from ..answers.explanations import Explanations
     from ..answers.likeness import KindsAnswer
     from ..answers.owners import OwnersAnswer
     from ..answers.page import PageInfo
@@ -225,6 +225,6 @@ def decode(words: Sequence[Decoded]) -> str:
     return _dump("decode", {"word": plain(words[0].word, Kind.WORD), "readings": readings})
 
 
-def explain(codes: Sequence[Explanation]) -> str:
+def explain(codes: Explanations) -> str:
     """Present what codes mean."""
-    return _dump("explain", {"codes": plain(codes)})
+    return _dump("explain", document(codes))

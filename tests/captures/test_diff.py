@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,27 @@ def test_growth_is_the_difference_of_the_numbers() -> None:
     assert {"slab"} <= {one.type for one in found.pages}
     assert found.exit_status == 0
     assert "task_struct" in as_text(found)
+
+
+def test_no_more_than_asked_for_is_told_and_the_rest_counted() -> None:
+    before, after = moment(open_capture(PLAIN)), moment(open_capture(NUMA))
+    whole, some = compare(before, after), compare(before, after, most=3)
+    assert whole.pages is not None
+    assert (some.caches, some.pages) == (whole.caches[:3], whole.pages[:3])
+    rest = {"caches": len(whole.caches) - 3, "pages": len(whole.pages) - 3}
+    assert (some.left_out, whole.left_out) == (rest, {})
+    assert f"{rest['caches']} more caches\n" in as_text(some)
+    assert f"{rest['pages']} more page types\n" in as_text(some)
+    assert " more " not in as_text(whole)
+    assert json.loads(as_json.diff(some))["left_out"] == rest
+
+
+def test_call_traces_that_are_not_told_are_counted() -> None:
+    tracked = moment(open_capture(str(HERE / "debian-7-debug" / "capture.xz")))
+    less = replace(tracked, stacks={})
+    told = as_text(compare(less, tracked))
+    assert tracked.stacks is not None
+    assert f"{len(tracked.stacks) - 20} more call traces\n" in told
 
 
 def test_saved_report_says_the_same_of_caches(tmp_path: Path) -> None:

@@ -84,6 +84,18 @@ def test_answers_are_lists(prog: Program) -> None:
         assert repr(rows[:2]).count("\n") == 2 + ("…" in repr(rows[:2]))
 
 
+def test_lists_of_a_report_are_tables(prog: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    report = check(prog)
+    assert repr(report.findings) == "[]"
+    heading, *rows, _ = repr(report.caches[:2]).split("\n")
+    assert (heading.split()[0], len(rows)) == ("NAME", 2)
+    report.findings = [Finding("freelist-cycle", f"object {n}") for n in range(3)]
+    report.findings.append(Finding("freelist-cycle", "object 3"))
+    assert repr(report.findings).split("\n")[-1].split() == ["freelist-cycle", "object", "3"]
+    assert len(repr(report.findings[:2]).split("\n")) == 3
+
+
 def test_a_table_begins_with_what_matters(prog: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     heading, first, second, more = repr(lib.caches(prog)[:2]).split("\n")

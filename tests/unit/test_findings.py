@@ -137,6 +137,11 @@ def test_patterns_and_families_are_codes_too() -> None:
     assert [one.code for one in explain("slab-mark-*")] == ["slab-mark-lost", "slab-mark-stray"]
     assert {one.rule for one in explain("claim")} == {"claim"}
     assert len(explain()) == len(CATALOGUE)
+    some = explain(most=3)
+    assert ([one.code for one in some], some.found) == (list(CATALOGUE)[:3], len(CATALOGUE))
+    assert text.explain(some).endswith(f"{len(CATALOGUE) - 3} more codes\n")
+    assert text.explain(explain(most=30)).endswith(f"{len(CATALOGUE) - 30} more codes\n")
+    assert "more code" not in text.explain(explain())
     assert [one.code for one in explain("redzone", "poison", "redzone")] == ["redzone", "poison"]
 
 

@@ -4,23 +4,24 @@
 from __future__ import annotations
 
 from textwrap import wrap
-from typing import TYPE_CHECKING, Iterable, Iterator, List, Sequence
+from typing import TYPE_CHECKING, Iterable, Iterator, List
 
 from ..views.codes import CODE, told
-from .lines import table, text
+from .lines import left, table, text
 
 if TYPE_CHECKING:
-    from ...answers.explanations import Explanation
+    from ...answers.explanations import Explanation, Explanations
 
 _WIDTH = 80  # of running text
 _FEW = 9  # that are told in full, as those of a family are
 
 
-def explain(codes: Sequence[Explanation]) -> str:
+def explain(codes: Explanations) -> str:
     """Present what codes mean."""
+    more = left(codes.found, len(codes), "code")
     if len(codes) > _FEW:
-        return text(table(CODE.grid(codes)))
-    return "\n".join(text(_lines(code)) for code in codes)
+        return text([*table(CODE.grid(codes.codes)), *more])
+    return "\n".join([*(text(_lines(code)) for code in codes), *([text(more)] if more else [])])
 
 
 def _lines(code: Explanation) -> Iterator[str]:

@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, List, Sequence, Tuple
+from typing import TYPE_CHECKING, List, Sequence, Tuple
 
 from ..views import View
 from ..views.diff import CACHE, FINDING, PAGE, STACK
-from .lines import table, text
+from .lines import left, table, text
 
 if TYPE_CHECKING:
     from ...diff import Difference
@@ -18,13 +18,16 @@ _MOST_STACKS = 20
 def diff(difference: Difference) -> str:
     """Present what changed; what did not is left out."""
     lines: List[str] = []
-    parts: Sequence[Tuple[View, Sequence[Any]]] = (
-        (FINDING, difference.findings),
-        (CACHE, difference.caches),
-        (STACK, (difference.stacks or [])[:_MOST_STACKS]),
-        (PAGE, difference.pages or []),
+    parts: Sequence[Tuple[View, str, str]] = (
+        (FINDING, "findings", "finding"),
+        (CACHE, "caches", "cache"),
+        (STACK, "stacks", "call trace"),
+        (PAGE, "pages", "page type"),
     )
-    for view, records in parts:
-        if records:
-            lines += [*table(view.grid(records)), ""]
+    for view, name, noun in parts:
+        records = getattr(difference, name) or []
+        told = records[:_MOST_STACKS] if name == "stacks" and not difference.left_out else records
+        found = len(records) + difference.left_out.get(name, 0)
+        part = [*(table(view.grid(told)) if told else []), *left(found, len(told), noun)]
+        lines += [*part, ""] if part else []
     return text(lines[:-1] if lines else ["nothing changed"])

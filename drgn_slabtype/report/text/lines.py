@@ -28,6 +28,11 @@ def unavailable(answer: Any) -> List[str]:
     return [f"unavailable: {what}" for what in answer.unavailable]
 
 
+def left(found: int, told: int, noun: str) -> List[str]:
+    """Return a line that says how many more there are than are told, if there are."""
+    return [f"{found - told} more {noun}{'s' * (found - told > 1)}"] if found > told else []
+
+
 def heading(column: Column) -> str:
     """Return the heading of a column: in capitals, unless it is a name."""
     return column.heading if column.proper else column.heading.upper()

@@ -170,7 +170,7 @@ REFERENCE = View(
     Column("points to", "value"),
     Column("in", "kind"),
     Column("what", "meaning"),
-    Column("state"),
-    Column("member", "member frame", lambda ref: ref.member or ref.frame),
+    Column("state", less=2),
+    Column("member", "member frame", lambda ref: ref.member or ref.frame, less=1),
     quiet="cache object offset",
 )
