@@ -205,6 +205,10 @@ def _add(
     for group in groups.values():
         trace = group.trace or tuple(traces.get(group.handle, ()))
         group.trace = tuple(takewhile(bool, trace))
+        if not group.caller and not group.trace:
+            # KASAN's, overwritten: a handle that leads nowhere.
+            answer.untracked += group.count
+            continue
         same = merged.setdefault((group.caller, *group.trace), group)
         if same is not group:
             same.add(group)

@@ -20,23 +20,29 @@ from .gdbstub import entered
 from .process import run_python
 from .qemu import Machine
 
-__all__ = ("FILE", "ask")
+__all__ = ("EVERYTHING", "FILE", "ask", "said")
 
 FILE = "dump_page.json"
 """Name of the file with what was printed, in the oracle's folder."""
 
 _PREFIX = re.compile(r"^\[ *\d+\.\d+\](?:\[ *[TC]\d+\])? ", re.MULTILINE)
-_EVERYTHING = struct.pack("<i", 8)  # as console_loglevel: whatever the level
+EVERYTHING = struct.pack("<i", 8)
+"""As ``console_loglevel``: whatever the level of a line."""
 
 
-def _said(console: Path, start: int) -> List[str]:
+def said(console: Path, start: int, first: str) -> List[str]:
+    """
+    Return what a guest has printed.
+
+    :param start: Bytes of the console's file before it.
+    :param first: What it begins with: what had not been printed yet comes before.
+    """
     with console.open("rb") as stream:
         stream.seek(start)
         text = stream.read().decode("utf-8", "replace").replace("\r", "")
     lines = [_PREFIX.sub("", line).rstrip() for line in text.splitlines()]
-    # What was said before and had not been printed yet comes first.
-    first = next((at for at, line in enumerate(lines) if line.startswith("page:")), len(lines))
-    return lines[first:]
+    begins = (at for at, line in enumerate(lines) if line.startswith(first))
+    return lines[next(begins, len(lines)) :]
 
 
 def ask(machine: Machine, folder: Path) -> List[Dict[str, object]]:
@@ -53,14 +59,14 @@ def ask(machine: Machine, folder: Path) -> List[Dict[str, object]]:
     words: List[Dict[str, object]] = []
     with entered(machine.gdb_path, chosen["entry"]) as caller:
         loglevel = caller.stub.read(chosen["loglevel"], 4)
-        caller.stub.write(chosen["loglevel"], _EVERYTHING)
+        caller.stub.write(chosen["loglevel"], EVERYTHING)
         # Since Linux 6.12 a thread may do the printing, but not in an emergency.
         if chosen["before"]:
             caller.call(chosen["before"], 0)
         for page in chosen["pages"]:
             start = machine.console.stat().st_size
             caller.call(chosen["function"], page["page"])
-            lines = _said(machine.console, start)
+            lines = said(machine.console, start, "page:")
             if not lines:
                 raise GuestError(f"dump_page() printed nothing about PFN {page['pfn']:#x}")
             words.append({"pfn": page["pfn"], "what": page["what"], "lines": lines})

@@ -16,7 +16,19 @@ from typing import List, Optional, Sequence
 
 from tabulate import tabulate
 
-from . import breakage, build, cache, crash, dumps, library, matrix, recipes, report, trials
+from . import (
+    breakage,
+    build,
+    cache,
+    crash,
+    dumps,
+    kasanreports,
+    library,
+    matrix,
+    recipes,
+    report,
+    trials,
+)
 from .architectures import ARCHITECTURES, HERE
 from .boot import running
 from .breakage import break_kernel, break_some
@@ -110,6 +122,20 @@ def _pages(arguments: argparse.Namespace) -> int:
     for line in wrong:
         print(line)
     return 0 if pages and not wrong else 1
+
+
+def _reports(arguments: argparse.Namespace) -> int:
+    kernel = KERNELS[arguments.kernel]
+    files = library.get(kernel, Archive())
+    install(ARCHITECTURES[HERE].packages, log=cache.log_file("packages"))
+    found = kasanreports.reported(files, fitted(GUESTS[arguments.guest], kernel))
+    print(
+        f"{kernel.name}/{arguments.guest}: {found['objects']} objects and {found['events']} events"
+        f" compared, {len(found['differ'])} differ"
+    )
+    for line in found["differ"]:
+        print(line)
+    return 0 if found["events"] and not found["differ"] else 1
 
 
 def _break(arguments: argparse.Namespace) -> int:
@@ -294,6 +320,11 @@ def _parser() -> argparse.ArgumentParser:
     one = commands.add_parser("pages", help="compare single pages with what dump_page() prints")
     _add_guest_arguments(one)
     one.set_defaults(run=_pages)
+
+    one = commands.add_parser("reports", help="compare objects with what KASAN reports of them")
+    one.add_argument("kernel", metavar="KERNEL")
+    one.add_argument("--guest", default="busy", help="how to boot it (default: busy)")
+    one.set_defaults(run=_reports)
 
     one = commands.add_parser("matrix", help="check every kernel with every guest")
     which = one.add_mutually_exclusive_group()

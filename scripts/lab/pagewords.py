@@ -31,11 +31,11 @@ from drgn_slabtype.pages.survey import Survey, survey
 from drgn_slabtype.target import TargetOptions, open_target
 from lab.askpages import FILE
 
-__all__ = ("Comparison", "Words", "choose", "compare", "load", "open_dump")
+__all__ = ("ENTRY", "Comparison", "Words", "choose", "compare", "load", "open_dump", "optional")
 
 # Where the guest is stopped for it: a function that every CPU enters soon, with
 # no lock held that printing needs.
-_ENTRY = "sysvec_apic_timer_interrupt"
+ENTRY = "sysvec_apic_timer_interrupt"
 _UNHASHED = "(____ptrval____)"  # a guest without randomness cannot even hash
 _POINTER = re.compile(rf"\b(page|head|mapping):([0-9a-f]{{16}}\b|{re.escape(_UNHASHED)})")
 # Other pages that the guest may touch after it was dumped, until it is asked.
@@ -94,10 +94,10 @@ def choose(prog: Program) -> Dict[str, Any]:
             pages.append(record)
     return {
         "pages": pages,
-        "entry": prog.symbol(_ENTRY).address,
+        "entry": prog.symbol(ENTRY).address,
         "function": prog.symbol("dump_page").address,
-        "before": _optional(prog, "nbcon_cpu_emergency_enter"),
-        "after": _optional(prog, "nbcon_cpu_emergency_exit"),
+        "before": optional(prog, "nbcon_cpu_emergency_enter"),
+        "after": optional(prog, "nbcon_cpu_emergency_exit"),
         "loglevel": prog.symbol("console_printk").address,
     }
 
@@ -111,7 +111,8 @@ def _contiguous_areas(prog: Program, found: Survey) -> Set[int]:
     return {block for block in blocks if cma == migrate_type(machine(prog), block << order)}
 
 
-def _optional(prog: Program, name: str) -> int:
+def optional(prog: Program, name: str) -> int:
+    """Return the address of a function; 0 if the kernel has none of the name."""
     try:
         return prog.symbol(name).address
     except LookupError:
