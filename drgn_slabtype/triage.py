@@ -102,7 +102,12 @@ TRIAGE = (
         "check all dumps and captures below some paths, and group them by what is wrong",
         _fleet,
         options=(
-            option("paths", nargs="+", metavar="PATH", help="a folder, a dump or a capture"),
+            option(
+                "paths",
+                nargs="+",
+                metavar="PATH",
+                help="a folder, a dump, a capture, or a report of check in JSON",
+            ),
             option(
                 "-o",
                 dest="folder",

@@ -28,6 +28,7 @@ from ..capture import is_capture
 from ..errors import TargetError
 from ..files.elf import ET_CORE, ET_REL, ElfFile
 from ..files.kdump import is_kdump
+from .saved import dumps_of, is_report
 
 STORE = "fleet.sqlite"
 """Name of the file that marks the folder of a run, which holds no dumps of its own."""
@@ -57,7 +58,7 @@ class Search(NamedTuple):
 
 def find_dumps(paths: Sequence[str], progress: Optional[Callable[[int], None]] = None) -> Search:
     """
-    Return all dumps and captures below some paths, each once.
+    Return all dumps, captures and saved reports below some paths, each dump once.
 
     Links to folders are not followed, links to files are. A file that is named
     itself is taken whatever it is.
@@ -77,8 +78,17 @@ def find_dumps(paths: Sequence[str], progress: Optional[Callable[[int], None]] =
                 search.dumps.append(found)
                 if progress:
                     progress(len(search.dumps))
-    search.dumps.sort()
+    dumps = {dump.path for dump in search.dumps}
+    # A report beside its dump is no other dump.
+    search.dumps[:] = sorted(dump for dump in search.dumps if not _is_of_one(dump.path, dumps))
     return search
+
+
+def _is_of_one(path: str, dumps: Set[str]) -> bool:
+    try:
+        return is_report(path) and not dumps.isdisjoint(set(dumps_of(path)) - {path})
+    except OSError:
+        return False
 
 
 def _files(folder: str, unread: List[Tuple[str, str]]) -> Iterator[str]:
@@ -125,7 +135,7 @@ def _is_dump(path: str, called: bool) -> bool:
             return True
         if start[:4] == b"\x7fELF":
             return _is_kernel_core(file)
-    if is_capture(path):
+    if is_capture(path) or is_report(path):
         return True
     # A log of the same name is beside most dumps.
     return called and not (start and set(start) <= _TEXT)

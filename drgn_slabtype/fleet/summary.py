@@ -20,6 +20,7 @@ from ..findings import Outcome
 from ..shapes import HIDDEN, Bytes, shown
 from ..signature import Signature, digest
 from .known import Cause, as_toml
+from .saved import KIND
 from .store import Row, Store
 
 _ADDRESSES = ("allocated", "freed", "before")
@@ -250,12 +251,18 @@ def _group(id: str, rows: Sequence[Row], causes: Sequence[Cause]) -> Group:
         causes=tuple(Named(cause.name, cause.text) for cause in known),
         example=best.path,
         capture=best.capture,
-        command=f"drgn-slabtype check -c {shlex.quote(shown_from)}",
+        command=_command(best, shown_from),
         message=str(root.get("message", "")),
         details=tuple(map(str, root.get("details", ()))),
         paths=tuple(row.path for row in rows),
         toml="\n\n".join(map(as_toml, signatures)),
     )
+
+
+def _command(row: Row, path: str) -> str:
+    # A report is all that there is of its dump.
+    how = "less" if row.kind == KIND else "drgn-slabtype check -c"
+    return f"{how} {shlex.quote(path)}"
 
 
 def _clutter(row: Row) -> Tuple[object, ...]:

@@ -30,6 +30,7 @@ from ..machine import machine
 from ..report.members import document
 from ..signature import Signature
 from ..target import TargetOptions, describe, open_target, shortfall
+from .saved import is_report, read_report
 
 _KEPT = 20  # signatures of one dump, and roots that are told in words
 _CRASH_TIME = re.compile(rb"^CRASHTIME=(\d+)$", re.MULTILINE)
@@ -132,6 +133,11 @@ def judge(job: Job) -> Verdict:
 
 
 def _judge(job: Job, verdict: Verdict, started: float) -> None:
+    if is_report(job.path):
+        for name, told in read_report(job.path).items():
+            setattr(verdict, name, told)
+        del verdict.roots[_KEPT:], verdict.signatures[_KEPT:]
+        return
     prog = open_target(
         TargetOptions(
             core=job.path,
