@@ -381,6 +381,8 @@ def _judge_some(
     readings: List[Reading] = []
     for scope in scopes:
         reading = Reading(machine, scope, progress)
+        if reading.lost:
+            return None
         for number in np.flatnonzero(reading.allocator.caches.chosen).tolist():
             ledger, one = _judge_cache(reading, number)
             if reading.doubts(ledger, one.findings):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import traceback
 from dataclasses import replace
 from pathlib import Path
-from typing import List, NamedTuple, Optional, Sequence, Tuple, Type
+from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Type
 
 import numpy as np
 from drgn import FaultError
@@ -41,6 +41,8 @@ _EXPLAINED_BY_HOLES = frozenset(
     }
 )
 
+
+_MOST_SPOILERS = 8  # caches that cost no more than themselves
 
 CAUGHT: Tuple[Type[Exception], ...] = (Exception,)
 """
@@ -86,30 +88,78 @@ class Reading:
         self.scope = scope
         self.scan: Optional[PageScan] = None
         """The pass over the memory map, where there was one."""
+        self.lost: Dict[int, Finding] = {}
+        """
+        What is said of caches without which the others could be read, by position in
+        ``allocator.caches``.
+        """
         self.index: SlabIndex
         if after is not None:
-            caches = after.allocator.caches
+            before, caches = after, after.allocator.caches
             if scope.caches is not None:
                 caches = _choose(caches, scope.caches)
             caches = caches.again(machine.memory)
             owner = after.allocator.ownership.cache
-            self.index = after.index.again(np.flatnonzero((owner >= 0) & caches.chosen[owner]))
-            self._open(caches, after)
+            rows = np.flatnonzero((owner >= 0) & caches.chosen[owner])
+            self._open(lambda: before.index.again(rows), caches, after)
             return
-        told: List[int] = []
         if scope.slab is not None:
             self.index = slabs_at(machine, np.array([scope.slab], np.uint64))
-        else:
-            self.scan = scan(machine, progress)
-            self.index = SlabIndex(machine, self.scan.heads, mapped=True)
-            told = np.unique(self.index["slab_cache"]).tolist()
-        caches = read_caches(machine, told) if told else machine.settled(read_caches)
-        wanted = scope.caches
-        if scope.slab is not None:
             wanted = tuple(self.index["slab_cache"].tolist())
-        self._open(caches if wanted is None else _choose(caches, wanted))
+            self._discover(_choose(machine.settled(read_caches), wanted), None)
+            return
+        self.scan = scan(machine, progress)
+        heads = self.scan.heads
+        self.index = SlabIndex(machine, heads, mapped=True)
+        told = np.unique(self.index["slab_cache"]).tolist()
+        caches = read_caches(machine, told) if told else machine.settled(read_caches)
+        if scope.caches is not None:
+            caches = _choose(caches, scope.caches)
+        self._open(lambda: SlabIndex(machine, heads, mapped=True), caches)
 
-    def _open(self, caches: Caches, after: Optional[Reading] = None) -> None:
+    def _open(
+        self, index: Callable[[], SlabIndex], caches: Caches, after: Optional[Reading] = None
+    ) -> None:
+        # What goes wrong with all caches at once is tried with fewer, until it is known
+        # which of them it comes from.
+        self.index = index()
+        wrong = self._try(caches, after)
+        if wrong is None:
+            return
+
+        def spoilers(numbers: List[int]) -> Dict[int, Exception]:
+            self.index = index()
+            found = self._try(caches.choose(numbers), after)
+            if found is None:
+                return {}
+            if len(numbers) < 2:
+                return dict.fromkeys(numbers or [-1], found)
+            half = len(numbers) // 2
+            some = {**spoilers(numbers[:half]), **spoilers(numbers[half:])}
+            if len(some) > _MOST_SPOILERS:
+                raise wrong
+            return some
+
+        if spoilers([]):
+            raise wrong
+        chosen = np.flatnonzero(caches.chosen).tolist()
+        errors = spoilers(chosen)
+        for number, error in errors.items():
+            name = caches.names[number]
+            self.lost[number] = replace(not_read(name, error), cache=name)
+        self.index = index()
+        self._discover(caches.choose([one for one in chosen if one not in errors]), after)
+
+    def _try(self, caches: Caches, after: Optional[Reading]) -> Optional[Exception]:
+        try:
+            self._discover(caches, after)
+        except (OSError, SlabTypeError):  # of the target as a whole
+            raise
+        except CAUGHT as error:
+            return error
+        return None
+
+    def _discover(self, caches: Caches, after: Optional[Reading]) -> None:
         self.allocator = open_allocator(self.machine, caches)
         if after is not None:
             self.allocator.believe(after.allocator)
@@ -123,15 +173,20 @@ class Reading:
 
         :param number: Position in ``self.allocator.caches``.
         """
+        if number in self.lost:
+            return self._nothing(number), [self.lost[number]]
         try:
             return self._judge(number)
         except (OSError, SlabTypeError):  # of the target as a whole
             raise
         except CAUGHT as error:
-            caches = self.allocator.caches
-            name, address = caches.names[number], int(caches.addresses[number])
-            lost = [replace(not_read(name, error), cache=name)]
-            return Ledger(Facts(name, address, 0, 1, 0), (), Slabs.empty()), lost
+            name = self.allocator.caches.names[number]
+            return self._nothing(number), [replace(not_read(name, error), cache=name)]
+
+    def _nothing(self, number: int) -> Ledger:
+        caches = self.allocator.caches
+        name, address = caches.names[number], int(caches.addresses[number])
+        return Ledger(Facts(name, address, 0, 1, 0), (), Slabs.empty())
 
     def _judge(self, number: int) -> Tuple[Ledger, List[Finding]]:
         caches = self.allocator.caches
@@ -142,7 +197,7 @@ class Reading:
                 f"{name}: struct kmem_cache at 0x{address:x} is not in the target",
                 name,
             )
-            return Ledger(Facts(name, address, 0, 1, 0), (), Slabs.empty()), [lost]
+            return self._nothing(number), [lost]
         ledger = self.allocator.collect(number, self.index)
         findings = judge(ledger, self.machine.layout.encoding)
         lost_parts = self.allocator.unreadable(number)

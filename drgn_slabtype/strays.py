@@ -9,8 +9,9 @@ words that no page can have, lists that all caches share, and free memory.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
-from typing import Callable, Iterable, Iterator, List, Mapping, Optional
+from typing import Callable, Dict, Iterable, Iterator, List, Mapping, Optional
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,7 @@ from . import reading as of_reading
 from .allocators.caches import Caches
 from .allocators.guarded import judge_pool
 from .allocators.tables import judge_tables
-from .codes import ADDRESS
+from .codes import ADDRESS, Measure
 from .errors import SlabTypeError
 from .findings import Finding
 from .index import KnownBy, SlabIndex
@@ -29,6 +30,9 @@ from .pagecheck import Owners, judge_memory
 from .pages.scan import PageScan
 from .reading import Reading
 from .rules.geometry import as_finding
+
+_PAGES = Measure("count", "pages")
+_MOST_PAGES = 1000  # that are told one by one, of those that a rule is broken by
 
 
 def judge_machine(reading: Reading) -> List[Finding]:
@@ -61,7 +65,7 @@ def _marks(reading: Reading, found: List[Finding]) -> List[Finding]:
     place = reading.machine.structure("struct kmem_cache").offset("list")
     root = next((one.id for one in found if one.code == "cache-list"), None)
     cache = None if lost is None or not lost.readable else lost.found - place
-    return _numbered(_judge_marks(reading, cache, root), found)
+    return _bounded(_judge_marks(reading, cache, root), found)
 
 
 def _elsewhere(reading: Reading, found: List[Finding]) -> List[Finding]:
@@ -83,18 +87,17 @@ def _words(reading: Reading, found: List[Finding]) -> List[Finding]:
     assert scan is not None
     known = {finding.slab for finding in found} | set(reading.index.pages.tolist())
     conflicts = _judge_words(reading.machine, reading.index, scan)
-    judged = [one for one in conflicts if one.page not in known]
+    judged = _bounded((one for one in conflicts if one.page not in known), found)
     if scan.unreadable:
-        judged.append(
-            Finding(
-                "unreadable",
-                f"{scan.unreadable} of {scan.pages} struct pages are not in the target; what "
-                "slabs they head is not known",
-                expected=scan.pages,
-                found=scan.pages - scan.unreadable,
-            )
+        lost = Finding(
+            "unreadable",
+            f"{scan.unreadable} of {scan.pages} struct pages are not in the target; what "
+            "slabs they head is not known",
+            expected=scan.pages,
+            found=scan.pages - scan.unreadable,
         )
-    return _numbered(judged, found)
+        judged += _numbered([lost], [*found, *judged])
+    return judged
 
 
 def _memory(reading: Reading, found: List[Finding]) -> List[Finding]:
@@ -116,6 +119,26 @@ _JUDGED: Mapping[str, Callable[[Reading, List[Finding]], List[Finding]]] = {
     "page types": _words,
     "free memory": _memory,
 }
+
+
+def _bounded(findings: Iterable[Finding], after: List[Finding]) -> List[Finding]:
+    # Of struct pages that are wrong as a region, some are shown, and how many more there are.
+    found: List[Finding] = []
+    first: Dict[str, Finding] = {}
+    times: Counter[str] = Counter()
+    for one in findings:
+        times[one.code] += 1
+        if times[one.code] <= _MOST_PAGES:
+            found.append(replace(one, id=len(after) + len(found) + 1))
+            first.setdefault(one.code, found[-1])
+    for code, count in times.items():
+        if count > _MOST_PAGES:
+            of, more = first[code], count - _MOST_PAGES
+            what = f"{more} more pages are as page 0x{of.slab or of.page or 0:x}"
+            rest = Finding(code, what, found=more, measure=_PAGES)
+            rest = replace(rest, because=of.id if of.because is None else of.because)
+            found.append(replace(rest, id=len(after) + len(found) + 1))
+    return found
 
 
 def _numbered(findings: Iterable[Finding], after: List[Finding]) -> List[Finding]:

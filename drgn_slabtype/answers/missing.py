@@ -24,6 +24,7 @@ def missing_of_machine(reading: Reading) -> Iterator[str]:
 
     :param reading: Of the whole machine.
     """
+    yield from (one.message for one in reading.lost.values())
     lost, scan = reading.allocator.caches.lost, reading.scan
     if lost is not None:
         where = "" if lost.readable else ", which is not in the target"

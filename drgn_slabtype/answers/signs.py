@@ -70,7 +70,7 @@ def _signature(lookup: Lookup, finding: Finding, closely: bool) -> Signature:
         difference=_difference(finding),
         allocator=machine.layout.allocator,
         layout=machine.layout.encoding.name,
-        version=_version(machine),
+        version=machine.fact(_version),
     )
     if not closely:
         return known

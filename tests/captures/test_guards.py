@@ -3,14 +3,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from drgn_slabtype import reading, strays
+from drgn_slabtype.allocators.slab import allocator as slab
+from drgn_slabtype.allocators.slub import allocator as slub
 from drgn_slabtype.allocators.slub.allocator import SlubAllocator
 from drgn_slabtype.answers import diagnose
+from drgn_slabtype.answers.caches import caches
 from drgn_slabtype.capture import open_capture
 from drgn_slabtype.check import check
 from drgn_slabtype.findings import Outcome
@@ -61,6 +65,59 @@ def test_a_machine_is_lost_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert lost.code == "not-read"
     assert lost.message.startswith("the machine: could not be read: ZeroDivisionError: nothing")
     assert (report.exit_status, report.findings) == (3, [])
+
+
+@pytest.mark.parametrize("capture", ["debian-7-plain", "debian-6.1-plain", "slab-6.1-rfc3-plain"])
+def test_a_cache_that_spoils_what_is_read_of_all(
+    monkeypatch: pytest.MonkeyPatch, capture: str
+) -> None:
+    path = str(Path(_CAPTURE).parents[1] / capture / "capture.xz")
+    whole = check(open_capture(path))
+    for of in (slab, slub):
+        monkeypatch.setattr(of, "read_nodes", partial(_spoiled, of.read_nodes, {"dentry", "filp"}))
+    with pytest.raises(IndexError):
+        check(open_capture(path))
+    monkeypatch.setattr(reading, "CAUGHT", (Exception,))
+    report = check(open_capture(path))
+    assert [(one.code, one.cache) for one in report.unavailable] == [
+        ("not-read", one.name) for one in whole.caches if one.name in ("dentry", "filp")
+    ]
+    assert (report.exit_status, report.findings) == (3, [])
+    for before, after in zip(whole.caches, report.caches):
+        if after.outcome is not Outcome.UNAVAILABLE:
+            assert before == after
+    assert sum(one.outcome is Outcome.UNAVAILABLE for one in report.caches) == 2
+    told = caches(open_capture(path), "kmalloc-64", "dentry")
+    assert "dentry: could not be read: IndexError" in "".join(told.unavailable)
+
+
+def _spoiled(read: Any, names: Any, machine: Any, caches: Any, *others: Any) -> Any:
+    for number in caches.chosen.nonzero()[0].tolist():
+        if caches.names[number] in names:
+            raise IndexError("nothing")
+    return read(machine, caches, *others)
+
+
+def test_too_many_caches_that_spoil_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = {one.name for one in check(open_capture(_CAPTURE)).caches[:20]}
+    monkeypatch.setattr(slub, "read_nodes", partial(_spoiled, slub.read_nodes, names))
+    monkeypatch.setattr(reading, "CAUGHT", (Exception,))
+    report = check(open_capture(_CAPTURE))
+    (lost,) = report.unavailable
+    assert lost.message.startswith("the machine: could not be read: IndexError: nothing")
+    assert (report.exit_status, report.findings) == (3, [])
+
+
+def test_not_every_page_of_a_region_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    prog = open_capture(_CAPTURE)
+    monkeypatch.setattr(strays, "_MOST_PAGES", 3)
+    first = int(prog["vmemmap"]) + 64 * 0x4000
+    overlay(prog, [Write(first + 64 * at + 48, b"\xff\x0f\x00\xc0") for at in range(5)])
+    found = [one for one in check(prog).findings if one.code == "type-conflict"]
+    assert [one.page for one in found[:3]] == [first, first + 64, first + 128]
+    assert len(found) == 4
+    assert "2 more pages" in found[3].message
+    assert (found[3].found, found[3].because) == (2, found[0].id)
 
 
 def test_nothing_is_hidden_from_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
