@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Tuple
 
 import numpy as np
@@ -21,12 +22,13 @@ from ..rules.alike import (
     judge_slab_caches,
     judge_slab_nodes,
     judge_slub_caches,
+    judge_slub_nodes,
     usual,
 )
 from ..rules.names import judge_names
 from .caches import Caches, names_in_sysfs, read_caches
 from .members import at_member
-from .nodes import node_pointers, read_nodes
+from .nodes import Nodes, node_pointers, per_node_offset, read_nodes
 from .whereabouts import find_slab
 
 _MEMBERS = """
@@ -59,6 +61,9 @@ _MACROS = {
 _KNOWN = 0xFFFFFD00  # by the macros
 _KMALLOC = ("kmalloc-", "dma-kmalloc-")
 
+# What a cache has of each node.
+_OF_NODE = re.compile(r"(node|barn)\[([0-9]+)\]")
+
 Suspects = Dict[int, List[Suspect]]
 """What is wrong with caches, by ``struct kmem_cache *``."""
 
@@ -81,10 +86,9 @@ def judge_by_others(machine: Machine) -> Suspects:
     if rows.structure.has("kobj.entry.next"):
         found += judge_ring(_ring(machine, rows, listed), "kobj.entry")
         found += _judge_names(machine, caches, listed)
-    wrong = _by_cache(found, rows, listed, caches.addresses)
-    if rows.structure.has("colour"):
-        for at, some in _judge_nodes(machine, caches).items():
-            wrong.setdefault(at, []).extend(some)
+    wrong = _by_cache(machine, found, rows, listed, caches)
+    for at, some in _judge_nodes(machine, caches).items():
+        wrong.setdefault(at, []).extend(some)
     return wrong
 
 
@@ -97,14 +101,21 @@ def _judge_names(machine: Machine, caches: Caches, listed: I64) -> Iterator[Odd]
 
 def _judge_nodes(machine: Machine, caches: Caches) -> Suspects:
     nodes = read_nodes(machine, caches, every=True)
-    there = np.flatnonzero(nodes.rows.ok & caches.listed[nodes.cache])
+    # What two caches or nodes lead to is judged once.
+    first = np.zeros(len(nodes.rows), np.bool_)
+    first[np.unique(nodes.rows.addresses, return_index=True)[1]] = True
+    there = np.flatnonzero(nodes.rows.ok & caches.listed[nodes.cache] & first)
     owner = nodes.cache[there]
     node = {
         name: nodes.rows[name][there]
-        for name in ("colour_next", "free_touched", "next_reap", "shared")
+        for name in ("colour_next", "free_touched", "next_reap", "barn")
+        if nodes.rows.structure.has(name)
     }
-    found = judge_slab_nodes(node, caches.rows["colour"][owner], _jiffies(machine))
-    return _by_cache(found, nodes.rows, there, caches.addresses[nodes.cache], nodes.nid)
+    if caches.rows.structure.has("colour"):
+        found = judge_slab_nodes(node, caches.rows["colour"][owner], _jiffies(machine))
+    else:
+        found = judge_slub_nodes(node)
+    return _by_cache(machine, found, nodes.rows, there, caches, nodes)
 
 
 def _columns(machine: Machine, rows: Rows, listed: I64) -> Dict[str, U64]:
@@ -218,16 +229,32 @@ def _jiffies(machine: Machine) -> Optional[int]:
 
 
 def _by_cache(
-    found: Iterable[Odd], rows: Rows, which: I64, owner: U64, nid: Optional[I64] = None
+    machine: Machine,
+    found: Iterable[Odd],
+    rows: Rows,
+    which: I64,
+    caches: Caches,
+    nodes: Optional[Nodes] = None,
 ) -> Suspects:
-    # Rows of the structures that the members are of, and whose and where each of them is.
+    # Rows of the structures that the members are of, and whose each of them is.
     by_cache: Suspects = {}
+
+    def whose(row: int) -> Tuple[int, Optional[int]]:
+        at = int(which[row])
+        return (at, None) if nodes is None else (int(nodes.cache[at]), int(nodes.nid[at]))
+
     for one in found:
-        code = "cache-wrong" if nid is None else "container-state"
+        cache, nid = whose(one.row)
+        what = one.what
+        if one.beside is not None:
+            beside, member = one.beside
+            other, node = whose(beside)
+            on = "" if node is None else f" of node {node}"
+            what += f", where {member}{on} of {caches.names[other]} leads as well"
         suspect = Suspect(
-            code,
-            one.what,
-            node=None if nid is None else int(nid[which[one.row]]),
+            "cache-wrong" if nid is None else "container-state",
+            what,
+            node=nid,
             place=None if nid is None else "node",
             expected=one.expected,
             found=one.found,
@@ -235,5 +262,9 @@ def _by_cache(
             measure=ADDRESS if one.bits and one.found >> 47 else WORD if one.bits else None,
         )
         (suspect,) = at_member(rows, int(which[one.row]), [suspect])
-        by_cache.setdefault(int(owner[which[one.row]]), []).append(suspect)
+        of_node = None if nodes is not None else _OF_NODE.fullmatch(one.member or "")
+        if of_node:
+            offset = per_node_offset(machine, of_node[1], int(of_node[2]))
+            suspect = suspect._replace(word=int(caches.addresses[cache]) + offset)
+        by_cache.setdefault(int(caches.addresses[cache]), []).append(suspect)
     return by_cache

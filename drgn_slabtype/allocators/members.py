@@ -13,10 +13,12 @@ def at_member(rows: Rows, row: int, suspects: Iterable[Suspect]) -> Iterator[Sus
     """
     Yield what is wrong with one structure, with the address of the member that each names.
 
+    Where the word is known already, it is that of another structure.
+
     :param rows: Structures of that kind.
     """
     for one in suspects:
-        if one.member is None or not rows.structure.has(one.member):
+        if one.member is None or one.word is not None or not rows.structure.has(one.member):
             yield one
         else:
             at = int(rows.addresses[row]) + rows.structure.offset(one.member)

@@ -61,7 +61,7 @@ class Nodes(NamedTuple):
         lost = np.flatnonzero((self.cache == cache) & ~self.rows.ok & ~self.wild)
         return [f"struct kmem_cache_node of node {self.nid[row]}" for row in lost.tolist()]
 
-    def enter_lost(self, cache: int, ledger: Ledger) -> None:
+    def enter_lost(self, machine: Machine, cache: int, ledger: Ledger) -> None:
         """Enter the nodes of one cache that nothing could be read of into its ledger."""
         for row in np.flatnonzero((self.cache == cache) & ~self.rows.ok).tolist():
             # What is on its lists is not known to be on none.
@@ -69,7 +69,8 @@ class Nodes(NamedTuple):
             ledger.slabs.transit[ledger.slabs.nid == self.nid[row]] = False
             at, nid = int(self.rows.addresses[row]), int(self.nid[row])
             if self.wild[row]:
-                ledger.suspects.append(wild_pointer("node structure", at, node=nid))
+                word = ledger.facts.address + per_node_offset(machine, "node", nid)
+                ledger.suspects.append(wild_pointer("node structure", at, node=nid, word=word))
 
     def enter_locks(self, cache: int, ledger: Ledger) -> None:
         """Enter what is to be said of the ``list_lock`` of one cache's nodes into its ledger."""
@@ -178,6 +179,21 @@ class Nodes(NamedTuple):
         return found
 
 
+def per_node_offset(machine: Machine, member: str, nid: int) -> int:
+    """
+    Return where a ``struct kmem_cache`` has its pointer of a node, in bytes.
+
+    :param member: ``node`` or ``barn``.
+    """
+    layout = machine.structure("struct kmem_cache")
+    # Since Linux kernel commit 5ba6bc27b1f9 (in v7.1), per_node[] holds a pair
+    # of pointers (barn, node) in place of node[].
+    if layout.has("per_node"):
+        pair = machine.structure("struct kmem_cache_per_node_ptrs")
+        return layout.offset("per_node") + pair.offset(member) + nid * pair.size
+    return layout.offset(member) + nid * machine.memory.word_size
+
+
 def node_pointers(
     machine: Machine, caches: Caches, member: str, every: bool = False
 ) -> Tuple[I64, I64, U64]:
@@ -188,16 +204,8 @@ def node_pointers(
     :param every: Of all caches, not only of those that are chosen.
     :return: Position of the cache, node, and pointer.
     """
-    layout = machine.structure("struct kmem_cache")
     word = machine.memory.word
-    # Since Linux kernel commit 5ba6bc27b1f9 (in v7.1), per_node[] holds a pair
-    # of pointers (barn, node) in place of node[].
-    if layout.has("per_node"):
-        pair = machine.structure("struct kmem_cache_per_node_ptrs")
-        first, step = layout.offset("per_node") + pair.offset(member), pair.size
-    else:
-        first, step = layout.offset(member), word.itemsize
-    starts = [first + nid * step for nid in range(machine.node_ids)]
+    starts = [per_node_offset(machine, member, nid) for nid in range(machine.node_ids)]
     columns = [
         np.ascontiguousarray(caches.rows.raw[:, start : start + word.itemsize]).view(word)[:, 0]
         for start in starts

@@ -27,12 +27,14 @@ def wild_pointer(
     node: Optional[int] = None,
     cpu: Optional[int] = None,
     place: Optional[str] = None,
+    word: Optional[int] = None,
 ) -> Suspect:
     """
     Return the finding that a node or CPU has lost one of its structures.
 
     :param what: The structure.
     :param place: What is in it.
+    :param word: Where the pointer stands.
     """
     message = f"pointer to the {what} leads to 0x{pointer:x}"
     return Suspect(
@@ -42,5 +44,34 @@ def wild_pointer(
         cpu=cpu,
         place=place,
         found=pointer,
+        word=word,
         measure=ADDRESS,
     )
+
+
+def repeated(pointers: U64, holders: U64) -> Bools:
+    """
+    Return which pointers lead where one before them leads; NULL leads nowhere.
+
+    :param holders: Where each stands: one that is met twice is one pointer.
+    """
+    return (pointers != 0) & _again(pointers) & ~_again(holders)
+
+
+def _again(numbers: U64) -> Bools:
+    found = np.ones(len(numbers), np.bool_)
+    found[np.unique(numbers, return_index=True)[1]] = False
+    return found
+
+
+def shared_pointer(
+    what: str,
+    pointer: int,
+    node: Optional[int] = None,
+    cpu: Optional[int] = None,
+    place: Optional[str] = None,
+    word: Optional[int] = None,
+) -> Suspect:
+    """Return the finding that a structure is another's, too; as :func:`wild_pointer`."""
+    one = wild_pointer(what, pointer, node, cpu, place, word)
+    return one._replace(message=f"{one.message}, which is another's as well")

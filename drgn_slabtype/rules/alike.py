@@ -17,7 +17,9 @@ import numpy as np
 from ..ledger import I64, U64, Bools
 
 _FEWEST = 8  # caches that can tell what is usual
-_OWN_POINTERS = ("cpu_cache", "cpu_slab", "cpu_sheaves", "random_seq", "kobj.name", "kobj.sd")
+# Pointers to what one cache has alone, and of that what one node or CPU has.
+_OWN_POINTERS = ("random_seq", "kobj.name", "kobj.sd", "cpu_", "node[", "barn[")
+_NO_POINTERS = ("cpu_partial", "cpu_partial_slabs")
 _MOST_REFERENCES = 1 << 16  # aliases of a cache
 _MOST_SLABS = 1 << 31  # that a node would keep by min_partial
 
@@ -33,6 +35,8 @@ class Odd(NamedTuple):
     """Its name, as the kernel spells it."""
     bits: bool = False
     """Whether it is bits or an address, and no number."""
+    beside: Optional[Tuple[int, str]] = None
+    """Row and member that lead where this leads."""
 
 
 class Flags(NamedTuple):
@@ -114,9 +118,10 @@ def judge_common(cache: Columns) -> Iterator[Odd]:
     wrong |= size % np.maximum(align, np.uint64(1)) != 0
     yield from _odd(understood(wrong), "align", align, ", to which no slot is aligned")
     yield from _allocation(cache)
-    for name in cache:
-        if name in _OWN_POINTERS or name.startswith(("node[", "barn[")):
-            yield from _shared(cache[name], name)
+    for kind in _OWN_POINTERS:
+        names = [name for name in cache if name.startswith(kind) and name not in _NO_POINTERS]
+        if names:
+            yield from _shared(cache, names)
     if "ctor" in cache:
         yield from _code(cache["ctor"], cache["linear"], cache["inside"])
 
@@ -175,12 +180,18 @@ def _times(values: U64) -> I64:
     return times[which.reshape(-1)].astype(np.int64)
 
 
-def _shared(pointer: U64, member: str) -> Iterator[Odd]:
-    # Every cache has its own; of two that have the same the later one is told.
-    again = np.ones(len(pointer), np.bool_)
-    again[np.unique(pointer, return_index=True)[1]] = False
-    wrong = again & (pointer != 0)
-    yield from _odd(understood(wrong), member, pointer, ", which another cache has", hexa=True)
+def _shared(columns: Columns, names: Sequence[str]) -> Iterator[Odd]:
+    # Of two pointers to the same the later one is told.
+    pointers = np.concatenate([columns[name] for name in names])
+    _, first, which = np.unique(pointers, return_index=True, return_inverse=True)
+    first = first[which.reshape(-1)]
+    wrong = understood((first != np.arange(len(first))) & (pointers != 0))
+    caches = max(len(columns[names[0]]), 1)
+    for at in np.flatnonzero(wrong).tolist():
+        (number, row), (other, beside) = divmod(at, caches), divmod(int(first[at]), caches)
+        what = f"{names[number]} is 0x{pointers[at]:x}"
+        found = int(pointers[at])
+        yield Odd(row, what, None, found, names[number], True, (beside, names[other]))
 
 
 def _code(pointer: U64, linear: U64, inside: U64) -> Iterator[Odd]:
@@ -388,7 +399,6 @@ def judge_slab_nodes(node: Columns, colour: U64, jiffies: Optional[int]) -> Iter
     kept = node["colour_next"]
     yield from _odd(kept > most, "colour_next", kept, ", more than there are colours")
     yield from _odd(node["free_touched"] > 1, "free_touched", node["free_touched"], "")
-    yield from _shared(node["shared"], "shared")
     if jiffies is not None:
         reap = node["next_reap"]
         late = reap > np.uint64(jiffies + _REAP_JIFFIES)
@@ -401,6 +411,20 @@ def judge_slab_nodes(node: Columns, colour: U64, jiffies: Optional[int]) -> Iter
 # five minutes before 2^32. At most 1000 of them make a second.
 _REAP_JIFFIES = 60 * 1000
 _FIRST_JIFFIES = (1 << 32) - 300 * 1000
+
+
+# Nodes of SLUB ---------------------------------------------------------------
+
+
+def judge_slub_nodes(node: Columns) -> Iterator[Odd]:
+    """
+    Yield what the nodes of SLUB cannot hold.
+
+    :param node: Members of ``struct kmem_cache_node``.
+    """
+    # Since Linux kernel commit 5ba6bc27b1f9 (in v7.1), caches lead to barns themselves.
+    if "barn" in node:
+        yield from _shared(node, ["barn"])
 
 
 # CPUs of SLUB ----------------------------------------------------------------
@@ -430,6 +454,7 @@ __all__: Sequence[str] = [
     "judge_slab_caches",
     "judge_slab_nodes",
     "judge_slub_caches",
+    "judge_slub_nodes",
     "understood",
     "usual",
     "wrong_transactions",

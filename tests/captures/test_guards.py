@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, Callable, Set
 
 import pytest
 
@@ -74,7 +74,7 @@ def test_a_cache_that_spoils_what_is_read_of_all(
     path = str(Path(_CAPTURE).parents[1] / capture / "capture.xz")
     whole = check(open_capture(path))
     for of in (slab, slub):
-        monkeypatch.setattr(of, "read_nodes", partial(_spoiled, of.read_nodes, {"dentry", "filp"}))
+        monkeypatch.setattr(of, "read_nodes", _spoiling(of, {"dentry", "filp"}))
     with pytest.raises(IndexError):
         check(open_capture(path))
     monkeypatch.setattr(reading, "CAUGHT", (Exception,))
@@ -91,16 +91,21 @@ def test_a_cache_that_spoils_what_is_read_of_all(
     assert "dentry: could not be read: IndexError" in "".join(told.unavailable)
 
 
-def _spoiled(read: Any, names: Any, machine: Any, caches: Any, *others: Any) -> Any:
-    for number in caches.chosen.nonzero()[0].tolist():
-        if caches.names[number] in names:
-            raise IndexError("nothing")
-    return read(machine, caches, *others)
+def _spoiling(of: ModuleType, names: Set[str]) -> Callable[..., Any]:
+    read = vars(of)["read_nodes"]
+
+    def spoiled(machine: Any, caches: Any, *others: Any) -> Any:
+        for number in caches.chosen.nonzero()[0].tolist():
+            if caches.names[number] in names:
+                raise IndexError("nothing")
+        return read(machine, caches, *others)
+
+    return spoiled
 
 
 def test_too_many_caches_that_spoil_it(monkeypatch: pytest.MonkeyPatch) -> None:
     names = {one.name for one in check(open_capture(_CAPTURE)).caches[:20]}
-    monkeypatch.setattr(slub, "read_nodes", partial(_spoiled, slub.read_nodes, names))
+    monkeypatch.setattr(slub, "read_nodes", _spoiling(slub, names))
     monkeypatch.setattr(reading, "CAUGHT", (Exception,))
     report = check(open_capture(_CAPTURE))
     (lost,) = report.unavailable

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, FrozenSet, Sequence, Tuple
+from typing import Any, Dict, FrozenSet, Iterator, Sequence, Set, Tuple
 
 from drgn import sizeof
 
@@ -16,6 +16,7 @@ from .victims import (
     PARTIAL,
     beside_a_cache,
     beside_another_cache,
+    first,
     given,
     listed,
     member_of,
@@ -118,6 +119,25 @@ def counters(
     for name, member, change, code in table:
         root = Root(code, place=member.split(".")[0], expected=WAS)
         suite.recipe(name, node, add(member, change), root)
+
+
+def nodes_of_cache(suite: Suite[Any], also: Codes) -> None:
+    """
+    Enter two nodes that are one.
+
+    :param also: What may follow where both have what one of them has.
+    """
+    two = first("cache with slabs on two nodes", _of_two_nodes)
+    first_node = put(lambda v: v.node_pointer("node", 1), lambda v: v.node_pointer().number)
+    root = Root("cache-wrong", found=NOW, also=also)
+    suite.recipe("node-pointer-of-another-node", two, first_node, root)
+
+
+def _of_two_nodes(machine: Any) -> Iterator[Any]:
+    nodes: Dict[Any, Set[int]] = {}
+    for slab in machine.slabs.values():
+        nodes.setdefault(slab.cache, set()).add(slab.nid)
+    return (cache for cache, nids in nodes.items() if nids >= {0, 1} and not cache.lived_in)
 
 
 def on_container(code: str, **says: Any) -> Root:

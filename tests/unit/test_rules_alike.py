@@ -166,7 +166,6 @@ def _nodes(**changed: int) -> List[Odd]:
         "colour_next": column(1),
         "free_touched": column(0),
         "next_reap": column(now + 2000),
-        "shared": np.arange(_COUNT, dtype=np.uint64) << np.uint64(6),
     }
     for name, value in changed.items():
         node[name][7] = value
@@ -180,7 +179,6 @@ def _nodes(**changed: int) -> List[Odd]:
         {"free_touched": 2},
         {"next_reap": 0},
         {"next_reap": 1 << 40},
-        {"shared": 64},
     ],
 )
 def test_a_node_of_slab_holds_what_it_can(changed: Any) -> None:

@@ -154,7 +154,7 @@ class SlabAllocator:
         ledger.suspects += misfits(self.view, index, cache, rows)
         if index.whole:
             enter_counters(ledger, cache, self.nodes)
-        self.nodes.enter_lost(number, ledger)
+        self.nodes.enter_lost(self.machine, number, ledger)
         self.nodes.enter_locks(number, ledger)
         ledger.suspects += node_misfits(cache, self.nodes)
         note_detached(ledger)
@@ -198,7 +198,9 @@ class SlabAllocator:
         mistuned = judge_tuning(own, tuning.common_tuning(self.arrays, mine))
         ledger.suspects += at_member(self.caches.rows, cache.number, mistuned)
         shared = int(self.caches.rows["shared"][cache.number])
-        ledger.suspects += tuning.untuned_arrays(self.arrays, self.tuned, mine, shared, own)
+        limit = self.machine.structure("struct array_cache").offset("limit")
+        untuned = tuning.untuned_arrays(self.arrays, self.tuned, mine, shared, own, limit)
+        ledger.suspects += at_member(self.caches.rows, cache.number, untuned)
         agreed = tuning.common_tuning(self.arrays, mine)
         if agreed is not None:
             batch, own_nodes = agreed.batchcount, (self.nodes, cache.number)

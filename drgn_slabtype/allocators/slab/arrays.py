@@ -24,7 +24,7 @@ from ..caches import Caches, read_caches
 from ..locks import lock_suspects
 from ..nodes import Nodes, read_nodes
 from ..percpu import PerCpu, every_copy
-from ..pointers import wild_pointer, wild_pointers
+from ..pointers import repeated, shared_pointer, wild_pointer, wild_pointers
 
 CPU, SHARED, ALIEN = range(3)
 PLACES = (
@@ -44,6 +44,7 @@ class _Found(NamedTuple):
     owner: I64
     nid: I64
     pointer: U64
+    holder: U64  # address of the pointer; 0 where each CPU has one of its own
     locked: Bools  # by a lock of its own
 
 
@@ -54,17 +55,21 @@ class AlienTables(NamedTuple):
     """Position of the cache."""
     nid: I64
     address: U64
+    holder: U64
+    """Where the node's pointer to it stands."""
     wild: Bools
     """Which can be in no target."""
 
     def suspects(self, cache: int) -> List[Suspect]:
         """Return the findings that nodes of a cache have lost their tables."""
-        mine = self.wild & (self.cache == cache)
-        place = PLACES[ALIEN].name
-        return [
-            wild_pointer(f"alien arrays of node {nid}", at, node=nid, place=place)
-            for nid, at in zip(self.nid[mine].tolist(), self.address[mine].tolist())
-        ]
+        found = []
+        again = repeated(self.address, self.holder)
+        for row in np.flatnonzero((self.wild | again) & (self.cache == cache)).tolist():
+            nid, at, word = int(self.nid[row]), int(self.address[row]), int(self.holder[row])
+            tell = wild_pointer if self.wild[row] else shared_pointer
+            what, place = f"alien arrays of node {nid}", PLACES[ALIEN].name
+            found.append(tell(what, at, node=nid, place=place, word=word))
+        return found
 
 
 class ArrayCaches(NamedTuple):
@@ -75,11 +80,13 @@ class ArrayCaches(NamedTuple):
     kind: I64
     """:data:`CPU`, :data:`SHARED` or :data:`ALIEN`."""
     owner: I64
-    """CPU; for alien arrays the node whose objects it holds, for shared ones its node."""
+    """CPU; for shared and alien arrays the node that has it."""
     nid: I64
-    """Node that holds it; -1 if that is not known."""
+    """Node whose objects it holds; -1 if that is not known."""
     pointer: U64
     """What leads to it: the address of an alien array is that of the struct around it."""
+    holder: U64
+    """Where that stands; 0 for those of CPUs."""
     busy: Bools
     """Whether a lock was held under which it is filled or emptied."""
     address: U64
@@ -111,7 +118,12 @@ def read_alien_tables(machine: Machine, nodes: Nodes) -> AlienTables:
     rows = np.flatnonzero(nodes.rows["alien"])
     tables = nodes.rows["alien"][rows]
     wild = wild_pointers(machine.memory, tables, machine.memory.word_size)
-    return AlienTables(nodes.cache[rows], nodes.nid[rows], tables, wild)
+    holder = _members_of_nodes(nodes, "alien")[rows]
+    return AlienTables(nodes.cache[rows], nodes.nid[rows], tables, holder, wild)
+
+
+def _members_of_nodes(nodes: Nodes, member: str) -> U64:
+    return nodes.rows.addresses + np.uint64(nodes.rows.structure.offset(member))
 
 
 def read_arrays(
@@ -136,7 +148,7 @@ def read_arrays(
     address = found.pointer + lead.astype(np.uint64)
     rows = machine.rows("struct array_cache", address)
     return ArrayCaches(
-        *found[:5],
+        *found[:6],
         busy=found.locked | np.isin(homes, held),
         address=address,
         wild=wild_pointers(machine.memory, address, machine.memory.word_size),
@@ -177,6 +189,7 @@ def _cpu_arrays(machine: Machine, found: PerCpu) -> _Found:
         machine.cpus[found.column],
         _memory_nodes(machine)[found.column],
         found.addresses,
+        np.zeros(count, np.uint64),
         np.zeros(count, np.bool_),
     )
 
@@ -189,6 +202,7 @@ def _shared_arrays(nodes: Nodes) -> _Found:
         nodes.nid[rows],
         nodes.nid[rows],
         nodes.rows["shared"][rows],
+        _members_of_nodes(nodes, "shared")[rows],
         np.zeros(len(rows), np.bool_),
     )
 
@@ -207,6 +221,7 @@ def _alien_arrays(machine: Machine, tables: AlienTables) -> Tuple[_Found, LockSt
         tables.nid[which],
         other.astype(np.int64),
         found,
+        tables.address[which] + (other * word.itemsize).astype(np.uint64),
         locks.held,
     )
     return arrays, locks

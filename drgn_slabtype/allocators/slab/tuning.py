@@ -19,7 +19,7 @@ from ...ledger import I64, Bools, Suspect
 from ...rules.alike import usual
 from ...rules.members import Tuning
 from ..nodes import Nodes
-from ..pointers import wild_pointer
+from ..pointers import repeated, shared_pointer, wild_pointer
 from .arrays import ALIEN, CPU, PLACES, SHARED, ArrayCaches
 
 # What shared and alien arrays hold in batchcount, which they do not use.
@@ -84,14 +84,18 @@ def common_tuning(arrays: ArrayCaches, mine: I64) -> Optional[Tuning]:
 
 def lost_arrays(arrays: ArrayCaches, mine: I64) -> Iterator[Suspect]:
     """
-    Yield the arrays that are nowhere.
+    Yield the arrays that are nowhere, or another's as well.
 
     :param mine: The arrays of one cache.
     """
-    for row in mine[arrays.wild[mine]].tolist():
+    # All CPUs' follow from one pointer, which is compared with that of other caches.
+    again = repeated(arrays.pointer, arrays.holder) & (arrays.kind != CPU)
+    for row in mine[arrays.wild[mine] | again[mine]].tolist():
         node, cpu = _owners(arrays, row)
         at, place = int(arrays.address[row]), PLACES[arrays.kind[row]].name
-        yield wild_pointer(arrays.name(row), at, node=node, cpu=cpu, place=place)
+        word = int(arrays.holder[row]) or None
+        tell = wild_pointer if arrays.wild[row] else shared_pointer
+        yield tell(arrays.name(row), at, node=node, cpu=cpu, place=place, word=word)
 
 
 def unsound_arrays(arrays: ArrayCaches, tuned: Tuned, mine: I64) -> Iterator[Suspect]:
@@ -105,7 +109,7 @@ def unsound_arrays(arrays: ArrayCaches, tuned: Tuned, mine: I64) -> Iterator[Sus
 
 
 def untuned_arrays(
-    arrays: ArrayCaches, tuned: Tuned, mine: I64, shared: int, own: Tuning
+    arrays: ArrayCaches, tuned: Tuned, mine: I64, shared: int, own: Tuning, limit: int
 ) -> Iterator[Suspect]:
     """
     Yield the shared arrays, and the cache's own numbers, that do not fit the CPUs' arrays.
@@ -115,6 +119,7 @@ def untuned_arrays(
     :param mine: The arrays of one cache.
     :param shared: ``shared`` of the cache: how many batches a shared array may hold.
     :param own: What the cache itself says.
+    :param limit: Where an array has its limit, in bytes.
     """
     agreed = common_tuning(arrays, mine)
     if agreed is None:
@@ -132,6 +137,7 @@ def untuned_arrays(
                 expected=should,
                 found=kept,
                 moving=True,
+                member=member,
                 measure=OBJECTS,
             )
     should = shared * agreed.batchcount
@@ -148,6 +154,8 @@ def untuned_arrays(
             found=found,
             measure=OBJECTS,
             moving=True,
+            member="limit",
+            word=int(arrays.address[row]) + limit,
         )
 
 

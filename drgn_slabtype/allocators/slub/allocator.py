@@ -213,7 +213,7 @@ class SlubAllocator:
         ledger.suspects += self._by_others.get(cache.facts.address, [])
         ledger.suspects += misfits(index, self.caches, cache, rows, slabs)
         memberships(self._walks, number, rows, index, ledger)
-        self.nodes.enter_lost(number, ledger)
+        self.nodes.enter_lost(self.machine, number, ledger)
         self.nodes.enter_locks(number, ledger)
         if self.cpu_slabs is not None:
             self.cpu_slabs.enter(number, rows, index, ledger)

@@ -23,7 +23,7 @@ from ..caches import Caches
 from ..links import follow
 from ..lists import follow_links
 from ..locks import lock_suspects
-from ..nodes import Nodes, node_pointers
+from ..nodes import Nodes, node_pointers, per_node_offset
 from ..pointers import wild_pointer, wild_pointers
 
 _MAX_SHEAVES = 4096
@@ -113,7 +113,8 @@ def read_barns(machine: Machine, caches: Caches, nodes: Nodes) -> Barns:
     barns = Barns(addresses, [], [])
     wild = wild_pointers(machine.memory, addresses, machine.memory.word_size)
     for number, node, at in zip(*(column[wild].tolist() for column in (cache, nid, addresses))):
-        lost = wild_pointer(f"barn of node {node}", at, node=node, place="barn")
+        word = _holder(machine, caches, nodes, number, node)
+        lost = wild_pointer(f"barn of node {node}", at, node=node, place="barn", word=word)
         barns.suspects.append((number, lost))
     rows = machine.rows("struct node_barn", addresses)
     locks = lock_states(machine, rows, "lock")
@@ -123,6 +124,14 @@ def read_barns(machine: Machine, caches: Caches, nodes: Nodes) -> Barns:
     for kind in ("full", "empty"):
         _walk_lists(machine, barns, rows, cache, nid, locks.held, kind)
     return barns
+
+
+def _holder(machine: Machine, caches: Caches, nodes: Nodes, number: int, nid: int) -> int:
+    # Where the pointer to a barn stands.
+    if machine.structure("struct kmem_cache").has("per_node"):
+        return int(caches.addresses[number]) + per_node_offset(machine, "barn", nid)
+    (row,) = np.flatnonzero((nodes.cache == number) & (nodes.nid == nid))
+    return int(nodes.rows.addresses[row]) + nodes.rows.structure.offset("barn")
 
 
 def _walk_lists(

@@ -26,6 +26,7 @@ def _full_beside(machine: Machine) -> Iterator[Beside]:
 
 
 both.links(SUITE, LISTS, NODE, least=6, at=2)
+both.nodes_of_cache(SUITE, LISTS)
 recipe("next-link-of-last-null", member_of(listed(6), -1), put("slab_list.next", 0), _BROKEN)
 recipe(
     "next-leads-to-another-cache",

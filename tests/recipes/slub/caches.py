@@ -113,6 +113,27 @@ def _barn(cache: Cache) -> Spot:
 _BARN = _STATE.but(node=0, place="barn")
 recipe("barn-pointer-garbage", _of_sheaves, put(_barn, GARBAGE), _BARN)
 
+
+@picks("two caches with empty barns")
+def _two_barns(machine: Machine) -> Iterator[Beside]:
+    used = {sheaf.cache for sheaf in machine.sheaves if "barn" in sheaf.place}
+    empty = [cache for cache in machine.caches if any(cache.barns) and cache not in used]
+    if len(empty) > 1:
+        yield Beside(empty[-1], empty[0])
+
+
+recipe(
+    "barn-of-another-cache",
+    _two_barns,
+    put(lambda v: _barn(v.victim), lambda v: v.other.barns[0]),
+    Root(lambda v: "cache-wrong" if _has_pairs(v.machine) else "container-state", found=NOW),
+)
+
+
+def _has_pairs(machine: Machine) -> bool:
+    return bool(machine.prog.type("struct kmem_cache").has_member("per_node"))
+
+
 # Sheaves are made for what the cache says.
 
 

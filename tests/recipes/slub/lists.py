@@ -20,6 +20,7 @@ _BROKEN = Root(
 )
 
 both.links(SUITE, LISTS, NODE, least=4, at=1)
+both.nodes_of_cache(SUITE, LISTS)
 for _name, _victim, _link, _to in (
     ("next-link-of-first-garbage", member_of(_LIST, 0), "next", GARBAGE),
     ("next-link-of-last-garbage", member_of(_LIST, -1), "next", GARBAGE),
