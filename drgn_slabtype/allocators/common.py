@@ -35,7 +35,7 @@ _MEMBERS = """
     cpu_cache cpu_slab cpu_sheaves
     flags size object_size align refcount useroffset usersize random_seq ctor allocflags
     colour_off obj_offset offset inuse sheaf_capacity min_partial remote_node_defrag_ratio
-    cpu_partial cpu_partial_slabs oo.x max.x gfporder
+    cpu_partial cpu_partial_slabs oo.x max.x gfporder num
     reciprocal_size.m reciprocal_size.sh1 reciprocal_size.sh2
     reciprocal_buffer_size.m reciprocal_buffer_size.sh1 reciprocal_buffer_size.sh2
     kobj.name kobj.sd kobj.parent kobj.kset kobj.ktype kobj.kref.refcount.refs.counter
@@ -121,6 +121,8 @@ def _judge_nodes(machine: Machine, caches: Caches) -> Suspects:
 def _columns(machine: Machine, rows: Rows, listed: I64) -> Dict[str, U64]:
     cache = {name: rows[name][listed] for name in _MEMBERS if rows.structure.has(name)}
     cache["order"] = cache["oo.x"] >> np.uint64(16) if "oo.x" in cache else cache["gfporder"]
+    # Of a slab: of SLUB in the lower half, as OO_MASK says.
+    cache["objects"] = cache["oo.x"] & np.uint64(0xFFFF) if "oo.x" in cache else cache["num"]
     flags = machine.fact(_flags)
     cache["zones"] = np.full(len(listed), flags.zones, np.uint64)
     cache["linear"] = machine.memory.in_direct_map(cache["ctor"]).astype(np.uint64)

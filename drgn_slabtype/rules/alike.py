@@ -122,6 +122,11 @@ def judge_common(cache: Columns) -> Iterator[Odd]:
         names = [name for name in cache if name.startswith(kind) and name not in _NO_POINTERS]
         if names:
             yield from _shared(cache, names)
+    if "random_seq" in cache:
+        # A cache that gets none is not made; slabs of one object need none.
+        several = cache["objects"] > 1
+        none = several & (cache["random_seq"] == 0)
+        yield from _odd(understood(none, several), "random_seq", cache["random_seq"], "")
     if "ctor" in cache:
         yield from _code(cache["ctor"], cache["linear"], cache["inside"])
 

@@ -100,12 +100,6 @@ REASONS = (
     ),
     Reason(
         "kmem_cache",
-        "random_seq",
-        "a cache may be without; nothing else follows from what it holds",
-        ("0", "flip", "+1"),
-    ),
-    Reason(
-        "kmem_cache",
         "object_size|inuse|offset",
         "rounded up, it makes the same slots",
         ("flip", "+1"),

@@ -7,7 +7,7 @@ from typing import Any, Dict, FrozenSet, Iterator, Sequence, Set, Tuple
 
 from drgn import sizeof
 
-from .changes import GARBAGE, LIST_POISON, add, enter, entry, move, put, unlink
+from .changes import GARBAGE, LIST_POISON, Spot, add, enter, entry, move, put, unlink
 from .language import NOW, WAS, Root, Suite, Victim
 from .pages import user_page
 from .things import Beside, Page
@@ -190,6 +190,29 @@ def per_cpu_pointer(
     )
 
 
+def _order(cache: Any, at: int = 0) -> Spot:
+    # An entry of the order in which new slabs hand out their objects.
+    return Spot(cache.machine.prog, cache.spot("random_seq").number + 4 * at, 4)
+
+
+def _shuffled(machine: Any) -> Iterator[Any]:
+    cache = CACHE(machine)
+    known = machine.prog.type("struct kmem_cache").has_member("random_seq")
+    if known and cache.spot("random_seq").number:
+        yield cache
+
+
+def _keeps_order(machine: Any) -> Iterator[Any]:
+    # Captures made before this was looked at have zeroes there.
+    return (
+        cache for cache in _shuffled(machine) if _order(cache).number or _order(cache, 1).number
+    )
+
+
+_SHUFFLED = first("random order", _shuffled)
+_KEPT_ORDER = first("random order that is there to be read", _keeps_order)
+
+
 def pointers_of_cache(suite: Suite[Any], also: Codes, names: Sequence[int]) -> None:
     """
     Enter damage to pointers in a cache.
@@ -205,6 +228,10 @@ def pointers_of_cache(suite: Suite[Any], also: Codes, names: Sequence[int]) -> N
     )
     root = Root("cache-wrong", also=also)
     suite.recipe("random-seq-of-cache-garbage", CACHE, put("random_seq", GARBAGE), root)
+    suite.recipe("random-seq-of-cache-null", _SHUFFLED, put("random_seq", 0), root)
+    suite.recipe("random-seq-inside-an-object", _SHUFFLED, add("random_seq", 4), root)
+    first_entry = put(_order, lambda cache: _order(cache, 1).number)
+    suite.recipe("random-seq-of-one-object-twice", _KEPT_ORDER, first_entry, root)
     suite.recipe("constructor-of-cache-garbage", CACHE, put("ctor", GARBAGE), root)
     nameless = root.but(
         cache=lambda cache: f"(cache 0x{cache.address:x})",

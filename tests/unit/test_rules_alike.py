@@ -60,12 +60,14 @@ def _caches(**changed: Any) -> Dict[str, Any]:
         "cpu_partial": 120,
         "cpu_partial_slabs": 2,
         "oo.x": 1 << 16 | 128,
+        "objects": 128,
         "reciprocal_size.m": 1,
         "reciprocal_size.sh1": 1,
         "reciprocal_size.sh2": 5,
         "kobj.parent": _PARENT,
     }
     columns = {name: np.full(_COUNT, value, np.uint64) for name, value in members.items()}
+    columns["random_seq"] = np.arange(1, _COUNT + 1, dtype=np.uint64) << np.uint64(9)
     for name, value in changed.items():
         columns[name.replace("__", ".")][7] = value & (1 << 64) - 1
     return columns
@@ -100,6 +102,8 @@ def test_sound_caches_are_alike() -> None:
         ({"remote_node_defrag_ratio": 7}, "cannot be set"),
         ({"cpu_partial": 4000}, "cpu_partial_slabs is 2, not 63"),
         ({"kobj__parent": 0}, "as all other caches have"),
+        ({"random_seq": 0}, "random_seq is 0"),
+        ({"random_seq": 1 << 9}, "random_seq is 0x200"),
     ],
 )
 def test_a_member_that_is_not_as_in_all_others_is_told(changed: Any, what: str) -> None:

@@ -31,6 +31,7 @@ from ..members import at_member
 from ..nodes import memberships, node_pointers, read_nodes
 from ..percpu import per_cpu_structures
 from ..quarantine import QUARANTINE, read_quarantine
+from ..sequences import judge_order
 from ..shadowed import shadow_zones
 from . import arrays, freelists, tuning
 from .cache import Mode, SlabCache, freelist_cache, slab_members
@@ -150,7 +151,7 @@ class SlabAllocator:
         slabs = read_slabs(self.view, index, cache, rows, self.ownership, self.nodes)
         ledger = Ledger(cache.facts, PLACES, slabs)
         memberships(self._walks, number, rows, index, ledger)
-        self._members(cache, ledger)
+        self._members(cache, ledger, index)
         ledger.suspects += misfits(self.view, index, cache, rows)
         if index.whole:
             enter_counters(ledger, cache, self.nodes)
@@ -180,13 +181,14 @@ class SlabAllocator:
     def _by_others(self) -> Suspects:
         return self.machine.settled(judge_by_others)
 
-    def _members(self, cache: SlabCache, ledger: Ledger) -> None:
+    def _members(self, cache: SlabCache, ledger: Ledger, index: SlabIndex) -> None:
         index_size = self.machine.structure("freelist_idx_t").size
         pointers = cache_pointers(self.memory, self.caches, cache.number)
         found = [
             *judge_pointers(pointers),
             *judge_slab(slab_members(self.caches, cache, index_size)),
             *judge_pointers(freelist_cache(self.caches, cache)),
+            *judge_order(self, index, cache.number, cache.num, 1),
         ]
         ledger.suspects += at_member(self.caches.rows, cache.number, found)
         ledger.suspects += self._by_others.get(cache.facts.address, [])

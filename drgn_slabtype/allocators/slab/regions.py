@@ -18,7 +18,7 @@ from ...index import SlabIndex
 from ...ledger import I64, U64, Bools
 from ...regions import Declaration, Region
 from .. import caches as slabcaches
-from .. import kasanrecords, nodes, quarantine, shadowed
+from .. import kasanrecords, nodes, quarantine, sequences, shadowed
 from ..kept import CacheObjects, Cut, batches, debugging, slab_pages
 from . import arrays, indexes
 from .cache import SlabCache
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 def declarations(allocator: SlabAllocator, index: SlabIndex) -> Iterator[Declaration]:
     """Declare what SLAB reads; see :meth:`..base.Allocator.regions`."""
     machine, caches = allocator.machine, allocator.caches
-    yield Declaration("slab caches", slabcaches.regions(machine, caches))
+    orders = sequences.regions(machine, caches, caches.rows["num"])
+    yield Declaration("slab caches", chain(slabcaches.regions(machine, caches), orders))
     yield Declaration("slab pages", slab_pages(index))
     yield Declaration("per-CPU caches", arrays.regions_of_cpus(machine, caches))
     found = allocator.nodes

@@ -42,6 +42,7 @@ from ..live import LIVE, LiveObjects
 from ..members import at_member
 from ..nodes import memberships, node_pointers, read_nodes
 from ..quarantine import QUARANTINE, read_quarantine
+from ..sequences import judge_order
 from ..shadowed import shadow_zones
 from .asked import DebugTraits, debug_traits
 from .barns import barn_pointers
@@ -130,13 +131,11 @@ class SlubAllocator:
             held = self.cpu_slabs.owners()
         self._decide(index, held)
         index.settle(settled_orders(index, self.caches, self.ownership.cache))
-        if self._knows_traits:
-            pass
-        elif index.whole:
+        if index.whole and not self._knows_traits:
             partial = [w.rows for w in self._walks if w.head.kind is ListKind.PARTIAL]
             rows = np.concatenate([*partial, np.zeros(0, np.int64)])
             self.traits = find_traits(index, self.caches, self.ownership.cache, rows)
-        else:
+        elif not self._knows_traits:
             self.traits = self.machine.settled(sampled_traits)
         self._live = LiveObjects(self._own_structures(index))
         self._live.locate(index, self.ownership.cache)
@@ -165,8 +164,8 @@ class SlubAllocator:
     def _own_structures(self, index: SlabIndex) -> List[U64]:
         own = [self.caches.addresses, node_pointers(self.machine, self.caches, "node", True)[2]]
         if self.caches.rows.structure.has("random_seq"):
-            sequences = self.caches.rows["random_seq"]
-            own.append(sequences[sequences % np.uint64(self.machine.memory.word_size) == 0])
+            orders = self.caches.rows["random_seq"]
+            own.append(orders[orders % np.uint64(self.machine.memory.word_size) == 0])
         if self.sheaves is None:
             return own
         if index.whole:
@@ -208,6 +207,7 @@ class SlubAllocator:
         found = [
             *judge_pointers(cache_pointers(self.machine.memory, self.caches, number)),
             *judge_slub(slub_members(self.caches, cache, self.machine.memory.word_size)),
+            *judge_order(self, index, number, cache.facts.objects_per_slab, cache.size),
         ]
         ledger.suspects += at_member(self.caches.rows, number, found)
         ledger.suspects += self._by_others.get(cache.facts.address, [])

@@ -19,7 +19,7 @@ from ...ledger import I64, U64
 from ...machine.symbols import depot_regions
 from ...regions import Declaration, Region
 from .. import caches as slabcaches
-from .. import kasanrecords, nodes, quarantine, shadowed
+from .. import kasanrecords, nodes, quarantine, sequences, shadowed
 from ..kept import CacheObjects, Cut, batches, debugging, slab_pages
 from . import barns, cpuslabs, deferred, freelists, sheaves
 from .cache import SlubCache, slab_flags
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 def declarations(allocator: SlubAllocator, index: SlabIndex) -> Iterator[Declaration]:
     """Declare what SLUB reads; see :meth:`..base.Allocator.regions`."""
     machine, caches = allocator.machine, allocator.caches
-    yield Declaration("slab caches", slabcaches.regions(machine, caches))
+    orders = sequences.regions(machine, caches, caches.rows["oo.x"] & np.uint64(0xFFFF))
+    yield Declaration("slab caches", chain(slabcaches.regions(machine, caches), orders))
     yield Declaration("slab pages", slab_pages(index))
     cpus = chain(cpuslabs.regions(machine, caches), sheaves.regions(machine, caches))
     yield Declaration("per-CPU caches", cpus)

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+The order in which new slabs hand out their objects
+---------------------------------------------------
+
+With CONFIG_SLAB_FREELIST_RANDOM a cache leads to a list of all positions of a slab
+in an order of its own, since Linux kernel commit c7ce4f60ac19 ("mm: SLAB freelist
+randomization") (in v4.7). It is made with the cache and never changes.
+"""
+
+from __future__ import annotations
+
+from typing import Iterator, Optional
+
+import numpy as np
+
+from ..codes import ADDRESS
+from ..index import KnownBy, SlabIndex
+from ..ledger import U64, Suspect
+from ..machine import Machine
+from ..regions import Region, region
+from .base import Allocator
+from .caches import Caches
+
+_MEMBER = "random_seq"
+_MOST = 1 << 15  # objects of a slab
+
+
+def judge_order(
+    allocator: Allocator, index: SlabIndex, number: int, count: int, step: int
+) -> Iterator[Suspect]:
+    """
+    Yield that the order of a cache is none, or lies where none can.
+
+    :param number: Position of the cache.
+    :param count: Objects of a slab.
+    :param step: From one position to the next: 1, or the bytes of a slot.
+    """
+    machine = index.machine
+    start = _start(machine, allocator.caches, number)
+    if start is not None and 1 < count <= _MOST:
+        yield from _judge_entries(machine, start, _width(machine), count, step)
+        if index.whole:
+            yield from _judge_home(allocator, index, start, count * _width(machine))
+
+
+def _judge_entries(
+    machine: Machine, start: int, width: int, count: int, step: int
+) -> Iterator[Suspect]:
+    gathered = machine.memory.gather(np.array([start], np.uint64), count * width)
+    if not gathered.ok[0]:
+        return
+    order = gathered.bytes.view(f"{machine.memory.byteorder}u{width}")[0].astype(np.uint64)
+    if machine.manifest is not None and np.count_nonzero(order) < count - 1:
+        return  # objects are masked in captures that were made before it was looked at
+    place, rest = np.divmod(order, np.uint64(step))
+    good = (rest == 0) & (place < count)
+    good[good] = np.isin(np.arange(good.sum()), np.unique(place[good], return_index=True)[1])
+    wrong = np.flatnonzero(~good)
+    if not len(wrong) or _is_another(order):
+        return
+    at = int(wrong[0])
+    what = f"{_MEMBER} leads to what is no order of {count} objects"
+    if 2 * len(wrong) > count:
+        yield _suspect(what, start)
+        return
+    word, found = start + at * width, int(order[at])
+    what = f"entry {at} of {_MEMBER} is {found}, and no object has that position for its own"
+    yield Suspect("cache-wrong", what, found=found, address=word, word=word)
+
+
+def _judge_home(allocator: Allocator, index: SlabIndex, start: int, size: int) -> Iterator[Suspect]:
+    # In a slab it is an object of kmalloc().
+    address = np.array([start], np.uint64)
+    row = int(index.rows_of_addresses(address)[0])
+    if row < 0 or index.known_by[row] & np.uint8(KnownBy.KFENCE):
+        return
+    home = int(allocator.homes(index, address)[0])
+    if home < 0 or int(allocator.caches.rows["object_size"][home]) < size:
+        yield _suspect(f"{_MEMBER} leads to no object of {size} bytes", start)
+
+
+def _suspect(what: str, found: int) -> Suspect:
+    return Suspect("cache-wrong", what, found=found, member=_MEMBER, measure=ADDRESS)
+
+
+def _start(machine: Machine, caches: Caches, number: int) -> Optional[int]:
+    # None without one, and where it is known to be no address.
+    if not caches.rows.structure.has(_MEMBER):
+        return None
+    pointer = caches.rows[_MEMBER][number : number + 1]
+    leads = machine.memory.is_kernel_address(pointer)[0] and pointer[0] % np.uint64(4) == 0
+    return int(pointer[0]) if leads else None
+
+
+def _width(machine: Machine) -> int:
+    kind = machine.structure("struct kmem_cache").type_of(_MEMBER)
+    return int(kind.type.size or 4)
+
+
+def _is_another(order: U64) -> bool:
+    # Whether it is sound for slabs of another kind: then it is not what is wrong.
+    values = np.sort(order)
+    step = values[1] - values[0]
+    return bool(values[0] == 0 and step > 0 and (np.diff(values) == step).all())
+
+
+def regions(machine: Machine, caches: Caches, counts: U64) -> Iterator[Region]:
+    """
+    Yield the orders of all caches.
+
+    :param counts: Objects of a slab of each.
+    """
+    if caches.rows.structure.has(_MEMBER):
+        pointers = caches.rows[_MEMBER]
+        there = machine.memory.is_kernel_address(pointers) & (counts <= np.uint64(_MOST))
+        sizes = counts[there] * np.uint64(_width(machine))
+        yield region("slab caches", pointers[there], sizes)
