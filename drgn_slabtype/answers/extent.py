@@ -4,8 +4,8 @@ How far damage reaches
 ----------------------
 
 Whoever writes past the end of something writes on, through words, objects, slabs
-and struct pages. What holds one pattern is one stretch, which has a beginning: what
-lies there, or directly before it, is the likely writer.
+and struct pages. What holds one pattern, and all damage that touches, is one stretch,
+which has a beginning: what lies there, or directly before it, is the likely writer.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ _LEAST = 24  # bytes that repeat by more than one: an empty list has two words a
 _LEAST_FILL = 8  # bytes of one value, or printable ones
 _LEAST_TEXT = 4  # of which printable ones come about by chance
 _RANGES = 8  # of one finding
+_PARTS = 3  # of a stretch whose patterns are told
 _TOLD = 64  # bytes that are looked at to say what they are
 _PRINTABLE: Bools = np.isin(np.arange(256), list(PRINTABLE))
 _POISON: Bools = np.array([is_poison(byte) for byte in range(256)], np.bool_)
@@ -50,6 +51,35 @@ class _Piece:
         return self.text or self.period > 0
 
 
+@dataclass
+class _Run:
+    # Pieces that touch.
+    parts: List[_Piece]
+    """Those that hold different things, none of them over another."""
+
+    @property
+    def end(self) -> int:
+        return self.parts[-1].end
+
+    def add(self, piece: _Piece) -> None:
+        """Take in one that begins no later than this ends."""
+        last = self.parts[-1]
+        about = tuple(dict.fromkeys([*last.findings, *piece.findings]))
+        end = max(last.end, piece.end)
+        same = (last.period, last.text) == (piece.period, piece.text)
+        touches = piece.start == last.end
+        if (same and not (touches and piece.grows)) or (
+            not touches and not (last.grows and piece.grows)
+        ):
+            kind = last if last.grows else piece
+            whole = replace(kind, start=last.start, end=end, findings=about)
+            self.parts[-1] = whole
+        elif piece.end > last.end:
+            self.parts.append(replace(piece, start=last.end))
+        else:
+            self.parts[-1] = replace(last, findings=about)
+
+
 def stretches(reading: Lookup, findings: Sequence[Finding]) -> List[List[Stretch]]:
     """
     Return how far the damage of each of some findings reaches.
@@ -61,7 +91,10 @@ def stretches(reading: Lookup, findings: Sequence[Finding]) -> List[List[Stretch
     """
     memory = _Memory(reading.machine)
     pieces = [piece for finding in findings for piece in _pieces(memory, reading, finding)]
-    found = [(_told(memory, reading, piece), piece.findings) for piece in _joined(pieces)]
+    found = [
+        (_told(memory, reading, run), [one for part in run.parts for one in part.findings])
+        for run in _joined(pieces)
+    ]
     return [[stretch for stretch, about in found if one in about] for one in findings]
 
 
@@ -84,44 +117,43 @@ def _pieces(memory: _Memory, reading: Lookup, finding: Finding) -> Iterator[_Pie
             return
 
 
-def _joined(pieces: Sequence[_Piece]) -> List[_Piece]:
-    # Those that overlap, or touch and hold the same.
-    joined: List[_Piece] = []
+def _joined(pieces: Sequence[_Piece]) -> List[_Run]:
+    # Those that overlap or touch.
+    joined: List[_Run] = []
     for piece in sorted(pieces, key=lambda piece: (piece.start, piece.end)):
-        last = joined[-1] if joined else None
-        same = last is not None and (last.period, last.text) == (piece.period, piece.text)
-        if last is None or piece.start > last.end or (piece.start == last.end and not same):
-            joined.append(piece)
-            continue
-        findings = tuple(dict.fromkeys([*last.findings, *piece.findings]))
-        kind = last if last.grows else piece
-        joined[-1] = replace(
-            kind, start=last.start, end=max(last.end, piece.end), findings=findings
-        )
+        if joined and piece.start <= joined[-1].end:
+            joined[-1].add(piece)
+        else:
+            joined.append(_Run([piece]))
     return joined
 
 
-def _told(memory: _Memory, reading: Lookup, piece: _Piece) -> Stretch:
-    machine = reading.machine
+def _told(memory: _Memory, reading: Lookup, run: _Run) -> Stretch:
+    what = [_what(memory, reading.machine, part) for part in run.parts]
+    more = [f"{len(what) - _PARTS} more"] if len(what) > _PARTS else []
+    first, end = run.parts[0].start, run.end
+    start = describe(reading, first)
+    inside = start.state == "in use" and start.part is None
+    return Stretch(
+        first,
+        end,
+        ", then ".join([*what[:_PARTS], *more]),
+        starts=_place(reading, first) if inside else None,
+        before=_place(reading, first - 1),
+        after=_place(reading, end),
+        findings=tuple(sorted({one.id for part in run.parts for one in part.findings})),
+    )
+
+
+def _what(memory: _Memory, machine: Machine, piece: _Piece) -> str:
     order = "little" if machine.memory.byteorder == "<" else "big"
     held = memory.bytes(piece.start, min(piece.end, piece.start + _TOLD))
     data = b"" if held is None else held.tobytes()
     content = classify(data, machine.memory.word_size, order, piece.start)
-    what = f"0x{data[0]:02x}" if piece.period == 1 and data else content.text
     if piece.text:
         more = "…" if piece.end - piece.start > _TOLD else ""
-        what = f'text "{longest_text(data).decode("ascii")}{more}"'
-    start = describe(reading, piece.start)
-    inside = start.state == "in use" and start.part is None
-    return Stretch(
-        piece.start,
-        piece.end,
-        what,
-        starts=_place(reading, piece.start) if inside else None,
-        before=_place(reading, piece.start - 1),
-        after=_place(reading, piece.end),
-        findings=tuple(sorted(finding.id for finding in piece.findings)),
-    )
+        return f'text "{longest_text(data).decode("ascii")}{more}"'
+    return f"0x{data[0]:02x}" if piece.period == 1 and data else content.text
 
 
 def _place(reading: Lookup, address: int) -> str:

@@ -127,6 +127,18 @@ def test_words_that_repeat_in_objects_are_one_stretch() -> None:
     assert (stretch.start, stretch.end) == (free.address, free.address + 512)
 
 
+def test_damage_that_touches_is_one_stretch_whatever_it_holds() -> None:
+    kernel = "debian-7-debug"
+    free = next(iter(objects(_open(kernel), "kmalloc-64", "free")))
+    data = b"\x41" * 64 + b"\x42" * 8
+    _, report = _damaged(kernel, free.address, data)
+    (stretch,) = _stretches(report)
+    assert (stretch.start, stretch.end) == (free.address, free.address + len(data))
+    assert stretch.what == "0x41, then 0x42"
+    assert len(stretch.findings) > 1
+    assert stretch.findings == tuple(finding.id for finding in report.findings)
+
+
 def test_poison_beside_damage_is_none() -> None:
     # A red zone of poison says nothing about the poison beside it.
     kernel = "debian-7-debug"

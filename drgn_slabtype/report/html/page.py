@@ -168,9 +168,11 @@ class _Usage:
         self.cache = cache
         self.memory = cache.pages * page_size
         self.in_use = min(cache.in_use * cache.object_size, self.memory)
-        free = max(cache.objects - cache.in_use, 0) * cache.object_size
-        self.free = min(free, self.memory - self.in_use)
-        self.waste = self.memory - self.in_use - self.free
+        left = self.memory - self.in_use
+        self.free = min(sum(cache.free.values()) * cache.object_size, left)
+        others = (cache.waiting + cache.unknown) * cache.object_size
+        self.others = min(others, left - self.free)
+        self.waste = left - self.free - self.others
         self.unused = self.memory - self.in_use
 
 
@@ -190,6 +192,7 @@ def _cache_table(
     yield (
         '<ul class="legend"><li><i class="p-in-use"></i>objects in use</li>'
         '<li><i class="p-free"></i>free objects</li>'
+        '<li><i class="p-others"></i>waiting or unknown</li>'
         '<li><i class="p-waste"></i>between and after objects</li></ul>'
     )
     columns = [
@@ -203,8 +206,17 @@ def _cache_table(
 
 def _usage_cells(usage: _Usage, scale: int) -> List[object]:
     cache = usage.cache
-    parts = [("p-in-use", usage.in_use), ("p-free", usage.free), ("p-waste", usage.waste)]
-    words = ", ".join(f"{name[2:]} {size(part)}" for name, part in parts)
+    parts = [
+        ("p-in-use", usage.in_use),
+        ("p-free", usage.free),
+        ("p-others", usage.others),
+        ("p-waste", usage.waste),
+    ]
+    sums = [("in use", cache.in_use), ("free", sum(cache.free.values()))]
+    sums += [("waiting", cache.waiting)] if cache.waiting else []
+    sums += [("unknown", cache.unknown)] if cache.unknown else []
+    counted = ", ".join(f"{number} {name}" for name, number in sums)
+    words = f"{counted}; {size(usage.waste)} between and after objects"
     return [
         _name(cache),
         Markup(bar(parts, scale, f"{cache.name}: {words}")),
@@ -212,7 +224,7 @@ def _usage_cells(usage: _Usage, scale: int) -> List[object]:
         size(usage.unused),
         f"{usage.in_use / usage.memory:.0%}",
         cache.slabs,
-        f"{cache.in_use} of {cache.objects}",
+        f"{cache.objects}: {counted}",
     ]
 
 

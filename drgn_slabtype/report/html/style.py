@@ -32,14 +32,14 @@ _BASE = """
   color-scheme: light dark;
   --ground: #ffffff; --raised: #f5f7f9; --line: #d5dae0; --text: #1b2026; --quiet: #56606b;
   --good: #1a7f37; --bad: #c21f2b; --hurt: #fdf0f0; --unsure: #9a6700; --link: #0b57d0;
-  --in-use: #1f6feb; --free: #9ec5fe; --waste: #e0a458;
+  --in-use: #1f6feb; --free: #9ec5fe; --others: #8250df; --waste: #e0a458;
 LIGHT
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --ground: #0f1317; --raised: #181d23; --line: #323a43; --text: #e4e9ee; --quiet: #9aa5b1;
     --good: #4ac26b; --bad: #ff7b72; --hurt: #2a1618; --unsure: #d9a72e; --link: #7db4ff;
-    --in-use: #58a6ff; --free: #264b7c; --waste: #b9782f;
+    --in-use: #58a6ff; --free: #264b7c; --others: #b18cf2; --waste: #b9782f;
 DARK
   }
 }
@@ -128,6 +128,6 @@ def style() -> str:
     dark = "".join(f"    --k-{kind}: {pair[1]};" for kind, pair in COLOURS.items())
     rules += "".join(
         f".p-{part} {{ fill: var(--{part}); background: var(--{part}); }}\n"
-        for part in ("in-use", "free", "waste")
+        for part in ("in-use", "free", "others", "waste")
     )
     return _BASE.replace("LIGHT", light).replace("DARK", dark) + rules

@@ -41,8 +41,10 @@ TOTALS = View(
     Column("objects"),
     Column("in use"),
     Column("free"),
+    Column("waiting", cell=lambda sums: sums.waiting or None),
+    Column("unknown", cell=lambda sums: sums.unknown or None),
     Column("pages unreadable", "unreadable_pages", lambda sums: sums.unreadable_pages or None),
-    quiet="pages slab_pages kfence_pages counted waiting zero_filled_pages unknown reads "
+    quiet="pages slab_pages kfence_pages counted zero_filled_pages reads "
     "bytes_read peak_memory seconds",
 )
 
