@@ -289,10 +289,12 @@ def _judge_each(
     here, memory = os.getpid(), reading.machine.memory
 
     def work(number: int) -> Tuple[int, _Judged, Spent, int]:
+        process, before = os.getpid(), memory.spent
+        if process == here:
+            return here, _judge_cache(reading, number)[1], Spent(0, 0), 0
         grown()
-        before = memory.spent
         judged = _judge_cache(reading, number)[1]
-        return os.getpid(), judged, memory.spent.since(before), grown()
+        return process, judged, memory.spent.since(before), grown()
 
     slabs = np.bincount(
         reading.allocator.ownership.cache + 1, minlength=max(numbers, default=0) + 2
@@ -301,9 +303,8 @@ def _judge_each(
     first = 1 if jobs > 1 else len(numbers)
     yield from (work(number)[1] for number in numbers[:first])
     for process, judged, spent, size in spread(work, numbers[first:], jobs, weights[first:]):
-        if process != here:
-            memory.count(spent)
-            peak.add(process, size)
+        memory.count(spent)
+        peak.add(process, size)
         yield judged
 
 

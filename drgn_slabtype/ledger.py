@@ -113,7 +113,9 @@ class _Table:
                     raise ValueError(f"{name} has {len(value)} rows, not {length}")
                 made.append(value.astype(dtype, copy=False))
             else:
-                made.append(np.full(length, value, dtype))
+                column = np.empty(length, dtype)
+                column.fill(value)  # as np.full() does, in a third of the time for few rows
+                made.append(column)
         if columns:
             raise TypeError(f"no such columns: {', '.join(columns)}")
         return cls(*made)

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from drgn_slabtype.allocators.slub import freelists
 from drgn_slabtype.allocators.slub.freelists import Chains, Encoding, Geometry, decode, follow
 from drgn_slabtype.ledger import U64, Walk
 
@@ -121,6 +122,14 @@ def test_encoded_chains_are_followed_back(pool: Pool) -> None:
     assert not chains.state.any()
     addresses = [pool.address(s, i) for s, i in zip(chains.slab.tolist(), chains.index.tolist())]
     assert chains.address.tolist() == addresses
+
+
+def test_chains_that_end_are_not_looked_at_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    bases = [LINEAR + (number << 24) for number in range(50)]
+    chains = [[*range(number)] for number in range(50)]
+    pool = Pool(Encoding.SWAPPED, 99, 64, 32, bases, [64] * 50, chains, {})
+    monkeypatch.setattr(freelists, "_follow_each", None)
+    assert pool.follow().length.tolist() == [*range(50)]
 
 
 @given(

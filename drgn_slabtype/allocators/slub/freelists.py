@@ -25,6 +25,7 @@ from ..kept import Cut
 from .cache import SlubCache
 
 _BATCH_BYTES = 2 << 20  # of free pointers that are held at a time
+_END, _ASTRAY = -1, -2
 
 
 class Encoding(enum.Enum):
@@ -87,6 +88,35 @@ class Geometry:
         index = count.astype(np.int64)
         return np.where(whole & (index >= 0) & (index < self.objects[slabs]), index, -1)
 
+    def follows(self, words: U64) -> I64:
+        """
+        Return which object each object's free pointer leads to.
+
+        Objects are numbered through, so many to a slab as it has words.
+
+        :param words: Shape (slabs, most objects): the stored free pointer of every object.
+        :return: :data:`_END` for NULL, :data:`_ASTRAY` for what is no object of the slab.
+        """
+        count, width = words.shape
+        base = self.base[:, None]
+        where = base + (np.arange(width, dtype=np.uint64) * np.uint64(self.stride) + self._at)
+        decoded = decode(self.encoding, words, where, self.random, self.tags)
+        offset = decoded - base
+        index = offset // np.uint64(self.stride)
+        astray = (index * np.uint64(self.stride) != offset) | (index >= self._most[:, None])
+        found = index.astype(np.int64) + np.arange(0, count * width, width)[:, None]
+        found[astray] = _ASTRAY
+        found[decoded == 0] = _END
+        return found.reshape(-1)
+
+    @property
+    def _at(self) -> np.uint64:
+        return np.uint64(self.offset)
+
+    @property
+    def _most(self) -> U64:
+        return np.maximum(self.objects, 0).astype(np.uint64)
+
     def lead_to(self, about: range, heads: U64, words: U64) -> Bools:
         """
         Return in which slabs the head, or the word of any object, is one of some addresses.
@@ -130,6 +160,45 @@ def follow(geometry: Geometry, heads: U64, words: U64, readable: Bools) -> Chain
     :param words: Shape (slabs, most objects): the stored free pointer of every object.
     :param readable: Which slabs could be read.
     """
+    whole = _follow_whole(geometry, heads, words, readable)
+    return _follow_each(geometry, heads, words, readable) if whole is None else whole
+
+
+def _follow_whole(geometry: Geometry, heads: U64, words: U64, readable: Bools) -> Optional[Chains]:
+    # Chains that all come to their end, as nearly all do; None if one does not.
+    count, width = words.shape
+    slabs = np.flatnonzero(heads != 0)
+    index = geometry.index_of(slabs, heads[slabs])
+    if not width or (index < 0).any() or not readable[slabs].all():
+        return None
+    follows = geometry.follows(words)
+    at = slabs * width + index
+    steps: List[I64] = []
+    while len(at):
+        # What is longer than a slab has objects never ends.
+        if len(steps) == width:
+            return None
+        steps.append(at)
+        at = follows.take(at)
+        at = at[at != _END]
+        if len(at) and at.min() < 0:
+            return None
+    entries = np.concatenate([*steps, np.zeros(0, np.int64)])
+    slab, index = np.divmod(entries, width)
+    return Chains(
+        slab,
+        index,
+        np.repeat(np.arange(len(steps)), [len(step) for step in steps]),
+        geometry.base[slab] + (index * geometry.stride).astype(np.uint64),
+        np.bincount(slab, minlength=count),
+        np.full(count, Walk.WHOLE, np.uint8),
+        np.full(count, -1, np.int64),
+        np.zeros(count, np.uint64),
+    )
+
+
+def _follow_each(geometry: Geometry, heads: U64, words: U64, readable: Bools) -> Chains:
+    # Chains of which some end wrongly.
     count = len(heads)
     state = np.full(count, Walk.WHOLE, np.uint8)
     culprit = np.full(count, -1, np.int64)

@@ -254,7 +254,9 @@ def _moves(ledger: Ledger) -> Dict[str, int]:
 
 
 def _listed(ledger: Ledger) -> Bools:
-    return np.isin(np.arange(len(ledger.slabs)), ledger.memberships.slab)
+    listed = np.zeros(len(ledger.slabs) + 1, np.bool_)  # the last one for slabs of other caches
+    listed[ledger.memberships.slab] = True
+    return listed[:-1]
 
 
 def _largest(slabs: Slabs) -> int:
