@@ -11,18 +11,20 @@ from __future__ import annotations
 
 import traceback
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
-from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Type
+from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Type
 
 import numpy as np
 from drgn import FaultError
 
 from .allocators import open_allocator
 from .allocators.caches import Caches, read_caches, same_cache
+from .allocators.vectors import Held, held_vectors, vector_words
 from .errors import SlabTypeError
 from .findings import Finding
 from .index import SlabIndex, slabs_at
-from .ledger import Facts, Ledger, Slabs
+from .ledger import U64, Facts, Ledger, Slabs
 from .machine import Machine
 from .pages.scan import PageScan, Progress, scan
 from .rules import judge
@@ -204,10 +206,45 @@ class Reading:
         if lost_parts or (self.scan is not None and self.scan.unreadable):
             findings = [self._doubt(finding) for finding in findings]
         name = caches.names[number]
+        findings = [*findings, *self._freed_vectors(ledger, findings)]
         return ledger, findings + [
             Finding("unreadable", f"{name}: {part} is not in the target", name, id=-1 - at)
             for at, part in enumerate(lost_parts)
         ]
+
+    def _freed_vectors(self, ledger: Ledger, found: Sequence[Finding]) -> Iterator[Finding]:
+        # Of slabs of any cache, in objects of this one; it follows from what else is wrong with it.
+        if not self.index.whole:
+            return
+        told = (one for one in found if one.because is None)
+        root = next((one.id for one in told if one.rule not in ("note", "unavailable")), None)
+        last = max((one.id for one in found), default=0)
+        index, owner, names = (
+            self.index,
+            self.allocator.ownership.cache,
+            self.allocator.caches.names,
+        )
+        for at, (row, claim) in enumerate(self._vectors.freed(ledger.claims), 1):
+            page, vector, name = int(index.pages[row]), int(self._words[row]), names[owner[row]]
+            place = ledger.places[ledger.claims.place[claim]].name
+            yield Finding(
+                "slab-vector-wrong",
+                f"{name}: slab 0x{page:x} has 0x{vector:x} for its vector, which leads into an "
+                f"object of {ledger.facts.name} that is free: in {place}",
+                cache=name,
+                slab=page,
+                found=vector,
+                id=last + at,
+                because=root,
+            )
+
+    @cached_property
+    def _vectors(self) -> Held:
+        return held_vectors(self.index, self.allocator.ownership.cache)
+
+    @cached_property
+    def _words(self) -> U64:
+        return vector_words(self.index)
 
     def doubts(self, ledger: Ledger, findings: Sequence[Finding]) -> List[str]:
         """

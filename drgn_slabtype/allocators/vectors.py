@@ -10,12 +10,12 @@ the slots themselves.
 
 from __future__ import annotations
 
-from typing import Iterator, Optional, Tuple, Union
+from typing import Iterator, NamedTuple, Optional, Tuple, Union
 
 import numpy as np
 
 from ..index import SlabIndex
-from ..ledger import I64, U64
+from ..ledger import I64, U64, Claims, State
 from ..machine import Machine
 from ..machine.columns import Structure
 
@@ -39,6 +39,45 @@ def vector_words(index: SlabIndex) -> U64:
 
 def _member(slab: Structure) -> Optional[str]:
     return next((one for one in ("obj_exts", "memcg_data", "obj_cgroups") if slab.has(one)), None)
+
+
+class Held(NamedTuple):
+    """The vectors of slabs, wherever they lie, sorted by address."""
+
+    address: U64
+    row: I64
+    """Row of the index of the slab that each belongs to."""
+
+    def freed(self, claims: Claims) -> Iterator[Tuple[int, int]]:
+        """
+        Yield the rows of slabs whose vector a place calls free.
+
+        :param claims: Of the cache whose objects such vectors may be.
+        :return: Row of the index, and of the claim.
+        """
+        if not len(self.address) or not len(claims):
+            return
+        at = np.minimum(np.searchsorted(self.address, claims.address), len(self.address) - 1)
+        same = (self.address[at] == claims.address) & (claims.state != State.LIVE)
+        for claim in np.flatnonzero(same & (claims.index >= 0)).tolist():
+            yield int(self.row[at[claim]]), claim
+
+
+def held_vectors(index: SlabIndex, owner: I64) -> Held:
+    """
+    Return the vectors of slabs that have a mark and a cache.
+
+    A slab loses its mark before its vector is freed.
+
+    :param owner: Position of the cache of each row of the index; -1 for none.
+    """
+    word = vector_words(index)
+    there = index.marked & (owner >= 0) & (word > np.uint64(_FLAGS))
+    there &= word & np.uint64(_IS_VECTOR) != 0
+    rows = np.flatnonzero(there)
+    address = word[rows] & ~np.uint64(_FLAGS)
+    order = np.argsort(address, kind="stable")
+    return Held(address[order], rows[order])
 
 
 def vectors(machine: Machine, pages: U64, stride: Union[int, U64]) -> Tuple[U64, U64]:

@@ -129,7 +129,21 @@ def _with_vectors(machine: Any) -> Iterator[Beside]:
             yield Beside(slab, address)
 
 
+def _freed_vector(machine: Any) -> Iterator[Beside]:
+    # A slab with a vector, and a place of the cache whose object the vector is.
+    room = [found for found in machine.containers if len(found.entries) > 2]
+    for found in _with_vectors(machine):
+        home = machine.home(found.other)
+        for place in room if home else ():
+            if place.cache is home.cache and place.place.endswith(("sheaf", "array")):
+                yield Beside(found, place)
+                break
+
+
 def _vectors(suite: Suite[Any]) -> None:
+    freed = put(lambda v: v.other.entry(1), lambda v: v.victim.other)
+    leads = Root("slab-vector-wrong", node=None, astray=True)
+    suite.recipe("vector-freed", first("vector in an object", _freed_vector), freed, leads)
     root = Root("slab-vector-wrong", node=None, astray=True)
     text = store(lambda v: v.other, _TEXT[:16])
     suite.recipe("vector-holds-text", first("vector", _with_vectors), text, root)
