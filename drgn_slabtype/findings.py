@@ -35,14 +35,14 @@ class Damaged(NamedTuple):
 
 
 class Stretch(NamedTuple):
-    """Damage of one kind in one piece, as far as it reaches."""
+    """Damage in one piece, as far as it reaches."""
 
     start: Address
     """Its first byte."""
     end: Address
     """Behind its last byte."""
     what: str
-    """What it holds."""
+    """What it holds; where that is not one thing, one after the other."""
     starts: Optional[str]
     """The object in whose own memory it begins, if that is in use: the likely writer."""
     before: str

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from drgn import Program
 
+from drgn_slabtype.answers.address import AddressInfo, ObjectWord
 from drgn_slabtype.answers.caches import caches
 from drgn_slabtype.answers.object import slab_object
 from drgn_slabtype.answers.objects import objects
@@ -124,3 +125,15 @@ def test_words_are_told_where_contents_are_there(monkeypatch: pytest.MonkeyPatch
     object_lines = [line for line in info.lines if line.part == "object"]
     assert [line.offset for line in object_lines] == list(range(0, 224, 16))
     assert bytes.fromhex(object_lines[0].bytes) == prog.read(first - member, 16)
+
+
+def test_words_that_repeat_are_one_line() -> None:
+    words = [ObjectWord(8 * n, 5 if n < 4 else 6, "five" if n < 4 else "six") for n in range(5)]
+    words.append(ObjectWord(48, 6, "six"))
+    info = AddressInfo(0, "slab object", "made up", words=tuple(words))
+    told = [" ".join(line.split()) for line in as_text(info).splitlines()[1:]]
+    assert told == [
+        "words +0 0x0000000000000005: five, and so on up to +24",
+        "+32 0x0000000000000006: six",
+        "+48 0x0000000000000006: six",
+    ]

@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, List, Optional
+from itertools import groupby
+from typing import TYPE_CHECKING, List, Optional, Tuple
 
 from . import Column, Fact, View
 
 if TYPE_CHECKING:
-    from ...answers.address import AddressInfo
+    from ...answers.address import AddressInfo, ObjectWord
     from ...answers.slabs import SlabsAnswer
     from ...answers.states import SlabObject
+
+_WORD = 8  # bytes: 32-bit kernels are refused
 
 TRACK = View(
     Column("by", "caller"),
@@ -87,10 +90,18 @@ def _damage(info: AddressInfo) -> List[Fact]:
 
 
 def _words(info: AddressInfo) -> List[Fact]:
-    return [
-        ("words" if not at else "", f"{word.offset:+5} 0x{word.word:016x}: {word.meaning}")
-        for at, word in enumerate(info.words)
-    ]
+    facts: List[Fact] = []
+    for (_, spelled, meaning), some in groupby(enumerate(info.words), _word_of):
+        first, *rest = [word.offset for _, word in some]
+        same = f", and so on up to {rest[-1]:+}" if rest else ""
+        facts.append(("" if facts else "words", f"{first:+5} 0x{spelled:016x}: {meaning}{same}"))
+    return facts
+
+
+def _word_of(numbered: Tuple[int, ObjectWord]) -> Tuple[int, int, str]:
+    # What neighbours have in common that hold the same.
+    at, word = numbered
+    return word.offset - at * _WORD, word.word, word.meaning
 
 
 ADDRESS = View(
