@@ -176,30 +176,23 @@ class Reading:
         :param number: Position in ``self.allocator.caches``.
         """
         if number in self.lost:
-            return self._nothing(number), [self.lost[number]]
+            return _nothing(self.allocator.caches, number), [self.lost[number]]
         try:
             return self._judge(number)
         except (OSError, SlabTypeError):  # of the target as a whole
             raise
         except CAUGHT as error:
-            name = self.allocator.caches.names[number]
-            return self._nothing(number), [replace(not_read(name, error), cache=name)]
-
-    def _nothing(self, number: int) -> Ledger:
-        caches = self.allocator.caches
-        name, address = caches.names[number], int(caches.addresses[number])
-        return Ledger(Facts(name, address, 0, 1, 0), (), Slabs.empty())
+            caches = self.allocator.caches
+            lost = replace(not_read(caches.names[number], error), cache=caches.names[number])
+            return _nothing(caches, number), [lost]
 
     def _judge(self, number: int) -> Tuple[Ledger, List[Finding]]:
         caches = self.allocator.caches
         if not caches.rows.ok[number]:
-            name, address = caches.names[number], int(caches.addresses[number])
-            lost = Finding(
-                "unreadable",
-                f"{name}: struct kmem_cache at 0x{address:x} is not in the target",
-                name,
-            )
-            return self._nothing(number), [lost]
+            name, address = caches.names[number], caches.addresses[number]
+            told = f"{name}: struct kmem_cache at 0x{address:x} is not in the target"
+            lost = Finding("unreadable", told, name)
+            return _nothing(caches, number), [lost]
         ledger = self.allocator.collect(number, self.index)
         findings = judge(ledger, self.machine.layout.encoding)
         lost_parts = self.allocator.unreadable(number)
@@ -219,11 +212,8 @@ class Reading:
         told = (one for one in found if one.because is None)
         root = next((one.id for one in told if one.rule not in ("note", "unavailable")), None)
         last = max((one.id for one in found), default=0)
-        index, owner, names = (
-            self.index,
-            self.allocator.ownership.cache,
-            self.allocator.caches.names,
-        )
+        index, owner = self.index, self.allocator.ownership.cache
+        names = self.allocator.caches.names
         for at, (row, claim) in enumerate(self._vectors.freed(ledger.claims), 1):
             page, vector, name = int(index.pages[row]), int(self._words[row]), names[owner[row]]
             place = ledger.places[ledger.claims.place[claim]].name
@@ -277,6 +267,11 @@ class Reading:
             except FaultError:
                 return finding.told_as("unreadable")
         return finding
+
+
+def _nothing(caches: Caches, number: int) -> Ledger:
+    name, address = caches.names[number], int(caches.addresses[number])
+    return Ledger(Facts(name, address, 0, 1, 0), (), Slabs.empty())
 
 
 def _choose(caches: Caches, addresses: Sequence[int]) -> Caches:

@@ -34,8 +34,8 @@ between two lists, an array being emptied; with [who was at it](invariants.md#wh
 why that is not known. In `unavailable` stands what could not be judged because memory is missing
 from the dump, was left out of a capture, or hangs on damage told elsewhere.
 
-What was written past the end of something runs on, and shows in many findings. Where damage touches,
-of words, objects, slabs or struct pages, each of these findings has the whole stretch
+What was written past the end of something runs on, and shows in many findings. Where damage
+of words, objects, slabs or struct pages touches, each of these findings has the whole stretch
 (`stretches`), and the first tells it: from where to where, what it holds, and what lies directly
 before and after it. `it begins in` names the object in use in whose own memory it begins, which is
 the likely writer; else that is what lies before it.
