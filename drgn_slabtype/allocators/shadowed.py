@@ -67,7 +67,7 @@ def _given_back(ledger: Ledger) -> Bools:
     quarantined = np.array([place is QUARANTINE for place in ledger.places], np.bool_)
     free = known & ((claims.state == State.FREE) | quarantined[claims.place])
     # A constructor of a slab that is being made touches each of its objects.
-    unsure = slabs.fresh | slabs.excused | slabs.failed | slabs.busy | slabs.transit
+    unsure = slabs.fresh | slabs.excused | slabs.failed
     sure: Bools = free & ~claims.passing & ~unsure[claims.slab]
     lived_in = _keys(ledger)[known & (claims.state == State.LIVE)]
     return sure & ~np.isin(_keys(ledger), lived_in)

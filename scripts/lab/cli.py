@@ -128,7 +128,8 @@ def _reports(arguments: argparse.Namespace) -> int:
     kernel = KERNELS[arguments.kernel]
     files = library.get(kernel, Archive())
     install(ARCHITECTURES[HERE].packages, log=cache.log_file("packages"))
-    found = kasanreports.reported(files, fitted(GUESTS[arguments.guest], kernel))
+    guest = fitted(GUESTS[arguments.guest], kernel)
+    found = kasanreports.reported(files, guest, arguments.keep)
     print(
         f"{kernel.name}/{arguments.guest}: {found['objects']} objects and {found['events']} events"
         f" compared, {len(found['differ'])} differ"
@@ -324,6 +325,8 @@ def _parser() -> argparse.ArgumentParser:
     one = commands.add_parser("reports", help="compare objects with what KASAN reports of them")
     one.add_argument("kernel", metavar="KERNEL")
     one.add_argument("--guest", default="busy", help="how to boot it (default: busy)")
+    text = "leave a capture there, and what was printed"
+    one.add_argument("--keep", type=Path, metavar="FOLDER", help=text)
     one.set_defaults(run=_reports)
 
     one = commands.add_parser("matrix", help="check every kernel with every guest")

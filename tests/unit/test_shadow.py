@@ -107,10 +107,9 @@ def test_what_lies_behind_the_object_does_not_count() -> None:
         (FREE, {"typesafe": True}),
         (FREE, {"fresh": True}),
         (FREE, {"failed": True}),
-        (FREE, {"busy": True}),
         ([], {}),
     ],
-    ids=["waits for RCU", "lived in", "by RCU", "being made", "failed", "locked", "in use"],
+    ids=["waits for RCU", "lived in", "by RCU", "being made", "failed", "in use"],
 )
 def test_of_others_nothing_is_promised(claims: Any, differs: Any) -> None:
     assert judged(claims, np.zeros(PAGE // GRANULE, np.uint8), **differs) == []
