@@ -22,6 +22,7 @@ from drgn.helpers.linux.list import list_for_each_entry
 from drgn.helpers.linux.slab import for_each_slab_cache
 
 from drgn_slabtype.machine import machine, page_type_layout
+from drgn_slabtype.machine.tags import untagged_pointer
 from drgn_slabtype.pages.scan import PageBlock, page_blocks
 from lab import pagewords
 from lab.oracle import KPF
@@ -159,7 +160,8 @@ def partial_free(prog: Program) -> Dict[str, int]:
             link = "slab_list" if type == "struct slab" else "lru"
             for slab in list_for_each_entry(type, node.partial.address_of_(), link):
                 free += int(slab.objects) - int(slab.inuse)
-        result[hex(cache)] = free
+        # With KASAN's tags in its pointers, drgn's have them.
+        result[hex(untagged_pointer(prog, cache))] = free
     return result
 
 
