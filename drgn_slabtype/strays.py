@@ -54,9 +54,8 @@ def judge_machine(reading: Reading) -> List[Finding]:
 
 
 def _caches(reading: Reading, found: List[Finding]) -> List[Finding]:
-    return _numbered(
-        _judge_cache_list(reading.allocator.caches, reading.machine.memory.word_size), found
-    )
+    caches, word = reading.allocator.caches, reading.machine.memory.word_size
+    return _numbered(_judge_cache_list(caches, reading.index, word), found)
 
 
 def _marks(reading: Reading, found: List[Finding]) -> List[Finding]:
@@ -225,7 +224,7 @@ def _judge_words(machine: Machine, index: SlabIndex, scan: PageScan) -> Iterator
         )
 
 
-def _judge_cache_list(caches: Caches, word_size: int) -> Iterator[Finding]:
+def _judge_cache_list(caches: Caches, index: SlabIndex, word_size: int) -> Iterator[Finding]:
     lost = caches.lost
     if lost is not None:
         yield Finding(
@@ -240,11 +239,13 @@ def _judge_cache_list(caches: Caches, word_size: int) -> Iterator[Finding]:
         )
     # Behind a hole in the target the list may go on as it should.
     behind_hole = lost is not None and not lost.readable
+    has_slabs = np.isin(caches.addresses, index["slab_cache"])
     for number in np.flatnonzero(caches.unlisted & ~caches.destroyed & (not behind_hole)).tolist():
         name = caches.names[number]
         yield Finding(
             "cache-list",
-            f"{name}: has slabs, but is not on slab_caches",
+            f"{name}: {'has slabs' if has_slabs[number] else 'is in sysfs'}, but is not on "
+            "slab_caches",
             cache=name,
             place="slab_caches",
             found=int(caches.addresses[number]),

@@ -111,6 +111,10 @@ def read_caches(machine: Machine, told: Sequence[int] = ()) -> Caches:
         dying = []
     known = set(listed) | set(dying)
     unlisted = _plausible(machine, [address for address in told if address not in known])
+    beside = _plausible(machine, sorted({*_in_sysfs(machine, listed)} - known - {*unlisted}))
+    # One that is being destroyed is in sysfs a little longer.
+    gone = _deleted(_read(machine, beside))
+    unlisted += [address for address, dead in zip(beside, gone.tolist()) if not dead]
     addresses = listed + dying + unlisted
     rows = _read(machine, addresses)
     names = [
@@ -129,6 +133,18 @@ def _read(machine: Machine, addresses: List[int]) -> Rows:
     entry = layout.type.member(node_array).type.type
     size = layout.offset(node_array) + machine.node_ids * (entry.size or machine.memory.word_size)
     return machine.rows("struct kmem_cache", np.array(addresses, np.uint64), size)
+
+
+def _in_sysfs(machine: Machine, listed: List[int]) -> List[int]:
+    # What is beside caches in the kset of all of them. A cache is on slab_caches
+    # when it is made, and its links are poison from when it is taken off.
+    rows = _read(machine, listed)
+    if not rows.structure.has("kobj.entry.next"):
+        return []
+    there = rows.ok & (rows["kobj.state_in_sysfs"] != 0)
+    links = np.concatenate([rows["kobj.entry.next"][there], rows["kobj.entry.prev"][there]])
+    links = links[machine.memory.is_kernel_address(links)]
+    return (links - np.uint64(rows.structure.offset("kobj.entry"))).tolist()
 
 
 def _plausible(machine: Machine, addresses: List[int]) -> List[int]:

@@ -9,6 +9,7 @@ from typing import Callable, List
 import pytest
 from drgn import FaultError, Program
 from drgn.helpers.linux.mm import phys_to_virt
+from drgn.helpers.linux.slab import find_slab_cache
 
 from drgn_slabtype.capture import open_capture
 from drgn_slabtype.check import check
@@ -154,3 +155,28 @@ def test_where_a_cpu_has_its_memory(name: str, away: int) -> None:
 def test_cpus_of_two_nodes_are_not_side_by_side() -> None:
     report = check(_open("slab-6.1-rfc3-numa"))
     assert _roots(report) == []
+
+
+@pytest.mark.parametrize(("name", "told"), [("dentry", "has slabs"), ("PING", "is in sysfs")])
+def test_a_cache_that_its_neighbours_on_the_list_leave_out(name: str, told: str) -> None:
+    prog = _open("debian-7.1-plain")
+    cache = find_slab_cache(prog, name)
+    assert cache is not None
+    links = cache.list
+    after, before = int(links.next), int(links.prev)
+    at = int(links.address_of_())
+    skip = [
+        Write(after + 8, before.to_bytes(8, "little")),
+        Write(before, after.to_bytes(8, "little")),
+    ]
+    overlay(prog := _open("debian-7.1-plain"), skip)
+    (finding,) = check(prog).findings
+    assert (finding.code, finding.cache) == ("cache-list", name)
+    assert finding.message == f"{name}: {told}, but is not on slab_caches"
+    if name == "PING":
+        # It is being destroyed.
+        words = (0xDEAD000000000100, 0xDEAD000000000122)
+        poison = b"".join(word.to_bytes(8, "little") for word in words)
+        overlay(prog := _open("debian-7.1-plain"), [*skip, Write(at, poison)])
+        report = check(prog)
+        assert (report.exit_status, report.findings, report.changing) == (0, [], [])
