@@ -173,16 +173,18 @@ def _middle(taken: Sequence[Took]) -> Took:
 
 
 def commands(target: Target, times: int) -> Tuple[Dict[str, Took], Dict[str, Any]]:
-    """Return what whole commands took, and the totals of a check."""
+    """Return what whole commands took, and the totals of a check by one process."""
     call = [sys.executable, "-m", "drgn_slabtype"]
-    whole = [*call, "check", *target.options, "--format", "json"]
-    one = [*call, "object", *target.options, hex(target.objects[-1])]
-    checks, objects = zip(*((command(whole), command(one)) for _ in range(times)))
-    took = {
-        "whole check command": _middle([done for done, _ in checks]),
-        "whole object command": _middle([done for done, _ in objects]),
+    check_by = [*call, "check", *target.options, "--format", "json", "--jobs"]
+    asked = {
+        "whole check command": [*check_by, "1"],
+        "whole check command, 2 processes": [*check_by, "2"],
+        "whole object command": [*call, "object", *target.options, hex(target.objects[-1])],
     }
-    totals: Dict[str, Any] = json.loads(checks[-1][1])["totals"]
+    runs = [{name: command(words) for name, words in asked.items()} for _ in range(times)]
+    took = {name: _middle([run[name][0] for run in runs]) for name in asked}
+    told = [json.loads(runs[-1][name][1])["totals"] for name in list(asked)[:2]]
+    totals: Dict[str, Any] = {**told[0], "peak_of_2": told[1]["peak_memory"]}
     return took, totals
 
 
@@ -230,6 +232,9 @@ def judge(took: Dict[str, Took], totals: Dict[str, Any], captures: Dict[str, Any
     ]
     if totals["peak_memory"]:
         found.append(Limit("check above opening", totals["peak_memory"] / _MIB, room, "MiB"))
+    if totals["peak_of_2"]:
+        both = totals["peak_of_2"] / _MIB
+        found.append(Limit("check above opening, 2 processes", both, room, "MiB"))
     if captures:
         replay = cpu["whole check command, capture"] / cpu["whole check command"]
         found.append(Limit("check of a capture / of the dump", replay, 1.0))
