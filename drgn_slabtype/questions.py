@@ -101,13 +101,13 @@ def _object(prog: Program, args: argparse.Namespace) -> AddressInfo:
         resolved(prog, args.address),
         contents=args.bytes,
         neighbours=args.neighbours,
-        everywhere=args.everywhere,
+        everywhere=args.everywhere or None,
     )
 
 
 def _object_code(args: argparse.Namespace) -> str:
     options = f"contents={args.bytes}, neighbours={args.neighbours}"
-    options += ", everywhere=True" if args.everywhere else ""
+    options += f", everywhere={args.everywhere or None}"
     return f"""\
 from drgn_slabtype import slab_object
 
@@ -322,7 +322,8 @@ QUESTIONS = (
             option(
                 "--everywhere",
                 action="store_true",
-                help="ask all caches of the machine whether they record the object, too",
+                help="ask all caches whether they record the object, also where that takes time: "
+                "in more than 1 GiB of memory, or a running kernel",
             ),
         ),
         drgn=_object_code,

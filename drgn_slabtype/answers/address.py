@@ -86,6 +86,8 @@ class AddressInfo(Record):
     """``in use``, ``free``, ``waiting`` or ``unknown``."""
     places: Tuple[str, ...] = ()
     """Every place that records the object, with the position there."""
+    everywhere: bool = False
+    """Whether all caches of the machine were asked, not its own alone."""
     list: Optional[str] = None
     """The list that its slab stands on: see :attr:`SlabUsage.list
     <drgn_slabtype.answers.slabs.SlabUsage.list>`."""

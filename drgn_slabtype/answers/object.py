@@ -10,7 +10,7 @@ it is instead.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Iterator, List
+from typing import Iterator, List, Optional
 
 import numpy as np
 from drgn import IntegerLike, Program
@@ -18,7 +18,8 @@ from drgn import IntegerLike, Program
 from ..arguments import at_least, word_of
 from ..findings import Stretch
 from ..ledger import Ledger, Walk
-from ..machine import has_contents, machine
+from ..machine import Machine, has_contents, machine
+from ..pages.scan import page_ranges
 from ..rules.claims import container_name
 from .address import AddressInfo
 from .describe import describe
@@ -28,6 +29,8 @@ from .objectbytes import damaged_parts, lines, parts, words
 from .slots import slot
 from .what import meanings
 
+_SMALL_BYTES = 1 << 30
+
 
 def slab_object(
     prog: Program,
@@ -35,7 +38,7 @@ def slab_object(
     *,
     contents: int = 0,
     neighbours: int = 1,
-    everywhere: bool = False,
+    everywhere: Optional[bool] = False,
 ) -> AddressInfo:
     """
     Return what an address is.
@@ -49,7 +52,8 @@ def slab_object(
     :param contents: So many bytes of the object, those beside it, and what the words
         among them are.
     :param neighbours: How many objects to tell before and after it.
-    :param everywhere: Ask all caches of the machine whether they record it, too.
+    :param everywhere: Ask all caches of the machine whether they record it, too; ``None``: where
+        that takes little, in a dump of a machine with no more than 1 GiB of memory.
     :raises ArgumentError: if *addr* is no address, or a number is negative.
     :raises LayoutError: if the kernel's layout is not understood.
     """
@@ -59,7 +63,14 @@ def slab_object(
     reading = lookup(machine(prog))
     with reading.machine.moment():
         info = _asked(reading, address, contents, neighbours)
+    if everywhere is None:
+        everywhere = _is_small(reading.machine)
     return _with_records(reading, info) if everywhere and info.kind == "slab object" else info
+
+
+def _is_small(machine: Machine) -> bool:
+    pages = sum(end - start for start, end in page_ranges(machine))
+    return not machine.is_live and pages << machine.memory.page_shift <= _SMALL_BYTES
 
 
 def _asked(reading: Lookup, address: int, contents: int, neighbours: int) -> AddressInfo:
@@ -137,6 +148,7 @@ def _with_records(reading: Lookup, info: AddressInfo) -> AddressInfo:
         info,
         places=(*info.places, *found),
         contradictions=(*info.contradictions, *told),
+        everywhere=True,
     )
 
 

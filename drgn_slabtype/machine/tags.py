@@ -11,7 +11,7 @@ has to be the same wherever it comes from.
 
 from __future__ import annotations
 
-from typing import Iterator, Tuple, Union
+from typing import Iterator, NamedTuple, Tuple, Union
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,20 @@ U64 = npt.NDArray[np.uint64]
 
 _WORD = 8
 _DIRECT_MAP_BYTES = 1 << 51  # half of what 52 bits address
+
+
+class _Pages(NamedTuple):
+    # The struct pages.
+    start: int
+    bytes: int
+    size: int
+
+    def are_flags(self, addresses: U64) -> npt.NDArray[np.bool_]:
+        # Whether page->flags begins at each address: KASAN's tag of the page and its zone
+        # are in it, and what they add up to can look like a pointer with a tag.
+        offset = addresses - np.uint64(self.start)
+        flags: npt.NDArray[np.bool_] = offset < np.uint64(self.bytes)
+        return flags & (offset % np.uint64(self.size) == 0)
 
 
 class Tags:
@@ -43,6 +57,7 @@ class Tags:
         self._size = np.uint64(min(size, _DIRECT_MAP_BYTES))
         self.used = self._architecture.is_tagged and _are_used(prog)
         """Whether there are any."""
+        self._pages = _memory_map(prog) if self.used else _Pages(0, 0, 1)
 
     def removed(self, words: U64) -> U64:
         """
@@ -76,7 +91,10 @@ class Tags:
             if not count:
                 continue
             cut = np.ascontiguousarray(pieces[rows, lead : lead + count * _WORD])
-            words = self.removed(cut.view("<u8").astype(np.uint64))
+            kept = cut.view("<u8").astype(np.uint64)
+            inside = np.arange(lead, lead + count * _WORD, _WORD).astype(np.uint64)
+            at = addresses[rows][:, None] + inside
+            words = np.where(self._pages.are_flags(at), kept, self.removed(kept))
             pieces[rows, lead : lead + count * _WORD] = words.astype("<u8").view(np.uint8)
 
     def without(self, blocks: Iterator[Tuple[int, U8]]) -> Iterator[Tuple[int, U8]]:
@@ -92,6 +110,14 @@ class Tags:
             piece = data.copy()[None, :]
             self.remove(piece, np.array([start], np.uint64))
             yield start, piece[0]
+
+
+def _memory_map(prog: Program) -> _Pages:
+    try:
+        size = prog.type("struct page").size or 1
+        return _Pages(int(prog["vmemmap"].value_()), int(prog["max_pfn"]) * size, size)
+    except (FaultError, LookupError):
+        return _Pages(0, 0, 1)
 
 
 def untagged_pointer(prog: Program, pointer: Union[Object, int]) -> int:

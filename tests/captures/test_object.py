@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -57,7 +58,9 @@ def test_sound_objects_are_recorded_by_no_other_cache(prog: Program) -> None:
     for name in ("kmalloc-64", "kmalloc-192"):
         some = next(iter(objects(prog, name)))
         everywhere = slab_object(prog, some.address, everywhere=True)
-        assert everywhere == slab_object(prog, some.address)
+        assert everywhere == replace(slab_object(prog, some.address), everywhere=True)
+        # As the command has it: this machine is small.
+        assert everywhere == slab_object(prog, some.address, everywhere=None)
 
 
 def test_object_on_the_freelist_of_another_cache_is_a_contradiction() -> None:
@@ -130,7 +133,7 @@ def test_words_are_told_where_contents_are_there(monkeypatch: pytest.MonkeyPatch
 def test_words_that_repeat_are_one_line() -> None:
     words = [ObjectWord(8 * n, 5 if n < 4 else 6, "five" if n < 4 else "six") for n in range(5)]
     words.append(ObjectWord(48, 6, "six"))
-    info = AddressInfo(0, "slab object", "made up", words=tuple(words))
+    info = AddressInfo(0, "slab object", "made up", words=tuple(words), everywhere=True)
     told = [" ".join(line.split()) for line in as_text(info).splitlines()[1:]]
     assert told == [
         "words +0 0x0000000000000005: five, and so on up to +24",

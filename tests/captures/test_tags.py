@@ -112,3 +112,18 @@ def test_words_that_are_no_pointers_stay_as_they_are(tagged: Tuple[Program, Any]
     assert pieces[0, 3:11].tobytes() == start.to_bytes(8, "little")
     assert pieces[0, :3].tobytes() == memory[5:8].tobytes()
     assert pieces[0, 11:].tobytes() == memory[16:22].tobytes()
+
+
+def test_flags_of_a_page_are_no_pointer(tagged: Tuple[Program, Any]) -> None:
+    # KASAN's tag of the page and its zone are in them; what they add up to may look like one.
+    prog, _ = tagged
+    known = machine(prog)
+    bare = np.uint64(known.memory.linear_base + 4096)
+    word = bare & ~np.uint64(0xFF << 56) | np.uint64(0x12 << 56)
+    page = np.array([known.page.vmemmap + 5 * known.page.size], np.uint64)
+    piece = np.array([[word, word]], "<u8").view(np.uint8)
+    known.memory.tags.remove(piece, page)
+    assert piece.view("<u8").tolist() == [[int(word), int(bare)]]
+    elsewhere = np.array([[word, word]], "<u8").view(np.uint8)
+    known.memory.tags.remove(elsewhere, np.array([bare], np.uint64))
+    assert elsewhere.view("<u8").tolist() == [[int(bare), int(bare)]]

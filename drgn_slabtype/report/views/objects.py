@@ -61,6 +61,12 @@ def _stands(info: AddressInfo) -> Optional[str]:
     return _list(info.list, info.owner)
 
 
+def _asked(info: AddressInfo) -> Optional[str]:
+    if info.kind != "slab object" or info.everywhere:
+        return None
+    return "its own cache alone; --everywhere asks all"
+
+
 def _lines(info: AddressInfo) -> List[Fact]:
     facts: List[Fact] = []
     part = None
@@ -112,6 +118,7 @@ ADDRESS = View(
     Column("KASAN", "shadow"),
     Column("state"),
     Column("recorded in", "places"),
+    Column("asked", "everywhere", _asked),
     Column("list", "list owner", _stands),
     Column("contradiction", "contradictions"),
     Column("previous", cell=lambda info: _neighbour(info.previous)),
