@@ -32,7 +32,7 @@ def check(
     addresses: Union[IntegerLike, Sequence[IntegerLike]] = (),
     progress: Optional[Progress] = None,
     evidence: Optional[Evidence] = None,
-    jobs: int = 1,
+    jobs: Optional[int] = 1,
 ) -> Report:
     """
     Check the slab allocator of a kernel.
@@ -53,7 +53,8 @@ def check(
     :param evidence: What earlier checks of the same running kernel have seen, to
         which this one adds: a statement that they could not decide goes on.
     :param jobs: How many processes judge caches, forked from this one; with 1, this one
-        does, and of a target that moves. The report is the same, but for what it cost.
+        does, and of a target that moves. ``None``: one a processor, if there are so many
+        slabs that it is worth while. The report is the same, but for what it cost.
     :raises LayoutError: if the kernel's layout is not understood.
     :raises ArgumentError: if there is no such cache, or an address is in no slab.
     :raises UnsupportedError: if the kernel is a 32-bit one.
@@ -63,7 +64,8 @@ def check(
     :attr:`Report.interrupted`.
     """
     kernel = machine(prog)
-    at_least("jobs", jobs, 1)
+    if jobs is not None:
+        at_least("jobs", jobs, 1)
     course = Course(kernel, jobs)
     slabs = words_of(addresses)
     wanted = [cache_of(cache) for cache in several(caches)]

@@ -21,7 +21,6 @@ from .fleet.known import Cause, likenesses, read_causes
 from .report.output import Progress, check_writable, emit, progress
 from .signals import interruptible, reason_of
 from .watch import PAUSE, Round, save, watch
-from .workers import processors
 
 if TYPE_CHECKING:
     from drgn import Program
@@ -116,7 +115,7 @@ def run(prog: Program, args: argparse.Namespace) -> Union[Report, Watching]:
             caches=args.cache,
             addresses=addresses,
             progress=show,
-            jobs=args.jobs or processors(),
+            jobs=args.jobs,
         )
     try:
         _complete(prog, report, causes)

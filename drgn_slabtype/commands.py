@@ -232,8 +232,8 @@ COMMANDS = (
                 "--jobs",
                 type=number,
                 metavar="N",
-                help="let so many processes judge caches (default: one a processor; of what moves, "
-                "this one does)",
+                help="let so many processes judge caches (default: one a processor where there are "
+                "many slabs; of what moves, this one does)",
             ),
             option(
                 "--watch",

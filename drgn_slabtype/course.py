@@ -60,10 +60,11 @@ from .rules.excuses import settle
 from .rules.oneroot import one_root
 from .signals import reason_of
 from .strays import judge_machine
-from .workers import spread
+from .workers import processors, spread
 
 _MOST_ORDER = 14  # more than any page has
 _FEWEST_ROOTS = 2  # that can be one
+_MANY_SLABS = 1 << 14  # of which a check takes longer than processes do to begin
 
 
 class Course:
@@ -74,10 +75,10 @@ class Course:
     any moment, and without reading anything.
 
     :param jobs: How many processes judge caches beside this one, of a target that does
-        not move; none if fewer than 2.
+        not move; none if fewer than 2. ``None``: as many as are worth while.
     """
 
-    def __init__(self, kernel: Machine, jobs: int = 1) -> None:
+    def __init__(self, kernel: Machine, jobs: Optional[int] = 1) -> None:
         self.kernel = kernel
         self._jobs = 1 if _moves(kernel) else jobs
         self._peak, self._began = Peak(), time.monotonic()
@@ -283,9 +284,11 @@ def _judge_cache(reading: Reading, number: int) -> Tuple[Ledger, _Judged]:
 
 
 def _judge_each(
-    reading: Reading, numbers: Sequence[int], jobs: int, peak: Peak
+    reading: Reading, numbers: Sequence[int], jobs: Optional[int], peak: Peak
 ) -> Iterator[_Judged]:
     # In processes of their own, all but the first: with that is found what all need.
+    if jobs is None:
+        jobs = processors() if len(reading.index) >= _MANY_SLABS else 1
     here, memory = os.getpid(), reading.machine.memory
 
     def work(number: int) -> Tuple[int, _Judged, Spent, int]:
