@@ -153,15 +153,16 @@ def test_code_about_call_traces_runs() -> None:
     assert printed == "".join(f"{one.count} {one.cache} {one.caller}\n" for one in told)
 
 
-def test_a_cpu_that_has_no_slab_is_told_in_one_line(prog: Program) -> None:
+def test_of_a_cpu_that_has_no_slab_is_told_why(prog: Program) -> None:
     answers = (
         slabs(prog, cache.address, cpu=cpu)
         for cache in caches(prog).caches
         for cpu in machine(prog).cpus.tolist()
     )
-    text = as_text(next(answer for answer in answers if not answer.slabs))
-    assert text.count("\n") == 1
-    assert text.endswith(": 0 slabs, 0 objects\n")
+    answer = next(answer for answer in answers if not answer.slabs)
+    first, why = as_text(answer).splitlines()
+    assert first.endswith(": 0 slabs, 0 objects")
+    assert why == answer.why_none
 
 
 def test_two_states_mean_both(prog: Program) -> None:
