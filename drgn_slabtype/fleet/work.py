@@ -122,8 +122,8 @@ def judge(job: Job) -> Verdict:
         _judge(job, verdict, started)
     except FaultError as error:
         verdict.why = str(error)
-    except FileNotFoundError:
-        verdict.why = f"{job.path}: no such file or directory"
+    except FileNotFoundError as error:
+        verdict.why = f"{error.filename or job.path}: no such file or directory"
     except (OSError, SlabTypeError) as error:
         verdict.why = " ".join(str(error).split())
     except MemoryError:
