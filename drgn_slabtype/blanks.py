@@ -34,10 +34,12 @@ from .reading import Reading
 from .regions import Region
 
 # Where a slab's own page can be all zeroes.
-_OF_OBJECTS = frozenset({"free pointers", "index arrays", "debugging"})
-# The last link of deferred frees is zero, and so may be all that lies around it.
+_OF_OBJECTS = frozenset({"free pointers", "index arrays", "debugging", "KASAN's records"})
+# The last link of deferred frees is zero, and so may be all that lies around it; so are
+# the batches of the quarantine until it has been full.
 _ELSEWHERE = frozenset(
     {"memory map", "slab pages", "page tables", "stack traces", "KFENCE", "deferred frees"}
+    | {"quarantine"}
 )
 _ROOTS = (
     *("slab_caches", "kmem_cache", "mem_section", "vmemmap_base", "page_offset_base", "max_pfn"),

@@ -136,8 +136,9 @@ def _read(machine: Machine, addresses: List[int]) -> Rows:
 
 
 def _in_sysfs(machine: Machine, listed: List[int]) -> List[int]:
-    # What is beside caches in the kset of all of them. A cache is on slab_caches
-    # when it is made, and its links are poison from when it is taken off.
+    # What is beside caches in the kset of all of them. One that is being made is there
+    # before it is on slab_caches, with links of NULL, which is no plausible cache yet;
+    # its links are poison from when it is taken off.
     rows = _read(machine, listed)
     if not rows.structure.has("kobj.entry.next"):
         return []

@@ -64,14 +64,6 @@ def _again(numbers: U64) -> Bools:
     return found
 
 
-def shared_pointer(
-    what: str,
-    pointer: int,
-    node: Optional[int] = None,
-    cpu: Optional[int] = None,
-    place: Optional[str] = None,
-    word: Optional[int] = None,
-) -> Suspect:
-    """Return the finding that a structure is another's, too; as :func:`wild_pointer`."""
-    one = wild_pointer(what, pointer, node, cpu, place, word)
-    return one._replace(message=f"{one.message}, which is another's as well")
+def as_shared(pointer: Suspect) -> Suspect:
+    """Return what :func:`wild_pointer` says as that the structure is another's as well."""
+    return pointer._replace(message=f"{pointer.message}, which is another's as well")

@@ -16,7 +16,7 @@ from typing import Iterator
 import numpy as np
 
 from ..index import SlabIndex
-from ..ledger import U64, Bools, Ledger, State, Zone
+from ..ledger import I64, U64, Bools, Ledger, State, Zone
 from ..machine import Machine
 from ..machine.shadow import FREED, GRANULE, shadow
 from ..regions import Region, region
@@ -34,15 +34,17 @@ def shadow_zones(machine: Machine, ledger: Ledger, typesafe: bool) -> Iterator[Z
     :param typesafe: Whether its objects may be touched after they were freed.
     """
     said = None if typesafe else machine.settled(shadow)
-    size = ledger.facts.object_size
-    if said is None or size <= 0 or ledger.facts.stride % GRANULE:
+    size, stride = ledger.facts.object_size, ledger.facts.stride
+    if said is None or not 0 < size <= stride or stride % GRANULE:
         return
     claims, slabs = ledger.claims, ledger.slabs
+    inside = np.uint64(size) <= np.uint64(machine.memory.page_size) << _orders(ledger)
     rows = np.flatnonzero(_given_back(ledger))
+    rows = rows[inside[claims.slab[rows]]]
     first = np.unique(_keys(ledger)[rows], return_index=True)[1]
     rows = rows[first]
     slab, index = claims.slab[rows].astype(np.int64), claims.index[rows].astype(np.int64)
-    address = slabs.base[slab] + index.astype(np.uint64) * np.uint64(ledger.facts.stride)
+    address = slabs.base[slab] + index.astype(np.uint64) * np.uint64(stride)
     step = max(1, _BATCH_BYTES * GRANULE // size)
     for at in range(0, len(rows), step):
         some = slice(at, at + step)
@@ -52,6 +54,12 @@ def shadow_zones(machine: Machine, ledger: Ledger, typesafe: bool) -> Iterator[Z
         expected = np.where(bytes < GRANULE, np.uint8(FREED), bytes)
         beside = slab[some][found.ok], index[some][found.ok], where
         yield Zone("shadow", "KASAN's shadow", *beside, bytes, expected)
+
+
+def _orders(ledger: Ledger) -> U64:
+    # Of the memory that each slab has, whatever the cache says of its objects.
+    orders: U64 = np.maximum(ledger.slabs.readable, 0).astype(np.uint64)
+    return orders
 
 
 def _keys(ledger: Ledger) -> U64:
@@ -73,9 +81,15 @@ def _given_back(ledger: Ledger) -> Bools:
     return sure & ~np.isin(_keys(ledger), lived_in)
 
 
-def regions(index: SlabIndex) -> Iterator[Region]:
-    """Yield the shadow of all slabs."""
+def regions(index: SlabIndex, owner: I64) -> Iterator[Region]:
+    """
+    Yield the shadow of all slabs.
+
+    :param owner: Position of the cache of each row of the index.
+    """
     said = index.machine.settled(shadow)
     if said is not None:
         starts, sizes = slab_spans(index)
-        yield region("KASAN's shadow", said.of(starts), sizes // np.uint64(GRANULE))
+        found = region("KASAN's shadow", said.of(starts), sizes // np.uint64(GRANULE))
+        # A page of it is zeroes if no object in 32 KiB was freed, nor has a red zone.
+        yield found._replace(unused=owner)

@@ -45,9 +45,11 @@ def describe(reading: Lookup, addr: int) -> AddressInfo:
         return _struct_slab(slab, addr, beside)
     said = machine.settled(shadow)
     about = None if said is None else said.about(addr)
-    if about is not None:
-        what = f"KASAN's shadow of 0x{about:x}: {spell(describe(reading, about))}"
-        return AddressInfo(addr, "other", what)
+    if said is not None and about is not None:
+        # The shadow has a shadow itself, and one of its bytes could be its own.
+        nested = said.about(about) is not None
+        whose = "the shadow itself" if nested else spell(describe(reading, about))
+        return AddressInfo(addr, "other", f"KASAN's shadow of 0x{about:x}: {whose}")
     return elsewhere(machine, addr)
 
 

@@ -49,7 +49,7 @@ class Architecture(NamedTuple):
     is_tagged: bool = False
     """Whether KASAN may give pointers a tag in their top byte."""
     shadows: Tuple[int, ...] = ()
-    """KASAN_SHADOW_OFFSET of generic KASAN, for each width of addresses."""
+    """KASAN_SHADOW_OFFSET of generic KASAN (arch/*/Kconfig), for each width of addresses."""
 
     def untagged(self, addresses: U64) -> U64:
         """
@@ -63,7 +63,7 @@ class Architecture(NamedTuple):
         return np.where(kernel, addresses | _TOP_BYTE, addresses)
 
 
-_DEAD = 0xDEAD000000000000  # arch/*/Kconfig: ILLEGAL_POINTER_VALUE; there too, KASAN_SHADOW_OFFSET
+_DEAD = 0xDEAD000000000000  # arch/*/Kconfig: ILLEGAL_POINTER_VALUE
 
 _KNOWN: Mapping[Name, Architecture] = {
     # Documentation/arch/x86/x86_64/mm.rst, with four and five levels of page tables.
@@ -88,6 +88,12 @@ _KNOWN: Mapping[Name, Architecture] = {
             0xDFFFFE0000000000,
             0xDFFFFFC000000000,
             0xDFFFFFF800000000,
+            # Before "arm64: mm: extend linear region for 52-bit VA configurations" (in v5.11).
+            0xDFFFA00000000000,
+            0xDFFFD00000000000,
+            0xDFFFFE8000000000,
+            0xDFFFFFD000000000,
+            0xDFFFFFFA00000000,
         ),
     ),
     # arch/s390/boot/startup.c chooses where everything is, below _REGION1_SIZE; the lower
@@ -117,7 +123,7 @@ _KNOWN: Mapping[Name, Architecture] = {
         halves=(0xFF00000000000000, 0xFFFF800000000000, 0xFFFFFFC000000000),
         saved_stack="thread.sp",
         poison=_DEAD,
-        shadows=(0xDFFFFFFF00000000,),
+        shadows=(0xDFFFFFFF00000000, 0xDFFFFFC800000000),
     ),
 }
 _OTHER = Architecture()

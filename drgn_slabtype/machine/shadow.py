@@ -128,18 +128,14 @@ def _some_caches(machine: Machine) -> Iterator[int]:
 
 
 def _is_true(machine: Machine, shadow: Shadow, caches: U64) -> bool:
-    # Each is an object in use; behind most of them is a red zone.
-    rows = machine.rows("struct kmem_cache", caches)
-    said = shadow.read(caches, GRANULE)
-    if not said.ok.any() or said.bytes[said.ok].any():
-        return False
+    # Most say that they are in use, and have a red zone behind them; one may be damaged.
     own = _own_cache(machine)
     if own is None:
-        return bool(rows.ok.any())
+        return False
     size = -(-own // GRANULE) * GRANULE
-    behind = shadow.read(caches + np.uint64(size), GRANULE)
-    red = behind.ok & (behind.bytes[:, 0] == _RED_ZONE)
-    return 2 * int(np.count_nonzero(red)) > int(np.count_nonzero(behind.ok))
+    said, behind = shadow.read(caches, GRANULE), shadow.read(caches + np.uint64(size), GRANULE)
+    true = said.ok & behind.ok & (said.bytes[:, 0] == 0) & (behind.bytes[:, 0] == _RED_ZONE)
+    return 2 * int(np.count_nonzero(true)) > int(np.count_nonzero(said.ok & behind.ok))
 
 
 def _own_cache(machine: Machine) -> Optional[int]:

@@ -9,25 +9,25 @@ begins each line.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import struct
 from pathlib import Path
-from typing import Dict, List
+from typing import Dict, Iterator, List, Mapping
 
 from .errors import GuestError
-from .gdbstub import entered
+from .gdbstub import Caller, entered
 from .process import run_python
 from .qemu import Machine
 
-__all__ = ("EVERYTHING", "FILE", "ask", "said")
+__all__ = ("FILE", "ask", "printing", "said")
 
 FILE = "dump_page.json"
 """Name of the file with what was printed, in the oracle's folder."""
 
 _PREFIX = re.compile(r"^\[ *\d+\.\d+\](?:\[ *[TC]\d+\])? ", re.MULTILINE)
-EVERYTHING = struct.pack("<i", 8)
-"""As ``console_loglevel``: whatever the level of a line."""
+_EVERYTHING = struct.pack("<i", 8)  # as console_loglevel: whatever the level
 
 
 def said(console: Path, start: int, first: str) -> List[str]:
@@ -45,6 +45,25 @@ def said(console: Path, start: int, first: str) -> List[str]:
     return lines[next(begins, len(lines)) :]
 
 
+@contextlib.contextmanager
+def printing(machine: Machine, chosen: Mapping[str, int]) -> Iterator[Caller]:
+    """
+    Let a stopped guest print all that is called, at once and whatever its level.
+
+    :param chosen: What :func:`lab.pagewords.printer` returned of its kernel.
+    """
+    with entered(machine.gdb_path, chosen["entry"]) as caller:
+        loglevel = caller.stub.read(chosen["loglevel"], 4)
+        caller.stub.write(chosen["loglevel"], _EVERYTHING)
+        # Since Linux 6.12 a thread may do the printing, but not in an emergency.
+        if chosen["before"]:
+            caller.call(chosen["before"], 0)
+        yield caller
+        if chosen["after"]:
+            caller.call(chosen["after"], 0)
+        caller.stub.write(chosen["loglevel"], loglevel)
+
+
 def ask(machine: Machine, folder: Path) -> List[Dict[str, object]]:
     """
     Let a stopped guest print pages, and return what it printed.
@@ -57,12 +76,7 @@ def ask(machine: Machine, folder: Path) -> List[Dict[str, object]]:
     arguments = ["-m", "lab.pagewords", "choose", str(folder), str(folder / "vmcore")]
     chosen = json.loads(run_python(arguments).stdout)
     words: List[Dict[str, object]] = []
-    with entered(machine.gdb_path, chosen["entry"]) as caller:
-        loglevel = caller.stub.read(chosen["loglevel"], 4)
-        caller.stub.write(chosen["loglevel"], EVERYTHING)
-        # Since Linux 6.12 a thread may do the printing, but not in an emergency.
-        if chosen["before"]:
-            caller.call(chosen["before"], 0)
+    with printing(machine, chosen) as caller:
         for page in chosen["pages"]:
             start = machine.console.stat().st_size
             caller.call(chosen["function"], page["page"])
@@ -70,7 +84,4 @@ def ask(machine: Machine, folder: Path) -> List[Dict[str, object]]:
             if not lines:
                 raise GuestError(f"dump_page() printed nothing about PFN {page['pfn']:#x}")
             words.append({"pfn": page["pfn"], "what": page["what"], "lines": lines})
-        if chosen["after"]:
-            caller.call(chosen["after"], 0)
-        caller.stub.write(chosen["loglevel"], loglevel)
     return words

@@ -31,10 +31,9 @@ from drgn_slabtype.machine import machine
 
 from . import askpages
 from .boot import running
-from .gdbstub import entered
 from .guests import Guest
 from .library import KernelFiles
-from .pagewords import ENTRY, open_dump, optional
+from .pagewords import open_dump, printer
 from .process import run_python
 from .qemu import Machine
 
@@ -54,9 +53,9 @@ def choose(prog: Program) -> Dict[str, Any]:
     """
     Return the objects to ask about, and the addresses that are needed for it.
 
-    :return: ``objects`` of each state; ``entry``, ``function``, ``before`` and ``after``:
-        addresses of code; ``flags``: that of ``kasan_flags``, which keeps what was
-        reported already from being reported again; ``loglevel``: that of ``console_loglevel``.
+    :return: ``objects`` of each state; ``function``, of code; ``flags``: that of
+        ``kasan_flags``, which keeps what was reported already from being reported again;
+        and what :func:`.pagewords.printer` returns.
     """
     reading = lookup(machine(prog))
     whole, found = reading.whole, []
@@ -70,12 +69,9 @@ def choose(prog: Program) -> Dict[str, Any]:
         found += addresses[::step][:_EACH].tolist()
     return {
         "objects": found,
-        "entry": prog.symbol(ENTRY).address,
         "function": prog.symbol("kasan_report").address,
-        "before": optional(prog, "nbcon_cpu_emergency_enter"),
-        "after": optional(prog, "nbcon_cpu_emergency_exit"),
         "flags": prog.symbol("kasan_flags").address,
-        "loglevel": prog.symbol("console_printk").address,
+        **printer(prog),
     }
 
 
@@ -110,10 +106,7 @@ def _ask(stopped: Machine, folder: Path) -> None:
     # What the guest prints about objects of its dump, into a file beside that.
     chosen = json.loads(run_python(["-m", "lab.kasanreports", "choose", str(folder)]).stdout)
     words: List[Dict[str, object]] = []
-    with entered(stopped.gdb_path, chosen["entry"]) as caller:
-        caller.stub.write(chosen["loglevel"], askpages.EVERYTHING)
-        if chosen["before"]:
-            caller.call(chosen["before"], 0)
+    with askpages.printing(stopped, chosen) as caller:
         for address in chosen["objects"]:
             caller.stub.write(chosen["flags"], bytes(8))
             start = stopped.console.stat().st_size
@@ -121,8 +114,6 @@ def _ask(stopped: Machine, folder: Path) -> None:
             words.append(
                 {"object": address, "lines": askpages.said(stopped.console, start, "BUG: ")}
             )
-        if chosen["after"]:
-            caller.call(chosen["after"], 0)
     (folder / FILE).write_text(json.dumps(words, indent=1) + "\n")
 
 
@@ -151,25 +142,27 @@ def compare(prog: Program, words: List[Dict[str, Any]]) -> Dict[str, Any]:
         text = "\n".join(one["lines"])
         info = slab_object(prog, one["object"])
         name = f"object 0x{one['object']:x} of {info.cache} ({info.state})"
-        for what, pattern, ours in (
+        for what, pattern, own in (
             ("object", _OBJECT, f"{info.object or 0:016x}"),
             ("cache", _CACHE, info.cache),
         ):
-            theirs = pattern.search(text)
-            if theirs is None or theirs.group(1) != ours:
-                differ.append(f"{name}: {what} is {theirs and theirs.group(1)}, not {ours}")
-        told = {track.event: _told(track) for track in info.tracks}
-        for event in _events(one["lines"]):
-            events += 1
-            ours = told.get(event[0])
-            if ours is None or ours[:-1] != event[:-1] or not _same(ours[-1], event[-1]):
-                differ.append(f"{name}: {event}, not {told.get(event[0])}")
+            match = pattern.search(text)
+            if match is None or match.group(1) != own:
+                differ.append(f"{name}: {what} is {match and match.group(1)}, not {own}")
+        ours = {track.event: _told(track) for track in info.tracks}
+        theirs = {event[0]: event for event in _events(one["lines"])}
+        events += len(theirs)
+        for event in {**ours, **theirs}:
+            if not _same(ours.get(event), theirs.get(event)):
+                differ.append(f"{name}: {theirs.get(event)}, not {ours.get(event)}")
     return {"objects": len(words), "events": events, "differ": differ}
 
 
-def _same(ours: List[str], theirs: List[str]) -> bool:
-    # The outermost lies in assembly, where labels within functions have names, too.
-    return len(ours) == len(theirs) and ours[:-1] == theirs[:-1]
+def _same(ours: Optional[_Event], theirs: Optional[_Event]) -> bool:
+    if ours is None or theirs is None or ours[:-1] != theirs[:-1]:
+        return False
+    # The outermost frame lies in assembly, where labels within functions have names, too.
+    return len(ours[-1]) == len(theirs[-1]) and ours[-1][:-1] == theirs[-1][:-1]
 
 
 def _told(track: Track) -> _Event:

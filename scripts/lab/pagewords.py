@@ -31,15 +31,16 @@ from drgn_slabtype.pages.survey import Survey, survey
 from drgn_slabtype.target import TargetOptions, open_target
 from lab.askpages import FILE
 
-__all__ = ("ENTRY", "Comparison", "Words", "choose", "compare", "load", "open_dump", "optional")
+__all__ = ("Comparison", "Words", "choose", "compare", "load", "open_dump", "printer")
 
 # Where the guest is stopped for it: a function that every CPU enters soon, with
 # no lock held that printing needs.
-ENTRY = "sysvec_apic_timer_interrupt"
+_ENTRY = "sysvec_apic_timer_interrupt"
 _UNHASHED = "(____ptrval____)"  # a guest without randomness cannot even hash
 _POINTER = re.compile(rf"\b(page|head|mapping):([0-9a-f]{{16}}\b|{re.escape(_UNHASHED)})")
 # Other pages that the guest may touch after it was dumped, until it is asked.
 _MOVED = 2
+_RAW = re.compile(r"(raw|head): [0-9a-f]{16} ")  # of a tail, those of its head follow
 _FRAME = re.compile(r" (\S+)\+(0x[0-9a-f]+)(?:/0x[0-9a-f]+)?")
 # What the kernel's own symbol table takes from the next symbol.
 _SYMBOL_SIZE = re.compile(r"(\+0x[0-9a-f]+)/0x[0-9a-f]+")
@@ -94,10 +95,22 @@ def choose(prog: Program) -> Dict[str, Any]:
             pages.append(record)
     return {
         "pages": pages,
-        "entry": prog.symbol(ENTRY).address,
         "function": prog.symbol("dump_page").address,
-        "before": optional(prog, "nbcon_cpu_emergency_enter"),
-        "after": optional(prog, "nbcon_cpu_emergency_exit"),
+        **printer(prog),
+    }
+
+
+def printer(prog: Program) -> Dict[str, int]:
+    """
+    Return the addresses that are needed to let a stopped guest print.
+
+    :return: ``entry``, ``before`` and ``after`` of code; ``loglevel``, that of
+        ``console_loglevel``.
+    """
+    return {
+        "entry": prog.symbol(_ENTRY).address,
+        "before": _optional(prog, "nbcon_cpu_emergency_enter"),
+        "after": _optional(prog, "nbcon_cpu_emergency_exit"),
         "loglevel": prog.symbol("console_printk").address,
     }
 
@@ -111,8 +124,7 @@ def _contiguous_areas(prog: Program, found: Survey) -> Set[int]:
     return {block for block in blocks if cma == migrate_type(machine(prog), block << order)}
 
 
-def optional(prog: Program, name: str) -> int:
-    """Return the address of a function; 0 if the kernel has none of the name."""
+def _optional(prog: Program, name: str) -> int:
     try:
         return prog.symbol(name).address
     except LookupError:
@@ -168,7 +180,7 @@ def compare(prog: Program, words: List[Words], *, partial: bool = False) -> Comp
 
 
 def _raw(lines: List[str]) -> List[str]:
-    return [line for line in lines if line.startswith("raw:")]
+    return [line for line in lines if _RAW.match(line)]
 
 
 def _same(mine: str, theirs: str, hashes: Dict[str, str]) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from drgn import FaultError, Program
 from drgn.helpers.linux.mm import virt_to_phys
+from drgn.helpers.linux.slab import for_each_slab_cache
 
 from drgn_slabtype.allocators.caches import read_caches
 from drgn_slabtype.allocators.slub.cache import SlubCache, slab_flags
@@ -112,3 +113,28 @@ def test_a_slot_without_room_for_the_size_asked_for_is_sound() -> None:
     older = SlotLayout(parts._replace(asked=0), cache)
     assert older.sound
     assert (older.orig_size, older.end) == (None, older.limit)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "member", "what"),
+    [
+        ("slab-6.1-rfc3-plain", "shared", "the shared array"),
+        ("slab-5.10-plain", "shared", "the shared array"),
+        ("slab-6.1-rfc3-numa", "alien", "the alien arrays"),
+    ],
+)
+def test_arrays_of_another_cache_are_told(kernel: str, member: str, what: str) -> None:
+    prog = _open(kernel)
+    caches = [one for one in for_each_slab_cache(prog) if one.node[0].member_(member)]
+    own, other = (one.node[0].member_(member) for one in (caches[-4], caches[3]))
+    damaged = _open(kernel)
+    overlay(damaged, [Write(own.address_ or 0, other.value_().to_bytes(8, "little"))])
+    (finding,) = check(damaged).findings
+    assert (finding.code, finding.word, finding.found) == (
+        "container-state",
+        own.address_,
+        other.value_(),
+    )
+    assert finding.cache == caches[-4].name.string_().decode()
+    assert f"pointer to {what} of node 0 leads to" in finding.message
+    assert finding.message.endswith("which is another's as well")

@@ -15,6 +15,7 @@ from typing import Any, Dict, List
 import numpy as np
 import pytest
 from drgn import Program
+from drgn.helpers.linux.slab import for_each_slab_cache
 from lab.kasanreports import FILE, compare
 
 from drgn_slabtype import caches, objects, slab_object, stacks
@@ -50,6 +51,7 @@ def waiting(prog: Program) -> int:
 def test_check_finds_nothing(prog: Program) -> None:
     report = check(prog)
     assert report.outcome is Outcome.CONSISTENT
+    assert report.totals.zero_filled_pages == 0
     assert report.findings == []
     assert sum(result.judged.get("KASAN's shadow", 0) for result in report.caches) > 15000
 
@@ -95,6 +97,22 @@ def test_address_in_the_shadow_is_called_that(prog: Program) -> None:
     object = waiting(prog)
     at = int(the_shadow(prog).of(np.array([object], np.uint64))[0])
     assert slab_object(prog, at).meaning.startswith(f"KASAN's shadow of 0x{object:x}: object ")
+
+
+def test_shadow_of_the_shadow_comes_to_an_end(prog: Program) -> None:
+    found = the_shadow(prog)
+    at = np.array([waiting(prog)], np.uint64)
+    nested = int(found.of(found.of(at))[0])
+    assert slab_object(prog, nested).meaning.endswith(": the shadow itself")
+
+
+def test_a_damaged_shadow_of_a_cache_hides_nothing(prog: Program) -> None:
+    own = next(iter(for_each_slab_cache(prog))).value_()
+    object = waiting(prog)
+    wrong, freed = the_shadow(prog).of(np.array([own, object], np.uint64)).tolist()
+    damaged = open_capture(str(HERE / "capture.xz"))
+    overlay(damaged, [Write(wrong, b"\xfe"), Write(freed, bytes(8))])
+    assert [one.object for one in check(damaged).findings] == [object]
 
 
 def test_shadow_against_the_allocator_is_one_finding(prog: Program) -> None:

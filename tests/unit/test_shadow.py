@@ -39,7 +39,10 @@ def machine(said: np.ndarray) -> Any:
         return Gathered(np.array(rows, np.uint8).reshape(len(at), width), ok)
 
     memory = SimpleNamespace(
-        gather=gather, address_mask=(1 << 64) - 1, linear_base=0xFFFF888000000000
+        gather=gather,
+        address_mask=(1 << 64) - 1,
+        linear_base=0xFFFF888000000000,
+        page_size=PAGE,
     )
     made = SimpleNamespace(memory=memory, prog=SimpleNamespace(platform=None))
     found = Shadow(made, OFFSET)  # type: ignore[arg-type]
@@ -48,11 +51,17 @@ def machine(said: np.ndarray) -> Any:
 
 
 def judged(
-    claims: List[Tuple[int, int, State]], said: np.ndarray, *, typesafe: bool = False, **slab: Any
+    claims: List[Tuple[int, int, State]],
+    said: np.ndarray,
+    *,
+    typesafe: bool = False,
+    size: int = SIZE,
+    stride: int = STRIDE,
+    **slab: Any,
 ) -> List[Finding]:
     """What is found of objects that (index, place, state) claims."""
     slabs = Slabs.build(1, page=0xFFFFEA0000004000, base=BASE, objects=PAGE // STRIDE, **slab)
-    ledger = Ledger(Facts("made-up", 0, SIZE, STRIDE, PAGE // STRIDE), PLACES, slabs)
+    ledger = Ledger(Facts("made-up", 0, size, stride, PAGE // STRIDE), PLACES, slabs)
     ledger.claims = Claims.build(
         len(claims),
         slab=0,
@@ -113,6 +122,13 @@ def test_what_lies_behind_the_object_does_not_count() -> None:
 )
 def test_of_others_nothing_is_promised(claims: Any, differs: Any) -> None:
     assert judged(claims, np.zeros(PAGE // GRANULE, np.uint8), **differs) == []
+
+
+@pytest.mark.parametrize(
+    "sizes", [{"size": 1 << 31, "stride": 1 << 31}, {"size": 72}], ids=["wild", "beyond its slot"]
+)
+def test_sizes_that_no_slab_has_room_for_are_not_followed(sizes: Any) -> None:
+    assert judged(FREE[:1], np.zeros(PAGE // GRANULE, np.uint8), **sizes) == []
 
 
 def test_an_object_in_two_places_is_one_finding() -> None:

@@ -24,7 +24,7 @@ from ..caches import Caches, read_caches
 from ..locks import lock_suspects
 from ..nodes import Nodes, read_nodes
 from ..percpu import PerCpu, every_copy
-from ..pointers import repeated, shared_pointer, wild_pointer, wild_pointers
+from ..pointers import as_shared, repeated, wild_pointer, wild_pointers
 
 CPU, SHARED, ALIEN = range(3)
 PLACES = (
@@ -66,9 +66,9 @@ class AlienTables(NamedTuple):
         again = repeated(self.address, self.holder)
         for row in np.flatnonzero((self.wild | again) & (self.cache == cache)).tolist():
             nid, at, word = int(self.nid[row]), int(self.address[row]), int(self.holder[row])
-            tell = wild_pointer if self.wild[row] else shared_pointer
             what, place = f"alien arrays of node {nid}", PLACES[ALIEN].name
-            found.append(tell(what, at, node=nid, place=place, word=word))
+            one = wild_pointer(what, at, node=nid, place=place, word=word)
+            found.append(one if self.wild[row] else as_shared(one))
         return found
 
 

@@ -38,7 +38,7 @@ def declarations(allocator: SlabAllocator, index: SlabIndex) -> Iterator[Declara
     per_node = chain(nodes.regions(found), arrays.regions_of_nodes(machine, found))
     yield Declaration("cache nodes", per_node)
     yield Declaration("quarantine", quarantine.regions(machine))
-    yield Declaration("KASAN's shadow", shadowed.regions(index))
+    yield Declaration("KASAN's shadow", shadowed.regions(index, allocator.ownership.cache))
     yield Declaration("KASAN's records", kasanrecords.regions(allocator, index))
     yield Declaration("objects", _objects(allocator, index))
 

@@ -19,7 +19,7 @@ from ...ledger import I64, Bools, Suspect
 from ...rules.alike import usual
 from ...rules.members import Tuning
 from ..nodes import Nodes
-from ..pointers import repeated, shared_pointer, wild_pointer
+from ..pointers import as_shared, repeated, wild_pointer
 from .arrays import ALIEN, CPU, PLACES, SHARED, ArrayCaches
 
 # What shared and alien arrays hold in batchcount, which they do not use.
@@ -94,8 +94,8 @@ def lost_arrays(arrays: ArrayCaches, mine: I64) -> Iterator[Suspect]:
         node, cpu = _owners(arrays, row)
         at, place = int(arrays.address[row]), PLACES[arrays.kind[row]].name
         word = int(arrays.holder[row]) or None
-        tell = wild_pointer if arrays.wild[row] else shared_pointer
-        yield tell(arrays.name(row), at, node=node, cpu=cpu, place=place, word=word)
+        one = wild_pointer(arrays.name(row), at, node=node, cpu=cpu, place=place, word=word)
+        yield one if arrays.wild[row] else as_shared(one)
 
 
 def unsound_arrays(arrays: ArrayCaches, tuned: Tuned, mine: I64) -> Iterator[Suspect]:

@@ -43,7 +43,7 @@ def declarations(allocator: SlubAllocator, index: SlabIndex) -> Iterator[Declara
     yield Declaration("cache nodes", per_node)
     yield Declaration("deferred frees", deferred.regions(machine))
     yield Declaration("quarantine", quarantine.regions(machine))
-    yield Declaration("KASAN's shadow", shadowed.regions(index))
+    yield Declaration("KASAN's shadow", shadowed.regions(index, allocator.ownership.cache))
     yield Declaration("KASAN's records", kasanrecords.regions(allocator, index))
     yield Declaration("objects", _objects(allocator, index))
     yield Declaration("stack traces", _traces(allocator, index))

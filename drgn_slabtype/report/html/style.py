@@ -57,7 +57,7 @@ a { color: var(--link); }
 code { font: .9em ui-monospace, monospace; }
 .quiet { color: var(--quiet); }
 .good { color: var(--good); } .bad { color: var(--bad); } .unsure { color: var(--unsure); }
-.facts { display: grid; gap: .5rem; grid-template-columns: repeat(auto-fit, minmax(7rem, 1fr));
+.facts { display: grid; gap: .5rem; grid-template-columns: repeat(auto-fit, minmax(8.5rem, 1fr));
   margin: 1rem 0; padding: 0; }
 .facts div { background: var(--raised); border: 1px solid var(--line); border-radius: .4rem;
   padding: .5rem .75rem; }
