@@ -48,8 +48,8 @@ REASONS = (
         "kmem_cache",
         "flags",
         "hints of who made the cache (PANIC, ACCOUNT, KMALLOC, NOLEAKTRACE, HWCACHE_ALIGN and so "
-        "on) leave no trace in any other word",
-        ("flip",),
+        "on) leave no trace in any other word, and a cache may have none",
+        ("flip", "0"),
     ),
     Reason(
         "kmem_cache", "refcount*", "how many names a cache has is kept nowhere else", ("flip", "+1")
@@ -188,9 +188,9 @@ REASONS = (
         ("flip",),
     ),
     Reason(
-        "slab (free)",
+        "slab (free)|slab (full)",
         "s_mem_offset",
-        "without objects in use, any colour is as good as another, and none is the first",
+        "where no place records its objects any colour is as good as another, and 0 is the first",
         ("0",),
     ),
     Reason(
