@@ -124,10 +124,6 @@ REASONS = (
     ),
     Reason("kmem_cache_node|array_cache*", "free_touched|touched", "a mark of use, set or not"),
     Reason(
-        "kmem_cache_node", "shared|alien", "a node may be without, or use what is not read", _SMALL
-    ),
-    Reason("alien_cache table", "*", "a node whose memory is not used has no array", ("0",)),
-    Reason(
         "array_cache*|slab_sheaf*",
         "avail|size",
         "objects that no place records look as those in use",

@@ -40,6 +40,7 @@ from .debug import DebugReader
 from .entries import Entries
 from .flushes import mark_flushes
 from .indexes import IndexArrays, right_places
+from .missing import Missing, missing_arrays
 from .offslab import add_hosts, off_slab_arrays
 from .regions import declarations
 from .state import allowed_lists
@@ -102,7 +103,7 @@ class SlabAllocator:
 
     def believe(self, other: SlabAllocator) -> None:
         """Ask no other caches; see :meth:`.base.Allocator.believe`."""
-        self._by_others, self._of_nodes = {}, other._of_nodes
+        self._by_others, self._missing, self._of_nodes = {}, {}, other._of_nodes
 
     def _list_of(self, index: SlabIndex) -> I64:
         # Which list of its node each slab stands on, if it is on one.
@@ -181,6 +182,10 @@ class SlabAllocator:
     def _by_others(self) -> Suspects:
         return self.machine.settled(judge_by_others)
 
+    @cached_property
+    def _missing(self) -> Missing:
+        return self.machine.settled(missing_arrays)
+
     def _members(self, cache: SlabCache, ledger: Ledger, index: SlabIndex) -> None:
         index_size = self.machine.structure("freelist_idx_t").size
         pointers = cache_pointers(self.memory, self.caches, cache.number)
@@ -209,6 +214,7 @@ class SlabAllocator:
             ledger.suspects += tuning.wrong_limits(*own_nodes, cache.num, batch, self._cpus)
         ledger.suspects += tuning.lost_arrays(self.arrays, mine)
         ledger.suspects += self.aliens.suspects(cache.number)
+        ledger.suspects += self._missing.get(cache.facts.address, [])
         ledger.suspects += [one for at, one in self.arrays.locks if at == cache.number]
         ledger.suspects += tuning.unsound_arrays(self.arrays, self.tuned, mine)
         self.entries.enter(cache, rows, index, ledger, _ARRAYS)

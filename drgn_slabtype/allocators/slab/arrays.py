@@ -72,6 +72,15 @@ class AlienTables(NamedTuple):
         return found
 
 
+class AlienRows(NamedTuple):
+    """What alien tables hold: an array for the objects of every other node."""
+
+    pointers: U64
+    """Shape (tables, nodes)."""
+    ok: Bools
+    """Which tables could be read."""
+
+
 class ArrayCaches(NamedTuple):
     """Every ``struct array_cache`` of the machine: columns, sorted by cache."""
 
@@ -120,6 +129,13 @@ def read_alien_tables(machine: Machine, nodes: Nodes) -> AlienTables:
     wild = wild_pointers(machine.memory, tables, machine.memory.word_size)
     holder = _members_of_nodes(nodes, "alien")[rows]
     return AlienTables(nodes.cache[rows], nodes.nid[rows], tables, holder, wild)
+
+
+def alien_rows(machine: Machine, tables: AlienTables) -> AlienRows:
+    """Return the pointers that alien tables hold."""
+    word = machine.memory.word
+    gathered = machine.memory.gather(tables.address, machine.node_ids * word.itemsize)
+    return AlienRows(gathered.bytes.view(word).astype(np.uint64), gathered.ok)
 
 
 def _members_of_nodes(nodes: Nodes, member: str) -> U64:
@@ -208,10 +224,7 @@ def _shared_arrays(nodes: Nodes) -> _Found:
 
 
 def _alien_arrays(machine: Machine, tables: AlienTables) -> Tuple[_Found, LockStates]:
-    # A table has an array for the objects of every other node.
-    word = machine.memory.word
-    gathered = machine.memory.gather(tables.address, machine.node_ids * word.itemsize)
-    pointers = gathered.bytes.view(word).astype(np.uint64)
+    pointers, _ = alien_rows(machine, tables)
     which, other = np.nonzero(pointers)
     found = pointers[which, other]
     locks = lock_states(machine, machine.rows("struct alien_cache", found), "lock")
@@ -221,7 +234,7 @@ def _alien_arrays(machine: Machine, tables: AlienTables) -> Tuple[_Found, LockSt
         tables.nid[which],
         other.astype(np.int64),
         found,
-        tables.address[which] + (other * word.itemsize).astype(np.uint64),
+        tables.address[which] + (other * machine.memory.word_size).astype(np.uint64),
         locks.held,
     )
     return arrays, locks

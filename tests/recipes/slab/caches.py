@@ -5,8 +5,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from drgn import offsetof
+
 from .. import both
-from ..changes import GARBAGE, add, put
+from ..changes import GARBAGE, Spot, add, put
 from ..language import NOW, Root
 from ..machine import has_member
 from ..things import PAGE
@@ -92,9 +94,28 @@ _FILLED = first("array with objects", lambda m: [container("cpu array", 2)(m).ca
 _CPUS = Root("container-state", place="cpu array", found=NOW)
 both.per_cpu_pointer(SUITE, _FILLED, "cpu_cache", 4, _CPUS)
 for _name, _kind in (("shared-array", "shared"), ("alien-arrays", "alien")):
-    recipe(
-        f"{_name}-pointer-garbage",
-        container(f"{_kind} array", 0),
-        put(lambda a: a.cache.node(a.owner).spot(a.place.split()[0]), GARBAGE),
-        Root("container-state", place=f"{_kind} array"),
-    )
+    _array, _found = container(f"{_kind} array", 0), Root("container-state", place=f"{_kind} array")
+
+    def _pointer(array: Any) -> Any:
+        return array.cache.node(array.owner).spot(array.place.split()[0])
+
+    recipe(f"{_name}-pointer-garbage", _array, put(_pointer, GARBAGE), _found)
+    # All other caches have theirs.
+    recipe(f"{_name}-pointer-null", _array, put(_pointer, 0), _found.but(found=NOW, changing=True))
+
+
+def _row(array: Any) -> Spot:
+    # Where the table of its node leads to an alien array.
+    prog = array.machine.prog
+    table = array.cache.node(array.owner).object.alien
+    lead = offsetof(prog.type("struct alien_cache"), "ac")
+    rows = (Spot(prog, table.value_() + 8 * nid) for nid in range(len(array.cache.nodes)))
+    return next(row for row in rows if row.number + lead == array.address)
+
+
+recipe(
+    "alien-array-null",
+    container("alien array", 0),
+    put(_row, 0),
+    Root("container-state", place="alien array", found=NOW, changing=True),
+)
