@@ -28,6 +28,7 @@ from .ledger import U64, Facts, Ledger, Slabs
 from .machine import Machine
 from .pages.scan import PageScan, Progress, scan
 from .rules import judge
+from .rules.vectors import Freed, judge_freed
 
 # What memory that is not in the target can make look wrong.
 _EXPLAINED_BY_HOLES = frozenset(
@@ -199,34 +200,20 @@ class Reading:
         if lost_parts or (self.scan is not None and self.scan.unreadable):
             findings = [self._doubt(finding) for finding in findings]
         name = caches.names[number]
-        findings = [*findings, *self._freed_vectors(ledger, findings)]
+        findings = [*findings, *judge_freed(ledger, self._freed(ledger), findings)]
         return ledger, findings + [
             Finding("unreadable", f"{name}: {part} is not in the target", name, id=-1 - at)
             for at, part in enumerate(lost_parts)
         ]
 
-    def _freed_vectors(self, ledger: Ledger, found: Sequence[Finding]) -> Iterator[Finding]:
-        # Of slabs of any cache, in objects of this one; it follows from what else is wrong with it.
+    def _freed(self, ledger: Ledger) -> Iterator[Freed]:
+        # Vectors of slabs of any cache in objects of this one.
         if not self.index.whole:
             return
-        told = (one for one in found if one.because is None)
-        root = next((one.id for one in told if one.rule not in ("note", "unavailable")), None)
-        last = max((one.id for one in found), default=0)
-        index, owner = self.index, self.allocator.ownership.cache
-        names = self.allocator.caches.names
-        for at, (row, claim) in enumerate(self._vectors.freed(ledger.claims), 1):
-            page, vector, name = int(index.pages[row]), int(self._words[row]), names[owner[row]]
-            place = ledger.places[ledger.claims.place[claim]].name
-            yield Finding(
-                "slab-vector-wrong",
-                f"{name}: slab 0x{page:x} has 0x{vector:x} for its vector, which leads into an "
-                f"object of {ledger.facts.name} that is free: in {place}",
-                cache=name,
-                slab=page,
-                found=vector,
-                id=last + at,
-                because=root,
-            )
+        owner, names = self.allocator.ownership.cache, self.allocator.caches.names
+        for row, claim in self._vectors.freed(ledger.claims):
+            page, vector = int(self.index.pages[row]), int(self._words[row])
+            yield Freed(names[owner[row]], page, vector, claim)
 
     @cached_property
     def _vectors(self) -> Held:

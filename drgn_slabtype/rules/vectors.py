@@ -12,11 +12,12 @@ has there, its marks, and what its entries lead to can be wrong.
 from __future__ import annotations
 
 import enum
-from typing import Dict, NamedTuple, Optional
+from typing import Dict, Iterable, Iterator, NamedTuple, Optional, Sequence
 
 import numpy as np
 
-from ..ledger import I64, Bools
+from ..findings import Finding
+from ..ledger import I64, Bools, Ledger
 from ..machine.memory import U64
 
 _FLAGS = 7
@@ -128,6 +129,46 @@ def judge_vectors(vectors: Vectors) -> I64:
     if vectors.foreign is not None:
         tell(Wrong.ENTRIES, _few(vectors.foreign & sound, sound))
     return wrong
+
+
+class Freed(NamedTuple):
+    """The vector of a slab in an object that a place calls free."""
+
+    cache: str
+    """Name of the slab's cache."""
+    page: int
+    """``struct slab *``."""
+    word: int
+    """What leads to the vector, flags and all."""
+    claim: int
+    """Row of the claims of the ledger that the object is in."""
+
+
+def judge_freed(
+    ledger: Ledger, freed: Iterable[Freed], found: Sequence[Finding]
+) -> Iterator[Finding]:
+    """
+    Yield a finding for each vector that lies in a free object of a cache.
+
+    :param ledger: Of the cache whose object it is.
+    :param found: What is known of that cache; numbering goes on after it, and it follows
+        from the first root of it.
+    """
+    told = (one for one in found if one.because is None)
+    root = next((one.id for one in told if one.rule not in ("note", "unavailable")), None)
+    last = max((one.id for one in found), default=0)
+    for at, one in enumerate(freed, 1):
+        place = ledger.places[ledger.claims.place[one.claim]].name
+        yield Finding(
+            "slab-vector-wrong",
+            f"{one.cache}: slab 0x{one.page:x} has 0x{one.word:x} for its vector, which leads into "
+            f"an object of {ledger.facts.name} that is free: in {place}",
+            cache=one.cache,
+            slab=one.page,
+            found=one.word,
+            id=last + at,
+            because=root,
+        )
 
 
 class Cgroups(NamedTuple):
