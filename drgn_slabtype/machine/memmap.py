@@ -36,7 +36,9 @@ MAP_FLAGS = np.uint64(0xFFF)
 """More bits than any kernel has flags in ``section_mem_map``; the map is aligned to far more."""
 
 _MOST_SECTIONS = 1 << 20
+_MOST_ROOTS = 1024
 _MOST_PROBES = 4096
+_PROBE_BYTES = 256 << 20  # without a slab in them
 _PROBE_PAGES = 512
 _MOST_ORDERS = 11  # that a slab may have
 _MAP_ALIGNMENT = 1 << 20  # bytes
@@ -77,8 +79,15 @@ def memory_map(machine: Machine) -> MemoryMap:
     prog = machine.prog
     told: Optional[int] = None
     fault: Optional[Exception] = None
+    damage: Tuple[Finding, ...] = ()
     try:
-        told = prog["vmemmap"].value_()
+        sections = _read_sections(machine)
+    except LookupError:  # FLATMEM has no sections
+        sections = None
+    except FaultError as error:
+        sections, fault, damage = None, error, _lost_table(machine)
+    try:
+        told = _ask_drgn(machine, sections)
     except FaultError as error:
         fault = error
     except LookupError as error:
@@ -86,13 +95,6 @@ def memory_map(machine: Machine) -> MemoryMap:
         if not _has_vmemmap(prog):
             raise
         fault = error
-    damage: Tuple[Finding, ...] = ()
-    try:
-        sections = _read_sections(machine)
-    except LookupError:  # FLATMEM has no sections
-        sections = None
-    except FaultError as error:
-        sections, fault, damage = None, fault or error, _lost_table(machine)
     vmemmap = told
     if sections is not None or told is None:
         vmemmap = _vote(machine, told, sections or _NO_SECTIONS)
@@ -103,6 +105,28 @@ def memory_map(machine: Machine) -> MemoryMap:
     if sections is None:
         return MemoryMap(vmemmap, None, damage)
     return _judge(machine, vmemmap, told == vmemmap, sections)
+
+
+def _ask_drgn(machine: Machine, sections: Optional[_Sections]) -> int:
+    # drgn takes the first section that is present, of all that an address could be in: where
+    # none is, it reads millions of roots (riscv64: 4 194 304).
+    prog = machine.prog
+    if sections is not None and _has_vmemmap(prog):
+        present = (sections.words & np.uint64(_HAS_MEM_MAP)) != 0
+        if not (present.any() if len(present) else _has_roots(machine)):
+            raise FaultError("no section is present", 0)
+    return int(prog["vmemmap"].value_())
+
+
+def _has_roots(machine: Machine) -> bool:
+    # Whether one of the first roots leads anywhere, where nobody says how many sections there are.
+    if machine.prog["mem_section"].type_.unaliased_kind() == TypeKind.ARRAY:
+        return True
+    source = machine.memory
+    numbers = np.arange(_MOST_ROOTS, dtype=np.uint64)
+    per_root = np.uint64(machine.prog["SECTIONS_PER_ROOT"].value_())
+    gathered = source.gather(_slots(machine, numbers * per_root), source.word_size)
+    return bool(gathered.bytes[gathered.ok].any())
 
 
 def _lost_table(machine: Machine) -> Tuple[Finding, ...]:
@@ -320,23 +344,36 @@ def _judge(machine: Machine, vmemmap: int, trusted: bool, sections: _Sections) -
     doubtful = np.flatnonzero(~good)
     if len(doubtful) > _MOST_PROBES:
         doubtful = np.flatnonzero(wrong | lost)[:_MOST_PROBES]
+    left, searched = _PROBE_BYTES, 0
     for number in doubtful.tolist():
+        if left < 0:
+            break
+        searched += 1
         step = _PROBE_PAGES if lost[number] else pages
-        if _holds_slabs(machine, vmemmap, number * pages, pages, step):
+        found, cost = _holds_slabs(machine, vmemmap, number * pages, pages, step)
+        if found:
             good[number] = True
             wrong[number] |= not lost[number]
+        else:
+            left -= cost
     damage = tuple(_findings(machine, sections, wrong, lost, good, vmemmap))
+    if searched < len(doubtful):
+        damage += (_unsearched(len(words), len(doubtful) - searched),)
     last = int(np.flatnonzero(good)[-1]) if good.any() else -1
     if not damage and trusted and highest in (last, None):
         return MemoryMap(vmemmap, None, ())
     return MemoryMap(vmemmap, list(_ranges(good, pages)), damage)
 
 
-def _holds_slabs(machine: Machine, vmemmap: int, pfn: int, pages: int, step: int) -> bool:
-    # Struct pages that lie around where there is no section are those of no slab.
+def _holds_slabs(
+    machine: Machine, vmemmap: int, pfn: int, pages: int, step: int
+) -> Tuple[bool, int]:
+    # Struct pages that lie around where there is no section are those of no slab. And how
+    # many bytes had to be read to know it.
     layout, memory = machine.layout, machine.memory
     size, begin = machine.structure("struct page").size, _exported(machine)
     word = machine.structure("struct page").offset("_mapcount")
+    cost = 0
     for start in range(pfn, pfn + pages, step):
         if vmemmap + start * size < begin:
             continue  # before the lowest page lies what has nothing to do with the map (riscv64)
@@ -344,13 +381,14 @@ def _holds_slabs(machine: Machine, vmemmap: int, pfn: int, pages: int, step: int
             data = memory.read(vmemmap + start * size, step * size)
         except (FaultError, OverflowError):
             continue
+        cost += len(data)
         raw = np.frombuffer(data, np.uint8).reshape(-1, size)
         words = np.ascontiguousarray(raw[:, word : word + 4]).view(f"{memory.byteorder}u4")[:, 0]
         cut = np.ascontiguousarray(raw[:, : memory.word_size])
         flags = cut.view(memory.word)[:, 0].astype(np.uint64)
         if layout.is_slab(flags, words.astype(np.uint32)).any():
-            return True
-    return False
+            return True, cost
+    return False, cost
 
 
 def _findings(
@@ -399,6 +437,19 @@ def _findings(
             measure=Measure("count", "sections"),
             id=3,
         )
+
+
+def _unsearched(sections: int, number: int) -> Finding:
+    what = f"mem_section: {number} of {sections} sections were not searched for slabs"
+    return Finding(
+        "unreadable",
+        what,
+        place="mem_section",
+        expected=sections,
+        found=sections - number,
+        measure=Measure("count", "sections"),
+        id=4,
+    )
 
 
 def _ranges(good: Bools, pages: int) -> Iterator[Tuple[int, int]]:

@@ -106,6 +106,42 @@ def test_memory_map_where_no_section_is_left(away: int) -> None:
     assert report.totals.in_use == whole.in_use
 
 
+def test_roots_that_lead_nowhere_are_not_all_looked_at() -> None:
+    # With addresses of 57 bits there can be 4 194 304 of them, and drgn wants one that is present.
+    name = "debian-6.12-riscv64-plain"
+    place, table = _variable("mem_section")(_open(name)), int(_open(name)["mem_section"])
+    prog, seen = _open(name), list[int]()
+    empty = table | 0xFF00
+    assert not any(prog.read(empty, 64))
+    overlay(prog, [Write(place, empty.to_bytes(8, "little"))], seen.append)
+    report = check(prog)
+    assert _roots(report) == ["memory-map"]
+    assert report.totals.slabs == check(_open(name)).totals.slabs
+    assert len(seen) < 200
+
+
+def test_what_may_be_struct_pages_is_not_all_searched() -> None:
+    name = "debian-7-plain"
+    whole = check(_open(name)).totals
+    place, section = _variable("__highest_present_section_nr")(_open(name)), 1 << 15
+    prog = _open(name)
+    start, size = int(prog["vmemmap"]), prog.type("struct page").size or 0
+    read = [0]
+
+    def zeroes(address: int, count: int, offset: int, physical: bool) -> bytes:
+        read[0] += count
+        return bytes(count)
+
+    # Struct pages of nothing, where 4092 sections that are not there would have theirs.
+    prog.add_memory_segment(start + 4 * section * size, 4092 * section * size, zeroes, False)
+    overlay(prog, [Write(place, (4095).to_bytes(8, "little"))])
+    report = check(prog)
+    assert (_roots(report), report.exit_status) == ([], 3)
+    assert report.totals.slabs == whole.slabs
+    assert read[0] < 300 << 20
+    assert any("sections were not searched" in one.message for one in report.unavailable)
+
+
 @pytest.mark.parametrize("number", [0, 2, 3, 64, 0x7FFFFFFF, 0xFFFFFFFF])
 @pytest.mark.parametrize("name", ["slab-6.1-plain", "debian-7-plain", "slab-5.10-plain"])
 def test_number_of_nodes(name: str, number: int) -> None:

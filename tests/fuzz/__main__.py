@@ -12,6 +12,9 @@ from typing import List, Optional, Sequence
 from .case import Subject, Verdict
 from .run import by_kind, captures, minimise, run
 
+_SECONDS = 5
+_MIB = 150
+
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Run the cases; the exit status is 1 if one of them went wrong."""
@@ -22,6 +25,11 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         "--capture", action="append", default=[], metavar="NAME", help="of these captures only"
     )
     parser.add_argument("--minimise", action="store_true", help="end with the smallest damage")
+    parser.add_argument(
+        "--heavy",
+        action="store_true",
+        help=f"tell of each that takes over {_SECONDS} s of the processor or {_MIB} MiB",
+    )
     parser.add_argument("-j", "--jobs", type=int, help="processes at a time (default: all CPUs)")
     options = parser.parse_args(arguments)
     try:
@@ -30,20 +38,31 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         parser.error(f"no capture {error}")
     bad: List[Verdict] = []
     statuses: Counter[str] = Counter()
-    slowest, largest = 0.0, 0
+    slowest = largest = Verdict("", 0, "", None, 0, 0, [])
     for verdict in run(paths, options.seed, options.cases, options.jobs):
-        slowest, largest = max(slowest, verdict.seconds), max(largest, verdict.memory)
+        slowest = max(slowest, verdict, key=lambda one: one.seconds)
+        largest = max(largest, verdict, key=lambda one: one.memory)
         statuses["wrong" if verdict.wrong else f"exit status {verdict.status}"] += 1
         if verdict.wrong:
             bad.append(verdict)
-            print(f"{verdict.capture} {verdict.seed}: {verdict.wrong}", flush=True)
+            print(f"{_named(verdict)}: {verdict.wrong}", flush=True)
             print("   ", " ".join(verdict.damage))
+        elif options.heavy and (verdict.seconds > _SECONDS or verdict.memory >> 20 > _MIB):
+            print(f"{_named(verdict)}: {verdict.seconds:.1f} s, {verdict.memory >> 20} MiB")
+            print("   ", " ".join(verdict.damage), flush=True)
     if options.minimise:
         _minimise(bad, options.jobs or len(os.sched_getaffinity(0)))
     told = ", ".join(f"{number} {name}" for name, number in sorted(statuses.items()))
-    most = f"the slowest took {slowest:.1f} s, the largest {largest >> 20} MiB"
+    most = (
+        f"the slowest, {_named(slowest)}, took {slowest.seconds:.1f} s, "
+        f"the largest, {_named(largest)}, {largest.memory >> 20} MiB"
+    )
     print(f"{sum(statuses.values())} cases: {told}; {most}")
     return 1 if bad else 0
+
+
+def _named(verdict: Verdict) -> str:
+    return f"{verdict.capture} {verdict.seed}"
 
 
 def _minimise(bad: Sequence[Verdict], jobs: int) -> None:
@@ -52,7 +71,7 @@ def _minimise(bad: Sequence[Verdict], jobs: int) -> None:
         first = min(verdicts, key=lambda verdict: len(verdict.damage))
         subject = Subject(captures([first.capture])[0])
         _, least = minimise(subject, first.seed, jobs)
-        print(f"smallest: {least.capture} {least.seed}: {least.wrong}")
+        print(f"smallest: {_named(least)}: {least.wrong}")
         print("   ", " ".join(least.damage), flush=True)
 
 
