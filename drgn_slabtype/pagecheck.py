@@ -28,6 +28,7 @@ from .machine import Machine
 from .machine.kfence import kfence_pool
 from .machine.memory import U64, Bools
 from .pages.compound import CompoundPages
+from .pages.cpupages import free_pages_of_cpus
 from .pages.dump import flag_words
 from .pages.freememory import FreeMemory, free_memory
 from .pages.pcp import among_free, may_be_free, on_list
@@ -35,6 +36,7 @@ from .pages.references import Counted, References, flags_of_users
 from .pages.scan import PageBlock
 from .pages.vmstat import SlabPages, slab_page_counts
 from .rules.compound import judge_compounds
+from .rules.cpupages import judge_cpu_pages
 from .rules.pagefindings import PageNames
 from .rules.pages import judge_pages, judge_vmstat
 from .rules.slabpages import (
@@ -151,6 +153,7 @@ def judge_memory(
     # One that is a tail by mistake has the references of what it is.
     counted = judge_references(negative, references.held, names, on_lists)
     memory.add(one for one in counted if one.page not in memory.told)
+    memory.add(_pages_of_cpus(machine, names, set(memory.told)))
     # A slab that lost its mark is the business of its cache.
     lost = ~index.marked | encoding.conflict(index.words)
     known = {int(page) for page in index.pages[lost]}
@@ -202,6 +205,14 @@ class _Found:
     def unavailable(self, why: str, code: str = "not-judged") -> List[Finding]:
         message = f"free memory was not judged: {why}"
         return [*self.found, Finding(code, message, id=self.last + 1)]
+
+
+def _pages_of_cpus(machine: Machine, names: PageNames, told: Set[int]) -> Iterator[Finding]:
+    try:
+        kept = free_pages_of_cpus(machine)
+    except (AttributeError, FaultError, LookupError):
+        return iter(())
+    return judge_cpu_pages(kept, names, machine.layout.encoding, told)
 
 
 def _flag_names(machine: Machine) -> FlagNames:

@@ -35,7 +35,7 @@ CODES: Mapping[str, Code] = {
         ),
         (PAGE_TYPES, ONE_TYPE),
         more="It is on a free list, or inside a free block, and has a type, counts as mapped or "
-        "belongs to a compound page.",
+        "belongs to a compound page; `place` is `pcp` on a list of a CPU.",
         measure=_WORD,
     ),
     "page-free-flags": Code(
@@ -64,9 +64,11 @@ CODES: Mapping[str, Code] = {
         "page",
         "A free list and a free block do not lead to each other.",
         "Every free block is on the list of its order and migrate type, linked by `lru` under the "
-        "zone's lock.",
-        ("a stray write into `lru`", "a page used after it was freed"),
+        "zone's lock; so are the free pages that a CPU keeps of a zone (`struct per_cpu_pages`).",
+        ("a stray write into `lru`", "a page used after it was freed", "a page freed twice"),
         ("`page PFN`", "`what WORD` with the links of the page"),
+        (PAGES_OF_CPUS,),
+        more="`place` is `pcp` on a list of a CPU, whose order and zone are those of its pages.",
     ),
     "page-free-buddies": Code(
         "page",
@@ -78,14 +80,18 @@ CODES: Mapping[str, Code] = {
     ),
     "page-free-count": Code(
         "page",
-        "A zone does not count the free blocks that it has.",
+        "A zone or a CPU does not count the free blocks or pages that it has.",
         "`nr_free` of a `struct free_area` goes with its lists (`__add_to_free_list()`, "
-        "`__del_page_from_free_list()`) under the zone's lock.",
+        "`__del_page_from_free_list()`) under the zone's lock; `count` of a `struct per_cpu_pages` "
+        "is of the pages on its lists, of all orders.",
         (
             "it follows from any of the other findings about free memory",
-            "a write over `struct zone`",
+            "a write over `struct zone` or `struct per_cpu_pages`",
         ),
         ("the finding it follows from", "`pages -t buddy --node NODE`"),
+        (PAGES_OF_CPUS,),
+        more="`place` is `pcp` where a CPU counts; as many pages as it moves at once may be on "
+        "their way.",
         measure=Measure("count", "blocks"),
     ),
     "memory-map": Code(

@@ -28,7 +28,8 @@ from .zones import online_nodes
 
 Orders = npt.NDArray[np.int64]
 
-_LONGEST = 1 << 16  # more pages than a CPU keeps on one list
+LONGEST = 1 << 16
+"""More pages than a CPU keeps on one list."""
 _COSTLY_ORDER = 3  # lists of larger blocks are for huge pages only
 
 
@@ -87,7 +88,7 @@ def on_list(machine: Machine, pfn: int) -> bool:
     heads, read = set(lists.addresses.tolist()), machine.memory.read_word
     link = fields.vmemmap + pfn * fields.size + fields.compound
     try:
-        for _ in range(_LONGEST):
+        for _ in range(LONGEST):
             before = read(link + word)
             if not machine.memory.is_kernel_address(np.array([before], np.uint64))[0]:
                 return False
@@ -141,7 +142,7 @@ def _find_lists(machine: Machine) -> _Lists:
             arrays.append((lists.address_ or 0, lists.type_.length or 0))
     arrays.sort()
     addresses = [at + width * number for at, count in arrays for number in range(count)]
-    orders = [_order(number, types, count) for _, count in arrays for number in range(count)]
+    orders = [order_of_list(number, types, count) for _, count in arrays for number in range(count)]
     return _Lists(arrays, np.array(addresses, np.uint64), np.array(orders, np.int64))
 
 
@@ -158,7 +159,13 @@ def _first_links(machine: Machine, lists: _Lists) -> U64:
     return np.concatenate(parts)
 
 
-def _order(number: int, types: int, count: int) -> int:
+def order_of_list(number: int, types: int, count: int) -> int:
+    """
+    Return the order of the blocks on one of a CPU's lists.
+
+    :param types: Migrate types that have lists.
+    :param count: How many lists there are.
+    """
     # Since Linux kernel commit 44042b449872 ("mm/page_alloc: allow high-order
     # pages to be stored on the per-cpu lists") (in v5.14), lists are by order
     # and migrate type; the last ones hold huge pages.

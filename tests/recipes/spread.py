@@ -15,6 +15,7 @@ from drgn.helpers.linux.mmzone import NODE_DATA
 from drgn.helpers.linux.percpu import per_cpu_ptr
 
 from .changes import GARBAGE, Change, Edit, Spot, put, store
+from .cpupages import cpu_pages
 from .language import NOW, NoVictim, Root, Suite, Victim
 from .things import Beside, Thing
 from .victims import CACHE, container, first, given
@@ -31,6 +32,7 @@ def spread(suite: Suite[Any], also: Any) -> None:
     """
     _tables(suite)
     _vectors(suite)
+    cpu_pages(suite)
     # A cache that is cleared: its slabs, and its neighbours in sysfs, follow.
     gone = frozenset({"slab-mark-stray", "cache-wrong", "cache-list"})
     cleared = store(lambda cache: cache.address, lambda cache: bytes(_size(cache)))

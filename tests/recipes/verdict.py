@@ -98,7 +98,8 @@ def _left_over(injury: Injury, report: Report, clean: Report) -> List[str]:
 # What two words contradict each other about; the other one may be the damaged one.
 _OF_TWO = frozenset(
     "cache-wrong count-mismatch node-free-objects node-slabs node-objects node-list-length "
-    "freelist-array freelist-cycle container-state container-count slab-mark-stray".split()
+    "freelist-array freelist-cycle container-state container-count slab-mark-stray "
+    "page-free-count".split()
 )
 
 

@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+What CPUs keep of each zone
+---------------------------
+
+Every list of free pages of every CPU, followed from both of its ends, beside the
+number of pages that the CPU counts.
+"""
+
+from __future__ import annotations
+
+from typing import Dict, Iterator, List, Literal, NamedTuple, Optional, Tuple
+
+import numpy as np
+from drgn import FaultError, Object, offsetof
+from drgn.helpers.linux.cpumask import for_each_possible_cpu
+from drgn.helpers.linux.mmzone import NODE_DATA
+from drgn.helpers.linux.nodemask import for_each_online_node
+from drgn.helpers.linux.percpu import per_cpu_ptr
+
+from ..machine import Machine
+from .pcp import LONGEST, order_of_list
+from .scan import PageBlock
+from .zones import zone_bits, zone_names
+
+
+class Torn(NamedTuple):
+    """Where the two directions of a list do not meet."""
+
+    link: int
+    """``struct list_head *`` that is at fault: of a page, or the list's own."""
+    pfn: Optional[int]
+    """The page that it is in; ``None`` for the head of the list."""
+    member: Optional[str]
+    """``next`` or ``prev``; ``None`` if both of them lead elsewhere."""
+    word: int
+    """Address of the pointer at fault, of ``next`` if both are."""
+    found: int
+    """What that is."""
+    plausible: bool
+    """Whether it leads to a page or to the head, as it does for a moment in sound lists."""
+
+
+class CpuList(NamedTuple):
+    """One list of free pages of a CPU."""
+
+    number: int
+    order: int
+    pfns: List[int]
+    """Its pages that could be reached."""
+    torn: Optional[Torn]
+
+
+class CpuPages(NamedTuple):
+    """The free pages that one CPU keeps of one zone (``struct per_cpu_pages``)."""
+
+    node: int
+    zone: int
+    name: str
+    """Of the zone."""
+    cpu: int
+    counted: int
+    word: int
+    """Address of that."""
+    batch: int
+    """Pages that come and go at once."""
+    lists: List[CpuList]
+    whole: bool
+    """Whether all that its lists lead to could be read."""
+
+
+class FreePages(NamedTuple):
+    """What CPUs keep, and what the struct pages of all these pages say."""
+
+    cpus: List[CpuPages]
+    rows: Dict[int, int]
+    """Where each page is in the columns, by page frame number."""
+    places: List[Tuple[int, int]]
+    """Node and zone of each, as its flags say."""
+    words: List[int]
+    """The page_type word of each."""
+    refcounts: List[int]
+
+
+def free_pages_of_cpus(machine: Machine) -> FreePages:
+    """
+    Follow all lists of free pages of CPUs.
+
+    :raises AttributeError: if zones are not as any known kernel has them; so LookupError.
+    """
+    cpus = list(_cpu_pages(machine))
+    pfns = sorted({pfn for one in cpus for some in one.lists for pfn in some.pfns})
+    fields = machine.page
+    addresses = np.array(pfns, np.uint64) * np.uint64(fields.size) + np.uint64(fields.vmemmap)
+    gathered = machine.memory.gather(addresses, fields.size)
+    page = PageBlock(0, 0, gathered.bytes, fields, machine.memory.byteorder)
+    bits = zone_bits(machine)
+    return FreePages(
+        cpus,
+        {pfn: row for row, pfn in enumerate(pfns) if gathered.ok[row]},
+        [bits.split(place) for place in bits.place(page.flags).tolist()],
+        page.words.tolist(),
+        page.refcounts.astype(np.uint32).view(np.int32).tolist(),
+    )
+
+
+def _cpu_pages(machine: Machine) -> Iterator[CpuPages]:
+    prog, names, seen = machine.prog, zone_names(machine), set()
+    cpus = list(for_each_possible_cpu(prog))
+    for nid in for_each_online_node(prog):
+        for number, zone in enumerate(NODE_DATA(prog, nid).node_zones):
+            if not zone.spanned_pages:
+                continue
+            pointer = _pointer(zone)
+            for cpu in cpus:
+                pages = per_cpu_ptr(pointer, cpu)
+                at = pages.value_()
+                # Zones without memory share one that is empty.
+                if at not in seen:
+                    seen.add(at)
+                    name = names.get((nid, number), str(number))
+                    found = _one(machine, pages, (nid, number, name, cpu))
+                    if found is not None:
+                        yield found
+
+
+def _pointer(zone: Object) -> Object:
+    try:
+        return zone.per_cpu_pageset
+    except AttributeError:
+        return zone.pageset.pcp.address_of_()
+
+
+def _one(machine: Machine, pages: Object, of: Tuple[int, int, str, int]) -> Optional[CpuPages]:
+    types = machine.enumerators("migratetype").get("MIGRATE_PCPTYPES", 3)
+    lists, walk = pages.lists, _Walk(machine)
+    total, found, whole = lists.type_.length or 0, [], True
+    try:
+        count, batch = pages.count.value_(), pages.batch.value_()
+        for number in range(total):
+            head = (lists.address_ or 0) + number * 2 * machine.memory.word_size
+            try:
+                pfns, torn = walk.follow(head)
+            except FaultError:
+                whole = False
+                continue
+            found.append(CpuList(number, order_of_list(number, types, total), pfns, torn))
+    except FaultError:
+        return None
+    word = pages.value_() + offsetof(pages.type_.type, "count")
+    return CpuPages(*of, count, word, batch, found, whole)
+
+
+class _Walk:
+    # Follows lists by words, not by columns: most of them are short.
+    def __init__(self, machine: Machine) -> None:
+        self._read, fields = machine.memory.read, machine.page
+        little = machine.memory.byteorder == "<"
+        self._order: Literal["little", "big"] = "little" if little else "big"
+        self._size, self._first = fields.size, fields.vmemmap + fields.compound
+        self._most, self._word = int(machine.prog["max_pfn"]), machine.memory.word_size
+
+    def follow(self, head: int) -> Tuple[List[int], Optional[Torn]]:
+        ahead, first = self._way(head, 0)
+        if first is None:
+            return [self._pfn(link) for link in ahead], None
+        behind, last = self._way(head, 1)
+        pages = [*ahead, *reversed(behind)]
+        torn = self._torn(head, (ahead[-1] if ahead else head, first), behind, last)
+        if torn.member is None:
+            pages.append(torn.link)
+        return [self._pfn(link) for link in dict.fromkeys(pages)], torn
+
+    def _way(self, head: int, back: int) -> Tuple[List[int], Optional[int]]:
+        # The links that are led to, up to where what leads on is not led back; that.
+        way: List[int] = []
+        at = head
+        while len(way) < LONGEST:
+            to = self._links(at)[back]
+            if not self._leads(to, head) or self._links(to)[1 - back] != at:
+                return way, to
+            if to == head:
+                return way, None
+            way.append(to)
+            at = to
+        return way, at
+
+    def _torn(self, head: int, ahead: Tuple[int, int], way: List[int], last: Optional[int]) -> Torn:
+        before, after = ahead[0], way[-1] if way else head
+        forth, back = ahead[1], last
+        # Both sides lead to one page, which leads elsewhere.
+        if forth == back and forth != head:
+            return self._at(head, forth, None)
+        # All that comes before it leads there, and all behind it is whole.
+        if forth == after:
+            return self._at(head, after, "prev")
+        return self._at(head, before, "next")
+
+    def _at(self, head: int, link: int, member: Optional[str]) -> Torn:
+        found = self._links(link)
+        which = 1 if member == "prev" else 0
+        told = found if member is None else found[which : which + 1]
+        # No page is ever put before itself.
+        itself = link != head and link in told
+        plausible = not itself and all(self._leads(one, head) for one in told)
+        pfn = None if link == head else self._pfn(link)
+        return Torn(link, pfn, member, link + which * self._word, found[which], plausible)
+
+    def _links(self, link: int) -> Tuple[int, int]:
+        data, half = self._read(link, 2 * self._word), self._word
+        return int.from_bytes(data[:half], self._order), int.from_bytes(data[half:], self._order)
+
+    def _leads(self, link: int, head: int) -> bool:
+        beyond, rest = divmod(link - self._first, self._size)
+        return link == head or (not rest and 0 <= beyond < self._most)
+
+    def _pfn(self, link: int) -> int:
+        return (link - self._first) // self._size
