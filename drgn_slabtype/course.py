@@ -302,13 +302,14 @@ def _judge_each(
     slabs = np.bincount(
         reading.allocator.ownership.cache + 1, minlength=max(numbers, default=0) + 2
     )
-    weights = [int(slabs[number + 1]) for number in numbers]
-    first = 1 if jobs > 1 else len(numbers)
-    yield from (work(number)[1] for number in numbers[:first])
-    for process, judged, spent, size in spread(work, numbers[first:], jobs, weights[first:]):
-        memory.count(spent)
-        peak.add(process, size)
-        yield judged
+    for share in reading.read_ahead(numbers, jobs):
+        weights = [int(slabs[number + 1]) for number in share]
+        first = 1 if jobs > 1 else len(share)
+        yield from (work(number)[1] for number in share[:first])
+        for process, judged, spent, size in spread(work, share[first:], jobs, weights[first:]):
+            memory.count(spent)
+            peak.add(process, size)
+            yield judged
 
 
 def _one_root(kernel: Machine, whole: Optional[Reading], found: List[Finding]) -> List[Finding]:

@@ -198,6 +198,12 @@ class SlabIndex(SlabColumns):
         self._settled = orders
         self._columns.pop("reaches", None)
 
+    @property
+    def settled(self) -> I64:
+        """What :meth:`settle` was told."""
+        assert self._settled is not None
+        return self._settled
+
     def _rows_of_pfns(self, pfns: U64, exact: bool) -> I64:
         # Asked many times for each cache of the machine, and told by all slabs.
         key = "heads" if exact else "reaches"

@@ -168,6 +168,18 @@ class Reading:
             self.allocator.believe(after.allocator)
         self.allocator.discover(self.index)
 
+    def read_ahead(self, numbers: Sequence[int], jobs: int = 1) -> Iterator[Sequence[int]]:
+        """
+        Yield the caches that are to be judged, some at a time, for which less is left to read now.
+
+        On a target that moves a cache has to be read at once, and all are left as they are.
+
+        :param jobs: How many processes read.
+        """
+        if self.machine.is_live:
+            return iter([numbers])
+        return self.allocator.read_ahead(numbers, self.index, jobs)
+
     def judge(self, number: int) -> Tuple[Ledger, List[Finding]]:
         """
         Read and judge one cache.

@@ -55,6 +55,17 @@ class Allocator(Protocol):
         What all caches have in common is not looked at again either.
         """
 
+    def read_ahead(
+        self, numbers: Sequence[int], index: SlabIndex, jobs: int
+    ) -> Iterator[Sequence[int]]:
+        """
+        Yield caches in their order, some at a time, for which less is left to read now.
+
+        What takes most of the reading is read for all of these at once.
+
+        :param jobs: How many processes read.
+        """
+
     def collect(self, number: int, index: SlabIndex, about: Optional[range] = None) -> Ledger:
         """
         Read everything about one cache.

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager, suppress
-from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple, Union
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,7 @@ from ..files.elf import PT_LOAD, ElfFile, Segment
 from ..files.hidden import hide
 from ..signals import TIME, Interrupted, poll
 from .architecture import of_program
-from .pieces import FILE_GAP_BYTES, GAP_BYTES, Keep, read_blocks, read_pieces
+from .pieces import FILE_GAP_BYTES, GAP_BYTES, Keep, Rows, read_blocks, read_pieces
 from .tags import Tags, untagged_pointer
 
 U8 = npt.NDArray[np.uint8]
@@ -104,18 +104,9 @@ class Memory:
         """Pages that the dumper left out of the core, which would read as zeroes."""
         is_whole = left_out == 0 and not self.is_live
         self._gap_bytes = FILE_GAP_BYTES if is_whole else GAP_BYTES
-        self._physical = self._reads_physical()
+        self._physical = _reads_physical(prog, self.linear_base, self.address_mask)
         self.tags = Tags(prog, self.linear_base)
         """The tags of KASAN, which what is read here is without."""
-
-    def _reads_physical(self) -> bool:
-        # Any object in the direct map will do; the first slab cache is one.
-        try:
-            address = untagged_pointer(self.prog, self.prog["slab_caches"].next)
-            physical = (address - self.linear_base) & self.address_mask
-            return self.prog.read(physical, 64, True) == self.prog.read(address, 64)
-        except (FaultError, LookupError, OverflowError, ValueError):
-            return False
 
     def is_kernel_address(self, addresses: U64) -> Bools:
         """
@@ -199,8 +190,8 @@ class Memory:
 
     def linear_blocks(self, start: int, end: int, step: int) -> Iterator[Tuple[int, U8]]:
         """Read addresses of the direct map as :meth:`blocks` does, and faster."""
-        pieces = read_blocks(self._read_linear, start, end, step, self.page_size)
-        yield from self.tags.without(pieces)
+        read = self._read_linear
+        yield from self.tags.without(read_blocks(read, start, end, step, self.page_size))
 
     def gather(self, addresses: U64, width: int) -> Gathered:
         """
@@ -213,14 +204,14 @@ class Memory:
         addresses = np.asarray(addresses, np.uint64)
         out = np.zeros((len(addresses), width), np.uint8)
 
-        def keep(data: bytes, offsets: npt.NDArray[np.intp], rows: npt.NDArray[np.intp]) -> None:
+        def keep(data: bytes, offsets: Rows, rows: Rows) -> None:
             flat = np.frombuffer(data, np.uint8)
             if len(rows) == 1:
                 out[rows[0]] = flat
             else:
                 out[rows] = np.lib.stride_tricks.sliding_window_view(flat, width)[offsets]
 
-        ok = self._each(addresses, width, keep)
+        ok = self.each(addresses, width, keep)
         if self.tags.used:
             self.tags.remove(out, addresses)
         return Gathered(out, ok)
@@ -235,28 +226,37 @@ class Memory:
         :param width: Bytes of each piece.
         :param at: Shape (k,): which words of a piece, counted from its first.
         """
-        addresses = np.asarray(addresses, np.uint64)
         out = np.zeros((len(addresses), len(at)), np.uint64)
 
-        def keep(data: bytes, offsets: npt.NDArray[np.intp], rows: npt.NDArray[np.intp]) -> None:
+        def keep(data: bytes, offsets: Rows, rows: Rows) -> None:
             words = np.frombuffer(data, self.word, len(data) // self.word_size)
             out[rows] = words.take((offsets // self.word_size)[:, None] + at)
 
-        ok = self._each(addresses, width, keep)
+        ok = self.each(addresses, width, keep)
         return Words(self.tags.removed(out) if self.tags.used else out, ok)
 
-    def _each(self, addresses: U64, width: int, keep: Keep) -> Bools:
-        # Which pieces could be read; they have been kept then.
-        ok = np.zeros(len(addresses), np.bool_)
-        wanted = np.flatnonzero(self.is_kernel_address(addresses)) if width else ok.nonzero()[0]
-        ordered = addresses[wanted]
+    def each(self, addresses: U64, width: Union[int, U64], keep: Keep) -> Bools:
+        """
+        Read pieces of memory, neighbours together, and return which of them could be read.
+
+        :param width: Bytes of each.
+        :param keep: Takes what it wants of them, in the order of their addresses.
+        """
+        ok = self.reachable(addresses, width)
+        rows = np.flatnonzero(ok)
+        ordered = addresses[rows]
         if (ordered[1:] < ordered[:-1]).any():
             order = np.argsort(ordered, kind="stable")
-            wanted, ordered = wanted[order], ordered[order]
-        ok[wanted] = True
-        for rows in read_pieces(self._read_linear, ordered, wanted, width, keep, self._gap_bytes):
-            ok[rows] = False
+            ordered, rows = ordered[order], rows[order]
+        last = ordered + (np.broadcast_to(width, len(ok))[rows] - 1).astype(np.uint64)
+        for lost in read_pieces(self._read_linear, ordered, last, rows, keep, self._gap_bytes):
+            ok[lost] = False
         return ok
+
+    def reachable(self, addresses: U64, width: Union[int, U64]) -> Bools:
+        """Return which pieces of so many bytes can be the kernel's, and have an end."""
+        last = addresses + np.asarray(width, np.uint64) - np.uint64(1)
+        return self.is_kernel_address(addresses) & (last >= addresses)
 
     def _read_linear(self, address: int, size: int) -> bytes:
         physical = (address - self.linear_base) & self.address_mask
@@ -266,6 +266,16 @@ class Memory:
             except FaultError:
                 pass
         return self.read(address, size)
+
+
+def _reads_physical(prog: Program, linear_base: int, mask: int) -> bool:
+    # Any object in the direct map will do; the first slab cache is one.
+    try:
+        address = untagged_pointer(prog, prog["slab_caches"].next)
+        physical = (address - linear_base) & mask
+        return prog.read(physical, 64, True) == prog.read(address, 64)
+    except (FaultError, LookupError, OverflowError, ValueError):
+        return False
 
 
 def _linear_base(prog: Program) -> int:

@@ -67,57 +67,56 @@ def _readable(read: Read, start: int, end: int, page_size: int) -> Iterator[Tupl
 
 
 def read_pieces(
-    read: Read, ordered: U64, rows: Rows, width: int, keep: Keep, gap: int = GAP_BYTES
+    read: Read, ordered: U64, last: U64, rows: Rows, keep: Keep, gap: int = GAP_BYTES
 ) -> Iterator[Rows]:
     """
     Read pieces of memory, and yield the rows of those that cannot be read.
 
     :param ordered: Where each piece begins, in ascending order.
+    :param last: Its last byte.
     :param rows: The row of each.
-    :param width: Bytes of each.
     :param gap: Bytes between two of them that are read with them.
     """
     if not len(ordered):
         return
-    bounds = _bounds(ordered, width, gap)
+    bounds = _bounds(ordered, last, gap)
     starts, counts = ordered[bounds[:-1]], np.diff(bounds)
     offsets = (ordered - np.repeat(starts, counts)).astype(np.intp)
-    sizes = (ordered[bounds[1:] - 1] - starts).tolist()
+    behind = (np.maximum.reduceat(last, bounds[:-1]) - starts).tolist()
     edges = bounds.tolist()
-    for first, last, start, size in zip(edges, edges[1:], starts.tolist(), sizes):
+    for low, high, start, size in zip(edges, edges[1:], starts.tolist(), behind):
         try:
-            data = read(start, size + width)
+            data = read(start, size + 1)
         except (FaultError, OverflowError):
-            yield from _halves(read, ordered[first:last], rows[first:last], width, keep)
+            yield from _halves(read, ordered[low:high], last[low:high], rows[low:high], keep)
         else:
-            keep(data, offsets[first:last], rows[first:last])
+            keep(data, offsets[low:high], rows[low:high])
 
 
-def _halves(read: Read, ordered: U64, rows: Rows, width: int, keep: Keep) -> Iterator[Rows]:
+def _halves(read: Read, ordered: U64, last: U64, rows: Rows, keep: Keep) -> Iterator[Rows]:
     # A run that cannot be read as a whole.
     if len(ordered) == 1:
         yield rows
         return
     middle = len(ordered) // 2
-    for half, its_rows in (
-        (ordered[:middle], rows[:middle]),
-        (ordered[middle:], rows[middle:]),
-    ):
-        start = int(half[0])
+    for half in (slice(middle), slice(middle, None)):
+        some = ordered[half]
+        start = int(some[0])
         try:
-            data = read(start, int(half[-1]) + width - start)
+            data = read(start, int(last[half].max()) - start + 1)
         except (FaultError, OverflowError):
-            yield from _halves(read, half, its_rows, width, keep)
+            yield from _halves(read, some, last[half], rows[half], keep)
         else:
-            keep(data, (half - half[0]).astype(np.intp), its_rows)
+            keep(data, (some - some[0]).astype(np.intp), rows[half])
 
 
-def _bounds(ordered: U64, width: int, gap: int) -> Rows:
+def _bounds(ordered: U64, last: U64, gap: int) -> Rows:
     # Where sorted addresses are split: where a gap is too wide or a run too long.
-    gaps = np.diff(ordered) > np.uint64(width + gap)
+    after, reach = ordered[1:], np.maximum.accumulate(last)[:-1]
+    gaps = (after > reach) & (after - reach > np.uint64(gap + 1))
     edges = np.concatenate([[0], np.flatnonzero(gaps) + 1])
     # Long runs are cut at multiples of the longest one from where they begin.
     begin = np.repeat(ordered[edges], np.diff(edges, append=len(ordered)))
-    chunk = (ordered - begin) // np.uint64(max(_RUN_BYTES, width))
+    chunk = (ordered - begin) // np.uint64(_RUN_BYTES)
     cuts = np.flatnonzero(gaps | (np.diff(chunk) != 0)) + 1
     return np.concatenate([[0], cuts, [len(ordered)]]).astype(np.intp)

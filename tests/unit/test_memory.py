@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from random import Random
-from typing import List, Sequence
+from typing import List, Sequence, Tuple
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drgn_slabtype.machine import machine as machine_of
+from drgn_slabtype.machine.combs import Combs, gather_combs
 from drgn_slabtype.machine.memory import Gathered, Memory
 from tests.direct_map import LINEAR, CountedMemory, make_mapped_kernel
 from tests.synthetic import make_kernel
@@ -94,6 +95,46 @@ def test_words_are_those_of_the_pieces(
     pieces = machine.memory.gather(wanted, width)
     assert found.ok.tolist() == pieces.ok.tolist()
     assert found.words.tolist() == pieces.bytes.view(machine.memory.word)[:, at].tolist()
+
+
+@given(
+    pieces=st.lists(
+        st.tuples(
+            st.one_of(st.integers(-1, PAGES + 1), st.sampled_from([-(1 << 40), 1 << 60])),
+            st.sampled_from([1, 2, 8]),
+            st.integers(0, 64),
+            st.sampled_from([1, 3, 8, 24, 200, 1000]),
+            st.integers(0, 20),
+        ),
+        max_size=30,
+    )
+)
+@settings(max_examples=150)
+def test_teeth_are_the_words_of_their_combs(
+    machine: Machine, pieces: List[Tuple[int, int, int, int, int]]
+) -> None:
+    address = [(BASE + page * PAGE_SIZE) % (1 << 64) for page, *_ in pieces]
+    others = np.array([piece[1:] for piece in pieces], np.int64).reshape(-1, 4).T
+    width = others[0] * PAGE_SIZE
+    others[3] = np.minimum(others[3], (width - 8 - others[1]) // others[2] + 1)
+    combs = Combs(np.array(address, np.uint64), width.astype(np.uint64), *others[1:])
+    teeth = gather_combs(machine.memory, combs)
+    for at, (start, wide, (_, first, step, words)) in enumerate(zip(address, width, others.T)):
+        read = machine.gather([start], int(wide))
+        assert teeth.ok[at] == read.ok[0]
+        if read.ok[0]:
+            there = read.bytes.view(machine.memory.word)[0]
+            expected = [there[(first + tooth * step) // 8] for tooth in range(words)]
+            begin = teeth.begin[at]
+            assert teeth.words[begin : begin + words].tolist() == expected
+
+
+def test_combs_are_read_in_the_order_of_memory_once() -> None:
+    machine = Machine(holes=())
+    pages = np.arange(BASE, BASE + len(DATA), PAGE_SIZE, dtype=np.uint64)[::-1]
+    columns = np.tile(np.array([[8], [64], [4]]), len(pages))
+    gather_combs(machine.memory, Combs(pages, np.full(len(pages), PAGE_SIZE, "u8"), *columns))
+    assert [read.size for read in machine.counted.reads] == [len(DATA)]
 
 
 def test_words_are_read_as_their_pieces_are() -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from functools import cached_property
 from itertools import chain
-from typing import Iterator, List, Optional
+from typing import Iterator, List, Optional, Sequence
 
 import numpy as np
 
@@ -144,6 +144,12 @@ class SlabAllocator:
         return declarations(self, index)
 
     # One cache ---------------------------------------------------------------
+
+    def read_ahead(
+        self, numbers: Sequence[int], index: SlabIndex, jobs: int
+    ) -> Iterator[Sequence[int]]:
+        """Read nothing ahead; see :meth:`.base.Allocator.read_ahead`."""
+        yield numbers
 
     def collect(self, number: int, index: SlabIndex, about: Optional[range] = None) -> Ledger:
         """Read everything about one cache; see :meth:`.base.Allocator.collect`."""

@@ -15,7 +15,6 @@ from typing import Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from ...codes import ADDRESS
 from ...index import KnownBy, SlabIndex
 from ...ledger import (
     I64,
@@ -32,7 +31,7 @@ from ...machine import Machine
 from ...machine.kfence import kfence_pool
 from ...regions import Declaration
 from ...rules.members import judge_pointers, judge_slub
-from ..arrays import local_rows
+from ..ahead import shares
 from ..base import Fits, Ownership, decide_ownership
 from ..caches import Caches, cache_pointers, read_caches
 from ..common import Suspects, judge_by_others
@@ -47,11 +46,13 @@ from ..shadowed import shadow_zones
 from .asked import DebugTraits, debug_traits
 from .barns import barn_pointers
 from .cache import SlubCache, slab_flags, slub_members
+from .cpufreelists import enter_cpu_freelists
 from .cpuslabs import read_cpu_slabs
 from .debug import ContentReader
 from .deferred import read_deferred
 from .fit import object_homes, settled_orders, slab_fits
 from .freelists import FreelistReader
+from .freepointers import FreePointers, read_free_pointers, words_needed
 from .lost import adopt_misnamed, find_unmarked, shortages
 from .regions import declarations
 from .sheafobjects import enter_sheaves
@@ -106,6 +107,7 @@ class SlubAllocator:
         self._flags = slab_flags(machine)
         self._walks: List[Walked] = []
         self._live = LiveObjects([])
+        self._ahead: Optional[FreePointers] = None
 
     @cached_property
     def debug(self) -> DebugTraits:
@@ -197,9 +199,26 @@ class SlubAllocator:
     def _by_others(self) -> Suspects:
         return self.machine.settled(judge_by_others)
 
+    def _cache(self, number: int) -> SlubCache:
+        return SlubCache(self.caches, number, self._flags, len(self.machine.cpus))
+
+    def read_ahead(
+        self, numbers: Sequence[int], index: SlabIndex, jobs: int
+    ) -> Iterator[Sequence[int]]:
+        """Read what lists of free objects are made of; see :meth:`.base.Allocator.read_ahead`."""
+        held = index["freelist"] != 0
+        if self.cpu_slabs is not None:
+            held[self.cpu_slabs.with_freelist] = True
+        of = (index, self.caches, self.ownership.cache, held)
+        for share in shares(numbers, words_needed(*of)):
+            self._ahead = None  # before there is more
+            self._ahead = read_free_pointers(*of, [self._cache(one) for one in share.ahead], jobs)
+            yield share.numbers
+        self._ahead = None
+
     def collect(self, number: int, index: SlabIndex, about: Optional[range] = None) -> Ledger:
         """Read everything about one cache; see :meth:`.base.Allocator.collect`."""
-        cache = SlubCache(self.caches, number, self._flags, len(self.machine.cpus))
+        cache = self._cache(number)
         cache.facts.idle_word = self.traits.word
         rows, era = self.ownership.rows_of(number), self.traits.era
         slabs = read_slabs(index, self.caches, cache, rows, self.ownership, era, self.nodes)
@@ -244,7 +263,9 @@ class SlubAllocator:
         about: Optional[range],
     ) -> None:
         slabs = ledger.slabs
-        reader = FreelistReader(self.machine.memory, cache, self.traits.encoding, about)
+        ahead = None if self._ahead is None else self._ahead.at(rows)
+        of = (self.machine.memory, cache, self.traits.encoding)
+        reader = FreelistReader(*of, about, ahead)
         own = Containers.build(
             len(rows),
             place=_PLACE["freelist"],
@@ -257,26 +278,9 @@ class SlubAllocator:
             busy=slabs.fresh,
         )
         reader.enter(ledger, own, index["freelist"][rows], index.structure.offset("freelist"))
-        if self.cpu_slabs is None:
-            return
-        cpus = self.cpu_slabs
-        mine = np.flatnonzero((cpus.cache == cache.number) & (cpus.freelist != 0))
-        home = local_rows(rows, cpus.slab_row[mine])
-        theirs = Containers.build(
-            len(mine),
-            place=_PLACE["cpu freelist"],
-            owner=cpus.cpu[mine],
-            address=cpus.rows.addresses[mine],
-            slab=home,
-            walked=0,
-            state=Walk.WHOLE,
-        )
-        # A CPU whose slab is none of the cache's is told of elsewhere.
-        homeless = (home < 0) & (cpus.slab[mine] == 0)
-        for box in np.flatnonzero(homeless).tolist():
-            ledger.suspects.append(_homeless(cache, theirs, box, cpus.freelist[mine], index))
-        at = cpus.rows.structure.offset("freelist")
-        reader.enter(ledger, theirs.take(home >= 0), cpus.freelist[mine][home >= 0], at)
+        if self.cpu_slabs is not None:
+            place = _PLACE["cpu freelist"]
+            enter_cpu_freelists(self.cpu_slabs, reader, cache, rows, index, ledger, place)
 
 
 def every_barn(machine: Machine) -> U64:
@@ -289,27 +293,6 @@ def _list_of(index: SlabIndex) -> I64:
     # Which list of its node each slab stands on, if it is on one.
     full = (index["freelist"] == 0) & (index["inuse"] == index["objects"])
     return np.where(full, ListKind.FULL, ListKind.PARTIAL).astype(np.int64)
-
-
-def _homeless(
-    cache: SlubCache, boxes: Containers, box: int, heads: U64, index: SlabIndex
-) -> Suspect:
-    # While a CPU slab is given back, slab is cleared just before freelist.
-    head = int(heads[box])
-    row = int(index.rows_of_addresses(np.array([head], np.uint64))[0])
-    ours = row >= 0 and int(index["slab_cache"][row]) == cache.facts.address
-    return Suspect(
-        "container-state",
-        f"freelist of CPU {boxes.owner[box]} begins at 0x{head:x}, but the CPU has no slab",
-        cpu=int(boxes.owner[box]),
-        place="cpu slab",
-        address=int(boxes.address[box]),
-        found=head,
-        word=int(boxes.address[box])
-        + index.machine.structure("struct kmem_cache_cpu").offset("freelist"),
-        measure=ADDRESS,
-        moving=ours and bool(index["frozen"][row]),
-    )
 
 
 def _promised(allocator: SlubAllocator, cache: SlubCache, ledger: Ledger) -> Iterator[Zone]:

@@ -117,6 +117,11 @@ class CpuSlabs:
                 only = np.zeros(1, np.int64)
                 self.chains.append(PartialChain(int(self.cache[at]), cpu, only, None))
 
+    @property
+    def with_freelist(self) -> I64:
+        """Rows of the index of the slabs of which a CPU has free objects."""
+        return self.slab_row[(self.freelist != 0) & (self.slab_row >= 0)]
+
     def owners(self) -> List[Tuple[int, int]]:
         """Return (cache, row of the index) of every slab that a CPU holds."""
         held = np.flatnonzero(self.slab_row >= 0)

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, replace
-from typing import Iterator, List, Optional, Tuple
+from typing import Callable, Iterator, List, Optional, Tuple
 
 import numpy as np
 
 from ...ledger import I64, U8, U64, Bools, Claims, Containers, Ledger, State, Walk
-from ...machine.memory import Memory
+from ...machine.memory import Memory, Words
 from ...machine.tags import Tags
 from ...regions import Region, region, steps
 from ..kept import Cut
@@ -258,6 +258,8 @@ class FreelistReader:
 
     :param encoding: How this kernel stores free pointers.
     :param about: Addresses; chains that lead to none of them are left out.
+    :param ahead: Returns the stored free pointers of slabs of so many objects, if they were
+        read before.
     """
 
     def __init__(
@@ -266,11 +268,13 @@ class FreelistReader:
         cache: SlubCache,
         encoding: Encoding,
         about: Optional[range] = None,
+        ahead: Optional[Callable[[I64, int], Optional[Words]]] = None,
     ) -> None:
         self._memory = memory
         self._cache = cache
         self._encoding = encoding if cache.random >= 0 else Encoding.PLAIN
         self._about = about
+        self._ahead = ahead
 
     def enter(self, ledger: Ledger, boxes: Containers, heads: U64, at: int) -> None:
         """
@@ -330,12 +334,7 @@ class FreelistReader:
         slabs, heads = slabs[batch], heads[batch]
         base, objects = ledger.slabs.base[slabs], ledger.slabs.objects[slabs]
         most = int(objects.max(initial=0))
-        first = cache.red_left_pad + cache.offset
-        at = (np.arange(most) * cache.size + first) // self._memory.word_size
-        # The last slots of a damaged cache can reach past the slab's memory.
-        at = np.minimum(at, span // self._memory.word_size - 1)
-        start = base - np.uint64(cache.red_left_pad)
-        stored, readable = self._memory.gather_words(start, span, at)
+        stored, readable = self._stored(slabs, base, most, span)
         geometry = Geometry(
             base,
             objects,
@@ -350,6 +349,17 @@ class FreelistReader:
             batch, heads, stored, readable = batch[near], heads[near], stored[near], readable[near]
             geometry = replace(geometry, base=base[near], objects=objects[near])
         return batch, follow(geometry, heads, stored, readable)
+
+    def _stored(self, slabs: I64, base: U64, most: int, span: int) -> Words:
+        # The word of every object, as it is stored.
+        known = None if self._ahead is None else self._ahead(slabs, most)
+        if known is not None:
+            return known
+        cache, word = self._cache, self._memory.word_size
+        at = (np.arange(most) * cache.size + cache.red_left_pad + cache.offset) // word
+        # The last slots of a damaged cache can reach past the slab's memory.
+        at = np.minimum(at, span // word - 1)
+        return self._memory.gather_words(base - np.uint64(cache.red_left_pad), span, at)
 
 
 def regions(

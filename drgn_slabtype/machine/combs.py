@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Words at equal distances
+------------------------
+
+Of pieces of memory of any widths, each with words of its own, all of which are read in the
+order of memory.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple, Tuple
+
+import numpy as np
+
+from ..workers import spread
+from .memory import I64, U64, Bools, Memory, Spent
+from .pieces import Rows
+
+_PART = 1 << 18  # words that one process reads before it takes others
+
+
+class Combs(NamedTuple):
+    """Pieces of memory, of each of which some words at equal distances are wanted."""
+
+    address: U64
+    """Where each piece begins: a multiple of a word's size."""
+    width: U64
+    """Its bytes."""
+    first: I64
+    """Bytes from there to the first word."""
+    step: I64
+    """Bytes from one word to the next."""
+    words: I64
+    """How many words, the last of which ends with the piece at the latest."""
+
+    def take(self, which: I64) -> Combs:
+        """Return some of them."""
+        where = self.address[which], self.width[which]
+        return Combs(*where, self.first[which], self.step[which], self.words[which])
+
+
+class Teeth(NamedTuple):
+    """The words of some combs, one comb after the other."""
+
+    words: U64
+    """In host byte order; those of a piece that could not be read are zero."""
+    begin: I64
+    """Where those of each comb begin."""
+    ok: Bools
+    """Which combs were read."""
+
+
+def gather_combs(memory: Memory, combs: Combs, jobs: int = 1) -> Teeth:
+    """
+    Read words of many pieces of memory.
+
+    :param jobs: How many processes read, each some pieces that follow each other.
+    """
+    here = os.getpid()
+
+    def read(part: I64) -> Tuple[Teeth, Spent]:
+        before = memory.spent
+        teeth = _gather(memory, combs.take(part))
+        return teeth, Spent(0, 0) if os.getpid() == here else memory.spent.since(before)
+
+    order = np.argsort(combs.address, kind="stable")
+    cuts = np.flatnonzero(np.diff(np.cumsum(combs.words[order]) // _PART)) + 1
+    parts = np.split(order, cuts)
+    words = np.zeros(int(combs.words.sum()), np.uint64)
+    begin, ok = np.zeros(len(order), np.int64), np.zeros(len(order), np.bool_)
+    end = 0
+    for part, (teeth, spent) in zip(parts, spread(read, parts, jobs)):
+        memory.count(spent)
+        start, end = end, end + len(teeth.words)
+        words[start:end] = teeth.words
+        begin[part] = teeth.begin + start
+        ok[part] = teeth.ok
+    return Teeth(words, begin, ok)
+
+
+def _gather(memory: Memory, combs: Combs) -> Teeth:
+    # Of combs in the order of their addresses. What is in no memory takes no room, so that
+    # the words of each run are filled in at once.
+    number = np.where(memory.reachable(combs.address, combs.width), combs.words, 0)
+    ends = np.cumsum(number)
+    begin = ends - number
+    out = np.zeros(int(number.sum()), np.uint64)
+
+    def keep(data: bytes, offsets: Rows, rows: Rows) -> None:
+        words = np.frombuffer(data, memory.word, len(data) // memory.word_size)
+        low, high = begin[rows[0]], ends[rows[-1]]
+        # Where in the data each word is: from the first of its comb on, step by step.
+        first, times = offsets + combs.first[rows], number[rows]
+        at = np.arange(low, high)
+        at *= np.repeat(combs.step[rows], times)
+        at += np.repeat(first - begin[rows] * combs.step[rows], times)
+        out[low:high] = words.take(at // memory.word_size)
+
+    ok = memory.each(combs.address, combs.width, keep)
+    return Teeth(memory.tags.removed(out) if memory.tags.used else out, begin, ok)
