@@ -9,6 +9,8 @@ number of pages that the CPU counts.
 
 from __future__ import annotations
 
+from contextlib import suppress
+from functools import lru_cache
 from typing import Dict, Iterator, List, Literal, NamedTuple, Optional, Tuple
 
 import numpy as np
@@ -22,6 +24,9 @@ from ..machine import Machine
 from .pcp import LONGEST, order_of_list
 from .scan import PageBlock
 from .zones import zone_bits, zone_names
+
+_BLOCK = 1 << 15  # bytes of the memory map that are read at once
+_BLOCKS = 1 << 7  # that are kept
 
 
 class Torn(NamedTuple):
@@ -106,7 +111,7 @@ def free_pages_of_cpus(machine: Machine) -> FreePages:
 
 def _cpu_pages(machine: Machine) -> Iterator[CpuPages]:
     prog, names, seen = machine.prog, zone_names(machine), set()
-    cpus = list(for_each_possible_cpu(prog))
+    cpus, walk = list(for_each_possible_cpu(prog)), _Walk(machine)
     for nid in for_each_online_node(prog):
         for number, zone in enumerate(NODE_DATA(prog, nid).node_zones):
             if not zone.spanned_pages:
@@ -119,7 +124,7 @@ def _cpu_pages(machine: Machine) -> Iterator[CpuPages]:
                 if at not in seen:
                     seen.add(at)
                     name = names.get((nid, number), str(number))
-                    found = _one(machine, pages, (nid, number, name, cpu))
+                    found = _one(machine, walk, pages, (nid, number, name, cpu))
                     if found is not None:
                         yield found
 
@@ -131,12 +136,15 @@ def _pointer(zone: Object) -> Object:
         return zone.pageset.pcp.address_of_()
 
 
-def _one(machine: Machine, pages: Object, of: Tuple[int, int, str, int]) -> Optional[CpuPages]:
+def _one(
+    machine: Machine, walk: _Walk, pages: Object, of: Tuple[int, int, str, int]
+) -> Optional[CpuPages]:
     types = machine.enumerators("migratetype").get("MIGRATE_PCPTYPES", 3)
-    lists, walk = pages.lists, _Walk(machine)
+    lists = pages.lists
     total, found, whole = lists.type_.length or 0, [], True
     try:
         count, batch = pages.count.value_(), pages.batch.value_()
+        walk.begin(lists.address_ or 0, total)
         for number in range(total):
             head = (lists.address_ or 0) + number * 2 * machine.memory.word_size
             try:
@@ -159,6 +167,8 @@ class _Walk:
         self._order: Literal["little", "big"] = "little" if little else "big"
         self._size, self._first = fields.size, fields.vmemmap + fields.compound
         self._most, self._word = int(machine.prog["max_pfn"]), machine.memory.word_size
+        self._block = lru_cache(_BLOCKS)(self._read_block)
+        self._known: Dict[int, Tuple[int, int]] = {}
 
     def follow(self, head: int) -> Tuple[List[int], Optional[Torn]]:
         ahead, first = self._way(head, 0)
@@ -206,9 +216,38 @@ class _Walk:
         pfn = None if link == head else self._pfn(link)
         return Torn(link, pfn, member, link + which * self._word, found[which], plausible)
 
+    def begin(self, heads: int, count: int) -> None:
+        """Take up lists whose heads lie side by side, and forget others."""
+        self._known.clear()
+        with suppress(FaultError):
+            width = 2 * self._word
+            data = self._read(heads, count * width)
+            self._known.update(
+                (heads + at, self._pair(data, at)) for at in range(0, len(data), width)
+            )
+
     def _links(self, link: int) -> Tuple[int, int]:
-        data, half = self._read(link, 2 * self._word), self._word
-        return int.from_bytes(data[:half], self._order), int.from_bytes(data[half:], self._order)
+        found = self._known.get(link)
+        if found is None:
+            block, at = divmod(link, _BLOCK)
+            data = self._block(block) if at + 2 * self._word <= _BLOCK else b""
+            if not data:
+                data, at = self._read(link, 2 * self._word), 0
+            found = self._known[link] = self._pair(data, at)
+        return found
+
+    def _pair(self, data: bytes, at: int) -> Tuple[int, int]:
+        half, end = at + self._word, at + 2 * self._word
+        return int.from_bytes(data[at:half], self._order), int.from_bytes(
+            data[half:end], self._order
+        )
+
+    def _read_block(self, block: int) -> bytes:
+        # The struct pages around, which lead to each other; nothing, if some of it is missing.
+        try:
+            return self._read(block * _BLOCK, _BLOCK)
+        except FaultError:
+            return b""
 
     def _leads(self, link: int, head: int) -> bool:
         beyond, rest = divmod(link - self._first, self._size)
