@@ -9,7 +9,7 @@ cache, the slabs' own pointers lead to the rest.
 
 from __future__ import annotations
 
-from typing import Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Iterator, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
 import numpy as np
 from drgn import FaultError
@@ -22,6 +22,7 @@ from ..machine.memory import Memory
 from ..regions import Region, region
 from ..rules.members import Pointer
 from .links import Followed, follow
+from .sizes import settle_sizes
 
 _MAX_CACHES = 1 << 20  # more slab caches than any kernel has
 _DIRECTORY_BYTES = 64  # of a name in sysfs; a longer one is not looked at
@@ -60,6 +61,8 @@ class Caches(NamedTuple):
     """Where the list of caches is damaged."""
     chosen: Bools
     """Which a reading is about: of them alone it reads nodes, CPUs and places."""
+    wrong_sizes: Mapping[int, int]
+    """``size`` in memory of those that are read by another; see :mod:`.sizes`."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -68,12 +71,18 @@ class Caches(NamedTuple):
         """Return all caches, for a reading that is about some of them alone."""
         chosen = np.zeros(len(self), np.bool_)
         chosen[list(numbers)] = True
-        return Caches(self.rows, self.names, self.dying, self.unlisted, self.lost, chosen)
+        return self._with(self.rows, chosen, self.wrong_sizes)
 
     def again(self, memory: Memory) -> Caches:
         """Return the same caches, those that are chosen as they are now."""
         rows = self.rows.again(memory, np.flatnonzero(self.chosen))
-        return Caches(rows, self.names, self.dying, self.unlisted, self.lost, self.chosen)
+        wrong = {row: size for row, size in self.wrong_sizes.items() if not self.chosen[row]}
+        wrong.update(settle_sizes(rows, memory.page_size))
+        return self._with(rows, self.chosen, wrong)
+
+    def _with(self, rows: Rows, chosen: Bools, wrong: Mapping[int, int]) -> Caches:
+        # Its length is the number of caches: what makes a tuple of fields does not fit.
+        return Caches(rows, self.names, self.dying, self.unlisted, self.lost, chosen, wrong)
 
     @property
     def listed(self) -> Bools:
@@ -124,7 +133,9 @@ def read_caches(machine: Machine, told: Sequence[int] = ()) -> Caches:
     at = np.arange(len(addresses))
     is_unlisted = at >= len(listed) + len(dying)
     dead = (at >= len(listed)) & ~is_unlisted
-    return Caches(rows, names, dead, is_unlisted, lost, np.ones(len(addresses), np.bool_))
+    wrong = settle_sizes(rows, machine.memory.page_size)
+    every = np.ones(len(addresses), np.bool_)
+    return Caches(rows, names, dead, is_unlisted, lost, every, wrong)
 
 
 def _read(machine: Machine, addresses: List[int]) -> Rows:

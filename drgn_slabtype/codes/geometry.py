@@ -61,8 +61,10 @@ CODES: Mapping[str, Code] = {
             "`caches` of the other members: how far the damage reaches",
         ),
         more="None of the cache's slabs, three or more, is made as the cache says, or none of "
-        "their freelists can be followed: then it is the cache that is damaged (its size, its "
-        "orders, the offset of the free pointer, or the secret that hardens it). Or its members "
+        "their freelists can be followed: then it is the cache that is damaged (its orders, the "
+        "offset of the free pointer, or the secret that hardens it). A `size` that its reciprocal "
+        "and the number of objects contradict is not read by: all else is judged by the size that "
+        "these say. Where one member put right leaves nothing wrong, that one is named. Or members "
         "contradict each other: sizes and alignment, SLAB's number of objects and colours, the "
         "capacity of sheaves, a name or constructor that is in no kernel. What the slabs show "
         "follows from it. Or one of its members is not as in all other caches: a formula that "

@@ -9,7 +9,7 @@ arrays. Offsets, widths and bit fields come from the debug info.
 
 from __future__ import annotations
 
-from typing import Dict, Optional, Tuple
+from typing import Dict, Literal, Optional, Tuple
 
 import numpy as np
 import numpy.typing as npt
@@ -151,6 +151,13 @@ class Rows:
         raw, ok = self.raw.copy(), self.ok.copy()
         raw[rows], ok[rows] = memory.gather(self.addresses[rows], self.raw.shape[1])
         return Rows(self.structure, self.addresses, Gathered(raw, ok))
+
+    def put(self, path: str, row: int, value: int) -> None:
+        """Put another number into one row of this copy; the target stays as it is."""
+        start, size = self.structure.offset(path), self.structure.size_of(path)
+        order: Literal["little", "big"] = "big" if self.structure.byteorder == ">" else "little"
+        self.raw[row, start : start + size] = list(value.to_bytes(size, order))
+        self._columns.pop(path, None)
 
     def integer(self, path: str) -> npt.NDArray[np.uint64]:
         """Return the column of a member that is a structure the size of an integer."""

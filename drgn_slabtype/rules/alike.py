@@ -15,6 +15,7 @@ from typing import Iterator, Mapping, NamedTuple, Optional, Sequence, Tuple
 import numpy as np
 
 from ..ledger import I64, U64, Bools
+from .reciprocal import Reciprocal, reciprocal_values
 
 _FEWEST = 8  # caches that can tell what is usual
 # Pointers to what one cache has alone, and of that what one node or CPU has.
@@ -106,13 +107,13 @@ def judge_common(cache: Columns) -> Iterator[Odd]:
     for name in ("reciprocal_size", "reciprocal_buffer_size"):
         if f"{name}.m" in cache:
             yield from _reciprocal(cache, name)
+    none = cache["object_size"] == 0
+    yield from _odd(none, "object_size", cache["object_size"], ", which no object has")
     if "usersize" in cache:
         first, size = cache["useroffset"], cache["usersize"]
         beyond = (first > cache["object_size"]) | (size > cache["object_size"] - first)
         beyond |= (size == 0) & (first != 0)
         yield from _odd(beyond, "useroffset", first, ", of no bytes of an object")
-    none = cache["object_size"] == 0
-    yield from _odd(none, "object_size", cache["object_size"], ", which no object has")
     align, size = cache["align"], cache["size"]
     wrong = (align == 0) | (align & (align - np.uint64(1)) != 0)
     wrong |= size % np.maximum(align, np.uint64(1)) != 0
@@ -140,21 +141,10 @@ def _references(count: U64) -> Iterator[Odd]:
 
 
 def _reciprocal(cache: Columns, name: str) -> Iterator[Odd]:
-    # reciprocal_value(): what is multiplied with instead of dividing by the size.
-    should = [_reciprocal_of(size) for size in cache["size"].tolist()]
-    for at, part in enumerate(("m", "sh1", "sh2")):
+    for part, asked in zip(Reciprocal._fields, reciprocal_values(cache["size"])):
         member = f"{name}.{part}"
-        asked = np.array([one[at] for one in should], np.uint64)
         wrong = cache[member] != asked
         yield from _odd(understood(wrong), member, cache[member], ", by its size", asked)
-
-
-def _reciprocal_of(size: int) -> Tuple[int, int, int]:
-    if not 0 < size < 1 << 32:
-        return 0, 0, 0
-    bits = (size - 1).bit_length()
-    factor = ((1 << 32) * ((1 << bits) - size)) // size + 1
-    return factor & 0xFFFFFFFF, min(bits, 1), max(bits - 1, 0)
 
 
 def _allocation(cache: Columns) -> Iterator[Odd]:

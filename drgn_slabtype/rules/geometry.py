@@ -37,7 +37,6 @@ def as_finding(suspect: Suspect) -> Finding:
 
 def judge_geometry(ledger: Ledger) -> Iterator[Finding]:
     """Yield what the allocator met while reading, and slabs that name another cache."""
-    yield from _judge_cache(ledger)
     slabs, name = ledger.slabs, ledger.facts.name
     for suspect in (*ledger.suspects, *ledger.notes):
         page = int(slabs.page[suspect.slab]) if suspect.slab >= 0 else None
@@ -59,6 +58,7 @@ def judge_geometry(ledger: Ledger) -> Iterator[Finding]:
             expected=ledger.facts.address,
             found=int(slabs.cache_pointer[slab]),
         )
+    yield from _judge_cache(ledger)
 
 
 def _judge_cache(ledger: Ledger) -> Iterator[Finding]:

@@ -15,8 +15,11 @@ from __future__ import annotations
 
 from typing import Iterable, Iterator, NamedTuple, Optional, Tuple
 
-from ..codes import ADDRESS, OBJECTS, SIZE, Measure
+from ..codes import ADDRESS, OBJECTS, SIZE, WORD, Measure
 from ..ledger import Suspect
+
+MAX_ORDER = 24  # no kernel allocates more than 2^24 pages at once
+MAX_OBJECTS = 32767  # of a slab of SLUB: more do not fit slab->objects, of 15 bits
 
 
 class Pointer(NamedTuple):
@@ -36,9 +39,8 @@ class Pointer(NamedTuple):
 class SlabMembers(NamedTuple):
     """The members that ``__kmem_cache_create()`` of SLAB leaves; sizes are bytes."""
 
+    page_size: int
     order: int
-    span: int
-    """Bytes of a slab of that order."""
     size: int
     object_size: int
     obj_offset: int
@@ -50,6 +52,13 @@ class SlabMembers(NamedTuple):
     """Bytes of one entry of an index array."""
     on_slab: bool
     """Whether index arrays lie at the end of their slabs."""
+    slabs_order: Optional[int] = None
+    """Order that most slabs have; ``None`` if they are too few to tell."""
+
+    @property
+    def span(self) -> int:
+        """Bytes of a slab."""
+        return self.page_size << min(self.order, MAX_ORDER)
 
 
 class SlubMembers(NamedTuple):
@@ -57,6 +66,7 @@ class SlubMembers(NamedTuple):
 
     word: int
     """Bytes of a pointer."""
+    page_size: int
     size: int
     object_size: int
     inuse: int
@@ -68,6 +78,12 @@ class SlubMembers(NamedTuple):
     """``None`` without ``CONFIG_SLUB_DEBUG``."""
     usercopy: Optional[Tuple[int, int]]
     """``useroffset`` and ``usersize``; ``None`` where no cache has them."""
+    oo: int
+    """The order of its slabs, and in the lower half how many objects are in one."""
+    least: int
+    """The same of its smallest slabs: ``min``."""
+    in_middle: bool
+    """Whether free pointers lie in the middle of objects."""
 
 
 class Tuning(NamedTuple):
@@ -101,7 +117,8 @@ def judge_pointers(pointers: Iterable[Pointer]) -> Iterator[Suspect]:
 
 def judge_slab(cache: SlabMembers) -> Iterator[Suspect]:
     """Yield what ``__kmem_cache_create()`` cannot have left in a cache of SLAB."""
-    num, left = divmod(cache.span, cache.size + (cache.index_size if cache.on_slab else 0))
+    slot = max(cache.size, 1) + (cache.index_size if cache.on_slab else 0)
+    num, left = divmod(cache.span, slot)
     for member, kept, should, measure in (
         ("num", cache.num, num, OBJECTS),
         ("freelist_size", cache.freelist_size, num * cache.index_size, SIZE),
@@ -118,6 +135,7 @@ def judge_slab(cache: SlabMembers) -> Iterator[Suspect]:
 def judge_slub(cache: SlubMembers) -> Iterator[Suspect]:
     """Yield what ``calculate_sizes()`` cannot have left in a cache of SLUB."""
     yield from _judge_inuse(cache)
+    yield from _judge_orders(cache)
     size, align, word = cache.size, cache.align, cache.word
     if not align or size % align:
         yield _wrong("align", f"align is {align} with slots of {size} bytes", None, align, SIZE)
@@ -135,6 +153,17 @@ def judge_slub(cache: SlubMembers) -> Iterator[Suspect]:
         if end > cache.object_size:
             what = f"bytes {first} to {end} may be copied of objects of {cache.object_size}"
             yield _wrong("usersize", what, None, end, SIZE)
+
+
+def _judge_orders(cache: SlubMembers) -> Iterator[Suspect]:
+    for member, kept in (("oo", cache.oo), ("min", cache.least)):
+        order, objects = kept >> 16, kept & 0xFFFF
+        fit = (cache.page_size << min(order, MAX_ORDER)) // max(cache.size, 1)
+        should = order << 16 | min(fit, MAX_OBJECTS)
+        if kept != should:
+            what = f"{member} is 0x{kept:x}: {objects} objects of {cache.size} bytes in slabs of"
+            told = f"{what} order {order}, not {should & 0xFFFF}"
+            yield _wrong(f"{member}.x", told, should, kept, WORD)
 
 
 def _judge_inuse(cache: SlubMembers) -> Iterator[Suspect]:

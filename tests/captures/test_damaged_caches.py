@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Optional
 
 import pytest
-from drgn import FaultError, Program
+from drgn import FaultError, Program, sizeof
 from drgn.helpers.linux.mm import virt_to_phys
 from drgn.helpers.linux.slab import for_each_slab_cache
 
@@ -138,3 +139,38 @@ def test_arrays_of_another_cache_are_told(kernel: str, member: str, what: str) -
     assert finding.cache == caches[-4].name.string_().decode()
     assert f"pointer to {what} of node 0 leads to" in finding.message
     assert finding.message.endswith("which is another's as well")
+
+
+@pytest.mark.parametrize(
+    ("kernel", "cache", "member", "off", "findings"),
+    [
+        # All else of the cache is judged by the size that it says.
+        ("slab-6.1-rfc3-plain", "dentry", "size", 8, 1),
+        ("slab-5.10-plain", "kmalloc-64", "size", 0xFFFFEA00 - 64, 1),
+        ("debian-6.12-plain", "kmalloc-64", "size", 8, 1),
+        ("debian-7-debug", "dentry", "size", -288, 1),
+        ("slab-6.1-debug-plain", "dentry", "gfporder", 8, None),
+        ("debian-6.12-plain", "dentry", "object_size", 8, None),
+        ("debian-6.12-plain", "dentry", "oo.x", 8, None),
+        ("debian-5.10-plain", "dentry", "offset", 8, None),
+        ("debian-6.12-plain", "dentry", "offset", -96, None),
+        ("debian-7-debug", "dentry", "offset", 8, None),
+        ("debian-6.12-plain", "dentry", "random", 64, None),
+    ],
+)
+def test_the_damaged_member_is_the_root(
+    kernel: str, cache: str, member: str, off: int, findings: Optional[int]
+) -> None:
+    prog = _open(kernel)
+    (damaged,) = [one for one in for_each_slab_cache(prog) if one.name.string_() == cache.encode()]
+    word = damaged[0].subobject_(member)
+    assert word.address_ is not None
+    sound = word.value_()
+    kept = (sound + off).to_bytes(sizeof(word), "little")
+    overlay(prog, [Write(word.address_, kept)])
+    report = check(prog)
+    (root,) = [one for one in report.findings if one.because is None]
+    assert (root.code, root.word, root.cache) == ("cache-wrong", word.address_, cache)
+    if root.expected is not None:
+        assert root.expected == sound
+    assert findings in (None, len(report.findings))

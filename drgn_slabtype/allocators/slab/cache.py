@@ -8,9 +8,10 @@ from typing import List
 
 import numpy as np
 
-from ...ledger import Facts
-from ...rules.members import Pointer, SlabMembers
+from ...ledger import I64, Facts
+from ...rules.members import MAX_ORDER, Pointer, SlabMembers
 from ..caches import Caches, same_cache
+from ..members import usual_order
 
 # Values of the flags are the same from 5.10 to the removal of SLAB in 6.8.
 _RED_ZONE = 0x400
@@ -21,7 +22,6 @@ _OBJFREELIST = 0x40000000
 _OFF_SLAB = 0x80000000
 
 _MAX_COLOURS = 1 << 31  # more than any slab has bytes left over
-_MAX_ORDER = 24  # no kernel allocates more than 2^24 pages at once
 
 
 class Mode(enum.Enum):
@@ -56,7 +56,7 @@ class SlabCache:
         self.number = number
         self.dying = bool(caches.dying[number])
         """Whether it is being destroyed and waits for RCU."""
-        self.order = min(value("gfporder"), _MAX_ORDER)
+        self.order = min(value("gfporder"), MAX_ORDER)
         self.span = page_size << self.order
         """Bytes of a slab."""
         self.size = max(value("size"), 1)
@@ -104,20 +104,27 @@ class SlabCache:
         )
 
 
-def slab_members(caches: Caches, cache: SlabCache, index_size: int) -> SlabMembers:
+def slab_members(
+    caches: Caches,
+    cache: SlabCache,
+    page_size: int,
+    index_size: int,
+    orders: I64,
+) -> SlabMembers:
     """
     Return the members of a cache that follow from each other, as they are in memory.
 
     :param index_size: Bytes of one entry of an index array.
+    :param orders: Of its slabs.
     """
 
     def value(member: str) -> int:
         return int(caches.rows[member][cache.number])
 
     return SlabMembers(
-        cache.order,
-        cache.span,
-        cache.size,
+        page_size,
+        value("gfporder"),
+        value("size"),
         cache.object_size,
         cache.obj_offset,
         value("num"),
@@ -126,6 +133,7 @@ def slab_members(caches: Caches, cache: SlabCache, index_size: int) -> SlabMembe
         cache.freelist_size,
         index_size,
         cache.mode is Mode.ON_SLAB,
+        usual_order(orders),
     )
 
 

@@ -30,7 +30,8 @@ from ...ledger import (
 from ...machine import Machine
 from ...machine.kfence import kfence_pool
 from ...regions import Declaration
-from ...rules.members import judge_pointers, judge_slub
+from ...rules.members import judge_pointers
+from ...rules.origin import judge_slub_members
 from ..ahead import shares
 from ..base import Fits, Ownership, decide_ownership
 from ..caches import Caches, cache_pointers, read_caches
@@ -59,6 +60,7 @@ from .sheafobjects import enter_sheaves
 from .sheaves import read_sheaves, sheaves_of, sound_sheaves_in
 from .table import enter_counters, excuse_slabs, misfits, note_failed, read_slabs
 from .traits import Traits, find_traits, sampled_traits
+from .unfollowed import damaged_member
 from .usedpointers import used_pointers
 
 PLACES = (
@@ -225,7 +227,7 @@ class SlubAllocator:
         ledger = Ledger(cache.facts, PLACES, slabs)
         found = [
             *judge_pointers(cache_pointers(self.machine.memory, self.caches, number)),
-            *judge_slub(slub_members(self.caches, cache, self.machine.memory.word_size)),
+            *judge_slub_members(slub_members(self.caches, cache, self.machine.memory)),
             *judge_order(self, index, number, cache.facts.objects_per_slab, cache.size),
         ]
         ledger.suspects += at_member(self.caches.rows, number, found)
@@ -277,7 +279,9 @@ class SlubAllocator:
             state=Walk.WHOLE,
             busy=slabs.fresh,
         )
-        reader.enter(ledger, own, index["freelist"][rows], index.structure.offset("freelist"))
+        heads = index["freelist"][rows]
+        reader.enter(ledger, own, heads, index.structure.offset("freelist"))
+        ledger.suspects += damaged_member(self.caches.rows, *of, ledger, own, heads)
         if self.cpu_slabs is not None:
             place = _PLACE["cpu freelist"]
             enter_cpu_freelists(self.cpu_slabs, reader, cache, rows, index, ledger, place)

@@ -10,10 +10,8 @@ import numpy as np
 from ...index import KnownBy, SlabIndex
 from ...ledger import I64, U64, Bools
 from ...pages.folios import head_pages
+from ...rules.members import MAX_OBJECTS, MAX_ORDER
 from ..caches import Caches
-
-_MAX_ORDER = 24
-MAX_OBJECTS = 32767  # the widest that slab->objects, a field of 15 bits, can hold
 
 
 def slab_orders(index: SlabIndex, caches: Caches, rows: I64, numbers: I64) -> I64:
@@ -64,7 +62,7 @@ def readable_orders(index: SlabIndex, rows: I64, orders: I64) -> I64:
     doubtful = np.flatnonzero(index.orders[rows] != orders)
     if not len(doubtful):
         return readable
-    own = np.minimum(index.orders[rows[doubtful]], _MAX_ORDER).astype(np.int64)
+    own = np.minimum(index.orders[rows[doubtful]], MAX_ORDER).astype(np.int64)
     told = np.where(_reaches(index, rows[doubtful], own), own, 0)
     asked = orders[doubtful]
     readable[doubtful] = np.where(_reaches(index, rows[doubtful], asked), asked, told)
@@ -84,7 +82,7 @@ def _reaches(index: SlabIndex, rows: I64, orders: I64) -> Bools:
 
 
 def _orders(caches: Caches, numbers: I64) -> Tuple[U64, U64]:
-    most = np.uint64(_MAX_ORDER)
+    most = np.uint64(MAX_ORDER)
     usual, least = (caches.rows[name][numbers] >> np.uint64(16) for name in ("oo.x", "min.x"))
     return np.minimum(usual, most), np.minimum(least, most)
 
@@ -102,7 +100,7 @@ def slab_fits(index: SlabIndex, caches: Caches, rows: I64, numbers: I64) -> Bool
     :param numbers: Position of the cache beside each.
     """
     of = caches.rows
-    order = np.minimum(index.orders[rows].astype(np.uint64), np.uint64(_MAX_ORDER))
+    order = np.minimum(index.orders[rows].astype(np.uint64), np.uint64(MAX_ORDER))
     usual, least = _orders(caches, numbers)
     size = np.maximum(of["size"][numbers], 1)
     objects = _objects(index, order, size)

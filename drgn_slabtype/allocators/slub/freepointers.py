@@ -17,9 +17,10 @@ from ...index import SlabIndex
 from ...ledger import I64, Bools
 from ...machine.combs import Combs, Teeth, gather_combs
 from ...machine.memory import Words
+from ...rules.members import MAX_OBJECTS
 from ..caches import Caches
 from .cache import SlubCache
-from .fit import MAX_OBJECTS, slab_orders
+from .fit import slab_orders
 
 
 class FreePointers(NamedTuple):

@@ -18,13 +18,13 @@ from ...index import SlabIndex
 from ...ledger import I64, U64
 from ...machine.symbols import depot_regions
 from ...regions import Declaration, Region
+from ...rules.members import MAX_OBJECTS
 from .. import caches as slabcaches
 from .. import kasanrecords, nodes, quarantine, sequences, shadowed
 from ..kept import CacheObjects, Cut, batches, debugging, slab_pages
 from . import barns, cpuslabs, deferred, freelists, sheaves
 from .cache import SlubCache, slab_flags
 from .debug import beyond_asked, track_handles
-from .fit import MAX_OBJECTS
 
 if TYPE_CHECKING:
     from .allocator import SlubAllocator

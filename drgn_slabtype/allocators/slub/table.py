@@ -16,13 +16,14 @@ import numpy as np
 from ...codes import OBJECTS
 from ...index import SlabIndex
 from ...ledger import I64, U64, Bools, Ledger, ListKind, Slabs, Suspect
+from ...rules.members import MAX_OBJECTS, MAX_ORDER
 from ..base import Ownership
 from ..caches import Caches
 from ..members import at_member
 from ..misfits import wrong_slabs
 from ..nodes import Nodes
 from .cache import SlubCache
-from .fit import MAX_OBJECTS, readable_orders, slab_orders
+from .fit import readable_orders, slab_orders
 from .state import Era, States, allowed_lists, fitting_lists, in_transit, partial_mark
 
 
@@ -185,7 +186,7 @@ def misfits(
     """Yield what is made unlike the cache says: its own orders, and slabs."""
     page_size = index.machine.memory.page_size
     for member, (order, told) in zip(("oo", "min"), cache.orders):
-        fit = min((page_size << min(order, 24)) // cache.size, MAX_OBJECTS)
+        fit = min((page_size << min(order, MAX_ORDER)) // cache.size, MAX_OBJECTS)
         if told != fit:
             what = f"a slab of order {order} holds {fit} objects, not {told}"
             one = Suspect(
