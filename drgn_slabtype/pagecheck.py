@@ -15,8 +15,6 @@ from typing import Dict, Iterable, Iterator, List, Optional, Sequence, Set
 
 import numpy as np
 from drgn import FaultError
-from drgn.helpers.linux.cpumask import for_each_possible_cpu
-from drgn.helpers.linux.nodemask import for_each_online_node
 
 from .allocators.base import Allocator
 from .allocators.vectors import names_cgroups, vector_entries, vector_words, vectors
@@ -348,11 +346,11 @@ def _on_lists(machine: Machine, pages: Counted) -> Bools:
 
 def _slab_pages(machine: Machine, index: SlabIndex, free: FreeMemory) -> Iterator[SlabPages]:
     counts = slab_page_counts(machine)
-    cpus = sum(1 for _ in for_each_possible_cpu(machine.prog))
+    cpus = len(machine.cpus)
     counted = index.marked & ((index.known_by & np.uint8(KnownBy.KFENCE)) == 0)
     pages = (index.spans >> np.uint64(machine.prog["PAGE_SHIFT"].value_())).astype(np.int64)
     typed = "large_kmalloc" in machine.layout.encoding.types
-    for nid, count in zip(for_each_online_node(machine.prog), counts):
+    for nid, count in zip(machine.nodes, counts):
         here = pages[counted & (index.nids == nid)]
         large, largest = free.large.get(nid, (0, 0))
         # Each CPU can have stopped in one allocation.

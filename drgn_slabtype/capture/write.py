@@ -18,14 +18,13 @@ from contextlib import nullcontext
 from typing import IO, Any, Callable, ContextManager, Dict, List, NamedTuple, Optional, Tuple
 
 from drgn import FaultError, Program
-from drgn.helpers.linux.mm import for_each_valid_page_range
 from drgn.helpers.linux.mmzone import NODE_DATA
-from drgn.helpers.linux.nodemask import for_each_online_node
 
 from ..files.whole import whole
 from ..machine import Machine, machine
 from ..machine.locks import Locks, lock_state
 from ..machine.witness import witnesses
+from ..pages.scan import page_ranges
 from ..regions import merge
 from .declare import declared_regions
 from .describe import describe
@@ -137,7 +136,7 @@ def write_capture(
 
 def _lock_owners(machine: Machine) -> List[int]:
     # The locks of the allocators have been read with everything else.
-    for nid in for_each_online_node(machine.prog):
+    for nid in machine.nodes:
         for zone in NODE_DATA(machine.prog, nid).node_zones:
             lock_state(zone.lock)
     return machine.fact(Locks).tasks.owners()
@@ -147,7 +146,7 @@ def _physical_address(machine: Machine) -> Callable[[int], int]:
     # The direct map reaches as far as pages are known; vmalloc may begin
     # anywhere after it.
     source = machine.memory
-    last = max((end for _, end, _ in for_each_valid_page_range(machine.prog)), default=0)
+    last = max((end for _, end in page_ranges(machine)), default=0)
     end = source.linear_base + (last << source.page_shift)
 
     def physical(address: int) -> int:

@@ -19,6 +19,7 @@ from typing import (
     TYPE_CHECKING,
     Any,
     Dict,
+    List,
     Mapping,
     Optional,
     Tuple,
@@ -215,6 +216,13 @@ class Machine(Found):
         from .told import node_ids
 
         return node_ids(self)
+
+    @property
+    def nodes(self) -> List[int]:
+        """Numbers of the nodes that are online."""
+        from .told import online_nodes
+
+        return online_nodes(self)
 
     @cached_property
     def damage(self) -> Tuple[Finding, ...]:

@@ -10,10 +10,11 @@ accounted for by KFENCE's own metadata.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Iterator, List, NamedTuple, Tuple
+from collections import Counter
+from typing import TYPE_CHECKING, Iterator, List, NamedTuple, Optional, Tuple
 
 import numpy as np
-from drgn import FaultError, TypeKind, sizeof
+from drgn import FaultError, Object, TypeKind, sizeof
 
 from ..regions import Region, region
 from .columns import Rows
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from . import Machine
 
 _LARGEST_POOL = 1 << 33  # 65535 objects of two pages, of 64 KiB each
+_MOST_OBJECTS = 65535
+_FEWEST = 8  # objects whose addresses agree
+_BY_CHANCE = 2
 _STEP = 256  # metadata entries read at a time; CONFIG_KFENCE_NUM_OBJECTS is 255 by default
 
 
@@ -40,54 +44,116 @@ class KfencePool(NamedTuple):
         return (addresses >= np.uint64(self.start)) & (addresses < np.uint64(self.end))
 
 
+_NO_POOL = KfencePool(0, 0, ())
+
+
 def kfence_pool(machine: Machine) -> KfencePool:
     """
     Find KFENCE's pool (Linux 5.12 on).
 
     The number of objects is a configuration value that no symbol tells. Each
     object's metadata holds an address in that object's own page, so the
-    metadata itself tells where it ends; not one of them alone.
+    metadata itself tells where it ends; not one of them alone. It tells where the
+    pool begins, too; where there is none, the marks of its pages tell where it ends.
     """
     try:
-        start = machine.prog["__kfence_pool"].value_()
-        metadata = machine.prog["kfence_metadata"]
+        told, metadata = machine.prog["__kfence_pool"], machine.prog["kfence_metadata"]
     except LookupError:
-        return KfencePool(0, 0, ())
+        return _NO_POOL
     # Since Linux kernel commit cabdf74e6b31 ("mm: kfence: allocate
     # kfence_metadata at runtime") (in v6.6), kfence_metadata is a pointer.
     if metadata.type_.unaliased_kind() == TypeKind.ARRAY:
-        first, known = metadata.address_, metadata.type_.length or 0
+        first, known = metadata.address_ or 0, metadata.type_.length or 0
     else:
-        try:
-            first, known = metadata.value_(), 0
-        except FaultError:
-            first = 0
+        first, known = _value(metadata) or 0, 0
+    start, page = _value(told), machine.memory.page_size
+    if start == 0:
+        return _NO_POOL
+    if machine.memory.is_kernel_address(np.array([first], np.uint64))[0]:
+        start = _home(_entries(machine, first, 0, known), start, page)
     # What is no address is another finding's business (told.py).
-    if not machine.memory.is_kernel_address(np.array([start, first], np.uint64)).all():
-        return KfencePool(0, 0, ())
+    if start is None or not machine.memory.is_kernel_address(np.array([start], np.uint64))[0]:
+        return _NO_POOL
     if start >= (1 << 64) - _LARGEST_POOL:
-        return KfencePool(0, 0, ())
-    name = "struct kfence_metadata"
-    step = sizeof(machine.prog.type(name))
-    page = machine.memory.page_size
+        return _NO_POOL
     pieces: List[Rows] = []
     there: List[int] = []
     at = 0
     while not known or at < known:
-        want = min(_STEP, known - at) if known else _STEP
-        addresses = first + np.arange(at, at + want, dtype=np.uint64) * np.uint64(step)
-        rows = machine.rows(name, addresses)
+        rows = _entries(machine, first, at, known)
         fits = (rows.ok & in_place(rows, start, at, page)).nonzero()[0]
         if not len(fits) and not known:
             break
         pieces.append(rows)
         there += (fits + at).tolist()
-        at += want
+        at += len(rows)
     # One damaged word in the midst of them does not end the pool.
     count = known if known and there else there[-1] + 1 if there else 0
     if 2 * len(there) < count:
         count = next((at for at, one in enumerate(there) if one != at), len(there))
+    if not count:
+        count = _marked(machine, start)
     return KfencePool(start, start + 2 * (count + 1) * page, tuple(pieces))
+
+
+def _value(variable: Object) -> Optional[int]:
+    # None if it is not in the target.
+    try:
+        return int(variable.value_())
+    except FaultError:
+        return None
+
+
+def _entries(machine: Machine, first: int, at: int, known: int) -> Rows:
+    name = "struct kfence_metadata"
+    step = np.uint64(sizeof(machine.prog.type(name)))
+    want = min(_STEP, known - at) if known else _STEP
+    return machine.rows(name, np.uint64(first) + np.arange(at, at + want, dtype=np.uint64) * step)
+
+
+def _home(rows: Rows, told: Optional[int], page: int) -> Optional[int]:
+    # Where the pool begins by most of the objects' own addresses, which have been there since
+    # boot; what the variable says, unless they agree on another place.
+    number = np.arange(1, len(rows) + 1, dtype=np.uint64)
+    homes = (rows["addr"] & ~np.uint64(page - 1)) - number * np.uint64(2 * page)
+    votes = Counter(homes[rows.ok & (rows["addr"] != 0)].tolist())
+    for home, times in votes.most_common(1):
+        if times >= _FEWEST and 2 * votes[told or 0] < times:
+            return int(home)
+    return told
+
+
+def _marked(machine: Machine, start: int) -> int:
+    # How many objects there are where no metadata tells: every other page is marked, from the
+    # third on, and the page behind the last may be so by chance.
+    fields, memory = machine.page, machine.memory
+    step = 2 * fields.size
+    first = (start - memory.linear_base) >> memory.page_shift
+    found = 0
+    while found < _MOST_OBJECTS:
+        at = fields.vmemmap + (first + 2 * (found + 1)) * fields.size
+        try:
+            raw = np.frombuffer(memory.read(at, _STEP * step), np.uint8).reshape(-1, fields.size)
+        except (FaultError, OverflowError):
+            break
+        cut = {
+            name: np.ascontiguousarray(raw[:, where : where + size]).view(
+                f"{memory.byteorder}u{size}"
+            )
+            for name, where, size in (
+                ("flags", fields.flags, memory.word_size),
+                ("words", fields.word, 4),
+            )
+        }
+        marks = machine.layout.is_slab(
+            cut["flags"][:, 0].astype(np.uint64), cut["words"][:, 0].astype(np.uint32)
+        )
+        run = marks[::2] & ~marks[1::2]
+        found += int(run.argmin()) if not run.all() else _STEP
+        if not run.all():
+            break
+    usual = 1 << (found + 1).bit_length() - 1
+    return usual - 1 if found + 1 - usual <= _BY_CHANCE else found
 
 
 def in_place(rows: Rows, start: int, first: int, page: int) -> Bools:

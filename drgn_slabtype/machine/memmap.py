@@ -36,6 +36,7 @@ MAP_FLAGS = np.uint64(0xFFF)
 """More bits than any kernel has flags in ``section_mem_map``; the map is aligned to far more."""
 
 _MOST_SECTIONS = 1 << 20
+_MOST_PAGES = 1 << 32
 _MOST_ROOTS = 1024
 _MOST_PROBES = 4096
 _PROBE_BYTES = 256 << 20  # without a slab in them
@@ -103,8 +104,16 @@ def memory_map(machine: Machine) -> MemoryMap:
     if vmemmap != told:
         machine.corrections.add("vmemmap", Object(prog, "struct page *", vmemmap))
     if sections is None:
-        return MemoryMap(vmemmap, None, damage)
+        return MemoryMap(vmemmap, _up_to_last(machine) if damage else None, damage)
     return _judge(machine, vmemmap, told == vmemmap, sections)
+
+
+def _up_to_last(machine: Machine) -> List[Tuple[int, int]]:
+    # All pages that there can be, where no section says which there are.
+    last = _number(machine.prog, "max_pfn") or 0
+    if not 0 < last <= _MOST_PAGES:
+        raise FaultError("neither mem_section nor max_pfn tells which pages there are", 0)
+    return [(0, last)]
 
 
 def _ask_drgn(machine: Machine, sections: Optional[_Sections]) -> int:
@@ -360,7 +369,7 @@ def _judge(machine: Machine, vmemmap: int, trusted: bool, sections: _Sections) -
     if searched < len(doubtful):
         damage += (_unsearched(len(words), len(doubtful) - searched),)
     last = int(np.flatnonzero(good)[-1]) if good.any() else -1
-    if not damage and trusted and highest in (last, None):
+    if not damage and trusted and highest == last:
         return MemoryMap(vmemmap, None, ())
     return MemoryMap(vmemmap, list(_ranges(good, pages)), damage)
 

@@ -16,7 +16,7 @@ import numpy as np
 from drgn import FaultError, Object, Program
 
 from ..findings import Finding
-from .memory import U64
+from .memory import U64, Bools
 
 if TYPE_CHECKING:
     from . import Machine
@@ -37,6 +37,12 @@ class Offsets(NamedTuple):
     told: List[int]
     """What the words say."""
 
+    @property
+    def lost(self) -> Bools:
+        """Of which CPUs it is not known where they have their memory."""
+        found: Bools = self.counted == np.uint64(_NOWHERE)
+        return found
+
 
 def read_offsets(machine: Machine) -> Offsets:
     """Return the offsets of all possible CPUs; zeroes without CONFIG_SMP."""
@@ -45,12 +51,20 @@ def read_offsets(machine: Machine) -> Offsets:
         table = machine.prog["__per_cpu_offset"]
     except LookupError:
         return Offsets(np.zeros(len(cpus), np.uint64), {}, [0] * len(cpus))
-    told = [int(table[cpu]) for cpu in cpus]
-    wrong = _wrong(machine, cpus, told)
+    told = [_entry(table, cpu) for cpu in cpus]
+    wrong = _wrong(machine, cpus, told) if _NOWHERE not in told else {}
     counted = list(told)
     for at in wrong:
         counted[at] = _true(machine, cpus, told, at, wrong) or _NOWHERE
     return Offsets(np.array(counted, np.uint64), wrong, told)
+
+
+def _entry(table: Object, cpu: int) -> int:
+    # What is not in the target leads to nothing that is.
+    try:
+        return int(table[cpu])
+    except (FaultError, OverflowError):
+        return _NOWHERE
 
 
 def offset_damage(machine: Machine) -> Iterator[Finding]:

@@ -23,6 +23,20 @@ if TYPE_CHECKING:
     from . import Machine
 
 _NODES = Measure("count", "nodes")
+# What describes the machine, but for mem_section, of which memmap.py tells.
+_NEEDED = (
+    "nr_node_ids",
+    "node_states",
+    "node_data",
+    "nr_cpu_ids",
+    "__cpu_possible_mask",
+    "__per_cpu_offset",
+    "__highest_present_section_nr",
+    "__kfence_pool",
+    "kfence_metadata",
+)
+_LOST_ID = 1 << 16
+_INT = 4  # bytes; what is read of an array says the same elsewhere
 
 
 def node_ids(machine: Machine) -> int:
@@ -32,9 +46,12 @@ def node_ids(machine: Machine) -> int:
     This is ``nr_node_ids``, unless two other places agree on another number:
     ``node_states[N_POSSIBLE]``, from which the kernel takes it, and ``node_data[]``.
     """
-    told = _told(machine)
-    if told is None:
+    try:
+        told = machine.fact(_variable)
+    except LookupError:
         return 1
+    except FaultError:
+        told = 0  # the others tell
     most = max(1 << machine.nodes_shift, 1)
     others = [number for number in _others(machine) if 0 < number <= most]
     if 0 < told <= most and (told in others or len(set(others)) != 1):
@@ -42,6 +59,24 @@ def node_ids(machine: Machine) -> int:
     number = max(others, default=1)
     machine.corrections.add("nr_node_ids", Object(machine.prog, "unsigned int", number))
     return number
+
+
+def online_nodes(machine: Machine) -> List[int]:
+    """
+    Return the numbers of the nodes that are online.
+
+    Where ``node_states`` is not in the target, they are those of which ``node_data[]``
+    names the ``struct pglist_data``, or all there can be.
+    """
+    number = machine.node_ids
+    try:
+        return list(for_each_online_node(machine.prog))
+    except FaultError:
+        pass
+    try:
+        return [nid for nid, node in enumerate(machine.prog["node_data"]) if node.value_()]
+    except (FaultError, LookupError, TypeError):
+        return list(range(number))
 
 
 def require_cpu(machine: Machine, cpu: int) -> None:
@@ -60,8 +95,8 @@ def require_node(machine: Machine, node: int) -> None:
     :raises ArgumentError: if there is none of this number.
     """
     try:
-        there = list(for_each_online_node(machine.prog))
-    except (FaultError, LookupError):
+        there = list(machine.nodes)
+    except LookupError:
         there = list(range(machine.node_ids))
     _require("node", node, there)
 
@@ -118,6 +153,18 @@ def variable_damage(machine: Machine) -> Iterator[Finding]:
             id=4,
         )
     yield from offset_damage(machine)
+    yield from _lost(machine)
+
+
+def _lost(machine: Machine) -> Iterator[Finding]:
+    # Others may stand in for a variable; that it is missing is said in any case.
+    for id, name in enumerate(_NEEDED, _LOST_ID):
+        try:
+            machine.prog.read(machine.prog.symbol(name).address, _INT)
+        except FaultError:
+            yield Finding("unreadable", f"{name} is not in the target", place=name, id=id)
+        except LookupError:
+            continue  # this kernel has none
 
 
 def _told(machine: Machine) -> Optional[int]:

@@ -18,7 +18,6 @@ import numpy as np
 import numpy.typing as npt
 from drgn import Object
 from drgn.helpers.linux.mmzone import NODE_DATA
-from drgn.helpers.linux.nodemask import for_each_online_node
 
 from ..machine import Machine
 from ..machine.locks import WrongWord, lock_state
@@ -241,7 +240,7 @@ class _Collector:
 
     def _zones(self) -> None:
         names = zone_names(self.machine)
-        for nid in for_each_online_node(self.machine.prog):
+        for nid in self.machine.nodes:
             for number, zone in enumerate(NODE_DATA(self.machine.prog, nid).node_zones):
                 if zone.spanned_pages:
                     self._zone(nid, number, names.get((nid, number), str(number)), zone)

@@ -14,14 +14,11 @@ from typing import Iterator, List, NamedTuple, Tuple
 import numpy as np
 import numpy.typing as npt
 from drgn import FaultError, Object
-from drgn.helpers.linux.cpumask import for_each_possible_cpu
 from drgn.helpers.linux.mmzone import NODE_DATA
-from drgn.helpers.linux.nodemask import for_each_online_node
-from drgn.helpers.linux.percpu import per_cpu_ptr
 
 from ..machine import Machine
 from ..machine.memory import U64, Bools
-from ..machine.percpu import per_cpu_region
+from ..machine.percpu import per_cpu_copies, per_cpu_region
 from ..regions import Region
 from .sections import PageNumbers, Rows
 from .zones import online_nodes
@@ -134,11 +131,10 @@ def _lists(machine: Machine) -> _Lists:
 def _find_lists(machine: Machine) -> _Lists:
     types = machine.enumerators("migratetype").get("MIGRATE_PCPTYPES", 3)
     width = 2 * machine.memory.word_size
-    cpus = list(for_each_possible_cpu(machine.prog))
     arrays: List[Tuple[int, int]] = []
     for pages in _per_cpu_pages(machine):
-        for cpu in cpus:
-            lists = per_cpu_ptr(pages, cpu).lists
+        for copy in per_cpu_copies(machine, pages):
+            lists = copy.lists
             arrays.append((lists.address_ or 0, lists.type_.length or 0))
     arrays.sort()
     addresses = [at + width * number for at, count in arrays for number in range(count)]
@@ -177,10 +173,12 @@ def order_of_list(number: int, types: int, count: int) -> int:
 
 def _per_cpu_pages(machine: Machine) -> Iterator[Object]:
     # struct per_cpu_pages __percpu * of each zone that has pages.
-    for nid in for_each_online_node(machine.prog):
-        for zone in NODE_DATA(machine.prog, nid).node_zones:
-            if not zone.spanned_pages:
-                continue
+    for nid in machine.nodes:
+        try:
+            zones = [one for one in NODE_DATA(machine.prog, nid).node_zones if one.spanned_pages]
+        except FaultError:
+            continue
+        for zone in zones:
             # Since Linux kernel commit 28f836b6777b ("mm/page_alloc: split per
             # cpu page lists and zone stats") (in v5.14), it is a pointer to
             # the lists themselves.

@@ -15,13 +15,10 @@ from dataclasses import dataclass
 from typing import Iterator, List, Optional
 
 from drgn import Object
-from drgn.helpers.linux.cpumask import for_each_possible_cpu
 from drgn.helpers.linux.mmzone import NODE_DATA
-from drgn.helpers.linux.nodemask import for_each_online_node
-from drgn.helpers.linux.percpu import per_cpu_ptr
 
 from ..machine import Machine
-from ..machine.percpu import per_cpu_region
+from ..machine.percpu import per_cpu_copies, per_cpu_region
 from ..regions import Region
 from .zones import online_nodes
 
@@ -56,17 +53,14 @@ def slab_page_counts(machine: Machine) -> List[int]:
     if None in numbers:
         raise LookupError("the kernel has no count of slab pages by node")
     wanted = [number for number in numbers if number is not None]
-    return [
-        _of_node(machine, NODE_DATA(machine.prog, nid), wanted)
-        for nid in for_each_online_node(machine.prog)
-    ]
+    return [_of_node(machine, NODE_DATA(machine.prog, nid), wanted) for nid in machine.nodes]
 
 
 def _of_node(machine: Machine, node: Object, items: List[int]) -> int:
     total = sum(int(node.vm_stat[item].counter) for item in items)
-    for cpu in for_each_possible_cpu(machine.prog):
+    for copy in per_cpu_copies(machine, node.per_cpu_nodestats):
         # Deltas of the CPU, of 8 bits each.
-        deltas = per_cpu_ptr(node.per_cpu_nodestats, cpu).vm_node_stat_diff
+        deltas = copy.vm_node_stat_diff
         total += sum(int(deltas[item]) for item in items)
     return total
 

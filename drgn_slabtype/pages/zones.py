@@ -17,7 +17,6 @@ import numpy.typing as npt
 from drgn import FaultError, Object, sizeof
 from drgn.helpers.common.format import escape_ascii_string
 from drgn.helpers.linux.mmzone import NODE_DATA
-from drgn.helpers.linux.nodemask import for_each_online_node
 
 from ..machine import Machine
 from ..machine.memory import U64
@@ -64,7 +63,7 @@ def zone_names(machine: Machine) -> Dict[Tuple[int, int], str]:
 
 def _zone_names(machine: Machine) -> Dict[Tuple[int, int], str]:
     names = {}
-    for nid in for_each_online_node(machine.prog):
+    for nid in machine.nodes:
         for number, zone in enumerate(NODE_DATA(machine.prog, nid).node_zones):
             names[nid, number] = _name(machine, zone.name.value_(), number)
     return names
@@ -84,7 +83,7 @@ def _name(machine: Machine, address: int, number: int) -> str:
 
 def online_nodes(machine: Machine) -> Iterator[Object]:
     """Yield the ``struct pglist_data *`` of every online node."""
-    for nid in for_each_online_node(machine.prog):
+    for nid in machine.nodes:
         yield NODE_DATA(machine.prog, nid)
 
 

@@ -24,6 +24,9 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     parser.add_argument(
         "--capture", action="append", default=[], metavar="NAME", help="of these captures only"
     )
+    parser.add_argument(
+        "--roots", action="store_true", help="damage words on which much hangs, with hostile values"
+    )
     parser.add_argument("--minimise", action="store_true", help="end with the smallest damage")
     parser.add_argument(
         "--heavy",
@@ -39,7 +42,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     bad: List[Verdict] = []
     statuses: Counter[str] = Counter()
     slowest = largest = Verdict("", 0, "", None, 0, 0, [])
-    for verdict in run(paths, options.seed, options.cases, options.jobs):
+    for verdict in run(paths, options.seed, options.cases, options.jobs, options.roots):
         slowest = max(slowest, verdict, key=lambda one: one.seconds)
         largest = max(largest, verdict, key=lambda one: one.memory)
         statuses["wrong" if verdict.wrong else f"exit status {verdict.status}"] += 1
@@ -51,7 +54,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
             print(f"{_named(verdict)}: {verdict.seconds:.1f} s, {verdict.memory >> 20} MiB")
             print("   ", " ".join(verdict.damage), flush=True)
     if options.minimise:
-        _minimise(bad, options.jobs or len(os.sched_getaffinity(0)))
+        _minimise(bad, options.jobs or len(os.sched_getaffinity(0)), options.roots)
     told = ", ".join(f"{number} {name}" for name, number in sorted(statuses.items()))
     most = (
         f"the slowest, {_named(slowest)}, took {slowest.seconds:.1f} s, "
@@ -65,11 +68,11 @@ def _named(verdict: Verdict) -> str:
     return f"{verdict.capture} {verdict.seed}"
 
 
-def _minimise(bad: Sequence[Verdict], jobs: int) -> None:
+def _minimise(bad: Sequence[Verdict], jobs: int, roots: bool) -> None:
     # One of each kind: the others have the same cause.
     for verdicts in by_kind(bad).values():
         first = min(verdicts, key=lambda verdict: len(verdict.damage))
-        subject = Subject(captures([first.capture])[0])
+        subject = Subject(captures([first.capture])[0], roots)
         _, least = minimise(subject, first.seed, jobs)
         print(f"smallest: {_named(least)}: {least.wrong}")
         print("   ", " ".join(least.damage), flush=True)

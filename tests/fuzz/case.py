@@ -26,6 +26,7 @@ from drgn_slabtype.target import TargetOptions, describe, open_target
 from ..recipes.overlay import Write, overlay
 from .damage import Patch, patches, words
 from .places import Places
+from .words import hostile, root_words
 
 Damage = Union[Sequence[Write], Sequence[Patch]]
 
@@ -57,12 +58,14 @@ class Subject:
     A capture on which damage is tried.
 
     :param path: Of a compressed capture.
+    :param roots: Damage words on which much hangs, one or two at a time.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, roots: bool = False) -> None:
         self.name = path.parent.name
         self.path = path
         self.places = Places(open_capture(str(path)))
+        self._roots = root_words(open_capture(str(path))) if roots else []
         # Nothing of it is read before a case has damaged it.
         self._fresh = open_capture(str(path))
         self._bytes = lzma.decompress(path.read_bytes())
@@ -72,6 +75,9 @@ class Subject:
     def damage(self, seed: int) -> Damage:
         """Return the damage of a number, always the same."""
         chance = random.Random(f"{self.name} {seed}")
+        if self._roots:
+            prog = self.places.prog
+            return [hostile(prog, self._roots, chance) for _ in range(chance.choice((1, 1, 1, 2)))]
         if seed % _FILE_CASES:
             return words(self.places, chance)
         if seed % (2 * _FILE_CASES):
@@ -89,7 +95,7 @@ class Subject:
         _limit_memory(_MEMORY_BESIDES + _MEMORY_TIMES * len(self._bytes))
         status: Optional[int] = None
         try:
-            if seed % _FILE_CASES:
+            if self._roots or seed % _FILE_CASES:
                 overlay(self._fresh, [one for one in damage if isinstance(one, Write)])
                 status, wrong = _answer(self._fresh)
             else:

@@ -27,7 +27,7 @@ class Places:
     """
 
     def __init__(self, prog: Program) -> None:
-        self._prog = prog
+        self.prog = prog
         regions, _ = declared_regions(machine(prog))
         self._kinds: Dict[str, List[Region]] = {}
         for one in [*regions, *_descriptors(prog), *_variables(prog)]:
@@ -44,14 +44,14 @@ class Places:
             start, size = int(some.addresses[number]), int(some.sizes[number])
             address = (start + chance.randrange(max(size, 1))) // _WORD * _WORD
             try:
-                self._prog.read(address, _WORD)
+                self.prog.read(address, _WORD)
             except FaultError:
                 continue
             return address
 
     def read(self, address: int) -> bytes:
         """Return a word as it is in the capture."""
-        return self._prog.read(address, _WORD)
+        return self.prog.read(address, _WORD)
 
 
 def _descriptors(prog: Program) -> List[Region]:

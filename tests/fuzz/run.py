@@ -24,24 +24,31 @@ def captures(names: Sequence[str] = ()) -> List[Path]:
     :raises LookupError: if there is no capture of a name.
     """
     every = {path.parent.name: path for path in sorted(CAPTURES.glob("*/capture.xz"))}
-    return [every[name] for name in names or every]
+    # Those that take long are asked for by name.
+    others = {path.parent.name: path for path in CAPTURES.glob("*/*/capture.xz")}
+    return [{**others, **every}[name] for name in names or every]
 
 
 def run(
-    paths: Sequence[Path], seed: int, cases: int, jobs: Optional[int] = None
+    paths: Sequence[Path],
+    seed: int,
+    cases: int,
+    jobs: Optional[int] = None,
+    roots: bool = False,
 ) -> Iterator[Verdict]:
     """
     Try damage on captures, the same number of cases on each, and yield what became of them.
 
     :param seed: Number of the first case.
     :param cases: How many in all; the last captures get one fewer where it does not divide.
+    :param roots: Damage words on which much hangs.
     """
     jobs = jobs or len(os.sched_getaffinity(0))
     for at, path in enumerate(paths):
         count = cases // len(paths) + (at < cases % len(paths))
         if not count:
             continue
-        subject = Subject(path)
+        subject = Subject(path, roots)
         for first in range(seed, seed + count, _AT_A_TIME):
             yield from _some(subject, range(first, min(first + _AT_A_TIME, seed + count)), jobs)
 

@@ -163,11 +163,12 @@ def read_arrays(
     lead = np.where(found.kind == ALIEN, machine.structure("struct alien_cache").offset("ac"), 0)
     address = found.pointer + lead.astype(np.uint64)
     rows = machine.rows("struct array_cache", address)
+    lost = (found.kind == CPU) & np.isin(found.owner, machine.cpus[machine.per_cpu.lost])
     return ArrayCaches(
         *found[:6],
         busy=found.locked | np.isin(homes, held),
         address=address,
-        wild=wild_pointers(machine.memory, address, machine.memory.word_size),
+        wild=wild_pointers(machine.memory, address, machine.memory.word_size) & ~lost,
         ok=rows.ok,
         avail=_number(rows, "avail"),
         limit=_number(rows, "limit"),

@@ -55,6 +55,8 @@ def _is_kmalloc(machine: Machine, caches: Caches) -> Bools:
         return np.ones(len(caches), np.bool_)
     start = np.array([kmalloc.address_], np.uint64)
     gathered = machine.memory.gather(start, sizeof(kmalloc))
+    if not gathered.ok[0]:
+        return np.ones(len(caches), np.bool_)
     pointers = gathered.bytes.view(machine.memory.word)[0].astype(np.uint64)
     return np.isin(caches.addresses, pointers)
 

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Variables of the machine that are not in the target: named, and others stand in for them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from drgn import FaultError, Program, sizeof
+
+from drgn_slabtype.capture import open_capture
+from drgn_slabtype.check import check
+from drgn_slabtype.machine import machine
+
+from ..recipes.overlay import Write, overlay
+
+_HERE = Path(__file__).parent
+_KFENCE = "debian-6.19-kfence"
+_NUMA = "slab-6.1-rfc3-numa"
+
+
+def _open(name: str) -> Program:
+    return open_capture(str(_HERE / name / "capture.xz"))
+
+
+def _without(name: str, *variables: str) -> Program:
+    whole, prog = _open(name), _open(name)
+    base = machine(whole).memory.linear_base
+
+    def fault(address: int, count: int, offset: int, physical: bool) -> bytes:
+        raise FaultError("not there", address)
+
+    for one in variables:
+        variable = whole.variable(one)
+        start, size = int(variable.address_ or 0), sizeof(variable)
+        prog.add_memory_segment(start, size, fault, False)
+        if 0 <= start - base < 1 << 40:
+            prog.add_memory_segment(start - base, size, fault, True)
+    return prog
+
+
+@pytest.mark.parametrize(
+    ("name", "variable"),
+    [
+        *((name, one) for name in (_KFENCE, _NUMA) for one in ("nr_node_ids", "nr_cpu_ids")),
+        *((name, "__cpu_possible_mask") for name in (_KFENCE, _NUMA)),
+        *((name, "mem_section") for name in (_KFENCE, _NUMA)),
+        *((name, "node_states") for name in (_KFENCE, _NUMA)),
+        (_KFENCE, "node_data"),
+        (_KFENCE, "__highest_present_section_nr"),
+        (_KFENCE, "__kfence_pool"),
+        (_KFENCE, "kfence_metadata"),
+    ],
+)
+def test_a_variable(name: str, variable: str) -> None:
+    whole = check(_open(name)).totals
+    report = check(_without(name, variable))
+    assert (report.findings, report.exit_status) == ([], 3)
+    assert f"{variable} is not in the target" in {one.message for one in report.unavailable}
+    assert (report.totals.slabs, report.totals.objects) == (whole.slabs, whole.objects)
+    assert report.totals.in_use == whole.in_use
+
+
+@pytest.mark.parametrize("name", [_KFENCE, _NUMA, "debian-5.10-plain"])
+def test_where_all_cpus_have_their_memory(name: str) -> None:
+    report = check(_without(name, "__per_cpu_offset"))
+    assert (report.findings, report.exit_status) == ([], 3)
+    told = [one.message for one in report.unavailable]
+    assert "__per_cpu_offset is not in the target" in told
+    assert not [one for one in told if "not understood" in one]
+
+
+def test_caches_that_kmalloc_gives_memory_from() -> None:
+    report = check(_without(_NUMA, "kmalloc_caches"))
+    assert report.findings == []
+
+
+@pytest.mark.parametrize("lost", ["__kfence_pool", "kfence_metadata"])
+@pytest.mark.parametrize("value", ["text", "pages", "neighbour"])
+def test_a_pool_that_lies(lost: str, value: str) -> None:
+    # Its pages are no slabs of any cache, wherever the variable leads.
+    whole, prog = check(_open(_KFENCE)), _open(_KFENCE)
+    pool, place = int(prog["__kfence_pool"]), int(prog.variable(lost).address_ or 0)
+    number = {
+        "text": int(prog.symbol("_stext").address),
+        "pages": pool + (4 << 12),
+        "neighbour": int(prog["slab_caches"].next),
+    }[value]
+    prog = _open(_KFENCE)
+    overlay(prog, [Write(place, number.to_bytes(8, "little"))])
+    report = check(prog)
+    assert report.totals.slabs == whole.totals.slabs
+    assert report.totals.kfence_pages == whole.totals.kfence_pages
+    assert {one.code for one in report.findings} <= {"machine-wrong"}
