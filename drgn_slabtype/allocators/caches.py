@@ -15,14 +15,14 @@ import numpy as np
 from drgn import FaultError
 from drgn.helpers.common.format import escape_ascii_string
 
-from ..ledger import I64, U64, Bools
+from ..ledger import I64, U64, Bools, Suspect
 from ..machine import Machine
 from ..machine.columns import Rows
 from ..machine.memory import Memory
 from ..regions import Region, region
 from ..rules.members import Pointer
 from .links import Followed, follow
-from .sizes import settle_sizes
+from .settled import settle_caches
 
 _MAX_CACHES = 1 << 20  # more slab caches than any kernel has
 _DIRECTORY_BYTES = 64  # of a name in sysfs; a longer one is not looked at
@@ -61,8 +61,8 @@ class Caches(NamedTuple):
     """Where the list of caches is damaged."""
     chosen: Bools
     """Which a reading is about: of them alone it reads nodes, CPUs and places."""
-    wrong_sizes: Mapping[int, int]
-    """``size`` in memory of those that are read by another; see :mod:`.sizes`."""
+    wrong: Mapping[int, Suspect]
+    """What those are that are not read as they are in memory; see :mod:`.settled`."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -71,16 +71,16 @@ class Caches(NamedTuple):
         """Return all caches, for a reading that is about some of them alone."""
         chosen = np.zeros(len(self), np.bool_)
         chosen[list(numbers)] = True
-        return self._with(self.rows, chosen, self.wrong_sizes)
+        return self._with(self.rows, chosen, self.wrong)
 
     def again(self, memory: Memory) -> Caches:
         """Return the same caches, those that are chosen as they are now."""
         rows = self.rows.again(memory, np.flatnonzero(self.chosen))
-        wrong = {row: size for row, size in self.wrong_sizes.items() if not self.chosen[row]}
-        wrong.update(settle_sizes(rows, memory.page_size))
+        wrong = {row: one for row, one in self.wrong.items() if not self.chosen[row]}
+        wrong.update(settle_caches(rows, memory.page_size))
         return self._with(rows, self.chosen, wrong)
 
-    def _with(self, rows: Rows, chosen: Bools, wrong: Mapping[int, int]) -> Caches:
+    def _with(self, rows: Rows, chosen: Bools, wrong: Mapping[int, Suspect]) -> Caches:
         # Its length is the number of caches: what makes a tuple of fields does not fit.
         return Caches(rows, self.names, self.dying, self.unlisted, self.lost, chosen, wrong)
 
@@ -133,7 +133,7 @@ def read_caches(machine: Machine, told: Sequence[int] = ()) -> Caches:
     at = np.arange(len(addresses))
     is_unlisted = at >= len(listed) + len(dying)
     dead = (at >= len(listed)) & ~is_unlisted
-    wrong = settle_sizes(rows, machine.memory.page_size)
+    wrong = settle_caches(rows, machine.memory.page_size)
     every = np.ones(len(addresses), np.bool_)
     return Caches(rows, names, dead, is_unlisted, lost, every, wrong)
 

@@ -29,7 +29,6 @@ from ..rules.names import judge_names
 from .caches import Caches, names_in_sysfs, read_caches
 from .members import at_member
 from .nodes import Nodes, node_pointers, per_node_offset, read_nodes
-from .sizes import damaged_sizes
 from .whereabouts import find_slab
 
 _MEMBERS = """
@@ -90,8 +89,8 @@ def judge_by_others(machine: Machine) -> Suspects:
     wrong = _by_cache(machine, found, rows, listed, caches)
     for at, some in _judge_nodes(machine, caches).items():
         wrong.setdefault(at, []).extend(some)
-    for row, size in damaged_sizes(rows, caches.wrong_sizes):
-        wrong.setdefault(int(rows.addresses[row]), [])[:0] = at_member(rows, row, [size])
+    for row, damaged in caches.wrong.items():
+        wrong.setdefault(int(rows.addresses[row]), []).insert(0, damaged)
     return wrong
 
 

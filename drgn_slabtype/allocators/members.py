@@ -1,16 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Where the members lie that findings name, and what slabs say of them."""
+"""Where the members lie that findings name."""
 
 from __future__ import annotations
 
-from typing import Iterable, Iterator, Optional
+from typing import Iterable, Iterator
 
-import numpy as np
-
-from ..ledger import I64, Suspect
+from ..ledger import Suspect
 from ..machine.columns import Rows
-
-_SEVERAL = 3  # slabs, of which one may be damaged
 
 
 def at_member(rows: Rows, row: int, suspects: Iterable[Suspect]) -> Iterator[Suspect]:
@@ -27,11 +23,3 @@ def at_member(rows: Rows, row: int, suspects: Iterable[Suspect]) -> Iterator[Sus
         else:
             at = int(rows.addresses[row]) + rows.structure.offset(one.member)
             yield one._replace(word=at)
-
-
-def usual_order(orders: I64) -> Optional[int]:
-    """Return the order that most slabs of a cache have; ``None`` if they are too few to tell."""
-    found, times = np.unique(orders, return_counts=True)
-    at = int(times.argmax()) if len(found) else 0
-    several = len(orders) >= _SEVERAL and 2 * int(times[at]) > len(orders)
-    return int(found[at]) if several else None

@@ -52,8 +52,6 @@ class SlabMembers(NamedTuple):
     """Bytes of one entry of an index array."""
     on_slab: bool
     """Whether index arrays lie at the end of their slabs."""
-    slabs_order: Optional[int] = None
-    """Order that most slabs have; ``None`` if they are too few to tell."""
 
     @property
     def span(self) -> int:
@@ -171,7 +169,15 @@ def _judge_inuse(cache: SlubMembers) -> Iterator[Suspect]:
     # A red zone that finds no room behind the object gets a word of its own.
     if cache.red_zone and usual == cache.object_size:
         usual += cache.word
-    if inuse != usual:
+    # What is larger than its slot, or has no room for the pointer in its middle, is wrong itself;
+    # an alias may have made the objects larger since.
+    middle = cache.object_size // 2 // cache.word * cache.word
+    if inuse != usual and (
+        cache.object_size > cache.size or (cache.in_middle and cache.offset > middle)
+    ):
+        what = f"object_size is {cache.object_size}, and inuse {inuse}"
+        yield _wrong("object_size", what, None, cache.object_size, SIZE)
+    elif inuse != usual:
         what = f"inuse is {inuse} for objects of {cache.object_size} bytes"
         yield _wrong("inuse", what, usual, inuse, SIZE)
     if inuse > cache.size:

@@ -20,8 +20,7 @@ from ...ledger import I64, U64, Ledger, ListKind, Suspect
 from ...machine import Machine
 from ...machine.kfence import kfence_pool
 from ...regions import Declaration
-from ...rules.members import Tuning, judge_pointers, judge_tuning
-from ...rules.origin import judge_slab_members
+from ...rules.members import Tuning, judge_pointers, judge_slab, judge_tuning
 from ..base import Ownership, decide_ownership
 from ..caches import Caches, cache_pointers, same_cache
 from ..common import Suspects, judge_by_others
@@ -159,7 +158,7 @@ class SlabAllocator:
         slabs = read_slabs(self.view, index, cache, rows, self.ownership, self.nodes)
         ledger = Ledger(cache.facts, PLACES, slabs)
         memberships(self._walks, number, rows, index, ledger)
-        self._members(cache, rows, ledger, index)
+        self._members(cache, ledger, index)
         ledger.suspects += misfits(self.view, index, cache, rows)
         if index.whole:
             enter_counters(ledger, cache, self.nodes)
@@ -193,14 +192,13 @@ class SlabAllocator:
     def _missing(self) -> Missing:
         return self.machine.settled(missing_arrays)
 
-    def _members(self, cache: SlabCache, rows: I64, ledger: Ledger, index: SlabIndex) -> None:
+    def _members(self, cache: SlabCache, ledger: Ledger, index: SlabIndex) -> None:
         index_size = self.machine.structure("freelist_idx_t").size
-        orders = index.orders[rows].astype(np.int64)
-        members = slab_members(self.caches, cache, self.memory.page_size, index_size, orders)
+        members = slab_members(self.caches, cache, self.memory.page_size, index_size)
         pointers = cache_pointers(self.memory, self.caches, cache.number)
         found = [
             *judge_pointers(pointers),
-            *judge_slab_members(members),
+            *judge_slab(members),
             *judge_pointers(freelist_cache(self.caches, cache)),
             *judge_order(self, index, cache.number, cache.num, 1),
         ]

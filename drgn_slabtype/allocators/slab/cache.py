@@ -8,10 +8,9 @@ from typing import List
 
 import numpy as np
 
-from ...ledger import I64, Facts
+from ...ledger import Facts
 from ...rules.members import MAX_ORDER, Pointer, SlabMembers
 from ..caches import Caches, same_cache
-from ..members import usual_order
 
 # Values of the flags are the same from 5.10 to the removal of SLAB in 6.8.
 _RED_ZONE = 0x400
@@ -109,13 +108,11 @@ def slab_members(
     cache: SlabCache,
     page_size: int,
     index_size: int,
-    orders: I64,
 ) -> SlabMembers:
     """
     Return the members of a cache that follow from each other, as they are in memory.
 
     :param index_size: Bytes of one entry of an index array.
-    :param orders: Of its slabs.
     """
 
     def value(member: str) -> int:
@@ -133,7 +130,6 @@ def slab_members(
         cache.freelist_size,
         index_size,
         cache.mode is Mode.ON_SLAB,
-        usual_order(orders),
     )
 
 

@@ -30,8 +30,7 @@ from ...ledger import (
 from ...machine import Machine
 from ...machine.kfence import kfence_pool
 from ...regions import Declaration
-from ...rules.members import judge_pointers
-from ...rules.origin import judge_slub_members
+from ...rules.members import judge_pointers, judge_slub
 from ..ahead import shares
 from ..base import Fits, Ownership, decide_ownership
 from ..caches import Caches, cache_pointers, read_caches
@@ -227,7 +226,7 @@ class SlubAllocator:
         ledger = Ledger(cache.facts, PLACES, slabs)
         found = [
             *judge_pointers(cache_pointers(self.machine.memory, self.caches, number)),
-            *judge_slub_members(slub_members(self.caches, cache, self.machine.memory)),
+            *judge_slub(slub_members(self.caches, cache, self.machine.memory)),
             *judge_order(self, index, number, cache.facts.objects_per_slab, cache.size),
         ]
         ledger.suspects += at_member(self.caches.rows, number, found)
