@@ -75,14 +75,29 @@ class Kernel:
         """What a check says of the kernel as it is."""
         return check(open_capture(str(self.path)))
 
+    @cached_property
+    def order(self) -> int:
+        """2, or 1 where slabs are smaller."""
+        return 2 if np.count_nonzero(self.reading.index.orders >= 2) > 100 else 1
+
+    @property
+    def last(self) -> int:
+        """Number of the last tail of a slab of that order."""
+        return (1 << self.order) - 1
+
     def slab(self, order: int) -> int:
         """Return the page frame of a slab of that order at least, that belongs to a cache."""
+        return self.slabs(order, 1)[0]
+
+    def slabs(self, order: int, count: int) -> List[int]:
+        """Return those of so many slabs, far from each other."""
         index = self.reading.index
         owned = self.reading.allocator.ownership.cache >= 0
         rows = np.flatnonzero(owned & (index.orders >= order))
-        if not len(rows):
-            pytest.skip(f"no slab of order {order}")
-        return int(index.pfns[rows[len(rows) // 2]])
+        if len(rows) < count:
+            pytest.skip(f"too few slabs of order {order}")
+        step = len(rows) // count
+        return [int(pfn) for pfn in index.pfns[rows[step // 2 :: step]][:count]]
 
     def pages(self, kind: str, tails: bool = False) -> List[int]:
         """Return the page frames of one kind, heads or tails."""
@@ -135,18 +150,21 @@ TAIL_WORDS: Dict[str, Callable[[Kernel, int, int], int]] = {
 }
 
 
-@pytest.mark.parametrize("name", TAIL_WORDS)
-def test_slab_has_all_of_its_tails(kernel: Kernel, name: str) -> None:
-    head = kernel.slab(2)
-    tail = head + (1 if name in ("detached", "to another", "all ones") else 3)
-    value = TAIL_WORDS[name](kernel, head, tail)
-    report = kernel.changed((tail, "compound", value, 8))
-    assert _roots(report) == [("page-tail-head", kernel.page(tail))]
-    finding = report.findings[0]
-    assert (finding.slab, finding.moving) == (kernel.page(head), False)
-    assert f"tail {tail - head} of slab 0x{kernel.page(head):x} of {finding.cache}" in (
-        finding.message
-    )
+def test_slab_has_all_of_its_tails(kernel: Kernel) -> None:
+    places: Dict[int, Tuple[int, int]] = {}
+    writes = []
+    for (name, value), head in zip(TAIL_WORDS.items(), kernel.slabs(kernel.order, len(TAIL_WORDS))):
+        tail = head + (1 if name in ("detached", "to another", "all ones") else kernel.last)
+        places[kernel.page(tail)] = head, tail
+        writes.append((tail, "compound", value(kernel, head, tail), 8))
+    report = kernel.changed(*writes)
+    assert sorted(_roots(report)) == sorted(("page-tail-head", page) for page in places)
+    for finding in report.findings:
+        if finding.because is None:
+            head, tail = places[finding.page or 0]
+            assert (finding.slab, finding.moving) == (kernel.page(head), False)
+            told = f"tail {tail - head} of slab 0x{kernel.page(head):x} of {finding.cache}"
+            assert told in finding.message
 
 
 def test_tail_that_is_made_a_head(kernel: Kernel) -> None:
@@ -169,7 +187,7 @@ def test_page_that_is_made_a_head_or_a_tail(kernel: Kernel, kind: str) -> None:
     told = [*report.findings, *report.changing]
     assert [(one.code, one.page) for one in told][:1] == [("page-tail-head", kernel.page(pfn))]
     assert not report.changing or kind != "anon"
-    report = kernel.changed((pfn, "compound", kernel.page(kernel.slab(2)) + 1, 8))
+    report = kernel.changed((pfn, "compound", kernel.page(kernel.slab(kernel.order)) + 1, 8))
     assert _roots(report)[0] == ("page-tail-head", kernel.page(pfn))
 
 
@@ -190,16 +208,16 @@ def test_head_of_many_is_the_root(kernel: Kernel) -> None:
         assert told[0].page == kernel.page(where)
 
 
-@pytest.mark.parametrize("order", [0, 1, 4, 200])
-def test_tails_follow_from_the_order_of_a_slab(kernel: Kernel, order: int) -> None:
-    head = kernel.slab(2)
+def test_tails_follow_from_the_order_of_a_slab(kernel: Kernel) -> None:
     prog = open_capture(str(kernel.path))
     offset = folio_order_offset(machine_of(prog))
-    overlay(prog, [Write(kernel.page(head) + offset, bytes([order]))])
-    report = check(prog)
-    roots = {root for root in _roots(report) if root[0] != "page-tail-head"}
-    assert roots == {("slab-order-wrong", kernel.page(head))}
-    assert len(_roots(report)) == 1
+    heads = [kernel.page(head) for head in kernel.slabs(kernel.order, 4)]
+    for head, order in zip(heads, (0, 3 - kernel.order, 4, 200)):
+        overlay(prog, [Write(head + offset, bytes([order]))])
+    roots = _roots(check(prog))
+    assert len(roots) == len(heads)
+    others = {root for root in roots if root[0] != "page-tail-head"}
+    assert others == {("slab-order-wrong", head) for head in heads}
 
 
 def test_map_of_huge_pages_that_is_folded(kernel: Kernel) -> None:
@@ -218,18 +236,26 @@ def test_map_of_huge_pages_that_is_folded(kernel: Kernel) -> None:
     assert report.changing == kernel.report.changing
 
 
-@pytest.mark.parametrize("count", [-1, -1000, 2, 1000, 1 << 20])
-def test_references_of_a_slab(kernel: Kernel, count: int) -> None:
+def test_references_of_a_slab(kernel: Kernel) -> None:
+    usual = kernel.prog.read_u32(kernel.at(kernel.slab(0), "refcount"))
+    counts = (1 - usual, -1, -1000, 2, 1000, 1 << 20)
+    heads = kernel.slabs(0, len(counts))
+    report = kernel.changed(*((pfn, "refcount", n, 4) for pfn, n in zip(heads, counts)))
+    told = {
+        kernel.page(pfn): "slab-referenced" if usual and 1 < n <= 1024 else "page-refcount"
+        for pfn, n in zip(heads, counts)
+    }
+    found = [*report.findings, *report.notes]
+    assert {one.slab: one.code for one in found if one.slab is not None} == told
+    assert len([one for one in found if one.slab is not None]) == len(counts)
+    assert {one.code for one in report.findings} == {"page-refcount"}
+
+
+def test_a_slab_that_is_referenced_is_no_damage(kernel: Kernel) -> None:
     head = kernel.slab(0)
     usual = kernel.prog.read_u32(kernel.at(head, "refcount"))
-    told = "slab-referenced" if usual and 1 < count <= 1024 else "page-refcount"
-    for wrong in (1 - usual, count):
-        report = kernel.changed((head, "refcount", wrong, 4))
-        found = [*report.findings, *report.notes]
-        some = [(one.code, one.slab) for one in found if one.slab is not None]
-        code = told if wrong == count else "page-refcount"
-        assert some == [(code, kernel.page(head))]
-        assert report.exit_status == (0 if code == "slab-referenced" else 1)
+    report = kernel.changed((head, "refcount", 2, 4))
+    assert report.exit_status == (0 if usual else 1)
 
 
 def test_references_of_most_slabs_tell_how_many_there_are(kernel: Kernel) -> None:
@@ -278,24 +304,35 @@ def test_tail_with_references(kernel: Kernel) -> None:
     assert _roots(report) == [("page-refcount", kernel.page(head + 1))]
 
 
-@pytest.mark.parametrize("name", ["PG_lru", "PG_dirty", "PG_writeback", "PG_private"])
-def test_flags_that_no_slab_has(kernel: Kernel, name: str) -> None:
-    bit = 1 << machine_of(kernel.prog).enumerators("pageflags")[name]
-    head = kernel.slab(2)
-    for pfn in (head, head + 2):
-        report = kernel.changed((pfn, "flags", kernel.word(pfn, "flags") | bit, 8))
-        assert _roots(report) == [("slab-flags-wrong", kernel.page(pfn))]
-        assert name[3:] in report.findings[0].message
-        assert report.findings[0].slab == kernel.page(head)
+def test_flags_that_no_slab_has(kernel: Kernel) -> None:
+    names = ("PG_lru", "PG_dirty", "PG_writeback", "PG_private") * 2
+    bits = machine_of(kernel.prog).enumerators("pageflags")
+    heads = kernel.slabs(2, len(names))
+    places = [*heads[:4], *(head + 2 for head in heads[4:])]
+    report = kernel.changed(
+        *(
+            (pfn, "flags", kernel.word(pfn, "flags") | 1 << bits[name], 8)
+            for pfn, name in zip(places, names)
+        )
+    )
+    roots = {one.page or one.slab: one for one in report.findings if one.because is None}
+    assert len(_roots(report)) == len(names)
+    for head, pfn, name in zip(heads, places, names):
+        finding = roots[kernel.page(pfn)]
+        assert (finding.code, finding.slab) == ("slab-flags-wrong", kernel.page(head))
+        assert name[3:] in finding.message
 
 
-@pytest.mark.parametrize("name", ["PG_locked", "PG_active", "PG_hwpoison", "PG_arch_1"])
-def test_flags_that_a_slab_can_have(kernel: Kernel, name: str) -> None:
+def test_flags_that_a_slab_can_have(kernel: Kernel) -> None:
     flags = machine_of(kernel.prog).enumerators("pageflags")
-    if name not in flags:
-        pytest.skip(f"this kernel has no {name}")
-    head = kernel.slab(2)
-    report = kernel.changed((head, "flags", kernel.word(head, "flags") | 1 << flags[name], 8))
+    names = ("PG_locked", "PG_active", "PG_hwpoison", "PG_arch_1")
+    some = [flags[name] for name in names if name in flags]
+    report = kernel.changed(
+        *(
+            (head, "flags", kernel.word(head, "flags") | 1 << bit, 8)
+            for head, bit in zip(kernel.slabs(2, len(some)), some)
+        )
+    )
     assert report.findings == []
 
 
