@@ -30,7 +30,7 @@ from .pages.cpupages import free_pages_of_cpus
 from .pages.dump import flag_words
 from .pages.freememory import FreeMemory, free_memory
 from .pages.pcp import among_free, may_be_free, on_list
-from .pages.references import Counted, References, flags_of_users
+from .pages.references import Counted, References, bits_of_no_flag, flags_of_users
 from .pages.scan import PageBlock
 from .pages.vmstat import SlabPages, slab_page_counts
 from .rules.compound import judge_compounds
@@ -231,6 +231,7 @@ def _judge_slabs(machine: Machine, owners: Owners) -> Iterator[Finding]:
         index.pages[rows],
         page.refcounts.astype(np.uint32).view(np.int32).astype(np.int64),
         page.flags & np.uint64(flags_of_users(machine)),
+        page.flags & np.uint64(bits_of_no_flag(machine)),
         vector,
         judge_vectors(_vectors(machine, owners, rows, vector)),
     )

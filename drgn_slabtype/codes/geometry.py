@@ -157,9 +157,10 @@ CODES: Mapping[str, Code] = {
             "page_owner, where the kernel has it: who had the page before",
         ),
         more="A page of a slab, its head or a tail, has a flag that only users of pages set: "
-        "`lru`, `dirty`, `writeback`, `private`, `reserved` and the like. What allocators set "
-        "themselves (`locked`, `active`, `workingset`) and what says nothing about the user "
-        "(`hwpoison`, `arch_1`) is not judged.",
+        "`lru`, `dirty`, `writeback`, `private`, `reserved` and the like; or its head has bits "
+        "that are no flag's (last CPU, generation, tag) other than all other slabs. What "
+        "allocators set themselves (`locked`, `active`, `workingset`) and what says nothing about "
+        "the user (`hwpoison`, `arch_1`) is not judged.",
         measure=Measure("word"),
     ),
     "slab-vector-wrong": Code(

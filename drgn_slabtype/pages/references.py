@@ -17,6 +17,7 @@ import numpy.typing as npt
 from ..machine import Machine
 from ..machine.memory import U64, Bools
 from .folios import Folios
+from .zones import zone_bits
 
 I64 = npt.NDArray[np.int64]
 
@@ -79,6 +80,17 @@ def _flags_of_users(machine: Machine) -> int:
         names += ["PG_locked", "PG_workingset"]
     bits = [flags[name] for name in names if name in flags]
     return sum(1 << bit for bit in {*bits} - {machine.layout.slab_flag, machine.layout.head_flag})
+
+
+def bits_of_no_flag(machine: Machine) -> int:
+    """
+    Return the bits of ``page->flags`` below its zone that no flag has.
+
+    What lies there is a page's last CPU, a generation, a tag of KASAN's: the same in
+    all pages that have just been allocated. 0 where it is not known how many flags there are.
+    """
+    count = machine.enumerators("pageflags").get("__NR_PAGEFLAGS", 64)
+    return max((1 << zone_bits(machine).shift) - (1 << count), 0)
 
 
 class References:

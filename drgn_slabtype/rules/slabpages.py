@@ -17,6 +17,7 @@ from ..findings import Finding
 from ..ledger import I64, Bools
 from ..machine.memory import U64
 from ..pages.references import Counted, Flagged, Worded
+from .alike import usual
 from .compound import CacheOf
 from .pagefindings import PageNames
 from .vectors import SAID, Wrong
@@ -37,6 +38,8 @@ class SlabWords(NamedTuple):
     refcount: I64
     flags: U64
     """Those that no slab can have; the others are left out."""
+    unnamed: U64
+    """Bits that are no flag's."""
     vector: U64
     """``obj_cgroups``, ``memcg_data`` or ``obj_exts``."""
     vector_wrong: I64
@@ -52,28 +55,28 @@ def usual_references(refcount: I64) -> Optional[int]:
     values, times = np.unique(refcount, return_counts=True)
     if not len(values) or 3 * int(times.max()) < 2 * len(refcount):
         return None
-    usual = int(values[times.argmax()])
-    return usual if usual in (0, 1) else None
+    most = int(values[times.argmax()])
+    return most if most in (0, 1) else None
 
 
 def judge_slab_words(
     words: SlabWords, cache_of: CacheOf, flag_names: FlagNames
 ) -> Iterator[Finding]:
     """Yield what is wrong with the head pages of slabs."""
-    usual = usual_references(words.refcount)
-    if usual is not None:
-        for row in np.flatnonzero(words.refcount != usual).tolist():
+    most = usual_references(words.refcount)
+    if most is not None:
+        for row in np.flatnonzero(words.refcount != most).tolist():
             page, count = int(words.page[row]), int(words.refcount[row])
             cache = cache_of(page)
             # A page without references of its own cannot be referred to.
-            taken = usual == 1 and 1 < count <= _PLAUSIBLE
+            taken = most == 1 and 1 < count <= _PLAUSIBLE
             yield Finding(
                 "slab-referenced" if taken else "page-refcount",
                 f"{cache}: slab 0x{page:x} has refcount {count}; "
-                f"{'the other slabs have' if len(words.page) > 1 else 'expected'} {usual}",
+                f"{'the other slabs have' if len(words.page) > 1 else 'expected'} {most}",
                 cache=cache,
                 slab=page,
-                expected=usual,
+                expected=most,
                 found=count,
             )
     for row in np.flatnonzero(words.flags != 0).tolist():
@@ -86,6 +89,7 @@ def judge_slab_words(
             slab=page,
             found=hex(flags),
         )
+    yield from _unnamed(words, cache_of)
     for row in np.flatnonzero(words.vector_wrong != 0).tolist():
         page, vector = int(words.page[row]), int(words.vector[row])
         cache = cache_of(page)
@@ -97,6 +101,22 @@ def judge_slab_words(
             slab=page,
             found=vector,
         )
+
+
+def _unnamed(words: SlabWords, cache_of: CacheOf) -> Iterator[Finding]:
+    # What a page has there it had from the page allocator, as every other.
+    most = usual(words.unnamed)
+    for row in np.flatnonzero(words.unnamed != np.uint64(most or 0)).tolist():
+        if most is not None:
+            page, bits = int(words.page[row]), int(words.unnamed[row]) ^ most
+            yield Finding(
+                "slab-flags-wrong",
+                f"{cache_of(page)}: slab 0x{page:x} has bits 0x{bits:x} of its flags other than "
+                "all other slabs, which are no flags",
+                cache=cache_of(page),
+                slab=page,
+                found=hex(bits),
+            )
 
 
 def judge_references(

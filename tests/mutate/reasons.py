@@ -161,7 +161,7 @@ REASONS = (
     Reason(
         "slab (*",
         "*flags*",
-        "flags that the allocators or hardware errors set at any time, and bits of no flag",
+        "flags that the allocators or hardware errors set at any time",
         ("flip", "+1"),
     ),
     Reason("slab (full)|slab (nowhere)", "slab_list*", "links of a slab on no list mean nothing"),

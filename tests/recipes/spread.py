@@ -14,11 +14,11 @@ from drgn import FaultError, TypeKind, offsetof, sizeof
 from drgn.helpers.linux.mmzone import NODE_DATA
 from drgn.helpers.linux.percpu import per_cpu_ptr
 
-from .changes import GARBAGE, Change, Edit, Spot, put, store
+from .changes import GARBAGE, Change, Edit, Spot, flip, put, store
 from .cpupages import cpu_pages
 from .language import NOW, NoVictim, Root, Suite, Victim
 from .things import Beside, Thing
-from .victims import CACHE, container, first, given
+from .victims import CACHE, PARTIAL, container, first, given
 
 _TEXT = b"intel_pstate: HWP enabled by BIOS"
 _ROW, _SMALL, _LARGE = 0, 6, 8  # kmalloc-64 and kmalloc-256
@@ -38,6 +38,8 @@ def spread(suite: Suite[Any], also: Any) -> None:
     cleared = store(lambda cache: cache.address, lambda cache: bytes(_size(cache)))
     root = Root("cache-list", cache=None, place="slab_caches", astray=True, also=gone)
     suite.recipe("cache-cleared", CACHE, cleared, root.but(others=frozenset({"*"})))
+    unnamed = Root("slab-flags-wrong", node=None, found=hex(1 << 35))
+    suite.recipe("bit-of-no-flag", PARTIAL, flip("flags", 1 << 35), unnamed)
     given_back = frozenset({"list-broken", "list-links", "list-missing", "vmstat-slab"})
     root = Root("page-free-type", place="pcp", node=None, also=given_back | also, astray=True)
     suite.recipe("slab-on-a-list-of-free-pages", _full_slab, _give_back(), root)

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 from typing import Iterator
 
-from ..changes import put
-from ..language import Root
+from ..changes import add, put
+from ..language import NOW, WAS, Root
 from ..spread import guarded, runs, spread
 from ..things import Beside
 from ..victims import first
 from .machine import Machine
 from .suite import LISTS, SUITE, recipe
+from .things import Cache
 
 spread(SUITE, LISTS)
 guarded(SUITE)
@@ -38,4 +39,22 @@ recipe(
         found=lambda v: v.other.kept("name"),
         others=lambda v: frozenset({v.name, v.other.name}),
     ),
+)
+
+
+def _sized(machine: Machine) -> Iterator[Cache]:
+    # Caches whose directory in sysfs ends in their size; no slab tells it.
+    if not machine.prog.type("struct kmem_cache").has_member("kobj"):
+        return
+    used = {slab.cache for slab in machine.slabs.values()}
+    for cache in machine.caches:
+        if cache not in used and cache.object.kobj.name.string_().startswith(b":"):
+            yield cache
+
+
+recipe(
+    "size-of-cache-without-slabs",
+    first("cache without slabs that is named by its size", _sized),
+    add("size", lambda cache: cache.kept("align")),
+    Root("cache-wrong", expected=WAS, found=NOW, also=frozenset({"cache-wrong"})),
 )
