@@ -123,21 +123,24 @@ class _Table:
     @classmethod
     def empty(cls: Type[_T]) -> _T:
         """Return the table without rows."""
-        return cls.build(0)
+        if cls not in _EMPTY:
+            _EMPTY[cls] = [np.empty(0, dtype) for _, dtype in _columns(cls)]
+        return cls(*_EMPTY[cls])
 
     @classmethod
     def join(cls: Type[_T], parts: Sequence[_T]) -> _T:
         """Return one table with the rows of all *parts*."""
-        if not parts:
-            return cls.empty()
-        if len(parts) == 1:
-            return parts[0]
+        filled = [part for part in parts if len(part)]
+        if len(filled) < 2:
+            return filled[0] if filled else cls.empty()
+        parts = filled
         names = [name for name, _ in _columns(cls)]
         return cls(*(np.concatenate([getattr(p, name) for p in parts]) for name in names))
 
     @classmethod
     def melt(cls: Type[_T], parts: List[_T]) -> _T:
         """Return one table with the rows of all *parts*, which are gone then, column by column."""
+        parts = [part for part in parts if len(part)]
         if len(parts) < 2:
             return cls.join(parts)
         made = []
@@ -160,6 +163,7 @@ _DTYPES: Dict[str, Any] = {
     "Bools": np.bool_,
 }
 _COLUMNS: Dict[Any, Tuple[Tuple[str, Any], ...]] = {}
+_EMPTY: Dict[Any, List[Any]] = {}
 
 
 def _columns(table: Type[_Table]) -> Tuple[Tuple[str, Any], ...]:

@@ -10,38 +10,93 @@ randomization") (in v4.7). It is made with the cache and never changes.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Iterator, Optional
 
 import numpy as np
 
 from ..codes import ADDRESS
 from ..index import KnownBy, SlabIndex
-from ..ledger import U64, Suspect
+from ..ledger import I64, U64, Bools, Suspect
 from ..machine import Machine
+from ..machine.pieces import Rows
 from ..regions import Region, region
 from .base import Allocator
 from .caches import Caches
 
 _MEMBER = "random_seq"
 _MOST = 1 << 15  # objects of a slab
+_USUAL = 1 << 12  # no more, unless something is wrong
 
 
-def judge_order(
-    allocator: Allocator, index: SlabIndex, number: int, count: int, step: int
-) -> Iterator[Suspect]:
+class Orders:
     """
-    Yield that the order of a cache is none, or lies where none can.
+    The orders of the caches that a reading is about.
 
-    :param number: Position of the cache.
-    :param count: Objects of a slab.
-    :param step: From one position to the next: 1, or the bytes of a slot.
+    All are read and looked at together, and closer where one is not as it has to be.
+
+    :param counts: Objects of a slab of each cache.
+    :param steps: From one position to the next of each: 1, or the bytes of a slot.
     """
-    machine = index.machine
-    start = _start(machine, allocator.caches, number)
-    if start is not None and 1 < count <= _MOST:
-        yield from _judge_entries(machine, start, _width(machine), count, step)
-        if index.whole:
-            yield from _judge_home(allocator, index, start, count * _width(machine))
+
+    def __init__(self, allocator: Allocator, index: SlabIndex, counts: I64, steps: I64) -> None:
+        self._allocator, self._index = allocator, index
+        self._counts, self._steps = counts, steps
+
+    @cached_property
+    def _sound(self) -> Bools:
+        return _sound_orders(self._allocator, self._index, self._counts, self._steps)
+
+    def judge(self, number: int, count: int) -> Iterator[Suspect]:
+        """
+        Yield that the order of a cache is none, or lies where none can.
+
+        :param number: Position of the cache.
+        :param count: Objects of a slab, where its number of them cannot be believed.
+        """
+        if self._sound[number] and count == self._counts[number]:
+            return
+        machine = self._index.machine
+        start = _start(machine, self._allocator.caches, number)
+        step = int(self._steps[number])
+        if start is not None and 1 < count <= _MOST:
+            yield from _judge_entries(machine, start, _width(machine), count, step)
+            if self._index.whole:
+                size = count * _width(machine)
+                yield from _judge_home(self._allocator, self._index, start, size)
+
+
+def _sound_orders(allocator: Allocator, index: SlabIndex, counts: I64, steps: I64) -> Bools:
+    # Which are beyond doubt.
+    machine, caches = index.machine, allocator.caches
+    memory, sound = machine.memory, np.zeros(len(caches), np.bool_)
+    if not caches.rows.structure.has(_MEMBER) or memory.tags.used:
+        return sound
+    width, starts = _width(machine), caches.rows[_MEMBER]
+    rows = np.flatnonzero(caches.chosen & (starts % np.uint64(4) == 0) & (counts <= _USUAL))
+    starts, counts, steps = starts[rows], counts[rows], steps[rows]
+    begin = np.cumsum(counts) - counts
+    order = np.zeros(int(counts.sum()), np.int64)
+
+    def keep(data: bytes, offsets: Rows, some: Rows) -> None:
+        for offset, at in zip(offsets.tolist(), some.tolist()):
+            end = begin[at] + counts[at]
+            order[begin[at] : end] = np.frombuffer(data, dtype, counts[at], offset)
+
+    dtype = np.dtype(f"{memory.byteorder}u{width}")
+    good = memory.each(starts, (counts * width).astype(np.uint64), keep)
+    # Each position comes once in as many entries, all of which are one.
+    place, rest = np.divmod(order, np.repeat(steps, counts))
+    wrong = (rest != 0) | (place >= np.repeat(counts, counts))
+    times = np.bincount((place + np.repeat(begin, counts))[~wrong], minlength=len(order))
+    wrong |= times != 1
+    good[np.repeat(np.arange(len(rows)), counts)[wrong]] = False
+    if index.whole:
+        at, home = index.rows_of_addresses(starts), allocator.homes(index, starts)
+        sizes = caches.rows["object_size"][home].astype(np.int64)
+        good &= (at < 0) | ((home >= 0) & (sizes >= counts * width))
+    sound[rows] = good
+    return sound
 
 
 def _judge_entries(

@@ -20,6 +20,7 @@ from ..findings import CacheResult
 from ..ledger import Ledger, Walk
 from .states import tally
 
+_TENTHS = 11  # from none of ten to ten
 _MOST = 1 << 32  # more than any slab or array has
 
 
@@ -31,13 +32,17 @@ def count_objects(ledger: Ledger) -> CacheResult:
     they are not in the kernel's own numbers.
     """
     facts, slabs = ledger.facts, ledger.slabs
-    there = ~slabs.excused
     result = CacheResult(
         facts.name, facts.address, facts.object_size, facts.stride, facts.objects_per_slab
     )
     result.judged = ledger.judged
     shared = np.array([place.counted for place in ledger.places], np.bool_)
     result.places = int(np.count_nonzero(shared[ledger.containers.place]))
+    if not len(slabs):
+        result.fill = [0] * _TENTHS
+        result.free = {place.name: 0 for place in ledger.places if not place.counted}
+        return result
+    there = ~slabs.excused
     objects, counted = np.maximum(slabs.objects, 0), np.clip(slabs.counted, -_MOST, _MOST)
     result.slabs = int(np.count_nonzero(there))
     result.pages = int((1 << slabs.order[there]).sum())
@@ -45,7 +50,7 @@ def count_objects(ledger: Ledger) -> CacheResult:
     # The kernel's own count, which may be damaged, but is no number below none.
     result.counted = max(int(counted[there].sum()), 0)
     tenths = 10 * counted[there] // np.maximum(objects[there], 1)
-    result.fill = np.bincount(np.clip(tenths, 0, 10), minlength=11).tolist()
+    result.fill = np.bincount(np.clip(tenths, 0, _TENTHS - 1), minlength=_TENTHS).tolist()
     by_state, by_place = tally(ledger)
     result.in_use, _, result.waiting, result.unknown = by_state[there].sum(axis=0).tolist()
     for place, free in zip(ledger.places, by_place[there].sum(axis=0).tolist()):

@@ -33,6 +33,8 @@ def judge_counts(ledger: Ledger) -> Iterator[Finding]:
 
 def _judge_slabs(ledger: Ledger) -> Iterator[Finding]:
     slabs, boxes, name = ledger.slabs, ledger.containers, ledger.facts.name
+    if not len(slabs):
+        return
     out_of_range = ~slabs.excused & ((slabs.counted < 0) | (slabs.counted > slabs.objects))
     for slab in np.flatnonzero(out_of_range).tolist():
         yield Finding(

@@ -64,6 +64,8 @@ def judge_geometry(ledger: Ledger) -> Iterator[Finding]:
 def _judge_cache(ledger: Ledger) -> Iterator[Finding]:
     # What all slabs have in common is the cache's, not theirs.
     facts, slabs, boxes = ledger.facts, ledger.slabs, ledger.containers
+    if len(slabs) < _SEVERAL:
+        return
     misfits = {s.slab for s in ledger.suspects if s.code in _MADE_WRONG and s.slab >= 0}
     own = np.array([not place.counted for place in ledger.places], np.bool_)[boxes.place]
     own &= (boxes.walked > 0) | (boxes.state != Walk.WHOLE)

@@ -72,6 +72,8 @@ def _judge_foreign(ledger: Ledger) -> Iterator[Finding]:
 
 def _judge_members(ledger: Ledger) -> Iterator[Finding]:
     slabs, members, name = ledger.slabs, ledger.memberships, ledger.facts.name
+    if not len(slabs):
+        return
     mine = members.take(members.slab >= 0)
     times = np.bincount(mine.slab, minlength=len(slabs))
     stands = np.zeros(len(slabs), np.int64)

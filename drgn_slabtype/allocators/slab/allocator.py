@@ -31,7 +31,7 @@ from ..members import at_member
 from ..nodes import memberships, node_pointers, read_nodes
 from ..percpu import per_cpu_structures
 from ..quarantine import QUARANTINE, read_quarantine
-from ..sequences import judge_order
+from ..sequences import Orders
 from ..shadowed import shadow_zones
 from . import arrays, freelists, tuning
 from .cache import Mode, SlabCache, freelist_cache, slab_members
@@ -100,6 +100,8 @@ class SlabAllocator:
         self._live = self._own_structures(index)
         self._live.locate(index, self.ownership.cache)
         self.quarantine.locate(index, self.caches, self.ownership.cache)
+        objects = self.caches.rows["num"].astype(np.int64)
+        self._orders = Orders(self, index, objects, np.ones_like(objects))
 
     def believe(self, other: SlabAllocator) -> None:
         """Ask no other caches; see :meth:`.base.Allocator.believe`."""
@@ -200,7 +202,7 @@ class SlabAllocator:
             *judge_pointers(pointers),
             *judge_slab(members),
             *judge_pointers(freelist_cache(self.caches, cache)),
-            *judge_order(self, index, cache.number, cache.num, 1),
+            *self._orders.judge(cache.number, cache.num),
         ]
         ledger.suspects += at_member(self.caches.rows, cache.number, found)
         ledger.suspects += self._by_others.get(cache.facts.address, [])

@@ -41,7 +41,7 @@ from ..live import LIVE, LiveObjects
 from ..members import at_member
 from ..nodes import memberships, node_pointers, read_nodes
 from ..quarantine import QUARANTINE, read_quarantine
-from ..sequences import judge_order
+from ..sequences import Orders
 from ..shadowed import shadow_zones
 from .asked import DebugTraits, debug_traits
 from .barns import barn_pointers
@@ -144,6 +144,8 @@ class SlubAllocator:
         self._live.locate(index, self.ownership.cache)
         self.deferred.locate(index, self.ownership.cache)
         self.quarantine.locate(index, self.caches, self.ownership.cache)
+        objects, sizes = (self.caches.rows[name].astype(np.int64) for name in ("oo.x", "size"))
+        self._orders = Orders(self, index, objects & 0xFFFF, np.maximum(sizes, 1))
 
     def believe(self, other: SlubAllocator) -> None:
         """Take over how slabs are made; see :meth:`.base.Allocator.believe`."""
@@ -227,7 +229,7 @@ class SlubAllocator:
         found = [
             *judge_pointers(cache_pointers(self.machine.memory, self.caches, number)),
             *judge_slub(slub_members(self.caches, cache, self.machine.memory)),
-            *judge_order(self, index, number, cache.facts.objects_per_slab, cache.size),
+            *self._orders.judge(number, cache.facts.objects_per_slab),
         ]
         ledger.suspects += at_member(self.caches.rows, number, found)
         ledger.suspects += self._by_others.get(cache.facts.address, [])
@@ -256,12 +258,7 @@ class SlubAllocator:
         return ledger
 
     def _freelists(
-        self,
-        cache: SlubCache,
-        rows: I64,
-        index: SlabIndex,
-        ledger: Ledger,
-        about: Optional[range],
+        self, cache: SlubCache, rows: I64, index: SlabIndex, ledger: Ledger, about: Optional[range]
     ) -> None:
         slabs = ledger.slabs
         ahead = None if self._ahead is None else self._ahead.at(rows)
@@ -282,8 +279,7 @@ class SlubAllocator:
         reader.enter(ledger, own, heads, index.structure.offset("freelist"))
         ledger.suspects += damaged_member(self.caches.rows, *of, ledger, own, heads)
         if self.cpu_slabs is not None:
-            place = _PLACE["cpu freelist"]
-            enter_cpu_freelists(self.cpu_slabs, reader, cache, rows, index, ledger, place)
+            enter_cpu_freelists(self.cpu_slabs, reader, cache, rows, index, ledger, _PLACE)
 
 
 def every_barn(machine: Machine) -> U64:

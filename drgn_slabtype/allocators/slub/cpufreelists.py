@@ -8,6 +8,8 @@ The free objects of a CPU's slab that are the CPU's own, ``kmem_cache_cpu.freeli
 
 from __future__ import annotations
 
+from typing import Mapping
+
 import numpy as np
 
 from ...codes import ADDRESS
@@ -26,19 +28,19 @@ def enter_cpu_freelists(
     rows: I64,
     index: SlabIndex,
     ledger: Ledger,
-    place: int,
+    places: Mapping[str, int],
 ) -> None:
     """
     Enter the freelists that CPUs have of one cache.
 
     :param rows: Rows of the index that are the rows of ``ledger.slabs``.
-    :param place: Number of the place.
+    :param places: Numbers of places, by name.
     """
     mine = np.flatnonzero((cpus.cache == cache.number) & (cpus.freelist != 0))
     home = local_rows(rows, cpus.slab_row[mine])
     theirs = Containers.build(
         len(mine),
-        place=place,
+        place=places["cpu freelist"],
         owner=cpus.cpu[mine],
         address=cpus.rows.addresses[mine],
         slab=home,

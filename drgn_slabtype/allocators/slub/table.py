@@ -41,6 +41,8 @@ def read_slabs(
 
     :param rows: Of the index.
     """
+    if not len(rows):
+        return Slabs.empty()
     machine = index.machine
     order = slab_orders(index, caches, rows, np.full(len(rows), cache.number))
     objects = np.minimum((machine.memory.page_size << order) // cache.size, MAX_OBJECTS)
@@ -87,6 +89,8 @@ def excuse_slabs(
     :param cpus_take_slabs: Whether CPUs have slabs of their own.
     """
     slabs = ledger.slabs
+    if not len(slabs):
+        return
     listed = np.isin(np.arange(len(slabs)), ledger.memberships.slab)
     fresh = _being_made(slabs, cache, era, nodes, freelist, listed, cpus_take_slabs)
     if _can_be_fresh(ledger, fresh):
@@ -119,9 +123,11 @@ def note_failed(ledger: Ledger, cache: SlubCache, frozen: Bools, freelist: U64) 
     :param freelist: ``slab->freelist`` of each slab.
     """
     slabs = ledger.slabs
+    if not cache.debug:
+        return
     listed = np.isin(np.arange(len(slabs)), ledger.memberships.slab)
     full = (slabs.counted == slabs.objects) & (freelist == 0)
-    slabs.failed |= cache.debug & frozen & full & ~listed & ~slabs.excused
+    slabs.failed |= frozen & full & ~listed & ~slabs.excused
     for slab in np.flatnonzero(slabs.failed).tolist():
         what = f"the kernel calls all {slabs.objects[slab]} objects used and no longer touches them"
         ledger.notes.append(Suspect("slab-failed", what, slab=slab))
