@@ -325,6 +325,8 @@ class Command:
     options: Tuple[Option, ...] = ()
     target: bool = True
     """Whether it reads a kernel."""
+    kernels: bool = False
+    """Whether it opens some by itself, all the same."""
     formats: Tuple[str, ...] = ("table", "json")
     output: bool = True
     """Whether ``-o`` says where its text goes."""
@@ -389,7 +391,7 @@ def answer(command: Command, program: Callable[[], Any], args: argparse.Namespac
     :param program: Opens the program; called only if the command reads one.
     """
     # Imported before anything can interrupt them: half a numpy is none.
-    if command.target:
+    if command.target or command.kernels:
         import numpy  # noqa: F401
 
     from .report import present, renderer

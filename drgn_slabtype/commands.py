@@ -397,6 +397,7 @@ COMMANDS = (
             ),
         ),
         target=False,
+        kernels=True,
         drgn=_diff_code,
         status=lambda difference: difference.exit_status,
     ),
@@ -423,6 +424,7 @@ COMMANDS = (
         "check a kernel that ships with this program, whole and then damaged",
         _demo,
         target=False,
+        kernels=True,
         status=lambda acts: 0 if all(act.as_expected for act in acts) else 1,
     ),
 )

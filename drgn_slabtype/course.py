@@ -447,13 +447,24 @@ def _decide(report: Report) -> None:
     left = [*report.changing, *report.unavailable]
     names = {finding.cache for finding in left}
     slabs = {finding.slab for finding in left if finding.slab is not None}
-    places = {finding.key()[1:] for finding in left if finding.slab is None and finding.place}
+    # What is not of one cache is no place, but a variable or a section.
+    places = {
+        (one.cache, one.place, one.node, one.cpu, one.address)
+        for one in left
+        if one.slab is None and one.place and one.cache is not None
+    }
     totals, decided = report.totals, report.decided
     of_caches = sum(result.name not in names for result in report.caches)
     decided.caches = Share(of_caches, totals.caches)
     decided.slabs = Share(max(totals.slabs - len(slabs), 0), totals.slabs)
-    of_places = sum(result.places for result in report.caches)
-    decided.places = Share(max(of_places - len(places), 0), of_places)
+    # Where a structure is not in the target, it is not known what places are in it.
+    lost = {
+        (one.cache, one.message)
+        for one in report.unavailable
+        if one.slab is None and one.place is None and one.cache is not None
+    }
+    of_places = sum(result.places for result in report.caches) + len(lost)
+    decided.places = Share(max(of_places - len(places) - len(lost), 0), of_places)
 
 
 def _add_up(report: Report) -> None:

@@ -351,7 +351,7 @@ class Decided(Record):
     slabs: Share = field(default_factory=Share)
     """Slabs."""
     places: Share = field(default_factory=Share)
-    """Arrays, sheaves, lists of deferred frees."""
+    """Arrays, sheaves, lists of deferred frees, and structures that are not in the target."""
 
     @property
     @shown()

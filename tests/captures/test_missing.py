@@ -59,6 +59,8 @@ def test_a_variable(name: str, variable: str) -> None:
     assert f"{variable} is not in the target" in {one.message for one in report.unavailable}
     assert (report.totals.slabs, report.totals.objects) == (whole.slabs, whole.objects)
     assert report.totals.in_use == whole.in_use
+    # It is not one of the places in which a cache keeps objects.
+    assert report.decided.enough and report.decided.places.share == 1
 
 
 @pytest.mark.parametrize("name", [_KFENCE, _NUMA, "debian-5.10-plain"])
@@ -68,6 +70,10 @@ def test_where_all_cpus_have_their_memory(name: str) -> None:
     told = [one.message for one in report.unavailable]
     assert "__per_cpu_offset is not in the target" in told
     assert not [one for one in told if "not understood" in one]
+    # Of each cache, what every CPU has is not decided.
+    decided = report.decided.places
+    cpus = 4 * len(report.caches)
+    assert cpus <= decided.of - decided.decided <= cpus + 20
 
 
 def test_caches_that_kmalloc_gives_memory_from() -> None:
