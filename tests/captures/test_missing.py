@@ -60,7 +60,8 @@ def test_a_variable(name: str, variable: str) -> None:
     assert (report.totals.slabs, report.totals.objects) == (whole.slabs, whole.objects)
     assert report.totals.in_use == whole.in_use
     # It is not one of the places in which a cache keeps objects.
-    assert report.decided.enough and report.decided.places.share == 1
+    assert report.decided.enough
+    assert report.decided.places.share == 1
 
 
 @pytest.mark.parametrize("name", [_KFENCE, _NUMA, "debian-5.10-plain"])
