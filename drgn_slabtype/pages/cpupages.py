@@ -15,12 +15,10 @@ from typing import Dict, Iterator, List, Literal, NamedTuple, Optional, Tuple
 
 import numpy as np
 from drgn import FaultError, Object, offsetof
-from drgn.helpers.linux.cpumask import for_each_possible_cpu
 from drgn.helpers.linux.mmzone import NODE_DATA
-from drgn.helpers.linux.nodemask import for_each_online_node
-from drgn.helpers.linux.percpu import per_cpu_ptr
 
 from ..machine import Machine
+from ..machine.percpu import per_cpu_copies
 from .pcp import LONGEST, order_of_list
 from .scan import PageBlock
 from .zones import zone_bits, zone_names
@@ -111,14 +109,12 @@ def free_pages_of_cpus(machine: Machine) -> FreePages:
 
 def _cpu_pages(machine: Machine) -> Iterator[CpuPages]:
     prog, names, seen = machine.prog, zone_names(machine), set()
-    cpus, walk = list(for_each_possible_cpu(prog)), _Walk(machine)
-    for nid in for_each_online_node(prog):
+    cpus, walk = machine.cpus.tolist(), _Walk(machine)
+    for nid in machine.nodes:
         for number, zone in enumerate(NODE_DATA(prog, nid).node_zones):
             if not zone.spanned_pages:
                 continue
-            pointer = _pointer(zone)
-            for cpu in cpus:
-                pages = per_cpu_ptr(pointer, cpu)
+            for cpu, pages in zip(cpus, per_cpu_copies(machine, _pointer(zone))):
                 at = pages.value_()
                 # Zones without memory share one that is empty.
                 if at not in seen:
@@ -199,7 +195,7 @@ class _Walk:
         before, after = ahead[0], way[-1] if way else head
         forth, back = ahead[1], last
         # Both sides lead to one page, which leads elsewhere.
-        if forth == back and forth != head:
+        if forth == back and forth != head and self._leads(forth, head):
             return self._at(head, forth, None)
         # All that comes before it leads there, and all behind it is whole.
         if forth == after:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 from drgn import FaultError, Program, sizeof
+from drgn.helpers.linux.mmzone import NODE_DATA
+from drgn.helpers.linux.percpu import per_cpu_ptr
 
 from drgn_slabtype.capture import open_capture
 from drgn_slabtype.check import check
@@ -99,3 +101,17 @@ def test_a_pool_that_lies(lost: str, value: str) -> None:
     assert report.totals.slabs == whole.totals.slabs
     assert report.totals.kfence_pages == whole.totals.kfence_pages
     assert {one.code for one in report.findings} <= {"machine-wrong"}
+
+
+def test_heads_of_lists_of_free_pages_that_are_zeroes() -> None:
+    # Where address 0 can be read, as by the physical addresses of some dumps.
+    prog = _open("debian-7-plain")
+    zone = next(one for one in NODE_DATA(prog, 0).node_zones if one.spanned_pages)
+    pages = per_cpu_ptr(zone.per_cpu_pageset, 1)
+    at = int(pages.lists.address_ or 0)
+    prog = _open("debian-7-plain")
+    prog.add_memory_segment(0, 1 << 16, lambda address, count, *_: bytes(count), False)
+    overlay(prog, [Write(at, bytes(16))])
+    report = check(prog)
+    assert report.exit_status in (0, 1, 3)
+    assert report.totals.slabs == check(_open("debian-7-plain")).totals.slabs
