@@ -35,6 +35,7 @@ _EXPLAINED_BY_HOLES = frozenset(
     {
         "claim-foreign",
         "container-state",
+        "freelist-array",
         "list-missing",
         "node-free-objects",
         "node-list-length",

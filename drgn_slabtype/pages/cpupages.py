@@ -94,6 +94,8 @@ def free_pages_of_cpus(machine: Machine) -> FreePages:
     cpus = list(_cpu_pages(machine))
     pfns = sorted({pfn for one in cpus for some in one.lists for pfn in some.pfns})
     fields = machine.page
+    if not pfns:
+        return FreePages(cpus, {}, [], [], [])
     addresses = np.array(pfns, np.uint64) * np.uint64(fields.size) + np.uint64(fields.vmemmap)
     gathered = machine.memory.gather(addresses, fields.size)
     page = PageBlock(0, 0, gathered.bytes, fields, machine.memory.byteorder)

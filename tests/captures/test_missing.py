@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from drgn import FaultError, Program, sizeof
 from drgn.helpers.linux.mmzone import NODE_DATA
@@ -13,6 +14,7 @@ from drgn.helpers.linux.percpu import per_cpu_ptr
 from drgn_slabtype.capture import open_capture
 from drgn_slabtype.check import check
 from drgn_slabtype.machine import machine
+from drgn_slabtype.reading import Reading
 
 from ..recipes.overlay import Write, overlay
 
@@ -82,6 +84,24 @@ def test_where_all_cpus_have_their_memory(name: str) -> None:
 def test_caches_that_kmalloc_gives_memory_from() -> None:
     report = check(_without(_NUMA, "kmalloc_caches"))
     assert report.findings == []
+
+
+def test_index_array_in_a_slab_whose_struct_page_is_not_there() -> None:
+    of = machine(_open(_NUMA))
+    reading = Reading(of)
+    number = reading.allocator.caches.names.index("bio-224")
+    row = np.flatnonzero(reading.allocator.ownership.cache == number)[0]
+    pfn = (int(reading.index["freelist"][row]) - of.memory.linear_base) >> of.memory.page_shift
+    page = (of.page.vmemmap + pfn * of.page.size) & ~4095
+
+    def fault(address: int, count: int, offset: int, physical: bool) -> bytes:
+        raise FaultError("not there", address)
+
+    prog = _open(_NUMA)
+    prog.add_memory_segment(page, 4096, fault, False)
+    report = check(prog)
+    assert (report.findings, report.exit_status) == ([], 3)
+    assert any("freelist array" in one.message for one in report.unavailable)
 
 
 @pytest.mark.parametrize("lost", ["__kfence_pool", "kfence_metadata"])
