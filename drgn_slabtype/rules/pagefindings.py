@@ -13,6 +13,7 @@ from ..pagetype.encoding import Encoding
 _UNDER_THE_LOCK = frozenset({"page-free-list", "page-free-buddies"})
 """What a block can show that is being put on a list or taken off it; what a page says of
 its owner is gone before, and comes after."""
+_ADDRESS = (1 << 64) - 1
 
 
 class PageNames(NamedTuple):
@@ -24,8 +25,8 @@ class PageNames(NamedTuple):
     """sizeof(struct page)."""
 
     def page(self, pfn: int) -> int:
-        """Return the ``struct page *`` of a page frame."""
-        return self.vmemmap + pfn * self.size
+        """Return the ``struct page *`` of a page frame, of 64 bits whatever a damaged link says."""
+        return self.vmemmap + pfn * self.size & _ADDRESS
 
 
 class PageFindings:

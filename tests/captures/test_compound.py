@@ -298,6 +298,15 @@ def test_other_pages_with_fewer_references_than_none(kernel: Kernel) -> None:
     assert (told.code, told.found) == ("page-free-flags", "-1")
 
 
+def test_free_block_whose_link_out_of_the_map_makes_it_a_tail(kernel: Kernel) -> None:
+    # The last block of a list leads to its head, in struct zone.
+    first = kernel.fields.vmemmap
+    words = {pfn: kernel.word(pfn, "compound") for pfn in kernel.pages("buddy")}
+    link = next(pfn for pfn, word in words.items() if word > 1 << 63 and word - first >> 44)
+    report = kernel.changed((link, "compound", words[link] + 1, 8))
+    assert ("page-tail-type", kernel.page(link)) in _roots(report)
+
+
 def test_tail_with_references(kernel: Kernel) -> None:
     head = kernel.slab(1)
     report = kernel.changed((head + 1, "refcount", 1, 4))
