@@ -79,8 +79,7 @@ def _pages(
             elif count:
                 code, told, what = "page-free-flags", str(count), f"has refcount {count}"
             elif place != (one.node, one.zone):
-                code, told = "page-free-list", "zone {1} of node {0}".format(*place)
-                what = f"is of {told}"
+                code, what = "page-free-list", "is of zone {1} of node {0}".format(*place)
             elif pfn & ((1 << some.order) - 1):
                 code, what = "page-free-order", f"cannot begin a block of order {some.order}"
             else:

@@ -72,6 +72,7 @@ def test_nothing_is_counted_where_a_list_is_torn_or_missing() -> None:
 def test_its_pages_are_free(row: Any, code: str) -> None:
     (found,) = _judge([_list(0, 0, 7, 9)], 2, **row)
     assert (found.code, found.page) == (code, _NAMES.page(7))
+    assert (found.found is None) == (found.value_kind is None)
 
 
 def test_blocks_begin_at_multiples_of_their_size() -> None:
