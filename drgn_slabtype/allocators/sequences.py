@@ -19,6 +19,7 @@ from ..codes import ADDRESS
 from ..index import KnownBy, SlabIndex
 from ..ledger import I64, U64, Bools, Suspect
 from ..machine import Machine
+from ..machine.kfence import kfence_pool
 from ..machine.pieces import Rows
 from ..regions import Region, region
 from .base import Allocator
@@ -94,7 +95,8 @@ def _sound_orders(allocator: Allocator, index: SlabIndex, counts: I64, steps: I6
     if index.whole:
         at, home = index.rows_of_addresses(starts), allocator.homes(index, starts)
         sizes = caches.rows["object_size"][home].astype(np.int64)
-        good &= (at < 0) | ((home >= 0) & (sizes >= counts * width))
+        large = counts * width > memory.page_size
+        good &= np.where(at < 0, large, (home >= 0) & (sizes >= counts * width))
     sound[rows] = good
     return sound
 
@@ -128,11 +130,26 @@ def _judge_home(allocator: Allocator, index: SlabIndex, start: int, size: int) -
     # In a slab it is an object of kmalloc().
     address = np.array([start], np.uint64)
     row = int(index.rows_of_addresses(address)[0])
-    if row < 0 or index.known_by[row] & np.uint8(KnownBy.KFENCE):
+    # Larger ones may be pages of their own.
+    small = size <= index.machine.memory.page_size
+    if row < 0 and not (small and _is_of_others(index, address)):
         return
-    home = int(allocator.homes(index, address)[0])
+    if row >= 0 and index.known_by[row] & np.uint8(KnownBy.KFENCE):
+        return
+    home = int(allocator.homes(index, address)[0]) if row >= 0 else -1
     if home < 0 or int(allocator.caches.rows["object_size"][home]) < size:
         yield _suspect(f"{_MEMBER} leads to no object of {size} bytes", start)
+
+
+def _is_of_others(index: SlabIndex, address: U64) -> bool:
+    # Whether the memory map has the page there, which is in no slab.
+    machine, memory = index.machine, index.machine.memory
+    if not memory.in_direct_map(address)[0] or machine.settled(kfence_pool).contains(address)[0]:
+        return False
+    pfn = (address - np.uint64(memory.linear_base)) >> np.uint64(memory.page_shift)
+    page = pfn * np.uint64(index.page_bytes) + np.uint64(index.vmemmap)
+    read = memory.gather(page, index.page_bytes)
+    return bool(read.ok[0] and read.bytes.any())
 
 
 def _suspect(what: str, found: int) -> Suspect:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Optional
 
+import numpy as np
 import pytest
 from drgn import FaultError, Program, sizeof
 from drgn.helpers.linux.mm import virt_to_phys
@@ -17,6 +18,7 @@ from drgn_slabtype.allocators.slub.layout import SlotLayout, known_parts
 from drgn_slabtype.capture import open_capture
 from drgn_slabtype.check import check
 from drgn_slabtype.machine import machine
+from drgn_slabtype.pages.survey import survey
 
 from ..recipes.changes import member as member_at
 from ..recipes.overlay import Write, overlay
@@ -176,3 +178,26 @@ def test_the_damaged_member_is_the_root(
     if root.expected is not None:
         assert root.expected == sound
     assert findings in (None, len(report.findings))
+
+
+@pytest.mark.parametrize(
+    "kernel", ["slab-6.1-rfc3-plain", "debian-6.12-plain", "debian-5.10-plain"]
+)
+def test_an_order_is_in_a_slab_whatever_is_in_its_place(kernel: str) -> None:
+    prog = _open(kernel)
+    found = survey(machine(prog))
+    free = found.names.index("buddy")
+    pfn = next(
+        piece.pfn + int(rows[0])
+        for piece in found.pieces
+        for rows in [np.flatnonzero(piece.kinds == free)]
+        if len(rows)
+    )
+    (dentry,) = [one for one in for_each_slab_cache(prog) if one.name.string_() == b"dentry"]
+    word = dentry.random_seq.address_
+    assert word is not None
+    elsewhere = machine(prog).memory.linear_base + (pfn << 12) + 0xAA0
+    overlay(prog, [Write(word, elsewhere.to_bytes(8, "little"))])
+    (finding,) = check(prog).findings
+    assert (finding.code, finding.word, finding.found) == ("cache-wrong", word, elsewhere)
+    assert "random_seq leads to no object of" in finding.message
