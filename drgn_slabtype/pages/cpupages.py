@@ -19,7 +19,7 @@ from drgn.helpers.linux.mmzone import NODE_DATA
 
 from ..machine import Machine
 from ..machine.percpu import per_cpu_copies
-from .pcp import LONGEST, order_of_list
+from .pcp import LONGEST, order_of_list, pages_of_cpus
 from .scan import PageBlock
 from .zones import zone_bits, zone_names
 
@@ -116,44 +116,33 @@ def _cpu_pages(machine: Machine) -> Iterator[CpuPages]:
         for number, zone in enumerate(NODE_DATA(prog, nid).node_zones):
             if not zone.spanned_pages:
                 continue
-            for cpu, pages in zip(cpus, per_cpu_copies(machine, _pointer(zone))):
+            for cpu, pages in zip(cpus, per_cpu_copies(machine, pages_of_cpus(zone))):
                 at = pages.value_()
                 # Zones without memory share one that is empty.
                 if at not in seen:
                     seen.add(at)
                     name = names.get((nid, number), str(number))
-                    found = _one(machine, walk, pages, (nid, number, name, cpu))
-                    if found is not None:
-                        yield found
+                    yield _one(machine, walk, pages, (nid, number, name, cpu))
 
 
-def _pointer(zone: Object) -> Object:
-    try:
-        return zone.per_cpu_pageset
-    except AttributeError:
-        return zone.pageset.pcp.address_of_()
-
-
-def _one(
-    machine: Machine, walk: _Walk, pages: Object, of: Tuple[int, int, str, int]
-) -> Optional[CpuPages]:
+def _one(machine: Machine, walk: _Walk, pages: Object, of: Tuple[int, int, str, int]) -> CpuPages:
     types = machine.enumerators("migratetype").get("MIGRATE_PCPTYPES", 3)
     lists = pages.lists
     total, found, whole = lists.type_.length or 0, [], True
+    word = pages.value_() + offsetof(pages.type_.type, "count")
     try:
         count, batch = pages.count.value_(), pages.batch.value_()
-        walk.begin(lists.address_ or 0, total)
-        for number in range(total):
-            head = (lists.address_ or 0) + number * 2 * machine.memory.word_size
-            try:
-                pfns, torn = walk.follow(head)
-            except FaultError:
-                whole = False
-                continue
-            found.append(CpuList(number, order_of_list(number, types, total), pfns, torn))
     except FaultError:
-        return None
-    word = pages.value_() + offsetof(pages.type_.type, "count")
+        return CpuPages(*of, 0, word, 0, [], False)
+    walk.begin(lists.address_ or 0, total)
+    for number in range(total):
+        head = (lists.address_ or 0) + number * 2 * machine.memory.word_size
+        try:
+            pfns, torn = walk.follow(head)
+        except FaultError:
+            whole = False
+            continue
+        found.append(CpuList(number, order_of_list(number, types, total), pfns, torn))
     return CpuPages(*of, count, word, batch, found, whole)
 
 

@@ -178,14 +178,23 @@ def _per_cpu_pages(machine: Machine) -> Iterator[Object]:
             zones = [one for one in NODE_DATA(machine.prog, nid).node_zones if one.spanned_pages]
         except FaultError:
             continue
-        for zone in zones:
-            # Since Linux kernel commit 28f836b6777b ("mm/page_alloc: split per
-            # cpu page lists and zone stats") (in v5.14), it is a pointer to
-            # the lists themselves.
-            try:
-                yield zone.per_cpu_pageset
-            except AttributeError:
-                yield zone.pageset.pcp.address_of_()
+        yield from map(pages_of_cpus, zones)
+
+
+def pages_of_cpus(zone: Object) -> Object:
+    """
+    Return where the CPUs keep free pages of a zone.
+
+    :return: ``struct per_cpu_pages __percpu *``
+    :raises AttributeError: if zones are not as any known kernel has them.
+    """
+    # Since Linux kernel commit 28f836b6777b ("mm/page_alloc: split per
+    # cpu page lists and zone stats") (in v5.14), it is a pointer to
+    # the lists themselves.
+    try:
+        return zone.per_cpu_pageset
+    except AttributeError:
+        return zone.pageset.pcp.address_of_()
 
 
 def regions(machine: Machine) -> Iterator[Region]:

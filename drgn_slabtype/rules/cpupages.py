@@ -38,6 +38,15 @@ def judge_cpu_pages(
             if finding.page not in told:
                 yield finding
         yield from _count(one)
+        if not one.whole:
+            what = f"free pages of CPU {one.cpu}, zone {one.name} of node {one.node}"
+            yield Finding(
+                "unreadable",
+                f"{what}, are not all in the target",
+                node=one.node,
+                cpu=one.cpu,
+                place="pcp",
+            )
 
 
 def _torn(one: CpuPages, some: CpuList, torn: Torn, names: PageNames) -> Finding:

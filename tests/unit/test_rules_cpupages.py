@@ -57,7 +57,8 @@ def test_nothing_is_counted_where_a_list_is_torn_or_missing() -> None:
     torn = Torn(_HEAD, None, "next", _HEAD, 0x6B6B6B6B6B6B6B6B, False)
     (found,) = _judge([CpuList(0, 0, [7], torn)], 40)
     assert (found.code, found.found, found.moving) == ("page-free-list", torn.found, False)
-    assert not _judge([_list(0, 0, 7)], 40, whole=False)
+    (lost,) = _judge([_list(0, 0, 7)], 40, whole=False)
+    assert (lost.code, lost.cpu) == ("unreadable", 2)
 
 
 @pytest.mark.parametrize(
