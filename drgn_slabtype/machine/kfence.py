@@ -38,6 +38,8 @@ class KfencePool(NamedTuple):
     end: int
     metadata: Tuple[Rows, ...]
     """``struct kfence_metadata`` of all objects, in pieces."""
+    contradicted: str = ""
+    """The variable that the objects, or the marks of their pages, contradict."""
 
     def contains(self, addresses: U64) -> np.ndarray[Tuple[int], np.dtype[np.bool_]]:
         """Return which addresses lie in the pool."""
@@ -63,14 +65,16 @@ def kfence_pool(machine: Machine) -> KfencePool:
     # Since Linux kernel commit cabdf74e6b31 ("mm: kfence: allocate
     # kfence_metadata at runtime") (in v6.6), kfence_metadata is a pointer.
     if metadata.type_.unaliased_kind() == TypeKind.ARRAY:
-        first, known = metadata.address_ or 0, metadata.type_.length or 0
+        leads, known = metadata.address_, metadata.type_.length or 0
     else:
-        first, known = _value(metadata) or 0, 0
-    start, page = _value(told), machine.memory.page_size
-    if start == 0:
+        leads, known = _value(metadata), 0
+    first = leads or 0
+    said, page = _value(told), machine.memory.page_size
+    if said == 0:
         return _NO_POOL
+    start = said
     if machine.memory.is_kernel_address(np.array([first], np.uint64))[0]:
-        start = _home(_entries(machine, first, 0, known), start, page)
+        start = _home(_entries(machine, first, 0, known), said, page)
     # What is no address is another finding's business (told.py).
     if start is None or not machine.memory.is_kernel_address(np.array([start], np.uint64))[0]:
         return _NO_POOL
@@ -91,9 +95,20 @@ def kfence_pool(machine: Machine) -> KfencePool:
     count = known if known and there else there[-1] + 1 if there else 0
     if 2 * len(there) < count:
         count = next((at for at, one in enumerate(there) if one != at), len(there))
+    wrong = "" if said in (None, start) else "__kfence_pool"
     if not count:
         count = _marked(machine, start)
-    return KfencePool(start, start + 2 * (count + 1) * page, tuple(pieces))
+        if count and leads is not None and _is_of_none(machine, leads, known):
+            wrong = wrong or "kfence_metadata"
+    return KfencePool(start, start + 2 * (count + 1) * page, tuple(pieces), wrong)
+
+
+def _is_of_none(machine: Machine, first: int, known: int) -> bool:
+    # Whether that is no metadata of a pool that has objects: it can be read, or a pointer to it
+    # leads where neither pages nor memblock's memory is.
+    if not known and not machine.memory.in_direct_map(np.array([first], np.uint64))[0]:
+        return True
+    return bool(_entries(machine, first, 0, known).ok.any())
 
 
 def _value(variable: Object) -> Optional[int]:

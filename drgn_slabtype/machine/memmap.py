@@ -457,7 +457,7 @@ def _unsearched(sections: int, number: int) -> Finding:
         expected=sections,
         found=sections - number,
         measure=Measure("count", "sections"),
-        id=4,
+        id=8,
     )
 
 

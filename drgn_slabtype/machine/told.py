@@ -9,6 +9,7 @@ what the others say counts.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Iterator, List, Optional, Sequence
 
 from drgn import FaultError, Object
@@ -17,6 +18,7 @@ from drgn.helpers.linux.nodemask import for_each_online_node
 from ..codes import ADDRESS, Measure
 from ..errors import ArgumentError
 from ..findings import Finding
+from .kfence import kfence_pool
 from .offsets import offset_damage
 
 if TYPE_CHECKING:
@@ -126,12 +128,14 @@ def variable_damage(machine: Machine) -> Iterator[Finding]:
     """Yield a finding for each variable that is contradicted."""
     memory = machine.memory
     last = _number(machine, "max_pfn")
+    astray = []
     for id, name in enumerate(("saved_command_line", "__kfence_pool"), 5):
         # Both are allocated as pages or by memblock; without KFENCE there is no pool.
         pointer = _number(machine, name)
         if pointer is None or last is None or (pointer == 0 and name == "__kfence_pool"):
             continue
         if not 0 <= pointer - memory.linear_base < last << memory.page_shift:
+            astray.append(name)
             yield Finding(
                 "machine-wrong",
                 f"{name} is 0x{pointer:x}, which is not in the direct map "
@@ -152,8 +156,30 @@ def variable_damage(machine: Machine) -> Iterator[Finding]:
             measure=_NODES,
             id=4,
         )
+    yield from (one for one in _contradicted_pool(machine) if one.place not in astray)
     yield from offset_damage(machine)
     yield from _lost(machine)
+
+
+def _contradicted_pool(machine: Machine) -> Iterator[Finding]:
+    pool = machine.settled(kfence_pool)
+    name, found = pool.contradicted, None
+    if not name:
+        return
+    with suppress(TypeError):  # an array is no number
+        found = _number(machine, name)
+    what = f"kfence_metadata is of no object of the pool at 0x{pool.start:x}, which has some"
+    if name == "__kfence_pool":
+        what = f"{name} is 0x{found or 0:x}, where its objects are at 0x{pool.start:x}"
+    yield Finding(
+        "machine-wrong",
+        what,
+        place=name,
+        expected=pool.start if name == "__kfence_pool" else None,
+        found=found,
+        measure=ADDRESS,
+        id=7,
+    )
 
 
 def _lost(machine: Machine) -> Iterator[Finding]:
