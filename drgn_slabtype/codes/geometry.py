@@ -62,9 +62,9 @@ CODES: Mapping[str, Code] = {
         ),
         more="None of the cache's slabs, three or more, is made as the cache says, or none of "
         "their freelists can be followed: then it is the cache that is damaged (its orders, the "
-        "offset of the free pointer, or the secret that hardens it). A `size`, and SLAB's `num` "
-        "or `gfporder`, that all others contradict is not read by: all else is judged by what they "
-        "say it is. Or members "
+        "offset of the free pointer, or the secret that hardens it). Or a `size`, or SLAB's `num` "
+        "or `gfporder`, is another than all other members say: the cache is read by what they say, "
+        "so that the rest of it is judged. Or its members "
         "contradict each other: sizes and alignment, SLAB's number of objects and colours, the "
         "capacity of sheaves, a name or constructor that is in no kernel. What the slabs show "
         "follows from it. Or one of its members is not as in all other caches: a formula that "

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import Iterable, Iterator, NamedTuple, Optional, Tuple
 
-from ..codes import ADDRESS, OBJECTS, SIZE, WORD, Measure
+from ..codes import ADDRESS, OBJECTS, SIZE, Measure
 from ..ledger import Suspect
 
 MAX_ORDER = 24  # no kernel allocates more than 2^24 pages at once
@@ -64,7 +64,6 @@ class SlubMembers(NamedTuple):
 
     word: int
     """Bytes of a pointer."""
-    page_size: int
     size: int
     object_size: int
     inuse: int
@@ -76,10 +75,6 @@ class SlubMembers(NamedTuple):
     """``None`` without ``CONFIG_SLUB_DEBUG``."""
     usercopy: Optional[Tuple[int, int]]
     """``useroffset`` and ``usersize``; ``None`` where no cache has them."""
-    oo: int
-    """The order of its slabs, and in the lower half how many objects are in one."""
-    least: int
-    """The same of its smallest slabs: ``min``."""
     in_middle: bool
     """Whether free pointers lie in the middle of objects."""
 
@@ -133,7 +128,6 @@ def judge_slab(cache: SlabMembers) -> Iterator[Suspect]:
 def judge_slub(cache: SlubMembers) -> Iterator[Suspect]:
     """Yield what ``calculate_sizes()`` cannot have left in a cache of SLUB."""
     yield from _judge_inuse(cache)
-    yield from _judge_orders(cache)
     size, align, word = cache.size, cache.align, cache.word
     if not align or size % align:
         yield _wrong("align", f"align is {align} with slots of {size} bytes", None, align, SIZE)
@@ -151,17 +145,6 @@ def judge_slub(cache: SlubMembers) -> Iterator[Suspect]:
         if end > cache.object_size:
             what = f"bytes {first} to {end} may be copied of objects of {cache.object_size}"
             yield _wrong("usersize", what, None, end, SIZE)
-
-
-def _judge_orders(cache: SlubMembers) -> Iterator[Suspect]:
-    for member, kept in (("oo", cache.oo), ("min", cache.least)):
-        order, objects = kept >> 16, kept & 0xFFFF
-        fit = (cache.page_size << min(order, MAX_ORDER)) // max(cache.size, 1)
-        should = order << 16 | min(fit, MAX_OBJECTS)
-        if kept != should:
-            what = f"{member} is 0x{kept:x}: {objects} objects of {cache.size} bytes in slabs of"
-            told = f"{what} order {order}, not {should & 0xFFFF}"
-            yield _wrong(f"{member}.x", told, should, kept, WORD)
 
 
 def _judge_inuse(cache: SlubMembers) -> Iterator[Suspect]:

@@ -159,6 +159,7 @@ def test_arrays_of_another_cache_are_told(kernel: str, member: str, what: str) -
         ("debian-5.10-plain", "dentry", "offset", 8, None),
         ("debian-6.12-plain", "dentry", "offset", -96, None),
         ("debian-7-debug", "dentry", "offset", 8, None),
+        ("slub-6.1-bare-plain", "kmalloc-64", "offset", 8, None),
         ("debian-6.12-plain", "dentry", "random", 64, None),
     ],
 )
@@ -175,8 +176,8 @@ def test_the_damaged_member_is_the_root(
     report = check(prog)
     (root,) = [one for one in report.findings if one.because is None]
     assert (root.code, root.word, root.cache) == ("cache-wrong", word.address_, cache)
-    if root.expected is not None:
-        assert root.expected == sound
+    # Objects of other sizes make the same slots, and several secrets the same chains.
+    assert root.expected == sound or (root.expected is None and member in ("object_size", "random"))
     assert findings in (None, len(report.findings))
 
 

@@ -103,15 +103,11 @@ class SlabCache:
         )
 
 
-def slab_members(
-    caches: Caches,
-    cache: SlabCache,
-    page_size: int,
-    index_size: int,
-) -> SlabMembers:
+def slab_members(caches: Caches, cache: SlabCache, page_size: int, index_size: int) -> SlabMembers:
     """
     Return the members of a cache that follow from each other, as they are in memory.
 
+    :param page_size: Bytes of a page.
     :param index_size: Bytes of one entry of an index array.
     """
 

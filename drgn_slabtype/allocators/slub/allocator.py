@@ -228,12 +228,12 @@ class SlubAllocator:
         ledger = Ledger(cache.facts, PLACES, slabs)
         found = [
             *judge_pointers(cache_pointers(self.machine.memory, self.caches, number)),
-            *judge_slub(slub_members(self.caches, cache, self.machine.memory)),
+            *judge_slub(slub_members(self.caches, cache, self.machine.memory.word_size)),
+            *misfits(index, cache, rows, slabs),
             *self._orders.judge(number, cache.facts.objects_per_slab),
         ]
         ledger.suspects += at_member(self.caches.rows, number, found)
         ledger.suspects += self._by_others.get(cache.facts.address, [])
-        ledger.suspects += misfits(index, self.caches, cache, rows, slabs)
         memberships(self._walks, number, rows, index, ledger)
         self.nodes.enter_lost(self.machine, number, ledger)
         self.nodes.enter_locks(number, ledger)

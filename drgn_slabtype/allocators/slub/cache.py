@@ -7,7 +7,6 @@ from typing import Mapping
 
 from ...ledger import Facts
 from ...machine import Machine
-from ...machine.memory import Memory
 from ...rules.members import SlubMembers
 from ..caches import Caches
 
@@ -106,8 +105,12 @@ class SlubCache:
         )
 
 
-def slub_members(caches: Caches, cache: SlubCache, memory: Memory) -> SlubMembers:
-    """Return the members of a cache that follow from each other, as they are in memory."""
+def slub_members(caches: Caches, cache: SlubCache, word: int) -> SlubMembers:
+    """
+    Return the members of a cache that follow from each other, as they are in memory.
+
+    :param word: Bytes of a pointer.
+    """
     rows, number = caches.rows, cache.number
 
     def value(member: str) -> int:
@@ -118,8 +121,7 @@ def slub_members(caches: Caches, cache: SlubCache, memory: Memory) -> SlubMember
 
     behind = cache.padded or cache.typesafe_by_rcu or value("ctor") != 0
     return SlubMembers(
-        memory.word_size,
-        memory.page_size,
+        word,
         value("size"),
         cache.object_size,
         cache.inuse,
@@ -128,7 +130,5 @@ def slub_members(caches: Caches, cache: SlubCache, memory: Memory) -> SlubMember
         cache.red_zone,
         value("red_left_pad") if has("red_left_pad") else None,
         (value("useroffset"), value("usersize")) if has("usersize") else None,
-        value("oo.x"),
-        value("min.x"),
         not (behind or cache.red_zone),
     )

@@ -30,7 +30,7 @@ def slab_orders(index: SlabIndex, caches: Caches, rows: I64, numbers: I64) -> I6
     order = np.where(own == least, least, usual)
     kept = index["objects"][rows]
     size = np.maximum(caches.rows["size"][numbers], 1)
-    told = (kept != _objects(index, order, size)) & (kept == _objects(index, other, size))
+    told = (kept != slab_objects(index, order, size)) & (kept == slab_objects(index, other, size))
     return np.where(told, other, order).astype(np.int64)
 
 
@@ -87,7 +87,8 @@ def _orders(caches: Caches, numbers: I64) -> Tuple[U64, U64]:
     return np.minimum(usual, most), np.minimum(least, most)
 
 
-def _objects(index: SlabIndex, orders: U64, size: U64) -> U64:
+def slab_objects(index: SlabIndex, orders: U64, size: U64) -> U64:
+    """Return how many objects of a size there is room for in a slab of each order."""
     page = np.uint64(index.machine.memory.page_size)
     return np.minimum((page << orders) // size, np.uint64(MAX_OBJECTS))
 
@@ -103,7 +104,7 @@ def slab_fits(index: SlabIndex, caches: Caches, rows: I64, numbers: I64) -> Bool
     order = np.minimum(index.orders[rows].astype(np.uint64), np.uint64(MAX_ORDER))
     usual, least = _orders(caches, numbers)
     size = np.maximum(of["size"][numbers], 1)
-    objects = _objects(index, order, size)
+    objects = slab_objects(index, order, size)
     good: Bools = (order == usual) | (order == least)
     good &= (index["objects"][rows] == objects) & (index["inuse"][rows] <= objects)
     # The first object begins with the slab or after one red zone.

@@ -17,10 +17,9 @@ from ...index import SlabIndex
 from ...ledger import I64, Bools
 from ...machine.combs import Combs, Teeth, gather_combs
 from ...machine.memory import Words
-from ...rules.members import MAX_OBJECTS
 from ..caches import Caches
 from .cache import SlubCache
-from .fit import slab_orders
+from .fit import slab_objects, slab_orders
 
 
 class FreePointers(NamedTuple):
@@ -100,8 +99,9 @@ def read_free_pointers(
 
 def _objects(index: SlabIndex, caches: Caches, rows: I64, numbers: I64) -> I64:
     # Objects of slabs of these caches.
-    bytes = index.machine.memory.page_size << slab_orders(index, caches, rows, numbers)
-    return np.minimum(bytes // _sizes(caches, numbers), MAX_OBJECTS)
+    orders = slab_orders(index, caches, rows, numbers).astype(np.uint64)
+    sizes = _sizes(caches, numbers).astype(np.uint64)
+    return slab_objects(index, orders, sizes).astype(np.int64)
 
 
 def _sizes(caches: Caches, numbers: I64) -> I64:

@@ -19,7 +19,6 @@ from ...ledger import I64, U64, Bools, Ledger, ListKind, Slabs, Suspect
 from ...rules.members import MAX_OBJECTS, MAX_ORDER
 from ..base import Ownership
 from ..caches import Caches
-from ..members import at_member
 from ..misfits import wrong_slabs
 from ..nodes import Nodes
 from .cache import SlubCache
@@ -186,19 +185,16 @@ def _uncounted(slabs: Slabs, cache: SlubCache, nodes: Nodes, first: Bools, least
     return out
 
 
-def misfits(
-    index: SlabIndex, caches: Caches, cache: SlubCache, rows: I64, slabs: Slabs
-) -> Iterator[Suspect]:
+def misfits(index: SlabIndex, cache: SlubCache, rows: I64, slabs: Slabs) -> Iterator[Suspect]:
     """Yield what is made unlike the cache says: its own orders, and slabs."""
     page_size = index.machine.memory.page_size
     for member, (order, told) in zip(("oo", "min"), cache.orders):
         fit = min((page_size << min(order, MAX_ORDER)) // cache.size, MAX_OBJECTS)
         if told != fit:
             what = f"a slab of order {order} holds {fit} objects, not {told}"
-            one = Suspect(
+            yield Suspect(
                 "cache-wrong", what, expected=fit, found=told, member=member, measure=OBJECTS
             )
-            yield from at_member(caches.rows, cache.number, [one])
     orders, kept = index.orders[rows], index["objects"][rows].astype(np.int64)
     for code, what, expected, found in (
         (

@@ -3,7 +3,7 @@
 What free objects say of their cache
 ------------------------------------
 
-Where not one freelist of a cache can be followed, the objects are not to blame,
+Where not one freelist of a cache can be followed to its end, the objects are not to blame,
 but where the cache looks for free pointers, or with what it decodes them.
 """
 
@@ -47,10 +47,9 @@ def damaged_member(
     hardened = cache.random >= 0
     # A word that decodes to an object of its own slab does not do so by chance.
     fewest = 1 if hardened else _SEVERAL
-    if len(some) < fewest or not np.isin(boxes.state[some], _BROKEN).all():
-        return
-    # With a wrong size nothing is where it is looked for.
-    if any(suspect.member == "size" for suspect in ledger.suspects):
+    # In the clear, what stands elsewhere is often zero, which ends a list.
+    broken = np.isin(boxes.state[some], _BROKEN) | (boxes.walked[some] != boxes.counted[some])
+    if len(some) < fewest or not broken.all():
         return
     some, slabs = some[:_MOST], boxes.slab[some[:_MOST]]
     bases, most = ledger.slabs.base[slabs], ledger.slabs.objects[slabs]
