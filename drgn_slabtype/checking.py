@@ -13,7 +13,7 @@ import argparse
 from typing import TYPE_CHECKING, Any, Iterator, List, Optional, Sequence, Union
 
 from .arguments import one_of, require
-from .command import REPORTS, ReportFile, resolved, spelled
+from .command import REPORTS, ReportFile, jobs_code, resolved, spelled
 from .errors import TargetError
 from .findings import Finding, LayoutSummary, Report, Target
 from .fleet.baseline import accept, as_baseline
@@ -289,7 +289,7 @@ for round in watch({", ".join(["prog", *given])}):
     return f"""\
 from drgn_slabtype import {", ".join(sorted({"check", *names}))}
 
-report = check({", ".join(["prog", *given, *([f"jobs={args.jobs}"] if args.jobs else [])])})
+report = check({", ".join(["prog", *given])}{jobs_code(args)})
 {accepting}for finding in report.findings:
     print(finding.message)
 {_known_code(args, "report", "")}{page}"""

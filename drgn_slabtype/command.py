@@ -305,6 +305,23 @@ def option(*flags: str, **settings: Any) -> Option:
     return Option(flags, settings)
 
 
+def jobs_option(work: str, many: str, moves: str = "; of what moves, this one does") -> Option:
+    """Return the option that says how many processes do some work."""
+    return option(
+        "-j",
+        "--jobs",
+        type=number,
+        metavar="N",
+        help=f"let so many processes {work} (default: one a processor where there are many "
+        f"{many}{moves})",
+    )
+
+
+def jobs_code(args: argparse.Namespace) -> str:
+    """Return the same as an argument in Python, after others."""
+    return f", jobs={args.jobs}" if args.jobs else ""
+
+
 def incomplete(answer: Any) -> int:
     """Return the exit status of an answer: 3 if something is missing in it."""
     return 3 if answer.unavailable else 0

@@ -23,6 +23,7 @@ from .command import (
     answer,
     count,
     incomplete,
+    jobs_option,
     number,
     option,
     report_file,
@@ -143,7 +144,12 @@ def _capture(prog: Program, args: argparse.Namespace) -> CaptureSummary:
     with progress() as show:
         try:
             return write_capture(
-                prog, args.file, contents=args.contents, compressed=args.compressed, progress=show
+                prog,
+                args.file,
+                contents=args.contents,
+                compressed=args.compressed,
+                progress=show,
+                jobs=args.jobs,
             )
         except OSError as error:
             if error.filename is None:  # of the target, or of a file without a name
@@ -227,14 +233,7 @@ COMMANDS = (
                 help="also write the report so: json, junit, html, text, or what GitHub or GitLab "
                 "read of findings, github or gitlab; may be given more than once",
             ),
-            option(
-                "-j",
-                "--jobs",
-                type=number,
-                metavar="N",
-                help="let so many processes judge caches (default: one a processor where there are "
-                "many slabs; of what moves, this one does)",
-            ),
+            jobs_option("judge caches", "slabs"),
             option(
                 "--watch",
                 type=seconds,
@@ -369,6 +368,7 @@ COMMANDS = (
                 action="store_false",
                 help="write a file that drgn itself can open",
             ),
+            jobs_option("compress", "pages", ""),
         ),
         output=False,
     ),

@@ -60,7 +60,7 @@ from .rules.excuses import settle
 from .rules.oneroot import one_root
 from .signals import reason_of
 from .strays import judge_machine
-from .workers import processors, spread
+from .workers import spread, worth_while
 
 _MOST_ORDER = 14  # more than any page has
 _FEWEST_ROOTS = 2  # that can be one
@@ -80,7 +80,7 @@ class Course:
 
     def __init__(self, kernel: Machine, jobs: Optional[int] = 1) -> None:
         self.kernel = kernel
-        self._jobs = 1 if _moves(kernel) else jobs
+        self._jobs = jobs
         self._peak, self._began = Peak(), time.monotonic()
         self._before = kernel.spent
         self._target = _target(kernel)
@@ -287,9 +287,8 @@ def _judge_each(
     reading: Reading, numbers: Sequence[int], jobs: Optional[int], peak: Peak
 ) -> Iterator[_Judged]:
     # In processes of their own, all but the first: with that is found what all need.
-    if jobs is None:
-        jobs = processors() if len(reading.index) >= _MANY_SLABS else 1
     here, memory = os.getpid(), reading.machine.memory
+    jobs = worth_while(jobs, _moves(reading.machine), len(reading.index) >= _MANY_SLABS)
 
     def work(number: int) -> Tuple[int, _Judged, Spent, int]:
         process, before = os.getpid(), memory.spent

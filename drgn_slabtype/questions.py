@@ -18,6 +18,8 @@ from .command import (
     address,
     count,
     incomplete,
+    jobs_code,
+    jobs_option,
     option,
     resolved,
     span,
@@ -151,6 +153,7 @@ def _refs(prog: Program, args: argparse.Namespace) -> References:
             type=args.type,
             most=args.most,
             progress=show,
+            jobs=args.jobs,
         )
 
 
@@ -158,7 +161,8 @@ def _refs_code(args: argparse.Namespace) -> str:
     size = "" if args.memory.size is None else f", {args.memory.size:#x}"
     kinds = f", kinds={args.kinds!r}" if args.kinds else ""
     type = f", type={args.type!r}" if args.type else ""
-    arguments = f"{spelled(args.memory.start)}{size}{kinds}{type}, most={args.most}"
+    options = f"{size}{kinds}{type}, most={args.most}{jobs_code(args)}"
+    arguments = f"{spelled(args.memory.start)}{options}"
     return f"""\
 from drgn_slabtype import refs
 
@@ -180,7 +184,9 @@ def _stacks(
     if args.by == "words":
         return kinds(prog, _of_one(args), most=args.most)
     with progress() as show:
-        return stacks(prog, *args.cache, freed=args.freed, most=args.most, progress=show)
+        return stacks(
+            prog, *args.cache, freed=args.freed, most=args.most, progress=show, jobs=args.jobs
+        )
 
 
 def _of_one(args: argparse.Namespace) -> str:
@@ -213,7 +219,7 @@ for kind in kinds(prog, {_of_one(args)!r}, most={args.most}).kinds:
     return f"""\
 from drgn_slabtype import stacks
 
-for stack in stacks(prog{names}{freed}, most={args.most}).stacks:
+for stack in stacks(prog{names}{freed}, most={args.most}{jobs_code(args)}).stacks:
     print(stack.count, stack.cache, stack.caller)
 """
 
@@ -368,6 +374,7 @@ QUESTIONS = (
             option(
                 "-n", dest="most", type=count, default=20, metavar="N", help="show no more than N"
             ),
+            jobs_option("read records of call traces", "objects"),
         ),
         drgn=_stacks_code,
     ),
@@ -406,6 +413,7 @@ QUESTIONS = (
             option(
                 "-n", dest="most", type=count, default=1000, metavar="N", help="show no more than N"
             ),
+            jobs_option("search", "pages"),
         ),
         drgn=_refs_code,
         status=lambda answer: 3 if answer.unreadable_pages else 0,

@@ -17,7 +17,7 @@ import select
 import signal
 import struct
 from contextlib import suppress
-from typing import Callable, Dict, Iterator, List, NoReturn, Sequence, TypeVar
+from typing import Callable, Dict, Iterator, List, NoReturn, Optional, Sequence, TypeVar
 
 Task = TypeVar("Task")
 Answer = TypeVar("Answer")
@@ -34,6 +34,18 @@ def processors() -> int:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # not on all systems
         return os.cpu_count() or 1
+
+
+def worth_while(jobs: Optional[int], moves: bool, much: bool) -> int:
+    """
+    Return how many processes do some work: as many as were asked for.
+
+    :param jobs: ``None``: one a processor, if it is much.
+    :param moves: What moves is read by one process, in one moment.
+    """
+    if jobs is None:
+        jobs = processors() if much else 1
+    return 1 if moves else jobs
 
 
 def spread(

@@ -9,10 +9,11 @@ any other range; then each hit is described by what it lies in.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Collection, Dict, Iterator, List, Optional, Tuple, Union
+from typing import Collection, Dict, Iterator, List, NamedTuple, Optional, Tuple, Union
 
 import numpy as np
 from drgn import IntegerLike, Program, Type, TypeKind, sizeof
@@ -20,12 +21,13 @@ from drgn import IntegerLike, Program, Type, TypeKind, sizeof
 from ..allocators.caches import same_cache
 from ..arguments import at_least, one_of, several, somewhere, type_of
 from ..machine import Machine, machine
-from ..machine.memory import U64
+from ..machine.memory import U64, Spent
 from ..machine.tasks import ERRORS, TaskList
 from ..machine.virtual import virtual
 from ..pages.scan import Progress, page_ranges
 from ..records import Listing, Record
 from ..shapes import Address
+from ..workers import spread, worth_while
 from .address import AddressInfo
 from .describe import describe, describe_in
 from .lookup import Located, Lookup, lookup
@@ -35,6 +37,8 @@ KINDS = ("slabs", "stacks", "data", "percpu", "pages")
 or a module, a CPU's memory, any other page."""
 
 _BLOCK_BYTES = 4 << 20
+_PART_BYTES = 64 << 20  # that one process searches before it takes others
+_MANY_PAGES = 1 << 18  # of which a search takes longer than processes do to begin
 _MOST_HITS = 1 << 20  # that are kept; after that they are only counted
 
 
@@ -97,6 +101,7 @@ def refs(
     type: Union[str, Type, None] = None,
     most: int = 1000,
     progress: Optional[Progress] = None,
+    jobs: Optional[int] = 1,
 ) -> References:
     """
     Return who points into some memory.
@@ -117,18 +122,22 @@ def refs(
         members are named.
     :param most: Describe no more than so many.
     :param progress: Called as work goes on: with what is done, how far it is, and how far it goes.
+    :param jobs: How many processes search, forked from this one; with 1, this one does, and
+        in what moves. ``None``: one a processor, if there is so much memory that it is worth
+        while. The answer is the same.
     :raises ArgumentError: if there is no such kind or type, or a number is too small, or
         *start* NULL or no address.
     """
     wanted = {one_of("kind of reference", kind, KINDS) for kind in several(kinds)}
     at_least("size", size, 1)
     at_least("most", most)
+    at_least("jobs", jobs, 1)
     reading = lookup(machine(prog))
     told = None if type is None else type_of(prog, type)
     at = somewhere("memory: all that is not set is NULL", start)
     first, length, info = _range(reading, at, size)
     answer = References(first, length, info.meaning)
-    where, values = _search(reading.machine, first, length, answer, progress)
+    where, values = _search(reading.machine, answer, jobs, progress)
     describer = _Describer(reading, told)
     kept: List[Reference] = []
     for address, value in zip(where.tolist(), values.tolist()):
@@ -152,50 +161,89 @@ def _range(reading: Lookup, start: int, size: Optional[int]) -> Tuple[int, int, 
     return start, 1, info
 
 
+class _Part(NamedTuple):
+    # Neighbouring memory that is searched in one go.
+    first: int
+    last: int
+    pages: int
+    """Of the machine, up to its end: what progress tells."""
+    is_linear: bool
+
+
+class _Hits(NamedTuple):
+    # What was found in a part.
+    where: U64
+    """Addresses by which the words were read."""
+    values: U64
+    found: int
+    """How many there are, also those that are not kept."""
+    bytes_read: int
+
+
 def _search(
-    machine: Machine, start: int, size: int, answer: References, progress: Optional[Progress]
+    machine: Machine, answer: References, jobs: Optional[int], progress: Optional[Progress]
 ) -> Tuple[U64, U64]:
-    # Addresses in the direct map of the words that lead into a range, and the words.
-    memory = machine.memory
-    low, reach = np.uint64(start), np.uint64(size)
+    # Addresses in the direct map of the words that lead into the range of an answer, and the words.
+    memory, here = machine.memory, os.getpid()
+    low, reach = np.uint64(answer.start), np.uint64(answer.size)
+
+    def search(part: _Part) -> Tuple[_Hits, Spent]:
+        before = memory.spent
+        hits = _hits(machine, part, low, reach)
+        return hits, Spent(0, 0) if os.getpid() == here else memory.spent.since(before)
+
+    parts = list(_parts(machine))
+    total = max((part.pages for part in parts), default=0)
+    jobs = worth_while(jobs, memory.is_live, total >= _MANY_PAGES)
     where: List[U64] = [np.zeros(0, np.uint64)]
     values: List[U64] = [np.zeros(0, np.uint64)]
     kept = 0
-    for address, words in _words(machine, answer, progress):
-        hits = np.flatnonzero(words - low < reach)
-        if not len(hits):
-            continue
-        answer.found += len(hits)
+    for part, (hits, spent) in zip(parts, spread(search, parts, jobs)):
+        memory.count(spent)
+        answer.found += hits.found
+        answer.bytes_read += hits.bytes_read
+        if part.is_linear:
+            lost = part.last - part.first - hits.bytes_read
+            answer.unreadable_pages += lost >> memory.page_shift
         if kept < _MOST_HITS:
-            kept += len(hits)
-            where.append(np.uint64(address) + hits.astype(np.uint64) * np.uint64(memory.word_size))
-            values.append(words[hits].astype(np.uint64))
+            kept += len(hits.where)
+            where.append(hits.where)
+            values.append(hits.values)
+        if progress:
+            progress("pages", part.pages, total)
     return np.concatenate(where), np.concatenate(values)
 
 
-def _words(
-    machine: Machine, answer: References, progress: Optional[Progress]
-) -> Iterator[Tuple[int, U64]]:
+def _hits(machine: Machine, part: _Part, low: np.uint64, reach: np.uint64) -> _Hits:
     memory = machine.memory
-    ranges = page_ranges(machine)
-    total, done = sum(end - start for start, end in ranges), 0
-    for start, end in ranges:
-        base = memory.linear_base
-        first, last = (base + (pfn << memory.page_shift) for pfn in (start, end))
-        there = 0
-        for address, data in memory.linear_blocks(first, last, _BLOCK_BYTES):
-            there += len(data)
-            answer.bytes_read += len(data)
-            yield address, data.view(memory.word)
-            if progress:
-                progress("pages", done + (address - first >> memory.page_shift), total)
-        done += end - start
-        answer.unreadable_pages += (last - first - there) >> memory.page_shift
+    read = memory.linear_blocks if part.is_linear else memory.blocks
+    where: List[U64] = [np.zeros(0, np.uint64)]
+    values: List[U64] = [np.zeros(0, np.uint64)]
+    found = kept = size = 0
+    for address, data in read(part.first, part.last, _BLOCK_BYTES):
+        size += len(data)
+        words = data.view(memory.word)
+        hits = np.flatnonzero(words - low < reach)
+        found += len(hits)
+        if len(hits) and kept < _MOST_HITS:
+            kept += len(hits)
+            where.append(np.uint64(address) + hits.astype(np.uint64) * np.uint64(memory.word_size))
+            values.append(words[hits].astype(np.uint64))
+    return _Hits(np.concatenate(where), np.concatenate(values), found, size)
+
+
+def _parts(machine: Machine) -> Iterator[_Part]:
+    memory = machine.memory
+    pages, step = 0, _PART_BYTES >> memory.page_shift
+    for start, end in page_ranges(machine):
+        for first in range(start, end, step):
+            last = min(first + step, end)
+            pages += last - first
+            low, high = (memory.linear_base + (pfn << memory.page_shift) for pfn in (first, last))
+            yield _Part(low, high, pages, True)
     # A capture keeps these under the addresses by which they were read.
-    for first, last in _kept_apart(machine) if machine.manifest is not None else ():
-        for address, data in memory.blocks(first, last, _BLOCK_BYTES):
-            answer.bytes_read += len(data)
-            yield address, data.view(memory.word)
+    for low, high in _kept_apart(machine) if machine.manifest is not None else ():
+        yield _Part(low, high, pages, False)
 
 
 def _kept_apart(machine: Machine) -> Iterator[Tuple[int, int]]:

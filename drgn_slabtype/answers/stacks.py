@@ -10,9 +10,10 @@ what their first words are, where it does not.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from itertools import takewhile
-from typing import Dict, List, Optional, Set, Tuple
+from typing import Dict, List, NamedTuple, Optional, Set, Tuple
 
 import numpy as np
 from drgn import Program
@@ -22,17 +23,20 @@ from ..errors import TargetError
 from ..ledger import I64, U64
 from ..machine import machine
 from ..machine.clock import Clock, clock
+from ..machine.memory import Spent
 from ..machine.symbols import CodeNames, depot_traces
 from ..pages.scan import Progress
 from ..records import Listing, Record
 from ..shapes import Bytes
 from ..signature import first_caller
+from ..workers import spread, worth_while
 from .lookup import Lookup, lookup
 from .slots import Slot, slot
 from .states import ObjectState, object_states
 from .trackcolumns import TrackColumns, has_records, track_columns
 
 _BATCH = 1 << 16  # tracks that are held at a time
+_MANY = 1 << 18  # of which reading takes longer than processes do to begin
 _NAMED = 4  # caches that are named where none has records
 _MOST_PIDS = 8  # that are listed of one call trace
 
@@ -93,6 +97,7 @@ def stacks(
     freed: bool = False,
     most: Optional[int] = None,
     progress: Optional[Progress] = None,
+    jobs: Optional[int] = 1,
 ) -> StacksAnswer:
     """
     Return objects in use by the call trace that allocated them.
@@ -109,10 +114,14 @@ def stacks(
         with KASAN those that are in its quarantine.
     :param most: Tell no more than so many.
     :param progress: Called as work goes on: with what is done, how far it is, and how far it goes.
-    :raises ArgumentError: if there is no such cache.
+    :param jobs: How many processes read records, forked from this one; with 1, this one does,
+        and of what moves. ``None``: one a processor, where there are so many records of one
+        cache that it is worth while. The answer is the same.
+    :raises ArgumentError: if there is no such cache, or *jobs* is too small.
     :raises TargetError: if none of those that are wanted has records.
     """
     at_least("most", most)
+    at_least("jobs", jobs, 1)
     kernel = machine(prog)
     reading = lookup(kernel, progress)
     numbers = _numbers(reading, wanted)
@@ -135,8 +144,10 @@ def stacks(
     for done, (number, layout) in enumerate(tracked):
         if progress:
             progress("caches", done, len(tracked))
-        _add(answer, reading, number, layout, now, names)
-    answer.stacks.sort(key=lambda stack: (-stack.count, stack.cache, stack.caller or ""))
+        _add(answer, reading, number, layout, now, names, jobs)
+    answer.stacks.sort(
+        key=lambda stack: (-stack.count, stack.cache, stack.caller or "", stack.stack)
+    )
     answer.found = len(answer.stacks)
     if most is not None:
         del answer.stacks[most:]
@@ -174,6 +185,15 @@ class _Group:
         self.pids |= other.pids
 
 
+_Groups = Dict[Tuple[int, ...], _Group]
+
+
+class _Batch(NamedTuple):
+    # What some records say.
+    groups: _Groups
+    untracked: int
+
+
 def _add(
     answer: StacksAnswer,
     reading: Lookup,
@@ -181,6 +201,7 @@ def _add(
     layout: Slot,
     now: Optional[Clock],
     names: CodeNames,
+    jobs: Optional[int],
 ) -> None:
     kernel = reading.machine
     ledger = reading.whole.allocator.collect(number, reading.whole.index)
@@ -190,18 +211,29 @@ def _add(
     waiting = freed and layout.kasan is not None
     states = [ObjectState.FREE, *[ObjectState.WAITING] * waiting] if freed else [ObjectState.IN_USE]
     chosen = objects.address[np.isin(objects.state, states)]
-    groups: Dict[Tuple[int, ...], _Group] = {}
-    for first in range(0, len(chosen), _BATCH):
-        addresses = chosen[first : first + _BATCH]
+    groups: _Groups = {}
+    memory, here = kernel.memory, os.getpid()
+
+    def read(addresses: U64) -> Tuple[_Batch, Spent]:
+        before = memory.spent
         columns = track_columns(kernel, layout, addresses, freed, now)
-        answer.objects += len(addresses)
-        answer.untracked += int((~columns.known).sum())
-        _group(groups, columns, now)
+        batch = _Batch(_grouped(columns, now), int((~columns.known).sum()))
+        return batch, Spent(0, 0) if os.getpid() == here else memory.spent.since(before)
+
+    batches = [chosen[first : first + _BATCH] for first in range(0, len(chosen), _BATCH)]
+    jobs = worth_while(jobs, memory.is_live, len(chosen) >= _MANY)
+    for batch, spent in spread(read, batches, jobs):
+        memory.count(spent)
+        answer.untracked += batch.untracked
+        for key, group in batch.groups.items():
+            if groups.setdefault(key, group) is not group:
+                groups[key].add(group)
+    answer.objects += len(chosen)
     facts = ledger.facts
     handles = np.array([group.handle for group in groups.values()], np.uint64)
     traces = depot_traces(kernel, handles)
     # The depot may keep one call trace twice, under two handles.
-    merged: Dict[Tuple[int, ...], _Group] = {}
+    merged: _Groups = {}
     for group in groups.values():
         trace = group.trace or tuple(traces.get(group.handle, ()))
         group.trace = tuple(takewhile(bool, trace))
@@ -216,14 +248,11 @@ def _add(
         answer.stacks.append(_stack(group, names, facts.name, facts.object_size, now))
 
 
-def _group(
-    groups: Dict[Tuple[int, ...], _Group],
-    columns: TrackColumns,
-    now: Optional[Clock],
-) -> None:
+def _grouped(columns: TrackColumns, now: Optional[Clock]) -> _Groups:
+    groups: _Groups = {}
     which = np.flatnonzero(columns.known)
     if not len(which):
-        return
+        return groups
     keys = np.ascontiguousarray(columns.keys[which])
     packed = keys.view(np.dtype((np.void, keys.shape[1] * 8)))[:, 0]
     _, first, back = np.unique(packed, return_index=True, return_inverse=True)
@@ -233,10 +262,9 @@ def _group(
     for row, count in zip(keys[first].tolist(), counts.tolist()):
         key = tuple(row)
         by_handle = columns.handle is not None
-        group = groups.setdefault(
-            key, _Group(key[0], key[1] if by_handle else 0, () if by_handle else key[1:])
+        groups[key] = group = _Group(
+            key[0], key[1] if by_handle else 0, () if by_handle else key[1:], count
         )
-        group.count += count
         found.append(group)
     for column, add in ((columns.cpu, "cpus"), (columns.pid, "pids")):
         if column is None:
@@ -246,6 +274,7 @@ def _group(
             getattr(found[at], add).add(value)
     if now is not None and columns.when is not None:
         _ages(found, back, columns.when[which], now)
+    return groups
 
 
 def _ages(groups: List[_Group], back: I64, when: U64, now: Clock) -> None:
@@ -258,10 +287,8 @@ def _ages(groups: List[_Group], back: I64, when: U64, now: Clock) -> None:
     for group, start, end in zip(groups, starts.tolist(), ends.tolist()):
         if start < end:
             own = sorted_ages[start:end]
-            group.ages += int(own.sum())
-            group.aged += end - start
-            group.youngest = min(group.youngest, int(own.min()))
-            group.oldest = max(group.oldest, int(own.max()))
+            group.ages, group.aged = int(own.sum()), end - start
+            group.youngest, group.oldest = int(own.min()), int(own.max())
 
 
 def _stack(group: _Group, names: CodeNames, cache: str, size: int, now: Optional[Clock]) -> Stack:

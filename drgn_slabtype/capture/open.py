@@ -16,11 +16,9 @@ import lzma
 import os
 from typing import (
     Any,
-    BinaryIO,
     Callable,
     Dict,
     FrozenSet,
-    Iterator,
     List,
     Optional,
     Sequence,
@@ -33,12 +31,10 @@ from ..errors import TargetError
 from ..files.hidden import hide_impossible
 from ..finders import Finders
 from ..machine import machine
+from .archive import MAGIC, unpack, unpacked
 from .elf import START_BYTES, payload_size
 from .types import TypeReader
 
-_XZ_MAGIC = b"\xfd7zXZ\0"
-_BLOCK_BYTES = 1 << 16
-_ZEROS = bytes(_BLOCK_BYTES)
 _FINDER = "slabtype-capture"
 _NEAR_SYMBOLS = 8  # that contain an address, counted back from it: aliases and nested labels
 
@@ -139,10 +135,10 @@ def is_capture(path: str) -> bool:
     """
     with open(path, "rb") as file:
         start = file.read(START_BYTES)
-        if start[: len(_XZ_MAGIC)] == _XZ_MAGIC:
+        if start[: len(MAGIC)] == MAGIC:
             file.seek(0)
             try:
-                start = next((block for block in _unpacked(file) if block), b"")
+                start = next((block for block in unpacked(file) if block), b"")
             except lzma.LZMAError:
                 return False
     return payload_size(start[:START_BYTES]) is not None
@@ -240,37 +236,15 @@ def _read_payload(fd: int) -> Optional[Dict[str, Any]]:
 
 def _decompress(path: str) -> int:
     # Return a descriptor of the uncompressed capture: the file itself, or
-    # memory that holds it. Pages of zeros take none.
+    # memory that holds it.
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    if os.pread(fd, len(_XZ_MAGIC), 0) != _XZ_MAGIC:
+    if os.pread(fd, len(MAGIC), 0) != MAGIC:
         return fd
-    memory = os.memfd_create("slabtype-capture", os.MFD_CLOEXEC)
-    at = 0
-    try:
-        with os.fdopen(fd, "rb") as file:
-            for block in _unpacked(file):
-                # Comparing ends at the first byte that is none.
-                if block != (_ZEROS if len(block) == _BLOCK_BYTES else bytes(len(block))):
-                    os.pwrite(memory, block, at)
-                at += len(block)
-        os.ftruncate(memory, at)
-    except lzma.LZMAError as error:
-        os.close(memory)
-        raise TargetError(f"{path}: damaged capture: {error}") from error
-    except BaseException:
-        os.close(memory)
-        raise
-    return memory
-
-
-def _unpacked(file: BinaryIO) -> Iterator[bytes]:
-    # Of an archive cut short, what there is.
-    archive = lzma.LZMADecompressor()
-    while not archive.eof:
-        data = file.read(_BLOCK_BYTES) if archive.needs_input else b""
-        if archive.needs_input and not data:
-            break
-        yield archive.decompress(data, _BLOCK_BYTES)
+    with os.fdopen(fd, "rb") as file:
+        try:
+            return unpack(file)
+        except lzma.LZMAError as error:
+            raise TargetError(f"{path}: damaged capture: {error}") from error
 
 
 Progress = Callable[[str, int, int], None]

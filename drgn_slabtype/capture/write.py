@@ -11,21 +11,22 @@ bytes.
 from __future__ import annotations
 
 import json
-import lzma
 import os
+import shutil
 import tempfile
-from contextlib import nullcontext
-from typing import IO, Any, Callable, ContextManager, Dict, List, NamedTuple, Optional, Tuple
+from typing import IO, Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 from drgn import FaultError, Program
 from drgn.helpers.linux.mmzone import NODE_DATA
 
+from ..arguments import at_least
 from ..files.whole import whole
 from ..machine import Machine, machine
 from ..machine.locks import Locks, lock_state
 from ..machine.witness import witnesses
 from ..pages.scan import page_ranges
 from ..regions import merge
+from .archive import packed
 from .declare import declared_regions
 from .describe import describe
 from .elf import NO_PHYSICAL_ADDRESS, NOTE_NAME, NOTE_TYPE, Note, elf_format, elf_machine
@@ -37,20 +38,6 @@ OBJECT_CONTENTS = "object contents"
 """In :func:`left_out` when what users keep in their objects was not captured."""
 
 _COPY_BYTES = 1 << 20
-# Structs of aligned 64-bit words repeat for long: modelling positions in a word
-# gains more than searching harder, which takes twenty times as long. Zeros in between
-# are found in the fewest steps where a repeat may be as long as can be.
-_XZ_FILTERS = [
-    {
-        "id": lzma.FILTER_LZMA2,
-        "preset": 1,
-        "mf": lzma.MF_HC3,
-        "nice_len": 273,
-        "lc": 0,
-        "lp": 3,
-        "pb": 3,
-    }
-]
 
 
 class CaptureSummary(NamedTuple):
@@ -79,6 +66,7 @@ def write_capture(
     contents: bool = False,
     compressed: bool = True,
     progress: Optional[Progress] = None,
+    jobs: Optional[int] = 1,
 ) -> CaptureSummary:
     """
     Write a capture of everything this package reads.
@@ -88,9 +76,15 @@ def write_capture(
     :param contents: Keep what users store in their slab objects.
     :param compressed: Whether to compress with xz. Uncompressed captures can
         be opened by drgn itself.
+    :param progress: Called as work goes on: with what is done, how far it is, and how far it goes.
+    :param jobs: How many processes compress, forked from this one; with 1, this one does.
+        ``None``: one a processor, if there is so much that it is worth while. The file is
+        the same.
+    :raises ArgumentError: if *jobs* is too small.
     :raises UnsupportedError: if the architecture has no ELF machine number.
     :raises OSError: if the file cannot be written.
     """
+    at_least("jobs", jobs, 1)
     platform = prog.platform
     assert platform is not None
     number, format = elf_machine(platform), elf_format(platform)
@@ -122,7 +116,13 @@ def write_capture(
             Note(b"VMCOREINFO", 0, prog["VMCOREINFO"].string_()),
         ]
         head = format.head(number, notes, writer.segments)
-        _write_file(path, head, data, compressed, progress)
+        with whole(path) as out:
+            if compressed:
+                _pack(out, head, data, progress, jobs)
+            else:
+                data.seek(0)
+                out.write(head)
+                shutil.copyfileobj(data, out, _COPY_BYTES)
     return CaptureSummary(
         path=path,
         size=os.path.getsize(path),
@@ -171,23 +171,16 @@ def _reader(machine: Machine, physical: Callable[[int], int]) -> Callable[[int, 
     return read
 
 
-def _write_file(
-    path: str, head: bytes, data: IO[bytes], compressed: bool, progress: Optional[Progress]
+def _pack(
+    out: IO[bytes], head: bytes, data: IO[bytes], progress: Optional[Progress], jobs: Optional[int]
 ) -> None:
-    total = data.tell()
-    data.seek(0)
-    with whole(path) as raw, _compressor(raw, compressed) as out:
-        out.write(head)
-        done = 0
-        while True:
-            block = data.read(_COPY_BYTES)
-            if not block:
-                break
-            out.write(block)
-            done += len(block)
-            if progress:
-                progress("compress", done, total)
+    data.flush()
+    fd, size = data.fileno(), len(head) + data.tell()
 
+    def read(at: int, most: int) -> bytes:
+        return head[at : at + most] or os.pread(fd, most, at - len(head))
 
-def _compressor(raw: IO[bytes], compressed: bool) -> ContextManager[IO[bytes]]:
-    return lzma.open(raw, "wb", filters=_XZ_FILTERS) if compressed else nullcontext(raw)
+    for piece, done in packed(read, size, jobs):
+        out.write(piece)
+        if progress:
+            progress("compress", done, size)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""However many processes judge a kernel, the report is the same."""
+"""However many processes there are, the answer is the same."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any, Dict, List
 
 import pytest
+from drgn import Program
 
 from drgn_slabtype import course
+from drgn_slabtype.answers import refs, stacks
 from drgn_slabtype.capture import open_capture
 from drgn_slabtype.check import check
 from drgn_slabtype.errors import ArgumentError
@@ -25,6 +27,10 @@ CAPTURES = [
     "broken/slub-6.1-plain-P-overflow-word.xz",
     "broken/slab-6.1-rfc3-put-slab.xz",
 ]
+
+
+def _kernel() -> Program:
+    return open_capture(str(HERE / CAPTURES[0]))
 
 
 def _told(report: Report) -> Dict[str, Any]:
@@ -68,6 +74,44 @@ def test_what_others_were_at_is_left_when_it_is_stopped() -> None:
         os.waitpid(-1, os.WNOHANG)
 
 
+def test_references_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(refs, "_PART_BYTES", 2 << 20)
+    prog = _kernel()
+    done: List[int] = []
+    alone = refs.refs(prog, prog["slab_caches"].address_)
+    assert alone.found > 1
+
+    def progress(what: str, at: int, of: int) -> None:
+        done.append(at)
+
+    shared = refs.refs(_kernel(), prog["slab_caches"].address_, jobs=3, progress=progress)
+    assert shared == alone
+    assert done == sorted(done)
+    assert len(set(done)) > 3
+
+
+def test_references_beyond_what_is_kept_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(refs, "_MOST_HITS", 2)
+    page = _kernel()["vmemmap_base"].value_()
+    answer = refs.refs(_kernel(), page, 1 << 40)
+    assert answer.found > len(answer.references) >= 2
+    assert refs.refs(_kernel(), page, 1 << 40, jobs=2) == answer
+
+
+@pytest.mark.parametrize("freed", [False, True])
+def test_stacks_are_the_same(freed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = str(HERE / "debian-7-debug" / "capture.xz")
+    alone = stacks.stacks(open_capture(path), freed=freed)
+    monkeypatch.setattr(stacks, "_BATCH", 3000)
+    shared = stacks.stacks(open_capture(path), freed=freed, jobs=3)
+    assert shared == alone
+    assert max(stack.count for stack in alone) > 3000
+
+
 def test_fewer_than_one_process_is_refused() -> None:
     with pytest.raises(ArgumentError, match="jobs is 0"):
         check(open_capture(str(HERE / CAPTURES[0])), jobs=0)
+    with pytest.raises(ArgumentError, match="jobs is 0"):
+        refs.refs(_kernel(), 0xFFFF888000000000, jobs=0)
+    with pytest.raises(ArgumentError, match="jobs is 0"):
+        stacks.stacks(_kernel(), jobs=0)
