@@ -308,21 +308,29 @@ def _apply_recipes(targets: Sequence[Tuple[Job, Dump]], matrix: Matrix, seconds:
 
 def _results(job: Job, files: KernelFiles, taken: List[Dump]) -> Iterator[Result]:
     for format in job.formats:
+        if not _to_be_had(format, files):
+            continue
         if format in LIVE:
-            if _lives(format, files):
-                yield compare_live(files, job.guest, format)
+            yield compare_live(files, job.guest, format)
             continue
         # One dump of a boot tells all there is about a format other than ELF.
         for dump in taken if format == "elf" else taken[:1]:
             yield compare(dump, format)
 
 
-def _lives(format: str, files: KernelFiles) -> bool:
+def _to_be_had(format: str, files: KernelFiles) -> bool:
+    machine = files.kernel.machine
+    if format in FORMATS:
+        # makedumpfile knows kernels of the machine that it was built for.
+        return machine.name == HERE
     if format == "inside":
-        # Debian's kernels have no file system over which to see the host.
-        return not files.kernel.stock
-    # Over QMP, drgn 0.3 takes a guest for a Linux kernel only if QEMU has its VMCOREINFO.
-    return "qmp" not in format or bool(files.modules or files.config)
+        # Debian's kernels have no file system over which to see the host, whose programs
+        # run on its own machine.
+        return machine.name == HERE and not files.kernel.stock
+    if "qmp" in format:
+        # drgn 0.3 takes a guest for a Linux kernel only if QEMU has its VMCOREINFO.
+        return machine.tells and bool(files.modules or files.config)
+    return format != "kdump-qemu" or machine.tells
 
 
 def _verdict(result: Result) -> str:
