@@ -168,7 +168,7 @@ class Objects:
                 self.index[cut].tolist(),
                 [states[state] for state in self.state[cut].tolist()],
                 self._places(claim),
-                _pick(self.ledger.claims.position, claim),
+                _positions(self.ledger.claims.position, claim),
             )
         yield (astuple(found) for found in self.guarded)
 
@@ -187,11 +187,12 @@ class Objects:
         return [names[at] for at in back.tolist()]
 
 
-def _pick(column: Union[I32, I64], rows: I64) -> List[Optional[int]]:
-    # column[rows], None where rows is -1.
+def _positions(column: Union[I32, I64], rows: I64) -> List[Optional[int]]:
+    # column[rows], None where rows is -1, or a place is in no order.
     picked: List[Optional[int]] = [None] * len(rows)
     for at in np.flatnonzero(rows >= 0).tolist():
-        picked[at] = int(column[rows[at]])
+        position = int(column[rows[at]])
+        picked[at] = position if position >= 0 else None
     return picked
 
 

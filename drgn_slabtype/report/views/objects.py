@@ -35,7 +35,7 @@ def _cache(info: AddressInfo) -> Optional[str]:
 def _neighbour(other: Optional[SlabObject]) -> Optional[str]:
     if other is None:
         return None
-    where = f" ({other.place}, position {other.position})" if other.place else ""
+    where = f" ({_place(other)})" if other.place else ""
     more = "".join(f", {name} {text}" for name, text in NEIGHBOUR.others(other))
     return f"0x{other.address:x}, {other.state}{where}{more}"
 
