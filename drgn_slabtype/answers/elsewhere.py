@@ -15,10 +15,12 @@ from drgn.helpers.linux.mm import compound_head, compound_order, page_to_pfn
 
 from ..allocators.caches import read_caches
 from ..machine import Machine
+from ..machine.lowcore import of_cpus
 from ..machine.tasks import TaskList, spell_task
 from ..pages.predicates import page_types
 from ..pages.scan import page_ranges
 from .address import NOT_KERNEL, NOTHING, AddressInfo
+from .members import member_at
 
 # What drgn's helpers raise where a target lacks something or holds garbage.
 _ERRORS = (
@@ -48,7 +50,7 @@ def elsewhere(machine: Machine, addr: int) -> AddressInfo:
         return AddressInfo(addr, "other", "NULL")
     if not machine.memory.is_kernel_address(np.array([addr], np.uint64))[0]:
         return AddressInfo(addr, "other", NOT_KERNEL)
-    for identify in (_symbol, _per_cpu, _struct_page, _known_to_drgn, _in_page):
+    for identify in (_symbol, _per_cpu, _of_a_cpu, _struct_page, _known_to_drgn, _in_page):
         with suppress(*_ERRORS):
             found = identify(machine, addr)
             if found is not None:
@@ -72,6 +74,18 @@ def _per_cpu(machine: Machine, addr: int) -> Optional[AddressInfo]:
         name = name or _of_cache(machine, pointer)
         if name is not None:
             return AddressInfo(addr, "per-CPU", f"{name} of CPU {cpu}")
+    return None
+
+
+def _of_a_cpu(machine: Machine, addr: int) -> Optional[AddressInfo]:
+    for own in machine.settled(of_cpus):
+        if own.start <= addr < own.end:
+            offset = addr - own.start
+            name = _inside(own.name, offset)
+            member = member_at(machine.prog.type("struct lowcore"), offset) if own.lowcore else ""
+            if member:
+                name = f"lowcore.{member}"
+            return AddressInfo(addr, "per-CPU", f"{name} of CPU {own.cpu}")
     return None
 
 

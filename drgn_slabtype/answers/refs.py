@@ -16,12 +16,13 @@ from dataclasses import dataclass, field
 from typing import Collection, Dict, Iterator, List, NamedTuple, Optional, Tuple, Union
 
 import numpy as np
-from drgn import IntegerLike, Program, Type, TypeKind, sizeof
+from drgn import IntegerLike, Program, Type, sizeof
 
 from ..allocators.caches import same_cache
 from ..arguments import at_least, one_of, several, somewhere, type_of
 from ..machine import Machine, machine
 from ..machine.memory import U64, Spent
+from ..machine.ram import memory_bytes, memory_ranges
 from ..machine.tasks import ERRORS, TaskList
 from ..machine.virtual import virtual
 from ..pages.scan import Progress, page_ranges
@@ -31,6 +32,7 @@ from ..workers import spread, worth_while
 from .address import AddressInfo
 from .describe import describe, describe_in
 from .lookup import Located, Lookup, lookup
+from .members import member_at
 
 KINDS = ("slabs", "stacks", "data", "percpu", "pages")
 """What a reference can lie in: an object of a cache, a task's stack, a variable of the kernel
@@ -89,7 +91,7 @@ class References(Listing):
     bytes_read: int = 0
     """Bytes of memory that were searched."""
     unreadable_pages: int = 0
-    """Pages that are not in the target, and so not known to hold none."""
+    """Pages of memory that are not in the target, and so not known to hold none."""
 
 
 def refs(
@@ -178,6 +180,8 @@ class _Hits(NamedTuple):
     found: int
     """How many there are, also those that are not kept."""
     bytes_read: int
+    lost: int
+    """Bytes of memory that are not in the target."""
 
 
 def _search(
@@ -193,6 +197,7 @@ def _search(
         return hits, Spent(0, 0) if os.getpid() == here else memory.spent.since(before)
 
     parts = list(_parts(machine))
+    machine.fact(memory_ranges)  # before there are several processes
     total = max((part.pages for part in parts), default=0)
     jobs = worth_while(jobs, memory.is_live, total >= _MANY_PAGES)
     where: List[U64] = [np.zeros(0, np.uint64)]
@@ -202,9 +207,7 @@ def _search(
         memory.count(spent)
         answer.found += hits.found
         answer.bytes_read += hits.bytes_read
-        if part.is_linear:
-            lost = part.last - part.first - hits.bytes_read
-            answer.unreadable_pages += lost >> memory.page_shift
+        answer.unreadable_pages += hits.lost >> memory.page_shift
         if kept < _MOST_HITS:
             kept += len(hits.where)
             where.append(hits.where)
@@ -219,8 +222,11 @@ def _hits(machine: Machine, part: _Part, low: np.uint64, reach: np.uint64) -> _H
     read = memory.linear_blocks if part.is_linear else memory.blocks
     where: List[U64] = [np.zeros(0, np.uint64)]
     values: List[U64] = [np.zeros(0, np.uint64)]
-    found = kept = size = 0
+    found = kept = size = lost = 0
+    base, at = memory.linear_base, part.first
     for address, data in read(part.first, part.last, _BLOCK_BYTES):
+        lost += memory_bytes(machine, at - base, address - base)
+        at = address + len(data)
         size += len(data)
         words = data.view(memory.word)
         hits = np.flatnonzero(words - low < reach)
@@ -229,7 +235,8 @@ def _hits(machine: Machine, part: _Part, low: np.uint64, reach: np.uint64) -> _H
             kept += len(hits)
             where.append(np.uint64(address) + hits.astype(np.uint64) * np.uint64(memory.word_size))
             values.append(words[hits].astype(np.uint64))
-    return _Hits(np.concatenate(where), np.concatenate(values), found, size)
+    lost = lost + memory_bytes(machine, at - base, part.last - base) if part.is_linear else 0
+    return _Hits(np.concatenate(where), np.concatenate(values), found, size, lost)
 
 
 def _parts(machine: Machine) -> Iterator[_Part]:
@@ -338,33 +345,3 @@ class _Describer:
         except (AssertionError, *ERRORS):
             pass
         return None
-
-
-def member_at(type: Type, offset: int) -> Optional[str]:
-    """
-    Return the member at some offset of a type, ``d_name.hash`` or ``slots[3]``.
-
-    >>> member_at(prog.type("struct list_head"), 8)
-    'prev'
-
-    :param offset: In bytes.
-    :return: ``None`` if there is none: padding, or past the end.
-    """
-    plain = type.unaliased()
-    if plain.kind == TypeKind.ARRAY:
-        size = sizeof(plain.type)
-        if not size or not 0 <= offset < size * (plain.length or 0):
-            return None
-        inner = member_at(plain.type, offset % size)
-        return None if inner is None else f"[{offset // size}]{_joined(inner)}"
-    if plain.kind not in (TypeKind.STRUCT, TypeKind.UNION, TypeKind.CLASS):
-        return "" if 0 <= offset < sizeof(plain) else None
-    for member in plain.members or ():
-        inner = member_at(member.type, offset - member.bit_offset // 8)
-        if inner is not None:
-            return (member.name or "") + (_joined(inner) if member.name else inner)
-    return None
-
-
-def _joined(inner: str) -> str:
-    return inner if not inner or inner.startswith("[") else f".{inner}"

@@ -14,7 +14,7 @@ stack, what was found on it counts.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Collection, Iterator, List, NamedTuple, Optional, Set, Tuple
+from typing import TYPE_CHECKING, Collection, List, NamedTuple, Optional, Set, Tuple
 
 import numpy as np
 from drgn import Object, Program, StackTrace
@@ -23,16 +23,15 @@ from drgn.helpers.linux.sched import cpu_curr, idle_task
 
 from .activities import DEAD_ENDS, base_name
 from .architecture import Architecture, of_program
+from .lowcore import interrupt_stacks
 from .memory import U8, U64
-from .percpu import per_cpu_addresses
-from .tasks import ERRORS, Area, Task, TaskList, spell_task, stack_bytes
+from .tasks import ERRORS, Area, Task, TaskList, spell_task
 
 if TYPE_CHECKING:
     from . import Machine
 
 _MAX_FRAMES = 512
 _MOST_STACK_BYTES = 1 << 16
-_INTERRUPT_STACK_BYTES = 1 << 14  # IRQ_STACK_SIZE of x86-64
 _EXCEPTION_STACK_BYTES = 1 << 13
 _NEAR_TOP = 1024  # what lies between the first frame and the top of a stack: registers of the user
 # CPU_ENTRY_AREA_PGD of x86-64.
@@ -293,34 +292,12 @@ class Stacks:
             return []  # on the first instruction of the kernel: nothing is there yet
         if own.start <= pointer < own.end:
             return [Area(pointer, own.end)]
-        for top, size in self._interrupt_stacks(cpu):
-            if top - size <= pointer < top:
-                return [Area(pointer, top), own]
+        for stack in interrupt_stacks(self._machine, cpu):
+            if stack.start <= pointer < stack.end:
+                return [Area(pointer, stack.end), own]
         if pointer in _ENTRY_AREA:
             return [Area(pointer, pointer + _EXCEPTION_STACK_BYTES), own]
         return None
-
-    def _interrupt_stacks(self, cpu: int) -> Iterator[Tuple[int, int]]:
-        # Top and size. Since Linux kernel commit 951c2a51ae75 ("x86/irq/64: Adjust
-        # the per CPU irq stack pointer by 8") (in v5.12), x86-64 points to the
-        # last word and not behind it; arm64 points to the lowest byte.
-        prog = self._machine.prog
-        column = self._machine.cpus.tolist().index(cpu)
-        for name in ("hardirq_stack_ptr", "pcpu_hot", "irq_stack_ptr"):
-            try:
-                variable = prog[name]
-                if name == "pcpu_hot":
-                    variable = variable.hardirq_stack_ptr
-                where = np.array([variable.address_], np.uint64)
-                pointer = prog.read_word(int(per_cpu_addresses(self._machine, where)[0, column]))
-            except ERRORS:
-                continue
-            if name == "irq_stack_ptr":
-                size = stack_bytes(self._machine)
-                yield pointer + size, size
-            else:
-                yield (pointer + 15) & ~15, _INTERRUPT_STACK_BYTES
-        yield from _lowcore_stacks(self._machine, cpu)
 
     # Tasks -----------------------------------------------------------------------
 
@@ -362,17 +339,6 @@ def runs_user(architecture: Architecture, frame: object) -> bool:
         return bool(frame.registers()[register] & bit)  # type: ignore[attr-defined]
     except LookupError:
         return False
-
-
-def _lowcore_stacks(machine: Machine, cpu: int) -> Iterator[Tuple[int, int]]:
-    # Those of an s390x CPU but for its task's, where its lowcore says that they begin.
-    for name in ("async_stack", "mcck_stack", "nodat_stack", "restart_stack"):
-        try:
-            pointer = machine.prog["lowcore_ptr"][cpu].member_(name).value_()
-        except ERRORS:
-            continue
-        size = stack_bytes(machine)
-        yield (pointer & ~(size - 1)) + size, size
 
 
 def _place(frame: object, pc: int) -> str:

@@ -10,8 +10,9 @@ from drgn import Program
 from drgn.helpers.linux.slab import find_slab_cache, for_each_slab_cache
 
 from drgn_slabtype.answers.caches import caches
+from drgn_slabtype.answers.members import member_at
 from drgn_slabtype.answers.object import slab_object
-from drgn_slabtype.answers.refs import member_at, refs
+from drgn_slabtype.answers.refs import refs
 from drgn_slabtype.capture import open_capture
 
 from . import ONE_OF_EACH_SHAPE
