@@ -16,6 +16,7 @@ from drgn.helpers.linux.mm import compound_head, compound_order, page_to_pfn
 from ..allocators.caches import read_caches
 from ..machine import Machine
 from ..machine.lowcore import of_cpus
+from ..machine.symbols import symbol_at
 from ..machine.tasks import TaskList, spell_task
 from ..pages.predicates import page_types
 from ..pages.scan import page_ranges
@@ -44,13 +45,22 @@ _PER_CPU = {
 }
 
 
+# What the kernel's image is made of (include/asm-generic/sections.h).
+_SECTIONS = (
+    ("_stext", "_etext", "code"),
+    ("__start_rodata", "__end_rodata", "read-only data"),
+    ("_sdata", "_edata", "data"),
+    ("__bss_start", "__bss_stop", "data that begins as zeroes"),
+)
+
+
 def elsewhere(machine: Machine, addr: int) -> AddressInfo:
     """Return what an address is that is in no slab."""
     if addr == 0:
         return AddressInfo(addr, "other", "NULL")
     if not machine.memory.is_kernel_address(np.array([addr], np.uint64))[0]:
         return AddressInfo(addr, "other", NOT_KERNEL)
-    for identify in (_symbol, _per_cpu, _of_a_cpu, _struct_page, _known_to_drgn, _in_page):
+    for identify in (_symbol, _image, _per_cpu, _of_a_cpu, _struct_page, _known_to_drgn, _in_page):
         with suppress(*_ERRORS):
             found = identify(machine, addr)
             if found is not None:
@@ -59,12 +69,21 @@ def elsewhere(machine: Machine, addr: int) -> AddressInfo:
 
 
 def _symbol(machine: Machine, addr: int) -> Optional[AddressInfo]:
-    symbol = machine.prog.symbol(addr)
+    symbol = symbol_at(machine, addr)
     offset = addr - symbol.address
     # A symbol without a size reaches as far as the next, be that a hole away.
     if not symbol.size and offset >= machine.memory.page_size:
         return None
     return AddressInfo(addr, "other", f"symbol {_inside(symbol.name, offset)}", offset=offset)
+
+
+def _image(machine: Machine, addr: int) -> Optional[AddressInfo]:
+    prog = machine.prog
+    for first, last, what in _SECTIONS:
+        with suppress(LookupError):
+            if prog.symbol(first).address <= addr < prog.symbol(last).address:
+                return AddressInfo(addr, "other", f"in the kernel's {what}")
+    return None
 
 
 def _per_cpu(machine: Machine, addr: int) -> Optional[AddressInfo]:

@@ -15,7 +15,7 @@ from bisect import bisect_right
 from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
-from drgn import FaultError, Object, SymbolBinding, TypeKind, cast, reinterpret
+from drgn import FaultError, Object, Symbol, SymbolBinding, TypeKind, cast, reinterpret
 
 from ..errors import ArgumentError
 from ..regions import Region, region
@@ -32,13 +32,30 @@ _MAX_FRAMES = 256  # the most CONFIG_STACKDEPOT_MAX_FRAMES allows
 _DEPOT_ALIGN = 4
 
 
+# What compilers call places that have no name: labels, and on arm64 and riscv64 where
+# code ends and data begins. kallsyms has none of them either (scripts/mksysmap).
+_NO_NAMES = (".L", "$a", "$d", "$t", "$x")
+
+
+def symbol_at(machine: Machine, address: int) -> Symbol:
+    """
+    Return the symbol that an address lies in.
+
+    :raises LookupError: if there is none that has a name in the kernel's sources.
+    """
+    symbol = machine.prog.symbol(address)
+    if symbol.name.startswith(_NO_NAMES):
+        raise LookupError(f"0x{address:x} has no name in the kernel's sources")
+    return symbol
+
+
 def symbolise(machine: Machine, address: int) -> str:
     """Return an address of code or data as ``symbol+0xoffset``, or in hex."""
     # A call that does not come back can be the last instruction of a function,
     # and the address it would return to the first one behind it.
     for inside in (address, address - 1):
         with contextlib.suppress(LookupError, OverflowError):
-            symbol = machine.prog.symbol(inside)
+            symbol = symbol_at(machine, inside)
             return f"{symbol.name}+0x{address - symbol.address:x}"
     return f"0x{address:x}"
 
@@ -74,8 +91,9 @@ class CodeNames(Dict[int, str]):
         )
         self._starts = [start for start, _, _, _ in found]
         self._symbols = found
-        # Without those of per-CPU variables, which are no addresses.
-        kernel = [start for start in self._starts if start >= machine.memory.page_size << 32]
+        # Without those of per-CPU variables, which are no addresses on x86-64.
+        starts: U64 = np.array(self._starts, np.uint64)
+        kernel = starts[machine.memory.is_kernel_address(starts)].tolist()
         self.reach = (kernel[0], found[-1][0] + found[-1][3]) if kernel else (0, 0)
         """First address with a name, and the first after all of them."""
 

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Names of code and data, of made-up symbols."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, List, Tuple
+
+import pytest
+from drgn import SymbolBinding
+
+from drgn_slabtype.machine.symbols import CodeNames, symbol_at, symbolise
+
+
+def _machine(symbols: List[Tuple[str, int, int]], lowest: int) -> Any:
+    rows = [
+        SimpleNamespace(name=name, address=at, size=size, binding=SymbolBinding.GLOBAL)
+        for name, at, size in symbols
+    ]
+
+    def symbol(address: int) -> Any:
+        for row in reversed(rows):
+            if row.address <= address < row.address + (row.size or 64):
+                return row
+        raise LookupError
+
+    prog = SimpleNamespace(symbols=lambda: rows, symbol=symbol)
+    memory = SimpleNamespace(is_kernel_address=lambda starts: starts >= lowest)
+    return SimpleNamespace(prog=prog, memory=memory)
+
+
+@pytest.mark.parametrize("name", ["$d", "$x", ".LC5"])
+def test_what_a_compiler_called_a_place_is_no_name(name: str) -> None:
+    machine = _machine([(name, 0x1000, 0)], 0)
+    with pytest.raises(LookupError):
+        symbol_at(machine, 0x1008)
+    assert symbolise(machine, 0x1008) == "0x1008"
+
+
+def test_names_of_a_kernel_that_lies_low_are_known() -> None:
+    # As that of s390x, below 4 TiB.
+    text = 0x3FFFF1A93E0
+    names = CodeNames(_machine([("schedule", text, 0xEC)], 0x1000))
+    assert names.reach == (text, text + 0xEC)
+    assert names[text + 8] == "schedule+0x8"
+
+
+def test_offsets_of_per_cpu_variables_are_no_addresses() -> None:
+    # As those of x86-64 are until Linux 6.14.
+    text = 0xFFFFFFFF81000000
+    names = CodeNames(_machine([("this_cpu_off", 0x8, 8), ("schedule", text, 0xEC)], 1 << 63))
+    assert names.reach == (text, text + 0xEC)
