@@ -179,6 +179,8 @@ def _readable(path: str) -> None:
 
 def _program(options: TargetOptions) -> Program:
     platform, vmcoreinfo = None, None
+    if options.core is not None:
+        platform = _missing_platform(options.core)
     if options.architecture is not None:
         try:
             platform = drgn.Platform(drgn.Architecture[options.architecture.upper()])
@@ -187,8 +189,6 @@ def _program(options: TargetOptions) -> Program:
             raise ArgumentError(
                 f"unknown architecture {options.architecture}; there are {known}"
             ) from None
-    elif options.core is not None:
-        platform = missing_platform(options.core)
     if options.vmcoreinfo is not None:
         try:
             with open(options.vmcoreinfo, "rb") as file:
@@ -204,6 +204,13 @@ def _program(options: TargetOptions) -> Program:
 
 
 # Cores.
+
+
+def _missing_platform(path: str) -> Optional[drgn.Platform]:
+    try:
+        return missing_platform(path)
+    except KdumpError as e:
+        raise TargetError(f"{path}: {e}") from None
 
 
 def _other_platform(path: str, order: str) -> Optional[drgn.Platform]:

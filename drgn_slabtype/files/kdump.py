@@ -259,6 +259,7 @@ def missing_platform(path: str) -> Optional[Platform]:
     Return the platform of a kdump file whose header names a machine and no kernel.
 
     :return: ``None`` for all other files, whose platform drgn finds by itself.
+    :raises KdumpError: if it names no machine either.
     """
     try:
         with open(path, "rb") as file:
@@ -274,4 +275,10 @@ def missing_platform(path: str) -> Optional[Platform]:
         return None
     name = machine.partition(b"\0")[0].decode("ascii", "replace")
     architecture = getattr(Architecture, _ARCHITECTURES.get(name, name.upper()), None)
+    if architecture is Architecture.UNKNOWN:
+        # As QEMU 7.2 writes it of arm64. Without, libkdumpfile follows no page tables.
+        raise KdumpError(
+            "the header names no machine, so that no address can be found in it: "
+            "an ELF core of the guest can be read"
+        )
     return Platform(architecture) if isinstance(architecture, Architecture) else None

@@ -330,7 +330,8 @@ def _to_be_had(format: str, files: KernelFiles) -> bool:
     if "qmp" in format:
         # drgn 0.3 takes a guest for a Linux kernel only if QEMU has its VMCOREINFO.
         return machine.tells and bool(files.modules or files.config)
-    return format != "kdump-qemu" or machine.tells
+    # QEMU 7.2 names no other machine in it.
+    return format != "kdump-qemu" or machine.name == HERE
 
 
 def _verdict(result: Result) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from drgn import Architecture
 
-from drgn_slabtype.files.kdump import missing_platform
+from drgn_slabtype.files.kdump import KdumpError, missing_platform
 
 
 def _header(machine: str, *names: str) -> bytes:
@@ -63,3 +63,10 @@ def test_drgn_is_left_to_find_the_platform_of_other_files(tmp_path: Path, data: 
     path.write_bytes(data)
     assert missing_platform(str(path)) is None
     assert missing_platform(str(tmp_path / "nowhere")) is None
+
+
+def test_header_that_names_no_machine_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "vmcore"
+    path.write_bytes(_header("Unknown"))
+    with pytest.raises(KdumpError, match="names no machine"):
+        missing_platform(str(path))
