@@ -24,7 +24,7 @@ from ..recipes.scopes import differences
 from . import ONE_OF_EACH_SHAPE
 
 HERE = Path(__file__).parent
-_SLABS = 60  # of each kernel that are asked about
+_SLABS = 30  # of each kernel that are asked about
 
 
 def _capture(kernel: str) -> Path:

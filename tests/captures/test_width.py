@@ -12,8 +12,9 @@ from drgn import Program
 
 from drgn_slabtype import cli
 from drgn_slabtype.capture import open_capture
+from drgn_slabtype.check import check
 from drgn_slabtype.command import answer
-from drgn_slabtype.report import output
+from drgn_slabtype.report import output, present
 
 HERE = Path(__file__).parent
 
@@ -27,7 +28,7 @@ LINES = (
     "owners kmalloc-64",
     "pages",
     "refs slab_caches",
-    "diff {capture} {capture}",
+    "diff {report} {report}",
 )
 
 
@@ -36,9 +37,15 @@ def prog() -> Program:
     return open_capture(str(HERE / "debian-7-debug" / "capture.xz"))
 
 
-def _text(prog: Program, line: str) -> str:
-    capture = str(HERE / "debian-7-debug" / "capture.xz")
-    line = line.format(object="ffff88a1c43c4340", capture=capture)
+@pytest.fixture(scope="module")
+def report(prog: Program, tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("reports") / "report.json"
+    path.write_text("".join(present("check", check(prog), "json")))
+    return str(path)
+
+
+def _text(prog: Program, line: str, report: str = "") -> str:
+    line = line.format(object="ffff88a1c43c4340", report=report)
     args = cli._parser().parse_args(line.split())
     command: Any = args.command
     return "".join(answer(command, lambda: prog, args).text)
@@ -47,15 +54,15 @@ def _text(prog: Program, line: str) -> str:
 @pytest.mark.parametrize("columns", [80, 120, 200])
 @pytest.mark.parametrize("line", LINES)
 def test_tables_fit_the_terminal(
-    prog: Program, line: str, columns: int, monkeypatch: pytest.MonkeyPatch
+    prog: Program, report: str, line: str, columns: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(output, "width", lambda path: columns)
-    lines = _text(prog, line).splitlines()
+    lines = _text(prog, line, report).splitlines()
     # Sentences go on in the next line by themselves.
     tables = [one for one in lines if "  " in one.strip()]
     assert [one for one in tables if len(one) > columns] == []
     headings = [one for one in lines if one.isupper()]
-    everything = _text(prog, f"{line} --all").splitlines()
+    everything = _text(prog, f"{line} --all", report).splitlines()
     if columns == 80 and line == "caches":
         left_out = " ".join(lines).partition("left out: ")[2]
         assert "SLABS ON; --all shows them" in left_out
@@ -67,14 +74,14 @@ def test_tables_fit_the_terminal(
 @pytest.mark.parametrize("columns", [30, 80])
 @pytest.mark.parametrize("line", [line for line in LINES if not line.startswith("caches")])
 def test_addresses_are_whole_at_any_width(
-    prog: Program, line: str, columns: int, monkeypatch: pytest.MonkeyPatch
+    prog: Program, report: str, line: str, columns: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def addresses(text: str) -> Set[str]:
         return set(re.findall(r"0x[0-9a-f]{16}", text))
 
-    everything = _text(prog, line)
+    everything = _text(prog, line, report)
     monkeypatch.setattr(output, "width", lambda path: columns)
-    told = _text(prog, line)
+    told = _text(prog, line, report)
     assert addresses(told) <= addresses(everything)
     assert not re.search(r"(?<!\+)0x[0-9a-f]{0,15}$", told, re.M)
 

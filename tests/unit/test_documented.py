@@ -31,13 +31,15 @@ _MEANT = {
     "PFN": "0x43c4",
     "CODE": "padding",
     "NAME": "dentry",
-    "A": "debug.vmcore",
-    "B": "debug.vmcore",
+    "A": "vmcore",
+    "B": "vmcore",
     "DUMPS": "/srv/crash",
     "FOLDER": "triage",
     "SYMBOLS": "vmlinux",
 }
 """What words in capitals stand for."""
+_TRACKED = ("object", "owners", "stacks")
+"""Commands that tell more of a kernel that keeps records of objects, and of cgroups."""
 
 
 def _blocks(kind: str) -> List[ParameterSet]:
@@ -100,6 +102,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def _dump(name: str) -> str:
+    # The one that a command reads.
+    return "debug.vmcore" if name in _TRACKED else "vmcore"
+
+
 def _typed(text: str) -> List[str]:
     words = [_MEANT.get(word, word) for word in shlex.split(text)]
     return [word.replace("/srv/", "") for word in words]
@@ -150,13 +157,13 @@ def test_what_is_to_be_typed_gives_an_answer(
 ) -> None:
     words = _typed(command)
     if "--slab" in words:
-        cache = slabs(open_capture(str(DUMPS["debug.vmcore"])), "dentry")
+        cache = slabs(open_capture(str(DUMPS["vmcore"])), "dentry")
         words[-1] = f"{cache[0].slab:x}"
     if words[:2] == ["fleet", "report"]:
         assert stand_in(["fleet", "crash", "-o", "triage"]) == 0
         capsys.readouterr()
     spec = next(one for one in COMMANDS if one.name == words[0])
-    assert stand_in([*words, *(["-c", "debug.vmcore"] if spec.target else [])]) == 0
+    assert stand_in([*words, *(["-c", _dump(spec.name)] if spec.target else [])]) == 0
     assert capsys.readouterr().out
 
 
@@ -169,7 +176,7 @@ def test_commands_in_the_text_give_an_answer(
         words += ["-o", "small.xz"]
     spec = next(one for one in COMMANDS if one.name == words[0])
     on_dump = spec.target and "--qemu" not in words
-    assert stand_in([*words, *(["-c", "debug.vmcore"] if on_dump else [])]) == 0
+    assert stand_in([*words, *(["-c", _dump(spec.name)] if on_dump else [])]) == 0
     assert capsys.readouterr().out
 
 
