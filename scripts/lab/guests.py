@@ -30,6 +30,12 @@ class Guest:
     """CPUs of the machine."""
     nodes: int = 1
     """NUMA nodes, each with the same part of memory and CPUs."""
+    possible: int = 0
+    """CPUs that could be plugged in, those of the machine among them; 0 for no more."""
+    processor: str = ""
+    """Added to the name of its CPUs."""
+    plugged: Tuple[int, ...] = ()
+    """Addresses of 128 MiB each that its kernel plugs in when it boots."""
     cx16: bool = False
     """Whether its CPUs have cmpxchg16b. That of QEMU 7.2 is not atomic where each
     CPU has a thread of its own, so they share one then, and are slow."""
@@ -64,9 +70,17 @@ class Guest:
         alone = self.cx16 and not self.recent
         arguments = ["-accel", f"tcg,thread={'single' if alone else 'multi'}"]
         if self.architecture == HERE:
-            arguments += ["-cpu", "Nehalem" if self.cx16 else "Nehalem,-cx16"]
+            arguments += ["-cpu", ("Nehalem" if self.cx16 else "Nehalem,-cx16") + self.processor]
         arguments += ARCHITECTURES[self.architecture].processor
-        arguments += ["-m", f"{self.memory_mib}M", "-smp", str(self.cpus)]
+        slots = f",slots={len(self.plugged)},maxmem=32G" if self.plugged else ""
+        arguments += ["-m", f"{self.memory_mib}M{slots}", "-smp", self._cpus]
+        for number, address in enumerate(self.plugged):
+            arguments += [
+                "-object",
+                f"memory-backend-ram,id=plugged{number},size=128M",
+                "-device",
+                f"pc-dimm,id=dimm{number},memdev=plugged{number},addr={address:#x}",
+            ]
         if self.nodes > 1:
             for node in range(self.nodes):
                 first = node * self.cpus // self.nodes
@@ -75,9 +89,15 @@ class Guest:
                     "-object",
                     f"memory-backend-ram,id=memory{node},size={self.memory_mib // self.nodes}M",
                     "-numa",
-                    f"node,nodeid={node},memdev=memory{node},cpus={first}-{last}",
+                    # More nodes than CPUs: most of them have memory alone.
+                    f"node,nodeid={node},memdev=memory{node}"
+                    + (f",cpus={first}-{last}" if first <= last else ""),
                 ]
         return tuple(arguments)
+
+    @property
+    def _cpus(self) -> str:
+        return f"{self.cpus},maxcpus={self.possible}" if self.possible else str(self.cpus)
 
 
 def _has_slub_debug(kernel: Kernel) -> bool:
@@ -128,6 +148,11 @@ _CRASH = Guest(
     suits=lambda kernel: kernel.stock and kernel.kexec,
 )
 
+
+def _is_stock_here(kernel: Kernel) -> bool:
+    return kernel.stock and kernel.architecture == HERE
+
+
 # A busy guest is stopped at random moments, and is else like the one it is named after.
 _TABLE = (
     Guest("plain", "4 CPUs, one node"),
@@ -171,6 +196,23 @@ _TABLE = (
         first="crowd",
         patience=20,
         measured=True,
+    ),
+    Guest(
+        "wide",
+        "32 nodes, 72 possible CPUs, addresses of 57 bits",
+        memory_mib=1024,
+        nodes=32,
+        possible=72,
+        processor=",+la57",
+        suits=_is_stock_here,
+    ),
+    Guest(
+        "holes",
+        "memory plugged in, with holes before it",
+        "memhp_default_state=online",
+        memory_mib=384,
+        plugged=(0x1_4000_0000, 0x1_9000_0000, 0x3_0800_0000),
+        suits=_is_stock_here,
     ),
     _STORM,
     replace(
