@@ -17,9 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from . import reading as of_reading
-from .allocators.caches import Caches
+from .allocators.caches import Caches, Lost
 from .allocators.guarded import judge_pool
 from .allocators.tables import judge_tables
+from .allocators.whereabouts import in_no_slab
 from .codes import ADDRESS, Measure
 from .errors import SlabTypeError
 from .findings import Finding
@@ -224,11 +225,17 @@ def _judge_words(machine: Machine, index: SlabIndex, scan: PageScan) -> Iterator
         )
 
 
+def _is_damage(machine: Machine, lost: Lost) -> bool:
+    # What is not in the target may be a cache, if it is in a slab.
+    return lost.readable or bool(in_no_slab(machine, np.array([lost.found], np.uint64))[0])
+
+
 def _judge_cache_list(caches: Caches, index: SlabIndex, word_size: int) -> Iterator[Finding]:
     lost = caches.lost
+    astray = lost is not None and _is_damage(index.machine, lost)
     if lost is not None:
         yield Finding(
-            "cache-list" if lost.readable else "unreadable",
+            "cache-list" if astray else "unreadable",
             f"slab_caches: {lost.member} of 0x{lost.at:x} leads to 0x{lost.found:x}",
             place="slab_caches",
             expected=lost.expected,
@@ -238,7 +245,7 @@ def _judge_cache_list(caches: Caches, index: SlabIndex, word_size: int) -> Itera
             measure=ADDRESS,
         )
     # Behind a hole in the target the list may go on as it should.
-    behind_hole = lost is not None and not lost.readable
+    behind_hole = lost is not None and not astray
     has_slabs = np.isin(caches.addresses, index["slab_cache"])
     for number in np.flatnonzero(caches.unlisted & ~caches.destroyed & (not behind_hole)).tolist():
         name = caches.names[number]

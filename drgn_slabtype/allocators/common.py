@@ -18,6 +18,7 @@ from ..rules.alike import (
     Odd,
     Ring,
     judge_common,
+    judge_home,
     judge_ring,
     judge_slab_caches,
     judge_slab_nodes,
@@ -29,7 +30,7 @@ from ..rules.names import judge_names
 from .caches import Caches, names_in_sysfs, read_caches
 from .members import at_member
 from .nodes import Nodes, node_pointers, per_node_offset, read_nodes
-from .whereabouts import find_slab
+from .whereabouts import find_slab, in_no_slab
 
 _MEMBERS = """
     cpu_cache cpu_slab cpu_sheaves
@@ -61,6 +62,9 @@ _MACROS = {
 _KNOWN = 0xFFFFFD00  # by the macros
 _KMALLOC = ("kmalloc-", "dma-kmalloc-")
 
+# What a cache is called, for itself and in sysfs; names may be the kernel's own words.
+_IN_SLABS = ("name", "kobj.name", "kobj.sd")
+
 # What a cache has of each node.
 _OF_NODE = re.compile(r"(node|barn)\[([0-9]+)\]")
 
@@ -86,6 +90,10 @@ def judge_by_others(machine: Machine) -> Suspects:
     if rows.structure.has("kobj.entry.next"):
         found += judge_ring(_ring(machine, rows, listed), "kobj.entry")
         found += _judge_names(machine, caches, listed)
+    for name in _IN_SLABS:
+        if rows.structure.has(name):
+            pointers = rows[name][listed]
+            found += judge_home(pointers, in_no_slab(machine, pointers), name)
     wrong = _by_cache(machine, found, rows, listed, caches)
     for at, some in _judge_nodes(machine, caches).items():
         wrong.setdefault(at, []).extend(some)

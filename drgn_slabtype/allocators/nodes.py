@@ -223,7 +223,7 @@ def read_nodes(machine: Machine, caches: Caches, every: bool = False) -> Nodes:
     """
     cache, nid, pointers = node_pointers(machine, caches, "node", every)
     rows = machine.rows("struct kmem_cache_node", pointers)
-    wild = wild_pointers(machine.memory, pointers, 4)
+    wild = wild_pointers(machine, pointers, 4, rows.ok)
     locks = lock_states(machine, rows, "list_lock")
     return Nodes(cache, nid, rows, locks.held, wild, locks)
 

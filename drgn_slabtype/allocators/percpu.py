@@ -12,8 +12,10 @@ from ..ledger import I64, U64, Bools, Suspect
 from ..machine import Machine
 from ..machine.columns import Rows
 from ..machine.percpu import per_cpu_addresses
+from ..rules.alike import understood
 from .caches import Caches
 from .members import at_member
+from .whereabouts import not_reserved
 
 
 class PerCpu(NamedTuple):
@@ -61,16 +63,23 @@ def per_cpu_structures(
     """
     pointers = caches.rows[member] * caches.chosen
     addresses = per_cpu_addresses(machine, pointers)
-    # Per-CPU memory may lie far below the direct map, as on RISC-V.
-    astray = ~machine.memory.is_kernel_address(addresses) & (addresses < np.uint64(1 << 63))
+    astray = ~machine.memory.is_kernel_address(addresses)
     astray |= addresses % np.uint64(alignment) != 0
-    wild = np.where(pointers == 0, needed, astray.any(axis=1)) & caches.rows.ok & caches.chosen
+    astray = astray.any(axis=1) | _of_others(machine, addresses)
+    wild = np.where(pointers == 0, needed, astray) & caches.rows.ok & caches.chosen
     addresses[wild] = 0
     cache, column = np.nonzero(addresses)
     found = addresses[cache, column]
     return PerCpu(
         cache.astype(np.int64), column.astype(np.int64), found, member, caches.rows, pointers, wild
     )
+
+
+def _of_others(machine: Machine, addresses: U64) -> Bools:
+    # The first per-CPU memory is older than the page allocator, and what came later is
+    # mapped elsewhere; but not on a machine that is made for one CPU.
+    others = not_reserved(machine, addresses.reshape(-1)).reshape(addresses.shape)
+    return understood(others.all(axis=1) & (addresses != 0).all(axis=1))
 
 
 def every_copy(machine: Machine, caches: Caches, member: str) -> Tuple[I64, U64]:

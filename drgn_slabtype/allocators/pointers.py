@@ -9,16 +9,23 @@ import numpy as np
 
 from ..codes import ADDRESS
 from ..ledger import U64, Bools, Suspect
-from ..machine.memory import Memory
+from ..machine import Machine
+from .whereabouts import in_no_slab
 
 
-def wild_pointers(memory: Memory, pointers: U64, alignment: int) -> Bools:
+def wild_pointers(machine: Machine, pointers: U64, alignment: int, there: Bools) -> Bools:
     """
     Return which pointers lead where no target can have a structure.
 
     :param alignment: What the structures are aligned to, in bytes.
+    :param there: Which lead to something. What is not in the target, and in no slab, was not
+        left out of it: such structures lie in slabs.
     """
-    return ~memory.is_kernel_address(pointers) | (pointers % np.uint64(alignment) != 0)
+    wild = ~machine.memory.is_kernel_address(pointers)
+    wild |= pointers % np.uint64(alignment) != 0
+    lost = ~wild & ~there
+    wild[lost] = in_no_slab(machine, pointers[lost])
+    return wild
 
 
 def wild_pointer(

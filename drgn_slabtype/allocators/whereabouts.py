@@ -14,8 +14,9 @@ from typing import NamedTuple, Optional
 import numpy as np
 
 from ..index import SlabIndex, slabs_at
-from ..ledger import I64
+from ..ledger import I64, U64, Bools
 from ..machine import Machine
+from ..machine.kfence import kfence_pool
 from ..pages.single import free_block_at
 from .caches import Caches, read_caches, same_cache
 from .slub.fit import slab_orders
@@ -66,6 +67,48 @@ def find_slab(machine: Machine, pfn: int) -> Whereabouts:
     if (named & ~inside).any():
         return Whereabouts(None, "its page names a slab cache and is not marked as slab")
     return Whereabouts(None, None)
+
+
+def not_reserved(machine: Machine, addresses: U64) -> Bools:
+    """
+    Return which addresses lie in pages that the memory map has, and that the page allocator has.
+
+    Reserved are the kernel's image, and what was there before the page allocator was,
+    such as the first per-CPU memory.
+    """
+    memory, bit = machine.memory, machine.enumerators("pageflags").get("PG_reserved")
+    found: Bools = np.zeros(len(addresses), np.bool_)
+    there = np.flatnonzero(memory.in_direct_map(addresses))
+    if bit is None or not len(there):
+        return found
+    pfns, which = np.unique(_pfns(machine, addresses[there]), return_inverse=True)
+    pages = pfns * np.uint64(machine.page.size) + np.uint64(machine.page.vmemmap)
+    gathered = memory.gather(pages, machine.page.size)
+    flags = np.ascontiguousarray(gathered.bytes[:, : memory.word_size]).view(memory.word)[:, 0]
+    free = flags.astype(np.uint64) & np.uint64(1 << bit) == 0
+    # A struct page of zeroes is none: it is missing.
+    found[there] = (gathered.ok & gathered.bytes.any(axis=1) & free)[which.reshape(-1)]
+    return found
+
+
+def in_no_slab(machine: Machine, addresses: U64) -> Bools:
+    """
+    Return which addresses lie in pages of which the memory map says that no slab has them.
+
+    What is reserved, and what the map is not sure of, is not among them, nor is KFENCE's pool.
+    """
+    found = not_reserved(machine, addresses)
+    found &= ~machine.settled(kfence_pool).contains(addresses)
+    pfns = _pfns(machine, addresses)
+    for pfn in np.unique(pfns[found]).tolist():
+        if find_slab(machine, pfn) != (None, None):
+            found[pfns == pfn] = False
+    return found
+
+
+def _pfns(machine: Machine, addresses: U64) -> U64:
+    memory = machine.memory
+    return (addresses - np.uint64(memory.linear_base)) >> np.uint64(memory.page_shift)
 
 
 def _orders(index: SlabIndex, caches: Caches, owner: I64) -> I64:

@@ -189,6 +189,15 @@ def _shared(columns: Columns, names: Sequence[str]) -> Iterator[Odd]:
         yield Odd(row, what, None, found, names[number], True, (beside, names[other]))
 
 
+def judge_home(pointers: U64, astray: Bools, member: str) -> Iterator[Odd]:
+    """
+    Yield the pointers to what lies in slabs that lead elsewhere.
+
+    :param astray: Which lead to pages that are in no slab.
+    """
+    yield from _odd(understood(astray), member, pointers, ", which is in no slab", hexa=True)
+
+
 def _code(pointer: U64, linear: U64, inside: U64) -> Iterator[Odd]:
     # Where code does not lie in the direct map, nothing there is code.
     there = pointer != 0
@@ -445,6 +454,7 @@ __all__: Sequence[str] = [
     "Odd",
     "Ring",
     "judge_common",
+    "judge_home",
     "judge_ring",
     "judge_slab_caches",
     "judge_slab_nodes",

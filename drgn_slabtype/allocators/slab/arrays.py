@@ -126,7 +126,10 @@ def read_alien_tables(machine: Machine, nodes: Nodes) -> AlienTables:
     """Return the tables of all nodes; there are none with one node, or with ``noaliencache``."""
     rows = np.flatnonzero(nodes.rows["alien"])
     tables = nodes.rows["alien"][rows]
-    wild = wild_pointers(machine.memory, tables, machine.memory.word_size)
+    gathered = machine.memory.gather(tables, machine.node_ids * machine.memory.word_size)
+    # A table of nothing is there for a machine of one node alone.
+    there = gathered.ok & gathered.bytes.any(axis=1)
+    wild = wild_pointers(machine, tables, machine.memory.word_size, there)
     holder = _members_of_nodes(nodes, "alien")[rows]
     return AlienTables(nodes.cache[rows], nodes.nid[rows], tables, holder, wild)
 
@@ -168,7 +171,10 @@ def read_arrays(
         *found[:6],
         busy=found.locked | np.isin(homes, held),
         address=address,
-        wild=wild_pointers(machine.memory, address, machine.memory.word_size) & ~lost,
+        wild=wild_pointers(
+            machine, address, machine.memory.word_size, rows.ok | (found.kind == CPU)
+        )
+        & ~lost,
         ok=rows.ok,
         avail=_number(rows, "avail"),
         limit=_number(rows, "limit"),

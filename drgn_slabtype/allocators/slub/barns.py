@@ -25,6 +25,7 @@ from ..lists import follow_links
 from ..locks import lock_suspects
 from ..nodes import Nodes, node_pointers, per_node_offset
 from ..pointers import wild_pointer, wild_pointers
+from ..whereabouts import in_no_slab
 
 _MAX_SHEAVES = 4096
 _TRIES = 3  # to find a list as its barn counts it, if both move
@@ -111,12 +112,12 @@ def read_barns(machine: Machine, caches: Caches, nodes: Nodes) -> Barns:
     """Walk both lists of every barn."""
     cache, nid, addresses = barn_pointers(machine, caches, nodes)
     barns = Barns(addresses, [], [])
-    wild = wild_pointers(machine.memory, addresses, machine.memory.word_size)
+    rows = machine.rows("struct node_barn", addresses)
+    wild = wild_pointers(machine, addresses, machine.memory.word_size, rows.ok)
     for number, node, at in zip(*(column[wild].tolist() for column in (cache, nid, addresses))):
         word = _holder(machine, caches, nodes, number, node)
         lost = wild_pointer(f"barn of node {node}", at, node=node, place="barn", word=word)
         barns.suspects.append((number, lost))
-    rows = machine.rows("struct node_barn", addresses)
     locks = lock_states(machine, rows, "lock")
     barns.suspects.extend(
         (int(cache[at]), suspect) for at, suspect in lock_suspects(locks, nodes=nid, place="barn")
@@ -189,7 +190,8 @@ def _walk(machine: Machine, head: int, link: int) -> Tuple[List[int], Walk, Opti
     sheaves = [member - link for member in found.links]
     if found.closed:
         return sheaves, Walk.WHOLE, None
-    return sheaves, Walk.POINTER if found.readable else Walk.UNREADABLE, found.found
+    known = found.readable or in_no_slab(machine, np.array([found.found], np.uint64))[0]
+    return sheaves, Walk.POINTER if known else Walk.UNREADABLE, found.found
 
 
 def _passes(machine: Machine, kept: int, listed: int, stop: Optional[int]) -> bool:

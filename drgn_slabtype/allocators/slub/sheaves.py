@@ -145,7 +145,7 @@ def _sort_out(machine: Machine, caches: Caches, found: List[Found], sheaves: She
     addresses = np.array([sheaf.address for sheaf in found], np.uint64)
     width = machine.structure("struct slab_sheaf").offset("objects")
     heads = machine.rows("struct slab_sheaf", addresses, width)
-    wild = wild_pointers(source, addresses, source.word_size).tolist()
+    wild = wild_pointers(machine, addresses, source.word_size, heads.ok).tolist()
     seen: Dict[int, Found] = {}
     sound = []
     for at, sheaf in enumerate(found):
