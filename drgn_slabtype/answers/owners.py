@@ -19,13 +19,17 @@ from drgn.helpers.linux.cgroup import cgroup_path
 
 from ..allocators.vectors import vectors
 from ..arguments import CacheLike, at_least
-from ..ledger import I64, U64, Bools
+from ..ledger import I64, U64, Bools, Ledger
 from ..machine import Machine, has_contents, machine
+from ..machine.columns import Rows
 from ..records import Listing, Record
 from ..shapes import Address, Bytes
 from .caches import cpus_of
 from .lookup import lookup
 from .states import ObjectState, object_states
+
+_Told = Tuple[Optional[str], Optional[int], bool]  # path, struct mem_cgroup *, whether it dies
+_Found = Dict[_Told, Tuple[int, int]]  # objects and their bytes
 
 
 @dataclass(frozen=True)
@@ -85,23 +89,67 @@ def owners(prog: Program, cache: CacheLike, *, most: Optional[int] = None) -> Ow
     at_least("most", most)
     kernel = machine(prog)
     reading = lookup(kernel)
-    ledger = reading.whole.allocator.collect(reading.number(cache), reading.whole.index)
-    objects = object_states(ledger)
-    held = np.flatnonzero(objects.state == ObjectState.IN_USE)
-    slab, index = objects.slab[held], objects.index[held]
-    answer = OwnersAnswer(ledger.facts.name, len(held))
-    nodes, counts = np.unique(ledger.slabs.nid[slab], return_counts=True)
-    answer.nodes = dict(zip(nodes.tolist(), counts.tolist()))
-    answer.cpus = {cpu.cpu: sum(cpu.free.values()) for cpu in cpus_of(ledger)}
-    stride = ledger.facts.stride
-    charged, known = charges(kernel, ledger.slabs.page, stride, slab, index)
-    answer.unknown = int(np.count_nonzero(~known))
-    answer.uncharged = int(np.count_nonzero(charged[known] == 0))
-    answer.owners = grouped(kernel, charged[known], stride)
+    whole = reading.whole.allocator
+    number = reading.number(cache)
+    answer = OwnersAnswer(whole.caches.names[number], 0)
+    found: _Found = {}
+    for one, memcg in _with_those_of_cgroups(whole.caches.rows, number):
+        _count(kernel, whole.collect(one, reading.whole.index), memcg, answer, found)
+    answer.owners = _listed(found)
     answer.found = len(answer.owners)
     if most is not None:
         del answer.owners[most:]
     return answer
+
+
+def _with_those_of_cgroups(rows: Rows, number: int) -> List[Tuple[int, int]]:
+    # Until Linux kernel commit 9855609bde03 ("mm: memcg/slab: use a single set of
+    # kmem_caches for all accounted allocations") (in v5.9), each memory cgroup has caches
+    # of its own, "dentry(27:lab)". Their numbers beside that of a cache, each with the
+    # struct mem_cgroup * that all of its objects are charged to, or 0.
+    if not rows.structure.has("memcg_params.root_cache"):
+        return [(number, 0)]
+    roots, cgroups = rows["memcg_params.root_cache"], rows["memcg_params.memcg"]
+    mine = [number, *np.flatnonzero(rows.ok & (roots == rows.addresses[number])).tolist()]
+    return [(one, int(cgroups[one]) if roots[one] else 0) for one in mine]
+
+
+def _count(
+    kernel: Machine, ledger: Ledger, memcg: int, answer: OwnersAnswer, found: _Found
+) -> None:
+    objects = object_states(ledger)
+    held = np.flatnonzero(objects.state == ObjectState.IN_USE)
+    slab, index = objects.slab[held], objects.index[held]
+    answer.objects += len(held)
+    nodes, counts = np.unique(ledger.slabs.nid[slab], return_counts=True)
+    for node, count in zip(nodes.tolist(), counts.tolist()):
+        answer.nodes[node] = answer.nodes.get(node, 0) + count
+    for cpu in cpus_of(ledger):
+        answer.cpus[cpu.cpu] = answer.cpus.get(cpu.cpu, 0) + sum(cpu.free.values())
+    stride = ledger.facts.stride
+    if memcg:
+        _add(found, _told(kernel, memcg), len(held), stride)
+        return
+    charged, known = charges(kernel, ledger.slabs.page, stride, slab, index)
+    answer.unknown += int(np.count_nonzero(~known))
+    answer.uncharged += int(np.count_nonzero(charged[known] == 0))
+    _add_groups(kernel, charged[known], stride, found)
+
+
+def _add(found: _Found, told: _Told, count: int, stride: int) -> None:
+    if count:
+        objects, size = found.get(told, (0, 0))
+        found[told] = objects + count, size + count * stride
+
+
+def _listed(found: _Found) -> List[Owner]:
+    return sorted(
+        (
+            Owner(path, memcg, count, size, dying)
+            for (path, memcg, dying), (count, size) in found.items()
+        ),
+        key=lambda owner: -owner.objects,
+    )
 
 
 def grouped(kernel: Machine, charged: U64, stride: int) -> List[Owner]:
@@ -114,18 +162,15 @@ def grouped(kernel: Machine, charged: U64, stride: int) -> List[Owner]:
     :param charged: ``struct obj_cgroup *`` of each object; 0 for none.
     :param stride: Bytes from one object to the next.
     """
+    found: _Found = {}
+    _add_groups(kernel, charged, stride, found)
+    return _listed(found)
+
+
+def _add_groups(kernel: Machine, charged: U64, stride: int, found: _Found) -> None:
     groups, counts = np.unique(charged[charged != 0], return_counts=True)
-    found: Dict[Tuple[Optional[str], Optional[int], bool], int] = {}
     for group, count in zip(groups.tolist(), counts.tolist()):
-        told = _memcg(kernel, group)
-        found[told] = found.get(told, 0) + count
-    return sorted(
-        (
-            Owner(path, memcg, count, count * stride, dying)
-            for (path, memcg, dying), count in found.items()
-        ),
-        key=lambda owner: -owner.objects,
-    )
+        _add(found, _memcg(kernel, group), count, stride)
 
 
 def charges(kernel: Machine, pages: U64, stride: int, slab: I64, index: I64) -> Tuple[U64, Bools]:
@@ -150,17 +195,19 @@ def charges(kernel: Machine, pages: U64, stride: int, slab: I64, index: I64) -> 
     return charged, known
 
 
-def _memcg(kernel: Machine, group: int) -> Tuple[Optional[str], Optional[int], bool]:
+def _memcg(kernel: Machine, group: int) -> _Told:
     try:
         if not kernel.memory.is_kernel_address(np.array([group], np.uint64))[0]:
             return None, None, False
-        memcg = Object(kernel.prog, "struct obj_cgroup *", group).memcg.read_()
-        if not memcg:
-            return None, None, False
-        address = memcg.value_()
+        memcg = Object(kernel.prog, "struct obj_cgroup *", group).memcg.value_()
     except (AttributeError, FaultError, LookupError):
         return None, None, False
+    return _told(kernel, memcg) if memcg else (None, None, False)
+
+
+def _told(kernel: Machine, address: int) -> _Told:
     try:
+        memcg = Object(kernel.prog, "struct mem_cgroup *", address)
         path = escape_ascii_string(cgroup_path(memcg.css.cgroup), escape_backslash=True)
         online = kernel.prog.constant("CSS_ONLINE")
         return path, address, not memcg.css.flags.value_() & int(online)
