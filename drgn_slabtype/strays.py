@@ -15,6 +15,7 @@ from typing import Callable, Dict, Iterable, Iterator, List, Mapping, Optional
 
 import numpy as np
 import numpy.typing as npt
+from drgn import FaultError
 
 from . import reading as of_reading
 from .allocators.caches import Caches, Lost
@@ -65,7 +66,43 @@ def _marks(reading: Reading, found: List[Finding]) -> List[Finding]:
     place = reading.machine.structure("struct kmem_cache").offset("list")
     root = next((one.id for one in found if one.code == "cache-list"), None)
     cache = None if lost is None or not lost.readable else lost.found - place
-    return _bounded(_judge_marks(reading, cache, root), found)
+    judged = _bounded(_judge_marks(reading, cache, root), found)
+    return _by_stretch(reading, judged, lost.found if lost and lost.readable else None, root)
+
+
+def _by_stretch(
+    reading: Reading, judged: List[Finding], lost: Optional[int], root: Optional[int]
+) -> List[Finding]:
+    # What one slab of caches holds is gone by one write; where the list of caches ends in
+    # it, that is the root.
+    index, machine = reading.index, reading.machine
+    try:
+        caches = machine.prog["kmem_cache"].value_()
+    except (FaultError, LookupError):
+        return judged
+    strays = [
+        one.slab
+        for one in judged
+        if one.code == "slab-mark-stray" and not one.moving and one.slab is not None
+    ]
+    rows = index.rows_of_pages(np.array(strays, np.uint64))
+    leads = np.append(index["slab_cache"][rows], np.uint64(lost or 0))
+    homes = index.rows_of_addresses(leads)
+    homes = np.where(index["slab_cache"][homes] == np.uint64(caches), homes, -1)
+    *of_slabs, of_list = homes.tolist()
+    home = dict(zip(strays, of_slabs))
+    first: Dict[int, int] = {} if root is None or of_list < 0 else {of_list: root}
+    follows: Dict[int, int] = {}
+    for one in judged:
+        at = -1 if one.slab is None else home.get(one.slab, -1)
+        if at >= 0 and one.because is None and first.setdefault(at, one.id) != one.id:
+            follows[one.id] = first[at]
+    # What tells how many more there are follows from one of them.
+    roots = [one.because or one.id for one in judged]
+    return [
+        replace(one, because=follows[of]) if of in follows else one
+        for one, of in zip(judged, roots)
+    ]
 
 
 def _elsewhere(reading: Reading, found: List[Finding]) -> List[Finding]:

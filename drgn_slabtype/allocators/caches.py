@@ -170,13 +170,27 @@ def _plausible(machine: Machine, addresses: List[int]) -> List[int]:
     good &= (size > 0) & (size <= _MAX_SIZE) & (object_size > 0) & (object_size <= size)
     linked = source.is_kernel_address(rows["list.next"])
     linked &= source.is_kernel_address(rows["list.prev"])
-    good &= linked | _deleted(rows)
+    good &= (linked & ~_copies(machine, rows)) | _deleted(rows)
     named = []
     for row in np.flatnonzero(good).tolist():
         name = _name(machine, int(rows["name"][row]))
         if name is None or (name and name.isprintable()):
             named.append(addresses[row])
     return named
+
+
+def _copies(machine: Machine, rows: Rows) -> Bools:
+    # Whose links are another's: what they lead to agrees on who is between them.
+    word = np.uint64(machine.memory.word_size)
+    own = rows.addresses + np.uint64(rows.structure.offset("list"))
+    ahead, behind = rows["list.next"], rows["list.prev"]
+    back, forth = (
+        machine.memory.gather_words(links, int(word), np.zeros(1, np.int64)).words[:, 0]
+        for links in (ahead + word, behind)
+    )
+    copies: Bools = (back == forth) & (back != own) & (back != 0)
+    # Of one that was taken off a list of two, that is the head.
+    return copies & (back != ahead) & (back != behind)
 
 
 def _deleted(rows: Rows) -> Bools:

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""One write over whole structures of the allocator, and over many side by side: one root."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Callable, List, Sequence
+
+import pytest
+from drgn import Program
+
+from drgn_slabtype.capture import open_capture
+from drgn_slabtype.check import check
+from drgn_slabtype.findings import Finding
+
+from ..recipes.overlay import Write, overlay
+from ..recipes.suites import suite_of
+
+_HERE = Path(__file__).parent
+_PAGE = 4096
+_KERNELS = ("debian-7-plain", "slab-6.1-rfc3-plain")
+_SEED = b"Linux version 6.1 (gcc) "
+
+Damage = Callable[[Program, Any, Any], List[Write]]
+"""What is written, given two caches."""
+
+
+def _roots(name: str, damage: Damage) -> Sequence[Finding]:
+    path = str(_HERE / name / "capture.xz")
+    before = open_capture(path)
+    machine = suite_of(before).open(before)
+    fit = [
+        cache
+        for cache in machine.caches
+        if len(machine.slabs_of(cache)) > 3
+        and not cache.lived_in
+        and machine.standing(cache, "partial")
+    ]
+    prog = open_capture(path)
+    overlay(prog, damage(before, fit[len(fit) // 3], fit[2 * len(fit) // 3]))
+    return [finding for finding in check(prog).findings if finding.because is None]
+
+
+def _size(cache: Any) -> int:
+    return int(cache.machine.cache("kmem_cache").object.object_size.value_())
+
+
+def _copied(prog: Program, one: Any, other: Any) -> List[Write]:
+    return [Write(one.address, prog.read(other.address, _size(other)))]
+
+
+def _swapped(prog: Program, one: Any, other: Any) -> List[Write]:
+    return [*_copied(prog, one, other), *_copied(prog, other, one)]
+
+
+def _page_of_caches(prog: Program, one: Any, other: Any) -> List[Write]:
+    return [Write(one.address // _PAGE * _PAGE, b"k" * _PAGE)]
+
+
+def _text_over_caches(prog: Program, one: Any, other: Any) -> List[Write]:
+    return [Write(one.address // _PAGE * _PAGE + 0x100, (_SEED * 100)[:0x700])]
+
+
+@pytest.mark.parametrize("name", _KERNELS)
+@pytest.mark.parametrize(
+    ("damage", "count"),
+    [(_copied, 1), (_swapped, 2), (_page_of_caches, 1), (_text_over_caches, 1)],
+)
+def test_caches_that_are_gone_are_one_root(name: str, damage: Damage, count: int) -> None:
+    roots = _roots(name, damage)
+    assert len(roots) == count
+    assert "cache-list" in {root.code for root in roots}
