@@ -84,8 +84,13 @@ class CacheObjects:
 
 def slab_spans(index: SlabIndex) -> Tuple[U64, U64]:
     """Return where the memory of each slab begins, and how many bytes it has."""
-    orders = np.minimum(index.orders, _MAX_ORDER).astype(np.uint64)
+    orders = slab_orders(index).astype(np.uint64)
     return index.addresses, np.uint64(index.machine.memory.page_size) << orders
+
+
+def slab_orders(index: SlabIndex) -> I64:
+    """Return the order of the memory of each slab: what is read, whatever a damaged page says."""
+    return np.where(index.settled >= 0, index.settled, np.minimum(index.orders, _MAX_ORDER))
 
 
 def slab_pages(index: SlabIndex) -> Iterator[Region]:
@@ -110,8 +115,8 @@ def debugging(cut: Cut, free: Bools) -> Iterator[Region]:
 
 def batches(index: SlabIndex, rows: I64) -> Iterator[I64]:
     """Yield rows in ascending order, some at a time, each time of one order only."""
-    orders, page = index.orders[rows], index.machine.memory.page_size
-    for order in np.unique(orders[orders <= _MAX_ORDER]).tolist():
+    orders, page = slab_orders(index)[rows], index.machine.memory.page_size
+    for order in np.unique(orders).tolist():
         some = np.sort(rows[orders == order])
         step = max(1, _BATCH_BYTES // (page << order))
         for first in range(0, len(some), step):

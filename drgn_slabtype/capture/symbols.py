@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import bisect
 from itertools import accumulate
-from typing import Dict, Iterable, List, Set, Tuple
+from typing import Dict, Iterable, List, Optional, Set, Tuple
 
 import numpy as np
 from drgn import SymbolBinding
@@ -65,7 +65,7 @@ def _resolve(machine: Machine, addresses: List[int]) -> Set[Name]:
     starts = [entry[0] for entry in known]
     ends = list(accumulate((entry[0] - entry[1] for entry in known), max))
     found: Set[Name] = set()
-    labels: Dict[Tuple[str, int], int] = {}
+    labels: Dict[Tuple[str, int], List[int]] = {}
     for address in addresses:
         at = bisect.bisect_right(starts, address)
         near = [entry[-1] for entry in known[max(at - _NEAR_SYMBOLS, 0) : at][::-1]]
@@ -73,6 +73,24 @@ def _resolve(machine: Machine, addresses: List[int]) -> Set[Name]:
         if inside:
             found.add((inside[0].name, inside[0].address, inside[0].size))
         elif near and not near[0].size and near[0].address >= ends[at - 1]:
-            labels[near[0].name, near[0].address] = address
-    # A label reaches as far as it is asked for, no further.
-    return found | {(name, start, last - start + 1) for (name, start), last in labels.items()}
+            labels.setdefault((near[0].name, near[0].address), []).append(address)
+    for (name, start), reached in labels.items():
+        # A label reaches as far as it is asked for, and as the kernel's own symbols let it:
+        # `_end` has nothing behind it, though modules are loaded there.
+        end = _reach_of(machine, name, reached)
+        if end is not None:
+            found.add((name, start, end - start + 1))
+    return found
+
+
+def _reach_of(machine: Machine, name: str, addresses: List[int]) -> Optional[int]:
+    # The last of some addresses, in order, that the kernel's own symbols call by a name.
+    low, high = 0, len(addresses)
+    while low < high:
+        middle = (low + high) // 2
+        try:
+            named = machine.prog.symbol(addresses[middle]).name == name
+        except LookupError:
+            named = False
+        low, high = (middle + 1, high) if named else (low, middle)
+    return addresses[low - 1] if low else None

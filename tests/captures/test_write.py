@@ -6,7 +6,7 @@ from __future__ import annotations
 import ast
 from dataclasses import replace
 from pathlib import Path
-from typing import Callable, Iterator, List, Set, Tuple
+from typing import Callable, Iterable, Iterator, List, Set, Tuple
 
 import pytest
 from drgn import Program, cast
@@ -17,6 +17,7 @@ from drgn_slabtype.check import check
 from drgn_slabtype.findings import Report
 
 from ..recipes.overlay import Write, overlay
+from ..recipes.suites import suite_of
 
 _HERE = Path(__file__).parent
 # Every structure that is declared is in one of them.
@@ -73,16 +74,27 @@ def _with_a_wild_order(prog: Program) -> Iterator[Write]:
     yield Write(cache.gfporder.address_, (200).to_bytes(4, "little"))
 
 
+def _by_recipe(name: str) -> Callable[[Program], Iterable[Write]]:
+    def damage(prog: Program) -> Iterable[Write]:
+        suite = suite_of(prog)
+        writes: Iterable[Write] = suite.recipes[name](suite.open(prog)).writes
+        return writes
+
+    return damage
+
+
 @pytest.mark.parametrize(
     ("name", "damage"),
     [
+        ("debian-6.12-plain", _by_recipe("order-200")),
+        ("debian-6.12-plain", _by_recipe("order-too-great")),
         ("slab-6.1-rfc3-plain", _without_a_cache),
         ("debian-6.12-plain", _without_a_cache),
         ("slab-6.1-debug-plain", _with_a_wild_order),
     ],
 )
 def test_damage_is_found_in_the_capture_as_in_the_kernel(
-    name: str, damage: Callable[[Program], Iterator[Write]], tmp_path: Path
+    name: str, damage: Callable[[Program], Iterable[Write]], tmp_path: Path
 ) -> None:
     damaged = _open(name)
     overlay(damaged, list(damage(_open(name))))
@@ -90,6 +102,17 @@ def test_damage_is_found_in_the_capture_as_in_the_kernel(
     found = check(damaged)
     assert found.findings
     assert _told(check(open_capture(str(path)))) == _told(found)
+
+
+def test_capture_names_nothing_behind_the_end_of_the_kernel(tmp_path: Path) -> None:
+    # Its call traces lead through modules, of which it has no symbols.
+    original = _open("debian-7-debug")
+    again = open_capture(str(_written(_open("debian-7-debug"), tmp_path / "capture")))
+    module = 0xFFFFFFFFC08009F3
+    for prog in (original, again):
+        assert prog.symbol("_end").address < module
+        with pytest.raises(LookupError):
+            prog.symbol(module)
 
 
 def _imported(path: Path) -> Set[str]:

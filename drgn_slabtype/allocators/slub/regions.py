@@ -21,7 +21,7 @@ from ...regions import Declaration, Region
 from ...rules.members import MAX_OBJECTS
 from .. import caches as slabcaches
 from .. import kasanrecords, nodes, quarantine, sequences, shadowed
-from ..kept import CacheObjects, Cut, batches, debugging, slab_pages
+from ..kept import CacheObjects, Cut, batches, debugging, slab_orders, slab_pages
 from . import barns, cpuslabs, deferred, freelists, sheaves
 from .cache import SlubCache, slab_flags
 from .debug import beyond_asked, track_handles
@@ -80,7 +80,7 @@ def _caches(allocator: SlubAllocator) -> Iterator[SlubCache]:
 
 
 def _cut(index: SlabIndex, cache: SlubCache, rows: I64) -> Cut:
-    span = index.machine.memory.page_size << int(index.orders[rows[0]])
+    span = index.machine.memory.page_size << int(slab_orders(index)[rows[0]])
     return Cut(
         start=index.addresses[rows],
         span=span,
