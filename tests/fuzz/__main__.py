@@ -22,6 +22,9 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     parser.add_argument("--seed", type=int, default=1, help="number of the first case (default: 1)")
     parser.add_argument("--cases", type=int, default=1000, help="how many (default: 1000)")
     parser.add_argument(
+        "--minutes", type=float, metavar="N", help="begin no case after so many minutes"
+    )
+    parser.add_argument(
         "--capture", action="append", default=[], metavar="NAME", help="of these captures only"
     )
     parser.add_argument(
@@ -42,7 +45,9 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     bad: List[Verdict] = []
     statuses: Counter[str] = Counter()
     slowest = largest = Verdict("", 0, "", None, 0, 0, [])
-    for verdict in run(paths, options.seed, options.cases, options.jobs, options.roots):
+    seconds = None if options.minutes is None else options.minutes * 60
+    given = (paths, options.seed, options.cases, options.jobs, options.roots, seconds)
+    for verdict in run(*given):
         slowest = max(slowest, verdict, key=lambda one: one.seconds)
         largest = max(largest, verdict, key=lambda one: one.memory)
         statuses["wrong" if verdict.wrong else f"exit status {verdict.status}"] += 1
@@ -60,7 +65,9 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         f"the slowest, {_named(slowest)}, took {slowest.seconds:.1f} s, "
         f"the largest, {_named(largest)}, {largest.memory >> 20} MiB"
     )
-    print(f"{sum(statuses.values())} cases: {told}; {most}")
+    done = sum(statuses.values())
+    count = f"{done} cases" if done == options.cases else f"{done} of {options.cases} cases"
+    print(f"{count}: {told}; {most}")
     return 1 if bad else 0
 
 

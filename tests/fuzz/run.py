@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
@@ -15,6 +16,7 @@ from .damage import Patch, shorter, smaller
 CAPTURES = Path(__file__).parents[1] / "captures"
 
 _AT_A_TIME = 64
+_BY_THE_CLOCK = 8  # at a time, where time may be up
 
 
 def captures(names: Sequence[str] = ()) -> List[Path]:
@@ -35,6 +37,7 @@ def run(
     cases: int,
     jobs: Optional[int] = None,
     roots: bool = False,
+    seconds: Optional[float] = None,
 ) -> Iterator[Verdict]:
     """
     Try damage on captures, the same number of cases on each, and yield what became of them.
@@ -42,15 +45,24 @@ def run(
     :param seed: Number of the first case.
     :param cases: How many in all; the last captures get one fewer where it does not divide.
     :param roots: Damage words on which much hangs.
+    :param seconds: By the clock, for all of it: each capture has its share, and of cases that
+        are not begun by then nothing is yielded.
     """
+    end = None if seconds is None else time.monotonic() + seconds
     jobs = jobs or len(os.sched_getaffinity(0))
     for at, path in enumerate(paths):
         count = cases // len(paths) + (at < cases % len(paths))
         if not count:
             continue
         subject = Subject(path, roots)
-        for first in range(seed, seed + count, _AT_A_TIME):
-            yield from _some(subject, range(first, min(first + _AT_A_TIME, seed + count)), jobs)
+        step, until = _AT_A_TIME, None
+        if end is not None:
+            now = time.monotonic()
+            step, until = _BY_THE_CLOCK, now + (end - now) / (len(paths) - at)
+        for first in range(seed, seed + count, step):
+            if until is not None and time.monotonic() >= until:
+                break
+            yield from _some(subject, range(first, min(first + step, seed + count)), jobs)
 
 
 def _some(subject: Subject, seeds: Sequence[int], jobs: int) -> Iterator[Verdict]:
