@@ -20,6 +20,8 @@ from ..findings import CacheResult, Finding, Outcome
 _FEWEST = 4  # caches, and
 _FEWEST_ALIKE = 9  # objects of one cache that are not damaged alike by chance
 _SHOWN = 3  # examples
+_STRETCH_BYTES = 4096  # that one write may run over
+_SOUND_SHARE = 3  # one sound cache to so many that are not, at least
 
 # Damage of which all else on the machine may be a consequence.
 _EXPLAINS_ALL = frozenset({"machine-wrong", "memory-map", "cache-list"})
@@ -69,7 +71,8 @@ def doubt(
         most = [one for one in broken if one.mostly]
         # Of small caches one thing is most; that says nothing of the machine.
         often = 3 * sum(one.broken for one in broken) > sum(things)
-        if whole and often and len(most) >= _FEWEST and 2 * len(most) > judged:
+        much = often and len(most) >= _FEWEST and 2 * len(most) > judged
+        if whole and much and not _is_stretch(rule, kept, judged - len(broken)):
             what = f"most of what was judged contradicts the rule in {len(most)} of {judged} caches"
             doubted[rule] = _told(rule, what, broken)
             for one in broken:
@@ -121,6 +124,16 @@ def _by_rule(
         ]
         for rule, of_caches in things.items()
     }
+
+
+def _is_stretch(rule: _Rule, findings: Iterable[Finding], sound: int) -> bool:
+    # Structures of many caches lie side by side. What breaks those of one page, and no
+    # others, is no matter of layout.
+    words = [one.word for one in findings if _rule(one) == rule and one.because is None]
+    known = [word for word in words if word is not None]
+    if len(known) < len(words) or not known:
+        return False
+    return max(known) - min(known) < _STRETCH_BYTES and _SOUND_SHARE * sound >= len(known)
 
 
 def _told(rule: _Rule, what: str, broken: List[_Broken]) -> Finding:

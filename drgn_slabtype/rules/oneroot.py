@@ -11,16 +11,22 @@ of one struct page from different sides, and of a cache that the list of caches 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Callable, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
 from ..findings import Finding
 
 _GAP = 16  # bytes from one damaged word to the next: a word may be right by chance
+_STRETCH_BYTES = 4096  # that one write may run over
+_MANY = 4  # roots that are not damaged one by one so near each other
 _TAILS = 8  # pages of the largest slabs that there usually are
 _LINKS = ("list-links", "list-broken")
 _OF_PAGE = "page-tail-head page-tail-type page-free-type slab-mark-stray type-conflict".split()
+_OF_STRUCT_PAGE = frozenset(
+    "slab-mark-lost slab-cache-wrong slab-flags-wrong slab-order-wrong page-refcount".split()
+)
 _APART = frozenset({"content", "note", "unavailable"})
 """Rules about contents, where every object is a place of its own, and what is no damage."""
+_NOT_STRUCTURES = _APART | {"claim"}
 _LOCKS = frozenset({"lock-wrong", "lock-kept"})
 """Of a lock it counts by itself that it can be none: nothing that it guards follows from that."""
 
@@ -43,6 +49,8 @@ def one_root(
     follows: Dict[int, int] = {}
     pairs = (*_side_by_side(here), *_of_pages(here, page_of, page_bytes))
     for into, one in pairs:
+        _bind(follows, into, one)
+    for into, one in _of_stretches([one for one in findings if not one.moving], follows):
         _bind(follows, into, one)
     for into, one in _of_damaged(here):
         _bind(follows, into, one)
@@ -83,6 +91,26 @@ def _side_by_side(findings: Sequence[Finding]) -> Iterator[Tuple[int, int]]:
 def _word(one: Finding) -> Optional[int]:
     # Of a list that does not close, the head is known.
     return one.address if one.word is None and one.code == "list-broken" else one.word
+
+
+def _of_stretches(
+    findings: Sequence[Finding], follows: Dict[int, int]
+) -> Iterator[Tuple[int, int]]:
+    # Structures that lie in one page, whatever is right in them by chance. Slabs are not
+    # damaged together because their struct pages lie so, unless somebody wrote there, nor
+    # are entries of one array that many frees have made.
+    pages: Dict[int, Set[int]] = {}
+    for one in findings:
+        at, root = _word(one), _root(follows, one.because or one.id)
+        if (
+            at is not None
+            and one.rule not in _NOT_STRUCTURES
+            and (one.slab is None or one.code in _OF_STRUCT_PAGE)
+        ):
+            pages.setdefault(at // _STRETCH_BYTES, set()).add(root)
+    for roots in pages.values():
+        if len(roots) >= _MANY:
+            yield from ((min(roots), one) for one in roots - {min(roots)})
 
 
 def _of_pages(

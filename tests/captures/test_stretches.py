@@ -8,6 +8,7 @@ from typing import Any, Callable, List, Sequence
 
 import pytest
 from drgn import Program
+from drgn.helpers.linux.percpu import per_cpu_ptr
 
 from drgn_slabtype.capture import open_capture
 from drgn_slabtype.check import check
@@ -59,6 +60,25 @@ def _page_of_caches(prog: Program, one: Any, other: Any) -> List[Write]:
 
 def _text_over_caches(prog: Program, one: Any, other: Any) -> List[Write]:
     return [Write(one.address // _PAGE * _PAGE + 0x100, (_SEED * 100)[:0x700])]
+
+
+def _page_of_nodes(prog: Program, one: Any, other: Any) -> List[Write]:
+    return [Write(one.node().address // _PAGE * _PAGE, bytes(_PAGE))]
+
+
+def _garbage_over_nodes(prog: Program, one: Any, other: Any) -> List[Write]:
+    return [Write(one.node().address // _PAGE * _PAGE, b"k" * _PAGE)]
+
+
+def _page_of_a_cpu(prog: Program, one: Any, other: Any) -> List[Write]:
+    pointer = getattr(one.object, "cpu_cache" if hasattr(one.object, "num") else "cpu_sheaves")
+    return [Write(per_cpu_ptr(pointer, 1).value_() // _PAGE * _PAGE, b"k" * _PAGE)]
+
+
+@pytest.mark.parametrize("name", _KERNELS)
+@pytest.mark.parametrize("damage", [_page_of_nodes, _garbage_over_nodes, _page_of_a_cpu])
+def test_structures_of_one_page_are_one_root(name: str, damage: Damage) -> None:
+    assert len(_roots(name, damage)) == 1
 
 
 @pytest.mark.parametrize("name", _KERNELS)

@@ -154,6 +154,24 @@ def test_lists_of_most_caches_that_are_broken_are_not_understood() -> None:
     assert doubt(broken[:15], results(30)) == broken[:15]
 
 
+def test_heads_of_one_page_that_are_broken_are_damage_if_others_are_whole() -> None:
+    broken = [
+        Finding(
+            "list-broken",
+            "",
+            cache=f"cache-{number}",
+            node=0,
+            place="partial",
+            word=64 * number,
+            id=number + 1,
+        )
+        for number in range(20)
+    ]
+    assert doubt(broken, results(30)) == broken
+    (finding,) = doubt(broken, results(22))
+    assert finding.code == "not-understood"
+
+
 def test_caches_that_somebody_has_chosen_say_nothing_of_the_others() -> None:
     found = per_slab(6, 6)
     assert doubt(found, results(6), whole=False) == found

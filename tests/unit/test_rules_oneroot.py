@@ -51,6 +51,29 @@ def test_a_lock_explains_nothing() -> None:
     assert _roots([lock, head]) == {1: None, 2: None}
 
 
+def test_structures_of_one_page_are_one_damage() -> None:
+    heads = [Finding("list-broken", "partial", id=at, word=_LINEAR + 256 * at) for at in (1, 2, 3)]
+    assert set(_roots(heads).values()) == {None}
+    lock = Finding("lock-wrong", "lock", id=4, word=_LINEAR + 1024)
+    assert _roots([*heads, lock]) == {1: None, 2: 1, 3: 1, 4: 1}
+    assert _roots([*heads, replace(lock, word=_LINEAR + 4096)])[2] is None
+
+
+def test_slabs_are_damaged_together_where_their_struct_pages_are_overwritten() -> None:
+    pages = [_MAP + _PAGE * 3 * at for at in range(1, 5)]
+    marks = [
+        Finding("slab-mark-lost", "mark", id=at, slab=page, word=page + 0x30)
+        for at, page in enumerate(pages, 1)
+    ]
+    assert set(_roots(marks).values()) == {None, 1}
+    counts = [replace(one, code="count-mismatch") for one in marks]
+    assert set(_roots(counts).values()) == {None}
+
+
+def test_entries_that_many_frees_have_made_stay_apart() -> None:
+    assert set(_roots([_entry(at, _LINEAR + 64 * at) for at in range(1, 6)]).values()) == {None}
+
+
 def test_contents_and_what_moves_stay_apart() -> None:
     one = Finding("redzone", "zone", id=1, word=_LINEAR)
     assert _roots([one, replace(one, id=2, word=_LINEAR + 8)]) == {1: None, 2: None}

@@ -164,7 +164,10 @@ def _sort_out(machine: Machine, caches: Caches, found: List[Found], sheaves: She
             other = seen.get(sheaf.address)
             passes = other is not None and _exchanged(other, sheaf)
             one = sheaf._replace(busy=sheaf.busy or (other is not None and other.busy))
-            sheaves.suspect(sheaf.cache, one.suspect(*wrong, passes))
+            said = one.suspect(*wrong, passes)
+            if not wild[at] and owner != own:
+                said = said._replace(word=sheaf.address + heads.structure.offset("cache"))
+            sheaves.suspect(sheaf.cache, said)
             continue
         if owner == own:
             seen[sheaf.address] = sheaf
