@@ -9,7 +9,6 @@ any other range; then each hit is described by what it lies in.
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -21,14 +20,15 @@ from drgn import IntegerLike, Program, Type, sizeof
 from ..allocators.caches import same_cache
 from ..arguments import at_least, one_of, several, somewhere, type_of
 from ..machine import Machine, machine
-from ..machine.memory import U64, Spent
+from ..machine.memory import U64
+from ..machine.parallel import spread_reads
 from ..machine.ram import memory_bytes, memory_ranges
 from ..machine.tasks import ERRORS, TaskList
 from ..machine.virtual import virtual
 from ..pages.scan import Progress, page_ranges
 from ..records import Listing, Record
 from ..shapes import Address
-from ..workers import spread, worth_while
+from ..workers import worth_while
 from .address import AddressInfo
 from .describe import describe, describe_in
 from .lookup import Located, Lookup, lookup
@@ -188,13 +188,11 @@ def _search(
     machine: Machine, answer: References, jobs: Optional[int], progress: Optional[Progress]
 ) -> Tuple[U64, U64]:
     # Addresses in the direct map of the words that lead into the range of an answer, and the words.
-    memory, here = machine.memory, os.getpid()
+    memory = machine.memory
     low, reach = np.uint64(answer.start), np.uint64(answer.size)
 
-    def search(part: _Part) -> Tuple[_Hits, Spent]:
-        before = memory.spent
-        hits = _hits(machine, part, low, reach)
-        return hits, Spent(0, 0) if os.getpid() == here else memory.spent.since(before)
+    def search(part: _Part) -> _Hits:
+        return _hits(machine, part, low, reach)
 
     parts = list(_parts(machine))
     machine.fact(memory_ranges)  # before there are several processes
@@ -203,8 +201,7 @@ def _search(
     where: List[U64] = [np.zeros(0, np.uint64)]
     values: List[U64] = [np.zeros(0, np.uint64)]
     kept = 0
-    for part, (hits, spent) in zip(parts, spread(search, parts, jobs)):
-        memory.count(spent)
+    for part, hits in zip(parts, spread_reads(memory, search, parts, jobs)):
         answer.found += hits.found
         answer.bytes_read += hits.bytes_read
         answer.unreadable_pages += hits.lost >> memory.page_shift

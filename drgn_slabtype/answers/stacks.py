@@ -10,7 +10,6 @@ what their first words are, where it does not.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Dict, List, NamedTuple, Optional, Set, Tuple
@@ -23,13 +22,13 @@ from ..errors import TargetError
 from ..ledger import I64, U64
 from ..machine import machine
 from ..machine.clock import Clock, clock
-from ..machine.memory import Spent
+from ..machine.parallel import spread_reads
 from ..machine.symbols import CodeNames, depot_traces
 from ..pages.scan import Progress
 from ..records import Listing, Record
 from ..shapes import Bytes
 from ..signature import first_caller
-from ..workers import spread, worth_while
+from ..workers import worth_while
 from .lookup import Lookup, lookup
 from .slots import Slot, slot
 from .states import ObjectState, object_states
@@ -212,18 +211,14 @@ def _add(
     states = [ObjectState.FREE, *[ObjectState.WAITING] * waiting] if freed else [ObjectState.IN_USE]
     chosen = objects.address[np.isin(objects.state, states)]
     groups: _Groups = {}
-    memory, here = kernel.memory, os.getpid()
 
-    def read(addresses: U64) -> Tuple[_Batch, Spent]:
-        before = memory.spent
+    def read(addresses: U64) -> _Batch:
         columns = track_columns(kernel, layout, addresses, freed, now)
-        batch = _Batch(_grouped(columns, now), int((~columns.known).sum()))
-        return batch, Spent(0, 0) if os.getpid() == here else memory.spent.since(before)
+        return _Batch(_grouped(columns, now), int((~columns.known).sum()))
 
     batches = [chosen[first : first + _BATCH] for first in range(0, len(chosen), _BATCH)]
-    jobs = worth_while(jobs, memory.is_live, len(chosen) >= _MANY)
-    for batch, spent in spread(read, batches, jobs):
-        memory.count(spent)
+    jobs = worth_while(jobs, kernel.memory.is_live, len(chosen) >= _MANY)
+    for batch in spread_reads(kernel.memory, read, batches, jobs):
         answer.untracked += batch.untracked
         for key, group in batch.groups.items():
             if groups.setdefault(key, group) is not group:

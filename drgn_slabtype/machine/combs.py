@@ -9,13 +9,12 @@ order of memory.
 
 from __future__ import annotations
 
-import os
-from typing import NamedTuple, Tuple
+from typing import NamedTuple
 
 import numpy as np
 
-from ..workers import spread
-from .memory import I64, U64, Bools, Memory, Spent
+from .memory import I64, U64, Bools, Memory
+from .parallel import spread_reads
 from .pieces import Rows
 
 _PART = 1 << 18  # words that one process reads before it takes others
@@ -58,12 +57,9 @@ def gather_combs(memory: Memory, combs: Combs, jobs: int = 1) -> Teeth:
 
     :param jobs: How many processes read, each some pieces that follow each other.
     """
-    here = os.getpid()
 
-    def read(part: I64) -> Tuple[Teeth, Spent]:
-        before = memory.spent
-        teeth = _gather(memory, combs.take(part))
-        return teeth, Spent(0, 0) if os.getpid() == here else memory.spent.since(before)
+    def read(part: I64) -> Teeth:
+        return _gather(memory, combs.take(part))
 
     order = np.argsort(combs.address, kind="stable")
     cuts = np.flatnonzero(np.diff(np.cumsum(combs.words[order]) // _PART)) + 1
@@ -71,8 +67,7 @@ def gather_combs(memory: Memory, combs: Combs, jobs: int = 1) -> Teeth:
     words = np.zeros(int(combs.words.sum()), np.uint64)
     begin, ok = np.zeros(len(order), np.int64), np.zeros(len(order), np.bool_)
     end = 0
-    for part, (teeth, spent) in zip(parts, spread(read, parts, jobs)):
-        memory.count(spent)
+    for part, teeth in zip(parts, spread_reads(memory, read, parts, jobs)):
         start, end = end, end + len(teeth.words)
         words[start:end] = teeth.words
         begin[part] = teeth.begin + start

@@ -102,10 +102,10 @@ def test_references_beyond_what_is_kept_are_counted(monkeypatch: pytest.MonkeyPa
 def test_stacks_are_the_same(freed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     path = str(HERE / "debian-7-debug" / "capture.xz")
     alone = stacks.stacks(open_capture(path), freed=freed)
-    monkeypatch.setattr(stacks, "_BATCH", 3000)
+    monkeypatch.setattr(stacks, "_BATCH", 1000)
     shared = stacks.stacks(open_capture(path), freed=freed, jobs=3)
     assert shared == alone
-    assert max(stack.count for stack in alone) > 3000
+    assert max(stack.count for stack in alone) > 1000
 
 
 def test_fewer_than_one_process_is_refused() -> None:
