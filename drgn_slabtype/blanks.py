@@ -17,6 +17,7 @@ Nobody looks for such pages as long as nothing is said at all.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from itertools import chain
 from typing import Iterable, Iterator, List, Sequence, Set
 
@@ -39,7 +40,7 @@ _OF_OBJECTS = frozenset({"free pointers", "index arrays", "debugging", "KASAN's 
 # the batches of the quarantine until it has been full.
 _ELSEWHERE = frozenset(
     {"memory map", "slab pages", "page tables", "stack traces", "KFENCE", "deferred frees"}
-    | {"quarantine"}
+    | {"quarantine", sections.ROOTS}
 )
 _ROOTS = (
     *("slab_caches", "kmem_cache", "mem_section", "vmemmap_base", "page_offset_base", "max_pfn"),
@@ -82,6 +83,8 @@ def _structures(reading: Reading, findings: Sequence[Finding]) -> Set[int]:
         _safely(sections.regions(machine)),
         _safely(zones.regions(machine)),
     )
+    with suppress(AttributeError, FaultError, LookupError):
+        wanted |= set((sections.roots_of_memory(machine) >> shift).tolist())
     for one in declared:
         if one.masked or one.what in _ELSEWHERE or not len(one.addresses):
             continue

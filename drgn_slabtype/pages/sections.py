@@ -19,6 +19,7 @@ from drgn import TypeKind, sizeof
 from ..machine import Machine
 from ..machine.memmap import MAP_FLAGS, section_addresses
 from ..machine.memory import U64, Bools
+from ..machine.ram import memory_ranges
 from ..regions import Region, region, steps
 from .scan import page_ranges, require_64_bit
 
@@ -114,6 +115,28 @@ def _online(machine: Machine, sections: U64) -> Bools:
     return ((words >> np.uint64(bit)) & np.uint64(1) != 0) | damaged
 
 
+ROOTS = "section roots"
+"""What the table is that leads to sections. Where a machine has no memory it is zeroes."""
+
+
+def roots_of_memory(machine: Machine) -> U64:
+    """Return where the entries of that table are whose sections have memory, if that is told."""
+    prog, source = machine.prog, machine.memory
+    table = prog["mem_section"]
+    if table.type_.unaliased_kind() == TypeKind.ARRAY:
+        return np.zeros(0, np.uint64)
+    count = prog["NR_SECTION_ROOTS"].value_()
+    there = np.ones(count, np.bool_)
+    ranges = machine.fact(memory_ranges)
+    if ranges is not None:
+        there[:] = False
+        # Bytes of memory that one entry stands for.
+        reach = prog["SECTIONS_PER_ROOT"].value_() << prog["SECTION_SIZE_BITS"].value_()
+        for start, end in ranges:
+            there[start // reach : -(-end // reach)] = True
+    return steps(table.value_(), source.word_size, count)[there]
+
+
 def regions(machine: Machine) -> Iterator[Region]:
     """Yield what tells which parts of the memory map exist (SPARSEMEM)."""
     try:
@@ -127,7 +150,7 @@ def regions(machine: Machine) -> Iterator[Region]:
         sections = steps(table.address_, size, sizeof(table) // size)
     else:
         source, count = machine.memory, machine.prog["NR_SECTION_ROOTS"].value_()
-        yield region("sections", table.value_(), count * source.word_size)
+        yield region(ROOTS, table.value_(), count * source.word_size)
         slots = steps(table.value_(), source.word_size, count)
         roots = source.gather(slots, source.word_size).bytes.view(source.word)[:, 0]
         roots = roots[roots != 0].astype(np.uint64)

@@ -20,7 +20,15 @@ from ..recipes.overlay import Write
 _WORD = 8
 _WORDS = 12  # of one variable
 _OTHERS = 40  # of structures of one kind
-_KINDS = ("sections", "nodes", "KFENCE", "quarantine", "page tables", "stack traces")
+_KINDS = (
+    "sections",
+    "section roots",
+    "nodes",
+    "KFENCE",
+    "quarantine",
+    "page tables",
+    "stack traces",
+)
 _PAGE = 4096
 
 

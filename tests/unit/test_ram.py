@@ -12,6 +12,7 @@ from drgn import Architecture, Object, Platform, Program, Type, TypeMember
 
 from drgn_slabtype.machine.lowcore import of_cpus
 from drgn_slabtype.machine.ram import memory_bytes, memory_ranges
+from drgn_slabtype.pages.sections import roots_of_memory
 
 _BASE = 0x100000
 _MEMORY = 0x81000200  # IORESOURCE_SYSTEM_RAM | IORESOURCE_BUSY
@@ -34,7 +35,9 @@ def _machine(memory: bytes) -> Tuple[Any, Program, Dict[str, Object]]:
             facts[find] = find(machine)
         return facts[find]
 
-    machine = SimpleNamespace(prog=prog, fact=fact, cpus=np.arange(3))
+    machine = SimpleNamespace(
+        prog=prog, fact=fact, cpus=np.arange(3), objects=objects, forget=facts.clear
+    )
     return machine, prog, objects
 
 
@@ -115,3 +118,23 @@ def test_lowcore_and_stacks_of_each_cpu() -> None:
         (1, "lowcore", 0x5AC000, 8192),
         (1, "async_stack", 0x37FFE820000, 0x4000),
     ]
+
+
+def test_table_of_sections_is_zeroes_where_there_is_no_memory() -> None:
+    machine = _resources([(0, (1 << 64) - 1, 0x200, -1, 1), (0, (40 << 30) - 1, _MEMORY, -1, -1)])
+    prog, objects = machine.prog, machine.objects
+    machine.memory = SimpleNamespace(word_size=8)
+    long = _long(prog)
+    root = prog.pointer_type(prog.pointer_type(prog.struct_type("mem_section", 16, ())))
+    objects["mem_section"] = Object(prog, root, value=0x10000)
+    for name, value in (
+        ("NR_SECTION_ROOTS", 2048),
+        ("SECTIONS_PER_ROOT", 128),
+        ("SECTION_SIZE_BITS", 28),
+    ):
+        objects[name] = Object(prog, long, value)
+    # Each entry is of 32 GiB.
+    assert roots_of_memory(machine).tolist() == [0x10000, 0x10008]
+    del objects["iomem_resource"]
+    machine.forget()
+    assert len(roots_of_memory(machine)) == 2048
