@@ -21,6 +21,7 @@ from ..machine.columns import Rows
 from ..machine.memory import Memory
 from ..regions import Region, region
 from ..rules.members import Pointer
+from .exchanged import settle_pointers
 from .links import Followed, follow
 from .settled import settle_caches
 
@@ -133,7 +134,10 @@ def read_caches(machine: Machine, told: Sequence[int] = ()) -> Caches:
     at = np.arange(len(addresses))
     is_unlisted = at >= len(listed) + len(dying)
     dead = (at >= len(listed)) & ~is_unlisted
-    wrong = settle_caches(rows, machine.memory.page_size)
+    wrong = dict(settle_caches(rows, machine.memory.page_size))
+    if not machine.is_live:
+        for row, said in settle_pointers(machine, rows, names).items():
+            wrong.setdefault(row, said)
     every = np.ones(len(addresses), np.bool_)
     return Caches(rows, names, dead, is_unlisted, lost, every, wrong)
 

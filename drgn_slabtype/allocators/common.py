@@ -28,8 +28,8 @@ from ..rules.alike import (
 )
 from ..rules.names import judge_names
 from .caches import Caches, names_in_sysfs, read_caches
-from .members import at_member
-from .nodes import Nodes, node_pointers, per_node_offset, read_nodes
+from .members import at_member, per_node_offset
+from .nodes import Nodes, node_pointers, read_nodes
 from .whereabouts import find_slab, in_no_slab
 
 _MEMBERS = """

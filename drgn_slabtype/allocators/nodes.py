@@ -35,6 +35,7 @@ from .arrays import local_rows
 from .caches import Caches
 from .lists import ListHead, SlabLists, Walked
 from .locks import lock_suspects
+from .members import per_node_offset
 from .neighbours import Stand, find_stand
 from .pointers import wild_pointer, wild_pointers
 
@@ -177,21 +178,6 @@ class Nodes(NamedTuple):
                     at = int(self.rows.addresses[row]) + self.rows.structure.offset(path)
                     found.append(Counter(code, member, nid, kept, total(nid), slip, most, at))
         return found
-
-
-def per_node_offset(machine: Machine, member: str, nid: int) -> int:
-    """
-    Return where a ``struct kmem_cache`` has its pointer of a node, in bytes.
-
-    :param member: ``node`` or ``barn``.
-    """
-    layout = machine.structure("struct kmem_cache")
-    # Since Linux kernel commit 5ba6bc27b1f9 (in v7.1), per_node[] holds a pair
-    # of pointers (barn, node) in place of node[].
-    if layout.has("per_node"):
-        pair = machine.structure("struct kmem_cache_per_node_ptrs")
-        return layout.offset("per_node") + pair.offset(member) + nid * pair.size
-    return layout.offset(member) + nid * machine.memory.word_size
 
 
 def node_pointers(

@@ -19,6 +19,7 @@ from ..machine import Machine
 from ..machine.kfence import kfence_pool
 from ..pages.single import free_block_at
 from .caches import Caches, read_caches, same_cache
+from .over import slabs_over
 from .slub.fit import slab_orders
 
 _MAX_ORDER = 10  # no slab is larger
@@ -99,6 +100,8 @@ def in_no_slab(machine: Machine, addresses: U64) -> Bools:
     """
     found = not_reserved(machine, addresses)
     found &= ~machine.settled(kfence_pool).contains(addresses)
+    there = np.flatnonzero(found)
+    found[there] = ~slabs_over(slabs_at(machine, addresses[:0]), addresses[there]).marked
     pfns = _pfns(machine, addresses)
     for pfn in np.unique(pfns[found]).tolist():
         if find_slab(machine, pfn) != (None, None):

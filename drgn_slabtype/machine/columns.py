@@ -156,8 +156,12 @@ class Rows:
         """Put another number into one row of this copy; the target stays as it is."""
         start, size = self.structure.offset(path), self.structure.size_of(path)
         order: Literal["little", "big"] = "big" if self.structure.byteorder == ">" else "little"
-        self.raw[row, start : start + size] = list(value.to_bytes(size, order))
-        self._columns.pop(path, None)
+        self.overwrite(row, start, value.to_bytes(size, order))
+
+    def overwrite(self, row: int, start: int, data: bytes) -> None:
+        """Put other bytes into one row of this copy; the target stays as it is."""
+        self.raw[row, start : start + len(data)] = list(data)
+        self._columns.clear()
 
     def integer(self, path: str) -> npt.NDArray[np.uint64]:
         """Return the column of a member that is a structure the size of an integer."""

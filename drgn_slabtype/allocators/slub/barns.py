@@ -23,7 +23,8 @@ from ..caches import Caches
 from ..links import follow
 from ..lists import follow_links
 from ..locks import lock_suspects
-from ..nodes import Nodes, node_pointers, per_node_offset
+from ..members import per_node_offset
+from ..nodes import Nodes, node_pointers
 from ..pointers import wild_pointer, wild_pointers
 from ..whereabouts import in_no_slab
 

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Pointers of two caches that were exchanged: two words, and nothing else is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+
+from drgn_slabtype.capture import open_capture
+from drgn_slabtype.check import check
+
+from ..recipes.overlay import Write, overlay
+from ..recipes.suites import suite_of
+
+_HERE = Path(__file__).parent
+
+Where = Callable[[Any], int]
+"""Where a cache has the pointer."""
+
+
+def _node(cache: Any) -> int:
+    return int(cache.node_pointer().address)
+
+
+def _barn(cache: Any) -> int:
+    return int(cache.node_pointer("barn").address)
+
+
+def _member(name: str) -> Where:
+    return lambda cache: int(cache.spot(name).address)
+
+
+_CASES = [
+    ("debian-7-plain", _node),
+    ("debian-7-plain", _barn),
+    ("debian-7-plain", _member("cpu_sheaves")),
+    ("debian-5.10-plain", _node),
+    ("debian-5.10-plain", _member("cpu_slab")),
+    ("slab-6.1-rfc3-plain", _node),
+    ("slab-6.1-rfc3-plain", _member("cpu_cache")),
+]
+
+
+def _two(machine: Any) -> Any:
+    fit = [
+        cache
+        for cache in machine.caches
+        if len(machine.slabs_of(cache)) > 3
+        and not cache.lived_in
+        and machine.standing(cache, "partial")
+    ]
+    return fit[len(fit) // 3], fit[2 * len(fit) // 3]
+
+
+@pytest.mark.parametrize(("name", "where"), _CASES)
+def test_exchanged_pointers_are_two_words(name: str, where: Where) -> None:
+    path = str(_HERE / name / "capture.xz")
+    before = open_capture(path)
+    places = [where(cache) for cache in _two(suite_of(before).open(before))]
+    prog = open_capture(path)
+    words = [prog.read(place, 8) for place in places]
+    overlay(prog, [Write(places[0], words[1]), Write(places[1], words[0])])
+    report = check(prog)
+    assert {(one.code, one.word, one.because) for one in report.findings} == {
+        ("cache-wrong", place, None) for place in places
+    }
+    # Each says where it should lead.
+    assert {one.expected for one in report.findings} == {one.found for one in report.findings}
+    assert report.changing == report.unavailable == []
+
+
+@pytest.mark.parametrize(("name", "where"), [_CASES[0], _CASES[4], _CASES[6]])
+def test_a_pointer_that_is_a_copy_is_the_one_that_is_named(name: str, where: Where) -> None:
+    path = str(_HERE / name / "capture.xz")
+    before = open_capture(path)
+    # Either of them, however the list of caches has them.
+    place, other = (where(cache) for cache in _two(suite_of(before).open(before)))
+    for to, data in ((place, other), (other, place)):
+        prog = open_capture(path)
+        overlay(prog, [Write(to, prog.read(data, 8))])
+        roots = [one for one in check(prog).findings if one.because is None]
+        assert [(one.code, one.word) for one in roots] == [("cache-wrong", to)]
