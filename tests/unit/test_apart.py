@@ -7,6 +7,9 @@ import os
 import time
 from typing import Callable, List
 
+import pytest
+
+from ..recipes import apart as apart_module
 from ..recipes.apart import apart
 
 
@@ -37,6 +40,18 @@ def test_a_function_that_fails_or_dies_is_told_and_the_others_go_on() -> None:
     assert none is None
     assert "ValueError: as it must" in trouble
     assert died == (None, "the check died")
+    assert last == (7, "")
+
+
+def _goes_on() -> int:
+    while True:
+        pass
+
+
+def test_a_function_without_end_is_ended_by_what_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apart_module, "_PROCESSOR_SECONDS", 1)
+    endless, last = apart([_goes_on, _after(0, 7)], 1)
+    assert endless == (None, "no answer in 1 s of the processor")
     assert last == (7, "")
 
 
