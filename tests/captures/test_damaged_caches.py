@@ -202,3 +202,23 @@ def test_an_order_is_in_a_slab_whatever_is_in_its_place(kernel: str) -> None:
     (finding,) = check(prog).findings
     assert (finding.code, finding.word, finding.found) == ("cache-wrong", word, elsewhere)
     assert "random_seq leads to no object of" in finding.message
+
+
+@pytest.mark.parametrize("steps", [0, 1, 4])
+@pytest.mark.parametrize("kernel", ["debian-7.0-plain", "debian-7-plain"])
+def test_a_damaged_object_of_the_only_freelist_is_the_root(kernel: str, steps: int) -> None:
+    prog = _open(kernel)
+    machine = Slub(prog)
+    free = {
+        cache: [slab for slab in machine.slabs_of(cache) if slab.free] for cache in machine.caches
+    }
+    cache, (slab,) = next(
+        (cache, slabs)
+        for cache, slabs in free.items()
+        if len(slabs) == 1 and slabs[0].quiet and len(slabs[0].free) > steps + 1
+    )
+    victim = slab.free[steps]
+    overlay(prog, [Write(victim + cache.offset, b"kkkkkkkk")])
+    report = check(prog)
+    (root,) = (finding for finding in report.findings if finding.because is None)
+    assert (root.code, root.cache, root.object) == ("freelist-pointer", cache.name, victim)

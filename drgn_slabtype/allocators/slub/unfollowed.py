@@ -94,7 +94,8 @@ def _judge(memory: Memory, how: Geometry, heads: U64, hardened: bool) -> Iterato
 
 
 def _other_offset(memory: Memory, how: Geometry, heads: U64) -> Optional[int]:
-    # The one at which all of these objects lead to another of their slab, or to none.
+    # The one at which all of these objects lead to another of their slab, or to none. Where
+    # that is the cache's own, their lists end later, and for another reason.
     step = memory.word_size
     read = memory.gather(heads, min(how.stride, memory.page_size) // step * step)
     words = read.bytes.view(memory.word).astype(np.uint64)
@@ -104,7 +105,7 @@ def _other_offset(memory: Memory, how: Geometry, heads: U64) -> Optional[int]:
     leads = (how.index_of(of.reshape(-1), found.reshape(-1)) >= 0).reshape(found.shape)
     good = ((leads | (found == 0)).all(axis=0)) & leads.any(axis=0) & read.ok.all()
     offsets = np.flatnonzero(good) * step
-    return int(offsets[0]) if len(offsets) == 1 else None
+    return int(offsets[0]) if len(offsets) == 1 and offsets[0] != how.offset else None
 
 
 def _secrets(memory: Memory, how: Geometry, heads: U64) -> U64:
