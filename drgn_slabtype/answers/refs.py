@@ -322,7 +322,8 @@ class _Describer:
             return "percpu"
         if self._tasks.on_stack(address) is not None:
             return "stacks"
-        return "pages" if address == linear else "data"
+        # The kernel's image lies in the direct map on some machines, as that of ppc64.
+        return "pages" if address == linear and info.kind == "page" else "data"
 
     @property
     def _tasks(self) -> TaskList:
