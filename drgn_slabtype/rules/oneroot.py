@@ -17,6 +17,7 @@ from ..findings import Finding
 
 _GAP = 16  # bytes from one damaged word to the next: a word may be right by chance
 _STRETCH_BYTES = 4096  # that one write may run over
+_MOST_CPUS = 3  # of which each has not been damaged by itself
 _MANY = 4  # roots that are not damaged one by one so near each other
 _TAILS = 8  # pages of the largest slabs that there usually are
 _LINKS = ("list-links", "list-broken")
@@ -47,7 +48,11 @@ def one_root(
     # What moves, and what a running kernel has not confirmed, is left as it is.
     here = [one for one in findings if not (one.moving or one.rule in _APART or one.code in _LOCKS)]
     follows: Dict[int, int] = {}
-    pairs = (*_side_by_side(here), *_of_pages(here, page_of, page_bytes))
+    pairs = (
+        *_side_by_side(here),
+        *_of_cpus(here),
+        *_of_pages(here, page_of, page_bytes),
+    )
     for into, one in pairs:
         _bind(follows, into, one)
     for into, one in _of_stretches([one for one in findings if not one.moving], follows):
@@ -111,6 +116,19 @@ def _of_stretches(
     for roots in pages.values():
         if len(roots) >= _MANY:
             yield from ((min(roots), one) for one in roots - {min(roots)})
+
+
+def _of_cpus(findings: Sequence[Finding]) -> Iterator[Tuple[int, int]]:
+    # What most CPUs have of a cache is found through one pointer of it.
+    places: Dict[Tuple[Optional[str], str, str], Dict[int, int]] = {}
+    for one in findings:
+        if one.rule == "container" and one.cpu is not None and one.because is None:
+            place = (one.place or "").partition(" of CPU ")[0]
+            places.setdefault((one.cache, one.code, place), {}).setdefault(one.cpu, one.id)
+    for cpus in places.values():
+        if len(cpus) >= _MOST_CPUS:
+            first = min(cpus.values())
+            yield from ((first, one) for one in cpus.values() if one != first)
 
 
 def _of_pages(

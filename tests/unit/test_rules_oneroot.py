@@ -70,6 +70,18 @@ def test_slabs_are_damaged_together_where_their_struct_pages_are_overwritten() -
     assert set(_roots(counts).values()) == {None}
 
 
+def test_what_most_cpus_have_of_a_cache_is_lost_by_one_pointer() -> None:
+    arrays = [
+        Finding("container-state", "limit", cache="filp", id=at, cpu=at, place="cpu array")
+        for at in (1, 2, 3)
+    ]
+    assert _roots(arrays) == {1: None, 2: 1, 3: 1}
+    sheaves = [replace(one, place=f"main sheaf of CPU {one.cpu}") for one in arrays]
+    assert _roots(sheaves) == {1: None, 2: 1, 3: 1}
+    assert set(_roots(arrays[:2]).values()) == {None}
+    assert set(_roots([*arrays[:2], replace(arrays[2], cache="dentry")]).values()) == {None}
+
+
 def test_entries_that_many_frees_have_made_stay_apart() -> None:
     assert set(_roots([_entry(at, _LINEAR + 64 * at) for at in range(1, 6)]).values()) == {None}
 
