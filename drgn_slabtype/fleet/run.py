@@ -98,8 +98,10 @@ class Run:
         search = find_dumps(self._paths)
         self.unread = [f"{path}: {why}" for path, why in search.unread]
         if not search.dumps:
-            why = f"; {self.unread[0]}" if self.unread else ""
-            raise TargetError(f"there is no dump or capture below {', '.join(self._paths)}{why}")
+            why = "; ".join(
+                (f"there is no dump or capture below {', '.join(self._paths)}", *self.unread)
+            )
+            raise TargetError(why)
         symbols = find_symbols(self._options.symbols)
         with Store(self.folder, write=True) as store:
             store.enter(search.dumps)

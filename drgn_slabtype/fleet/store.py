@@ -171,15 +171,17 @@ class Store:
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
         """Write all of something, or nothing."""
-        self._base.execute("BEGIN IMMEDIATE")
         try:
+            self._base.execute("BEGIN IMMEDIATE")
             yield
-        except BaseException:
+            self._base.execute("COMMIT")
+        except BaseException as error:
             # A full disk has ended it already; what is told is that, not this.
             if self._base.in_transaction:
                 self._base.execute("ROLLBACK")
+            if isinstance(error, sqlite3.OperationalError):
+                raise TargetError(f"{self.path}: {self._why(error)}") from None
             raise
-        self._base.execute("COMMIT")
 
     # Writing -------------------------------------------------------------------
 

@@ -11,11 +11,13 @@ if that is of the same version and layout too.
 from __future__ import annotations
 
 import datetime
+import os
 import shlex
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import Annotated, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
+from ..errors import TargetError
 from ..findings import Outcome
 from ..shapes import HIDDEN, Bytes, shown
 from ..signature import Signature, digest
@@ -172,7 +174,7 @@ def summarise(folder: str, causes: Sequence[Cause] = (), by_kernel: bool = False
 
     :param causes: Known causes that groups are compared with.
     :param by_kernel: Whether dumps of different kinds of kernels are in groups of their own.
-    :raises TargetError: if there is nothing in the folder.
+    :raises TargetError: if there is nothing in the folder, or no dump is known there.
     """
     with Store(folder) as store:
         fleet = Fleet(store.folder)
@@ -184,6 +186,9 @@ def summarise(folder: str, causes: Sequence[Cause] = (), by_kernel: bool = False
                 groups[id].append(row)
             if row.version is not None:
                 of_release[row.release or "unknown"].append((row, id))
+    if not fleet.totals.dumps:
+        # For want of room, say. That none is known is not that none is damaged.
+        raise TargetError(f"{folder}: no run of fleet has left any dump there")
     found = [_group(id, rows, causes) for id, rows in groups.items()]
     fleet.groups = sorted(found, key=lambda group: (-group.dumps, group.first, group.id))
     fleet.totals.groups = len(found)
@@ -262,7 +267,24 @@ def _group(id: str, rows: Sequence[Row], causes: Sequence[Cause]) -> Group:
 def _command(row: Row, path: str) -> str:
     # A report is all that there is of its dump.
     how = "less" if row.kind == KIND else "drgn-slabtype check -c"
-    return f"{how} {shlex.quote(path)}"
+    return f"{how} {_for_a_shell(path)}"
+
+
+def _for_a_shell(path: str) -> str:
+    # What no terminal shows as it is must outlive being copied from one.
+    if path.isprintable():
+        return shlex.quote(path)
+    told = (
+        "\\'"
+        if byte == 0x27
+        else "\\\\"
+        if byte == 0x5C
+        else chr(byte)
+        if 0x20 <= byte < 0x7F
+        else f"\\{byte:03o}"
+        for byte in os.fsencode(path)
+    )
+    return f"$'{''.join(told)}'"
 
 
 def _clutter(row: Row) -> Tuple[object, ...]:

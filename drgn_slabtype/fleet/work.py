@@ -122,9 +122,10 @@ def judge(job: Job) -> Verdict:
         _judge(job, verdict, started)
     except FaultError as error:
         verdict.why = str(error)
-    except FileNotFoundError as error:
-        verdict.why = f"{error.filename or job.path}: no such file or directory"
-    except (OSError, SlabTypeError) as error:
+    except OSError as error:
+        told = " ".join((error.strerror or str(error)).split())
+        verdict.why = f"{error.filename or job.path}: {told.lower()}"
+    except SlabTypeError as error:
         verdict.why = " ".join(str(error).split())
     except MemoryError:
         verdict.why, verdict.limit = "ran out of memory", "memory"

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import stat
+import subprocess
 from pathlib import Path
 from typing import List, Optional
 
@@ -13,7 +15,8 @@ import pytest
 
 from drgn_slabtype import __version__
 from drgn_slabtype.errors import TargetError
-from drgn_slabtype.fleet.find import STORE, Found
+from drgn_slabtype.fleet import run, work
+from drgn_slabtype.fleet.find import STORE, Found, Search
 from drgn_slabtype.fleet.store import Row, Store, is_judged
 from drgn_slabtype.fleet.summary import summarise
 from drgn_slabtype.fleet.work import Job, Verdict
@@ -103,6 +106,50 @@ def test_what_is_not_written_whole_is_not_written(tmp_path: Path) -> None:
         with pytest.raises(sqlite3.IntegrityError):
             store.enter([Found("/d/one", 1, 1), Found("/d/two", None, 1)])  # type: ignore[arg-type]
         assert list(store.rows()) == []
+
+
+def test_full_disk_is_told_with_its_file(tmp_path: Path) -> None:
+    with Store(str(tmp_path), write=True) as store:
+        (pages,) = store._base.execute("PRAGMA page_count").fetchone()
+        store._base.execute(f"PRAGMA max_page_count = {pages}")
+        with pytest.raises(TargetError, match=f"{STORE}: database or disk is full"):
+            store.enter([Found(f"/d/{number}", 1, 1) for number in range(1000)])
+        assert list(store.rows()) == []
+    with pytest.raises(TargetError, match="has left any dump there"):
+        summarise(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "name", ["plain", 'it\'s "two"', "new\nline", "\udcff\udcfe", "\x1b[31m'\\", "$(x) \x80\n"]
+)
+def test_command_is_copied_from_a_terminal(name: str, tmp_path: Path) -> None:
+    _judged(tmp_path, Verdict(0, outcome="inconsistent", signatures=[{"code": "x"}]), f"/d/{name}")
+    (group,) = summarise(str(tmp_path)).groups
+    assert group.command.isprintable()
+    shell = group.command.replace("drgn-slabtype check -c", "printf %s")
+    told = subprocess.run(["bash", "-c", shell], stdout=subprocess.PIPE, check=True).stdout
+    assert told == os.fsencode(f"/d/{name}")
+
+
+def test_dump_that_may_not_be_read_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(tmp_path / "vmcore")
+
+    def refuse(path: str) -> bool:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+    monkeypatch.setattr(work, "is_report", refuse)
+    assert work.judge(Job(1, path, 1, 1)).why == f"{path}: permission denied"
+
+
+def test_nothing_to_judge_is_told_with_all_that_could_not_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unread = [("/d/one", "permission denied"), ("/d/two", "input/output error")]
+    monkeypatch.setattr(run, "find_dumps", lambda paths: Search([], unread))
+    with pytest.raises(TargetError, match="/d/one: permission denied; /d/two: input/output error"):
+        run.Run(["/d"], str(tmp_path)).go()
 
 
 def test_folder_without_results_is_told(tmp_path: Path) -> None:
