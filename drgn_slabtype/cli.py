@@ -15,12 +15,12 @@ import logging
 import os
 import sys
 from contextlib import suppress
-from typing import TYPE_CHECKING, List, NoReturn, Optional, Sequence
+from typing import TYPE_CHECKING, List, NoReturn, Optional, Sequence, Tuple
 
 from . import __version__
 from .command import Once
 from .commands import COMMANDS, Answer, Command, answer
-from .habits import near, of_crash
+from .habits import CRASH, near, of_crash, standing_for
 from .signals import TIME, Interruptions, reason_of
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _USAGE_OR_TARGET, _INCOMPLETE = 2, 3
 _FOR_PEOPLE = ("html", "text")  # as --report spells them
+_WITH_PATH = ("-c", "--core", "--qemu", "--symbols")  # what names a target, and is none of crash's
 _LOG_LEVELS = ("debug", "info", "warning", "error", "critical", "none")
 
 
@@ -69,13 +70,27 @@ def _unknown(words: Sequence[str]) -> Optional[str]:
     names = {name: command.name for command in COMMANDS for name in (command.name, command.prompt)}
     if not words or words[0].startswith("-") or words[0] in {*names.values()}:
         return None
-    meant = of_crash(words)
+    target, rest = _apart(words)
+    meant = of_crash(rest)
     if meant is not None:
-        return f'{words[0]} is a command of crash: did you mean "drgn-slabtype {meant.spelled()}"?'
+        typed = " ".join(["drgn-slabtype", meant.spelled(), *target])
+        return f'{words[0]} is a command of crash: did you mean "{typed}"?'
+    if words[0] in CRASH:
+        return f"{words[0]} is a command of crash: here are {', '.join(standing_for(words[0]))}"
     close = dict.fromkeys(names[name] for name in near(words[0], [name for name in names if name]))
     every = dict.fromkeys(names.values())
     told = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(every)}"
     return f"there is no command {words[0]}; {told}"
+
+
+def _apart(words: Sequence[str]) -> Tuple[List[str], List[str]]:
+    # What says which target, and the rest. crash's -s and -k are its own.
+    target: List[str] = []
+    rest: List[str] = []
+    for word in words:
+        given = target[-1:] and target[-1] in _WITH_PATH
+        (target if given or word in _WITH_PATH else rest).append(word)
+    return target, rest
 
 
 def _joined(argv: Sequence[str]) -> List[str]:

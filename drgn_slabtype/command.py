@@ -62,6 +62,7 @@ class Once(argparse.Action):
 
 
 _SYMBOL = re.compile(r"([A-Za-z_.$][\w.$]*)(?:\+(0x[0-9a-fA-F]+|[0-9]+))?")
+_BEYOND = re.compile(r"(0[xX][0-9a-fA-F]+|[0-9a-fA-F]{16})\+(0x[0-9a-fA-F]+|[0-9]+)")
 _NUMERAL = re.compile("(0[xX])?[0-9a-fA-F]+")
 _ADDRESS_DIGITS = 16  # as tables print addresses
 
@@ -91,7 +92,7 @@ def address(text: str) -> AnyAddress:
     of them, as in the addresses of tables. Whatever else can be hexadecimal is.
 
     :param text: ``ffff888003a1c480`` or ``0xffff888003a1c480``, ``init_task``,
-        ``init_task+0x10``, ``403``.
+        ``init_task+0x10``, ``0xffff888003a1c480+8``, ``403``.
     :raises argparse.ArgumentTypeError: if it is none of these, or has more than 64 bits.
     """
     if text == "NULL":
@@ -99,6 +100,9 @@ def address(text: str) -> AnyAddress:
     try:
         number = numeral(text)
     except ValueError:
+        beyond = _BEYOND.fullmatch(text)
+        if beyond is not None:
+            return _whole_address(text, numeral(beyond[1]) + int(beyond[2], 0))
         named = _SYMBOL.fullmatch(text)
         if os.path.exists(text):
             raise argparse.ArgumentTypeError(
@@ -109,6 +113,10 @@ def address(text: str) -> AnyAddress:
                 f"{text} is neither a hexadecimal number nor a symbol"
             ) from None
         return Named(named[1], int(named[2] or "0", 0))
+    return _whole_address(text, number)
+
+
+def _whole_address(text: str, number: int) -> int:
     if number < 0:
         raise argparse.ArgumentTypeError(
             f'{text} is no address: it is negative; "what {text}" tells what it can be'

@@ -44,6 +44,9 @@ class CacheGrowth(Record):
     """The same in memory: bytes from one object to the next for each."""
     slabs: int
     """Growth in slabs."""
+    unknown: int = 0
+    """Growth in objects of which damage hides whether they are in use: those are in no other
+    number here."""
 
 
 @dataclass(frozen=True)
@@ -120,8 +123,8 @@ class Moment(Record):
     """What is compared of one of the two."""
 
     release: Optional[str]
-    caches: Dict[str, Tuple[int, int, int]]
-    """By name: objects in use, bytes from one to the next, slabs."""
+    caches: Dict[str, Tuple[int, int, int, int]]
+    """By name: objects in use, bytes from one to the next, slabs, objects of unknown state."""
     findings: Dict[_Key, Tuple[str, Optional[str], str]]
     """By what identifies them: code, cache, message."""
     stacks: Optional[Dict[Tuple[str, Optional[str], Tuple[str, ...]], int]] = None
@@ -153,13 +156,13 @@ def moment(source: Union[Program, Report, Mapping[str, Any]]) -> Moment:
         raise ArgumentError(
             f"{source!r} is no drgn.Program, no report of a check, and no saved one"
         )
-    return _of_document(source)
+    return _of_document(source, "this")
 
 
 def _of_report(report: Report) -> Moment:
     return Moment(
         report.target.release,
-        {one.name: (one.in_use, one.size, one.slabs) for one in report.caches},
+        {one.name: (one.in_use, one.size, one.slabs, one.unknown) for one in report.caches},
         {
             tuple(getattr(finding, name) for name in _IDENTITY): (
                 finding.code,
@@ -172,14 +175,17 @@ def _of_report(report: Report) -> Moment:
     )
 
 
-def _of_document(saved: Mapping[str, Any]) -> Moment:
+def _of_document(saved: Mapping[str, Any], name: str) -> Moment:
     def plain(value: Any) -> Any:
         return int(value, 16) if isinstance(value, str) and value.startswith("0x") else value
 
     try:
         return Moment(
             saved["target"]["release"],
-            {one["name"]: (one["in_use"], one["size"], one["slabs"]) for one in saved["caches"]},
+            {
+                one["name"]: (one["in_use"], one["size"], one["slabs"], one.get("unknown", 0))
+                for one in saved["caches"]
+            },
             {
                 tuple(plain(one.get(name)) for name in _IDENTITY): (
                     one["code"],
@@ -191,9 +197,9 @@ def _of_document(saved: Mapping[str, Any]) -> Moment:
             },
         )
     except KeyError as error:
-        raise TargetError(f"this is no report of check --format json: no {error}") from None
+        raise TargetError(f"{name} is no report of check --format json: no {error}") from None
     except (TypeError, ValueError) as error:
-        raise TargetError(f"this is no report of check --format json: {error}") from None
+        raise TargetError(f"{name} is no report of check --format json: {error}") from None
 
 
 def diff(
@@ -285,6 +291,7 @@ def _caches(before: Moment, after: Moment) -> List[CacheGrowth]:
             continue
         used = [0 if one is None else one[0] for one in (was, now)]
         slabs = [0 if one is None else one[2] for one in (was, now)]
+        unknown = [0 if one is None else one[3] for one in (was, now)]
         # A cache of the same name may have been made anew, of another size.
         held = [0 if one is None else one[0] * one[1] for one in (was, now)]
         grown.append(
@@ -295,6 +302,7 @@ def _caches(before: Moment, after: Moment) -> List[CacheGrowth]:
                 used[1] - used[0],
                 held[1] - held[0],
                 slabs[1] - slabs[0],
+                unknown[1] - unknown[0],
             )
         )
     return sorted(grown, key=lambda one: (-one.bytes, -one.slabs, one.cache))
@@ -321,7 +329,7 @@ def open_moment(path: str, symbols: List[str]) -> Moment:
             is_report = file.read(1) == b"{"
         if is_report:
             with open(path, encoding="utf-8") as text:
-                return moment(json.load(text))
+                return _of_document(json.load(text), path)
     except OSError as error:
         raise TargetError(f"{path}: {error.strerror}") from None
     except ValueError as error:

@@ -64,6 +64,14 @@ def of_crash(words: Sequence[str]) -> Optional[Meant]:
     return Meant(name, (*more, *takes))
 
 
+def standing_for(word: str) -> List[str]:
+    """Return the commands of this program that stand for one of crash."""
+    if word != "kmem":
+        return ["refs"]
+    every = [name.split()[0] for pair in _KMEM.values() for name in pair]
+    return list(dict.fromkeys([*every, "object"]))
+
+
 def _split(words: Sequence[str]) -> Tuple[List[str], List[str]]:
     options: List[str] = []
     arguments: List[str] = []

@@ -86,6 +86,8 @@ class AddressInfo(Record):
     """``in use``, ``free``, ``waiting`` or ``unknown``."""
     places: Tuple[str, ...] = ()
     """Every place that records the object, with the position there."""
+    holds: Optional[str] = None
+    """What the allocator keeps there of its own, and of which cache."""
     everywhere: bool = False
     """Whether all caches of the machine were asked, not its own alone."""
     list: Optional[str] = None

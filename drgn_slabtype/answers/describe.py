@@ -179,6 +179,17 @@ def _struct_slab(slab: Located, addr: int, offset: int) -> AddressInfo:
     start = int(slab.index.addresses[slab.row])
     kind = slab.index.layout.slab_struct
     of = f"{name} slab" if name else "slab of no cache"
+    said: Tuple[str, ...] = ()
+    kind_of_list = owner = None
+    if number >= 0:
+        judged = slab.judged
+        local = int(np.flatnonzero(judged.ledger.slabs.page == np.uint64(slab.page))[0])
+        kind_of_list, owner = standing(judged.ledger, local)
+        said = tuple(
+            finding.message
+            for finding in judged.findings
+            if finding.slab == slab.page and finding.rule not in ("note", "unavailable")
+        )
     return AddressInfo(
         addr,
         "struct slab",
@@ -187,6 +198,9 @@ def _struct_slab(slab: Located, addr: int, offset: int) -> AddressInfo:
         slab_cache=address,
         slab=slab.page,
         offset=offset,
+        list=kind_of_list,
+        owner=owner,
+        contradictions=said,
         page=slab.page,
         pfn=int(slab.index.pfns[slab.row]),
     )

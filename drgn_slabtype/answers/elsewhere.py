@@ -90,9 +90,13 @@ def _per_cpu(machine: Machine, addr: int) -> Optional[AddressInfo]:
     for cpu, offset in zip(machine.cpus.tolist(), machine.cpu_offsets.tolist()):
         pointer = (addr - offset) & machine.memory.address_mask
         name = _per_cpu_variable(machine, pointer) if offset else None
-        name = name or _of_cache(machine, pointer)
         if name is not None:
             return AddressInfo(addr, "per-CPU", f"{name} of CPU {cpu}")
+        found = _of_cache(machine, pointer)
+        if found is not None:
+            name, cache, address = found
+            of = f"{name} of {cache} of CPU {cpu}"
+            return AddressInfo(addr, "per-CPU", of, cache=cache, slab_cache=address)
     return None
 
 
@@ -129,7 +133,8 @@ def _per_cpu_symbols(machine: Machine) -> List[Tuple[int, str]]:
     return [*sorted(found), (end, "__per_cpu_end")]
 
 
-def _of_cache(machine: Machine, pointer: int) -> Optional[str]:
+def _of_cache(machine: Machine, pointer: int) -> Optional[Tuple[str, str, int]]:
+    # Structure with offset, name and address of the cache.
     caches = machine.settled(read_caches)
     for member, type in _PER_CPU.items():
         if not caches.rows.structure.has(member):
@@ -142,7 +147,8 @@ def _of_cache(machine: Machine, pointer: int) -> Optional[str]:
         found = np.flatnonzero((offset < size) & (caches.rows[member] != 0))
         if len(found):
             at = int(found[0])
-            return f"{_inside(type.removeprefix('struct '), int(offset[at]))} of {caches.names[at]}"
+            name = _inside(type.removeprefix("struct "), int(offset[at]))
+            return name, caches.names[at], int(caches.addresses[at])
     return None
 
 

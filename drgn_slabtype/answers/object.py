@@ -15,6 +15,7 @@ from typing import Iterator, List, Optional
 import numpy as np
 from drgn import IntegerLike, Program
 
+from ..allocators.live import LIVE
 from ..arguments import at_least, word_of
 from ..findings import Stretch
 from ..ledger import Ledger, Walk
@@ -22,10 +23,12 @@ from ..machine import Machine, has_contents, machine
 from ..pages.scan import page_ranges
 from ..rules.claims import container_name
 from .address import AddressInfo
+from .culprit import locate
 from .describe import describe
 from .extent import stretches
 from .lookup import Located, Lookup, lookup
 from .objectbytes import damaged_parts, lines, parts, words
+from .own import own_structure
 from .slots import slot
 from .what import meanings
 
@@ -65,7 +68,10 @@ def slab_object(
         info = _asked(reading, address, contents, neighbours)
     if everywhere is None:
         everywhere = _is_small(reading.machine)
-    return _with_records(reading, info) if everywhere and info.kind == "slab object" else info
+    if not everywhere:
+        return info
+    info = _with_records(reading, info) if info.kind == "slab object" else info
+    return _with_findings(reading, info)
 
 
 def _is_small(machine: Machine) -> bool:
@@ -80,6 +86,8 @@ def _asked(reading: Lookup, address: int, contents: int, neighbours: int) -> Add
     if info.kind != "slab object":
         return info
     # Telling what it is has read its slab already: no more than that is read again.
+    if LIVE.name in info.places:
+        info = _with_own(reading, info)
     slab = reading.at(address) if contents or neighbours != 1 else None
     if slab is not None and slab.number >= 0:
         if contents:
@@ -96,10 +104,11 @@ def _with_contents(reading: Lookup, slab: Located, info: AddressInfo, count: int
     findings = [one for one in slab.judged.findings if one.object == object]
     there = has_contents(kernel)
     wanted = list(parts(slot(kernel, slab.caches, slab.number), size, count if there else 0))
-    if not there:
-        # What debugging promises was kept, and so was what it is instead.
-        wanted += damaged_parts(object, size, findings)
-    told = words(reading, object, min(size, count)) if there else []
+    # What debugging promises was kept, and so was what it is instead.
+    kept = [] if there else damaged_parts(object, size, findings)
+    wanted = sorted([*wanted, *kept], key=lambda part: part.first)
+    wide = [(0, min(size, count))] if there else [(part.first, part.last) for part in kept]
+    told = [one for first, last in wide for one in words(reading, object, first, last)]
     return replace(
         info,
         lines=tuple(lines(kernel, object, wanted, findings)),
@@ -150,6 +159,37 @@ def _with_records(reading: Lookup, info: AddressInfo) -> AddressInfo:
         contradictions=(*info.contradictions, *told),
         everywhere=True,
     )
+
+
+def _with_own(reading: Lookup, info: AddressInfo) -> AddressInfo:
+    own = own_structure(reading.machine, reading.listed, info.object or 0)
+    if own is None:
+        return info
+    return replace(info, holds=f"{own.name} of {reading.listed.names[own.number]}")
+
+
+def _with_findings(reading: Lookup, info: AddressInfo) -> AddressInfo:
+    # What is said of words of the allocator's own, of another cache than the object's.
+    number, about = -1, range(info.address, info.address + 1)
+    if info.kind == "per-CPU" and info.slab_cache is not None:
+        number = reading.number(info.slab_cache)
+    elif info.holds is not None and info.object is not None:
+        own = own_structure(reading.machine, reading.caches, info.object)
+        size = reading.caches.rows["object_size"][reading.number(info.slab_cache or 0)]
+        about = range(info.object, info.object + int(size))
+        number = -1 if own is None else own.number
+    if number < 0:
+        return info
+    width = reading.machine.memory.word_size
+    said: List[str] = []
+    for finding in reading.judged(number).findings:
+        word = locate(reading.machine, finding).word
+        if finding.rule in ("note", "unavailable") or word is None:
+            continue
+        if word < about.stop and word + width > about.start:
+            said.append(finding.message)
+    told = dict.fromkeys([*info.contradictions, *said])
+    return replace(info, contradictions=tuple(told), everywhere=True)
 
 
 def _foreign(ledger: Ledger, about: range) -> List[str]:

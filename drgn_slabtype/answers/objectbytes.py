@@ -104,16 +104,19 @@ def _ascii(data: bytes) -> str:
     return "".join(chr(byte) if byte in _PRINTABLE else "." for byte in data)
 
 
-def words(reading: Lookup, address: int, size: int) -> List[ObjectWord]:
+def words(reading: Lookup, object: int, first: int, last: int) -> List[ObjectWord]:
     """
     Return the words of an object that can be told.
 
-    :param size: Bytes of it that are looked at.
+    :param object: Its address.
+    :param first: The first of its bytes that are looked at.
+    :param last: The first that is not.
     """
     memory = reading.machine.memory
     width = memory.word_size
+    address = -(-(object + first) // width) * width
     try:
-        data = memory.read(address, size // width * width)
+        data = memory.read(address, max(object + last - address, 0) // width * width)
     except FaultError:
         return []
     held = np.frombuffer(data, memory.word).tolist()
@@ -121,7 +124,7 @@ def words(reading: Lookup, address: int, size: int) -> List[ObjectWord]:
     for number, word in enumerate(held):
         meaning = _meaning(reading, address + number * width, word)
         if meaning is not None:
-            found.append(ObjectWord(number * width, word, meaning))
+            found.append(ObjectWord(address - object + number * width, word, meaning))
     return found[:_MOST_WORDS]
 
 

@@ -19,6 +19,7 @@ from drgn import IntegerLike, Program, Type, sizeof
 
 from ..allocators.caches import same_cache
 from ..arguments import at_least, one_of, several, somewhere, type_of
+from ..errors import ArgumentError
 from ..machine import Machine, machine
 from ..machine.memory import U64
 from ..machine.parallel import spread_reads
@@ -137,6 +138,10 @@ def refs(
     reading = lookup(machine(prog))
     told = None if type is None else type_of(prog, type)
     at = somewhere("memory: all that is not set is NULL", start)
+    if size is not None and at + size > 1 << 64:
+        raise ArgumentError(
+            f"size is {size:#x}: from 0x{at:x} on there are {(1 << 64) - at:#x} bytes"
+        )
     first, length, info = _range(reading, at, size)
     answer = References(first, length, info.meaning)
     where, values = _search(reading.machine, answer, jobs, progress)
@@ -282,7 +287,7 @@ class _Describer:
             address,
             value,
             kind,
-            info.meaning,
+            info.meaning + (f", in its {info.part}" if info.part else ""),
             info.cache,
             info.object,
             info.offset if info.object is not None else None,

@@ -21,6 +21,7 @@ from ..allocators.slub.freelists import Encoding, decode
 from ..arguments import somewhere, word_of
 from ..machine import Machine, machine
 from ..machine.clock import clock
+from ..pages.scan import page_ranges
 from ..records import Listing
 from ..shapes import Address, Flags
 from .address import Meaning
@@ -79,6 +80,9 @@ def meanings(reading: Lookup, value: int, at: Optional[int] = None) -> Tuple[Mea
         if any(one.kind == "free pointer" for one in stored):
             found = [one for one in found if one.kind != "text"]  # which it is by chance
         found += stored
+        word = _page_type_word(reading, value, at)
+        if word is not None:
+            found = [word]
     # What leads into code is meant to, wherever in it.
     code = any(one.meaning.startswith("symbol ") for one in found)
     if not code and all(one.kind == "address" for one in found):
@@ -118,7 +122,7 @@ def _moment(machine: Machine, value: int) -> Iterator[Meaning]:
         return
     seconds = now.seconds(abs(ago))
     long = f"{abs(ago)} jiffies" if seconds is None else f"{seconds:.3f} s"
-    yield Meaning("jiffies", f"a moment: jiffies {long} {'ago' if ago >= 0 else 'from now'}")
+    yield Meaning("jiffies", f"a moment in jiffies: {long} {'ago' if ago >= 0 else 'from now'}")
 
 
 def _page_type(machine: Machine, value: int) -> Iterator[Meaning]:
@@ -127,6 +131,17 @@ def _page_type(machine: Machine, value: int) -> Iterator[Meaning]:
         word = value & 0xFFFFFFFF
         if encoding.types_of(word) and not encoding.conflict(word):
             yield Meaning("page type", f"a page_type word: {encoding.explain(word)}")
+
+
+def _page_type_word(reading: Lookup, value: int, at: int) -> Optional[Meaning]:
+    # What a word means where page_type is, also if that is no type.
+    machine = reading.machine
+    fields, encoding = machine.page, machine.layout.encoding
+    pfn, beside = divmod(at - fields.vmemmap, fields.size)
+    is_there = any(start <= pfn < end for start, end in page_ranges(machine))
+    if not is_there or beside != fields.word or value >> 32:
+        return None
+    return Meaning("page type", f"the page_type word of that page: {encoding.explain(value)}")
 
 
 def _address(reading: Lookup, value: int) -> Iterator[Meaning]:

@@ -18,6 +18,9 @@ from drgn_slabtype.errors import TargetError
 from drgn_slabtype.report import json as as_json
 from drgn_slabtype.report.text import diff as as_text
 
+from ..recipes.overlay import overlay
+from ..recipes.suites import suite_of
+
 HERE = Path(__file__).parent
 PLAIN = str(HERE / "debian-7-plain" / "capture.xz")
 NUMA = str(HERE / "debian-7-numa" / "capture.xz")
@@ -41,6 +44,21 @@ def test_growth_is_the_difference_of_the_numbers() -> None:
     assert {"slab"} <= {one.type for one in found.pages}
     assert found.exit_status == 0
     assert "task_struct" in as_text(found)
+
+
+def test_objects_that_damage_hides_are_no_growth() -> None:
+    name = str(HERE / "debian-6.12-plain" / "capture.xz")
+    before, after, clean = (open_capture(name) for _ in range(3))
+    suite = suite_of(clean)
+    damage = suite.recipes["cpu-freelist-in-other-slab"](suite.open(clean))
+    overlay(after, damage.writes)
+    found = diff(before, after)
+    (one,) = found.caches
+    assert one.growth < 0 < one.unknown
+    line = next(line for line in as_text(found).splitlines() if line.startswith("CACHE"))
+    assert line.split() == ["CACHE", "BEFORE", "AFTER", "OBJECTS", "UNKNOWN", "BYTES", "SLABS"]
+    saved = [json.loads(as_json.check(check(one))) for one in (before, after)]
+    assert diff(*saved).caches == found.caches
 
 
 def test_no_more_than_asked_for_is_told_and_the_rest_counted() -> None:

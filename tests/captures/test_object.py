@@ -20,6 +20,7 @@ from drgn_slabtype.machine import machine
 from drgn_slabtype.report.text import object as as_text
 
 from ..recipes.overlay import Write, overlay
+from ..recipes.suites import suite_of
 from . import ONE_OF_EACH_SHAPE
 
 HERE = Path(__file__).parent
@@ -92,12 +93,62 @@ def test_freelist_that_leads_into_another_cache_is_a_contradiction() -> None:
     assert any("of another cache" in text for info in told for text in info.contradictions)
 
 
+def _damaged(kernel: str, recipe: str) -> Program:
+    prog, clean = _open(kernel), _open(kernel)
+    suite = suite_of(clean)
+    overlay(prog, suite.recipes[recipe](suite.open(clean)).writes)
+    return prog
+
+
+@pytest.mark.parametrize(
+    ("kernel", "recipe"),
+    [
+        ("debian-7-plain", "sheaf-entry-of-another-cache"),  # in a sheaf
+        ("slab-6.1-debug-plain", "free-objects-below-zero"),  # in a struct kmem_cache_node
+        ("slab-6.1-debug-plain", "entry-of-another-cache"),  # in an array of a CPU
+        ("debian-6.12-plain", "cpu-freelist-in-other-slab"),  # in a struct kmem_cache_cpu
+        ("debian-6.12-plain", "mark-lost-on-full"),  # in a struct slab
+        ("debian-6.12-plain", "partial-slab-lost"),  # in none
+    ],
+)
+def test_a_finding_is_told_of_its_word_and_its_slab(kernel: str, recipe: str) -> None:
+    prog = _damaged(kernel, recipe)
+    (root,) = (one for one in check(prog).findings if one.because is None)
+    addresses = [at for at in (root.word, root.slab) if at is not None]
+    assert addresses
+    for address in addresses:
+        assert root.message in slab_object(prog, address, everywhere=True).contradictions
+
+
+def test_what_the_allocator_keeps_of_its_own_is_named(prog: Program) -> None:
+    cache = prog["kmalloc_caches"][0][7]
+    nid = machine(prog).nodes[0]
+    if not hasattr(cache, "per_node"):
+        of_node = f"struct kmem_cache_node of node {nid} of kmalloc-128"
+        assert slab_object(prog, cache.node[nid]).holds == of_node
+    assert slab_object(prog, cache).holds == "struct kmem_cache of kmalloc-128"
+    assert "  holds          struct kmem_cache of kmalloc-128\n" in as_text(
+        slab_object(prog, cache)
+    )
+
+
+def test_damaged_words_are_told_without_the_rest_of_the_object() -> None:
+    prog = _damaged("debian-7-debug", "used-after-free")
+    (root,) = check(prog).findings
+    assert root.object is not None
+    assert root.word is not None
+    (word,) = slab_object(prog, root.object, contents=16).words
+    assert (root.object + word.offset, word.word) == (root.word, prog.read_u64(root.word))
+    assert word.meaning.startswith("object 0 of mm_struct slab ")
+
+
 def test_damaged_bytes_are_marked() -> None:
     prog = _open("debian-7-debug")
     patches = {0x04: "08", 0x28: "00e05d81ffffffff", 0x80: "deadbeef"}
     base = 0xFFFF88A1C60D8A00
     overlay(prog, [Write(base + at, bytes.fromhex(data)) for at, data in patches.items()])
     info = slab_object(prog, base, contents=256)
+    assert [line.offset for line in info.lines] == sorted(line.offset for line in info.lines)
     marked = {
         line.offset + at: line.bytes.split()[at] for line in info.lines for at in line.damaged
     }

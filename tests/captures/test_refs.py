@@ -14,6 +14,7 @@ from drgn_slabtype.answers.members import member_at
 from drgn_slabtype.answers.object import slab_object
 from drgn_slabtype.answers.refs import refs
 from drgn_slabtype.capture import open_capture
+from drgn_slabtype.errors import ArgumentError
 
 from . import ONE_OF_EACH_SHAPE
 
@@ -37,6 +38,18 @@ def test_ends_of_the_list_of_caches_point_to_its_head(prog: Program) -> None:
     assert len(told) == sum(slab_object(prog, at).cache == "kmem_cache" for at, _ in wanted) > 0
     assert found.found == len(found.references)
     assert {ref.value for ref in found.references} == {head.address_}
+
+
+def test_more_memory_than_there_are_addresses_is_refused(prog: Program) -> None:
+    with pytest.raises(ArgumentError, match="size is 0xffffffffffffffff: from "):
+        refs(prog, prog["slab_caches"].address_, (1 << 64) - 1)
+
+
+def test_what_lies_beside_an_object_is_told_as_that() -> None:
+    prog = open_capture(str(HERE / "broken" / "slub-6.1-plain-P-overflow-word.xz"))
+    (found,) = refs(prog, 0xFFFF888000B917E0).references
+    assert found.meaning.startswith("104 bytes into object 17 of lab_victim slab ")
+    assert found.meaning.endswith(", in its free pointer")
 
 
 def test_slabs_point_to_their_cache(prog: Program) -> None:

@@ -89,6 +89,15 @@ def test_page_type_word_of_a_slab_is_told(prog: Program) -> None:
     assert any(one.kind == "page type" and "slab" in one.meaning for one in _meanings(prog, word))
 
 
+def test_word_that_is_no_type_is_told_where_the_type_is(prog: Program) -> None:
+    fields = machine(prog).page
+    page = fields.vmemmap + (_held(prog).slab - fields.vmemmap) // fields.size * fields.size
+    (one,) = what(prog, 0xFFFFFFFF, page + fields.word).meanings
+    assert one.kind == "page type"
+    assert one.meaning.startswith("the page_type word of that page: no type")
+    assert all(one.kind != "page type" for one in what(prog, 0xFFFFFFFF, page).meanings)
+
+
 def test_moment_is_told(prog: Program) -> None:
     now = int(prog["jiffies_64"])
     assert [one.kind for one in _meanings(prog, now)] == ["jiffies"]

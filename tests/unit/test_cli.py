@@ -223,6 +223,25 @@ def test_each_reader_of_numbers_has_the_same_rule(text: str, number: Optional[in
             assert isinstance(reader(text), reading.Named)
 
 
+def test_an_address_may_have_an_offset_as_a_symbol_may() -> None:
+    for text in ("0xffff888003a1c480+8", "ffff888003a1c480+0x8"):
+        assert reading.address(text) == 0xFFFF888003A1C488
+    assert reading.address("add+8") == reading.Named("add", 8)
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("kmem -s -c vmcore", '"drgn-slabtype caches -c vmcore"'),
+        ("kmem -c vmcore -S dentry", '"drgn-slabtype slabs dentry -c vmcore"'),
+        ("kmem", "here are caches, slabs, pages, page, object"),
+        ("search", "here are refs"),
+    ],
+)
+def test_commands_of_crash_keep_the_target(typed: str, meant: str) -> None:
+    assert meant in error(*typed.split())
+
+
 def test_the_rule_of_numbers_is_in_the_help_of_all_that_take_them() -> None:
     told = " ".join(reading.NUMBERS.split())
     for name in ("check", "page", "pages", "object", "slabs", "refs", "what", "decode"):
@@ -385,6 +404,7 @@ def test_prompt_and_shell_have_the_same_options() -> None:
     [
         (("object", "--bytes", "-1", "0"), "-1 is no number from 0 on"),
         (("refs", "0xffff888000000000+0"), "0 is no number of bytes"),
+        (("object", "0xffffffffffffffff+1"), "it has more than 64 bits"),
         (("refs", "0xffff888000000000+-8"), "-8 is no number of bytes"),
         (("what", "0x10000000000000000"), "it has more than 64 bits"),
         (("what", "--at=-1", "0"), "it is negative"),

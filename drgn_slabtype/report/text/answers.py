@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from ...pagetype.detect import PageTypeLayout
 
 
+_NAME = 13  # characters that names take at least
+
+
 def caches(answer: CachesAnswer) -> str:
     """Present every cache; ``*`` after a name: its numbers contradict each other."""
     lines: List[str] = []
@@ -95,7 +98,9 @@ def slabs(answer: SlabsAnswer) -> str:
 def object(info: AddressInfo) -> str:
     """Present what is known about an address."""
     lines = [f"0x{info.address:x}: {info.meaning}"]
-    lines += [f"  {name:<13}  {told}" for name, told in ADDRESS.facts(info)]
+    facts = list(ADDRESS.facts(info))
+    wide = max([_NAME, *(len(name) for name, _ in facts)])
+    lines += [f"  {name:<{wide}}  {told}" for name, told in facts]
     return text(lines)
 
 

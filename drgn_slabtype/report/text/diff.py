@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, List, Sequence, Tuple
 
 from ..views import View
-from ..views.diff import CACHE, FINDING, PAGE, STACK
+from ..views.diff import FINDING, PAGE, STACK, caches
 from .lines import left, table, text
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ def diff(difference: Difference) -> str:
     lines: List[str] = []
     parts: Sequence[Tuple[View, str, str]] = (
         (FINDING, "findings", "finding"),
-        (CACHE, "caches", "cache"),
+        (caches(difference.caches), "caches", "cache"),
         (STACK, "stacks", "call trace"),
         (PAGE, "pages", "page type"),
     )

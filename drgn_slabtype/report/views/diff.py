@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Sequence
 
 from ...signature import from_caller
 from ..values import size
@@ -29,14 +29,23 @@ def _trace(stack: StackGrowth) -> str:
     return " < ".join(from_caller(frames)[:_FRAMES])
 
 
-CACHE = View(
-    Column("cache"),
-    Column("before", cell=lambda one: "new" if one.before is None else one.before, right=True),
-    Column("after", cell=lambda one: "gone" if one.after is None else one.after, right=True),
-    Column("objects", "growth", lambda one: signed(one.growth), right=True),
-    Column("bytes", cell=_bytes, right=True),
-    Column("slabs", cell=lambda one: signed(one.slabs), right=True),
-)
+def caches(grown: Sequence[CacheGrowth]) -> View:
+    """Return what is told of the caches that changed."""
+    return View(
+        Column("cache"),
+        Column("before", cell=lambda one: "new" if one.before is None else one.before, right=True),
+        Column("after", cell=lambda one: "gone" if one.after is None else one.after, right=True),
+        Column("objects", "growth", lambda one: signed(one.growth), right=True),
+        Column(
+            "unknown",
+            cell=lambda one: signed(one.unknown),
+            right=True,
+            when=any(one.unknown for one in grown),
+        ),
+        Column("bytes", cell=_bytes, right=True),
+        Column("slabs", cell=lambda one: signed(one.slabs), right=True),
+    )
+
 
 STACK = View(
     Column("before"),

@@ -6,6 +6,7 @@ from __future__ import annotations
 from itertools import groupby
 from typing import TYPE_CHECKING, List, Optional, Tuple
 
+from ..values import plural
 from . import Column, Fact, View
 
 if TYPE_CHECKING:
@@ -87,8 +88,8 @@ def _lines(info: AddressInfo) -> List[Fact]:
 def _damage(info: AddressInfo) -> List[Fact]:
     facts: List[Fact] = []
     for one in info.stretches:
-        many = one.end - one.start
-        facts.append(("damage", f"0x{one.start:x} to 0x{one.end:x}, {many} bytes: {one.what}"))
+        many = plural(one.end - one.start, "byte")
+        facts.append(("damage", f"0x{one.start:x} to 0x{one.end:x}, {many}: {one.what}"))
         if one.starts is not None:
             facts.append(("", f"begins in {one.starts}"))
         facts += [("", f"before it: {one.before}"), ("", f"after it: {one.after}")]
@@ -118,6 +119,7 @@ ADDRESS = View(
     Column("KASAN", "shadow"),
     Column("state"),
     Column("recorded in", "places"),
+    Column("holds"),
     Column("asked", "everywhere", _asked),
     Column("list", "list owner", _stands),
     Column("contradiction", "contradictions"),
