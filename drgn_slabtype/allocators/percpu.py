@@ -65,6 +65,7 @@ def per_cpu_structures(
     addresses = per_cpu_addresses(machine, pointers)
     astray = ~machine.memory.is_kernel_address(addresses)
     astray |= addresses % np.uint64(alignment) != 0
+    astray &= ~machine.per_cpu.lost  # of these it is not known where they lead
     astray = astray.any(axis=1) | _of_others(machine, addresses)
     wild = np.where(pointers == 0, needed, astray) & caches.rows.ok & caches.chosen
     addresses[wild] = 0
