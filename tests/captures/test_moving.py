@@ -131,7 +131,7 @@ def _what_never_stands_still() -> Moving:
     toggle = _never_twice(_slabs(SLUB)[0])
     moving.write(toggle.back)
     moving.before_read = lambda number: moving.write(
-        toggle.there if number // 10 % 2 else toggle.back
+        toggle.there if number // 7 % 2 else toggle.back
     )
     return moving
 
