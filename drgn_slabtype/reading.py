@@ -19,7 +19,7 @@ import numpy as np
 from drgn import FaultError
 
 from .allocators import open_allocator
-from .allocators.caches import Caches, read_caches, same_cache
+from .allocators.caches import Caches, read_caches, read_caches_apart, same_cache
 from .allocators.vectors import Held, held_vectors, vector_words
 from .errors import SlabTypeError
 from .findings import Finding
@@ -116,7 +116,7 @@ class Reading:
         heads = self.scan.heads
         self.index = SlabIndex(machine, heads, mapped=True)
         told = np.unique(self.index["slab_cache"]).tolist()
-        caches = read_caches(machine, told) if told else machine.settled(read_caches)
+        caches = read_caches_apart(machine, told)
         if scope.caches is not None:
             caches = _choose(caches, scope.caches)
         self._open(lambda: SlabIndex(machine, heads, mapped=True), caches)

@@ -134,12 +134,25 @@ def read_caches(machine: Machine, told: Sequence[int] = ()) -> Caches:
     at = np.arange(len(addresses))
     is_unlisted = at >= len(listed) + len(dying)
     dead = (at >= len(listed)) & ~is_unlisted
-    wrong = dict(settle_caches(rows, machine.memory.page_size))
-    if not machine.is_live:
-        for row, said in settle_pointers(machine, rows, names).items():
-            wrong.setdefault(row, said)
+    wrong = settle_caches(rows, machine.memory.page_size)
     every = np.ones(len(addresses), np.bool_)
     return Caches(rows, names, dead, is_unlisted, lost, every, wrong)
+
+
+def read_caches_apart(machine: Machine, told: Sequence[int] = ()) -> Caches:
+    """
+    Read every ``struct kmem_cache``, and put right which of them leads to another's structures.
+
+    That asks what stands in the structures of all caches. Where little is read, a slab of
+    such a cache contradicts what is read through it.
+
+    :param told: What slabs call their cache.
+    """
+    caches = read_caches(machine, told)
+    if machine.is_live:
+        return caches
+    pointers = settle_pointers(machine, caches.rows, caches.names)
+    return caches._with(caches.rows, caches.chosen, {**pointers, **caches.wrong})
 
 
 def _read(machine: Machine, addresses: List[int]) -> Rows:

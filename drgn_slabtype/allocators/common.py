@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import re
+from functools import cached_property
+from itertools import chain
 from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Tuple
 
 import numpy as np
@@ -72,11 +74,61 @@ Suspects = Dict[int, List[Suspect]]
 """What is wrong with caches, by ``struct kmem_cache *``."""
 
 
-def judge_by_others(machine: Machine) -> Suspects:
-    """Return what is wrong with caches by what all of them have in common."""
-    caches = machine.settled(read_caches)
-    rows = caches.rows
-    listed = np.flatnonzero(caches.listed & rows.ok)
+class ByOthers:
+    """
+    What is wrong with caches by what all of them have in common, found when it is asked for.
+
+    :param caches: Those of a reading.
+    """
+
+    def __init__(self, machine: Machine, caches: Caches) -> None:
+        self._machine = machine
+        self._caches = caches
+
+    def of(self, number: int, whole: bool) -> List[Suspect]:
+        """
+        Return what is wrong with one cache.
+
+        :param whole: Whether the whole machine is read. Else what all caches are called is
+            looked for in slabs only if what this one is called is in none.
+        """
+        if whole or _astray(self._machine, self._caches.rows, np.array([number])).any():
+            wrong = self._with_names
+        else:
+            wrong = self._machine.settled(_by_listed)
+        return wrong.get(int(self._caches.addresses[number]), [])
+
+    @cached_property
+    def _with_names(self) -> Suspects:
+        rows, listed = self._caches.rows, _listed(self._caches)
+        astray = _astray(self._machine, rows, listed)
+        homes = (
+            judge_home(rows[name][listed], column, name)
+            for name, column in zip(_names_of(rows), astray)
+        )
+        return _judge(self._machine, self._caches, chain.from_iterable(homes))
+
+
+def _names_of(rows: Rows) -> List[str]:
+    return [name for name in _IN_SLABS if rows.structure.has(name)]
+
+
+def _astray(machine: Machine, rows: Rows, numbers: I64) -> Bools:
+    # What caches are called that is in no slab: shape (names, caches).
+    pointers = np.array([rows[name][numbers] for name in _names_of(rows)], np.uint64)
+    return in_no_slab(machine, pointers.reshape(-1)).reshape(pointers.shape)
+
+
+def _listed(caches: Caches) -> I64:
+    return np.flatnonzero(caches.listed & caches.rows.ok)
+
+
+def _by_listed(machine: Machine) -> Suspects:
+    return _judge(machine, machine.settled(read_caches), ())
+
+
+def _judge(machine: Machine, caches: Caches, besides: Iterable[Odd]) -> Suspects:
+    rows, listed = caches.rows, _listed(caches)
     cache = _columns(machine, rows, listed)
     _add_nodes(machine, caches, listed, cache)
     flags = machine.fact(_flags)
@@ -90,10 +142,7 @@ def judge_by_others(machine: Machine) -> Suspects:
     if rows.structure.has("kobj.entry.next"):
         found += judge_ring(_ring(machine, rows, listed), "kobj.entry")
         found += _judge_names(machine, caches, listed)
-    for name in _IN_SLABS:
-        if rows.structure.has(name):
-            pointers = rows[name][listed]
-            found += judge_home(pointers, in_no_slab(machine, pointers), name)
+    found += besides
     wrong = _by_cache(machine, found, rows, listed, caches)
     for at, some in _judge_nodes(machine, caches).items():
         wrong.setdefault(at, []).extend(some)

@@ -23,7 +23,7 @@ from ...regions import Declaration
 from ...rules.members import Tuning, judge_pointers, judge_slab, judge_tuning
 from ..base import Ownership, decide_ownership
 from ..caches import Caches, cache_pointers, same_cache
-from ..common import Suspects, judge_by_others
+from ..common import ByOthers
 from ..destroyed import note_destroyed
 from ..lists import Walked, find_emptied
 from ..live import LIVE, LiveObjects
@@ -81,6 +81,7 @@ class SlabAllocator:
         self._cpus = len(machine.cpus)
         self._walks: List[Walked] = []
         self._live = LiveObjects([])
+        self._others: Optional[ByOthers] = ByOthers(machine, caches)
 
     def discover(self, index: SlabIndex) -> None:
         """Find out where slabs stand; see :meth:`.base.Allocator.discover`."""
@@ -105,7 +106,7 @@ class SlabAllocator:
 
     def believe(self, other: SlabAllocator) -> None:
         """Ask no other caches; see :meth:`.base.Allocator.believe`."""
-        self._by_others, self._missing, self._of_nodes = {}, {}, other._of_nodes
+        self._others, self._missing, self._of_nodes = None, {}, other._of_nodes
 
     def _list_of(self, index: SlabIndex) -> I64:
         # Which list of its node each slab stands on, if it is on one.
@@ -187,10 +188,6 @@ class SlabAllocator:
         return ledger
 
     @cached_property
-    def _by_others(self) -> Suspects:
-        return self.machine.settled(judge_by_others)
-
-    @cached_property
     def _missing(self) -> Missing:
         return self.machine.settled(missing_arrays)
 
@@ -205,7 +202,8 @@ class SlabAllocator:
             *self._orders.judge(cache.number, cache.num),
         ]
         ledger.suspects += at_member(self.caches.rows, cache.number, found)
-        ledger.suspects += self._by_others.get(cache.facts.address, [])
+        if self._others is not None:
+            ledger.suspects += self._others.of(cache.number, index.whole)
 
     def _arrays(self, cache: SlabCache, rows: I64, index: SlabIndex, ledger: Ledger) -> None:
         mine = self.arrays.rows_of(cache.number)

@@ -34,7 +34,7 @@ from ...rules.members import judge_pointers, judge_slub
 from ..ahead import shares
 from ..base import Fits, Ownership, decide_ownership
 from ..caches import Caches, cache_pointers, read_caches
-from ..common import Suspects, judge_by_others
+from ..common import ByOthers
 from ..destroyed import note_destroyed
 from ..lists import Walked, find_emptied
 from ..live import LIVE, LiveObjects
@@ -108,6 +108,7 @@ class SlubAllocator:
         self._flags = slab_flags(machine)
         self._walks: List[Walked] = []
         self._live = LiveObjects([])
+        self._others: Optional[ByOthers] = ByOthers(machine, caches)
         self._ahead: Optional[FreePointers] = None
 
     @cached_property
@@ -150,7 +151,7 @@ class SlubAllocator:
     def believe(self, other: SlubAllocator) -> None:
         """Take over how slabs are made; see :meth:`.base.Allocator.believe`."""
         self.traits, self._knows_traits = other.traits, True
-        self._by_others = {}
+        self._others = None
 
     def _fits(self, index: SlabIndex) -> Fits:
         return lambda rows, numbers: slab_fits(index, self.caches, rows, numbers)
@@ -198,10 +199,6 @@ class SlubAllocator:
 
     # One cache -----------------------------------------------------------------
 
-    @cached_property
-    def _by_others(self) -> Suspects:
-        return self.machine.settled(judge_by_others)
-
     def _cache(self, number: int) -> SlubCache:
         return SlubCache(self.caches, number, self._flags, len(self.machine.cpus))
 
@@ -233,7 +230,8 @@ class SlubAllocator:
             *self._orders.judge(number, cache.facts.objects_per_slab),
         ]
         ledger.suspects += at_member(self.caches.rows, number, found)
-        ledger.suspects += self._by_others.get(cache.facts.address, [])
+        if self._others is not None:
+            ledger.suspects += self._others.of(cache.number, index.whole)
         memberships(self._walks, number, rows, index, ledger)
         self.nodes.enter_lost(self.machine, number, ledger)
         self.nodes.enter_locks(number, ledger)
