@@ -15,7 +15,7 @@ from drgn.helpers.linux.mm import compound_head, compound_order, page_to_pfn
 
 from ..allocators.caches import read_caches
 from ..machine import Machine
-from ..machine.lowcore import of_cpus
+from ..machine.cpumemory import of_cpus
 from ..machine.symbols import symbol_at
 from ..machine.tasks import TaskList, spell_task
 from ..pages.predicates import page_types

@@ -23,7 +23,7 @@ from drgn.helpers.linux.sched import cpu_curr, idle_task
 
 from .activities import DEAD_ENDS, base_name
 from .architecture import Architecture, of_program
-from .lowcore import interrupt_stacks
+from .cpumemory import interrupt_stacks
 from .memory import U8, U64
 from .tasks import ERRORS, Area, Task, TaskList, spell_task
 

@@ -10,7 +10,7 @@ from typing import Any, Dict, List, Tuple
 import numpy as np
 from drgn import Architecture, Object, Platform, Program, Type, TypeMember
 
-from drgn_slabtype.machine.lowcore import of_cpus
+from drgn_slabtype.machine.cpumemory import of_cpus
 from drgn_slabtype.machine.ram import memory_bytes, memory_ranges
 from drgn_slabtype.pages.sections import roots_of_memory
 

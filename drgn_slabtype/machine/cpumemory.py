@@ -25,7 +25,7 @@ _INTERRUPT_STACK_BYTES = 1 << 14  # IRQ_STACK_SIZE of x86-64
 _LOWCORE_STACKS = ("async_stack", "mcck_stack", "nodat_stack", "restart_stack")
 
 
-class Own(NamedTuple):
+class CpuMemory(NamedTuple):
     """Memory of one CPU."""
 
     cpu: int
@@ -40,7 +40,7 @@ class Own(NamedTuple):
         return self.name == "lowcore"
 
 
-def of_cpus(machine: Machine) -> List[Own]:
+def of_cpus(machine: Machine) -> List[CpuMemory]:
     """Return the lowcores and the interrupt stacks of all CPUs."""
     return [
         own
@@ -49,7 +49,7 @@ def of_cpus(machine: Machine) -> List[Own]:
     ]
 
 
-def interrupt_stacks(machine: Machine, cpu: int) -> Iterator[Own]:
+def interrupt_stacks(machine: Machine, cpu: int) -> Iterator[CpuMemory]:
     """Yield the stacks on which a CPU takes interrupts."""
     # Since Linux kernel commit 951c2a51ae75 ("x86/irq/64: Adjust the per CPU irq
     # stack pointer by 8") (in v5.12), x86-64 points to the last word and not behind
@@ -66,10 +66,10 @@ def interrupt_stacks(machine: Machine, cpu: int) -> Iterator[Own]:
         except ERRORS:
             continue
         if name == "irq_stack_ptr":
-            yield Own(cpu, "interrupt stack", pointer, pointer + stack_bytes(machine))
+            yield CpuMemory(cpu, "interrupt stack", pointer, pointer + stack_bytes(machine))
         else:
             top = (pointer + 15) & ~15
-            yield Own(cpu, "interrupt stack", top - _INTERRUPT_STACK_BYTES, top)
+            yield CpuMemory(cpu, "interrupt stack", top - _INTERRUPT_STACK_BYTES, top)
     for lowcore in _lowcore(machine, cpu):
         for name in _LOWCORE_STACKS:
             try:
@@ -80,15 +80,15 @@ def interrupt_stacks(machine: Machine, cpu: int) -> Iterator[Own]:
             size = stack_bytes(machine)
             start = pointer & ~(size - 1)
             if pointer and start != lowcore.start:
-                yield Own(cpu, name, start, start + size)
+                yield CpuMemory(cpu, name, start, start + size)
 
 
-def _lowcore(machine: Machine, cpu: int) -> Iterator[Own]:
+def _lowcore(machine: Machine, cpu: int) -> Iterator[CpuMemory]:
     try:
         lowcore = machine.prog["lowcore_ptr"][cpu]
         start = lowcore.value_()
         # Of a CPU that never ran there is none.
         if start:
-            yield Own(cpu, "lowcore", start, start + sizeof(lowcore.type_.type))
+            yield CpuMemory(cpu, "lowcore", start, start + sizeof(lowcore.type_.type))
     except ERRORS:
         return
