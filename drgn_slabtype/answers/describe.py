@@ -185,13 +185,13 @@ def _struct_slab(slab: Located, addr: int, offset: int) -> AddressInfo:
         judged = slab.judged
         local = int(np.flatnonzero(judged.ledger.slabs.page == np.uint64(slab.page))[0])
         kind_of_list, owner = standing(judged.ledger, local)
-        # How a CPU's list goes on after a slab is not of the slab.
+        # A reading of one slab does not follow a CPU's list.
         said = tuple(
             finding.message
             for finding in judged.findings
             if finding.slab == slab.page
             and finding.rule not in ("note", "unavailable")
-            and finding.place != "cpu partial"
+            and finding.place != LISTS[ListKind.CPU_PARTIAL]
         )
     return AddressInfo(
         addr,

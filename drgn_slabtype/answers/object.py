@@ -169,9 +169,13 @@ def _with_own(reading: Lookup, info: AddressInfo) -> AddressInfo:
 
 
 def _with_findings(reading: Lookup, info: AddressInfo) -> AddressInfo:
-    # What is said of words of the allocator's own, of another cache than the object's.
+    # What is said of words of the allocator's own, of another cache than the object's, and of
+    # those of a slab.
     number, about = -1, range(info.address, info.address + 1)
-    if info.kind == "per-CPU" and info.slab_cache is not None:
+    if info.kind == "struct slab" and info.slab is not None and info.slab_cache is not None:
+        number = reading.number(info.slab_cache)
+        about = range(info.slab, info.slab + reading.machine.page.size)
+    elif info.kind == "per-CPU" and info.slab_cache is not None:
         number = reading.number(info.slab_cache)
     elif info.holds is not None and info.object is not None:
         own = own_structure(reading.machine, reading.caches, info.object)

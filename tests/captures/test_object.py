@@ -108,6 +108,8 @@ def _damaged(kernel: str, recipe: str) -> Program:
         ("slab-6.1-debug-plain", "entry-of-another-cache"),  # in an array of a CPU
         ("debian-6.12-plain", "cpu-freelist-in-other-slab"),  # in a struct kmem_cache_cpu
         ("debian-6.12-plain", "mark-lost-on-full"),  # in a struct slab
+        ("debian-6.12-plain", "cpu-partial-cut"),  # in one that a CPU keeps
+        ("debian-5.10-plain", "cpu-partial-leads-to-another-cache"),
         ("debian-6.12-plain", "partial-slab-lost"),  # in none
     ],
 )
