@@ -12,7 +12,9 @@ from drgn_slabtype.capture import open_capture
 from drgn_slabtype.check import check
 
 from ..recipes.overlay import Write, overlay
+from ..recipes.scopes import differences
 from ..recipes.suites import suite_of
+from . import two_caches
 
 _HERE = Path(__file__).parent
 
@@ -43,22 +45,11 @@ _CASES = [
 ]
 
 
-def _two(machine: Any) -> Any:
-    fit = [
-        cache
-        for cache in machine.caches
-        if len(machine.slabs_of(cache)) > 3
-        and not cache.lived_in
-        and machine.standing(cache, "partial")
-    ]
-    return fit[len(fit) // 3], fit[2 * len(fit) // 3]
-
-
 @pytest.mark.parametrize(("name", "where"), _CASES)
 def test_exchanged_pointers_are_two_words(name: str, where: Where) -> None:
     path = str(_HERE / name / "capture.xz")
     before = open_capture(path)
-    places = [where(cache) for cache in _two(suite_of(before).open(before))]
+    places = [where(cache) for cache in two_caches(suite_of(before).open(before))]
     prog = open_capture(path)
     words = [prog.read(place, 8) for place in places]
     overlay(prog, [Write(places[0], words[1]), Write(places[1], words[0])])
@@ -71,12 +62,27 @@ def test_exchanged_pointers_are_two_words(name: str, where: Where) -> None:
     assert report.changing == report.unavailable == []
 
 
+@pytest.mark.parametrize(("name", "where"), _CASES)
+def test_one_slab_answers_as_the_whole_machine(name: str, where: Where) -> None:
+    path = str(_HERE / name / "capture.xz")
+    before = open_capture(path)
+    machine = suite_of(before).open(before)
+    two = two_caches(machine)
+    prog = open_capture(path)
+    words = [prog.read(where(cache), 8) for cache in two]
+    overlay(prog, [Write(where(two[0]), words[1]), Write(where(two[1]), words[0])])
+    for cache in two:
+        slabs = [slab.page for slab in machine.slabs_of(cache)]
+        for page in slabs[:: max(len(slabs) // 6, 1)]:
+            assert differences(prog, [page]) == []
+
+
 @pytest.mark.parametrize(("name", "where"), [_CASES[0], _CASES[4], _CASES[6]])
 def test_a_pointer_that_is_a_copy_is_the_one_that_is_named(name: str, where: Where) -> None:
     path = str(_HERE / name / "capture.xz")
     before = open_capture(path)
     # Either of them, however the list of caches has them.
-    place, other = (where(cache) for cache in _two(suite_of(before).open(before)))
+    place, other = (where(cache) for cache in two_caches(suite_of(before).open(before)))
     for to, data in ((place, other), (other, place)):
         prog = open_capture(path)
         overlay(prog, [Write(to, prog.read(data, 8))])

@@ -16,6 +16,7 @@ from drgn_slabtype.findings import Finding
 
 from ..recipes.overlay import Write, overlay
 from ..recipes.suites import suite_of
+from . import two_caches
 
 _HERE = Path(__file__).parent
 _PAGE = 4096
@@ -29,16 +30,8 @@ Damage = Callable[[Program, Any, Any], List[Write]]
 def _roots(name: str, damage: Damage) -> Sequence[Finding]:
     path = str(_HERE / name / "capture.xz")
     before = open_capture(path)
-    machine = suite_of(before).open(before)
-    fit = [
-        cache
-        for cache in machine.caches
-        if len(machine.slabs_of(cache)) > 3
-        and not cache.lived_in
-        and machine.standing(cache, "partial")
-    ]
     prog = open_capture(path)
-    overlay(prog, damage(before, fit[len(fit) // 3], fit[2 * len(fit) // 3]))
+    overlay(prog, damage(before, *two_caches(suite_of(before).open(before))))
     return [finding for finding in check(prog).findings if finding.because is None]
 
 
