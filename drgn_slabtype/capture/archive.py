@@ -194,7 +194,7 @@ def _stream_before(fd: int, end: int) -> Optional[Tuple[int, int]]:
         numbers = _numbers(index[1:-_CRC_SIZE])
         count = next(numbers)
         blocks = [(next(numbers), next(numbers)) for _ in range(min(count, size))]
-    except (IndexError, RuntimeError, StopIteration):
+    except IndexError:
         return None
     at -= _HEADER_SIZE + sum((packed + 3) // 4 * 4 for packed, _ in blocks)
     if at < 0 or os.pread(fd, len(MAGIC), at) != MAGIC:

@@ -39,18 +39,21 @@ def judge_cpu_pages(
                 yield finding
         yield from _count(one)
         if not one.whole:
-            what = f"free pages of CPU {one.cpu}, zone {one.name} of node {one.node}"
             yield Finding(
                 "unreadable",
-                f"{what}, are not all in the target",
+                f"{_whose(one)}, are not all in the target",
                 node=one.node,
                 cpu=one.cpu,
                 place="pcp",
             )
 
 
+def _whose(one: CpuPages) -> str:
+    return f"free pages of CPU {one.cpu}, zone {one.name} of node {one.node}"
+
+
 def _torn(one: CpuPages, some: CpuList, torn: Torn, names: PageNames) -> Finding:
-    what = f"list {some.number} of free pages of CPU {one.cpu}, zone {one.name} of node {one.node}"
+    what = f"list {some.number} of {_whose(one)}"
     if torn.pfn is not None:
         what = f"page 0x{names.page(torn.pfn):x} (PFN {torn.pfn:#x}), on {what}"
     wrong = f"{torn.member} leads to 0x{torn.found:x}, which does not lead back"
@@ -96,8 +99,8 @@ def _pages(
             page = names.page(pfn)
             yield Finding(
                 code,
-                f"page 0x{page:x} (PFN {pfn:#x}) is on list {some.number} of free pages of "
-                f"CPU {one.cpu}, zone {one.name} of node {one.node}, and {what}",
+                f"page 0x{page:x} (PFN {pfn:#x}) is on list {some.number} of {_whose(one)}, "
+                f"and {what}",
                 node=one.node,
                 cpu=one.cpu,
                 page=page,

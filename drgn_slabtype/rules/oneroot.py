@@ -17,7 +17,7 @@ from ..findings import Finding
 
 _GAP = 16  # bytes from one damaged word to the next: a word may be right by chance
 _STRETCH_BYTES = 4096  # that one write may run over
-_MOST_CPUS = 3  # of which each has not been damaged by itself
+_FEWEST_CPUS = 3  # that have not been damaged each by itself
 _MANY = 4  # roots that are not damaged one by one so near each other
 _TAILS = 8  # pages of the largest slabs that there usually are
 _LINKS = ("list-links", "list-broken")
@@ -119,14 +119,14 @@ def _of_stretches(
 
 
 def _of_cpus(findings: Sequence[Finding]) -> Iterator[Tuple[int, int]]:
-    # What most CPUs have of a cache is found through one pointer of it.
+    # What CPUs have of a cache is found through one pointer of it.
     places: Dict[Tuple[Optional[str], str, str], Dict[int, int]] = {}
     for one in findings:
         if one.rule == "container" and one.cpu is not None and one.because is None:
             place = (one.place or "").partition(" of CPU ")[0]
             places.setdefault((one.cache, one.code, place), {}).setdefault(one.cpu, one.id)
     for cpus in places.values():
-        if len(cpus) >= _MOST_CPUS:
+        if len(cpus) >= _FEWEST_CPUS:
             first = min(cpus.values())
             yield from ((first, one) for one in cpus.values() if one != first)
 
