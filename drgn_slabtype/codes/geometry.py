@@ -13,6 +13,7 @@ CODES: Mapping[str, Code] = {
         "geometry",
         "A number that describes the machine is contradicted.",
         "Written once, at boot: `nr_node_ids` by `setup_nr_node_ids()` from the possible nodes, "
+        "`nr_cpu_ids` by `setup_nr_cpu_ids()` from the possible CPUs, "
         "`__highest_present_section_nr` by `memory_present()`, `__per_cpu_offset` by "
         "`setup_per_cpu_areas()`, `saved_command_line` and `__kfence_pool` lie in the direct map; "
         "`kmalloc_caches` by `create_kmalloc_caches()`, `kmem_cache` and `kmem_cache_node` by "
@@ -23,6 +24,7 @@ CODES: Mapping[str, Code] = {
             "the variables around it in `System.map`",
         ),
         more="Judged are `nr_node_ids` by the possible nodes and `node_data[]`, "
+        "`nr_cpu_ids` and `__cpu_possible_mask` by each other and by the CPUs that are there, "
         "`__highest_present_section_nr` by the sections, `__per_cpu_offset` by the runqueues there "
         "or the other CPUs' words, `saved_command_line` and `__kfence_pool` by the direct map, "
         "`kmalloc_caches` by the sizes of objects of the caches it leads to, `kmem_cache` and "

@@ -34,12 +34,12 @@ if TYPE_CHECKING:
     from ..findings import Finding
     from ..pagetype.detect import PageTypeLayout
     from .columns import Rows, Structure
+    from .cpus import Cpus
     from .memmap import MemoryMap
-    from .memory import U64, Memory, Spent
+    from .memory import I64, U64, Memory, Spent
     from .offsets import Offsets
     from .page import PageFields
     from .pause import Pause
-    from .percpu import I64
 
 _KEY = "slabtype"
 
@@ -192,11 +192,16 @@ class Machine(Found):
     # CPUs and nodes ------------------------------------------------------------------
 
     @cached_property
+    def possible_cpus(self) -> Cpus:
+        """Which CPUs are possible, and which variable says that wrongly."""
+        from .cpus import read_cpus
+
+        return read_cpus(self.prog)
+
+    @property
     def cpus(self) -> I64:
         """Numbers of all possible CPUs, offline ones too."""
-        from .percpu import possible_cpus
-
-        return possible_cpus(self.prog)
+        return self.possible_cpus.numbers
 
     @cached_property
     def per_cpu(self) -> Offsets:

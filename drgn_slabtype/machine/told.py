@@ -18,6 +18,7 @@ from drgn.helpers.linux.nodemask import for_each_online_node
 from ..codes import ADDRESS, Measure
 from ..errors import ArgumentError
 from ..findings import Finding
+from .cpus import cpu_damage
 from .kfence import kfence_pool
 from .offsets import offset_damage
 
@@ -157,6 +158,7 @@ def variable_damage(machine: Machine) -> Iterator[Finding]:
             id=4,
         )
     yield from (one for one in _contradicted_pool(machine) if one.place not in astray)
+    yield from cpu_damage(machine)
     yield from offset_damage(machine)
     yield from _lost(machine)
 

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Iterator, List, NamedTuple, Tuple
 import numpy as np
 from drgn.helpers.linux.mm import for_each_vmap_area
 
-from .memory import U64
-from .percpu import I64
+from .memory import I64, U64
 from .tasks import ERRORS
 from .translation import physical_address
 

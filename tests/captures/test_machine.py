@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
-from typing import Callable, List
+from typing import Callable, List, Tuple
 
 import pytest
 from drgn import FaultError, Program
@@ -15,7 +16,7 @@ from drgn_slabtype.capture import open_capture
 from drgn_slabtype.check import check
 from drgn_slabtype.findings import Report
 
-from ..recipes.overlay import Write, overlay
+from ..recipes.overlay import Write, order_of, overlay
 
 _HERE = Path(__file__).parent
 
@@ -186,6 +187,37 @@ def test_where_a_cpu_has_its_memory(name: str, away: int) -> None:
     assert (root.expected, root.found) == (right, right + away)
     assert report.totals.in_use == whole.in_use
     assert report.unavailable == []
+
+
+@pytest.mark.parametrize("variable", ["nr_cpu_ids", "__cpu_possible_mask"])
+@pytest.mark.parametrize("value", [0, 3, 5, 0x1F, 0x41414141])
+@pytest.mark.parametrize(
+    "name", ["slab-6.1-debug-plain", "debian-7-plain", "debian-6.12-s390x-plain"]
+)
+def test_which_cpus_there_are(name: str, value: int, variable: str) -> None:
+    # Without them, objects that wait in places of CPUs would all be in use.
+    size = 4 if variable == "nr_cpu_ids" else 8
+    report = _damaged(name, _variable(variable), value.to_bytes(size, order_of(_open(name))))
+    (root,) = [one for one in report.findings if one.because is None]
+    assert (root.code, root.place, root.found) == ("machine-wrong", variable, value)
+    assert root.expected == (4 if variable == "nr_cpu_ids" else 0xF)
+    totals = report.totals
+    assert (totals.slabs, totals.objects, totals.in_use) == _counts(name)
+    assert report.unavailable == []
+
+
+@cache
+def _counts(name: str) -> Tuple[int, int, int]:
+    whole = check(_open(name)).totals
+    return whole.slabs, whole.objects, whole.in_use
+
+
+def test_a_mask_that_nobody_contradicts() -> None:
+    # A CPU can be possible that is not present.
+    prog = _open("debian-7-plain")
+    masks = [_variable(f"__cpu_{one}_mask")(prog) for one in ("present", "online")]
+    overlay(prog, [Write(mask, (7).to_bytes(8, "little")) for mask in masks])
+    assert check(prog).findings == []
 
 
 def test_cpus_of_two_nodes_are_not_side_by_side() -> None:
