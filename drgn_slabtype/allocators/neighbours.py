@@ -59,6 +59,19 @@ def find_stand(index: SlabIndex, row: int, heads: Sequence[ListHead]) -> Stand:
     return Stand(listed, torn, found[0] if found else None, pages)
 
 
+def leads_back(index: SlabIndex, head: ListHead) -> bool:
+    """Return whether what stands at both ends of a list that is not empty leads to its head."""
+    machine, links = index.machine, [head.next, head.prev]
+    offset = index.structure.offset("slab_list")
+    if not index.is_memory_map(np.array(links, np.uint64) - np.uint64(offset)).all():
+        return False
+    try:
+        back = machine.memory.read_word(head.next + machine.memory.word_size)
+        return back == machine.memory.read_word(head.prev) == head.address
+    except FaultError:
+        return False
+
+
 def _follow(
     index: SlabIndex, row: int, heads: Mapping[int, ListHead], member: str, back: str
 ) -> _Side:

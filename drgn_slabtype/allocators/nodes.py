@@ -36,7 +36,7 @@ from .caches import Caches
 from .lists import ListHead, SlabLists, Walked
 from .locks import lock_suspects
 from .members import per_node_offset
-from .neighbours import Stand, find_stand
+from .neighbours import Stand, find_stand, leads_back
 from .pointers import wild_pointer, wild_pointers
 
 Sum = Callable[[int], int]
@@ -122,14 +122,18 @@ class Nodes(NamedTuple):
         kind_of: Callable[[SlabIndex], I64],
     ) -> Optional[ListHead]:
         # The head of a list too long to be followed: of the slab's node, and of
-        # the kind that its neighbours say, if all of them are of its cache.
+        # the kind that its neighbours say, if all of them are of its cache. That
+        # it leads there is as good as known if it leads to both ends.
         beside = slabs_at(index.machine, found.neighbours)
         kinds = np.unique(kind_of(beside))
         told = np.unique(np.concatenate([beside["slab_cache"], index["slab_cache"]]))
         if len(kinds) == 1 and len(told) == 1:
             for head in heads:
                 if head.kind == kinds[0] and head.owner == index.nids[0]:
-                    return head
+                    if leads_back(index, head):
+                        return head
+                    index.doubts.append("the head of its list does not lead to both ends of it")
+                    return None
         index.doubts.append("its neighbours on its list do not agree which list it is")
         return None
 

@@ -20,7 +20,9 @@ from drgn_slabtype.index import KnownBy
 from drgn_slabtype.machine import machine
 
 from ..counting import counted_capture
+from ..recipes.overlay import Write, order_of, overlay
 from ..recipes.scopes import differences
+from ..recipes.suites import suite_of
 from . import ONE_OF_EACH_SHAPE
 
 HERE = Path(__file__).parent
@@ -55,6 +57,21 @@ def test_one_slab_answers_as_the_whole_machine(prog: Program) -> None:
     places = _places(prog)
     for place in places:
         assert differences(prog, place) == []
+
+
+@pytest.mark.parametrize("damage", ["emptied", "ends"])
+@pytest.mark.parametrize("kernel", ONE_OF_EACH_SHAPE)
+def test_the_head_of_a_long_list(kernel: str, damage: str) -> None:
+    # Slabs in the middle do not meet it, whatever they look at on both sides.
+    prog = open_capture(str(_capture(kernel)))
+    of = suite_of(prog).open(prog)
+    lists = [(cache, of.standing(cache, "partial")) for cache in of.caches]
+    cache, slabs = max(lists, key=lambda one: len(one[1]))
+    head = cache.node().head("partial")
+    links = [head, head] if damage == "emptied" else [slabs[0].link + 8, slabs[-1].link + 8]
+    data = b"".join(link.to_bytes(8, order_of(prog)) for link in links)
+    overlay(prog, [Write(head, data)])
+    assert differences(prog, [slabs[len(slabs) // 2].page]) == []
 
 
 def test_sound_slabs_need_no_reading_of_the_whole_machine(prog: Program) -> None:
