@@ -11,7 +11,7 @@ of one struct page from different sides, and of a cache that the list of caches 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Callable, Dict, Iterator, List, Optional, Sequence, Set, Tuple
+from typing import Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
 
 from ..findings import Finding
 
@@ -28,6 +28,7 @@ _OF_STRUCT_PAGE = frozenset(
 _APART = frozenset({"content", "note", "unavailable"})
 """Rules about contents, where every object is a place of its own, and what is no damage."""
 _NOT_STRUCTURES = _APART | {"claim"}
+_MADE_OTHERWISE = _OF_STRUCT_PAGE | {"slab-objects-wrong"}
 _LOCKS = frozenset({"lock-wrong", "lock-kept"})
 """Of a lock it counts by itself that it can be none: nothing that it guards follows from that."""
 
@@ -57,7 +58,7 @@ def one_root(
         _bind(follows, into, one)
     for into, one in _of_stretches([one for one in findings if not one.moving], follows):
         _bind(follows, into, one)
-    for into, one in _of_damaged(here):
+    for into, one in _of_damaged(here, page_of, page_bytes):
         _bind(follows, into, one)
     if lost is not None:
         for into, one in _of_cache(here, lost):
@@ -149,23 +150,39 @@ def _of_pages(
             at = one.slab if one.page is None else one.page
         elif one.code == "claim-foreign" and isinstance(one.found, int):
             at = page_of(one.found)
-        if at is not None:
-            heads = (at - number * page_bytes for number in range(_TAILS))
-            head = next((head for head in heads if head in gone), None)
-            if head is not None:
-                # That somebody gave the page back explains that the list ends there.
-                pair = gone[head], one.id
-                yield pair[::-1] if one.code == "page-free-type" else pair
+        root = _of_head(at, gone, page_bytes)
+        if root is not None:
+            # That somebody gave the page back explains that the list ends there.
+            yield (one.id, root) if one.code == "page-free-type" else (root, one.id)
 
 
-def _of_damaged(findings: Sequence[Finding]) -> Iterator[Tuple[int, int]]:
-    # How long a vector must be follows from how many objects the cache says a slab has.
-    damaged = {
-        one.cache: one.id for one in findings if one.code == "cache-wrong" and one.because is None
-    }
+def _of_damaged(
+    findings: Sequence[Finding], page_of: PageOf, page_bytes: int
+) -> Iterator[Tuple[int, int]]:
+    # How long a vector must be follows from how many objects the cache says a slab has,
+    # and what there is where it lies from what the slab there says of itself.
+    caches: Dict[Optional[str], int] = {}
+    slabs: Dict[int, int] = {}
     for one in findings:
-        if one.code == "slab-vector-wrong" and one.because is None and one.cache in damaged:
-            yield damaged[one.cache], one.id
+        if one.because is None and one.code == "cache-wrong":
+            caches[one.cache] = one.id
+        elif one.because is None and one.code in _MADE_OTHERWISE and one.slab is not None:
+            slabs.setdefault(one.slab, one.id)
+    for one in findings:
+        if one.code == "slab-vector-wrong" and one.because is None:
+            root = caches.get(one.cache)
+            if root is None and isinstance(one.found, int):
+                root = _of_head(page_of(one.found), slabs, page_bytes)
+            if root is not None:
+                yield root, one.id
+
+
+def _of_head(page: Optional[int], heads: Mapping[int, int], page_bytes: int) -> Optional[int]:
+    # What is known of the compound page that a page may be of, by its head.
+    if page is None:
+        return None
+    before = (page - number * page_bytes for number in range(_TAILS))
+    return next((heads[head] for head in before if head in heads), None)
 
 
 def _of_cache(findings: Sequence[Finding], lost: range) -> Iterator[Tuple[int, int]]:

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, ClassVar, Dict, Iterator, List, Optional, Tuple
+from functools import cached_property
+from typing import Any, Callable, ClassVar, Dict, Iterator, List, Optional, Set, Tuple
 
 from drgn import Object, Program, offsetof, sizeof
 from drgn.helpers.linux.cpumask import for_each_possible_cpu
@@ -106,6 +107,20 @@ class Machine:
             self.slabs[slab.page] = slab
             pages = range(0, slab.span, self.page_size)
             self._homes.update({slab.start + at: slab for at in pages})
+
+    @cached_property
+    def _vectors(self) -> Set[int]:
+        # The pages that vectors of slabs lie in.
+        names = ("obj_exts", "memcg_data", "obj_cgroups")
+        layout = self.prog.type(self.descriptor)
+        member = next((name for name in names if layout.has_member(name)), None)
+        words = [slab.kept(member) for slab in self.slabs.values()] if member else []
+        return {word & -self.page_size for word in words if word & 1}
+
+    def holds_vectors(self, slab: Any) -> bool:
+        """Return whether what other slabs keep beside their objects lies in a slab."""
+        pages = range(slab.start, slab.start + slab.span, self.page_size)
+        return not self._vectors.isdisjoint(pages)
 
     def all_slabs(self) -> Iterator[Any]:
         """Yield every slab but those of the allocator's own objects."""

@@ -128,3 +128,14 @@ def test_vectors_of_a_damaged_cache_follow_from_it() -> None:
         for id, name in ((2, "one"), (3, "other"))
     ]
     assert _roots([wrong, *vectors]) == {1: None, 2: 1, 3: None}
+
+
+def test_vectors_in_a_damaged_slab_follow_from_it() -> None:
+    # Of the third page of a slab, and of another slab.
+    page = _MAP + 16 * _PAGE
+    wrong = Finding("slab-objects-wrong", "objects", id=1, slab=page)
+    inside, elsewhere = (
+        Finding("slab-vector-wrong", "vector", id=id, found=_LINEAR + (pfn << 12) + 0x801)
+        for id, pfn in ((2, 18), (3, 32))
+    )
+    assert _roots([wrong, inside, elsewhere]) == {1: None, 2: 1, 3: None}

@@ -69,7 +69,8 @@ class Slab(AnySlab):
     @property
     def quiet(self) -> bool:
         """Whether it has several objects of both kinds."""
-        return self.where == "partial" and 2 <= self.counted <= self.objects - 3
+        usual = self.where == "partial" and 2 <= self.counted <= self.objects - 3
+        return usual and not self.machine.holds_vectors(self)
 
     def spot(self, path: str) -> Spot:
         """Return where a member stands; ``active`` and ``s_mem`` wherever this layout has them."""

@@ -96,7 +96,8 @@ class Slab(AnySlab):
     def quiet(self) -> bool:
         """Whether it is a slab that allows most kinds of damage."""
         usual = self.where == "partial" and self.cache.name not in self.machine.own
-        return usual and len(self.free) >= 4 and self.counted >= 2
+        usual = usual and len(self.free) >= 4 and self.counted >= 2
+        return usual and not self.machine.holds_vectors(self)
 
     def follow(self, head: int) -> Iterator[int]:
         """Yield the objects of a chain of free pointers, as long as it stays in the slab."""
