@@ -40,7 +40,7 @@ class _Kind(NamedTuple):
     @property
     def told(self) -> Tuple[I64, Bools]:
         # What all witnesses agree on, -1 if they do not, and whether it is more than one.
-        most = self.owners.max(axis=1)
+        most = self.owners.max(axis=1, initial=-1)
         agreed = ((self.owners == most[:, None]) | (self.owners < 0)).all(axis=1)
         told = np.where(agreed, most, -1).astype(np.int64)
         return told, np.count_nonzero(self.owners >= 0, axis=1) > 1

@@ -410,7 +410,7 @@ def judge_slab_nodes(node: Columns, colour: U64, jiffies: Optional[int]) -> Iter
     yield from _odd(node["free_touched"] > 1, "free_touched", node["free_touched"], "")
     if jiffies is not None:
         reap = node["next_reap"]
-        late = reap > np.uint64(jiffies + _REAP_JIFFIES)
+        late = reap > np.uint64(min(jiffies + _REAP_JIFFIES, _LAST_JIFFIES))
         early = reap < np.uint64(_FIRST_JIFFIES) if jiffies >= _FIRST_JIFFIES else late
         why = f", far from now, which is {jiffies}"
         yield from _odd(understood(late | early), "next_reap", reap, why)
@@ -420,6 +420,7 @@ def judge_slab_nodes(node: Columns, colour: U64, jiffies: Optional[int]) -> Iter
 # five minutes before 2^32. At most 1000 of them make a second.
 _REAP_JIFFIES = 60 * 1000
 _FIRST_JIFFIES = (1 << 32) - 300 * 1000
+_LAST_JIFFIES = (1 << 64) - 1
 
 
 # Nodes of SLUB ---------------------------------------------------------------

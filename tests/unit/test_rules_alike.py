@@ -34,6 +34,7 @@ _FLAGS = Flags(
     zones=0x2C000,
 )
 _COUNT = 40
+_NOW = (1 << 32) + 100_000
 _PARENT = 0xFFFF888000001000
 
 
@@ -161,15 +162,14 @@ def test_of_two_links_the_wrong_one_is_told(member: str, found: int) -> None:
     ]
 
 
-def _nodes(**changed: int) -> List[Odd]:
+def _nodes(now: int = _NOW, **changed: int) -> List[Odd]:
     def column(value: int) -> Any:
         return np.full(_COUNT, value, np.uint64)
 
-    now = (1 << 32) + 100_000
     node = {
         "colour_next": column(1),
         "free_touched": column(0),
-        "next_reap": column(now + 2000),
+        "next_reap": column(_NOW + 2000),
     }
     for name, value in changed.items():
         node[name][7] = value
@@ -188,6 +188,11 @@ def _nodes(**changed: int) -> List[Odd]:
 def test_a_node_of_slab_holds_what_it_can(changed: Any) -> None:
     assert _nodes() == []
     assert [one.row for one in _nodes(**changed)] == [7]
+
+
+@pytest.mark.parametrize("now", [0, (1 << 64) - 1, 0xFFFFFFFFFFFFE560])
+def test_a_damaged_clock_accuses_no_node(now: int) -> None:
+    assert _nodes(now) == []
 
 
 def test_a_cpu_counts_from_its_number() -> None:
