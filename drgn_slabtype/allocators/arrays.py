@@ -18,7 +18,7 @@ def local_rows(rows: I64, wanted: I64) -> I64:
     :param rows: Rows of the index, ascending, that are the rows of ``ledger.slabs``.
     :param wanted: Rows of the index; -1 stays -1.
     """
-    if not len(rows):
+    if not len(rows) or not len(wanted):
         return np.full(len(wanted), -1, np.int64)
     at = np.minimum(np.searchsorted(rows, wanted), len(rows) - 1)
     return np.where(rows[at] == wanted, at, -1).astype(np.int64)

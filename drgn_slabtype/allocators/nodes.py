@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import (
     Any,
     Callable,
+    Dict,
     Iterable,
     Iterator,
     List,
@@ -218,19 +219,24 @@ def read_nodes(machine: Machine, caches: Caches, every: bool = False) -> Nodes:
     return Nodes(cache, nid, rows, locks.held, wild, locks)
 
 
-def memberships(
-    walks: Iterable[Walked], cache: int, rows: I64, index: SlabIndex, ledger: Ledger
-) -> None:
+def lists_by_cache(walks: Iterable[Walked]) -> Dict[int, List[Walked]]:
+    """Return the lists of each cache that has any."""
+    found: Dict[int, List[Walked]] = {}
+    for walked in walks:
+        found.setdefault(walked.head.cache, []).append(walked)
+    return found
+
+
+def memberships(walks: Iterable[Walked], rows: I64, index: SlabIndex, ledger: Ledger) -> None:
     """
     Enter the lists of one cache into its ledger.
 
+    :param walks: Of that cache.
     :param rows: Rows of the index that are the rows of ``ledger.slabs``.
     """
     parts = []
     breaks: List[Break] = []
     for head, members, broken in walks:
-        if head.cache != cache:
-            continue
         if broken is not None:
             breaks.append(broken)
         parts.append(

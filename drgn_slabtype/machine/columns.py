@@ -36,14 +36,19 @@ class Structure:
         self.byteorder = byteorder
         """``<`` or ``>``, as numpy spells it."""
         self._found: Dict[str, Tuple[int, Optional[int], Type]] = {}
+        self._has: Dict[str, bool] = {}
 
     def has(self, path: str) -> bool:
         """Return whether a member exists; dots lead into nested structures."""
-        try:
-            self.offset(path)
-        except LookupError:
-            return False
-        return True
+        found = self._has.get(path)
+        if found is None:
+            try:
+                self.offset(path)
+                found = True
+            except LookupError:
+                found = False
+            self._has[path] = found
+        return found
 
     def offset(self, path: str) -> int:
         """

@@ -112,6 +112,8 @@ def _halves(read: Read, ordered: U64, last: U64, rows: Rows, keep: Keep) -> Iter
 
 def _bounds(ordered: U64, last: U64, gap: int) -> Rows:
     # Where sorted addresses are split: where a gap is too wide or a run too long.
+    if len(ordered) == 1:
+        return np.array([0, 1], np.intp)
     after, reach = ordered[1:], np.maximum.accumulate(last)[:-1]
     gaps = (after > reach) & (after - reach > np.uint64(gap + 1))
     edges = np.concatenate([[0], np.flatnonzero(gaps) + 1])

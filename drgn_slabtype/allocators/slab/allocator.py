@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from functools import cached_property
 from itertools import chain
-from typing import Iterator, List, Optional, Sequence
+from typing import Dict, Iterator, List, Optional, Sequence
 
 import numpy as np
 
@@ -28,7 +28,7 @@ from ..destroyed import note_destroyed
 from ..lists import Walked, find_emptied
 from ..live import LIVE, LiveObjects
 from ..members import at_member
-from ..nodes import memberships, node_pointers, read_nodes
+from ..nodes import lists_by_cache, memberships, node_pointers, read_nodes
 from ..percpu import per_cpu_structures
 from ..quarantine import QUARANTINE, read_quarantine
 from ..sequences import Orders
@@ -80,6 +80,7 @@ class SlabAllocator:
         self.quarantine = machine.settled(read_quarantine)
         self._cpus = len(machine.cpus)
         self._walks: List[Walked] = []
+        self._lists: Dict[int, List[Walked]] = {}
         self._live = LiveObjects([])
         self._others: Optional[ByOthers] = ByOthers(machine, caches)
 
@@ -92,6 +93,7 @@ class SlabAllocator:
         else:
             self._walks = self.nodes.stand(index, _LISTS, self._list_of)
             add_hosts(index, self.caches)
+        self._lists = lists_by_cache(self._walks)
         self.ownership = decide_ownership(index, self.caches, self._walks, ())
         self.view = SlabView(index, self.caches, self.ownership.cache, self._walks)
         index.settle(self.view.orders)
@@ -160,7 +162,7 @@ class SlabAllocator:
         rows = self.ownership.rows_of(number)
         slabs = read_slabs(self.view, index, cache, rows, self.ownership, self.nodes)
         ledger = Ledger(cache.facts, PLACES, slabs)
-        memberships(self._walks, number, rows, index, ledger)
+        memberships(self._lists.get(number, ()), rows, index, ledger)
         self._members(cache, ledger, index)
         ledger.suspects += misfits(self.view, index, cache, rows)
         if index.whole:

@@ -9,9 +9,9 @@ the objects that are not on it, wherever else they may be.
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cache, cached_property, partial
 from itertools import chain
-from typing import Iterator, List, Optional, Sequence, Tuple
+from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -39,7 +39,7 @@ from ..destroyed import note_destroyed
 from ..lists import Walked, find_emptied
 from ..live import LIVE, LiveObjects
 from ..members import at_member
-from ..nodes import memberships, node_pointers, read_nodes
+from ..nodes import lists_by_cache, memberships, node_pointers, read_nodes
 from ..quarantine import QUARANTINE, read_quarantine
 from ..sequences import Orders
 from ..shadowed import shadow_zones
@@ -105,8 +105,10 @@ class SlubAllocator:
         self.traits = Traits()
         self._knows_traits = False
         self.ownership = Ownership(np.zeros(0, np.int64), np.zeros(0, np.int64))
-        self._flags = slab_flags(machine)
+        flags, cpus = slab_flags(machine), len(machine.cpus)
+        self._cache = cache(partial(SlubCache, caches, flags=flags, cpus=cpus))
         self._walks: List[Walked] = []
+        self._lists: Dict[int, List[Walked]] = {}
         self._live = LiveObjects([])
         self._others: Optional[ByOthers] = ByOthers(machine, caches)
         self._ahead: Optional[FreePointers] = None
@@ -129,6 +131,7 @@ class SlubAllocator:
             self._walks = find_emptied(index, self.nodes.walk(index, kinds))
         else:
             self._walks = self.nodes.stand(index, kinds, _list_of)
+        self._lists = lists_by_cache(self._walks)
         held = []
         if self.cpu_slabs is not None:
             self.cpu_slabs.locate(index, self.caches, self._fits(index))
@@ -199,9 +202,6 @@ class SlubAllocator:
 
     # One cache -----------------------------------------------------------------
 
-    def _cache(self, number: int) -> SlubCache:
-        return SlubCache(self.caches, number, self._flags, len(self.machine.cpus))
-
     def read_ahead(
         self, numbers: Sequence[int], index: SlabIndex, jobs: int
     ) -> Iterator[Sequence[int]]:
@@ -232,7 +232,7 @@ class SlubAllocator:
         ledger.suspects += at_member(self.caches.rows, number, found)
         if self._others is not None:
             ledger.suspects += self._others.of(cache.number, index.whole)
-        memberships(self._walks, number, rows, index, ledger)
+        memberships(self._lists.get(number, ()), rows, index, ledger)
         self.nodes.enter_lost(self.machine, number, ledger)
         self.nodes.enter_locks(number, ledger)
         if self.cpu_slabs is not None:

@@ -102,6 +102,8 @@ class Deferred:
         :param places: Position in ``ledger.places`` by name.
         """
         for found in self.lists:
+            if not found.nodes:
+                continue
             nodes = np.array(found.nodes, np.uint64)
             slab = local_rows(rows, index.rows_of_addresses(nodes))
             nodes, slab = nodes[slab >= 0], slab[slab >= 0]

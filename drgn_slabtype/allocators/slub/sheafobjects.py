@@ -14,7 +14,7 @@ import numpy as np
 
 from ...codes import OBJECTS
 from ...index import SlabIndex
-from ...ledger import I64, U64, Containers, Ledger, State, Suspect, Walk
+from ...ledger import I64, Containers, Ledger, State, Suspect, Walk
 from ...machine.columns import Rows
 from ..arrays import enter_arrays
 from ..caches import Caches
@@ -22,7 +22,6 @@ from ..members import at_member
 from .barns import Found
 from .sheaves import Sheaves
 
-_MAX_CAPACITY = 1 << 16
 _SEVERAL = 3  # sheaves that are not damaged alike by chance
 
 
@@ -48,14 +47,9 @@ def enter_sheaves(
     mine = sheaves.by_cache.get(cache, [])
     if not mine:
         return
-    machine, source = index.machine, index.machine.memory
-    addresses = np.array([sheaf.address for sheaf in mine], np.uint64)
-    room = _room(addresses, caches, index, owner)
-    capacity, fits = int(caches.rows["sheaf_capacity"][cache]), int(room.max())
-    readable = min(capacity, fits if fits >= 0 else _MAX_CAPACITY)
-    layout = machine.structure("struct slab_sheaf")
-    width = layout.offset("objects") + readable * source.word_size
-    content = machine.rows("struct slab_sheaf", addresses, width)
+    source = index.machine.memory
+    content, room, readable = sheaves.contents(caches, index, owner).of(cache)
+    capacity, layout = int(caches.rows["sheaf_capacity"][cache]), content.structure
     size = content["size"].astype(np.int64)
     ledger.suspects += _judge(capacity, mine, content, size)
     # The bootstrap sheaf stands in for one where a cache has none.
@@ -68,7 +62,7 @@ def enter_sheaves(
         len(mine),
         place=np.array([places[sheaf.place] for sheaf in mine], np.int64),
         owner=np.array([sheaf.owner for sheaf in mine], np.int64),
-        address=addresses,
+        address=content.addresses,
         counted=np.where(own, size, 0),
         limit=readable,
         walked=count,
@@ -89,20 +83,6 @@ def enter_sheaves(
     last = boxes.busy[box] & (claims.position[before:] == count[box] - 1)
     old = claims.address[before:]
     claims.passing[before:] = last & ((old == 0) | source.is_kernel_address(old))
-
-
-def _room(addresses: U64, caches: Caches, index: SlabIndex, owner: I64) -> I64:
-    # How many objects there is room for in the memory of each sheaf; -1 for
-    # one that is in pages of its own, or in KFENCE's.
-    room = np.full(len(addresses), -1, np.int64)
-    rows = index.rows_of_addresses(addresses)
-    known = np.flatnonzero(rows >= 0)
-    known = known[owner[rows[known]] >= 0]
-    header = index.machine.structure("struct slab_sheaf").offset("objects")
-    sizes = caches.rows["object_size"].astype(np.int64)
-    bytes_left = sizes[owner[rows[known]]] - header
-    room[known] = np.maximum(bytes_left // index.machine.memory.word_size, -1)
-    return room
 
 
 def _judge(capacity: int, mine: List[Found], content: Rows, size: I64) -> Iterator[Suspect]:

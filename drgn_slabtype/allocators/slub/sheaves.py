@@ -20,7 +20,7 @@ from typing import Dict, Iterator, List, Optional, Tuple
 import numpy as np
 
 from ...index import SlabIndex
-from ...ledger import U64, Suspect
+from ...ledger import I64, U64, Suspect
 from ...machine import Machine
 from ...machine.locks import lock_states
 from ...regions import Region, region
@@ -30,6 +30,7 @@ from ..nodes import Nodes, read_nodes
 from ..percpu import every_copy, per_cpu_structures
 from ..pointers import wild_pointers
 from .barns import Found, read_barns, sheaf_region
+from .sheafcontents import SheafContents
 
 _MOST_BYTES = 64 << 10  # of a slab that holds sheaves
 
@@ -48,6 +49,18 @@ class Sheaves:
     """What is wrong with them, by cache."""
     lost: Dict[int, List[str]] = field(default_factory=dict)
     """What is not in the target, in words, by cache."""
+
+    _contents: Optional[SheafContents] = None
+
+    def contents(self, caches: Caches, index: SlabIndex, owner: I64) -> SheafContents:
+        """
+        Return what stands in them.
+
+        :param owner: Position of the cache of each row of the index.
+        """
+        if self._contents is None:
+            self._contents = SheafContents(self.by_cache, caches, index, owner)
+        return self._contents
 
     def suspect(self, cache: int, suspect: Suspect) -> None:
         """Remember what is wrong with the sheaves of a cache."""

@@ -74,7 +74,8 @@ def _busy(index: SlabIndex, cache: SlubCache, rows: I64, nodes: Nodes) -> Bools:
     # under the page lock; debug caches change all under the list lock.
     bit = np.uint64(1 << index.machine.enumerators("pageflags")["PG_locked"])
     mine = (nodes.cache == cache.number) & nodes.held
-    return ((index.flags[rows] & bit) != 0) | np.isin(index.nids[rows], nodes.nid[mine])
+    locked: Bools = (index.flags[rows] & bit) != 0
+    return locked | np.isin(index.nids[rows], nodes.nid[mine]) if mine.any() else locked
 
 
 def excuse_slabs(
@@ -90,7 +91,7 @@ def excuse_slabs(
     slabs = ledger.slabs
     if not len(slabs):
         return
-    listed = np.isin(np.arange(len(slabs)), ledger.memberships.slab)
+    listed = _listed(ledger)
     fresh = _being_made(slabs, cache, era, nodes, freelist, listed, cpus_take_slabs)
     if _can_be_fresh(ledger, fresh):
         slabs.transit |= fresh
@@ -124,7 +125,7 @@ def note_failed(ledger: Ledger, cache: SlubCache, frozen: Bools, freelist: U64) 
     slabs = ledger.slabs
     if not cache.debug:
         return
-    listed = np.isin(np.arange(len(slabs)), ledger.memberships.slab)
+    listed = _listed(ledger)
     full = (slabs.counted == slabs.objects) & (freelist == 0)
     slabs.failed |= frozen & full & ~listed & ~slabs.excused
     for slab in np.flatnonzero(slabs.failed).tolist():

@@ -24,7 +24,6 @@ from .freelists import Encoding, Geometry, decode
 
 _SEVERAL = 3  # freelists that are not damaged alike by chance
 _MOST = 64  # that are asked
-_BROKEN = (Walk.POINTER, Walk.CYCLE)
 
 
 def damaged_member(
@@ -47,9 +46,13 @@ def damaged_member(
     hardened = cache.random >= 0
     # A word that decodes to an object of its own slab does not do so by chance.
     fewest = 1 if hardened else _SEVERAL
+    if len(some) < fewest:
+        return
     # In the clear, what stands elsewhere is often zero, which ends a list.
-    broken = np.isin(boxes.state[some], _BROKEN) | (boxes.walked[some] != boxes.counted[some])
-    if len(some) < fewest or not broken.all():
+    state = boxes.state[some]
+    broken = (state == Walk.POINTER) | (state == Walk.CYCLE)
+    broken |= boxes.walked[some] != boxes.counted[some]
+    if not broken.all():
         return
     some, slabs = some[:_MOST], boxes.slab[some[:_MOST]]
     bases, most = ledger.slabs.base[slabs], ledger.slabs.objects[slabs]
