@@ -45,11 +45,12 @@ def present(command: str, records: Any, format: str, width: Optional[int] = None
 
     :param command: Name of the command that returned them.
     :param format: ``table``, ``json``, ``junit``, ``github`` or ``gitlab``.
-    :param width: Characters that tables may be wide; ``None``: as many as they need.
+    :param width: Characters that lines may be wide; ``None``: as many as they need.
     """
-    if format == "table":
-        from .text.lines import WIDTH
+    function: Callable[[Any], Text] = getattr(renderer(format), command)
+    if format != "table":
+        return function(records)
+    from .text.lines import each_within, within
 
-        WIDTH.set(width)
-    text: Text = getattr(renderer(format), command)(records)
-    return text
+    text = within(width, lambda: function(records))
+    return text if isinstance(text, str) else each_within(width, text)

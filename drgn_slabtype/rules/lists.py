@@ -137,7 +137,7 @@ def _belongs(expected: str, found: str) -> str:
         return f"it belongs nowhere, for its marks contradict its freelist; it is on {found}"
     if expected == _NO_LIST:
         return f"it belongs on no list, and is on {found}"
-    where = "it is on none" if found == _NO_LIST else f"not on {found}"
+    where = "it is on no list" if found == _NO_LIST else f"not on {found}"
     return f"it belongs on {expected}{' and ' if found == _NO_LIST else ', '}{where}"
 
 

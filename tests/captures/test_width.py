@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Tables on a terminal: no wider than it is, and what is left out is said."""
+"""Text on a terminal: no wider than it is, and what tables leave out is said."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from drgn_slabtype.report import output, present
 
 HERE = Path(__file__).parent
 
-LINES = (
+TABLES = (
     "caches",
     "caches kmalloc-* --per-node --per-cpu --aliases",
     "slabs kmalloc-64",
@@ -29,6 +29,19 @@ LINES = (
     "pages",
     "refs slab_caches",
     "diff {report} {report}",
+)
+
+
+LINES = (
+    "object {object} --bytes 256 --neighbours 2",
+    "object slab_caches",
+    "what slab_caches --at {object}",
+    "page {object}",
+    "pages --flags --list -n 20 --map",
+    "layout",
+    "check",
+    "decode f5000000",
+    "explain count-mismatch",
 )
 
 
@@ -52,15 +65,13 @@ def _text(prog: Program, line: str, report: str = "") -> str:
 
 
 @pytest.mark.parametrize("columns", [80, 120, 200])
-@pytest.mark.parametrize("line", LINES)
-def test_tables_fit_the_terminal(
+@pytest.mark.parametrize("line", [*TABLES, *LINES])
+def test_no_line_is_wider_than_the_terminal(
     prog: Program, report: str, line: str, columns: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(output, "width", lambda path: columns)
     lines = _text(prog, line, report).splitlines()
-    # Sentences go on in the next line by themselves.
-    tables = [one for one in lines if "  " in one.strip()]
-    assert [one for one in tables if len(one) > columns] == []
+    assert [one for one in lines if len(one) > columns] == []
     headings = [one for one in lines if one.isupper()]
     everything = _text(prog, f"{line} --all", report).splitlines()
     if columns == 80 and line == "caches":
@@ -72,7 +83,7 @@ def test_tables_fit_the_terminal(
 
 
 @pytest.mark.parametrize("columns", [30, 80])
-@pytest.mark.parametrize("line", [line for line in LINES if not line.startswith("caches")])
+@pytest.mark.parametrize("line", [line for line in TABLES if not line.startswith("caches")])
 def test_addresses_are_whole_at_any_width(
     prog: Program, report: str, line: str, columns: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -84,6 +95,41 @@ def test_addresses_are_whole_at_any_width(
     told = _text(prog, line, report)
     assert addresses(told) <= addresses(everything)
     assert not re.search(r"(?<!\+)0x[0-9a-f]{0,15}$", told, re.M)
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_rows_of_bytes_fit_and_have_all(
+    prog: Program, columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = open_capture(str(HERE / "broken" / "slub-6.1-plain-P-overflow-word.xz"))
+    line = "object ffff888000b917e0 --bytes 100"
+    row = re.compile(r" [+-]\d+ ([0-9a-f]{16}): ((?:[0-9a-f]{2} ?)+)")
+
+    def rows(text: str) -> Any:
+        return [(int(at, 16), told.split()) for at, told in row.findall(text)]
+
+    def bytes_of(text: str) -> Any:
+        return {at + n: byte for at, told in rows(text) for n, byte in enumerate(told)}
+
+    everything = _text(broken, line)
+    monkeypatch.setattr(output, "width", lambda path: columns)
+    told = _text(broken, line)
+    assert bytes_of(told) == bytes_of(everything)
+    assert told.count("^^") == everything.count("^^") == 8
+    assert max(map(len, told.splitlines())) <= columns
+    assert len(rows(told)) >= len(rows(everything))
+
+
+def test_what_goes_on_stands_under_what_it_goes_on_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = open_capture(str(HERE / "broken" / "slub-6.1-plain-P-overflow-word.xz"))
+    monkeypatch.setattr(output, "width", lambda path: 80)
+    lines = _text(broken, "check").splitlines()
+    first = next(at for at, one in enumerate(lines) if one.startswith("1. "))
+    assert lines[first + 1].startswith("     bytes from")
+    assert lines[-1].startswith("  ")
+    told = _text(broken, "object ffff888000b917e0").splitlines()
+    at = next(at for at, one in enumerate(told) if "contradiction" in one)
+    assert told[at + 1].index(told[at + 1].strip()) == told[at].index("lab_victim")
 
 
 def test_where_free_objects_are_has_room_beside_sheaves(monkeypatch: pytest.MonkeyPatch) -> None:

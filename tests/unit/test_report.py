@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any, Dict
 from xml.etree import ElementTree
@@ -202,3 +203,19 @@ def test_decode_refuses_more_than_32_bits(word: int) -> None:
 def test_decode_names_the_layouts_it_knows() -> None:
     with pytest.raises(ArgumentError, match=r"rfc-v9 is no layout: these are .*rfc-v3"):
         decode(0, "rfc-v9")
+
+
+def test_what_the_message_says_is_not_said_again() -> None:
+    report = damaged()
+    first, second, *_ = report.findings
+    said = "kmalloc-64 slab 0xffffea0000012340: counts 12 of 64 in use, 11 are"
+    report.findings[0] = dataclasses.replace(first, message=said)
+    report.findings[1] = dataclasses.replace(
+        second, message="dentry slab 0xffffea0000012340: on node 28", expected=28, found="none"
+    )
+    lines = present("check", report, "table").splitlines()
+    assert lines[3] == f"1. {said} [count-mismatch]"
+    # The number of a node is not the value.
+    assert "expected 28, found none" in "\n".join(lines)
+    found = as_json(report)["findings"][0]
+    assert (found["expected"], found["found"]) == (11, 12)

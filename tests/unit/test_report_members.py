@@ -236,7 +236,7 @@ _VIEWS = [
     (check.REPORT, Report),
     (caches.NODE, NodeUsage),
     (caches.CPU, CpuUsage),
-    (objects.ADDRESS, AddressInfo),
+    (objects.address(), AddressInfo),
     (objects.NEIGHBOUR, SlabObject),
     (objects.TRACK, Track),
     (pages.TYPE, CensusRow),

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Iterator, List, Sequence, Tuple
 from ..members import counts, members, told
 from ..values import plural, printable, size
 from ..views.caches import parts, summary, usage
-from ..views.objects import ADDRESS, OBJECTS, REFERENCE, WORD
+from ..views.objects import OBJECTS, REFERENCE, WORD, address, row_of
 from ..views.objects import slabs as slabs_view
 from ..views.words import CAPTURE, DECODED, LAYOUT
-from .lines import plain, table, text, unavailable
+from .lines import WIDTH, facts, table, text, unavailable
 
 if TYPE_CHECKING:
     from ...answers.address import AddressInfo
@@ -97,19 +97,19 @@ def slabs(answer: SlabsAnswer) -> str:
 
 def object(info: AddressInfo) -> str:
     """Present what is known about an address."""
-    lines = [f"0x{info.address:x}: {info.meaning}"]
-    facts = list(ADDRESS.facts(info))
-    wide = max([_NAME, *(len(name) for name, _ in facts)])
-    lines += [f"  {name:<{wide}}  {told}" for name, told in facts]
-    return text(lines)
+    view = address()
+    width = WIDTH.get()
+    if width is not None and info.lines:
+        names = max([_NAME, *(len(name) for name, _ in view.facts(info))])
+        view = address(row_of(info, width - len("    ") - names))
+    return text([f"0x{info.address:x}: {info.meaning}", *facts(view.facts(info), "  ", _NAME)])
 
 
 def what(word: Word) -> str:
     """Present what a word can be."""
     at = "" if word.at is None else f", stored at 0x{word.at:x}"
     lines = [f"0x{word.word:016x}{at}" + ("" if word.meanings else ": nothing that is known")]
-    lines += [f"  {name:<9}  {told}" for name, told in WORD.facts(word)]
-    return text(lines)
+    return text([*lines, *facts(WORD.facts(word), "  ", 9)])
 
 
 def refs(answer: References) -> str:
@@ -129,7 +129,7 @@ def refs(answer: References) -> str:
 
 def layout(layout: PageTypeLayout) -> str:
     """Present what was detected, and from which evidence."""
-    return text(plain(list(LAYOUT.facts(layout))))
+    return text(facts(LAYOUT.facts(layout)))
 
 
 def capture(summary: CaptureSummary) -> str:

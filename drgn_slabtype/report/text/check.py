@@ -26,7 +26,7 @@ from ..views.check import (
     statement,
     verdict,
 )
-from .lines import table, text
+from .lines import HANG, hung, table, text
 
 if TYPE_CHECKING:
     from ...demo import Act
@@ -76,7 +76,7 @@ def _lost(report: Report) -> Iterator[str]:
 def _tree(branch: Branch, depth: int) -> Iterator[str]:
     number = f"{'   ' * depth}{'follows: ' if depth else ''}{branch.finding.id}. "
     first, *details = lines(branch.finding)
-    yield f"{number}{first}"
+    yield from hung(number, first, HANG)
     yield from (f"{' ' * len(number)}{detail}" for detail in details)
     for follower in branch.followers:
         yield from _tree(follower, depth + 1)
@@ -89,7 +89,7 @@ def _crowd(word: str, shelf: Sequence[Finding]) -> Iterator[str]:
     for code, crowd in kinds.items():
         for finding in crowd[:_MOST_OF_A_KIND]:
             first, *details = lines(finding)
-            yield f"{word}: {first}"
+            yield from hung(f"{word}: ", first, HANG)
             yield from (f"{' ' * len(word)}  {detail}" for detail in details)
         if len(crowd) > _MOST_OF_A_KIND:
             yield f"{word}: {len(crowd) - _MOST_OF_A_KIND} more [{code}], all in --format json"

@@ -5,22 +5,99 @@ from __future__ import annotations
 
 from contextvars import ContextVar
 from textwrap import wrap
-from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    Tuple,
+    TypeVar,
+)
 
 from ..values import printable
 from ..views import Column, Grid, View
 
+_Made = TypeVar("_Made")
+
 WIDTH: ContextVar[Optional[int]] = ContextVar("WIDTH", default=None)
-"""Characters in a line of the terminal that tables go to; ``None``: as many as they need."""
+"""Characters in a line of the terminal that text goes to; ``None``: as many as it needs."""
+
+HANG = 2
+"""Characters by which a sentence goes on behind where it began."""
 
 _GAP = 2  # characters between two columns
 _PADDING = 2  # characters by which tabulate makes a column wider than its heading
 _NARROWEST = 16  # of a column that is broken into several lines
 
 
+def within(width: Optional[int], make: Callable[[], _Made]) -> _Made:
+    """Make text while :data:`WIDTH` is a width."""
+    token = WIDTH.set(width)
+    try:
+        return make()
+    finally:
+        WIDTH.reset(token)
+
+
+def each_within(width: Optional[int], pieces: Iterator[str]) -> Iterator[str]:
+    """
+    Return the pieces of a text that is made while it is written.
+
+    Between two of them other text may be made, such as a report for a file.
+    """
+    while True:
+        piece = within(width, lambda: next(pieces, None))
+        if piece is None:
+            return
+        yield piece
+
+
 def text(lines: Iterable[str]) -> str:
-    """Return lines as text that a terminal shows and does not act upon."""
-    return "".join(f"{printable(line)}\n" for line in lines)
+    """Return lines as text that a terminal shows and does not act upon, none wider than it is."""
+    return "".join(f"{part}\n" for line in lines for part in _wrapped(printable(line)))
+
+
+def _wrapped(line: str) -> List[str]:
+    bare = line.lstrip(" ")
+    return hung(line[: len(line) - len(bare)], bare, HANG)
+
+
+def hung(head: str, told: str, hang: int = 0) -> List[str]:
+    """
+    Return a line, broken where the terminal ends; words, such as addresses, are whole.
+
+    :param head: What the line begins with, and what goes on stands under the end of.
+    :param hang: By how many characters it stands behind that.
+    """
+    width = WIDTH.get()
+    if width is None or len(head) + len(told) <= width:
+        return [head + told]
+    under = len(head) + hang
+    if width - under < _NARROWEST:
+        under = len(head) - len(head.lstrip(" ")) + HANG
+    return wrap(
+        head + told,
+        width,
+        subsequent_indent=" " * under,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def facts(told: Iterable[Tuple[str, str]], indent: str = "", least: int = 0) -> List[str]:
+    """
+    Return a list of what things are called and what they are, in two columns.
+
+    :param least: Characters that the first takes at least.
+    """
+    rows = list(told)
+    wide = max([least, *(len(name) for name, _ in rows)])
+    return [line for name, said in rows for line in hung(f"{indent}{name:<{wide}}  ", said)]
 
 
 def unavailable(answer: Any) -> List[str]:
@@ -118,14 +195,12 @@ def _width(widths: Mapping[int, int]) -> int:
 
 def _broken(cell: Any, width: int) -> Any:
     text = str(cell)
-    return "\n".join(wrap(text, width, break_on_hyphens=False)) if len(text) > width else cell
-
-
-def plain(rows: Sequence[Any], headings: Sequence[str] = ()) -> List[str]:
-    """Return the lines of a list."""
-    from tabulate import tabulate
-
-    return tabulate(rows, headers=headings, tablefmt="plain", disable_numparse=True).split("\n")
+    if len(text) <= width:
+        return cell
+    # Lists without spaces, too, are broken between what they list.
+    loose = text if " " in text else text.replace(",", ", ")
+    lines = wrap(loose, width, break_on_hyphens=False)
+    return "\n".join(lines if loose is text else (line.replace(", ", ",") for line in lines))
 
 
 def stream(view: View, records: Sequence[Any]) -> Iterator[str]:

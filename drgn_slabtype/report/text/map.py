@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Dict, Iterator, List
+from typing import TYPE_CHECKING, Dict, Iterator, List, Sequence
 
 from ..values import size
+from .lines import WIDTH
 
 if TYPE_CHECKING:
     from ...pages.map import Cell, PageMap
@@ -54,8 +55,22 @@ def draw(map: PageMap, page_size: int) -> Iterator[str]:
     if single:
         yield f"{'':14} {', '.join(kinds)}: {_SHADES[1:]} is up to 25, 50, 75, 100 %\n"
         return
-    legend = [f"{_colour(_symbol(name), name, map.colour)} {name}" for name in _by_pages(map)]
-    yield f"{'':14} {'  '.join(legend)}\n"
+    for names in _legend(_by_pages(map)):
+        told = (f"{_colour(_symbol(name), name, map.colour)} {name}" for name in names)
+        yield f"{'':14} {'  '.join(told)}\n"
+
+
+def _legend(names: Sequence[str]) -> Iterator[List[str]]:
+    # As many in a line as there is room for.
+    width = WIDTH.get()
+    line: List[str] = []
+    for name in names:
+        wide = 15 + sum(len(f"  x {one}") for one in (*line, name)) - len("  ")
+        if line and width is not None and wide > width:
+            yield line
+            line = []
+        line.append(name)
+    yield line
 
 
 def _rows(map: PageMap) -> Iterator[List[Cell]]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Iterator
 
 from ..values import plural, size
 from ..views.pages import CONFLICT, PAGE, RUN, TYPE, flags, zones
-from .lines import plain, stream, table, text
+from .lines import facts, stream, table, text
 from .map import draw
 
 if TYPE_CHECKING:
@@ -47,5 +47,5 @@ def pages(census: Census) -> Iterator[str]:
 
 def page(info: PageInfo) -> str:
     """Present one page: what the kernel would print, and what one asks next."""
-    facts = list(PAGE.facts(info))
-    return text([*info.dump, "", *plain(facts, ("PAGE", f"PFN {info.pfn:#x}"))])
+    told = facts([("PAGE", f"PFN {info.pfn:#x}"), *PAGE.facts(info)])
+    return text([*info.dump, "", *told])

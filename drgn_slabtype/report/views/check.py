@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
-from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence
+from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence
 
 from ...findings import UNKNOWN, CacheResult, Finding, Outcome, Report, Totals
+from ...shapes import Kind
+from ..members import told
 from ..values import plural, size
 from . import Column, Fact, View
 
@@ -24,10 +27,29 @@ CACHE = View(
     quiet="address size objects_per_slab pages fill places",
 )
 
+# Numbers in a message that are no values.
+_NAMED = re.compile(r"\b(?:CPU|node|object|slab) \S+")
+
+
+def _unsaid(member: str) -> Callable[[Finding], Optional[str]]:
+    # A value, unless the message has both, what was expected and what was found.
+    def cell(finding: Finding) -> Optional[str]:
+        values = {name: told(getattr(finding, name), Kind.MIXED) for name in ("expected", "found")}
+        said = all(_says(finding.message, value) for value in values.values() if value)
+        return None if said else values[member] or None
+
+    return cell
+
+
+def _says(message: str, value: str) -> bool:
+    among = _NAMED.sub("", message) if value.isdigit() else message
+    return bool(re.search(rf"(?<![\w-]){re.escape(value)}(?![\w-])", among))
+
+
 # The message names the place.
 FINDING = View(
-    Column("expected"),
-    Column("found"),
+    Column("expected", cell=_unsaid("expected")),
+    Column("found", cell=_unsaid("found")),
     Column("", "attempts", lambda f: f"read {f.attempts} times" if f.attempts > 1 else None),
     Column("accepted as", "accepted"),
     quiet="code rule message because cache node cpu slab page object index slot position place "

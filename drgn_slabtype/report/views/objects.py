@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from itertools import groupby
-from typing import TYPE_CHECKING, List, Optional, Tuple
+from typing import TYPE_CHECKING, List, NamedTuple, Optional, Tuple
 
 from ..values import plural
 from . import Column, Fact, View
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ...answers.states import SlabObject
 
 _WORD = 8  # bytes: 32-bit kernels are refused
+_ADDRESS = 16  # digits of an address, as rows of bytes have it
 
 TRACK = View(
     Column("by", "caller"),
@@ -68,20 +69,52 @@ def _asked(info: AddressInfo) -> Optional[str]:
     return "its own cache alone; --everywhere asks all"
 
 
-def _lines(info: AddressInfo) -> List[Fact]:
+class Row(NamedTuple):
+    """How bytes are told in a line."""
+
+    bytes: int = 16
+    text: bool = True
+    """Whether as ASCII, too."""
+
+    @property
+    def width(self) -> int:
+        """Return how many characters they take."""
+        return 3 * self.bytes - 1 + (2 + self.bytes if self.text else 0)
+
+
+_ROWS = (Row(), Row(8), Row(8, text=False), Row(4))
+
+
+def row_of(info: AddressInfo, width: int) -> Row:
+    """
+    Return how the bytes of an object are told where there is no more room than that.
+
+    :param width: In characters.
+    """
+    room = width - _offsets(info) - len(" ") - _ADDRESS - len(": ")
+    return next((row for row in _ROWS if row.width <= room), _ROWS[-1])
+
+
+def _offsets(info: AddressInfo) -> int:
+    return max([5, *(len(f"{line.offset:+}") for line in info.lines)])
+
+
+def _lines(info: AddressInfo, row: Row) -> List[Fact]:
     facts: List[Fact] = []
-    part = None
+    part, offsets = None, _offsets(info)
     for line in info.lines:
-        facts.append(
-            (
-                line.part if line.part != part else "",
-                f"{line.offset:+5} {line.address:016x}: {line.bytes:<47}  {line.text}",
-            )
-        )
-        part = line.part
-        if line.damaged:
-            marks = "".join("^^ " if n in line.damaged else "   " for n in range(16)).rstrip()
-            facts.append(("damaged", " " * 24 + marks))
+        pieces = line.bytes.split()
+        for at in range(0, len(pieces), row.bytes):
+            told = " ".join(pieces[at : at + row.bytes])
+            ascii = f"  {line.text[at : at + row.bytes]}" if row.text else ""
+            where = f"{line.offset + at:+{offsets}} {line.address + at:0{_ADDRESS}x}: "
+            told = f"{told:<{3 * row.bytes - 1}}{ascii}".rstrip()
+            facts.append((line.part if line.part != part else "", where + told))
+            part = line.part
+            damaged = {n - at for n in line.damaged}
+            if damaged & set(range(row.bytes)):
+                marks = "".join("^^ " if n in damaged else "   " for n in range(row.bytes))
+                facts.append(("damaged", " " * len(where) + marks.rstrip()))
     return facts
 
 
@@ -111,29 +144,32 @@ def _word_of(numbered: Tuple[int, ObjectWord]) -> Tuple[int, int, str]:
     return word.offset - at * _WORD, word.word, word.meaning
 
 
-ADDRESS = View(
-    Column("cache", "cache slab_cache", _cache),
-    Column("slab"),
-    Column("object"),
-    Column("in its", "part"),
-    Column("KASAN", "shadow"),
-    Column("state"),
-    Column("recorded in", "places"),
-    Column("holds"),
-    Column("asked", "everywhere", _asked),
-    Column("list", "list owner", _stands),
-    Column("contradiction", "contradictions"),
-    Column("previous", cell=lambda info: _neighbour(info.previous)),
-    Column("next", cell=lambda info: _neighbour(info.next)),
-    Column("nearby", "neighbours", lambda info: [_neighbour(one) for one in info.neighbours]),
-    Column("page", "page pfn", _page),
-    Column("", "tracks", _tracks),
-    Column("bytes", "lines", _lines),
-    Column("words", cell=_words),
-    Column("damage", "stretches", _damage),
-    Column("can be", "meanings", lambda info: [one.meaning for one in info.meanings]),
-    quiet="address kind meaning index offset page_types",
-)
+def address(row: Row = _ROWS[0]) -> View:
+    """Return what is told of an address."""
+    return View(
+        Column("cache", "cache slab_cache", _cache),
+        Column("slab"),
+        Column("object"),
+        Column("in its", "part"),
+        Column("KASAN", "shadow"),
+        Column("state"),
+        Column("recorded in", "places"),
+        Column("holds"),
+        Column("asked", "everywhere", _asked),
+        Column("list", "list owner", _stands),
+        Column("contradiction", "contradictions"),
+        Column("previous", cell=lambda info: _neighbour(info.previous)),
+        Column("next", cell=lambda info: _neighbour(info.next)),
+        Column("nearby", "neighbours", lambda info: [_neighbour(one) for one in info.neighbours]),
+        Column("page", "page pfn", _page),
+        Column("", "tracks", _tracks),
+        Column("bytes", "lines", lambda info: _lines(info, row)),
+        Column("words", cell=_words),
+        Column("damage", "stretches", _damage),
+        Column("can be", "meanings", lambda info: [one.meaning for one in info.meanings]),
+        quiet="address kind meaning index offset page_types",
+    )
+
 
 WORD = View(
     Column("stored in", "where"),

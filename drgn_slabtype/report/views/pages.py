@@ -49,7 +49,7 @@ def flags(page_size: int) -> View:
         Column("flags"),
         Column("pages"),
         Column("MiB", "pages", lambda row: row.pages * page_size >> 20),
-        Column("symbolic", "flags", lambda row: flag_letters(row.flags)),
+        Column("symbolic", "flags", lambda row: flag_letters(row.flags), less=1),
         Column("names", cell=lambda row: ",".join(row.names) or "-"),
     )
 
