@@ -61,7 +61,8 @@ class Once(argparse.Action):
         setattr(namespace, self.dest, values)
 
 
-_SYMBOL = re.compile(r"([A-Za-z_.$][\w.$]*)(?:\+(0x[0-9a-fA-F]+|[0-9]+))?")
+# Names of slab caches, too, so that it can be said that they are no symbols.
+_SYMBOL = re.compile(r"([A-Za-z_.$][\w.$:-]*)(?:\+(0x[0-9a-fA-F]+|[0-9]+))?")
 _BEYOND = re.compile(r"(0[xX][0-9a-fA-F]+|[0-9a-fA-F]{16})\+(0x[0-9a-fA-F]+|[0-9]+)")
 _NUMERAL = re.compile("(0[xX])?[0-9a-fA-F]+")
 _ADDRESS_DIGITS = 16  # as tables print addresses
@@ -188,12 +189,14 @@ def resolved(prog: Any, given: AnyAddress) -> int:
     """
     Return the address that users gave.
 
-    :raises TargetError: if there is no such symbol.
+    :raises ArgumentError: if there is no such symbol.
     """
+    if not isinstance(given, Named):
+        return given
+    from .answers.names import find_symbol
     from .machine import machine
-    from .machine.symbols import symbol_address
 
-    return symbol_address(machine(prog), *given) if isinstance(given, Named) else given
+    return find_symbol(machine(prog), *given)
 
 
 def spelled(given: AnyAddress) -> str:

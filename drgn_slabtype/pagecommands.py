@@ -45,7 +45,12 @@ def _pages(prog: Program, args: argparse.Namespace) -> Census:
             cells=_MAP_CELLS if args.map else 0,
             colour=colours(args.output),
         )
-        write_kernel_files(prog, args.kpageflags, args.kpagecount, show)
+        # What was counted is told, whatever becomes of a file.
+        for flags, counts in ((args.kpageflags, None), (None, args.kpagecount)):
+            try:
+                write_kernel_files(prog, flags, counts, show)
+            except TargetError as error:
+                found.unsaved.append(str(error))
     return found
 
 
@@ -175,6 +180,7 @@ PAGE_COMMANDS = (
         ),
         drgn=_pages_code,
         status=lambda census: 3 if census.unreadable_pages else 0,
+        failures=lambda census: census.unsaved,
     ),
     Command(
         "page",

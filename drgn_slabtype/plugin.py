@@ -11,6 +11,7 @@ its users and imports nothing but drgn's command interface.
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import TYPE_CHECKING, Any, List, Mapping, Sequence
 
 from .command import Named, Span
@@ -65,6 +66,8 @@ def _register(spec: Command, name: str) -> None:
                 emit(found.text, found.output)
         except SlabTypeError as e:
             raise CommandError(str(e)) from e
+        for line in spec.failures(found.records) if found.records is not None else ():
+            print(f"%{spec.prompt}: {line}", file=sys.stderr)
         repeat(interruptions.signal)
         return found.records
 

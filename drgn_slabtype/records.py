@@ -3,8 +3,8 @@
 How records look
 ----------------
 
-At a prompt, a record is one line of what is set in it, and several are a short
-table, with addresses in hexadecimal.
+At a prompt, a record is what is set in it, in one line or in a short table, and
+several are a table with a row each, with addresses in hexadecimal.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import enum
 import shutil
 from dataclasses import fields, is_dataclass
 from itertools import islice
+from textwrap import wrap
 from typing import (
     Any,
     ClassVar,
@@ -49,7 +50,7 @@ class Record:
             cls.__repr__ = cls._printed  # type: ignore[assignment]
 
     def _printed(self) -> str:
-        return line(self)
+        return printed(self)
 
 
 class Rows(List[Any]):
@@ -99,13 +100,33 @@ class Listing(Record):
             for name, value, kind in _set(self)
             if name != self.LISTED and not is_record(value)
         ]
-        return "\n".join([*([", ".join(told)] if told else []), table(self, len(self))])
+        head = wrap(", ".join(told), max(shutil.get_terminal_size().columns, _LEAST))
+        return "\n".join([*head, table(self, len(self))])
 
 
 def line(record: Any) -> str:
     """Return a record as one line: ``CacheUsage(name='dentry', address=0xffff…, in_use=12)``."""
     told = ", ".join(f"{name}={_quoted(value, kind)}" for name, value, kind in _set(record))
     return f"{type(record).__name__}({told})"
+
+
+def printed(record: Any) -> str:
+    """Return a record as one line if the terminal has room for it, else a line for each member."""
+    columns = shutil.get_terminal_size().columns
+    alone = line(record)
+    if len(alone) <= columns:
+        return alone
+    told = [(name.replace("_", " "), value, kind) for name, value, kind in _set(record)]
+    wide = max(len(name) for name, _, _ in told)
+    left = max(columns - wide - 2 * _GAP, _LEAST)
+    lines = [type(record).__name__]
+    for name, value, kind in told:
+        # What is said in words is told whole.
+        words = isinstance(value, str)
+        cells = wrap(value, left) if words else [_cut(spelled(value, kind, left), left)]
+        for at, cell in enumerate(cells):
+            lines.append(f"  {'' if at else name:<{wide}}  {cell}")
+    return "\n".join(lines)
 
 
 def table(rows: Iterable[Any], total: int) -> str:
@@ -143,8 +164,12 @@ def table(rows: Iterable[Any], total: int) -> str:
     return "\n".join([*lines, *([f"… {'; '.join(more)}"] if more else [])])
 
 
-def spelled(value: Any, kind: Optional[Kind]) -> str:
-    """Return a value for people, in a few words."""
+def spelled(value: Any, kind: Optional[Kind], most: int = _MOST_CHARACTERS) -> str:
+    """
+    Return a value for people, in a few words.
+
+    :param most: Characters that it takes at most.
+    """
     if value is None:
         return ""
     if isinstance(value, enum.Enum):
@@ -156,14 +181,14 @@ def spelled(value: Any, kind: Optional[Kind]) -> str:
     if isinstance(value, float):
         return f"{value:.3g}"
     if isinstance(value, Mapping) and any(isinstance(name, int) for name in value):
-        return _cut(", ".join(f"{name}: {number}" for name, number in value.items()))
+        return _cut(", ".join(f"{name}: {number}" for name, number in value.items()), most)
     if isinstance(value, Mapping):
-        return _cut(", ".join(f"{number} {name}" for name, number in value.items()))
+        return _cut(", ".join(f"{number} {name}" for name, number in value.items()), most)
     if isinstance(value, (list, tuple)) and not is_record(value):
         if value and is_record(value[0]):
             return f"{len(value)} × {type(value[0]).__name__}"
-        return _cut(", ".join(spelled(part, kind) for part in value))
-    return _cut(line(value) if is_record(value) else str(value))
+        return _cut(", ".join(spelled(part, kind) for part in value), most)
+    return _cut(line(value) if is_record(value) else str(value), most)
 
 
 def is_record(value: Any) -> bool:

@@ -46,9 +46,10 @@ DUMPS = {
 _ANSWERS = (0, 1, 3)  # consistent, findings, incomplete
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _SESSIONS = ("console", "pycon")
-# What differs from machine to machine, or with every way to read less.
+# What differs from machine to machine, or with every way to read less; lines may end in it.
 _VARYING = re.compile(
-    r"read [\d.]+ \w+ in \d+ reads(, [\d.]+ \w+ of memory taken)?|[\d.]+ \w+ of memory"
+    r"read\s+[\d.]+\s+\w+\s+in\s+\d+\s+reads(,\s+[\d.]+\s+\w+\s+of\s+memory\s+taken)?"
+    r"|[\d.]+\s+\w+\s+of\s+memory"
     r"|\d{4}-\d\d-\d\d(T[\d:]+Z)?|[\d.]+ s of work"
 )
 # As at a terminal of so many columns; what is no terminal has all columns of all tables.

@@ -1,17 +1,23 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Caches by name, by the name of one that was merged into another, by pattern."""
+"""Caches by name, by the name of one that was merged into another, by pattern; symbols by name."""
 
 from __future__ import annotations
 
 import difflib
 import fnmatch
-from typing import Callable, List, Mapping, Optional, Sequence, Tuple
+from typing import Callable, Iterable, List, Mapping, Optional, Sequence, Tuple
 
-from ..errors import ArgumentError
+from drgn import FaultError
+
+from ..allocators.caches import read_caches
+from ..errors import ArgumentError, SlabTypeError
+from ..machine import Machine
+from ..machine.symbols import symbol_address
 
 _Aliases = Callable[[], Optional[Mapping[int, Tuple[str, ...]]]]
 
 _SUGGESTED = 3
+_MISSPELT = 3  # characters by which a misspelt name is longer or shorter
 
 
 def find_names(
@@ -40,13 +46,52 @@ def find_names(
         found = [at for at, own in enumerate(known) if fnmatch.filter(own, pattern)]
     if found:
         return found
-    raise ArgumentError(f"there is no slab cache named {pattern}{_suggestion(pattern, known)}")
+    near = _near(pattern, (name for own in known for name in own))
+    raise ArgumentError(f"there is no slab cache named {pattern}{_suggestion(near)}")
 
 
-def _suggestion(pattern: str, known: Sequence[Tuple[str, ...]]) -> str:
-    every = dict.fromkeys(name for own in known for name in own)
-    close = difflib.get_close_matches(pattern, every, _SUGGESTED)
+def find_symbol(machine: Machine, name: str, offset: int = 0) -> int:
+    """
+    Return the address of a symbol.
+
+    :param offset: Bytes behind its first.
+    :raises ArgumentError: if there is none; says whether it is a slab cache, and which symbols
+        and slab caches are spelled much like it.
+    """
+    try:
+        return symbol_address(machine, name, offset)
+    except ArgumentError as error:
+        caches = _cache_names(machine)
+        if name in caches:
+            hint = f", but a slab cache: caches {name}, slabs {name} and objects {name} tell of it"
+        else:
+            symbols = (symbol.name for symbol in machine.prog.symbols())
+            near = _near(name, (one for one in symbols if _is_like(name, one)))
+            others = (f"the slab cache {one}" for one in _near(name, caches) if one not in near)
+            hint = _suggestion([*near, *others][:_SUGGESTED])
+        raise ArgumentError(f"{error}{hint}") from None
+
+
+def _cache_names(machine: Machine) -> List[str]:
+    # What cannot be read suggests nothing.
+    try:
+        return read_caches(machine).names
+    except (FaultError, LookupError, SlabTypeError):
+        return []
+
+
+def _is_like(name: str, symbol: str) -> bool:
+    # Kernels have some 200,000, and to compare a word with all of them takes seconds.
+    return name in symbol or (name[:1] == symbol[:1] and abs(len(name) - len(symbol)) <= _MISSPELT)
+
+
+def _near(word: str, known: Iterable[str]) -> List[str]:
+    every = dict.fromkeys(known)
+    close = difflib.get_close_matches(word, every, _SUGGESTED)
     # Nobody remembers how a name goes on.
-    close += [name for name in every if pattern in name and name not in close]
-    close = close[:_SUGGESTED]
-    return f"; did you mean {' or '.join(close)}?" if close else ""
+    close += [name for name in every if word in name and name not in close]
+    return close[:_SUGGESTED]
+
+
+def _suggestion(near: Sequence[str]) -> str:
+    return f"; did you mean {' or '.join(near)}?" if near else ""

@@ -22,7 +22,7 @@ from ..machine.kfence import kfence_pool
 from ..machine.memory import U64, Bools
 from ..machine.told import require_node
 from ..records import Listing, Record
-from ..shapes import Address, Bytes, Flags, Key, Word, shown
+from ..shapes import HIDDEN, Address, Bytes, Flags, Key, Word, shown
 from .flagnames import BITS, flag_names
 from .kinds import MEANINGS, TAIL, Kinds
 from .kpageflags import kpageflags
@@ -171,6 +171,8 @@ class Census(Listing):
     """How many of these there are, those included that are not told."""
     map: Annotated[Optional[PageMap], Key(asked=True)] = None
     """A picture of memory, if asked for."""
+    unsaved: Annotated[List[str], HIDDEN] = field(default_factory=list)
+    """A line for each file of the kernel's that a command was to write and could not."""
 
 
 def census(

@@ -106,13 +106,39 @@ def test_a_table_begins_with_what_matters(prog: Program, monkeypatch: pytest.Mon
     assert more.startswith("… also ")
 
 
-def test_one_record_is_a_line_of_what_is_set() -> None:
+def test_one_record_is_a_line_of_what_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
     finding = Finding("freelist-cycle", "object 3 again", cache="dentry", slab=0xFFFFEA0000023880)
     assert repr(finding) == (
         "Finding(code='freelist-cycle', message='object 3 again', cache='dentry', "
         "slab=0xffffea0000023880)"
     )
     assert line(lib.decode(5, "rfc-v3")[0]) == repr(lib.decode(5, "rfc-v3")[0])
+
+
+def test_one_record_is_a_table_where_a_line_is_too_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "50")
+    message = "object 3 again, after 12 others that are on the list"
+    finding = Finding("freelist-cycle", message, cache="dentry", slab=0xFFFFEA0000023880)
+    assert repr(finding).split("\n") == [
+        "Finding",
+        "  code     freelist-cycle",
+        "  message  object 3 again, after 12 others that",
+        "           are on the list",
+        "  cache    dentry",
+        "  slab     0xffffea0000023880",
+    ]
+
+
+@pytest.mark.parametrize("name", ["check", "page", "object", "layout"])
+def test_answers_about_one_thing_are_tables(
+    name: str, prog: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    heading, *rows = repr(ANSWERS[name](prog)).split("\n")
+    assert heading.isidentifier()
+    assert len(rows) > 3
+    assert all(row.startswith("  ") and len(row) <= 80 for row in rows)
 
 
 def test_rows_of_anything_else_and_very_many() -> None:
