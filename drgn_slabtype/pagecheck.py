@@ -131,6 +131,8 @@ def judge_memory(
     if machine.memory_map.damage:
         # The kinds of page blocks hang on the sections.
         return memory.unavailable("mem_section is damaged or not in the target")
+    if machine.online.lost:
+        return memory.unavailable("node_data is damaged")
     compounds, references = CompoundPages(machine), References(machine)
     try:
         free = free_memory(machine, (compounds, references))

@@ -85,6 +85,8 @@ def _by_stretch(
         for one in judged
         if one.code == "slab-mark-stray" and not one.moving and one.slab is not None
     ]
+    if not len(index.pages):
+        return judged
     rows = index.rows_of_pages(np.array(strays, np.uint64))
     leads = np.append(index["slab_cache"][rows], np.uint64(lost or 0))
     homes = index.rows_of_addresses(leads)

@@ -15,7 +15,9 @@ CODES: Mapping[str, Code] = {
         "Written once, at boot: `nr_node_ids` by `setup_nr_node_ids()` from the possible nodes, "
         "`nr_cpu_ids` by `setup_nr_cpu_ids()` from the possible CPUs, "
         "`__highest_present_section_nr` by `memory_present()`, `__per_cpu_offset` by "
-        "`setup_per_cpu_areas()`, `saved_command_line` and `__kfence_pool` lie in the direct map; "
+        "`setup_per_cpu_areas()`, `node_data[]` and what zones and nodes say of themselves by "
+        "`free_area_init()`, `max_pfn` behind all memory that there is at boot; "
+        "`saved_command_line` and `__kfence_pool` lie in the direct map; "
         "`kmalloc_caches` by `create_kmalloc_caches()`, `kmem_cache` and `kmem_cache_node` by "
         "`kmem_cache_init()`.",
         ("a stray write into the kernel's data",),
@@ -24,6 +26,9 @@ CODES: Mapping[str, Code] = {
             "the variables around it in `System.map`",
         ),
         more="Judged are `nr_node_ids` by the possible nodes and `node_data[]`, "
+        "`node_states[N_ONLINE]` by the nodes that have memory and by `node_data[]`, that by the "
+        "zones it leads to, `max_pfn` by what was allocated at boot, where a zone begins and ends "
+        "by its free blocks, "
         "`nr_cpu_ids` and `__cpu_possible_mask` by each other and by the CPUs that are there, "
         "`__highest_present_section_nr` by the sections, `__per_cpu_offset` by the runqueues there "
         "or the other CPUs' words, `saved_command_line` and `__kfence_pool` by the direct map, "

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from .cpus import Cpus
     from .memmap import MemoryMap
     from .memory import I64, U64, Memory, Spent
+    from .nodes import Nodes
     from .offsets import Offsets
     from .page import PageFields
     from .pause import Pause
@@ -218,16 +219,21 @@ class Machine(Found):
     @cached_property
     def node_ids(self) -> int:
         """``nr_node_ids``: how many entries of per-node arrays exist."""
-        from .told import node_ids
+        from .nodes import node_ids
 
         return node_ids(self)
 
     @property
-    def nodes(self) -> List[int]:
-        """Numbers of the nodes that are online."""
-        from .told import online_nodes
+    def online(self) -> Nodes:
+        """Which nodes are online, and what says that wrongly."""
+        from .nodes import online_nodes
 
-        return online_nodes(self)
+        return self.settled(online_nodes)
+
+    @property
+    def nodes(self) -> List[int]:
+        """Numbers of the nodes that are online, but for those that cannot be found."""
+        return self.online.numbers
 
     @cached_property
     def damage(self) -> Tuple[Finding, ...]:
@@ -245,7 +251,7 @@ class Machine(Found):
     @cached_property
     def nodes_shift(self) -> int:
         """NODES_SHIFT: bits of ``page->flags`` that hold the node."""
-        from .told import nodes_shift
+        from .nodes import nodes_shift
 
         return nodes_shift(self)
 

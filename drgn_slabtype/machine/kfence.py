@@ -70,11 +70,11 @@ def kfence_pool(machine: Machine) -> KfencePool:
         leads, known = _value(metadata), 0
     first = leads or 0
     said, page = _value(told), machine.memory.page_size
-    if said == 0:
-        return _NO_POOL
     start = said
     if machine.memory.is_kernel_address(np.array([first], np.uint64))[0]:
         start = _home(_entries(machine, first, 0, known), said, page)
+    if said == 0 and start and _marked(machine, start) < _FEWEST:
+        return _NO_POOL  # given up before it was complete (kfence_init_pool())
     # What is no address is another finding's business (told.py).
     if start is None or not machine.memory.is_kernel_address(np.array([start], np.uint64))[0]:
         return _NO_POOL
@@ -98,6 +98,9 @@ def kfence_pool(machine: Machine) -> KfencePool:
     wrong = "" if said in (None, start) else "__kfence_pool"
     if not count:
         count = _marked(machine, start)
+        # Both are there, or neither.
+        if (known or not first) and (count < _FEWEST or start % page):
+            return _NO_POOL._replace(contradicted="__kfence_pool")
         if count and leads is not None and _is_of_none(machine, leads, known):
             wrong = wrong or "kfence_metadata"
     return KfencePool(start, start + 2 * (count + 1) * page, tuple(pieces), wrong)

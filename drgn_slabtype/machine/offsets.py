@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _ADDRESS = (1 << 64) - 1
 _NOWHERE = 0xDEAD000000000000
 _FEWEST = 3  # CPUs of which one can be told from the others
-_FIRST_ID = 7
+_FIRST_ID = 1 << 12
 
 
 class Offsets(NamedTuple):

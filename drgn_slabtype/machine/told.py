@@ -10,22 +10,22 @@ what the others say counts.
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING, Iterator, List, Optional, Sequence
+from typing import TYPE_CHECKING, Callable, Iterator, NamedTuple, Optional, Sequence, Tuple
 
 from drgn import FaultError, Object
-from drgn.helpers.linux.nodemask import for_each_online_node
+from drgn.helpers.linux.mmzone import NODE_DATA
 
 from ..codes import ADDRESS, Measure
 from ..errors import ArgumentError
 from ..findings import Finding
 from .cpus import cpu_damage
 from .kfence import kfence_pool
+from .nodes import node_damage
 from .offsets import offset_damage
 
 if TYPE_CHECKING:
     from . import Machine
 
-_NODES = Measure("count", "nodes")
 # What describes the machine, but for mem_section, of which memmap.py tells.
 _NEEDED = (
     "nr_node_ids",
@@ -39,47 +39,9 @@ _NEEDED = (
     "kfence_metadata",
 )
 _LOST_ID = 1 << 16
+_ALIKE = 2  # pointers that are not damaged alike by chance
+_MOST_MEMORY = 1 << 56  # bytes, of any architecture
 _INT = 4  # bytes; what is read of an array says the same elsewhere
-
-
-def node_ids(machine: Machine) -> int:
-    """
-    Return how many entries of per-node arrays exist; 1 without NUMA.
-
-    This is ``nr_node_ids``, unless two other places agree on another number:
-    ``node_states[N_POSSIBLE]``, from which the kernel takes it, and ``node_data[]``.
-    """
-    try:
-        told = machine.fact(_variable)
-    except LookupError:
-        return 1
-    except FaultError:
-        told = 0  # the others tell
-    most = max(1 << machine.nodes_shift, 1)
-    others = [number for number in _others(machine) if 0 < number <= most]
-    if 0 < told <= most and (told in others or len(set(others)) != 1):
-        return told
-    number = max(others, default=1)
-    machine.corrections.add("nr_node_ids", Object(machine.prog, "unsigned int", number))
-    return number
-
-
-def online_nodes(machine: Machine) -> List[int]:
-    """
-    Return the numbers of the nodes that are online.
-
-    Where ``node_states`` is not in the target, they are those of which ``node_data[]``
-    names the ``struct pglist_data``, or all there can be.
-    """
-    number = machine.node_ids
-    try:
-        return list(for_each_online_node(machine.prog))
-    except FaultError:
-        pass
-    try:
-        return [nid for nid, node in enumerate(machine.prog["node_data"]) if node.value_()]
-    except (FaultError, LookupError, TypeError):
-        return list(range(number))
 
 
 def require_cpu(machine: Machine, cpu: int) -> None:
@@ -114,21 +76,53 @@ def _require(what: str, number: int, there: Sequence[int]) -> None:
     raise ArgumentError(f"there is no {what} {number}: there {are} {told}")
 
 
-def nodes_shift(machine: Machine) -> int:
-    """Return NODES_SHIFT: how many bits of ``page->flags`` hold the node."""
-    # struct kmem_cache ends in an array of MAX_NUMNODES entries.
-    cache = machine.structure("struct kmem_cache")
-    for name in ("per_node", "node"):
-        if cache.has(name):
-            length = cache.type.member(name).type.length
-            return int(length).bit_length() - 1 if length else 0
-    return 0
+class Last(NamedTuple):
+    """``max_pfn``: behind all memory that there was at boot."""
+
+    told: Optional[int]
+    """What it is; ``None`` if it is not in the target."""
+    counted: Optional[int]
+    """What counts: the end of the memory map, where it is contradicted."""
+
+
+def last_page(machine: Machine) -> Last:
+    """Return ``max_pfn``, by what was allocated at boot."""
+    told, memory = _number(machine, "max_pfn"), machine.memory
+    if told is None:
+        return Last(None, None)
+    early = []
+    finders: Tuple[Callable[[], Object], ...] = (
+        lambda: machine.prog["saved_command_line"],
+        lambda: machine.prog["mem_section"],
+        lambda: NODE_DATA(machine.prog, machine.nodes[0]),
+    )
+    for find in finders:
+        with suppress(FaultError, LookupError, TypeError):
+            early.append(int(find()))
+    most = _MOST_MEMORY >> memory.page_shift
+    pages = [(one - memory.linear_base) >> memory.page_shift for one in early]
+    if told < most and sum(told <= page < most for page in pages) < _ALIKE:
+        return Last(told, told)
+    known = _number(machine, "__highest_present_section_nr")
+    ends = [end for _, end in machine.memory_map.ranges or ()]
+    if not ends and known is not None:
+        ends = [(known + 1) << int(machine.prog["SECTION_SIZE_BITS"]) >> memory.page_shift]
+    return Last(told, max([*ends, *(page + 1 for page in pages if page < most)]))
 
 
 def variable_damage(machine: Machine) -> Iterator[Finding]:
     """Yield a finding for each variable that is contradicted."""
     memory = machine.memory
-    last = _number(machine, "max_pfn")
+    told, last = machine.settled(last_page)
+    if told != last:
+        yield Finding(
+            "machine-wrong",
+            f"max_pfn is {told}, where memory ends before PFN {last}",
+            place="max_pfn",
+            found=told,
+            measure=Measure("index", "pages"),
+            id=9,
+        )
     astray = []
     for id, name in enumerate(("saved_command_line", "__kfence_pool"), 5):
         # Both are allocated as pages or by memblock; without KFENCE there is no pool.
@@ -146,17 +140,7 @@ def variable_damage(machine: Machine) -> Iterator[Finding]:
                 measure=ADDRESS,
                 id=id,
             )
-    told = _told(machine)
-    if told is not None and told != machine.node_ids:
-        yield Finding(
-            "machine-wrong",
-            f"nr_node_ids is {told}, of a machine with {machine.node_ids} nodes",
-            place="nr_node_ids",
-            expected=machine.node_ids,
-            found=told,
-            measure=_NODES,
-            id=4,
-        )
+    yield from node_damage(machine)
     yield from (one for one in _contradicted_pool(machine) if one.place not in astray)
     yield from cpu_damage(machine)
     yield from offset_damage(machine)
@@ -171,7 +155,9 @@ def _contradicted_pool(machine: Machine) -> Iterator[Finding]:
     with suppress(TypeError):  # an array is no number
         found = _number(machine, name)
     what = f"kfence_metadata is of no object of the pool at 0x{pool.start:x}, which has some"
-    if name == "__kfence_pool":
+    if name == "__kfence_pool" and not pool.start:
+        what = f"{name} is 0x{found or 0:x}, where there is no pool"
+    elif name == "__kfence_pool":
         what = f"{name} is 0x{found or 0:x}, where its objects are at 0x{pool.start:x}"
     yield Finding(
         "machine-wrong",
@@ -195,37 +181,8 @@ def _lost(machine: Machine) -> Iterator[Finding]:
             continue  # this kernel has none
 
 
-def _told(machine: Machine) -> Optional[int]:
-    try:
-        # The variable, whatever drgn was told since.
-        return machine.fact(_variable)
-    except (FaultError, LookupError):
-        return None
-
-
 def _number(machine: Machine, name: str) -> Optional[int]:
     try:
         return int(machine.prog[name])
     except (FaultError, LookupError):
         return None
-
-
-def _variable(machine: Machine) -> int:
-    return int(machine.prog["nr_node_ids"])
-
-
-def _others(machine: Machine) -> List[int]:
-    prog, found = machine.prog, []
-    try:
-        words = prog["node_states"][0].bits
-        bits = 8 * machine.memory.word_size
-        mask = sum(int(word) << bits * number for number, word in enumerate(words))
-        found.append(mask.bit_length())
-    except (AttributeError, FaultError, LookupError, TypeError):
-        pass
-    try:
-        places = [number for number, node in enumerate(prog["node_data"]) if node.value_()]
-        found.append(places[-1] + 1 if places else 0)
-    except (FaultError, LookupError, TypeError):
-        pass
-    return found

@@ -15,13 +15,12 @@ from typing import Dict, Iterator, List, Literal, NamedTuple, Optional, Tuple
 
 import numpy as np
 from drgn import FaultError, Object, offsetof
-from drgn.helpers.linux.mmzone import NODE_DATA
 
 from ..machine import Machine
 from ..machine.percpu import per_cpu_copies
 from .pcp import LONGEST, order_of_list, pages_of_cpus
-from .scan import PageBlock
-from .zones import zone_bits, zone_names
+from .scan import PageBlock, page_ranges
+from .zones import populated_zones, zone_bits, zone_names
 
 _BLOCK = 1 << 15  # bytes of the memory map that are read at once
 _BLOCKS = 1 << 7  # that are kept
@@ -110,19 +109,16 @@ def free_pages_of_cpus(machine: Machine) -> FreePages:
 
 
 def _cpu_pages(machine: Machine) -> Iterator[CpuPages]:
-    prog, names, seen = machine.prog, zone_names(machine), set()
+    names, seen = zone_names(machine), set()
     cpus, walk = machine.cpus.tolist(), _Walk(machine)
-    for nid in machine.nodes:
-        for number, zone in enumerate(NODE_DATA(prog, nid).node_zones):
-            if not zone.spanned_pages:
-                continue
-            for cpu, pages in zip(cpus, per_cpu_copies(machine, pages_of_cpus(zone))):
-                at = pages.value_()
-                # Zones without memory share one that is empty.
-                if at not in seen:
-                    seen.add(at)
-                    name = names.get((nid, number), str(number))
-                    yield _one(machine, walk, pages, (nid, number, name, cpu))
+    for nid, number, zone in populated_zones(machine):
+        for cpu, pages in zip(cpus, per_cpu_copies(machine, pages_of_cpus(zone))):
+            at = pages.value_()
+            # Zones without memory share one that is empty.
+            if at not in seen:
+                seen.add(at)
+                name = names.get((nid, number), str(number))
+                yield _one(machine, walk, pages, (nid, number, name, cpu))
 
 
 def _one(machine: Machine, walk: _Walk, pages: Object, of: Tuple[int, int, str, int]) -> CpuPages:
@@ -153,7 +149,8 @@ class _Walk:
         little = machine.memory.byteorder == "<"
         self._order: Literal["little", "big"] = "little" if little else "big"
         self._size, self._first = fields.size, fields.vmemmap + fields.compound
-        self._most, self._word = int(machine.prog["max_pfn"]), machine.memory.word_size
+        self._most = max((end for _, end in page_ranges(machine)), default=0)
+        self._word = machine.memory.word_size
         self._block = lru_cache(_BLOCKS)(self._read_block)
         self._known: Dict[int, Tuple[int, int]] = {}
 

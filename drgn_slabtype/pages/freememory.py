@@ -17,7 +17,6 @@ from typing import Dict, List, NamedTuple, Optional, Protocol, Sequence, Tuple
 import numpy as np
 import numpy.typing as npt
 from drgn import Object
-from drgn.helpers.linux.mmzone import NODE_DATA
 
 from ..machine import Machine
 from ..machine.locks import WrongWord, lock_state
@@ -26,7 +25,8 @@ from .blocks import pageblock_order
 from .folios import MAX_BUDDY_ORDER, Folios
 from .kpageflags import for_each_block
 from .mapcount import whole_mapcounts
-from .zones import zone_bits, zone_names
+from .scan import page_ranges
+from .zones import populated_zones, zone_bits, zone_names
 
 I64 = npt.NDArray[np.int64]
 I32 = npt.NDArray[np.int32]
@@ -240,10 +240,8 @@ class _Collector:
 
     def _zones(self) -> None:
         names = zone_names(self.machine)
-        for nid in self.machine.nodes:
-            for number, zone in enumerate(NODE_DATA(self.machine.prog, nid).node_zones):
-                if zone.spanned_pages:
-                    self._zone(nid, number, names.get((nid, number), str(number)), zone)
+        for nid, number, zone in populated_zones(self.machine):
+            self._zone(nid, number, names.get((nid, number), str(number)), zone)
 
     def _zone(self, nid: int, number: int, name: str, zone: Object) -> None:
         row = len(self.zones)
@@ -320,7 +318,7 @@ class _Collector:
         # Where links lead: page frames, lists, or nowhere.
         offset = links - np.uint64(self.link)
         pfns = (offset // np.uint64(self.size)).astype(np.int64)
-        last = max((zone.end for zone in self.zones), default=0)
+        last = max((end for _, end in page_ranges(self.machine)), default=0)
         wrong = (offset % np.uint64(self.size) != 0) | (pfns >= last) | (pfns < 0)
         pfns[wrong] = NOWHERE
         addresses = np.array([address for _, address in self.lists], np.uint64)

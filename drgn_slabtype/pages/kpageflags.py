@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import Iterator, List, Optional, Tuple
 
 import numpy as np
-from drgn import Object, Program, TypeKind
+from drgn import FaultError, Object, Program, TypeKind
 from drgn.helpers.linux.mm import page_to_pfn
 
 from ..arguments import structure_of
@@ -32,6 +32,7 @@ from ..errors import TargetError
 from ..files.whole import whole
 from ..machine import Machine, machine
 from ..machine.memory import U64, Bools
+from ..machine.told import last_page
 from .flagnames import BITS
 from .folios import Folios, FreeBlocks
 from .mapcount import block_counts, mapped
@@ -363,7 +364,9 @@ def _put(all: U64, folios: Folios, values: U64) -> None:
 
 def _length(machine: Machine) -> int:
     # Both files end with the section of the last page.
-    last, step = int(machine.prog["max_pfn"]), pages_per_section(machine)
+    last, step = machine.settled(last_page).counted, pages_per_section(machine)
+    if last is None:
+        raise FaultError("max_pfn is not in the target", 0)
     return -(-last // step) * step
 
 

@@ -9,19 +9,19 @@ migrate type. Nothing in their struct pages says so; only the lists tell.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Iterator, List, NamedTuple, Tuple
 
 import numpy as np
 import numpy.typing as npt
 from drgn import FaultError, Object
-from drgn.helpers.linux.mmzone import NODE_DATA
 
 from ..machine import Machine
 from ..machine.memory import U64, Bools
 from ..machine.percpu import per_cpu_copies, per_cpu_region
 from ..regions import Region
 from .sections import PageNumbers, Rows
-from .zones import online_nodes
+from .zones import online_nodes, populated_zones
 
 Orders = npt.NDArray[np.int64]
 
@@ -173,12 +173,9 @@ def order_of_list(number: int, types: int, count: int) -> int:
 
 def _per_cpu_pages(machine: Machine) -> Iterator[Object]:
     # struct per_cpu_pages __percpu * of each zone that has pages.
-    for nid in machine.nodes:
-        try:
-            zones = [one for one in NODE_DATA(machine.prog, nid).node_zones if one.spanned_pages]
-        except FaultError:
-            continue
-        yield from map(pages_of_cpus, zones)
+    with suppress(FaultError):
+        for _, _, zone in populated_zones(machine):
+            yield pages_of_cpus(zone)
 
 
 def pages_of_cpus(zone: Object) -> Object:

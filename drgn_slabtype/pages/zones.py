@@ -87,6 +87,18 @@ def online_nodes(machine: Machine) -> Iterator[Object]:
         yield NODE_DATA(machine.prog, nid)
 
 
+def populated_zones(machine: Machine) -> Iterator[Tuple[int, int, Object]]:
+    """
+    Yield node, number and ``struct zone`` of every zone that has pages.
+
+    Either of the numbers that say so may be damaged.
+    """
+    for nid in machine.nodes:
+        for number, zone in enumerate(NODE_DATA(machine.prog, nid).node_zones):
+            if zone.spanned_pages or zone.present_pages:
+                yield nid, number, zone
+
+
 def regions(machine: Machine) -> Iterator[Region]:
     """Yield nodes with their zones."""
     for node in online_nodes(machine):

@@ -58,6 +58,8 @@ class PageFindings:
         self.doubted: Set[str] = set()
         """What of free pages is not understood, and so is not judged."""
         self.zones: Dict[int, int] = {}
+        self.limits: Set[int] = set()
+        """Positions of zones that do not lie where they say."""
         self.known = {pfn: row for row, pfn in enumerate(free.pfn.tolist())}
 
     def add(self, finding: Finding) -> None:

@@ -8,6 +8,7 @@ count of that list; the page itself is the root.
 
 from __future__ import annotations
 
+from collections import Counter
 from types import MappingProxyType
 from typing import (
     AbstractSet,
@@ -22,14 +23,16 @@ from typing import (
 import numpy as np
 import numpy.typing as npt
 
-from ..codes import REFERENCES
+from ..codes import REFERENCES, Measure
 from ..findings import Finding
+from ..ledger import Bools
 from ..pages.freememory import FreeMemory, Strays
 from ..pages.vmstat import SlabPages
 from ..pagetype.encoding import Encoding
 from .freelists import judge_links
 from .pagefindings import PageFindings, PageNames
 
+_FEWEST_OUTSIDE = 3  # free blocks that have not left their zone each by itself
 _FEWEST = 9  # free blocks that are not damaged alike by chance
 _NO_TYPE = 0xFFFFFFFF  # the word of a page that has no type and is not mapped
 
@@ -93,6 +96,8 @@ def _blocks(found: PageFindings) -> Iterator[Finding]:
     zone = np.maximum(free.zone, 0)
     outside |= (free.pfn < starts[zone]) | (free.pfn + (1 << orders) > ends[zone])
     askew = free.pfn & ((1 << orders) - 1) != 0
+    yield from _limits(found, outside & (free.zone >= 0))
+    outside &= ~np.isin(free.zone, [*found.limits])
     for row in np.flatnonzero((free.order > free.max_order) | askew | outside).tolist():
         order, pfn = int(free.order[row]), int(free.pfn[row])
         if order > free.max_order:
@@ -124,6 +129,26 @@ def _blocks(found: PageFindings) -> Iterator[Finding]:
         what = f"is free in the buddy allocator and has flags 0x{flags:x} set"
         yield found.finding(
             "page-free-flags", pfn, what, int(free.zone[row]), expected="0x0", found=hex(flags)
+        )
+
+
+def _limits(found: PageFindings, outside: Bools) -> Iterator[Finding]:
+    # One write can move a block out of its zone, and a zone away from all its blocks.
+    for number, count in Counter(found.free.zone[outside].tolist()).items():
+        if count < _FEWEST_OUTSIDE:
+            continue
+        zone = found.free.zones[number]
+        found.limits.add(number)
+        found.zones.setdefault(number, found.next_id)
+        yield Finding(
+            "machine-wrong",
+            f"zone {zone.name} of node {zone.node} is from PFN {zone.start:#x} to {zone.end:#x}, "
+            f"where {count} of its free blocks are not",
+            node=zone.node,
+            place=f"zone {zone.name}",
+            found=f"{zone.start:#x} to {zone.end:#x}",
+            measure=Measure("text"),
+            id=found.next_id,
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import Callable, List, Tuple
+from typing import Callable, List, Optional, Tuple
 
 import pytest
 from drgn import FaultError, Program
@@ -210,6 +210,111 @@ def test_which_cpus_there_are(name: str, value: int, variable: str) -> None:
 def _counts(name: str) -> Tuple[int, int, int]:
     whole = check(_open(name)).totals
     return whole.slabs, whole.objects, whole.in_use
+
+
+def _online(prog: Program) -> int:
+    return int(prog["node_states"][prog["N_ONLINE"]].address_of_())
+
+
+def _node(prog: Program) -> int:
+    return int(prog["node_data"][0].address_of_())
+
+
+def _zone(member: str) -> Callable[[Program], int]:
+    def victim(prog: Program) -> int:
+        zones = (zone for zone in prog["node_data"][0].node_zones if zone.present_pages)
+        *_, last = zones
+        return int(last.member_(member).address_of_())
+
+    return victim
+
+
+@pytest.mark.parametrize("value", [0, 2, 3, 1 << 60, 0xFFFFFFFF92E0E960])
+@pytest.mark.parametrize("name", ["debian-7-plain", "debian-6.12-s390x-plain"])
+def test_which_nodes_are_online(name: str, value: int) -> None:
+    # Without them, no free block would lie in a zone.
+    report = _damaged(name, _online, value.to_bytes(8, order_of(_open(name))))
+    (root,) = report.findings
+    assert (root.code, root.place) == ("machine-wrong", "node_states")
+    assert (root.expected, root.found) == (1, value)
+    assert report.unavailable == []
+
+
+@pytest.mark.parametrize("away", [None, 0, 1, 8, 0x40, 1 << 60])
+@pytest.mark.parametrize("name", ["debian-7-plain", "slab-6.1-rfc3-numa"])
+def test_where_a_node_has_its_structure(name: str, away: Optional[int]) -> None:
+    right = int(_open(name)["node_data"][0])
+    if away == 0:
+        value = int(_open(name)["slab_caches"].next)
+    else:
+        value = 0 if away is None else right ^ away
+    report = _damaged(name, _node, value.to_bytes(8, "little"))
+    (root,) = report.findings
+    assert (root.code, root.place, root.node) == ("machine-wrong", "node_data", 0)
+    assert (root.found, root.word) == (value, _node(_open(name)))
+    assert (report.totals.slabs, report.totals.objects, report.totals.in_use) == _counts(name)
+    (one,) = report.unavailable
+    assert one.message == "free memory was not judged: node_data is damaged"
+
+
+def test_a_node_that_is_another() -> None:
+    name = "slab-6.1-rfc3-numa"
+    other = int(_open(name)["node_data"][1])
+    report = _damaged(name, _node, other.to_bytes(8, "little"))
+    assert [(one.place, one.found) for one in report.findings] == [("node_data", other)]
+
+
+@pytest.mark.parametrize("member", ["zone_pgdat", "node"])
+def test_a_zone_of_another_node(member: str) -> None:
+    name = "debian-7-plain"
+    report = _damaged(name, _zone(member), b"\x01\x00\x00\x00")
+    (root,) = report.findings
+    assert (root.code, root.node) == ("machine-wrong", 0)
+    assert str(root.place).endswith(member)
+
+
+@pytest.mark.parametrize(
+    ("member", "value"),
+    [("zone_start_pfn", 0), ("zone_start_pfn", 1 << 60), ("spanned_pages", 0)],
+)
+def test_where_a_zone_lies(member: str, value: int) -> None:
+    report = _damaged("debian-7-plain", _zone(member), value.to_bytes(8, "little"))
+    (root,) = report.findings
+    assert (root.code, root.place) == ("machine-wrong", "zone DMA32")
+    assert report.unavailable == []
+
+
+@pytest.mark.parametrize("value", [0, 0x100, 1 << 60])
+@pytest.mark.parametrize(
+    "name", ["debian-7-plain", "debian-6.12-s390x-plain", "slab-6.1-debug-plain"]
+)
+def test_where_memory_ends(name: str, value: int) -> None:
+    data = value.to_bytes(8, order_of(_open(name)))
+    report = _damaged(name, _variable("max_pfn"), data)
+    (root,) = report.findings
+    assert (root.code, root.place, root.found) == ("machine-wrong", "max_pfn", value)
+    assert (report.totals.slabs, report.totals.objects, report.totals.in_use) == _counts(name)
+    assert report.unavailable == []
+
+
+@pytest.mark.parametrize("name", ["debian-7-plain", "slab-6.1-rfc3-numa", "debian-6.19-kfence"])
+def test_where_kfence_has_no_pool(name: str) -> None:
+    # Its marks would be those of slabs: of some that are none, or of none that are some.
+    pool, cache = int(_open(name)["__kfence_pool"]), int(_open(name)["slab_caches"].next)
+    value = 0 if pool else cache
+    report = _damaged(name, _variable("__kfence_pool"), value.to_bytes(8, "little"))
+    (root,) = report.findings
+    assert (root.code, root.place, root.found) == ("machine-wrong", "__kfence_pool", value)
+    assert (report.totals.slabs, report.totals.objects, report.totals.in_use) == _counts(name)
+
+
+@pytest.mark.parametrize("bit", [20, 21, 30, 60])
+def test_the_word_of_the_only_section(bit: int) -> None:
+    name = "debian-6.12-s390x-plain"
+    word = int(_open(name)["mem_section"][0][0].section_mem_map) ^ 1 << bit
+    report = _damaged(name, _section, word.to_bytes(8, "big"))
+    assert _roots(report) == ["memory-map"]
+    assert (report.totals.slabs, report.totals.objects, report.totals.in_use) == _counts(name)
 
 
 def test_a_mask_that_nobody_contradicts() -> None:
