@@ -293,7 +293,7 @@ def _vectors(machine: Machine, owners: Owners, rows: I64, word: U64) -> Vectors:
         extended,
         kernel=machine.memory.is_kernel_address(address),
         in_slab=owner >= 0,
-        in_pool=kfence_pool(machine).contains(address) | ((home >= 0) & (owner < 0)),
+        in_pool=machine.settled(kfence_pool).contains(address) | ((home >= 0) & (owner < 0)),
         own=home == rows,
         kmalloc=owners.is_kmalloc[owner],
         fits=owners.fits(address, size),
@@ -324,7 +324,7 @@ def _foreign(machine: Machine, owners: Owners, rows: I64) -> Bools:
                 address,
                 kernel=memory.is_kernel_address(address) & (address % np.uint64(8) == 0),
                 linear=memory.in_direct_map(address),
-                pool=kfence_pool(machine).contains(address),
+                pool=machine.settled(kfence_pool).contains(address),
                 kmalloc=owners.kmalloc(address, _cgroup_bytes(machine)),
             )
         )

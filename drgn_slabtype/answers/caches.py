@@ -252,7 +252,9 @@ def caches(
     whole = reading.whole
     index, allocator = whole.index, whole.allocator
     names = cache_aliases(kernel) if aliases else None
-    guarded = Counter(cache for cache, _ in guarded_objects(kernel, kfence_pool(kernel), index))
+    guarded = Counter(
+        cache for cache, _ in guarded_objects(kernel, kernel.settled(kfence_pool), index)
+    )
     found = []
     missing = [*missing_of_machine(whole)]
     numbers = list(range(len(allocator.caches)))

@@ -33,7 +33,7 @@ def describe(reading: Lookup, addr: int) -> AddressInfo:
     """Return what an address is, as of one reading of the machine."""
     machine = reading.machine
     addr = machine.memory.tags.removed_from(addr & machine.memory.address_mask)
-    pool = kfence_pool(machine)
+    pool = machine.settled(kfence_pool)
     if pool.contains(np.array([addr], np.uint64))[0]:
         return _kfence(machine, pool, addr)
     slab = reading.at(addr)

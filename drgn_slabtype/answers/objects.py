@@ -59,7 +59,7 @@ def objects(
     judged = reading.judged(number)
     address = judged.ledger.facts.address
     guarded = guarded_objects(
-        machine(prog), kfence_pool(machine(prog)), reading.whole.index, address
+        machine(prog), machine(prog).settled(kfence_pool), reading.whole.index, address
     )
     found = judged.objects
     if state is not None:

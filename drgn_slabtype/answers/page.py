@@ -323,7 +323,7 @@ def _slab(machine: Machine, folios: Folios, head: int) -> SlabOfPage:
     address = vmemmap + int(folios.pfns[head]) * folios.where.size
     reading, source = lookup(machine), machine.memory
     start = source.phys_to_virt(folios.pfns[head : head + 1] << np.uint64(source.page_shift))
-    if kfence_pool(machine).contains(start)[0]:
+    if machine.settled(kfence_pool).contains(start)[0]:
         info = describe(reading, int(start[0]))
         told = f"{info.meaning}, {info.state}" if info.state else info.meaning
         return SlabOfPage(address, info.cache, info.slab_cache, guarded=told)

@@ -72,6 +72,8 @@ def kfence_pool(machine: Machine) -> KfencePool:
     said, page = _value(told), machine.memory.page_size
     start = said
     if machine.memory.is_kernel_address(np.array([first], np.uint64))[0]:
+        if said == 0 and not _entries(machine, first, 0, _FEWEST)["addr"].any():
+            return _NO_POOL
         start = _home(_entries(machine, first, 0, known), said, page)
     if said == 0 and start and _marked(machine, start) < _FEWEST:
         return _NO_POOL  # given up before it was complete (kfence_init_pool())

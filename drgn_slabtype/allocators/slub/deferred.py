@@ -52,7 +52,7 @@ class Deferred:
         self.lists = lists
         self.suspects: List[Suspect] = []
         """Damage to the lists, which belong to no cache."""
-        self._pool = kfence_pool(machine)
+        self._pool = machine.settled(kfence_pool)
 
     def locate(self, index: SlabIndex, owner: I64) -> None:
         """
