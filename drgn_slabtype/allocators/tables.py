@@ -82,7 +82,9 @@ def _kmalloc(machine: Machine, caches: Caches) -> Iterator[Finding]:
     if table is None:
         return
     listed = caches.listed
-    wrong = judge_kmalloc(table, caches.addresses[listed], caches.rows["object_size"][listed])
+    names = [name for name, there in zip(caches.names, listed.tolist()) if there]
+    sizes = caches.rows["object_size"][listed]
+    wrong = judge_kmalloc(table, caches.addresses[listed], sizes, names)
     word = machine.memory.word_size
     if wrong is None:
         yield Finding(

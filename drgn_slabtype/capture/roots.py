@@ -171,6 +171,7 @@ VARIABLES = [
     "mem_section",
     "mem_map",
     "max_mapnr",
+    "pageblock_order",
     "max_pfn",
     "max_low_pfn",
     "min_low_pfn",

@@ -27,8 +27,9 @@ CODES: Mapping[str, Code] = {
         ),
         more="Judged are `nr_node_ids` by the possible nodes and `node_data[]`, "
         "`node_states[N_ONLINE]` by the nodes that have memory and by `node_data[]`, that by the "
-        "zones it leads to, `max_pfn` by what was allocated at boot, where a zone begins and ends "
-        "by its free blocks, "
+        "zones it leads to, per-CPU pointers of nodes and zones by where CPUs can have memory, "
+        "`numa_node` by what SLAB's arrays of that CPU hold, `max_pfn` by what was "
+        "allocated at boot, where a zone begins and ends by its free blocks, "
         "`nr_cpu_ids` and `__cpu_possible_mask` by each other and by the CPUs that are there, "
         "`__highest_present_section_nr` by the sections, `__per_cpu_offset` by the runqueues there "
         "or the other CPUs' words, `saved_command_line` and `__kfence_pool` by the direct map, "

@@ -352,6 +352,8 @@ def _judge(machine: Machine, vmemmap: int, trusted: bool, sections: _Sections) -
     # Whoever takes a section away leaves the map of NULL.
     wrong = ok & (has_map != (maps == np.uint64(vmemmap)))
     lost = ~ok & (addresses != 0)
+    nowhere = lost & _nowhere(machine, addresses)
+    wrong, lost = wrong | nowhere, lost & ~nowhere
     doubtful = np.flatnonzero(~good)
     if len(doubtful) > _MOST_PROBES:
         doubtful = np.flatnonzero(wrong | lost)[:_MOST_PROBES]
@@ -374,6 +376,15 @@ def _judge(machine: Machine, vmemmap: int, trusted: bool, sections: _Sections) -
     if not damage and trusted and highest == last:
         return MemoryMap(vmemmap, None, ())
     return MemoryMap(vmemmap, list(_ranges(good, pages)), damage)
+
+
+def _nowhere(machine: Machine, addresses: U64) -> Bools:
+    # Where no section can be that is in a table of its own: those lie in the direct map.
+    if machine.prog["mem_section"].type_.unaliased_kind() == TypeKind.ARRAY:
+        return np.zeros(len(addresses), np.bool_)
+    inside = machine.memory.is_kernel_address(addresses) & machine.memory.in_direct_map(addresses)
+    found: Bools = ~inside | (addresses % np.uint64(machine.memory.word_size) != 0)
+    return found
 
 
 def _holds_slabs(
@@ -405,25 +416,10 @@ def _holds_slabs(
 def _findings(
     machine: Machine, sections: _Sections, wrong: Bools, lost: Bools, good: Bools, vmemmap: int
 ) -> Iterator[Finding]:
-    words, addresses, highest = sections.words, sections.addresses, sections.highest
+    words, highest = sections.words, sections.highest
     rows = np.flatnonzero(wrong)
     if len(rows):
-        first = int(rows[0])
-        more = f", and {len(rows) - 1} others are wrong as well" if len(rows) > 1 else ""
-        at = int(addresses[first])
-        what = f"section {first} at 0x{at:x} has the word 0x{words[first]:x}"
-        if not at:
-            at = int(_slots(machine, rows[:1].astype(np.uint64))[0])
-            what = f"the root of section {first} at 0x{at:x} is NULL"
-        yield Finding(
-            "memory-map",
-            f"mem_section: {what} instead of the memory map 0x{vmemmap:x}{more}",
-            place="mem_section",
-            expected=vmemmap,
-            found=int(words[first]),
-            word=at,
-            id=1,
-        )
+        yield _wrong_section(machine, sections, rows, vmemmap)
     last = int(np.flatnonzero(good)[-1]) if good.any() else 0
     # It stays as it is when memory is taken away.
     if highest is not None and not last <= highest <= _MOST_SECTIONS:
@@ -448,6 +444,36 @@ def _findings(
             measure=Measure("count", "sections"),
             id=3,
         )
+
+
+def _wrong_section(
+    machine: Machine, sections: _Sections, rows: npt.NDArray[np.intp], vmemmap: int
+) -> Finding:
+    # What is said of the first of those that are wrong.
+    first, table = int(rows[0]), machine.prog["mem_section"]
+    at, found = int(sections.addresses[first]), int(sections.words[first])
+    what = f"section {first} at 0x{at:x} has the word 0x{found:x}"
+    if at == 0 or not sections.ok[first]:
+        slot = _slots(machine, rows[:1].astype(np.uint64))
+        if _nowhere(machine, slot)[0]:
+            found, at = int(table.value_()), int(table.address_ or 0)
+        else:
+            found, at = at, int(slot[0])
+            leads = f"0x{found:x}" if found else "NULL"
+            what = f"the root of section {first} at 0x{at:x} is {leads}"
+    more = f", and {len(rows) - 1} others are wrong as well" if len(rows) > 1 else ""
+    what = f"mem_section: {what} instead of the memory map 0x{vmemmap:x}{more}"
+    if at == table.address_:
+        what = f"mem_section is 0x{found:x}, where no table of sections can be"
+    return Finding(
+        "memory-map",
+        what,
+        place="mem_section",
+        expected=vmemmap,
+        found=found,
+        word=at,
+        id=1,
+    )
 
 
 def _unsearched(sections: int, number: int) -> Finding:

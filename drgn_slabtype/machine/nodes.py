@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Iterator, List, NamedTuple, Optional, Set, Tuple
+from typing import TYPE_CHECKING, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 import numpy as np
 from drgn import FaultError, Object
@@ -21,11 +21,14 @@ from drgn.helpers.linux.mmzone import NODE_DATA
 
 from ..codes import ADDRESS, Measure
 from ..findings import Finding
+from .percpu import per_cpu_addresses
 
 if TYPE_CHECKING:
     from . import Machine
 
 _FIRST_ID = 1 << 11
+# Lists of free pages, until Linux 5.14 with counts beside them; counts (zone).
+_OF_CPUS = ("per_cpu_pageset", "pageset", "per_cpu_zonestats")
 _WORD = 1 << 64
 
 
@@ -156,7 +159,36 @@ def _home(machine: Machine, nid: int) -> Optional[_Home]:
             for at, value in enumerate(column)
             if value is not None and value != right
         ]
+    found += _astray(machine, nid, "", node[0], ("per_cpu_nodestats",))
+    for at, zone in enumerate(zones):
+        with suppress(FaultError):
+            if zone.present_pages or zone.spanned_pages:
+                found += _astray(machine, nid, f"node_zones[{at}].", zone, _OF_CPUS)
     return _Home(address, True, tuple(found))
+
+
+def _astray(
+    machine: Machine, nid: int, prefix: str, of: Object, names: Sequence[str]
+) -> Iterator[Finding]:
+    # Per-CPU pointers that lead nowhere; a node or zone has none of some of them, by kernel.
+    known = ~machine.per_cpu.lost
+    for name in names:
+        if not of.type_.has_member(name):
+            continue
+        pointer = _read(of.member_(name))
+        if pointer is None:
+            continue
+        copies = per_cpu_addresses(machine, np.array([pointer], np.uint64))[0][known]
+        if not machine.memory.is_kernel_address(copies).all():
+            yield Finding(
+                "machine-wrong",
+                f"node {nid}: {prefix}{name} is 0x{pointer:x}, which leads to no per-CPU memory",
+                node=nid,
+                place=f"{prefix}{name}",
+                found=pointer,
+                measure=ADDRESS,
+                word=of.member_(name).address_,
+            )
 
 
 def _column(zones: List[Object], name: str) -> List[Optional[int]]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _ADDRESS = (1 << 64) - 1
 _NOWHERE = 0xDEAD000000000000
+_PAIR = 2
 _FEWEST = 3  # CPUs of which one can be told from the others
 _FIRST_ID = 1 << 12
 
@@ -91,6 +92,9 @@ def _wrong(machine: Machine, cpus: List[int], told: List[int]) -> Dict[int, str]
             for at, of_it in enumerate(known)
             if of_it is False
         }
+    astray = [at for at, offset in enumerate(told) if not _may_be(machine, offset)]
+    if astray and len(astray) < len(told):
+        return dict.fromkeys(astray, "where no CPU has memory")
     open_ones = [at for at, of_it in enumerate(known) if not of_it]
     if len(told) < _FEWEST:
         return {}
@@ -101,12 +105,23 @@ def _wrong(machine: Machine, cpus: List[int], told: List[int]) -> Dict[int, str]
     if odd and 2 * within.count(usual) > len(told):
         return dict.fromkeys(odd, "which is not pages away from the others")
     if machine.node_ids > 1 or len(told) <= _FEWEST:
-        return {}
+        again = [at for at, offset in enumerate(told) if told.count(offset) > 1]
+        return dict.fromkeys(again, "and another CPU's is the same") if len(again) == _PAIR else {}
     # Each node may have its CPUs' memory in another place; on one, all are side by side.
     alone = [at for at in open_ones if _evenly(told, cpus, at) not in (None, told[at])]
     if len(alone) != 1:
         return {}
     return dict.fromkeys(alone, "which is not as far from the others as they are from each other")
+
+
+def _may_be(machine: Machine, offset: int) -> bool:
+    # Copies of per-CPU variables are not in the kernel's image, nor where no memory is.
+    try:
+        template = machine.prog.symbol("__per_cpu_start").address
+    except LookupError:
+        template = 0
+    where = np.array([(template + offset) & _ADDRESS], np.uint64)
+    return offset != 0 and bool(machine.memory.is_kernel_address(where)[0])
 
 
 def _is_of(prog: Program, offset: int, cpu: int) -> Optional[bool]:

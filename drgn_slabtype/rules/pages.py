@@ -18,6 +18,7 @@ from typing import (
     List,
     Mapping,
     Set,
+    Tuple,
 )
 
 import numpy as np
@@ -33,6 +34,7 @@ from .freelists import judge_links
 from .pagefindings import PageFindings, PageNames
 
 _FEWEST_OUTSIDE = 3  # free blocks that have not left their zone each by itself
+_FEWEST_PAIRS = 5  # free blocks that were not left beside each other one by one
 _FEWEST = 9  # free blocks that are not damaged alike by chance
 _NO_TYPE = 0xFFFFFFFF  # the word of a page that has no type and is not mapped
 
@@ -217,14 +219,29 @@ def _buddies(found: PageFindings) -> Iterator[Finding]:
     free = found.free
     rows = np.flatnonzero(free.order < min(free.pageblock_order, free.max_order))
     there: Set[int] = set((free.pfn[rows] << 8 | free.order[rows]).tolist())
+    pairs: List[Tuple[int, int]] = []
     for row in rows.tolist():
         pfn, order = int(free.pfn[row]), int(free.order[row])
         if pfn >> order & 1 or (pfn + (1 << order)) << 8 | order not in there:
             continue
         other = found.known[pfn + (1 << order)]
-        if free.zone[other] != free.zone[row]:
-            continue
-        because = found.because(pfn) or found.because(pfn + (1 << order))
+        if free.zone[other] == free.zone[row]:
+            pairs.append((row, other))
+    alone = [one for one in pairs if not any(found.because(int(free.pfn[at])) for at in one)]
+    if len(alone) >= _FEWEST_PAIRS:
+        lowest = min(int(free.order[row]) for row, _ in alone)
+        yield Finding(
+            "not-understood",
+            f"layout not understood: {len(alone)} pairs of free blocks of order {lowest} or more "
+            f"were not merged, and pageblock_order is {free.pageblock_order}",
+            place="pageblock_order",
+            found=len(alone),
+            id=found.next_id,
+        )
+        pairs = [one for one in pairs if one not in alone]
+    for row, other in pairs:
+        pfn, order = int(free.pfn[row]), int(free.order[row])
+        because = found.because(pfn) or found.because(int(free.pfn[other]))
         what = f"and the block after it are free, both of order {order}, and were not merged"
         yield found.finding("page-free-buddies", pfn, what, int(free.zone[row]), because)
 

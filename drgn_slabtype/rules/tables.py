@@ -10,7 +10,8 @@ what else is known of the caches says what they must hold.
 
 from __future__ import annotations
 
-from typing import List, NamedTuple, Optional
+import re
+from typing import List, NamedTuple, Optional, Sequence
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from ..ledger import I64, U64, Bools
 
 _ODD_SIZES = {1: 96, 2: 192}  # bytes, in front of the powers of two
 _FIRST_POWER = 3
+_PLAIN = re.compile(r"kmalloc-\d+[kM]?")
 _FEWEST = 8  # structures that can tell where all come from
 
 
@@ -41,7 +43,9 @@ def sizes(columns: int) -> U64:
     return np.array(told, np.uint64)
 
 
-def judge_kmalloc(table: U64, addresses: U64, object_sizes: U64) -> Optional[List[Entry]]:
+def judge_kmalloc(
+    table: U64, addresses: U64, object_sizes: U64, names: Sequence[str] = ()
+) -> Optional[List[Entry]]:
     """
     Return the entries of ``kmalloc_caches`` that are wrong; ``None`` if it is not understood.
 
@@ -52,6 +56,7 @@ def judge_kmalloc(table: U64, addresses: U64, object_sizes: U64) -> Optional[Lis
     :param table: A row for each kind of memory.
     :param addresses: ``struct kmem_cache *`` of all caches.
     :param object_sizes: ``object_size`` of each, in bytes.
+    :param names: Of each. The first row has those of ``kmalloc-`` and a size.
     """
     wanted = np.broadcast_to(sizes(table.shape[1]), table.shape)
     order = np.argsort(addresses, kind="stable")
@@ -63,6 +68,9 @@ def judge_kmalloc(table: U64, addresses: U64, object_sizes: U64) -> Optional[Lis
     exact = known & (bytes_of == wanted)
     fine = exact | (known & (wanted > 0) & (bytes_of > wanted) & _elsewhere(table, bytes_of, exact))
     wrong = (there & ~fine) | _gaps(there)
+    for cache, name in enumerate(names):
+        if _PLAIN.fullmatch(name) and addresses[cache] not in table:
+            wrong[0] |= ~there[0] & (wanted[0] == object_sizes[cache])
     if not exact.any() or 2 * np.count_nonzero(wrong) > np.count_nonzero(there):
         return None
     return [

@@ -317,6 +317,62 @@ def test_the_word_of_the_only_section(bit: int) -> None:
     assert (report.totals.slabs, report.totals.objects, report.totals.in_use) == _counts(name)
 
 
+@pytest.mark.parametrize("value", [0, 1 << 60, 0x4141414141414141])
+@pytest.mark.parametrize("victim", [_variable("mem_section"), _root], ids=["table", "root"])
+def test_sections_where_no_memory_is(victim: Callable[[Program], int], value: int) -> None:
+    report = _damaged("debian-6.12-s390x-plain", victim, value.to_bytes(8, "big"))
+    (root,) = report.findings
+    assert (root.code, root.found) == ("memory-map", value)
+    assert root.word == victim(_open("debian-6.12-s390x-plain"))
+
+
+@pytest.mark.parametrize("value", [0, 1 << 60])
+@pytest.mark.parametrize("member", ["per_cpu_pageset", "per_cpu_zonestats"])
+def test_where_cpus_have_what_is_of_a_zone(member: str, value: int) -> None:
+    report = _damaged("debian-7-plain", _zone(member), value.to_bytes(8, "little"))
+    (root,) = report.findings
+    assert (root.code, root.found) == ("machine-wrong", value)
+    assert str(root.place).endswith(member)
+
+
+@pytest.mark.parametrize("value", [0, 1 << 60])
+def test_a_cpu_without_memory_on_a_machine_of_two_nodes(value: int) -> None:
+    # No other CPU has lost anything.
+    name = "slab-6.1-rfc3-numa"
+    report = _damaged(
+        name,
+        lambda prog: int(prog["__per_cpu_offset"][1].address_of_()),
+        value.to_bytes(8, "little"),
+    )
+    assert [(one.place, one.cpu) for one in report.findings] == [("__per_cpu_offset", 1)]
+    assert {one.cpu for one in report.unavailable} == {1}
+
+
+@pytest.mark.parametrize("value", [1, 0x10000000, 0x41414141])
+def test_the_node_of_a_cpu(value: int) -> None:
+    name = "slab-6.1-rfc3-numa"
+    prog = _open(name)
+    place = int(prog["numa_node"].address_of_()) + int(prog["__per_cpu_offset"][1])
+    report = _damaged(name, lambda prog: place, value.to_bytes(4, "little"))
+    (root,) = report.findings
+    assert (root.code, root.place, root.cpu) == ("machine-wrong", "numa_node", 1)
+    assert (root.expected, root.found, root.word) == (0, value, place & (1 << 64) - 1)
+    assert (report.totals.slabs, report.totals.objects, report.totals.in_use) == _counts(name)
+
+
+@pytest.mark.parametrize("value", [0, 1 << 60])
+def test_the_cache_that_index_arrays_are_from(value: int) -> None:
+    name = "slab-6.1-rfc3-numa"
+
+    def entry(prog: Program) -> int:
+        return int(prog["kmalloc_caches"][0][5].address_of_())
+
+    report = _damaged(name, entry, value.to_bytes(8, "little"))
+    (root,) = report.findings
+    assert (root.code, root.place, root.found) == ("machine-wrong", "kmalloc_caches", value)
+    assert (report.totals.slabs, report.totals.objects, report.totals.in_use) == _counts(name)
+
+
 def test_a_mask_that_nobody_contradicts() -> None:
     # A CPU can be possible that is not present.
     prog = _open("debian-7-plain")

@@ -207,6 +207,13 @@ def test_halves_that_were_not_merged() -> None:
     assert _judge(_machine([(8, 3), (16, 3)])) == []
 
 
+def test_many_halves_say_that_page_blocks_are_smaller() -> None:
+    blocks = [(2 * pair * 256 + half * 256, 8) for pair in range(1, 6) for half in range(2)]
+    findings = _judge(_machine([*_BLOCKS[:5], *blocks]))
+    assert [one.code for one in findings] == ["not-understood"]
+    assert findings[0].place == "pageblock_order"
+
+
 def test_count_of_a_free_area() -> None:
     free = _machine(_BLOCKS)
     zone = replace(free.zones[0], free=(9, *free.zones[0].free[1:]))

@@ -69,6 +69,20 @@ def test_kinds_of_memory_may_be_missing_and_start_late() -> None:
     assert _wrong(table, addresses, bytes_of) == [(0, 9)]
 
 
+def test_a_cache_that_no_entry_leads_to() -> None:
+    table, addresses, bytes_of = _machine()
+    names = [
+        f"kmalloc-{size}" if own in table[0] else "x" for own, size in zip(addresses, bytes_of)
+    ]
+    first = int(table[0, 3])
+    table[0, 3] = 0
+    wrong = judge_kmalloc(table, addresses, bytes_of, names)
+    assert [(entry.row, entry.column) for entry in wrong or ()] == [(0, 3)]
+    gone = addresses != first
+    names = [name for name, there in zip(names, gone.tolist()) if there]
+    assert judge_kmalloc(table, addresses[gone], bytes_of[gone], names) == []
+
+
 def test_a_table_that_is_mostly_wrong_is_not_understood() -> None:
     table, addresses, bytes_of = _machine()
     assert judge_kmalloc(np.roll(table, 1, axis=1), addresses, bytes_of) is None

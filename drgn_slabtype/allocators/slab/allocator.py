@@ -142,7 +142,7 @@ class SlabAllocator:
 
     def elsewhere(self) -> List[Suspect]:
         """Return the damage that is in no cache; see :meth:`.base.Allocator.elsewhere`."""
-        return list(self.quarantine.suspects())
+        return [*self.quarantine.suspects(), *self.entries.suspects]
 
     def regions(self, index: SlabIndex) -> Iterator[Declaration]:
         """Declare what is read; see :meth:`.base.Allocator.regions`."""

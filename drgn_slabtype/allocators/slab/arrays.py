@@ -18,13 +18,13 @@ from ...ledger import I64, U64, Bools, Place, Suspect
 from ...machine import Machine
 from ...machine.columns import Rows
 from ...machine.locks import LockStates, lock_states
-from ...machine.percpu import per_cpu_addresses
 from ...regions import Region, region
 from ..caches import Caches, read_caches
 from ..locks import lock_suspects
 from ..nodes import Nodes, read_nodes
 from ..percpu import PerCpu, every_copy
 from ..pointers import as_shared, repeated, wild_pointer, wild_pointers
+from .cpunodes import cpu_nodes
 
 CPU, SHARED, ALIEN = range(3)
 PLACES = (
@@ -210,7 +210,7 @@ def _cpu_arrays(machine: Machine, found: PerCpu) -> _Found:
         found.cache,
         np.full(count, CPU, np.int64),
         machine.cpus[found.column],
-        _memory_nodes(machine)[found.column],
+        machine.settled(cpu_nodes).told[found.column],
         found.addresses,
         np.zeros(count, np.uint64),
         np.zeros(count, np.bool_),
@@ -245,23 +245,6 @@ def _alien_arrays(machine: Machine, tables: AlienTables) -> Tuple[_Found, LockSt
         locks.held,
     )
     return arrays, locks
-
-
-def _memory_nodes(machine: Machine) -> I64:
-    # The node whose memory each possible CPU allocates from: cpu_to_mem().
-    cpus = machine.cpus
-    if machine.node_ids == 1:
-        return np.zeros(len(cpus), np.int64)
-    for name in ("_numa_mem_", "numa_node"):
-        try:
-            address = machine.prog[name].address_
-        except LookupError:
-            continue
-        where = per_cpu_addresses(machine, np.array([address], np.uint64))[0]
-        gathered = machine.memory.gather(where, 4)
-        nid = gathered.bytes.view(f"{machine.memory.byteorder}i4")[:, 0].astype(np.int64)
-        return np.where(gathered.ok, nid, -1)
-    return np.full(len(cpus), -1, np.int64)
 
 
 def regions_of_cpus(machine: Machine, caches: Caches) -> Iterator[Region]:

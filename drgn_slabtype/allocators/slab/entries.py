@@ -3,16 +3,19 @@
 
 from __future__ import annotations
 
+from typing import List
+
 import numpy as np
 
 from ...index import KnownBy, SlabIndex
-from ...ledger import I64, U64, Bools, Containers, Ledger, State, Walk
+from ...ledger import I64, U64, Bools, Containers, Ledger, State, Suspect, Walk
 from ...machine import Machine
 from ..arrays import enter_arrays
 from ..caches import Caches
 from ..over import slabs_over
-from .arrays import ArrayCaches
+from .arrays import CPU, ArrayCaches
 from .cache import SlabCache
+from .cpunodes import correct, cpu_nodes
 from .tuning import Tuned
 
 
@@ -41,6 +44,8 @@ class Entries:
         self._array: I64 = array[whole]
         self._slot: U64 = slots[whole]
         self._count: I64 = np.where(self._read, told, 0)
+        self.suspects: List[Suspect] = []
+        """What is wrong with the nodes of CPUs."""
 
     def locate(self, index: SlabIndex, caches: Caches) -> None:
         """Add to the index the slabs that only entries lead to, where they lead back."""
@@ -49,6 +54,19 @@ class Entries:
         owner = self._arrays.cache[self._array[lost]]
         over = slabs_over(index, self._slot[lost])
         index.add(over.heads[over.told == caches.addresses[owner]], KnownBy.PLACE)
+        self._correct_nodes(index)
+
+    def _correct_nodes(self, index: SlabIndex) -> None:
+        machine, arrays = self._machine, self._arrays
+        rows = index.rows_of_addresses(self._slot)
+        of_cpu = (arrays.kind[self._array] == CPU) & (rows >= 0)
+        owners, nids = arrays.owner[self._array[of_cpu]], index.nids[rows[of_cpu]]
+        nodes = machine.settled(cpu_nodes)
+        counted = nodes.told.copy()
+        self.suspects = list(correct(machine, nodes, owners, nids, counted))
+        for column in np.flatnonzero(counted != nodes.told).tolist():
+            of_it = (arrays.kind == CPU) & (arrays.owner == machine.cpus[column])
+            arrays.nid[of_it] = counted[column]
 
     def enter(
         self, cache: SlabCache, rows: I64, index: SlabIndex, ledger: Ledger, place: int
