@@ -100,9 +100,9 @@ def kfence_pool(machine: Machine) -> KfencePool:
     wrong = "" if said in (None, start) else "__kfence_pool"
     if not count:
         count = _marked(machine, start)
-        # Both are there, or neither.
+        # An architecture may have set memory aside for a pool that is not made.
         if (known or not first) and (count < _FEWEST or start % page):
-            return _NO_POOL._replace(contradicted="__kfence_pool")
+            return _NO_POOL._replace(contradicted="__kfence_pool" if start % page else "")
         if count and leads is not None and _is_of_none(machine, leads, known):
             wrong = wrong or "kfence_metadata"
     return KfencePool(start, start + 2 * (count + 1) * page, tuple(pieces), wrong)

@@ -308,6 +308,13 @@ def test_where_kfence_has_no_pool(name: str) -> None:
     assert (report.totals.slabs, report.totals.objects, report.totals.in_use) == _counts(name)
 
 
+def test_memory_for_a_pool_that_is_not_made() -> None:
+    prog = _open("debian-6.12-riscv64-plain")
+    assert prog["__kfence_pool"]
+    assert not prog["kfence_metadata"]
+    assert check(prog).findings == []
+
+
 @pytest.mark.parametrize("bit", [20, 21, 30, 60])
 def test_the_word_of_the_only_section(bit: int) -> None:
     name = "debian-6.12-s390x-plain"
