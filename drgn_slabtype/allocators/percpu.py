@@ -11,7 +11,7 @@ from ..codes import ADDRESS
 from ..ledger import I64, U64, Bools, Suspect
 from ..machine import Machine
 from ..machine.columns import Rows
-from ..machine.percpu import per_cpu_addresses
+from ..machine.percpu import outside_units, per_cpu_addresses
 from ..rules.alike import understood
 from .caches import Caches
 from .members import at_member
@@ -66,7 +66,10 @@ def per_cpu_structures(
     astray = ~machine.memory.is_kernel_address(addresses)
     astray |= addresses % np.uint64(alignment) != 0
     astray &= ~machine.per_cpu.lost  # of these it is not known where they lead
-    astray = astray.any(axis=1) | _of_others(machine, addresses)
+    outside = outside_units(machine, addresses)
+    astray = (
+        astray.any(axis=1) | understood(np.any(outside, axis=1)) | _of_others(machine, addresses)
+    )
     wild = np.where(pointers == 0, needed, astray) & caches.rows.ok & caches.chosen
     addresses[wild] = 0
     cache, column = np.nonzero(addresses)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _LARGEST_POOL = 1 << 33  # 65535 objects of two pages, of 64 KiB each
 _MOST_OBJECTS = 65535
+_MOST_BEFORE = 4096  # objects in front of one, where nothing else tells where they begin
 _FEWEST = 8  # objects whose addresses agree
 _BY_CHANCE = 2
 _STEP = 256  # metadata entries read at a time; CONFIG_KFENCE_NUM_OBJECTS is 255 by default
@@ -70,6 +71,8 @@ def kfence_pool(machine: Machine) -> KfencePool:
         leads, known = _value(metadata), 0
     first = leads or 0
     said, page = _value(told), machine.memory.page_size
+    if leads is None and said is None:
+        first = _first_of_free(machine, page)
     start = said
     if machine.memory.is_kernel_address(np.array([first], np.uint64))[0]:
         if said == 0 and not _entries(machine, first, 0, _FEWEST)["addr"].any():
@@ -141,6 +144,24 @@ def _home(rows: Rows, told: Optional[int], page: int) -> Optional[int]:
         if times >= _FEWEST and 2 * votes[told or 0] < times:
             return int(home)
     return told
+
+
+def _first_of_free(machine: Machine, page: int) -> int:
+    # Where the metadata begins by that of an object that is free: what is before it is of
+    # objects before that one. 0 if none is.
+    structure = machine.structure("struct kfence_metadata")
+    try:
+        at = int(machine.prog["kfence_freelist"].next) - structure.offset("list")
+    except (FaultError, LookupError):
+        return 0
+    before = np.arange(min(_MOST_BEFORE, at // structure.size), dtype=np.uint64)
+    if not len(before):
+        return 0
+    addresses = np.uint64(at) - before * np.uint64(structure.size)
+    rows = machine.rows("struct kfence_metadata", addresses)
+    pages = rows["addr"] & ~np.uint64(page - 1)
+    fits = rows.ok & (pages == pages[0] - before * np.uint64(2 * page))
+    return int(addresses[fits.argmin() - 1]) if fits[0] and not fits.all() else 0
 
 
 def _marked(machine: Machine, start: int) -> int:

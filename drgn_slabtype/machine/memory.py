@@ -34,6 +34,8 @@ Bools = npt.NDArray[np.bool_]
 
 LINEAR_BYTES = 1 << 46
 """No direct map is larger; vmalloc, the memory map and the kernel's image lie above it."""
+_GIB = 30  # as a power of two
+_MOST_GIBS = 64  # of memory in front of it
 _PREV = 8  # bytes into a struct list_head
 
 
@@ -286,6 +288,8 @@ def _linear_base(prog: Program) -> int:
     except Exception:  # drgn's error has no class of its own
         told = None
     witnesses = _mapped(prog) + _borne_out(prog)
+    if told is None and not witnesses:
+        witnesses = _around_caches(prog)
     for name in ("kmem_cache", "slab_caches", "mem_section"):
         try:
             variable = prog[name]
@@ -319,6 +323,15 @@ def _borne_out(prog: Program) -> List[int]:
     # One end of the list may be damaged: of each, the pointer to it and the word that leads back.
     ends = (("next", _PREV), ("prev", 0))
     return [base for base in bases for name, back in ends if _leads_back(prog, base, name, back)]
+
+
+def _around_caches(prog: Program) -> List[int]:
+    # x86-64 moves it by multiples of 1 GiB: such a one in front of the first slab cache.
+    with suppress(FaultError, LookupError):
+        first = untagged_pointer(prog, prog["slab_caches"].next) >> _GIB << _GIB
+        bases = (first - (number << _GIB) for number in range(_MOST_GIBS))
+        return [base for base in bases if base > 0 and _leads_back(prog, base, "next", _PREV)][:1]
+    return []
 
 
 def _leads_back(prog: Program, base: int, name: str, back: int) -> bool:

@@ -178,8 +178,8 @@ def _astray(
         pointer = _read(of.member_(name))
         if pointer is None:
             continue
-        copies = per_cpu_addresses(machine, np.array([pointer], np.uint64))[0][known]
-        if not machine.memory.is_kernel_address(copies).all():
+        copies = per_cpu_addresses(machine, np.array([pointer], np.uint64))
+        if not machine.memory.is_kernel_address(copies[0][known]).all():
             yield Finding(
                 "machine-wrong",
                 f"node {nid}: {prefix}{name} is 0x{pointer:x}, which leads to no per-CPU memory",

@@ -6,10 +6,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, List
 
 import numpy as np
-from drgn import Object, sizeof
+from drgn import FaultError, Object, sizeof
 
 from ..regions import Region, region
-from .memory import U64
+from .memory import LINEAR_BYTES, U64, Bools
 
 if TYPE_CHECKING:
     from . import Machine
@@ -33,6 +33,34 @@ def per_cpu_addresses(machine: Machine, pointers: U64) -> U64:
     """
     pointers = np.asarray(pointers, np.uint64)[:, None]
     return np.where(pointers != 0, pointers + machine.cpu_offsets[None, :], 0)
+
+
+def outside_units(machine: Machine, addresses: U64) -> Bools:
+    """
+    Return which copies lie in the direct map, and not in what is set aside for their CPU.
+
+    What CPUs get later, once that is used up, is mapped elsewhere.
+
+    :param addresses: Shape (n, possible CPUs), as :func:`per_cpu_addresses` returns them.
+    """
+    from .told import last_page
+
+    offsets, last = machine.cpu_offsets, machine.settled(last_page).counted
+    nothing = np.zeros(addresses.shape, np.bool_)
+    if last is None or len(offsets) < 2 or machine.per_cpu.lost.any():
+        return nothing
+    try:
+        lowest = np.uint64(machine.prog["pcpu_base_addr"].value_())
+    except (FaultError, LookupError):
+        return nothing
+    # Of each CPU where its unit begins. None is larger than the way to the next one.
+    units = offsets - offsets.min()
+    unit = np.diff(np.sort(units)).min()
+    if units.max() > np.uint64(LINEAR_BYTES):
+        return nothing
+    linear = addresses - np.uint64(machine.memory.linear_base)
+    outside: Bools = addresses - (lowest + units)[None, :] >= unit
+    return outside & (linear < np.uint64(last << machine.memory.page_shift)) & (addresses != 0)
 
 
 def per_cpu_copies(machine: Machine, pointer: Object) -> List[Object]:

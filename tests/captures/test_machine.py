@@ -380,6 +380,29 @@ def test_the_cache_that_index_arrays_are_from(value: int) -> None:
     assert (report.totals.slabs, report.totals.objects, report.totals.in_use) == _counts(name)
 
 
+@pytest.mark.parametrize(
+    ("name", "member"),
+    [
+        ("slab-6.1-plain", "cpu_cache"),
+        ("slab-5.10-plain", "cpu_cache"),
+        ("debian-6.12-s390x-plain", "cpu_slab"),
+        ("debian-7-plain", "cpu_sheaves"),
+    ],
+)
+def test_memory_of_another_cpu(name: str, member: str) -> None:
+    # As far away as the units of other CPUs are.
+    def victim(prog: Program) -> int:
+        cache = find_slab_cache(prog, "kmalloc-64")
+        assert cache is not None
+        return int(cache.member_(member).address_of_())
+
+    prog = _open(name)
+    data = (prog.read_word(victim(prog)) ^ 1 << 20).to_bytes(8, order_of(prog))
+    report = _damaged(name, victim, data)
+    (root,) = [one for one in report.findings if one.because is None]
+    assert (root.code, root.cache, root.member) == ("container-state", "kmalloc-64", member)
+
+
 def test_a_mask_that_nobody_contradicts() -> None:
     # A CPU can be possible that is not present.
     prog = _open("debian-7-plain")

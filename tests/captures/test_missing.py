@@ -81,6 +81,15 @@ def test_where_all_cpus_have_their_memory(name: str) -> None:
     assert cpus <= decided.of - decided.decided <= cpus + 20
 
 
+@pytest.mark.parametrize("name", ["debian-7-plain", "debian-7-numa"])
+def test_where_the_direct_map_is(name: str) -> None:
+    # It was moved, and no other variable says where.
+    report = check(_without(name, "page_offset_base"))
+    whole = check(_open(name)).totals
+    assert report.findings == []
+    assert (report.totals.slabs, report.totals.in_use) == (whole.slabs, whole.in_use)
+
+
 def test_caches_that_kmalloc_gives_memory_from() -> None:
     report = check(_without(_NUMA, "kmalloc_caches"))
     assert report.findings == []
@@ -102,6 +111,15 @@ def test_index_array_in_a_slab_whose_struct_page_is_not_there() -> None:
     report = check(prog)
     assert (report.findings, report.exit_status) == ([], 3)
     assert any("freelist array" in one.message for one in report.unavailable)
+
+
+def test_a_pool_of_which_no_variable_is_there() -> None:
+    # Both lie in what is read-only after boot, which a dump may lack.
+    whole = check(_open(_KFENCE))
+    report = check(_without(_KFENCE, "__kfence_pool", "kfence_metadata"))
+    assert (report.findings, report.exit_status) == ([], 3)
+    assert report.totals.slabs == whole.totals.slabs
+    assert report.totals.kfence_pages == whole.totals.kfence_pages
 
 
 @pytest.mark.parametrize("lost", ["__kfence_pool", "kfence_metadata"])
