@@ -26,9 +26,9 @@ from .answers.culprit import locate
 from .answers.diagnose import explain
 from .answers.kernellog import as_note, kernel_state
 from .answers.lookup import Lookup
+from .answers.proven import proven, shelf
 from .answers.signs import signed
 from .arguments import CacheName, named, platform_of
-from .codes import CATALOGUE
 from .confirm import Evidence
 from .errors import ArgumentError, SlabTypeError
 from .findings import (
@@ -49,14 +49,11 @@ from .machine import Machine
 from .machine.gone import boot, confirm_boot, gone
 from .machine.memory import Spent
 from .machine.page import page_of
-from .machine.witness import witnesses
 from .pages.exported import Missed, misread, missed_by_equality
 from .pages.scan import PageScan, Progress, require_64_bit
 from .pagetype.detect import PageTypeLayout
 from .reading import Reading, Scope
 from .rules.blame import join, renumber
-from .rules.doubt import doubt
-from .rules.excuses import settle
 from .rules.oneroot import one_root
 from .signals import reason_of
 from .strays import judge_machine
@@ -154,15 +151,13 @@ class Course:
             damage = list(kernel.damage)
             groups = [damage, *confirmed.groups] if damage else confirmed.groups
             self._confirmed = _Confirmed(groups, confirmed.changing)
-        found = renumber(join(self._confirmed.groups))
-        allocator = kernel.layout.allocator
-        settled = settle(found, allocator, lambda work: witnesses(kernel).of(work))
         results = [judged.result for judged in self._judged if judged.result]
-        settled = doubt(settled, results, whole=not caches and not addresses)
+        all_of_them = not caches and not addresses
+        settled = proven(kernel, self._confirmed.groups, results, all_of_them)
         settled = [locate(kernel, finding) for finding in settled]
         self._settled = settled = _one_root(kernel, self.whole, settled)
         # What moves is explained as it is now.
-        findings = [finding for finding in settled if _shelf(finding) == "findings"]
+        findings = [finding for finding in settled if shelf(finding) == "findings"]
         asked = Lookup(kernel) if kernel.is_live else seen
         with kernel.moment():
             self._explained = signed(asked, explain(asked, findings))
@@ -224,7 +219,7 @@ class Course:
         groups, changing = self._so_far()
         report.changing += changing
         for finding in renumber(join(groups)) if self._settled is None else self._settled:
-            getattr(report, _shelf(finding)).append(finding)
+            getattr(report, shelf(finding)).append(finding)
         if self._explained is not None:
             report.findings = list(self._explained)
         if self._stopped is not None:
@@ -337,16 +332,6 @@ def _is_told(error: Exception) -> bool:
 
 def _moves(kernel: Machine) -> bool:
     return bool(kernel.prog.flags & ProgramFlags.IS_LIVE)
-
-
-def _shelf(finding: Finding) -> str:
-    # The list of a report that it stands in.
-    rule = CATALOGUE[finding.code].rule
-    # What is missing does not come back by waiting.
-    if finding.moving and rule != "unavailable":
-        return "changing"
-    shelves = {"note": "notes", "unavailable": "unavailable"}
-    return shelves.get(rule, "findings")
 
 
 def _target(machine: Machine) -> Target:

@@ -40,6 +40,7 @@ from .counts import count_objects
 from .guarded import guarded_objects
 from .lookup import lookup
 from .missing import missing_of_cache, missing_of_machine
+from .proven import Told, damaged_caches, tell
 
 _LISTS = {
     ListKind.PARTIAL: "partial",
@@ -152,7 +153,10 @@ class CacheUsage(Record):
     guarded: int = 0
     """Objects of KFENCE's pool that users of the cache hold, in none of the numbers above."""
     consistent: bool = True
-    """Whether these numbers agree with each other; the check tells more."""
+    """
+    Whether these numbers agree with each other, and a check finds nothing wrong with the cache;
+    of a target that moves, the numbers alone are looked at.
+    """
     slabinfo: Optional[SlabInfo] = None
     """What the kernel itself would report."""
     nodes: List[NodeUsage] = field(default_factory=list)
@@ -255,7 +259,8 @@ def caches(
     guarded = Counter(
         cache for cache, _ in guarded_objects(kernel, kernel.settled(kfence_pool), index)
     )
-    found = []
+    found: List[CacheUsage] = []
+    told: List[Told] = []
     missing = [*missing_of_machine(whole)]
     numbers = list(range(len(allocator.caches)))
     if wanted:
@@ -263,7 +268,8 @@ def caches(
     for done, number in enumerate(numbers):
         if progress:
             progress("caches", done, len(numbers))
-        ledger = allocator.collect(number, index)
+        ledger, judged = tell(whole, number)
+        told.append(judged)
         missing += missing_of_cache(whole, number, ledger)
         usage = cache_usage(ledger, kernel.memory.page_size)
         usage.guarded = guarded[usage.address]
@@ -272,10 +278,14 @@ def caches(
         usage.nodes = _nodes(ledger) if per_node else []
         usage.cpus = cpus_of(ledger) if per_cpu else []
         found.append(usage)
+    # What moves has to be looked at more than once to be called damaged.
+    damaged = set() if kernel.is_live else damaged_caches(whole, told, whole=not wanted)
+    for usage in found:
+        usage.consistent = usage.consistent and usage.address not in damaged
     found.sort(key=_SORTS[sort])
-    total = _total(found)
-    told = found[:most]
-    return CachesAnswer(told, total, per_node, per_cpu, aliases, tuple(missing), len(found))
+    return CachesAnswer(
+        found[:most], _total(found), per_node, per_cpu, aliases, tuple(missing), len(found)
+    )
 
 
 def cache_usage(ledger: Ledger, page_size: int) -> CacheUsage:

@@ -10,7 +10,9 @@ from drgn import Program
 from drgn_slabtype.answers.caches import caches
 from drgn_slabtype.answers.objects import STATES, objects
 from drgn_slabtype.answers.slabs import slabs
-from drgn_slabtype.findings import CacheResult, Report
+from drgn_slabtype.findings import CacheResult, Outcome, Report
+
+_ASKED = 4  # damaged caches of which every object is asked for
 
 
 def unequal(report: Report) -> Iterator[str]:
@@ -53,8 +55,14 @@ def answers_unequal(prog: Program, report: Report) -> Iterator[str]:
             result.unknown,
         ):
             yield f"caches: {cache.name}: {told}, and the check says {result}"
-        if result is not None and cache.consistent is False:
-            yield from _objects_unequal(prog, result)
+        if result is not None and (result.outcome is Outcome.INCONSISTENT) > (not cache.consistent):
+            yield f"caches: {cache.name} is not marked, and the check says it is damaged"
+    marked = [cache for cache in answer.caches if not cache.consistent]
+    if marked and not (report.findings or report.unavailable or report.changing):
+        yield f"caches: {marked[0].name} is marked, and the check says nothing"
+    for cache in marked[:_ASKED]:
+        if cache.address in results:
+            yield from _objects_unequal(prog, results[cache.address])
 
 
 def _objects_unequal(prog: Program, result: CacheResult) -> Iterator[str]:

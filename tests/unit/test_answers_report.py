@@ -68,7 +68,7 @@ def test_caches_mark_numbers_that_contradict_each_other() -> None:
     lines = text("caches", CachesAnswer([damaged], TOTAL, aliases=True)).splitlines()
     assert lines[1].startswith("dentry *")
     assert lines[1].endswith("unknown (2 merged)")
-    assert lines[-1].endswith("* 1 cache with contradicting numbers: see check")
+    assert lines[-1].endswith("* 1 cache with something wrong: see check")
 
 
 def test_caches_in_json_have_what_text_has() -> None:

@@ -29,7 +29,7 @@ _NAME = 13  # characters that names take at least
 
 
 def caches(answer: CachesAnswer) -> str:
-    """Present every cache; ``*`` after a name: its numbers contradict each other."""
+    """Present every cache; ``*`` after a name: something is wrong with it."""
     lines: List[str] = []
     for grid in (usage(answer), *parts(answer)):
         lines += [*table(grid), ""]

@@ -53,7 +53,7 @@ def _occupancy(cache: CacheUsage) -> str:
 
 
 def usage(answer: CachesAnswer) -> Grid:
-    """Return every cache and the sums; ``*``: the numbers of a cache contradict each other."""
+    """Return every cache and the sums; ``*``: something is wrong with a cache."""
     coloured = any(cache.colours is not None for cache in answer.caches)
     view = View(
         Column("cache", "name consistent", _cache, least=20),
@@ -122,5 +122,5 @@ def summary(answer: CachesAnswer) -> str:
         told[0] += f", {len(answer.caches)} shown"
     damaged = sum(not cache.consistent for cache in answer.caches)
     if damaged:
-        told.append(f"* {plural(damaged, 'cache')} with contradicting numbers: see check")
+        told.append(f"* {plural(damaged, 'cache')} with something wrong: see check")
     return "; ".join(told)
