@@ -55,6 +55,8 @@ class Track(NamedTuple):
     """Name of the task with that PID, if there is one now."""
     overwritten: bool = False
     """Whether it is no record: the caller is no code, or there is no such CPU."""
+    ago: Optional[int] = None
+    """Jiffies that it is ago, where the target does not tell how long one is."""
 
 
 @dataclass(frozen=True)

@@ -191,6 +191,15 @@ def spelled(value: Any, kind: Optional[Kind], most: int = _MOST_CHARACTERS) -> s
     return _cut(line(value) if is_record(value) else str(value), most)
 
 
+def plural(number: int, noun: str, many: Optional[str] = None) -> str:
+    """
+    Return a number with its noun: ``1 slab``, ``2 slabs``.
+
+    :param many: The noun of several, if an *s* does not make it.
+    """
+    return f"{number} {noun if number == 1 else many or noun + 's'}"
+
+
 def is_record(value: Any) -> bool:
     """Return whether a value has members."""
     return (is_dataclass(value) and not isinstance(value, type)) or (

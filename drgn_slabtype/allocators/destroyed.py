@@ -15,6 +15,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..ledger import Ledger, State, Suspect
+from ..records import plural
 from .caches import Caches
 
 
@@ -36,7 +37,7 @@ def note_destroyed(ledger: Ledger, caches: Caches, number: int) -> None:
     # be taken off the list by whoever has put the last reference.
     empty = left == 0
     how = "was destroyed" if taken_off else "has no users (refcount 0), as if destroyed,"
-    what = f"{how} with {left} objects left in {len(slabs)} slabs"
+    what = f"{how} with {plural(left, 'object')} left in {plural(len(slabs), 'slab')}"
     ledger.suspects.append(
         Suspect("cache-destroyed", what, place="slab_caches", expected=0, found=left, moving=empty)
     )

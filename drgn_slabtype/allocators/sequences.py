@@ -21,6 +21,7 @@ from ..ledger import I64, U64, Bools, Suspect
 from ..machine import Machine
 from ..machine.kfence import kfence_pool
 from ..machine.pieces import Rows
+from ..records import plural
 from ..regions import Region, region
 from .base import Allocator
 from .caches import Caches
@@ -122,7 +123,7 @@ def _judge_entries(
     if not len(wrong) or _is_another(order):
         return
     at = int(wrong[0])
-    what = f"{_MEMBER} leads to what is no order of {count} objects"
+    what = f"{_MEMBER} leads to what is no order of {plural(count, 'object')}"
     if 2 * len(wrong) > count:
         yield _suspect(what, start)
         return
@@ -143,7 +144,7 @@ def _judge_home(allocator: Allocator, index: SlabIndex, start: int, size: int) -
         return
     home = int(allocator.homes(index, address)[0]) if row >= 0 else -1
     if home < 0 or int(allocator.caches.rows["object_size"][home]) < size:
-        yield _suspect(f"{_MEMBER} leads to no object of {size} bytes", start)
+        yield _suspect(f"{_MEMBER} leads to no object of {plural(size, 'byte')}", start)
 
 
 def _is_of_others(index: SlabIndex, address: U64) -> bool:

@@ -20,6 +20,7 @@ from ..ledger import Ledger, ListKind
 from ..machine import Machine
 from ..machine.kfence import KfencePool, kfence_pool
 from ..machine.shadow import shadow
+from ..records import plural
 from .address import AddressInfo
 from .elsewhere import elsewhere
 from .guarded import state_of
@@ -235,7 +236,7 @@ def _kfence_object(machine: Machine, metadata: Object, addr: int, pair: int) -> 
     return AddressInfo(
         addr,
         "kfence object",
-        f"{_spell_offset(addr - object)}object {pair} of KFENCE's pool, {size} bytes"
+        f"{_spell_offset(addr - object)}object {pair} of KFENCE's pool, {plural(size, 'byte')}"
         + (f" for {name}" if name else ""),
         cache=name,
         slab_cache=cache,

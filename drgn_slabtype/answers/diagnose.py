@@ -22,6 +22,7 @@ from ..errors import SlabTypeError
 from ..findings import Damaged, Finding
 from ..machine import Machine
 from ..particulars import Clue, Lead, SlabObject
+from ..records import plural
 from .address import AddressInfo
 from .content import Content, classify, continues, describe_word, is_poison
 from .describe import describe, spell
@@ -177,7 +178,7 @@ def _other_forms(
         offset = other - slots.first
         if other != value and 0 <= offset < slots.span:
             index, rest = divmod(offset, cache.size)
-            inside = f"{rest} bytes into object" if rest else "object"
+            inside = f"{plural(rest, 'byte')} into object" if rest else "object"
             told = f"read {name}, it is 0x{other:x}, {inside} {index} of this slab"
             yield Clue("read otherwise", told, at, other)
 

@@ -19,6 +19,7 @@ from drgn import FaultError
 from ..findings import Finding, Stretch
 from ..ledger import U8, Bools
 from ..machine import Machine
+from ..records import plural
 from .content import PRINTABLE, classify, is_poison, longest_text
 from .describe import describe, spell
 from .lookup import Lookup
@@ -174,8 +175,8 @@ def lines(stretch: Stretch, finding: Finding) -> Iterator[str]:
     ranges = [(one.address, one.address + one.size) for one in finding.ranges]
     if len(stretch.findings) < 2 and (stretch.start, stretch.end) in ranges:
         return
-    many = stretch.end - stretch.start
-    told = f"damage from 0x{stretch.start:x} to 0x{stretch.end:x}, {many} bytes of {stretch.what}"
+    many = plural(stretch.end - stretch.start, "byte")
+    told = f"damage from 0x{stretch.start:x} to 0x{stretch.end:x}, {many} of {stretch.what}"
     others = [f"{id}" for id in stretch.findings if id != finding.id]
     if finding.id != stretch.findings[0]:
         yield f"{told}: see finding {stretch.findings[0]}"
@@ -292,7 +293,24 @@ class _Memory:
                 first = low + int(strange[-1]) + 1
                 break
             first = low
+        return self._without_pointers(start, end, first, last)
+
+    def _without_pointers(self, start: int, end: int, first: int, last: int) -> Tuple[int, int]:
+        # Some bytes of an address look like text, too.
+        width = self._memory.word_size
+        behind, before = last // width * width, -(-first // width) * width
+        if end <= behind < last and self._is_pointer(behind):
+            last = behind
+        if first < before <= start and self._is_pointer(before - width):
+            first = before
         return first, last
+
+    def _is_pointer(self, address: int) -> bool:
+        held = self.bytes(address, address + self._memory.word_size)
+        if held is None:
+            return False
+        word = held.view(self._memory.word).astype(np.uint64)
+        return bool(self._memory.is_kernel_address(word)[0])
 
     def _steps(self, start: int, limit: int) -> Iterator[Tuple[int, int]]:
         # From page border to page border.

@@ -18,6 +18,7 @@ import numpy as np
 from drgn import IntegerLike, Program, Type, sizeof
 
 from ..allocators.caches import same_cache
+from ..allocators.whereabouts import find_slab
 from ..arguments import at_least, one_of, several, somewhere, type_of
 from ..errors import ArgumentError
 from ..machine import Machine, machine
@@ -42,6 +43,7 @@ or a module, a CPU's memory, any other page."""
 _BLOCK_BYTES = 4 << 20
 _PART_BYTES = 64 << 20  # that one process searches before it takes others
 _MANY_PAGES = 1 << 18  # of which a search takes longer than processes do to begin
+_MOST_COUNTED = 1 << 14  # of which it is told in what they lie
 _MOST_HITS = 1 << 20  # that are kept; after that they are only counted
 
 
@@ -88,7 +90,7 @@ class References(Listing):
     references: List[Reference] = field(default_factory=list)
     """By address; the first of them only, if there are very many."""
     by_kind: Dict[str, int] = field(default_factory=dict)
-    """The described ones, by what they lie in."""
+    """The words by what they lie in: all of them, or the first 16384."""
     bytes_read: int = 0
     """Bytes of memory that were searched."""
     unreadable_pages: int = 0
@@ -146,15 +148,15 @@ def refs(
     answer = References(first, length, info.meaning)
     where, values = _search(reading.machine, answer, jobs, progress)
     describer = _Describer(reading, told)
-    kept: List[Reference] = []
-    for address, value in zip(where.tolist(), values.tolist()):
-        if len(kept) >= most:
+    by_kind: Counter[str] = Counter()
+    for number, (address, value) in enumerate(zip(where.tolist(), values.tolist())):
+        if number >= _MOST_COUNTED and len(answer.references) >= most:
             break
-        found = describer.describe(address, value)
-        if found.kind in wanted:
-            kept.append(found)
-    answer.references = kept
-    answer.by_kind = dict(Counter(one.kind for one in kept))
+        kind = describer.kind(address)
+        by_kind[kind] += number < _MOST_COUNTED
+        if kind in wanted and len(answer.references) < most:
+            answer.references.append(describer.describe(address, value))
+    answer.by_kind = dict(by_kind)
     return answer
 
 
@@ -272,11 +274,28 @@ class _Describer:
         self._machine = reading.machine
         self._virtual = virtual(self._machine)
         self._slabs: Dict[int, Optional[Located]] = {}
+        self._kinds: Dict[int, str] = {}
+        self._image = range(0)
+        with suppress(LookupError):
+            first, last = (self._machine.prog.symbol(name).address for name in ("_stext", "_end"))
+            self._image = range(first, last)
+
+    def kind(self, linear: int) -> str:
+        page = linear >> self._machine.memory.page_shift
+        kind = self._kinds.get(page)
+        if kind is None and page not in self._slabs and self._is_slab(linear):
+            kind = self._kinds[page] = "slabs"
+        if kind is None:
+            address = self._address(linear)
+            info = self._info(address)
+            kind = self._kind(info, address, linear)
+            # Of these a page has nothing else; the kernel's image has symbols here and there.
+            if kind in ("slabs", "stacks") or (kind == "pages" and address not in self._image):
+                self._kinds[page] = kind
+        return kind
 
     def describe(self, linear: int, value: int) -> Reference:
-        memory = self._machine.memory
-        physical = linear - memory.linear_base
-        address = self._virtual.address(physical, memory.page_shift) or linear
+        address = self._address(linear)
         info = self._info(address)
         kind = self._kind(info, address, linear)
         member = None
@@ -296,12 +315,25 @@ class _Describer:
             frame,
         )
 
-    def _info(self, address: int) -> AddressInfo:
+    def _is_slab(self, linear: int) -> bool:
+        # As its struct page says, where nothing speaks against that.
+        memory = self._machine.memory
+        where = find_slab(self._machine, (linear - memory.linear_base) >> memory.page_shift)
+        return where.page is not None and where.doubt is None
+
+    def _address(self, linear: int) -> int:
+        memory = self._machine.memory
+        return self._virtual.address(linear - memory.linear_base, memory.page_shift) or linear
+
+    def _slab(self, address: int) -> Optional[Located]:
         # Many words of one slab may lead there.
         page = address >> self._machine.memory.page_shift
         if page not in self._slabs:
             self._slabs[page] = self._reading.at(address)
-        slab = self._slabs[page]
+        return self._slabs[page]
+
+    def _info(self, address: int) -> AddressInfo:
+        slab = self._slab(address)
         if slab is not None and slab.number >= 0:
             return describe_in(slab, address)
         return describe(self._reading, address)

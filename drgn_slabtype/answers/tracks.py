@@ -22,6 +22,7 @@ from ..machine.clock import clock
 from ..machine.symbols import depot_stack, frames, symbolise
 from ..machine.tasks import ERRORS
 from ..particulars import Track as Track
+from ..records import plural
 from ..signature import from_caller
 
 _FRAMES = 4  # of a call trace that are told in one line
@@ -55,16 +56,19 @@ def _slub_track(machine: Machine, event: str, caller: int, track: Object) -> Tra
     elif hasattr(track, "addrs"):
         stack = frames(machine, [entry.value_() for entry in track.addrs])
     cpu, pid, when = track.cpu.value_(), track.pid.value_(), track.when.value_()
-    age, task = _age(machine, when), task_name(machine, pid)
+    (age, ago), task = _age(machine, when), task_name(machine, pid)
     code = bool(machine.memory.is_kernel_address(np.array([caller], np.uint64))[0])
     overwritten = not code or cpu not in machine.cpus
-    return Track(event, symbolise(machine, caller), cpu, pid, when, stack, age, task, overwritten)
+    caller_name = symbolise(machine, caller)
+    return Track(event, caller_name, cpu, pid, when, stack, age, task, overwritten, ago)
 
 
-def _age(machine: Machine, when: int) -> Optional[float]:
+def _age(machine: Machine, when: int) -> Tuple[Optional[float], Optional[int]]:
+    # In seconds; in jiffies, where it is not known how long one is.
     now = clock(machine)
     ago = None if now is None else now.ago(when)
-    return None if now is None or ago is None else now.seconds(ago)
+    seconds = None if now is None or ago is None else now.seconds(ago)
+    return seconds, ago if seconds is None else None
 
 
 def task_name(machine: Machine, pid: int) -> Optional[str]:
@@ -98,6 +102,13 @@ def kfence_track(machine: Machine, event: str, track: Object) -> Optional[Track]
     return Track(event, stack[0] if stack else None, cpu, pid, when, stack, age, task)
 
 
+def spell_age(track: Track) -> Optional[str]:
+    """Return how long an event is ago, in seconds or in jiffies, if that is known."""
+    if track.age is not None:
+        return f"{track.age:.3f} s"
+    return None if track.ago is None else plural(track.ago, "jiffy", "jiffies")
+
+
 def spell_track(track: Track) -> str:
     """Return an event in one line, with the functions that asked the allocator for it."""
     if track.overwritten:
@@ -109,6 +120,9 @@ def spell_track(track: Track) -> str:
         by.append(f"PID {track.pid}")
     if track.when is not None:
         by.append(f"at {track.when}")
+    age = spell_age(track)
+    if age is not None:
+        by.append(f"{age} ago")
     text = ", ".join(by)
     shown: Optional[str] = " < ".join(from_caller(track.stack)[:_FRAMES])
     return f"{text}: {shown}" if shown else text

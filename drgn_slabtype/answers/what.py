@@ -22,7 +22,7 @@ from ..arguments import somewhere, word_of
 from ..machine import Machine, machine
 from ..machine.clock import clock
 from ..pages.scan import page_ranges
-from ..records import Listing
+from ..records import Listing, plural
 from ..shapes import Address, Flags
 from .address import Meaning
 from .content import describe_word, longest_text
@@ -121,7 +121,7 @@ def _moment(machine: Machine, value: int) -> Iterator[Meaning]:
     if now is None or ago is None:
         return
     seconds = now.seconds(abs(ago))
-    long = f"{abs(ago)} jiffies" if seconds is None else f"{seconds:.3f} s"
+    long = plural(abs(ago), "jiffy", "jiffies") if seconds is None else f"{seconds:.3f} s"
     yield Meaning("jiffies", f"a moment in jiffies: {long} {'ago' if ago >= 0 else 'from now'}")
 
 
@@ -173,12 +173,15 @@ _FORMS = {
 
 def _free_pointers(reading: Lookup, cache: SlubCache, value: int, at: int) -> Iterator[Meaning]:
     word, where = np.array([value], np.uint64), np.array([at], np.uint64)
-    tags = reading.machine.memory.tags
+    tags, kept = reading.machine.memory.tags, _is_free_pointer(reading, cache, at)
     for form, name in _FORMS.items():
         if form is not Encoding.PLAIN and cache.random < 0:
             continue
+        # Only one of these is what this kernel writes.
+        if form is Encoding.PLAIN and (cache.random >= 0 or not kept):
+            continue
         pointer = int(decode(form, word, where, max(cache.random, 0), tags)[0])
-        if not pointer and (value or _is_free_pointer(reading, cache, at)):
+        if not pointer and (value or kept):
             yield Meaning("free pointer", f"a free pointer, {name}: NULL, the end of a freelist")
         elif reading.machine.memory.is_kernel_address(np.array([pointer], np.uint64))[0]:
             info = describe(reading, pointer)
@@ -202,8 +205,10 @@ def _wrong_free_pointer(
 
 
 def _is_free_pointer(reading: Lookup, cache: SlubCache, at: int) -> bool:
-    # Whether that is where one is stored.
-    return describe(reading, at).offset == cache.offset
+    # Whether that is where one is stored now: users write over one that is in their object.
+    info = describe(reading, at)
+    theirs = info.state == "in use" and cache.offset < cache.object_size
+    return info.offset == cache.offset and not theirs
 
 
 def _index(reading: Lookup, at: int) -> Iterator[Meaning]:

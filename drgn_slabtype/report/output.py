@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, Optional
 
 from ..errors import TargetError
 from ..files.whole import is_special, whole
+from ..records import plural
 from . import Text
 
 if TYPE_CHECKING:
@@ -177,7 +178,7 @@ def fleet_progress() -> Iterator[Optional[Callable[[State], None]]]:
 
 
 def _how_far(state: State) -> str:
-    told = [f"{state.done} of {state.of} dumps", f"{state.damaged} damaged"]
+    told = [f"{state.done} of {plural(state.of, 'dump')}", f"{state.damaged} damaged"]
     told += [f"{state.unjudged} not judged"] if state.unjudged else []
     if state.left is not None:
         told.append(f"{_span(*state.left)} left")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Optional
 
+from ..records import plural as plural
 from ..shapes import Value
 
 # No count of objects, slabs or pages comes near; every 64-bit kernel address is beyond.
@@ -33,14 +34,9 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 
 
-def plural(number: int, noun: str) -> str:
-    """Return a number with its noun: ``1 slab``, ``2 slabs``."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
 def size(size_bytes: int) -> str:
     """Return a number of bytes with the unit that suits it."""
     for unit, factor in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
         if size_bytes >= factor:
             return f"{size_bytes / factor:.1f} {unit}"
-    return f"{size_bytes} bytes"
+    return plural(size_bytes, "byte")

@@ -11,6 +11,7 @@ import numpy as np
 from ..codes import ADDRESS
 from ..findings import Finding
 from ..ledger import I64, Ledger, State, Walk, all_differ
+from ..records import plural
 
 
 def judge_claims(ledger: Ledger) -> Iterator[Finding]:
@@ -72,7 +73,7 @@ def _ended_in_array(ledger: Ledger, box: int, finding: Finding) -> Finding:
         )
     return replace(
         finding,
-        message=f"{finding.message}{what}, and there are {limit} objects",
+        message=f"{finding.message}{what}, and it has {plural(limit, 'object')}",
         position=position,
         expected=limit,
     )

@@ -15,6 +15,7 @@ from ..codes import WORD, Measure
 from ..findings import Finding
 from ..machine.activities import COMPOUND
 from ..pages.compound import NO_HEAD, NO_PAGE, Compounds, Head
+from ..records import plural
 from .pagefindings import PageNames
 
 CacheOf = Callable[[int], Optional[str]]
@@ -95,7 +96,7 @@ class _Judge:
                 yield self._tail(tail, tail.pfn, False)
             return
         if any(tail.pfn == pfn for tail in tails):
-            what = f"is the head of {len(tails) - 1} pages that lead to it, and is itself a tail"
+            what = f"is the head of {_leading(len(tails) - 1, 'that ')} to it, and is itself a tail"
             yield self._head(pfn, what, False, None, head.order)
             return
         behind = [tail for tail in tails if tail.behind == pfn]
@@ -106,12 +107,12 @@ class _Judge:
             what = f"is no head, and {len(beyond)} pages from PFN {beyond[0].pfn:#x} on lead to it"
             yield self._head(pfn, what, unfinished, 0, len(beyond))
         elif head.pages == 1 or not tails:
-            led = f"{len(tails)} pages lead" if tails else "none leads"
+            led = _leading(len(tails)) if tails else "none leads"
             what = f"is marked as the head of a compound page of order {head.order}; {led} to it"
             yield self._head(pfn, what, unfinished, None, head.order)
         elif self._is_at_fault(head, len(behind)) or len(beyond) > head.pages - 1:
             count = head.pages - 1 - len(behind) + len(beyond)
-            what = f"is a head of order {head.order}, but {count} pages lead to it"
+            what = f"is a head of order {head.order}, but {_leading(count)} to it"
             yield self._head(pfn, what, unfinished, head.pages - 1, count)
         else:
             for tail in tails:
@@ -132,9 +133,8 @@ class _Judge:
         if tail.behind < 0 or head is None:
             led = "what is no page"
             if tail.leads >= 0 and head is not None:
-                led = f"PFN {tail.leads:#x}, which heads {head.pages} pages and not this one"
-                if not head.marked:
-                    led = f"PFN {tail.leads:#x}, which heads no pages"
+                heads = f"{plural(head.pages, 'page')} and not this one"
+                led = f"PFN {tail.leads:#x}, which heads {heads if head.marked else 'no pages'}"
             what = f"is a tail and leads to {led}"
             return self._finding(tail.pfn, pfn, what, unfinished, None, word)
         if tail.leads == tail.behind:
@@ -180,3 +180,7 @@ class _Judge:
             moving=unfinished,
             activity=COMPOUND,
         )
+
+
+def _leading(number: int, relative: str = "") -> str:
+    return f"{plural(number, 'page')} {relative}{'leads' if number == 1 else 'lead'}"

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..findings import Finding
 from ..ledger import Ledger, Walk
+from ..records import plural
 from .claims import container_address, container_cpu, container_name, container_node
 from .counts import below_zero
 
@@ -29,7 +30,7 @@ def judge_containers(ledger: Ledger) -> Iterator[Finding]:
             counted = below_zero(int(boxes.counted[box]), 32)
             yield Finding(
                 code,
-                f"{name} {container_name(ledger, box)}: counts {counted} objects "
+                f"{name} {container_name(ledger, box)}: counts {plural(counted, 'object')} "
                 f"and {what} {expected[box]}",
                 cache=name,
                 node=container_node(ledger, box),

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..findings import Finding
 from ..ledger import Ledger, Walk
+from ..records import plural
 
 _NO_COUNT = 1 << 47  # beyond all counts; addresses and text are
 _FAR_BELOW = 1 << 30  # nothing is counted down so often
@@ -39,7 +40,7 @@ def _judge_slabs(ledger: Ledger) -> Iterator[Finding]:
     for slab in np.flatnonzero(out_of_range).tolist():
         yield Finding(
             "count-range",
-            f"{name} slab 0x{slabs.page[slab]:x}: {slabs.counted[slab]} objects in use "
+            f"{name} slab 0x{slabs.page[slab]:x}: {plural(slabs.counted[slab], 'object')} in use "
             f"of {slabs.objects[slab]}",
             cache=name,
             node=int(slabs.nid[slab]),
@@ -56,14 +57,15 @@ def _judge_slabs(ledger: Ledger) -> Iterator[Finding]:
     for box in own[wrong].tolist():
         row = int(boxes.slab[box])
         walked, counted = int(boxes.walked[box]), int(slabs.counted[row])
+        place = ledger.places[boxes.place[box]].name
         yield Finding(
             "count-mismatch",
             f"{name} slab 0x{slabs.page[row]:x}: counts {counted} of {slabs.objects[row]} objects "
-            f"in use, but {walked} are on its {ledger.places[boxes.place[box]].name}",
+            f"in use, but {walked} {'is' if walked == 1 else 'are'} on its {place}",
             cache=name,
             node=int(slabs.nid[row]),
             slab=int(slabs.page[row]),
-            place=ledger.places[boxes.place[box]].name,
+            place=place,
             expected=int(slabs.objects[row]) - walked,
             found=counted,
             moving=bool(slabs.busy[row]),

@@ -17,6 +17,7 @@ from typing import Iterable, Iterator, NamedTuple, Optional, Tuple
 
 from ..codes import ADDRESS, OBJECTS, SIZE, Measure
 from ..ledger import Suspect
+from ..records import plural
 
 MAX_ORDER = 24  # no kernel allocates more than 2^24 pages at once
 MAX_OBJECTS = 32767  # of a slab of SLUB: more do not fit slab->objects, of 15 bits
@@ -118,10 +119,12 @@ def judge_slab(cache: SlabMembers) -> Iterator[Suspect]:
         ("colour", cache.colour, left // cache.colour_off, None),
     ):
         if kept != should:
-            what = f"{member} is {kept} for slots of {cache.size} bytes in slabs of order "
+            what = (
+                f"{member} is {kept} for slots of {plural(cache.size, 'byte')} in slabs of order "
+            )
             yield _wrong(member, f"{what}{cache.order}, not {should}", should, kept, measure)
     if cache.object_size + cache.obj_offset > cache.size:
-        what = f"objects of {cache.object_size} bytes do not fit slots of {cache.size}"
+        what = f"objects of {plural(cache.object_size, 'byte')} do not fit slots of {cache.size}"
         yield _wrong("object_size", what, None, cache.object_size, SIZE)
 
 
@@ -130,10 +133,12 @@ def judge_slub(cache: SlubMembers) -> Iterator[Suspect]:
     yield from _judge_inuse(cache)
     size, align, word = cache.size, cache.align, cache.word
     if not align or size % align:
-        yield _wrong("align", f"align is {align} with slots of {size} bytes", None, align, SIZE)
+        yield _wrong(
+            "align", f"align is {align} with slots of {plural(size, 'byte')}", None, align, SIZE
+        )
     left = (cache.red_left_pad or 0) if cache.red_zone else 0
     if cache.offset % word or cache.offset + word > size - left:
-        what = f"free pointers are at offset {cache.offset} in slots of {size} bytes"
+        what = f"free pointers are at offset {cache.offset} in slots of {plural(size, 'byte')}"
         yield _wrong("offset", what, None, cache.offset, SIZE)
     if cache.red_left_pad is not None:
         should = _round_up(word, max(align, 1)) if cache.red_zone else 0
@@ -161,10 +166,10 @@ def _judge_inuse(cache: SlubMembers) -> Iterator[Suspect]:
         what = f"object_size is {cache.object_size}, and inuse {inuse}"
         yield _wrong("object_size", what, None, cache.object_size, SIZE)
     elif inuse != usual:
-        what = f"inuse is {inuse} for objects of {cache.object_size} bytes"
+        what = f"inuse is {inuse} for objects of {plural(cache.object_size, 'byte')}"
         yield _wrong("inuse", what, usual, inuse, SIZE)
     if inuse > cache.size:
-        what = f"inuse is {inuse} in slots of {cache.size} bytes"
+        what = f"inuse is {inuse} in slots of {plural(cache.size, 'byte')}"
         yield _wrong("inuse", what, cache.size, inuse, SIZE)
 
 

@@ -30,6 +30,7 @@ from ..ledger import Bools
 from ..pages.freememory import FreeMemory, Strays
 from ..pages.vmstat import SlabPages
 from ..pagetype.encoding import Encoding
+from ..records import plural
 from .freelists import judge_links
 from .pagefindings import PageFindings, PageNames
 
@@ -256,8 +257,8 @@ def _counts(found: PageFindings) -> Iterator[Finding]:
                 continue
             yield Finding(
                 "page-free-count",
-                f"zone {zone.name} of node {zone.node}: {there} free blocks of order {order}, "
-                f"the zone counts {expected}",
+                f"zone {zone.name} of node {zone.node}: {plural(there, 'free block')} of "
+                f"order {order}, the zone counts {expected}",
                 node=zone.node,
                 place=f"zone {zone.name}",
                 expected=expected,
@@ -285,7 +286,8 @@ def judge_vmstat(nodes: Iterable[SlabPages]) -> Iterator[Finding]:
         large = "" if node.large is None else f" and {node.large} of large kmalloc()"
         yield Finding(
             "vmstat-slab",
-            f"node {node.node} counts {node.counted} pages of slabs, but has {node.slabs}{large}",
+            f"node {node.node} counts {plural(node.counted, 'page')} of slabs, "
+            f"but has {node.slabs}{large}",
             node=node.node,
             expected=found,
             found=node.counted,

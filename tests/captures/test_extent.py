@@ -9,6 +9,7 @@ from typing import Any, Dict, List, Sequence, Tuple
 
 from drgn import Program
 
+from drgn_slabtype.answers.caches import caches
 from drgn_slabtype.answers.object import slab_object
 from drgn_slabtype.answers.objects import objects
 from drgn_slabtype.answers.slabs import SlabUsage, slabs
@@ -168,3 +169,13 @@ def test_one_bit_is_as_far_as_it_is() -> None:
     (stretch,) = _stretches(report)
     assert (stretch.start, stretch.end) == (at, at + 1)
     assert not any("damage from" in told for told in _told(report))
+
+
+def test_an_address_behind_text_is_none_of_it() -> None:
+    # The low bytes of a last caller can be printed, and nobody has written over it.
+    kernel = "slab-6.1-debug-plain"
+    used = next(iter(objects(_open(kernel), "shmem_inode_cache", "in use")))
+    size = next(one.object_size for one in caches(_open(kernel), "shmem_inode_cache"))
+    _, report = _damaged(kernel, used.address + size, b"overflow")
+    (stretch,) = _stretches(report)
+    assert (stretch.end - stretch.start, stretch.what) == (8, 'text "overflow"')

@@ -71,6 +71,8 @@ def test_object_is_searched_whole_and_few_are_shown(prog: Program) -> None:
     few = refs(prog, first.value_(), most=1)
     assert len(few.references) == 1
     assert few.found == found.found
+    assert few.by_kind == found.by_kind
+    assert sum(few.by_kind.values()) == few.found
 
 
 def test_nothing_points_to_what_is_not_there(prog: Program) -> None:

@@ -133,6 +133,18 @@ def test_free_pointer_is_decoded_where_it_is_stored(prog: Program) -> None:
             assert (info.object, info.slab, info.state) == (told, one.slab, "free")
 
 
+def test_words_of_objects_in_use_are_no_free_pointers(prog: Program) -> None:
+    if page_type_layout(prog).allocator != "SLUB":
+        pytest.skip("SLAB has indexes")
+    cache = find_slab_cache(prog, "kmalloc-192")
+    assert cache is not None
+    held, offset = _held(prog), int(cache.offset)
+    places = [held.address + at for at in (0, 8, offset) if at < int(cache.object_size)]
+    for at in places:
+        assert [one.kind for one in _meanings(prog, held.address, at)] == ["address"]
+        assert "free pointer" not in [one.kind for one in _meanings(prog, 0, at)]
+
+
 def test_index_is_told_where_it_is_stored(prog: Program) -> None:
     if page_type_layout(prog).allocator != "SLAB":
         pytest.skip("SLUB has free pointers")

@@ -14,7 +14,7 @@ from drgn_slabtype.answers.address import AddressInfo
 from drgn_slabtype.answers.caches import CachesAnswer, CacheUsage, CpuUsage, NodeUsage, SlabInfo
 from drgn_slabtype.answers.slots import Slot
 from drgn_slabtype.answers.states import SlabObject, object_states
-from drgn_slabtype.answers.tracks import Track
+from drgn_slabtype.answers.tracks import Track, spell_track
 
 from ..ledgers import machines
 from ..machines import ChainMachine
@@ -91,7 +91,7 @@ def test_objects_have_a_line_each(data: st.DataObject) -> None:
     assert len(lines) == len(objects) + 2
     assert found["count"] == len(found["objects"]) == len(objects)
     for line, row, record in zip(lines[2:], found["objects"], objects):
-        assert line.startswith(f"{record.address:016x}  {record.slab:016x}  {record.index:5}")
+        assert line.startswith(f"0x{record.address:016x}  0x{record.slab:016x}  {record.index:5}")
         assert row["address"] == f"0x{record.address:x}"
         assert (row["state"], row["place"]) == (record.state, record.place)
         assert record.state in line
@@ -122,6 +122,21 @@ def test_object_tells_what_is_known() -> None:
     assert found["next"]["address"] == "0xffff888003a1c580"
     assert found["previous"] is None
     assert found["tracks"][0]["stack"] == ["d_alloc+0x1b", "vfs_open+0x2"]
+
+
+def test_age_is_in_jiffies_where_a_second_is_not_known() -> None:
+    def shown(track: Track) -> str:
+        return text("object", AddressInfo(1, "slab object", "object 1 of x", tracks=(track,)))
+
+    track = Track("allocated", "f+0x1", 1, 42, 7, ())
+    assert "at 7, age 12 jiffies" in shown(track._replace(ago=12))
+    assert "age 1 jiffy\n" in shown(track._replace(ago=1))
+    assert "age 0.048 s" in shown(track._replace(age=0.048))
+    assert "age" not in shown(track)
+    assert (
+        spell_track(track._replace(ago=12))
+        == "allocated by f+0x1, CPU 1, PID 42, at 7, 12 jiffies ago"
+    )
 
 
 def test_slot_names_its_parts() -> None:

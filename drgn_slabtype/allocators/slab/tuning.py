@@ -16,6 +16,7 @@ import numpy as np
 
 from ...codes import OBJECTS
 from ...ledger import I64, Bools, Suspect
+from ...records import plural
 from ...rules.alike import usual
 from ...rules.members import Tuning
 from ..nodes import Nodes
@@ -176,7 +177,7 @@ def wrong_limits(
         kept = int(nodes.rows["free_limit"][row])
         times, beside = divmod(kept - num, batchcount)
         if beside or not 1 <= times <= 1 + cpus:
-            what = f"free_limit is {kept}, with {num} objects a slab and a batchcount of "
+            what = f"free_limit is {kept}, with {plural(num, 'object')} a slab and a batchcount of "
             yield Suspect(
                 "container-state",
                 f"{what}{batchcount}",

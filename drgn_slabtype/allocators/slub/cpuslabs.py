@@ -22,6 +22,7 @@ from ...machine import Machine
 from ...machine.columns import Rows
 from ...machine.locks import lock_states
 from ...machine.percpu import most_cpus
+from ...records import plural
 from ...regions import Region, region
 from ...rules.alike import wrong_transactions
 from ..arrays import local_rows
@@ -246,7 +247,8 @@ def _judge_chain(index: SlabIndex, chain: PartialChain, rows: I64) -> List[Suspe
     return [
         Suspect(
             "container-count",
-            f"partial chain of CPU {chain.cpu} counts {kept[at]} slabs where {should[at]} are left",
+            f"partial chain of CPU {chain.cpu} counts {plural(kept[at], 'slab')}, "
+            f"{should[at]} left",
             slab=int(local[at]),
             cpu=chain.cpu,
             place="cpu partial",

@@ -16,6 +16,7 @@ from ...codes import OBJECTS
 from ...index import SlabIndex
 from ...ledger import I64, Containers, Ledger, State, Suspect, Walk
 from ...machine.columns import Rows
+from ...records import plural
 from ..arrays import enter_arrays
 from ..caches import Caches
 from ..members import at_member
@@ -100,7 +101,9 @@ def _judge_capacity(capacity: int, room: I64, size: I64) -> Iterator[Suspect]:
     fits = int(room.max())
     over = int(np.count_nonzero(size > capacity))
     if capacity > fits:
-        what = f"sheaf_capacity is {capacity}, and its sheaves have room for {fits} objects"
+        what = (
+            f"sheaf_capacity is {capacity}, and its sheaves have room for {plural(fits, 'object')}"
+        )
         yield _capacity(what, capacity)
     elif over >= _SEVERAL and size.max() <= fits:
         what = f"sheaf_capacity is {capacity}, and {over} of its sheaves hold more"

@@ -16,6 +16,7 @@ import numpy as np
 from ...codes import OBJECTS
 from ...index import SlabIndex
 from ...ledger import I64, U64, Bools, Ledger, ListKind, Slabs, Suspect
+from ...records import plural
 from ...rules.members import MAX_OBJECTS, MAX_ORDER
 from ..base import Ownership
 from ..caches import Caches
@@ -192,7 +193,7 @@ def misfits(index: SlabIndex, cache: SlubCache, rows: I64, slabs: Slabs) -> Iter
     for member, (order, told) in zip(("oo", "min"), cache.orders):
         fit = min((page_size << min(order, MAX_ORDER)) // cache.size, MAX_OBJECTS)
         if told != fit:
-            what = f"a slab of order {order} holds {fit} objects, not {told}"
+            what = f"a slab of order {order} holds {plural(fit, 'object')}, not {told}"
             yield Suspect(
                 "cache-wrong", what, expected=fit, found=told, member=member, measure=OBJECTS
             )

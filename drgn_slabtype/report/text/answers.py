@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Iterator, List, Sequence, Tuple
 
-from ..members import counts, members, told
+from ..members import members, told
 from ..values import plural, printable, size
 from ..views.caches import parts, summary, usage
 from ..views.objects import OBJECTS, REFERENCE, WORD, address, row_of
@@ -66,14 +66,14 @@ def objects(found: Objects) -> Iterator[str]:
     # place comes last: its width is not known before the last row.
     others = members(SlabObject)[6:]
     more = "".join(f"  {member.heading.upper()}" for member in others)
-    yield f"{'ADDRESS':<16}  {'SLAB':<16}  {'INDEX':>5}  {'STATE':<7}  PLACE{more}\n"
+    yield f"{'ADDRESS':<18}  {'SLAB':<18}  {'INDEX':>5}  {'STATE':<7}  PLACE{more}\n"
     batches: Iterator[Iterator[Tuple[Any, ...]]] = found.batches()
     for rows in batches:
         yield "".join(
             [
-                f"{address:016x}  {slab:016x}  {index:5}  {state}\n"
+                f"0x{address:016x}  0x{slab:016x}  {index:5}  {state}\n"
                 if place is None and not rest
-                else f"{address:016x}  {slab:016x}  {index:5}  {state:<7}  {place or ''}"
+                else f"0x{address:016x}  0x{slab:016x}  {index:5}  {state:<7}  {place or ''}"
                 f"{'' if position is None else f', {position}'}"
                 f"{''.join(f'  {told(cell, m.kind)}' for cell, m in zip(rest, others))}\n"
                 for address, slab, index, state, place, position, *rest in rows
@@ -115,12 +115,15 @@ def what(word: Word) -> str:
 def refs(answer: References) -> str:
     """Present who points into some memory."""
     told = answer.references
+    by_kind = ", ".join(f"{count} in {kind}" for kind, count in answer.by_kind.items())
+    counted = sum(answer.by_kind.values())
+    first = f"; of the first {counted}" if counted < answer.found else ""
     lines = [
         f"0x{answer.start:x}, {plural(answer.size, 'byte')}: {answer.meaning}",
         *(table(REFERENCE.grid(told)) if told else []),
         f"{plural(answer.found, 'word')} in {size(answer.bytes_read)} of memory"
         + (f", {len(told)} shown" if len(told) < answer.found else "")
-        + (f": {counts(answer.by_kind)}" if told else ""),
+        + (f"{first}: {by_kind}" if by_kind else ""),
     ]
     if answer.unreadable_pages:
         lines.append(f"{plural(answer.unreadable_pages, 'page')} not in the target")

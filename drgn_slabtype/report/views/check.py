@@ -227,7 +227,11 @@ def _coverage(report: Report) -> Iterator[str]:
     judged = sum(cache.outcome is not Outcome.UNAVAILABLE for cache in report.caches)
     pages = sum(cache.pages for cache in report.caches)
     # How many there are is not known when it ended early.
-    yield f"{judged} {'' if report.interrupted else f'of {totals.caches} '}caches judged"
+    yield (
+        f"{plural(judged, 'cache')} judged"
+        if report.interrupted
+        else f"{judged} of {plural(totals.caches, 'cache')} judged"
+    )
     yield f"{plural(totals.slabs, 'slab')} in {plural(pages, 'page')}"
     waiting = f", {totals.waiting} waiting" if totals.waiting else ""
     unknown = f", {totals.unknown} unknown" if totals.unknown else ""

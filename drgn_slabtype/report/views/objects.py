@@ -6,6 +6,7 @@ from __future__ import annotations
 from itertools import groupby
 from typing import TYPE_CHECKING, List, NamedTuple, Optional, Tuple
 
+from ...answers.tracks import spell_age
 from ..values import plural
 from . import Column, Fact, View
 
@@ -23,7 +24,7 @@ TRACK = View(
     Column("PID", "pid"),
     Column("task", cell=lambda track: track.task and f"({track.task})"),
     Column("at", "when"),
-    Column("age", cell=lambda track: None if track.age is None else f"{track.age:.3f} s"),
+    Column("age", "age ago", spell_age),
     quiet="event stack overwritten",
 )
 

@@ -68,7 +68,7 @@ RUN = View(
 
 CONFLICT = View(
     Column("PFN", "pfn", lambda conflict: f"{conflict.pfn:#x}", right=True),
-    Column("page", cell=lambda conflict: f"{conflict.page:x}"),
+    Column("page", cell=lambda conflict: f"0x{conflict.page:x}"),
     Column("word"),
     Column("what is wrong", "meaning"),
 )
