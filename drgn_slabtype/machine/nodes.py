@@ -21,7 +21,8 @@ from drgn.helpers.linux.mmzone import NODE_DATA
 
 from ..codes import ADDRESS, Measure
 from ..findings import Finding
-from .percpu import per_cpu_addresses
+from .memory import Bools
+from .percpu import outside_units, per_cpu_addresses
 
 if TYPE_CHECKING:
     from . import Machine
@@ -159,36 +160,42 @@ def _home(machine: Machine, nid: int) -> Optional[_Home]:
             for at, value in enumerate(column)
             if value is not None and value != right
         ]
-    found += _astray(machine, nid, "", node[0], ("per_cpu_nodestats",))
+    members = [("per_cpu_nodestats", node[0])]
     for at, zone in enumerate(zones):
-        with suppress(FaultError):
-            if zone.present_pages or zone.spanned_pages:
-                found += _astray(machine, nid, f"node_zones[{at}].", zone, _OF_CPUS)
-    return _Home(address, True, tuple(found))
+        if _read(zone.present_pages) or _read(zone.spanned_pages):
+            members += [(f"node_zones[{at}].{name}", zone) for name in _OF_CPUS]
+    return _Home(address, True, (*found, *_astray(machine, nid, members)))
 
 
-def _astray(
-    machine: Machine, nid: int, prefix: str, of: Object, names: Sequence[str]
-) -> Iterator[Finding]:
+def _astray(machine: Machine, nid: int, members: Sequence[Tuple[str, Object]]) -> Iterator[Finding]:
     # Per-CPU pointers that lead nowhere; a node or zone has none of some of them, by kernel.
-    known = ~machine.per_cpu.lost
-    for name in names:
-        if not of.type_.has_member(name):
-            continue
-        pointer = _read(of.member_(name))
-        if pointer is None:
-            continue
-        copies = per_cpu_addresses(machine, np.array([pointer], np.uint64))
-        if not machine.memory.is_kernel_address(copies[0][known]).all():
-            yield Finding(
-                "machine-wrong",
-                f"node {nid}: {prefix}{name} is 0x{pointer:x}, which leads to no per-CPU memory",
-                node=nid,
-                place=f"{prefix}{name}",
-                found=pointer,
-                measure=ADDRESS,
-                word=of.member_(name).address_,
-            )
+    there: List[Tuple[str, Object, int]] = []
+    for place, of in members:
+        name = place.split(".")[-1]
+        pointer = _read(of.member_(name)) if of.type_.has_member(name) else None
+        if pointer is not None:
+            there.append((place, of.member_(name), pointer))
+    pointers = np.array([pointer for _, _, pointer in there], np.uint64)
+    copies = per_cpu_addresses(machine, pointers)
+    nowhere = ~machine.memory.is_kernel_address(copies)
+    # Lists begin with pointers; counts are bytes.
+    lists = np.array([place.endswith("pageset") for place, _, _ in there], np.bool_)
+    nowhere |= lists[:, None] & (copies % np.uint64(machine.memory.word_size) != 0)
+    astray: Bools = np.any(nowhere & ~machine.per_cpu.lost, axis=1)
+    outside: Bools = np.any(outside_units(machine, copies), axis=1)
+    if 2 * np.count_nonzero(outside) < len(outside):  # else it is not they
+        astray |= outside
+    for at in np.flatnonzero(astray).tolist():
+        place, member, pointer = there[at]
+        yield Finding(
+            "machine-wrong",
+            f"node {nid}: {place} is 0x{pointer:x}, which leads to no per-CPU memory",
+            node=nid,
+            place=place,
+            found=pointer,
+            measure=ADDRESS,
+            word=member.address_,
+        )
 
 
 def _column(zones: List[Object], name: str) -> List[Optional[int]]:

@@ -13,7 +13,6 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Callable, Iterator, NamedTuple, Optional, Sequence, Tuple
 
 from drgn import FaultError, Object
-from drgn.helpers.linux.mmzone import NODE_DATA
 
 from ..codes import ADDRESS, Measure
 from ..errors import ArgumentError
@@ -94,10 +93,10 @@ def last_page(machine: Machine) -> Last:
     finders: Tuple[Callable[[], Object], ...] = (
         lambda: machine.prog["saved_command_line"],
         lambda: machine.prog["mem_section"],
-        lambda: NODE_DATA(machine.prog, machine.nodes[0]),
+        lambda: next(node for node in machine.prog["node_data"] if node),
     )
     for find in finders:
-        with suppress(FaultError, LookupError, TypeError):
+        with suppress(FaultError, LookupError, StopIteration, TypeError):
             early.append(int(find()))
     most = _MOST_MEMORY >> memory.page_shift
     pages = [(one - memory.linear_base) >> memory.page_shift for one in early]

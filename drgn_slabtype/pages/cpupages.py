@@ -20,7 +20,7 @@ from ..machine import Machine
 from ..machine.percpu import per_cpu_copies
 from .pcp import LONGEST, order_of_list, pages_of_cpus
 from .scan import PageBlock, page_ranges
-from .zones import populated_zones, zone_bits, zone_names
+from .zones import zone_bits, zone_names, zones_with_lists
 
 _BLOCK = 1 << 15  # bytes of the memory map that are read at once
 _BLOCKS = 1 << 7  # that are kept
@@ -111,7 +111,7 @@ def free_pages_of_cpus(machine: Machine) -> FreePages:
 def _cpu_pages(machine: Machine) -> Iterator[CpuPages]:
     names, seen = zone_names(machine), set()
     cpus, walk = machine.cpus.tolist(), _Walk(machine)
-    for nid, number, zone in populated_zones(machine):
+    for nid, number, zone in zones_with_lists(machine):
         for cpu, pages in zip(cpus, per_cpu_copies(machine, pages_of_cpus(zone))):
             at = pages.value_()
             # Zones without memory share one that is empty.

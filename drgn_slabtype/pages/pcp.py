@@ -21,7 +21,7 @@ from ..machine.memory import U64, Bools
 from ..machine.percpu import per_cpu_copies, per_cpu_region
 from ..regions import Region
 from .sections import PageNumbers, Rows
-from .zones import online_nodes, populated_zones
+from .zones import online_nodes, zones_with_lists
 
 Orders = npt.NDArray[np.int64]
 
@@ -174,7 +174,7 @@ def order_of_list(number: int, types: int, count: int) -> int:
 def _per_cpu_pages(machine: Machine) -> Iterator[Object]:
     # struct per_cpu_pages __percpu * of each zone that has pages.
     with suppress(FaultError):
-        for _, _, zone in populated_zones(machine):
+        for _, _, zone in zones_with_lists(machine):
             yield pages_of_cpus(zone)
 
 

@@ -99,6 +99,18 @@ def populated_zones(machine: Machine) -> Iterator[Tuple[int, int, Object]]:
                 yield nid, number, zone
 
 
+def zones_with_lists(machine: Machine) -> Iterator[Tuple[int, int, Object]]:
+    """Yield what :func:`populated_zones` does, unless no lists of CPUs can be where it leads."""
+    wrong = {one.word for one in machine.online.wrong}
+    for nid, number, zone in populated_zones(machine):
+        # Since Linux kernel commit 28f836b6777b ("mm/page_alloc: split per cpu page lists and
+        # zone stats") (in v5.14), it has the first of these names.
+        names = ("per_cpu_pageset", "pageset")
+        places = {zone.member_(name).address_ for name in names if zone.type_.has_member(name)}
+        if not places & wrong:
+            yield nid, number, zone
+
+
 def regions(machine: Machine) -> Iterator[Region]:
     """Yield nodes with their zones."""
     for node in online_nodes(machine):

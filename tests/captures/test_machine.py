@@ -333,9 +333,16 @@ def test_sections_where_no_memory_is(victim: Callable[[Program], int], value: in
     assert root.word == victim(_open("debian-6.12-s390x-plain"))
 
 
-@pytest.mark.parametrize("value", [0, 1 << 60])
-@pytest.mark.parametrize("member", ["per_cpu_pageset", "per_cpu_zonestats"])
-def test_where_cpus_have_what_is_of_a_zone(member: str, value: int) -> None:
+@pytest.mark.parametrize(
+    ("member", "away"),
+    [
+        *(("per_cpu_pageset", away) for away in (None, 1, 1 << 20, 1 << 60)),
+        *(("per_cpu_zonestats", away) for away in (None, 1 << 20, 1 << 60)),
+    ],
+)
+def test_where_cpus_have_what_is_of_a_zone(member: str, away: Optional[int]) -> None:
+    prog = _open("debian-7-plain")
+    value = 0 if away is None else prog.read_word(_zone(member)(prog)) ^ away
     report = _damaged("debian-7-plain", _zone(member), value.to_bytes(8, "little"))
     (root,) = report.findings
     assert (root.code, root.found) == ("machine-wrong", value)
