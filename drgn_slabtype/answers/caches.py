@@ -40,7 +40,7 @@ from .counts import count_objects
 from .guarded import guarded_objects
 from .lookup import lookup
 from .missing import missing_of_cache, missing_of_machine
-from .proven import Told, damaged_caches, tell
+from .proven import Told, judge_caches, tell
 
 _LISTS = {
     ListKind.PARTIAL: "partial",
@@ -154,8 +154,8 @@ class CacheUsage(Record):
     """Objects of KFENCE's pool that users of the cache hold, in none of the numbers above."""
     consistent: bool = True
     """
-    Whether these numbers agree with each other, and a check finds nothing wrong with the cache;
-    of a target that moves, the numbers alone are looked at.
+    Whether a check finds nothing wrong with the cache, and these numbers agree with each other,
+    or work in progress explains why not; of a target that moves, the numbers alone are looked at.
     """
     slabinfo: Optional[SlabInfo] = None
     """What the kernel itself would report."""
@@ -279,9 +279,11 @@ def caches(
         usage.cpus = cpus_of(ledger) if per_cpu else []
         found.append(usage)
     # What moves has to be looked at more than once to be called damaged.
-    damaged = set() if kernel.is_live else damaged_caches(whole, told, whole=not wanted)
-    for usage in found:
-        usage.consistent = usage.consistent and usage.address not in damaged
+    if not kernel.is_live:
+        damaged, undecided = judge_caches(whole, told, whole=not wanted)
+        for usage in found:
+            usage.consistent |= usage.address in undecided
+            usage.consistent &= usage.address not in damaged
     found.sort(key=_SORTS[sort])
     return CachesAnswer(
         found[:most], _total(found), per_node, per_cpu, aliases, tuple(missing), len(found)

@@ -161,7 +161,8 @@ def _contradictions(judged: Judged, slab: int, found: Optional[SlabObject]) -> T
         if not other:
             messages.append(finding.message)
     unknown = found is not None and found.state == ObjectState.UNKNOWN.spelled
-    if unknown and not messages:
+    changing = any(finding.slab == slab for finding in judged.changing)
+    if unknown and not messages and not changing:
         messages.append("the slab's count and its freelist disagree")
     return tuple(messages)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from functools import cached_property, partial
-from typing import Callable, List, NamedTuple, Optional
+from typing import Callable, List, NamedTuple, Optional, Sequence
 
 import numpy as np
 
@@ -28,6 +28,7 @@ from ..pages.scan import Progress
 from ..reading import Reading, Scope
 from .aliases import cache_aliases
 from .names import find_names
+from .proven import shelf, witnessed
 from .states import Objects, object_states
 
 _KEPT_BYTES = 64 << 20  # of the tables of caches that are kept for the next question
@@ -41,6 +42,8 @@ class Judged(NamedTuple):
     ledger: Ledger
     findings: List[Finding]
     objects: Objects
+    changing: Sequence[Finding] = ()
+    """What would be findings, and work in progress explains; of what moves, nothing is."""
 
     @property
     def size(self) -> int:
@@ -147,7 +150,12 @@ class Lookup:
         found = self._judged.pop(number, None)
         if found is None:
             ledger, findings = self.whole.judge(number)
-            found = Judged(ledger, findings, object_states(ledger))
+            moving: List[Finding] = []
+            if not self.machine.is_live and any(one.moving for one in findings):
+                told = witnessed(self.machine, [findings])
+                moving = [one for one in told if shelf(one) == "changing"]
+                findings = [one for one in told if shelf(one) != "changing"]
+            found = Judged(ledger, findings, object_states(ledger), moving)
         self._judged[number] = found
         while len(self._judged) > 1 and sum(j.size for j in self._judged.values()) > _KEPT_BYTES:
             self._judged.popitem(last=False)

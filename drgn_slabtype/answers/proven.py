@@ -49,9 +49,13 @@ def proven(
     :param results: Of the caches.
     :param whole: Whether these are all.
     """
+    return doubt(witnessed(kernel, groups), results, whole=whole)
+
+
+def witnessed(kernel: Machine, groups: Sequence[List[Finding]]) -> List[Finding]:
+    """Return what is said, each excuse with its witness or turned down."""
     found = renumber(join(groups))
-    settled = settle(found, kernel.layout.allocator, lambda work: witnesses(kernel).of(work))
-    return doubt(settled, results, whole=whole)
+    return settle(found, kernel.layout.allocator, lambda work: witnesses(kernel).of(work))
 
 
 def shelf(finding: Finding) -> str:
@@ -64,14 +68,22 @@ def shelf(finding: Finding) -> str:
     return shelves.get(rule, "findings")
 
 
-def damaged_caches(reading: Reading, told: Sequence[Told], whole: bool) -> Set[int]:
+class Verdict(NamedTuple):
+    """Caches by what is proven of them, each as ``struct kmem_cache *``."""
+
+    damaged: Set[int]
+    """Findings name them, or are about what is theirs."""
+    undecided: Set[int]
+    """Work in progress, or what is missing, explains what contradicts itself in them."""
+
+
+def judge_caches(reading: Reading, told: Sequence[Told], whole: bool) -> Verdict:
     """
-    Return the caches that are damaged: findings name them, or are about what is theirs.
+    Return which caches are damaged, and which may be.
 
     :param reading: Of the whole of a machine that does not move.
     :param told: What :meth:`Reading.judge` says of each cache that is asked about.
     :param whole: Whether these are all: then what is wrong with the machine counts, too.
-    :return: ``struct kmem_cache *`` of each.
     """
     kernel = reading.machine
     found = _found(reading, told, whole)
@@ -87,7 +99,9 @@ def damaged_caches(reading: Reading, told: Sequence[Told], whole: bool) -> Set[i
                 some = [tell(reading, at)[1] for at, one in again if whole or one in wanted]
                 found = _found(reading, some, whole)
             kernel.forget()
-    return _theirs(reading, [one for one in found if shelf(one) == "findings"])
+    damaged = _theirs(reading, [one for one in found if shelf(one) == "findings"])
+    open_ = _theirs(reading, [one for one in found if shelf(one) in ("changing", "unavailable")])
+    return Verdict(damaged, open_ - damaged)
 
 
 def tell(reading: Reading, number: int) -> Tuple[Ledger, Told]:

@@ -22,7 +22,7 @@ from .language import NoVictim, Suite
 from .library import Report, check, witness
 from .overlay import overlay
 from .scopes import differences
-from .sums import answers_unequal, unequal
+from .sums import alarmed, answers_unequal, unequal
 from .tagless import without_tags
 from .verdict import alarms, compare
 
@@ -120,7 +120,8 @@ class _Task:
         # Nobody is at the work that is put together here. This process ends with it.
         witness.find_witnesses = lambda machine: witness.Witnesses((), "work made by hand")
         report = self._check(self.suite.states[self.name](self.machine))
-        return Result(self.name, "quiet", [], alarms(report, self.clean))
+        strays = [*alarms(report, self.clean), *alarmed(self.prog, report)]
+        return Result(self.name, "quiet", [], strays)
 
     def _check(self, writes: Sequence[Any]) -> Report:
         overlay(self.prog, writes)

@@ -76,3 +76,14 @@ def _objects_unequal(prog: Program, result: CacheResult) -> Iterator[str]:
         yield f"objects: {result.name}: {by_state}, and the check counts {counted}"
     for slab in slabs(prog, address).slabs:
         yield from _unequal(f"slabs: 0x{slab.slab:x}", slab)
+
+
+def alarmed(prog: Program, report: Report) -> Iterator[str]:
+    """Yield where an answer calls something damaged of which the check says that it changes."""
+    for cache in caches(prog):
+        if not cache.consistent:
+            yield f"caches: {cache.name} is marked"
+    for name in {finding.cache for finding in report.changing if finding.cache}:
+        for slab in slabs(prog, name).slabs:
+            if slab.finding:
+                yield f"slabs: {name} slab 0x{slab.slab:x}: {slab.finding}"
