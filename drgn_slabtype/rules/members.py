@@ -152,11 +152,15 @@ def judge_slub(cache: SlubMembers) -> Iterator[Suspect]:
             yield _wrong("usersize", what, None, end, SIZE)
 
 
-def _judge_inuse(cache: SlubMembers) -> Iterator[Suspect]:
-    inuse, usual = cache.inuse, _round_up(cache.object_size, cache.word)
+def usual_inuse(object_size: int, red_zone: bool, word: int) -> int:
+    """Return the bytes of an object up to its metadata, as ``calculate_sizes()`` takes them."""
+    usual = _round_up(object_size, word)
     # A red zone that finds no room behind the object gets a word of its own.
-    if cache.red_zone and usual == cache.object_size:
-        usual += cache.word
+    return usual + word if red_zone and usual == object_size else usual
+
+
+def _judge_inuse(cache: SlubMembers) -> Iterator[Suspect]:
+    inuse, usual = cache.inuse, usual_inuse(cache.object_size, cache.red_zone, cache.word)
     # What is larger than its slot, or has no room for the pointer in its middle, is wrong itself;
     # an alias may have made the objects larger since.
     middle = cache.object_size // 2 // cache.word * cache.word

@@ -7,7 +7,7 @@ from typing import Mapping
 
 from ...ledger import Facts
 from ...machine import Machine
-from ...rules.members import SlubMembers
+from ...rules.members import SlubMembers, usual_inuse
 from ..caches import Caches
 
 # Values of the macros before Linux kernel commit cc61eb85b1a7 ("mm, slab: use
@@ -72,10 +72,13 @@ class SlubCache:
         """Offset of what KASAN keeps of the allocation, from the object; 0: none."""
         self.kasan_free = value("kasan_info.free_meta_offset")
         """The same of the free; 0: in the object, or none."""
-        self.inuse = value("inuse")
-        """Bytes of an object up to its metadata."""
         self.object_size = value("object_size")
         self.size = max(value("size"), 1)
+        self.inuse = value("inuse")
+        """Bytes of an object up to its metadata; what they must be, where it is in no slot."""
+        if self.inuse > self.size:
+            word = rows.structure.size_of("ctor")
+            self.inuse = usual_inuse(self.object_size, self.red_zone, word)
         self.random = value("random", -1)
         """Secret of hardened free pointers; -1 without CONFIG_SLAB_FREELIST_HARDENED."""
         usual, least = value("oo.x"), value("min.x")
@@ -124,7 +127,7 @@ def slub_members(caches: Caches, cache: SlubCache, word: int) -> SlubMembers:
         word,
         value("size"),
         cache.object_size,
-        cache.inuse,
+        value("inuse"),
         value("align"),
         cache.offset,
         cache.red_zone,
