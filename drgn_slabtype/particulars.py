@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple, Optional, Tuple
 
-from .records import Record
+from .records import Record, plural
 from .shapes import Address, Hex
 
 
@@ -57,6 +57,13 @@ class Track(NamedTuple):
     """Whether it is no record: the caller is no code, or there is no such CPU."""
     ago: Optional[int] = None
     """Jiffies that it is ago, where the target does not tell how long one is."""
+
+
+def spell_age(track: Track) -> Optional[str]:
+    """Return how long an event is ago, in seconds or in jiffies, if that is known."""
+    if track.age is not None:
+        return f"{track.age:.3f} s"
+    return None if track.ago is None else plural(track.ago, "jiffy", "jiffies")
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from ..machine.clock import clock
 from ..machine.symbols import depot_stack, frames, symbolise
 from ..machine.tasks import ERRORS
 from ..particulars import Track as Track
-from ..records import plural
+from ..particulars import spell_age
 from ..signature import from_caller
 
 _FRAMES = 4  # of a call trace that are told in one line
@@ -100,13 +100,6 @@ def kfence_track(machine: Machine, event: str, track: Object) -> Optional[Track]
     pid = track.pid.value_()
     task = task_name(machine, pid)
     return Track(event, stack[0] if stack else None, cpu, pid, when, stack, age, task)
-
-
-def spell_age(track: Track) -> Optional[str]:
-    """Return how long an event is ago, in seconds or in jiffies, if that is known."""
-    if track.age is not None:
-        return f"{track.age:.3f} s"
-    return None if track.ago is None else plural(track.ago, "jiffy", "jiffies")
 
 
 def spell_track(track: Track) -> str:

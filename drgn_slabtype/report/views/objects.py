@@ -6,7 +6,7 @@ from __future__ import annotations
 from itertools import groupby
 from typing import TYPE_CHECKING, List, NamedTuple, Optional, Tuple
 
-from ...answers.tracks import spell_age
+from ...particulars import spell_age
 from ..values import plural
 from . import Column, Fact, View
 
