@@ -100,7 +100,11 @@ def _caches_code(args: argparse.Namespace) -> str:
     given = [name for name in ("per_node", "per_cpu", "aliases") if getattr(args, name)]
     options = "".join(f", {name}=True" for name in given)
     options += "" if args.most is None else f", most={args.most}"
-    members = {"per_node": ", cache.nodes", "per_cpu": ", cache.cpus", "aliases": ", cache.aliases"}
+    members = {
+        "per_node": ", [(node.node, node.slabs, node.objects) for node in cache.nodes]",
+        "per_cpu": ", [(cpu.cpu, cpu.free) for cpu in cache.cpus]",
+        "aliases": ", cache.aliases",
+    }
     more = "".join(members[name] for name in given)
     return f"""\
 from drgn_slabtype import caches

@@ -144,7 +144,8 @@ def _judge_home(allocator: Allocator, index: SlabIndex, start: int, size: int) -
         return
     home = int(allocator.homes(index, address)[0]) if row >= 0 else -1
     if home < 0 or int(allocator.caches.rows["object_size"][home]) < size:
-        yield _suspect(f"{_MEMBER} leads to no object of {plural(size, 'byte')}", start)
+        what = f"{_MEMBER} leads to no object of {plural(size, 'byte')}"
+        yield _suspect(what, start)
 
 
 def _is_of_others(index: SlabIndex, address: U64) -> bool:

@@ -10,6 +10,7 @@ import pytest
 from drgn import Architecture, Object, Platform, PlatformFlags, Program, Type
 
 from drgn_slabtype.machine import machine
+from drgn_slabtype.machine.cpus import Cpus
 from drgn_slabtype.machine.locks import LockStates, lock_state, lock_states
 from drgn_slabtype.machine.spinwords import SpinFormat, spin_format
 from tests.direct_map import LINEAR, make_mapped_kernel
@@ -85,7 +86,7 @@ def _node(kind: str, values: Dict[str, int], cpus: int = 4) -> Tuple[Kernel, Obj
     t = kernel.types
     task = t.struct("task_struct", ("stack", t.pointer), ("pid", t.int))
     kernel.poke(Object(kernel.prog, task, address=_TASK).stack, LINEAR + (3 << 20))
-    machine(kernel.prog).__dict__["cpus"] = np.arange(cpus, dtype=np.int64)
+    machine(kernel.prog).__dict__["possible_cpus"] = Cpus(np.arange(cpus, dtype=np.int64))
     type = t.struct("made_up_node", ("list_lock", _KINDS[kind](t)), ("nr_partial", t.ulong))
     node = Object(kernel.prog, type, address=_NODE)
     for path, value in {"nr_partial": 5, **values}.items():
@@ -273,7 +274,7 @@ def _format(arch: Architecture, member: str, tag: str = "") -> SpinFormat:
     }
     type = t.struct(tag or None, *kinds[member])
     of = machine(prog)
-    of.__dict__["cpus"] = np.arange(4, dtype=np.int64)
+    of.__dict__["possible_cpus"] = Cpus(np.arange(4, dtype=np.int64))
     return spin_format(of, type)
 
 

@@ -73,7 +73,7 @@ def test_census_with_everything() -> None:
     assert "slab,compound_head" in text
     assert "      0x1000           8  slab            0/Normal   slab,compound_head" in text
     assert "      0x2000           1  other           0/Normal\n" in text
-    assert "0x5  ffffea0000000140  0xffeeffff  slab and buddy" in text
+    assert "0x5  0xffffea0000000140  0xffeeffff  slab and buddy" in text
     document = json.loads("".join(present("pages", census, "json")))
     assert document["flags"][0]["names"] == ["slab", "compound_head"]
     assert document["runs"][1]["flags"] is None

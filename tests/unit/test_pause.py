@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from drgn_slabtype.machine import Machine, machine
+from drgn_slabtype.machine.cpus import Cpus
 from drgn_slabtype.machine.offsets import Offsets
 from drgn_slabtype.machine.pause import Pause, ask, parse_registers
 from tests.direct_map import make_mapped_kernel
@@ -202,7 +203,7 @@ def _machine() -> Machine:
     )
     found = machine(kernel.prog)
     found.memory.is_live = True
-    found.__dict__["cpus"] = np.array([0, 1], np.int64)
+    found.__dict__["possible_cpus"] = Cpus(np.array([0, 1], np.int64))
     found.__dict__["per_cpu"] = Offsets(np.array(_OFFSETS, np.uint64), {}, list(_OFFSETS))
     return found
 
