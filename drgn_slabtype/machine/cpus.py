@@ -11,13 +11,14 @@ contradicted by the other and by these it is the finding, and what the others sa
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Iterator, List, NamedTuple, Optional
+from typing import TYPE_CHECKING, Iterator, NamedTuple, Optional
 
 import numpy as np
 from drgn import FaultError, Program, sizeof
 
 from ..codes import Measure
 from ..findings import Finding
+from .masks import mask_of, numbers_in
 from .memory import I64
 
 if TYPE_CHECKING:
@@ -34,9 +35,13 @@ class Wrong(NamedTuple):
     """A variable that is contradicted."""
 
     name: str
+    """``nr_cpu_ids`` or ``__cpu_possible_mask``."""
     why: str
+    """As a sentence goes on after its name."""
     found: int
+    """What it is; a mask as one number."""
     right: int
+    """What it must be by the others."""
 
 
 class Cpus(NamedTuple):
@@ -105,9 +110,7 @@ def cpu_damage(machine: Machine) -> Iterator[Finding]:
 
 def _mask(prog: Program, name: str) -> Optional[int]:
     try:
-        words = prog[name].bits
-        width = 8 * sizeof(words[0])
-        return sum(int(word) << width * number for number, word in enumerate(words))
+        return mask_of(prog[name].bits)
     except (FaultError, LookupError):
         return None
 
@@ -127,16 +130,12 @@ def _bits(prog: Program) -> int:
         return _MOST_CPUS
 
 
-def _listed(mask: int) -> List[int]:
-    return [cpu for cpu in range(mask.bit_length()) if mask >> cpu & 1]
-
-
 def _numbers(mask: int) -> I64:
-    return np.array(_listed(mask), np.int64)
+    return np.array(numbers_in(mask), np.int64)
 
 
 def _named(mask: int) -> str:
-    cpus = _listed(mask)
+    cpus = numbers_in(mask)
     some = ", ".join(map(str, cpus[:_MOST_NAMED]))
     more = ", …" if len(cpus) > _MOST_NAMED else ""
     return f"CPU{'s' if len(cpus) > 1 else ''} {some}{more}"

@@ -21,6 +21,7 @@ from drgn.helpers.linux.mmzone import NODE_DATA
 
 from ..codes import ADDRESS, Measure
 from ..findings import Finding
+from .masks import mask_of, numbers_in
 from .memory import Bools
 from .percpu import outside_units, per_cpu_addresses
 
@@ -100,12 +101,12 @@ def online_nodes(machine: Machine) -> Nodes:
         known = sorted(there) or list(range(machine.node_ids))
         return Nodes([nid for nid in known if homes[nid] is not None], tuple(wrong))
     memory = (_state(machine, "N_MEMORY") or 0) & (_state(machine, "N_NORMAL_MEMORY") or 0)
-    needed = {nid for nid in _listed(memory) if nid in homes}
+    needed = {nid for nid in numbers_in(memory) if nid in homes}
     lost = sorted(needed - there)
     wrong += [_no_home(machine, nid, homes[nid]) for nid in lost]
-    out = needed - set(_listed(told))
-    beyond = {nid for nid in _listed(told) if homes.get(nid) is None} - needed
-    right = sorted((set(_listed(told)) | out) - beyond)
+    out = needed - set(numbers_in(told))
+    beyond = {nid for nid in numbers_in(told) if homes.get(nid) is None} - needed
+    right = sorted((set(numbers_in(told)) | out) - beyond)
     if right and (out or beyond):
         wrong.append(_mask(out, beyond, told, sum(1 << nid for nid in right)))
     return Nodes([nid for nid in right or sorted(there) if nid in there], tuple(wrong), tuple(lost))
@@ -280,12 +281,6 @@ def _state(machine: Machine, name: str) -> Optional[int]:
     # One of the masks of nodes; None if it is not in the target.
     states = machine.enumerators("node_states")
     try:
-        words = machine.prog["node_states"][states[name]].bits
-        bits = 8 * machine.memory.word_size
-        return sum(int(word) << bits * number for number, word in enumerate(words))
+        return mask_of(machine.prog["node_states"][states[name]].bits)
     except (AttributeError, FaultError, LookupError, TypeError):
         return None
-
-
-def _listed(mask: int) -> List[int]:
-    return [nid for nid in range(mask.bit_length()) if mask >> nid & 1]

@@ -36,6 +36,7 @@ from .pagefindings import PageFindings, PageNames
 
 _FEWEST_OUTSIDE = 3  # free blocks that have not left their zone each by itself
 _FEWEST_PAIRS = 5  # free blocks that were not left beside each other one by one
+_COSTLY_ORDER = 3  # PAGE_ALLOC_COSTLY_ORDER: no page block is as small
 _FEWEST = 9  # free blocks that are not damaged alike by chance
 _NO_TYPE = 0xFFFFFFFF  # the word of a page that has no type and is not mapped
 
@@ -99,7 +100,11 @@ def _blocks(found: PageFindings) -> Iterator[Finding]:
     zone = np.maximum(free.zone, 0)
     outside |= (free.pfn < starts[zone]) | (free.pfn + (1 << orders) > ends[zone])
     askew = free.pfn & ((1 << orders) - 1) != 0
-    yield from _limits(found, outside & (free.zone >= 0))
+    # What lies in another zone says itself that it is of this one.
+    nowhere = outside & (free.zone >= 0)
+    for start, end in zip(starts.tolist(), ends.tolist()):
+        nowhere &= (free.pfn < start) | (free.pfn + (1 << orders) > end)
+    yield from _limits(found, nowhere)
     outside &= ~np.isin(free.zone, [*found.limits])
     for row in np.flatnonzero((free.order > free.max_order) | askew | outside).tolist():
         order, pfn = int(free.order[row]), int(free.pfn[row])
@@ -228,7 +233,12 @@ def _buddies(found: PageFindings) -> Iterator[Finding]:
         other = found.known[pfn + (1 << order)]
         if free.zone[other] == free.zone[row]:
             pairs.append((row, other))
-    alone = [one for one in pairs if not any(found.because(int(free.pfn[at])) for at in one)]
+    alone = {
+        one
+        for one in pairs
+        if free.order[one[0]] > _COSTLY_ORDER
+        and not any(found.because(int(free.pfn[at])) for at in one)
+    }
     if len(alone) >= _FEWEST_PAIRS:
         lowest = min(int(free.order[row]) for row, _ in alone)
         yield Finding(

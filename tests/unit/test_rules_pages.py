@@ -199,6 +199,21 @@ def test_block_that_leaves_its_zone() -> None:
     assert _roots(_judge(free)) == ["page-free-order"]
 
 
+def test_blocks_in_another_zone_are_wrong_themselves() -> None:
+    # They say that they are of the first, which ends in front of them.
+    free = _machine([(8, 3), (512, 3), (520 + 504, 3), (2048, 3)])
+    first = free.zones[0]
+    zones = [replace(first, end=512), replace(first, name="Other", start=512)]
+    findings = _judge(replace(free, zones=zones))
+    wrong = [one for one in findings if "leaves its zone" in one.message]
+    assert len(wrong) == 3
+    assert "machine-wrong" not in {one.code for one in findings}
+    # Where no zone is, it is the first that ends too early.
+    told = _judge(replace(free, zones=zones[:1]))
+    assert [one.code for one in told if one.code == "machine-wrong"] == ["machine-wrong"]
+    assert not [one for one in told if "leaves its zone" in one.message]
+
+
 def test_halves_that_were_not_merged() -> None:
     findings = _judge(_machine([(16, 3), (24, 3)]))
     assert _roots(findings) == ["page-free-buddies"]
@@ -212,6 +227,13 @@ def test_many_halves_say_that_page_blocks_are_smaller() -> None:
     findings = _judge(_machine([*_BLOCKS[:5], *blocks]))
     assert [one.code for one in findings] == ["not-understood"]
     assert findings[0].place == "pageblock_order"
+
+
+def test_many_small_halves_are_damage() -> None:
+    blocks = [(4 * pair + 2 * half, 1) for pair in range(1, 7) for half in range(2)]
+    findings = _judge(_machine(blocks))
+    assert {one.code for one in findings} == {"page-free-buddies"}
+    assert len(findings) == 6
 
 
 def test_count_of_a_free_area() -> None:

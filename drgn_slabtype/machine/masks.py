@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Bitmaps of the kernel's: masks of CPUs and of nodes, as one number."""
+
+from __future__ import annotations
+
+from typing import List
+
+from drgn import Object, sizeof
+
+
+def mask_of(words: Object) -> int:
+    """
+    Return ``bits`` of a ``struct cpumask`` or a ``nodemask_t``.
+
+    :param words: ``unsigned long []``; bit 0 of the first is CPU or node 0.
+    :raises FaultError: if they are not in the target.
+    """
+    width = 8 * sizeof(words[0])
+    return sum(int(word) << width * number for number, word in enumerate(words))
+
+
+def numbers_in(mask: int) -> List[int]:
+    """Return the numbers of the bits that are set, in ascending order."""
+    return [number for number in range(mask.bit_length()) if mask >> number & 1]
