@@ -108,9 +108,16 @@ def _safely(regions: Iterable[Region]) -> Iterator[Region]:
 
 
 def _accused(reading: Reading, findings: Sequence[Finding]) -> List[int]:
-    # Positions of the caches of which a slab is told.
+    # Positions of the caches of which a slab is told, but of those whose structures of
+    # CPUs are elsewhere.
     names = {finding.cache for finding in findings if finding.slab is not None}
+    names -= {finding.cache for finding in findings if _leads_astray(finding)}
     return [at for at, name in enumerate(reading.allocator.caches.names) if name in names]
+
+
+def _leads_astray(finding: Finding) -> bool:
+    nowhere = finding.cpu is None and finding.node is None and finding.slab is None
+    return finding.code == "container-state" and nowhere
 
 
 def _slabs(reading: Reading, findings: Sequence[Finding]) -> Set[int]:

@@ -10,6 +10,7 @@ import numpy as np
 from ..codes import ADDRESS
 from ..ledger import I64, U64, Bools, Suspect
 from ..machine import Machine
+from ..machine.chunks import never_given_out
 from ..machine.columns import Rows
 from ..machine.percpu import outside_units, per_cpu_addresses
 from ..rules.alike import understood
@@ -53,11 +54,12 @@ class PerCpu(NamedTuple):
 
 
 def per_cpu_structures(
-    machine: Machine, caches: Caches, member: str, alignment: int, needed: Bools
+    machine: Machine, caches: Caches, member: str, layout: str, alignment: int, needed: Bools
 ) -> PerCpu:
     """
     Follow the per-CPU pointer of every chosen cache.
 
+    :param layout: Name of the structure's type.
     :param alignment: What the structures are allocated with, in bytes.
     :param needed: Which caches must have such structures.
     """
@@ -70,6 +72,8 @@ def per_cpu_structures(
     astray = (
         astray.any(axis=1) | understood(np.any(outside, axis=1)) | _of_others(machine, addresses)
     )
+    size = machine.structure(layout).size
+    astray |= understood(never_given_out(machine, pointers, size))
     wild = np.where(pointers == 0, needed, astray) & caches.rows.ok & caches.chosen
     addresses[wild] = 0
     cache, column = np.nonzero(addresses)

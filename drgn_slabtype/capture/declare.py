@@ -15,7 +15,7 @@ from typing import Iterator, List, Set, Tuple
 
 from drgn import FaultError
 
-from ..machine import Machine, kfence, pagetables
+from ..machine import Machine, chunks, kfence, pagetables
 from ..machine.percpu import per_cpu_region
 from ..pages import pcp, printed, scan, sections, vmstat, zones
 from ..reading import Reading
@@ -51,6 +51,7 @@ def _of_machine(machine: Machine) -> Iterator[Declaration]:
     yield Declaration("nodes", vmstat.regions(machine))
     yield Declaration("nodes", pcp.regions(machine))
     yield Declaration("KFENCE", kfence.regions(machine))
+    yield Declaration("per-CPU chunks", chunks.regions(machine))
     yield Declaration("page tables", pagetables.regions(machine))
 
 

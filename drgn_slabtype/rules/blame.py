@@ -86,6 +86,8 @@ _REMADE = frozenset(
     }
 )
 _PAGE_BYTES = 64  # sizeof(struct page), in which the links of a slab are
+_OF_CPUS = ("cpu slab", "cpu partial")
+"""Where slabs of CPUs stand; a cache that leads to none of them has lost both."""
 _NODE_LISTS = int(ListKind.PARTIAL | ListKind.FULL | ListKind.FREE)
 
 
@@ -202,7 +204,9 @@ class _Roots:
         of_cpus |= finding.rule == "container" and finding.cpu is not None
         if finding.code in ("list-links", "list-broken") or of_cpus:
             node = None if of_cpus else finding.node
-            self._lists.setdefault((node, finding.place), number)
+            lost = of_cpus and finding.cpu is None
+            for place in _OF_CPUS if lost else (finding.place,):
+                self._lists.setdefault((node, place), number)
         for node in self._nodes(finding):
             (self._moving if finding.moving else self._by_node).setdefault(node, number)
 

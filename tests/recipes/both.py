@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from typing import Any, Dict, FrozenSet, Iterator, Sequence, Set, Tuple
 
-from drgn import sizeof
+from drgn import FaultError, sizeof
 
-from .changes import GARBAGE, LIST_POISON, Spot, add, enter, entry, move, put, unlink
+from .changes import GARBAGE, LIST_POISON, Spot, add, enter, entry, flip, move, put, unlink
 from .language import NOW, WAS, Root, Suite, Victim
 from .pages import user_page
 from .things import Beside, Page
@@ -188,6 +188,24 @@ def per_cpu_pointer(
             f"{name}-misaligned": add(member, off),
         },
     )
+    # Other per-CPU memory, that nobody has been given or that begins elsewhere.
+    told = given(_tells_chunks, "nothing tells what per-CPU memory is given out", victim)
+    suite.group(
+        told,
+        root,
+        {
+            f"{name}-another-page": flip(member, lambda cache: cache.machine.page_size),
+            f"{name}-another-chunk": flip(member, 1 << 20),
+        },
+    )
+
+
+def _tells_chunks(machine: Any) -> bool:
+    try:
+        machine.prog.type("struct pcpu_chunk")
+        return bool(machine.prog["pcpu_nr_slots"])
+    except (FaultError, LookupError):
+        return False
 
 
 def _order(cache: Any, at: int = 0) -> Spot:

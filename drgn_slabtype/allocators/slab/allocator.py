@@ -70,7 +70,9 @@ class SlabAllocator:
         self.pool = machine.settled(kfence_pool)
         self.nodes = read_nodes(machine, caches)
         word = self.memory.word_size
-        self.per_cpu = per_cpu_structures(machine, caches, "cpu_cache", word, caches.listed)
+        self.per_cpu = per_cpu_structures(
+            machine, caches, "cpu_cache", "struct array_cache", word, caches.listed
+        )
         self.aliens = arrays.read_alien_tables(machine, self.nodes)
         self.arrays = arrays.read_arrays(machine, self.per_cpu, self.nodes, self.aliens)
         limits, batches = (caches.rows[name].astype(np.int64) for name in ("limit", "batchcount"))

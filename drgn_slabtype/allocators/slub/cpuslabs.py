@@ -37,6 +37,8 @@ class PartialChain(NamedTuple):
 
     cache: int
     cpu: int
+    head: int
+    """Address of ``kmem_cache_cpu.partial``."""
     rows: I64
     """Rows of the index, from ``kmem_cache_cpu.partial`` on."""
     stop: Optional[int]
@@ -94,7 +96,7 @@ class CpuSlabs:
         for at in np.flatnonzero(self.partial).tolist():
             rows, stop = walker.walk(int(self.partial[at]), int(self.cache[at]))
             index.known_by[rows] |= np.uint8(KnownBy.CPU)
-            self.chains.append(PartialChain(int(self.cache[at]), int(self.cpu[at]), rows, stop))
+            self.chains.append(PartialChain(*self._owner(at), rows, stop))
 
     def _locate_one(self, index: SlabIndex) -> None:
         page = int(index.pages[0])
@@ -116,7 +118,11 @@ class CpuSlabs:
                     break
             if slab == page:
                 only = np.zeros(1, np.int64)
-                self.chains.append(PartialChain(int(self.cache[at]), cpu, only, None))
+                self.chains.append(PartialChain(*self._owner(at), only, None))
+
+    def _owner(self, at: int) -> Tuple[int, int, int]:
+        head = int(self.rows.addresses[at]) + self.rows.structure.offset("partial")
+        return int(self.cache[at]), int(self.cpu[at]), head
 
     @property
     def with_freelist(self) -> I64:
@@ -238,7 +244,7 @@ def _judge_chain(index: SlabIndex, chain: PartialChain, rows: I64) -> List[Suspe
                 found=chain.stop,
                 word=int(index.pages[chain.rows[-1]]) + index.structure.offset("next")
                 if len(local)
-                else None,
+                else chain.head,
             )
         ]
     counts = "slabs" if index.structure.has("slabs") else "pages"
@@ -272,8 +278,9 @@ def read_cpu_slabs(machine: Machine, caches: Caches) -> Optional[CpuSlabs]:
         return None
     # Aligned to two words for the sake of this_cpu_cmpxchg_double().
     alignment = 2 * machine.memory.word_size
-    found = per_cpu_structures(machine, caches, "cpu_slab", alignment, caches.listed)
-    rows = machine.rows("struct kmem_cache_cpu", found.addresses)
+    layout = "struct kmem_cache_cpu"
+    found = per_cpu_structures(machine, caches, "cpu_slab", layout, alignment, caches.listed)
+    rows = machine.rows(layout, found.addresses)
     step = 1 << (machine.fact(most_cpus) - 1).bit_length()
     return CpuSlabs(machine, found, machine.cpus[found.column], rows, step)
 

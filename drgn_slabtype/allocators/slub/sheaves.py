@@ -128,7 +128,9 @@ def _of_cpus(machine: Machine, caches: Caches, sheaves: Sheaves) -> Iterator[Fou
     # Before Linux 7.0, caches without sheaves have no such structures.
     needed = caches.listed & (caches.rows["sheaf_capacity"] != 0)
     word = machine.memory.word_size
-    per_cpu = per_cpu_structures(machine, caches, "cpu_sheaves", word, needed)
+    per_cpu = per_cpu_structures(
+        machine, caches, "cpu_sheaves", "struct slub_percpu_sheaves", word, needed
+    )
     for number in np.flatnonzero(per_cpu.wild).tolist():
         for suspect in per_cpu.suspects(number, "cpu sheaves"):
             sheaves.suspect(number, suspect)
