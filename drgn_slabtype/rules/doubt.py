@@ -72,7 +72,7 @@ def doubt(
         # Of small caches one thing is most; that says nothing of the machine.
         often = 3 * sum(one.broken for one in broken) > sum(things)
         much = often and len(most) >= _FEWEST and 2 * len(most) > judged
-        if whole and much and not _is_stretch(rule, kept, judged - len(broken)):
+        if whole and much and not _is_stretch(rule, kept, len(broken), judged):
             what = f"most of what was judged contradicts the rule in {len(most)} of {judged} caches"
             doubted[rule] = _told(rule, what, broken)
             for one in broken:
@@ -126,14 +126,16 @@ def _by_rule(
     }
 
 
-def _is_stretch(rule: _Rule, findings: Iterable[Finding], sound: int) -> bool:
+def _is_stretch(rule: _Rule, findings: Iterable[Finding], broken: int, judged: int) -> bool:
     # Structures of many caches lie side by side. What breaks those of one page, and no
     # others, is no matter of layout.
-    words = [one.word for one in findings if _rule(one) == rule and one.because is None]
+    some = [one for one in findings if _rule(one) == rule and one.because is None]
+    words = [one.address if one.word is None else one.word for one in some]
     known = [word for word in words if word is not None]
     if len(known) < len(words) or not known:
         return False
-    return max(known) - min(known) < _STRETCH_BYTES and _SOUND_SHARE * sound >= len(known)
+    near = max(known) - min(known) < _STRETCH_BYTES
+    return near and _SOUND_SHARE * (judged - broken) >= broken
 
 
 def _told(rule: _Rule, what: str, broken: List[_Broken]) -> Finding:
