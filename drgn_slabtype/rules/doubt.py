@@ -128,7 +128,9 @@ def _by_rule(
 
 def _is_stretch(rule: _Rule, findings: Iterable[Finding], broken: int, judged: int) -> bool:
     # Structures of many caches lie side by side. What breaks those of one page, and no
-    # others, is no matter of layout.
+    # others, is no matter of layout, unless it is in every slot.
+    if rule[1] is not None:
+        return False
     some = [one for one in findings if _rule(one) == rule and one.because is None]
     words = [one.address if one.word is None else one.word for one in some]
     known = [word for word in words if word is not None]
