@@ -81,6 +81,7 @@ def _fields(info: Optional[SlabInfo]) -> List[int]:
     return [int(value) for value in info]
 
 
+@pytest.mark.each_kernel
 def test_clean_kernel_gives_no_finding(guest: Guest) -> None:
     report = check(guest.prog)
     assert report.findings == []
@@ -91,6 +92,7 @@ def test_clean_kernel_gives_no_finding(guest: Guest) -> None:
     assert report.layout.page_type == guest.manifest["page_type"]
 
 
+@pytest.mark.each_kernel
 def test_every_cache_equals_slabinfo(guest: Guest) -> None:
     if not (guest.folder / "slabinfo").exists():
         pytest.skip("without CONFIG_SLUB_DEBUG there is no slabinfo")
@@ -100,6 +102,7 @@ def test_every_cache_equals_slabinfo(guest: Guest) -> None:
     assert {name: ours.get(name) for name in theirs} == theirs
 
 
+@pytest.mark.each_kernel
 def test_every_slab_page_has_kpf_slab(guest: Guest) -> None:
     theirs = (guest.words("kpageflags") & _KPF_SLAB) != 0
     ours = np.zeros(len(theirs), np.bool_)
@@ -110,6 +113,7 @@ def test_every_slab_page_has_kpf_slab(guest: Guest) -> None:
     assert np.flatnonzero(ours != theirs).tolist() == []
 
 
+@pytest.mark.each_kernel
 def test_every_page_equals_kpageflags(guest: Guest) -> None:
     ours, theirs = kpageflags(guest.prog), guest.words("kpageflags")
     # DAMON, which 7.x kernels run by default, marks a few pages idle at any time.
@@ -118,6 +122,7 @@ def test_every_page_equals_kpageflags(guest: Guest) -> None:
     assert len(differ) <= _moved(guest)
 
 
+@pytest.mark.each_kernel
 def test_every_page_equals_kpagecount(guest: Guest) -> None:
     ours, theirs = kpagecount(guest.prog), guest.words("kpagecount")
     differ = np.flatnonzero(ours != theirs)
