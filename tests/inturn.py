@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Callable, Dict, List, Mapping, Sequence, Set, Tuple, TypeVar
 from zlib import crc32
 
-KERNELS = frozenset(path.parent.name for path in Path(__file__).parent.glob("captures/*/manifest.json"))
+KERNELS = frozenset(
+    path.parent.name for path in Path(__file__).parent.glob("captures/*/manifest.json")
+)
 """Names of the captures that are compared with the kernel's own numbers."""
 
 ALONE = 2

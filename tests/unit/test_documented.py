@@ -9,6 +9,7 @@ import re
 import shlex
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import List
 
@@ -217,9 +218,9 @@ def test_scripts_are_there_and_take_what_is_given(
         assert ended.value.code == 0
         text = capsys.readouterr().out
     elif words[0] == "scripts/bench":
-        text = _help(["scripts/bench.py"])
+        text = _help("scripts/bench.py")
     elif words[0] == "scripts/test":
-        text = _help(["-m", "pytest"])
+        text = _help("-m", "pytest")
     assert [word for word in words[1:] if word.startswith("-") and word not in text] == []
 
 
@@ -227,7 +228,7 @@ def test_scripts_are_there_and_take_what_is_given(
 def test_modules_are_there_and_take_what_is_given(command: str) -> None:
     words = command.split()[1:]
     module = words[:2] if words[0] == "-m" else words[:1]
-    text = _help(module)
+    text = _help(*module)
     options = [word for word in words[len(module) :] if word.startswith("-")]
     assert [option for option in options if option not in text] == []
 
@@ -250,7 +251,8 @@ def _exists(path: str) -> bool:
     )
 
 
-def _help(words: List[str]) -> str:
+@cache
+def _help(*words: str) -> str:
     done = subprocess.run(
         [sys.executable, *words, "--help"],
         capture_output=True,

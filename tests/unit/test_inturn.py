@@ -50,6 +50,6 @@ def test_more_is_taken_of_what_is_repeated_for_more_than_kernels() -> None:
 
 
 def test_what_is_about_no_kernel_and_what_is_seldom_repeated_is_taken() -> None:
-    cases = [("test_one", {"kernel": name}) for name in _KERNELS[:ALONE]]
+    cases: List[Case] = [("test_one", {"kernel": name}) for name in _KERNELS[:ALONE]]
     cases += [("test_two", {"value": value}) for value in range(99)]
     assert _taken(cases) == cases
