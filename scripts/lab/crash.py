@@ -12,10 +12,11 @@ and the files that people have.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import tempfile
 from pathlib import Path
-from typing import List, Tuple
+from typing import Dict, Iterator, List, NamedTuple, Sequence, Tuple
 
 from . import cache, initramfs, oracle
 from .boot import running
@@ -27,8 +28,9 @@ from .initramfs import archive, member, program
 from .library import KernelFiles
 from .packages import install
 from .process import output, run, say
+from .qemu import Machine
 
-__all__ = ("CUT", "FORMATS", "take")
+__all__ = ("CUT", "FORMATS", "Crashing", "loaded", "take")
 
 CUT = "crash-cut"
 """Format of a dump that ends where the disk was full."""
@@ -86,6 +88,59 @@ def _disks(folder: Path) -> Tuple[List[Path], List[str]]:
     return disks, options
 
 
+@contextlib.contextmanager
+def loaded(
+    kernel: KernelFiles, guest: Guest, folder: Path, words: Sequence[str] = ()
+) -> Iterator[Crashing]:
+    """
+    Run a guest that has loaded its crash kernel, for as long as the context lasts.
+
+    :param folder: Where the disks are that the crash kernel writes to.
+    :param words: Added to the command line of its kernel.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        image = Path(name) / "initramfs"
+        image.write_bytes(_image(kernel))
+        disks, options = _disks(folder)
+        with running(kernel, guest, words, options=options, image=image) as started:
+            yield Crashing(started, disks)
+
+
+class Crashing(NamedTuple):
+    """A guest that has loaded its crash kernel."""
+
+    machine: Machine
+    disks: List[Path]
+    """The disks it writes to: as it is, and each of :data:`FORMATS`."""
+
+    def panic(self) -> Dict[str, Path]:
+        """
+        Let it panic, wait until its crash kernel has written everything, and stop it.
+
+        :return: The dumps by format, ``elf`` and :data:`FORMATS`.
+        :raises GuestError: if it does not panic, or nothing is written.
+        """
+        machine = self.machine
+        machine.may_panic = True
+        # A CPU panics in its handler of an interrupt that nobody expects.
+        machine.qmp.command("inject-nmi")
+        machine.resume()
+        machine.wait_for("second", _CRASH_SECONDS)
+        size = int(machine.wait_for("size", _CRASH_SECONDS))
+        for number in range(len(self.disks)):
+            status = machine.wait_for("written", _CRASH_SECONDS)
+            say(f"written {status}")
+            if not status.endswith("status=0") and number < len(FORMATS):
+                raise GuestError(f"the crash kernel could not write: {status}")
+        machine.wait_for("done", _CRASH_SECONDS)
+        machine.stop()
+        with self.disks[0].open("r+b") as stream:
+            stream.truncate(size)
+        for disk in self.disks:
+            run(["fallocate", "--dig-holes", str(disk)], log=cache.log_file("dumps"))
+        return dict(zip(("elf", *FORMATS), self.disks))
+
+
 def take(kernel: KernelFiles, guest: Guest) -> Dump:
     """
     Boot a guest, let it panic and take what its crash kernel writes.
@@ -93,30 +148,13 @@ def take(kernel: KernelFiles, guest: Guest) -> Dump:
     :raises GuestError: if it does not panic, or nothing is written.
     """
     dump = load(kernel, guest)
-    with cache.entry(dump.folder) as folder, tempfile.TemporaryDirectory() as name:
-        image = Path(name) / "initramfs"
-        image.write_bytes(_image(kernel))
-        disks, options = _disks(folder)
-        with running(kernel, guest, options=options, image=image) as started:
-            said = started.wait_for("oracle", _ORACLE_SECONDS)
-            started.may_panic = True
-            # A CPU panics in its handler of an interrupt that nobody expects.
-            started.qmp.command("inject-nmi")
-            started.wait_for("second", _CRASH_SECONDS)
-            size = int(started.wait_for("size", _CRASH_SECONDS))
-            for number in range(len(disks)):
-                status = started.wait_for("written", _CRASH_SECONDS)
-                say(f"{dump.name}: written {status}")
-                if not status.endswith("status=0") and number < len(FORMATS):
-                    raise GuestError(f"the crash kernel could not write: {status}")
-            started.wait_for("done", _CRASH_SECONDS)
-            started.stop()
-            console = started.console.read_bytes()
-        with disks[0].open("r+b") as stream:
-            stream.truncate(size)
-        for disk, format in zip(disks, ("", *FORMATS)):
-            run(["fallocate", "--dig-holes", str(disk)], log=cache.log_file("dumps"))
-            disk.rename(folder / f"vmcore{'.' if format else ''}{format}")
+    with cache.entry(dump.folder) as folder:
+        with loaded(kernel, guest, folder) as crashing:
+            said = crashing.machine.wait_for("oracle", _ORACLE_SECONDS)
+            dumps = crashing.panic()
+            console = crashing.machine.console.read_bytes()
+        for format, disk in dumps.items():
+            disk.rename(folder / f"vmcore{'' if format == 'elf' else f'.{format}'}")
         if kernel.vmlinux is not None:
             (folder / "vmlinux").symlink_to(kernel.vmlinux)
         with Core(folder / "vmcore") as core:

@@ -11,7 +11,7 @@ from .architectures import ARCHITECTURES, HERE
 from .kernels import Kernel
 from .named import Named
 
-__all__ = ("GUESTS", "Guest", "fitted", "guests_for", "suits")
+__all__ = ("CRASH_BUSY", "GUESTS", "Guest", "fitted", "guests_for", "suits")
 
 
 @dataclass(frozen=True)
@@ -225,6 +225,9 @@ _TABLE = (
     ),
     _CRASH,
 )
+
+CRASH_BUSY = replace(_CRASH, name="crash-busy", about="panics under load", cpus=2, busy=True)
+"""The guest of the trial of crashes, which is in no row of the matrix."""
 
 GUESTS: Named[Guest] = Named("guest", _TABLE)
 """Every guest by name."""

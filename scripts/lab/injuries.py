@@ -28,7 +28,17 @@ from .process import run_python, say
 from .qemu import Machine
 from .soak import guest_for
 
-__all__ = ("KERNELS", "KINDS", "ROUNDS", "kinds", "numbers", "run", "trouble")
+__all__ = (
+    "KERNELS",
+    "KINDS",
+    "ROUNDS",
+    "injure",
+    "is_of",
+    "kinds",
+    "numbers",
+    "run",
+    "trouble",
+)
 
 KERNELS = ("slab-6.1-rfc3", "debian-6.12", "debian-7")
 """As for the soak."""
@@ -130,7 +140,9 @@ def _boot(files: KernelFiles, journal: Journal, names: Sequence[str], count: int
     try:
         with running(files, guest_for(files), _WORDS) as machine:
             time.sleep(random.uniform(*_WARM_SECONDS))
-            hurt = _hurt(files, machine, names, count, f"{kernel} {number}")
+            machine.stop()
+            hurt = injure(files, machine, names, count, f"{kernel} {number}")
+            machine.resume()
             # Names are taken in their order, until there are enough.
             chosen = [injury["name"] for injury in hurt]
             asked = names if len(hurt) < count else names[: names.index(chosen[-1])]
@@ -154,10 +166,16 @@ def _boot(files: KernelFiles, journal: Journal, names: Sequence[str], count: int
         journal.add({"kernel": kernel, "name": name, "outcome": "no victim"})
 
 
-def _hurt(
+def injure(
     files: KernelFiles, machine: Machine, names: Sequence[str], count: int, seed: str
 ) -> List[Dict[str, Any]]:
-    machine.stop()
+    """
+    Damage a stopped guest, each time another cache.
+
+    :param names: Recipes, of which the first that have a victim are taken.
+    :param count: How many of them.
+    :return: What was done: its name, cache, slab, writes and the code it is found by.
+    """
     arguments = [str(machine.qmp_path), str(files.vmlinux), seed, str(count), *names]
     hurt: List[Dict[str, Any]] = json.loads(run_python(["-m", "lab.victims", *arguments]).stdout)
     stub = GdbStub(machine.gdb_path)
@@ -169,7 +187,6 @@ def _hurt(
                 stub.write(address, bytes.fromhex(data))
     finally:
         stub.close()
-    machine.resume()
     return hurt
 
 
@@ -203,14 +220,15 @@ def _seen(
     if not done.report:
         raise LabError(done.errors or "no answer")
     for injury in hurt:
-        codes = [one["code"] for one in done.report["findings"] if _is_of(one, injury)]
+        codes = [one["code"] for one in done.report["findings"] if is_of(one, injury)]
         if codes and injury["name"] not in told:
             told[injury["name"]] = outcome
             injury.update(rounds=number, codes=sorted(set(codes)))
     return done.report
 
 
-def _is_of(finding: Mapping[str, Any], injury: Mapping[str, Any]) -> bool:
+def is_of(finding: Mapping[str, Any], injury: Mapping[str, Any]) -> bool:
+    """Return whether a finding is about what :func:`injure` has damaged."""
     slab = finding["slab"]
     return finding["cache"] in (injury["cache"], *injury["others"]) or (
         slab is not None and injury["slab"] is not None and int(slab, 16) == injury["slab"]

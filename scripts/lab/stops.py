@@ -30,7 +30,7 @@ from .library import KernelFiles
 from .process import run_python, say
 from .qemu import Machine
 
-__all__ = ("KERNELS", "Plan", "numbers", "run", "trouble", "unwitnessed")
+__all__ = ("KERNELS", "Plan", "numbers", "run", "trouble", "unwitnessed", "walk")
 
 KERNELS = ("slab-6.1-rfc3", "slab-6.1", "slub-6.1-rfc3", "debian-6.1", "debian-6.12", "debian-7")
 """A kernel of each kind of bookkeeping."""
@@ -144,7 +144,7 @@ def _one(
     machine.stop()
     stub = GdbStub(machine.gdb_path)
     try:
-        record["steps"], record["pc"] = _walk(stub, stop.function, chance)
+        record["steps"], record["pc"] = walk(stub, stop.function, chance)
         if record["pc"] is None:
             record.update(reached=False, error="", findings=[], unwitnessed=[])
         else:
@@ -155,8 +155,12 @@ def _one(
     return record
 
 
-def _walk(stub: GdbStub, function: Function, chance: random.Random) -> Any:
-    # Steps taken from a function's entry, and where that led; None if no CPU came there.
+def walk(stub: GdbStub, function: Function, chance: random.Random) -> Any:
+    """
+    Let a CPU enter a function and go on alone for some instructions.
+
+    :return: How many, and the address where that led to; ``None`` if no CPU came there.
+    """
     stub.breakpoint(function.address, on=True)
     thread = stub.run(_REACH_SECONDS)
     stub.breakpoint(function.address, on=False)

@@ -14,7 +14,7 @@ from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Seq
 
 from tabulate import tabulate
 
-from . import cache, injuries, inside, soak, stops
+from . import cache, crashes, injuries, inside, soak, stops
 from .debian import Archive
 from .journal import Journal
 from .kernels import KERNELS
@@ -99,6 +99,18 @@ TRIALS: Mapping[str, Trial] = {
             ),
             soak.numbers,
             soak.trouble,
+        ),
+        Trial(
+            "crashes",
+            "let guests panic in their allocator, and after damage, and check what is written",
+            crashes.KERNELS,
+            8,
+            2,
+            lambda files, journal, count, seconds: crashes.run(
+                files, journal, count, budget_seconds=seconds
+            ),
+            crashes.numbers,
+            crashes.trouble,
         ),
     )
 }

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional
 
 import pytest
-from lab import injuries, soak, stops
+from lab import crashes, injuries, soak, stops
 from lab.calls import Checked, record_of
 from lab.injuries import KINDS
 from lab.journal import Journal
@@ -125,6 +125,40 @@ def test_excuse_needs_somebody_at_work() -> None:
     assert list(stops.unwitnessed([excuse, {**excuse, "because": 1, "details": []}])) == []
     alone = {**excuse, "details": ["whether somebody is at work cannot be told: no stacks"]}
     assert len(list(stops.unwitnessed([alone]))) == 1
+
+
+def _dumped(**differs: Any) -> Dict[str, Any]:
+    sound = {"error": "", "findings": [], "missed": [], "changing": 0, "unwitnessed": []}
+    return {**sound, **differs}
+
+
+def _crash(function: Optional[str], hurt: int, *dumps: Dict[str, Any]) -> Dict[str, Any]:
+    formats = dict(zip(("elf", "crash-l-31"), dumps))
+    return {"function": function, "steps": 5, "injuries": [{}] * hurt, "formats": formats}
+
+
+def test_crashes_count_what_is_found_in_each_format() -> None:
+    within = _crash("__slab_free", 0, _dumped(changing=1), _dumped())
+    hurt = _crash(None, 3, _dumped(), _dumped())
+    numbers = crashes.numbers([within, hurt])
+    assert (numbers["within the allocator"], numbers["after damage"]) == (1, 1)
+    assert (numbers["dumps"], numbers["found"], numbers["missed"]) == (4, 6, 0)
+    assert (numbers["changing"], numbers["without witness"]) == (1, 0)
+    assert crashes.trouble([within, hurt]) == []
+
+
+def test_crashes_are_in_trouble_for_what_one_format_shows() -> None:
+    accused = _crash("__slab_free", 0, _dumped(), _dumped(findings=["a", "b"]))
+    excused = _crash("__slab_free", 0, _dumped(unwitnessed=["c"]))
+    missed = _crash(None, 1, _dumped(missed=["index-twice in foo"]))
+    unread = _crash(None, 1, _dumped(error="no report"))
+    assert crashes.numbers([missed])["found"] == 0
+    assert crashes.trouble([accused, excused, missed, unread]) == [
+        "__slab_free: crash-l-31: a",
+        "__slab_free: elf: no witness: c",
+        "after damage: elf: missed: index-twice in foo",
+        "after damage: elf: no report",
+    ]
 
 
 def test_trials_are_part_of_the_matrix(tmp_path: Path) -> None:
