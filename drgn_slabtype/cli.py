@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, List, NoReturn, Optional, Sequence, Tuple
 
 from . import __version__
 from .command import Once
-from .commands import COMMANDS, Answer, Command, answer
+from .commands import COMMANDS, Answer, Command, answer, usage
 from .habits import CRASH, near, of_crash, standing_for
 from .signals import TIME, Interruptions, reason_of
 
@@ -40,6 +40,12 @@ class _Parser(argparse.ArgumentParser):
         if kind == "unrecognized arguments" and os.path.isfile(word):
             message = f'{word} is a file: did you mean "-c {word}"?'
         self.exit(_USAGE_OR_TARGET, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+class _OnOneScreen(argparse.HelpFormatter):
+    # Most options beside what is said of them.
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=28)
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
@@ -225,8 +231,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in COMMANDS:
+        target = "[TARGET] " if command.target else ""
         sub = commands.add_parser(
-            command.name, help=command.description, description=command.description
+            command.name,
+            help=command.description,
+            description=command.description,
+            usage=f"drgn-slabtype {command.name} {target}{usage(command)}",
+            formatter_class=_OnOneScreen,
         )
         if command.target:
             _add_target_options(sub)
@@ -237,7 +248,9 @@ def _parser() -> argparse.ArgumentParser:
             action=Once,
             choices=_LOG_LEVELS,
             default="error",
-            help="show drgn's log messages of this level and above (default: error)",
+            metavar="LEVEL",
+            help="show drgn's log from debug, info, warning, error (default) or critical on; "
+            "or none",
         )
         sub.set_defaults(command=command)
     return parser
@@ -260,7 +273,7 @@ def _add_target_options(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         action="append",
         default=[],
-        help="vmlinux with debug info; may be given more than once",
+        help="vmlinux with debug info; may be repeated",
     )
     symbols = group.add_mutually_exclusive_group()
     symbols.add_argument(
@@ -268,7 +281,7 @@ def _add_target_options(parser: argparse.ArgumentParser) -> None:
         dest="default_symbols",
         action="store_true",
         default=True,
-        help="look for the kernel's debug info where drgn does (default)",
+        help="look for debug info where drgn does (default)",
     )
     symbols.add_argument(
         "--no-default-symbols",
@@ -282,19 +295,19 @@ def _add_target_options(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         action="append",
         default=[],
-        help="look for debug info here first; may be given more than once",
+        help="look for debug info here first; may be repeated",
     )
     group.add_argument(
         "--vmcoreinfo",
         action=Once,
         metavar="PATH",
-        help="file to use instead of the target's own VMCOREINFO",
+        help="file to use instead of the target's VMCOREINFO",
     )
     group.add_argument(
         "--no-nice",
         dest="nice",
         action="store_false",
-        help="take as much of the processors as others, also with -k",
+        help="do not step back behind others with -k",
     )
     group.add_argument(
         "--architecture",

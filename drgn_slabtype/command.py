@@ -381,7 +381,7 @@ class Command:
                 "--all",
                 dest="wide",
                 action="store_true",
-                help="show all columns of tables, also where a terminal is too narrow for them",
+                help="all columns of tables, however narrow the terminal",
             ),
         ]
         if self.output:

@@ -45,7 +45,22 @@ if TYPE_CHECKING:
     from .diff import Difference
     from .pagetype.detect import PageTypeLayout
 
-__all__ = ("COMMANDS", "Answer", "Command", "Option", "answer", "option")
+__all__ = ("COMMANDS", "Answer", "Command", "Option", "answer", "option", "usage")
+
+_AS_OFTEN = {None: "{}", "?": "[{}]", "*": "[{} ...]", "+": "{0} [{0} ...]"}
+
+
+def usage(command: Command) -> str:
+    """Return what can be given to a command; options that need not be are listed elsewhere."""
+    needed = []
+    given = []
+    for flags, settings in command.options:
+        metavar = settings.get("metavar", flags[0])
+        if not flags[0].startswith("-"):
+            given.append(_AS_OFTEN[settings.get("nargs")].format(metavar))
+        elif settings.get("required"):
+            needed.append(f"{flags[0]} {metavar}")
+    return " ".join([*needed, "[OPTION ...]", *given])
 
 
 def _check(prog: Program, args: argparse.Namespace) -> Any:
@@ -221,12 +236,12 @@ COMMANDS = (
                 action="append",
                 default=[],
                 metavar="NAME",
-                help="check only this slab cache, or those that fit a pattern; more than once, too",
+                help="only this cache, or those that fit; may be repeated",
             ),
             option(
                 "--html",
                 metavar="FILE",
-                help="also write a page with a map of memory and charts of the caches",
+                help="also write a page with a map of memory and charts",
             ),
             option(
                 "--report",
@@ -234,8 +249,8 @@ COMMANDS = (
                 action="append",
                 default=[],
                 metavar="FORMAT=FILE",
-                help="also write the report so: json, junit, html, text, or what GitHub or GitLab "
-                "read of findings, github or gitlab; may be given more than once",
+                help="also write json, junit, html, text, or what GitHub and GitLab read, github "
+                "or gitlab; may be repeated",
             ),
             jobs_option("judge caches", "slabs"),
             option(
@@ -249,7 +264,7 @@ COMMANDS = (
                 "--rounds",
                 type=number,
                 metavar="N",
-                help="check so many times (default with --watch: without end)",
+                help="check so many times (default with --watch: no end)",
             ),
             option(
                 "--until-finding", action="store_true", help="check again until there is a finding"
@@ -263,18 +278,17 @@ COMMANDS = (
             option(
                 "--capture",
                 metavar="FILE",
-                help="at the first finding, write a capture of that moment",
+                help="at the first finding, write a capture",
             ),
             option(
                 "--known",
                 metavar="FILE",
-                help="tell which of the known causes in this TOML file findings look like",
+                help="tell which causes in a TOML file findings are like",
             ),
             option(
                 "--baseline",
                 metavar="FILE",
-                help="accept the findings that this TOML file has: tell them, but fail for others "
-                "only",
+                help="accept findings that this TOML file has: tell them, fail for others only",
             ),
             option(
                 "--write-baseline",

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING, Any, List, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Iterator, List, Mapping, Sequence
 
 from .command import Named, Span
-from .commands import COMMANDS, Command, answer
+from .commands import COMMANDS, Command, answer, usage
 from .habits import CRASH, of_crash
 
 if TYPE_CHECKING:
@@ -75,6 +75,7 @@ def _register(spec: Command, name: str) -> None:
         name=name,
         description=spec.description,
         long_description=spec.description,
+        usage=f"{name} {usage(spec)}",
         arguments=(
             *(argument(*o.flags, **o.settings) for o in spec.all_options()),
             argument("-h", "--help", action="store_true", help="show this help"),
@@ -116,7 +117,7 @@ def _register_help() -> None:
         told = _listed(words)
         if not told:
             raise CommandError(f"no command here begins with {' '.join(words)}")
-        print("\n".join(told))
+        print("\n".join(_within(told)))
         return None
 
     linux_kernel_custom_command(
@@ -149,6 +150,19 @@ def _listed(words: Sequence[str]) -> List[str]:
         for spec in COMMANDS
         if spec.prompt is not None and (spec.prompt.startswith(start) or spec.name == start)
     ]
+
+
+def _within(lines: Sequence[str]) -> Iterator[str]:
+    # No line is wider than the terminal; what follows stands below the description.
+    from textwrap import wrap
+
+    from .report.output import width
+
+    columns = width(None)
+    for line in lines:
+        described = line.partition("  ")[2].lstrip()
+        indent = " " * (line.index(described) if described else 0)
+        yield from [line] if columns is None else wrap(line, columns, subsequent_indent=indent)
 
 
 def _register_crash(word: str) -> None:

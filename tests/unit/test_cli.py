@@ -22,7 +22,7 @@ from drgn import FaultError, Program
 
 from drgn_slabtype import __version__, cli
 from drgn_slabtype import command as reading
-from drgn_slabtype.commands import COMMANDS
+from drgn_slabtype.commands import COMMANDS, Command
 from drgn_slabtype.findings import Report
 from drgn_slabtype.pagecommands import pfn_range
 
@@ -59,6 +59,18 @@ def test_version() -> None:
 def test_help_names_every_command() -> None:
     text = run("--help").stdout
     assert all(re.search(rf"^    {command.name}\s", text, re.M) for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_help_is_on_one_screen(
+    command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        cli.main([command.name, "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 50
+    assert [line for line in lines if len(line) > 80] == []
 
 
 def test_no_command_is_one_line() -> None:
