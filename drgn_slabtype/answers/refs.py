@@ -40,7 +40,7 @@ KINDS = ("slabs", "stacks", "data", "percpu", "pages")
 """What a reference can lie in: an object of a cache, a task's stack, a variable of the kernel
 or a module, a CPU's memory, any other page."""
 
-_BLOCK_BYTES = 4 << 20
+_BLOCK_BYTES = 1 << 20  # what a processor keeps at hand
 _PART_BYTES = 64 << 20  # that one process searches before it takes others
 _MANY_PAGES = 1 << 18  # of which a search takes longer than processes do to begin
 _MOST_COUNTED = 1 << 14  # of which it is told in what they lie

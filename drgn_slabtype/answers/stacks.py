@@ -264,8 +264,9 @@ def _grouped(columns: TrackColumns, now: Optional[Clock]) -> _Groups:
     for column, add in ((columns.cpu, "cpus"), (columns.pid, "pids")):
         if column is None:
             continue
-        pairs = np.unique(np.stack([back, column[which].astype(np.int64)]), axis=1)
-        for at, value in zip(*pairs.tolist()):
+        # The kernel has 32 bits for each, and there are no more groups than objects.
+        pairs = np.unique((back << 32) | (column[which] & np.uint64(0xFFFFFFFF)).astype(np.int64))
+        for at, value in zip((pairs >> 32).tolist(), pairs.astype(np.int32).tolist()):
             getattr(found[at], add).add(value)
     if now is not None and columns.when is not None:
         _ages(found, back, columns.when[which], now)
