@@ -120,12 +120,7 @@ def judge_memory(
     """
     index = owners.index
     memory = _Found(found)
-    slabs = _judge_slabs(machine, owners)
-    if unreadable:
-        # The slab that a vector lies in may be one of those that are missing.
-        slabs = (one for one in slabs if one.code != "slab-vector-wrong")
-    memory.add(slabs)
-    memory.add(_free_slabs(machine, owners))
+    memory.add(judge_slab_pages(machine, owners, unreadable))
     if unreadable:
         return memory.unavailable(f"{unreadable} struct pages are not in the target")
     if machine.memory_map.damage:
@@ -217,6 +212,21 @@ def _pages_of_cpus(machine: Machine, names: PageNames, told: Set[int]) -> Iterat
 
 def _flag_names(machine: Machine) -> FlagNames:
     return lambda flags: flag_words(machine, flags)
+
+
+def judge_slab_pages(machine: Machine, owners: Owners, unreadable: int) -> Iterator[Finding]:
+    """
+    Yield what is wrong with pages of slabs, without a look at others.
+
+    Not for a target that moves.
+
+    :param unreadable: Struct pages that are not in the target.
+    """
+    for one in _judge_slabs(machine, owners):
+        # The slab that a vector lies in may be one of those that are missing.
+        if not unreadable or one.code != "slab-vector-wrong":
+            yield one
+    yield from _free_slabs(machine, owners)
 
 
 def _judge_slabs(machine: Machine, owners: Owners) -> Iterator[Finding]:

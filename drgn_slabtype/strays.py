@@ -28,7 +28,7 @@ from .findings import Finding
 from .index import KnownBy, SlabIndex
 from .machine import Machine
 from .machine.memory import Bools
-from .pagecheck import Owners, judge_memory
+from .pagecheck import Owners, judge_memory, judge_slab_pages
 from .pages.scan import PageScan
 from .reading import Reading
 from .rules.geometry import as_finding
@@ -145,6 +145,24 @@ def _memory(reading: Reading, found: List[Finding]) -> List[Finding]:
     assert reading.scan is not None
     owners = Owners(reading.index, reading.allocator)
     return judge_memory(reading.machine, owners, reading.scan.unreadable, found)
+
+
+def judge_slabs(reading: Reading) -> List[Finding]:
+    """
+    Return what pages of slabs say of themselves, whatever their caches do.
+
+    :param reading: Of the whole machine.
+    """
+    if reading.machine.is_live:
+        return []
+    assert reading.scan is not None
+    owners = Owners(reading.index, reading.allocator)
+    try:
+        return _numbered(judge_slab_pages(reading.machine, owners, reading.scan.unreadable), [])
+    except (OSError, SlabTypeError):  # of the target as a whole
+        raise
+    except of_reading.CAUGHT:
+        return []  # a check tells
 
 
 # Each gets what was found before it: numbering goes on, and what that explains

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from functools import cached_property, partial
-from typing import Callable, List, NamedTuple, Optional, Sequence
+from typing import Callable, List, NamedTuple, Optional, Sequence, Set
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from ..ledger import I64, U64, Ledger
 from ..machine import Machine
 from ..pages.scan import Progress
 from ..reading import Reading, Scope
+from ..strays import judge_slabs
 from .aliases import cache_aliases
 from .names import find_names
 from .proven import shelf, witnessed
@@ -33,6 +34,7 @@ from .states import Objects, object_states
 
 _KEPT_BYTES = 64 << 20  # of the tables of caches that are kept for the next question
 
+_ASKED = 4  # caches whose slabs show how many references a slab has
 _NAMED = 4  # caches that are named where one was asked for
 
 
@@ -151,8 +153,10 @@ class Lookup:
         if found is None:
             ledger, findings = self.whole.judge(number)
             moving: List[Finding] = []
-            if not self.machine.is_live and any(one.moving for one in findings):
-                told = witnessed(self.machine, [findings])
+            own = set(ledger.slabs.page.tolist())
+            of_pages = [one for one in self._of_pages if one.slab in own]
+            if of_pages or (not self.machine.is_live and any(one.moving for one in findings)):
+                told = witnessed(self.machine, [part for part in (of_pages, findings) if part])
                 moving = [one for one in told if shelf(one) == "changing"]
                 findings = [one for one in told if shelf(one) != "changing"]
             found = Judged(ledger, findings, object_states(ledger), moving)
@@ -160,6 +164,10 @@ class Lookup:
         while len(self._judged) > 1 and sum(j.size for j in self._judged.values()) > _KEPT_BYTES:
             self._judged.popitem(last=False)
         return found
+
+    @cached_property
+    def _of_pages(self) -> List[Finding]:
+        return judge_slabs(self.whole)
 
     # One slab ------------------------------------------------------------------
 
@@ -208,9 +216,31 @@ class Lookup:
         if not len(owner) or owner[0] < 0:
             return None
         ledger, findings = reading.judge(int(owner[0]))
-        if reading.doubts(ledger, findings):
+        if reading.doubts(ledger, findings) or self._is_shared(page):
             return None
         return Judged(ledger, findings, object_states(ledger))
+
+    def _is_shared(self, page: int) -> bool:
+        # Whether it has other references than the slabs that the first caches lie in.
+        if self.machine.is_live:
+            return False
+        own = self._references([page])
+        return bool(len(own)) and own != self._usual
+
+    @cached_property
+    def _usual(self) -> Set[int]:
+        memory = self.machine.memory
+        starts = self.listed.addresses[:_ASKED] - np.uint64(memory.linear_base)
+        found = (
+            find_slab(self.machine, pfn)
+            for pfn in (starts >> np.uint64(memory.page_shift)).tolist()
+        )
+        return self._references([where.page for where in found if where.page is not None])
+
+    def _references(self, pages: Sequence[int]) -> Set[int]:
+        at = np.array(pages, np.uint64) + np.uint64(self.machine.page.refcount)
+        counts = self.machine.memory.gather(at, 4)
+        return {int.from_bytes(one.tobytes(), "little") for one in counts.bytes[counts.ok]}
 
     def _from_whole(self, rows_of: Callable[[U64], I64], value: int) -> Optional[Located]:
         whole = self.whole

@@ -289,7 +289,18 @@ def _doubts(ledger: Ledger) -> Tuple[Bools, Bools]:
     freelist = of_slab & _is_own(ledger)[boxes.place]
     walked[boxes.slab[freelist]] = boxes.walked[freelist]
     should = slabs.objects - slabs.counted
-    return broken | (walked < should), walked > should
+    return broken | (walked < should) | _nowhere(ledger), walked > should
+
+
+def _nowhere(ledger: Ledger) -> Bools:
+    # Slabs of SLAB of which it is not known where their objects lie.
+    slabs = ledger.slabs
+    nowhere = np.zeros(len(slabs), np.bool_)
+    for suspect in ledger.suspects:
+        if suspect.code == "slab-base-wrong":
+            found = np.uint64(suspect.found or 0)
+            nowhere[suspect.slab] = slabs.base[suspect.slab] - found < ledger.facts.stride
+    return nowhere
 
 
 def places_of(objects: Objects, row: int) -> Sequence[str]:

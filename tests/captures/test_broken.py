@@ -6,6 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import List
 
+from drgn_slabtype import page_info, slab_object, slabs
 from drgn_slabtype.capture import open_capture
 from drgn_slabtype.check import check
 from drgn_slabtype.findings import Finding
@@ -24,6 +25,20 @@ def test_put_page_of_a_slab_in_use() -> None:
     (root,) = _roots("slab-6.1-rfc3-put-slab")
     assert (root.code, root.cache, root.slab) == ("page-refcount", "lab_victim", 0xFFFFEA0000033AC0)
     assert (root.expected, root.found) == (1, 0)
+
+
+def test_questions_about_that_slab_tell_what_is_wrong_with_its_page() -> None:
+    prog = open_capture(str(_HERE / "slab-6.1-rfc3-put-slab.xz"))
+    page, first = 0xFFFFEA0000033AC0, 0xFFFF888000CEB000
+    told = "has refcount 0; the other slabs have 1"
+    assert told in slab_object(prog, first).contradictions[0]
+    info = page_info(prog, page)
+    assert info.slab is not None
+    assert told in info.slab.findings[0]
+    answer = slabs(prog, "lab_victim", slab=page)
+    assert [one.finding for one in answer] == ["page-refcount"]
+    # What s_mem says is gone; the cache has one colour, and so there is no other place.
+    assert [one.address for one in answer.objects[:2]] == [first, first + 104]
 
 
 def test_cache_destroyed_with_objects_in_it_before_linux_6_12() -> None:

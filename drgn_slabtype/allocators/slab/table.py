@@ -58,7 +58,7 @@ def read_slabs(
 
 def misfits(view: SlabView, index: SlabIndex, cache: SlabCache, rows: I64) -> Iterator[Suspect]:
     """Yield the slabs that are made unlike the cache says."""
-    start, first = index.addresses[rows], view.first[rows]
+    start, first = index.addresses[rows], view.told[rows]
     colour = first - start
     off_colour = colour % np.uint64(cache.colour_off) != 0
     off_colour |= colour >= np.uint64(cache.colours * cache.colour_off)

@@ -40,15 +40,25 @@ class SlabView:
         self._owner = owner
         self.active: I64 = slab_counts(index)
         """Objects in use by the slab's own count."""
-        self.first: U64 = _first(layout, index)
-        """Address of the first slot (``s_mem``)."""
+        self.told: U64 = _first(layout, index)
+        """Address of the first slot as each slab has it (``s_mem``)."""
         self.orders: I64 = np.where(owner >= 0, self.of_cache("gfporder").astype(np.int64), -1)
         """Order that its cache asks for; -1 for slabs of no cache."""
         self.loose: Bools = loose_slabs(index, self.active, walks)
         """Which slabs are on no list, and not because a list has lost them."""
+        self.first: U64 = self._only_place()
+        """The same, or where it can only be if that word leads out of the slab."""
         by_rcu = (self.of_cache("flags") & np.uint64(_TYPESAFE_BY_RCU)) != 0
         self.detached: Bools = self.loose & (self.active == 0) & by_rcu
         """Which slabs wait for RCU to give back their pages."""
+
+    def _only_place(self) -> U64:
+        # Colours are places of the first slot; many caches have room for a single one.
+        start = self._index.addresses
+        lost = (self.told - start) >> np.uint64(self._index.machine.memory.page_shift)
+        astray = lost >> np.maximum(self.orders, 0).astype(np.uint64) != 0
+        astray &= (self._owner >= 0) & (self.of_cache("colour") < 2)
+        return np.where(astray, start, self.told)
 
     def of_cache(self, member: str) -> U64:
         """Return a member of the cache of each slab; 0 for slabs of no cache."""

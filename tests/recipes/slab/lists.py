@@ -67,6 +67,18 @@ recipe(
     _BASE,
 )
 recipe(
+    "first-object-nowhere",
+    slab("partial slab of a cache with one colour", quiet, lambda slab: slab.cache.colours == 1),
+    put("s_mem", lambda slab: 0),
+    _BASE,
+)
+recipe(
+    "first-object-nowhere-of-several-colours",
+    slab("partial slab of a cache with colours", quiet, lambda slab: slab.cache.colours > 1),
+    put("s_mem", lambda slab: 0),
+    _BASE,
+)
+recipe(
     "first-object-beyond-the-colours",
     slab("partial slab of the first colour", quiet, lambda slab: slab.first == slab.start),
     put("s_mem", lambda slab: slab.first + 64 * slab.cache.colours),
