@@ -134,7 +134,7 @@ def stacks(
         more = ", …" if len(numbers) > _NAMED else ""
         raise TargetError(
             f"{told}{more}: no record of who allocated objects (SLUB keeps one with slub_debug=U, "
-            "and KASAN does)"
+            "SLAB with CONFIG_DEBUG_SLAB where there is room, and KASAN does)"
         )
     now = clock(kernel)
     answer = StacksAnswer("freed" if freed else "allocated", caches=len(tracked))

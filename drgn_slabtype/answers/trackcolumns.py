@@ -31,7 +31,7 @@ class TrackColumns(NamedTuple):
     trace: Optional[U64]
     """Shape (n, frames): the trace itself, innermost first; ``None`` where there is a handle."""
     cpu: Optional[U64]
-    pid: U64
+    pid: Optional[U64]
     when: Optional[U64]
     """In jiffies; ``None`` if it is not kept."""
 
@@ -46,7 +46,8 @@ class TrackColumns(NamedTuple):
 
 def has_records(layout: Slot, freed: bool) -> bool:
     """Return whether the slots of a cache hold records of one kind of event."""
-    return layout.tracks is not None or _by_kasan(layout, freed) is not None
+    own = layout.tracks is not None or layout.last_caller is not None
+    return own or _by_kasan(layout, freed) is not None
 
 
 def track_columns(
@@ -64,7 +65,8 @@ def track_columns(
     # What is in quarantine KASAN frees later, in the name of somebody else.
     if by_kasan is not None and (freed or layout.tracks is None):
         return _of_kasan(machine, objects, by_kasan, freed, now)
-    assert layout.tracks is not None
+    if layout.tracks is None:
+        return _of_slab(machine, objects + np.uint64(layout.last_caller or 0))
     at = layout.tracks + (machine.structure("struct track").size if freed else 0)
     return _of_slub(machine.rows("struct track", objects + np.uint64(at)))
 
@@ -88,6 +90,14 @@ def _of_slub(rows: Rows) -> TrackColumns:
         rows["pid"],
         rows["when"],
     )
+
+
+def _of_slab(machine: Machine, words: U64) -> TrackColumns:
+    # Whoever came last: who allocated what is in use, and who freed what is free.
+    memory = machine.memory
+    read = memory.gather(words, memory.word_size)
+    caller = read.bytes.view(memory.word)[:, 0].astype(np.uint64)
+    return TrackColumns(read.ok & (caller != 0), caller, None, None, None, None, None)
 
 
 def _addresses(rows: Rows) -> U64:

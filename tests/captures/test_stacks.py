@@ -130,3 +130,17 @@ def test_moments_are_bounded_by_the_boot() -> None:
 def test_runs_of_numbers_are_short() -> None:
     assert ranges([0, 1, 2, 5, 7, 8]) == "0-2,5,7-8"
     assert ranges([]) == ""
+
+
+@pytest.mark.parametrize(("state", "freed"), [("in use", False), ("free", True)])
+def test_last_callers_of_slab_are_who_allocated_or_freed(state: str, freed: bool) -> None:
+    prog = open_capture(str(HERE / "slab-6.1-debug-plain" / "capture.xz"))
+    wanted = Counter(
+        track.caller
+        for one in objects(prog, "inotify_inode_mark", state)
+        for track in slab_object(prog, one.address).tracks
+    )
+    answer = stacks(prog, "inotify_inode_mark", freed=freed)
+    assert {one.caller: one.count for one in answer} == wanted
+    assert sum(wanted.values()) == answer.objects - answer.untracked > 90
+    assert all((one.stack, one.pids, one.youngest) == ((), (), None) for one in answer)

@@ -28,7 +28,8 @@ def stacks(answer: Union[StacksAnswer, KindsAnswer, List[Site]]) -> str:
 
 def _traces(answer: StacksAnswer) -> str:
     if not answer.caches:
-        return text(["no cache keeps who allocated its objects (SLUB's do with slub_debug=U)"])
+        told = "no cache keeps who allocated its objects (SLUB's do with slub_debug=U)"
+        return text([f"{told}; stacks CACHE --by words tells what they hold"])
     lines = table(view(answer.seconds).grid(answer.stacks)) if answer.stacks else []
     told = f"{plural(answer.objects, 'object')} of {plural(answer.caches, 'cache')} with records"
     told += f", {plural(answer.found, 'call trace')}"
