@@ -170,6 +170,7 @@ VARIABLES = [
     "__per_cpu_end",
     "pcpu_base_addr",
     "pcpu_chunk_lists",
+    "pcpu_lock",
     "pcpu_nr_slots",
     "pcpu_slot",
     "pcpu_unit_offsets",

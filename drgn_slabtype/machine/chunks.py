@@ -18,6 +18,7 @@ import numpy.typing as npt
 from drgn import FaultError, Object, sizeof
 
 from ..regions import Region, region
+from .locks import lock_state
 from .memory import U64, Bools
 
 if TYPE_CHECKING:
@@ -84,6 +85,9 @@ def regions(machine: Machine) -> Iterator[Region]:
     """Yield the heads of all chunks, and their maps."""
     lists = _lists(machine)
     yield region("per-CPU chunks", [head.value_() for head in lists], 2 * machine.memory.word_size)
+    with suppress(LookupError):
+        lock = machine.prog.variable("pcpu_lock")
+        yield region("per-CPU chunks", [lock.address_], sizeof(lock))
     for chunk in _all_chunks(machine, lists):
         size, pages = sizeof(chunk.type_.type), chunk.nr_pages.value_()
         yield region("per-CPU chunks", chunk.value_(), size + _map_bytes(machine, pages, 1))
@@ -93,7 +97,12 @@ def regions(machine: Machine) -> Iterator[Region]:
 
 
 def _chunks(machine: Machine) -> Optional[List[Chunk]]:
-    # All of them, or none.
+    # All of them, or none: while somebody has their lock, one may be between two lists.
+    try:
+        if lock_state(machine.prog.variable("pcpu_lock")).held[0]:
+            return None
+    except LookupError:
+        pass
     try:
         found = [_read(machine, chunk) for chunk in _all_chunks(machine, _lists(machine))]
     except (FaultError, LookupError, OverflowError, ValueError):

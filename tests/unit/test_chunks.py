@@ -9,6 +9,7 @@ from typing import Any, List
 import numpy as np
 import pytest
 
+from drgn_slabtype.machine import chunks
 from drgn_slabtype.machine.chunks import Chunk, never_given_out
 
 PAGE = 4096
@@ -81,3 +82,13 @@ def test_a_null_pointer_and_a_running_kernel_are_not_judged() -> None:
     assert _wrong(_machine(CHUNK), 0) == [False]
     assert _wrong(_machine(CHUNK, live=True), FIRST + 72) == [False]
     assert _wrong(_machine(), FIRST + 72) == [False]
+
+
+def test_while_somebody_has_the_lock_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    lock = object()
+    prog = SimpleNamespace(variable={"pcpu_lock": lock}.__getitem__)
+    machine: Any = SimpleNamespace(prog=prog)
+    held = {lock: SimpleNamespace(held=[True])}
+    monkeypatch.setattr(chunks, "lock_state", held.__getitem__)
+    # Nothing is read either.
+    assert chunks._chunks(machine) is None
