@@ -310,12 +310,13 @@ def _one_root(kernel: Machine, whole: Optional[Reading], found: List[Finding]) -
     # What one write explains has one root.
     if sum(one.because is None for one in found) < _FEWEST_ROOTS:
         return found
-    lost: Optional[range] = None
+    lost: List[range] = []
     broken = None if whole is None else whole.allocator.caches.lost
-    if broken is not None and broken.readable:
+    if whole is not None and broken is not None and broken.readable:
         layout = kernel.structure("struct kmem_cache")
-        start = broken.found - layout.offset("list")
-        lost = range(start, start + layout.size)
+        strays = whole.index["slab_cache"][whole.allocator.ownership.cache < 0]
+        starts = [broken.found - layout.offset("list"), *np.unique(strays).tolist()]
+        lost = [range(start, start + layout.size) for start in starts]
     return renumber([one_root(found, partial(page_of, kernel), kernel.page.size, lost)])
 
 

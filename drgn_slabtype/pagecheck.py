@@ -18,6 +18,7 @@ from drgn import FaultError
 
 from .allocators.base import Allocator
 from .allocators.vectors import names_cgroups, vector_entries, vector_words, vectors
+from .allocators.whereabouts import in_stray_slab
 from .errors import LayoutError
 from .findings import Finding
 from .index import KnownBy, SlabIndex
@@ -293,6 +294,10 @@ def _vectors(machine: Machine, owners: Owners, rows: I64, word: U64) -> Vectors:
     entry = machine.structure("struct slabobj_ext").size if extended else machine.memory.word_size
     objects = owners.objects(rows)
     size = objects * np.uint64(entry)
+    # Of a slab of no cache nothing tells what lies in it.
+    hidden = machine.settled(kfence_pool).contains(address) | ((home >= 0) & (owner < 0))
+    away = np.flatnonzero((owner < 0) & ~hidden)
+    hidden[away] = in_stray_slab(index, address[away])
     marked = stride = None
     if index.structure.has("obj_exts_in_object"):
         marked = index["obj_exts_in_object"][rows] != 0
@@ -303,7 +308,7 @@ def _vectors(machine: Machine, owners: Owners, rows: I64, word: U64) -> Vectors:
         extended,
         kernel=machine.memory.is_kernel_address(address),
         in_slab=owner >= 0,
-        in_pool=machine.settled(kfence_pool).contains(address) | ((home >= 0) & (owner < 0)),
+        in_pool=hidden,
         own=home == rows,
         kmalloc=owners.is_kmalloc[owner],
         fits=owners.fits(address, size),
@@ -329,13 +334,17 @@ def _foreign(machine: Machine, owners: Owners, rows: I64) -> Bools:
     starts, steps = vectors(machine, index.pages[rows], owners.strides(rows))
     for some, entries in vector_entries(machine, starts, steps, owners.objects(rows)):
         address, which = np.unique(entries, return_inverse=True)
+        taken = owners.kmalloc(address, _cgroup_bytes(machine))
+        hidden = machine.settled(kfence_pool).contains(address)
+        away = np.flatnonzero((address != 0) & ~taken & ~hidden)
+        hidden[away] = in_stray_slab(index, address[away])
         wrong = no_cgroups(
             Cgroups(
                 address,
                 kernel=memory.is_kernel_address(address) & (address % np.uint64(8) == 0),
                 linear=memory.in_direct_map(address),
-                pool=machine.settled(kfence_pool).contains(address),
-                kmalloc=owners.kmalloc(address, _cgroup_bytes(machine)),
+                pool=hidden,
+                kmalloc=taken,
             )
         )
         found[some] = wrong[which.reshape(entries.shape)].any(axis=1)

@@ -26,6 +26,7 @@ from .codes import ADDRESS, Measure
 from .errors import SlabTypeError
 from .findings import Finding
 from .index import KnownBy, SlabIndex
+from .ledger import I64
 from .machine import Machine
 from .machine.memory import Bools
 from .pagecheck import Owners, judge_memory, judge_slab_pages
@@ -91,7 +92,7 @@ def _by_stretch(
     leads = np.append(index["slab_cache"][rows], np.uint64(lost or 0))
     homes = index.rows_of_addresses(leads)
     homes = np.where(index["slab_cache"][homes] == np.uint64(caches), homes, -1)
-    *of_slabs, of_list = homes.tolist()
+    *of_slabs, of_list = _next_to_each_other(index, homes).tolist()
     home = dict(zip(strays, of_slabs))
     first: Dict[int, int] = {} if root is None or of_list < 0 else {of_list: root}
     follows: Dict[int, int] = {}
@@ -105,6 +106,18 @@ def _by_stretch(
         replace(one, because=follows[of]) if of in follows else one
         for one, of in zip(judged, roots)
     ]
+
+
+def _next_to_each_other(index: SlabIndex, rows: I64) -> I64:
+    # Of slabs without a gap between them the first, as one write runs over them all.
+    some = np.unique(rows[rows >= 0])
+    some = some[np.argsort(index.addresses[some])]
+    starts = index.addresses[some]
+    alone = np.append(True, starts[1:] != starts[:-1] + index.spans[some[:-1]])[: len(some)]
+    first = some[np.maximum.accumulate(np.where(alone, np.arange(len(some)), 0))]
+    found = np.full(len(index) + 1, -1, np.int64)
+    found[some] = first
+    return found[rows]
 
 
 def _elsewhere(reading: Reading, found: List[Finding]) -> List[Finding]:

@@ -25,6 +25,7 @@ from ..records import plural
 from ..regions import Region, region
 from .base import Allocator
 from .caches import Caches
+from .whereabouts import in_stray_slab
 
 _MEMBER = "random_seq"
 _MOST = 1 << 15  # objects of a slab
@@ -142,6 +143,8 @@ def _judge_home(allocator: Allocator, index: SlabIndex, start: int, size: int) -
         return
     if row >= 0 and index.known_by[row] & np.uint8(KnownBy.KFENCE):
         return
+    if (row < 0 or allocator.ownership.cache[row] < 0) and in_stray_slab(index, address)[0]:
+        return  # of a slab of no cache nothing tells what lies in it
     home = int(allocator.homes(index, address)[0]) if row >= 0 else -1
     if home < 0 or int(allocator.caches.rows["object_size"][home]) < size:
         what = f"{_MEMBER} leads to no object of {plural(size, 'byte')}"

@@ -17,6 +17,7 @@ from ..index import SlabIndex, slabs_at
 from ..ledger import I64, U64, Bools
 from ..machine import Machine
 from ..machine.kfence import kfence_pool
+from ..pages.folios import head_pages
 from ..pages.single import free_block_at
 from .caches import Caches, read_caches, same_cache
 from .over import slabs_over
@@ -106,6 +107,24 @@ def in_no_slab(machine: Machine, addresses: U64) -> Bools:
     for pfn in np.unique(pfns[found]).tolist():
         if find_slab(machine, pfn) != (None, None):
             found[pfns == pfn] = False
+    return found
+
+
+def in_stray_slab(index: SlabIndex, addresses: U64) -> Bools:
+    """
+    Return which addresses lie in pages that are marked as slab, or in tails of them.
+
+    :param index: Of the whole machine.
+    """
+    machine, page = index.machine, index.machine.page
+    there = np.flatnonzero(machine.memory.in_direct_map(addresses))
+    pages = _pfns(machine, addresses[there]) * np.uint64(page.size) + np.uint64(page.vmemmap)
+    at = pages + np.uint64(page.compound)
+    links = machine.memory.gather_words(at, machine.memory.word_size, np.zeros(1, np.int64))
+    tails = links.words[:, 0] & np.uint64(1) != 0
+    heads = np.where(tails, head_pages(pages, links.words[:, 0]), pages)
+    found = np.zeros(len(addresses), np.bool_)
+    found[there] = index.rows_of_pages(heads) >= 0
     return found
 
 

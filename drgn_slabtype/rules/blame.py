@@ -144,7 +144,8 @@ class _Roots:
             return self._of_object(finding)
         if finding.slab is not None:
             found = self._by_slab.get(finding.slab)
-            if found is None and finding.code in ("list-missing", "slab-in-transit"):
+            of_cpus = finding.code == "list-twice" and finding.expected in _OF_CPUS
+            if found is None and (of_cpus or finding.code in ("list-missing", "slab-in-transit")):
                 kinds = str(finding.expected).split(" or ")
                 keys = [(node, kind) for kind in kinds for node in (finding.node, None)]
                 found = next((self._lists[key] for key in keys if key in self._lists), None)
@@ -199,6 +200,11 @@ class _Roots:
             self._by_slab.setdefault(finding.slab, number)
         if finding.rule == "container" and finding.slab is None and finding.place is not None:
             self._places.setdefault(finding.place, number)
+            if finding.cpu is not None and finding.place in _OF_CPUS:
+                self._places.setdefault(f"cpu freelist of CPU {finding.cpu}", number)
+        if finding.code == "list-twice" and finding.expected in _OF_CPUS:
+            # Where two chains run together, the rest of one of them is on no list.
+            self._lists.setdefault((None, str(finding.expected)), number)
         # A cache that has lost its per-CPU memory has lost it for all CPUs.
         of_cpus = finding.rule == "container" and finding.node is None and finding.slab is None
         of_cpus |= finding.rule == "container" and finding.cpu is not None

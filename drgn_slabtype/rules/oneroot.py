@@ -29,6 +29,8 @@ _APART = frozenset({"content", "note", "unavailable"})
 """Rules about contents, where every object is a place of its own, and what is no damage."""
 _NOT_STRUCTURES = _APART | {"claim"}
 _MADE_OTHERWISE = _OF_STRUCT_PAGE | {"slab-objects-wrong"}
+_OF_ONE = frozenset({"cache-wrong", "slab-vector-wrong"})
+"""Pointers to what belongs to one cache or slab alone."""
 _LOCKS = frozenset({"lock-wrong", "lock-kept"})
 """Of a lock it counts by itself that it can be none: nothing that it guards follows from that."""
 
@@ -37,17 +39,19 @@ PageOf = Callable[[int], Optional[int]]
 
 
 def one_root(
-    findings: Sequence[Finding], page_of: PageOf, page_bytes: int, lost: Optional[range] = None
+    findings: Sequence[Finding], page_of: PageOf, page_bytes: int, lost: Sequence[range] = ()
 ) -> List[Finding]:
     """
     Return the findings, of those that one write explains the first alone as a root.
 
     :param findings: Numbered, with their roots.
     :param page_bytes: Of a struct page.
-    :param lost: The memory of a cache that the list of caches leads to, and that is none.
+    :param lost: The memory of the cache that the list of caches leads to and that is none, and
+        of those that slabs name.
     """
     # What moves, and what a running kernel has not confirmed, is left as it is.
     here = [one for one in findings if not (one.moving or one.rule in _APART or one.code in _LOCKS)]
+    still = [one for one in findings if not one.moving]
     follows: Dict[int, int] = {}
     pairs = (
         *_side_by_side(here),
@@ -56,13 +60,18 @@ def one_root(
     )
     for into, one in pairs:
         _bind(follows, into, one)
-    for into, one in _of_stretches([one for one in findings if not one.moving], follows):
+    for into, one in _of_stretches(still, follows):
         _bind(follows, into, one)
     for into, one in _of_damaged(here, page_of, page_bytes):
         _bind(follows, into, one)
-    if lost is not None:
-        for into, one in _of_cache(here, lost):
-            _bind(follows, into, one)
+    for into, one in (
+        *_of_caches(still, lost),
+        *_of_same(here, page_of, page_bytes),
+        *_of_tails(here, page_bytes),
+    ):
+        _bind(follows, into, one)
+    for into, one in _around_structures(findings, follows):
+        _bind(follows, into, one)
     if not follows:
         return list(findings)
     return [_bound(one, follows) for one in findings]
@@ -169,6 +178,9 @@ def _of_damaged(
         elif one.because is None and one.code in _MADE_OTHERWISE and one.slab is not None:
             slabs.setdefault(one.slab, one.id)
     for one in findings:
+        if one.code == "cache-destroyed" and one.because is None and one.cache in caches:
+            # Nobody who destroys a cache clears what else it says of itself.
+            yield caches[one.cache], one.id
         if one.code == "slab-vector-wrong" and one.because is None:
             root = caches.get(one.cache)
             if root is None and isinstance(one.found, int):
@@ -185,11 +197,76 @@ def _of_head(page: Optional[int], heads: Mapping[int, int], page_bytes: int) -> 
     return next((heads[head] for head in before if head in heads), None)
 
 
-def _of_cache(findings: Sequence[Finding], lost: range) -> Iterator[Tuple[int, int]]:
-    # Of the other lists that the same cache is on, its neighbours tell.
+def _of_caches(findings: Sequence[Finding], lost: Sequence[range]) -> Iterator[Tuple[int, int]]:
+    # Of the other lists that the same caches are on, their neighbours tell; and what lies in
+    # the same page as they do was overwritten with them.
     of_list = next((one.id for one in findings if one.code == "cache-list"), None)
+    if of_list is None:
+        return
+    pages = {memory.start // _STRETCH_BYTES for memory in lost}
     for one in findings:
-        if of_list is None or one.because is not None or one.code != "cache-wrong":
+        if one.because is not None or not (one.code == "cache-wrong" or one.rule == "content"):
             continue
-        if isinstance(one.found, int) and one.found in lost:
+        leads = one.rule != "content" and isinstance(one.found, int)
+        beside = one.word is not None and one.word // _STRETCH_BYTES in pages
+        if beside or (leads and any(one.found in memory for memory in lost)):
             yield of_list, one.id
+
+
+def _of_same(
+    findings: Sequence[Finding], page_of: PageOf, page_bytes: int
+) -> Iterator[Tuple[int, int]]:
+    # Two that lead to what only one can have, as one does that was copied; and the slab that
+    # a CPU's freelist leads to, which is not the CPU's any more.
+    first: Dict[Tuple[str, int], int] = {}
+    missing = _by_slab(findings, "list-missing")
+    for one in findings:
+        page = page_of(one.found) if isinstance(one.found, int) else None
+        if one.because is not None or page is None or not isinstance(one.found, int):
+            continue
+        if one.code in _OF_ONE:
+            into = first.setdefault((one.code, one.found), one.id)
+            if into != one.id:
+                yield into, one.id
+        elif one.code == "freelist-pointer" and one.cpu is not None:
+            lost = _of_head(page, missing, page_bytes)
+            if lost is not None:
+                yield one.id, lost
+
+
+def _by_slab(findings: Sequence[Finding], *codes: str) -> Dict[int, int]:
+    return {
+        one.slab: one.id
+        for one in findings
+        if one.because is None and one.code in codes and one.slab is not None
+    }
+
+
+def _of_tails(findings: Sequence[Finding], page_bytes: int) -> Iterator[Tuple[int, int]]:
+    # A tail that has become another head contradicts the slab that it is of.
+    heads = _by_slab(findings, "slab-order-wrong", "slab-vector-wrong")
+    for one in findings:
+        if one.because is None and one.code == "slab-order-wrong" and one.slab is not None:
+            into = _of_head(one.slab - page_bytes, heads, page_bytes)
+            if into is not None:
+                yield min(into, one.id), max(into, one.id)
+
+
+def _around_structures(
+    findings: Sequence[Finding], follows: Dict[int, int]
+) -> Iterator[Tuple[int, int]]:
+    # Red zones around structures of the allocator's own that the same write ran over.
+    words: Dict[int, List[Tuple[int, int]]] = {}
+    for one in findings:
+        at = _word(one)
+        if at is not None and one.rule not in _APART and not one.moving:
+            root = _root(follows, one.because or one.id)
+            words.setdefault(at // _STRETCH_BYTES, []).append((at, root))
+    for one in findings:
+        if one.rule != "content" or one.because is not None or one.word is None or one.moving:
+            continue
+        end = max((part.address + part.size for part in one.ranges), default=one.word)
+        for at, root in words.get(one.word // _STRETCH_BYTES, ()):
+            if -_GAP <= at - end <= _GAP or -_GAP <= one.word - at - _GAP <= _GAP:
+                yield root, one.id
+                break

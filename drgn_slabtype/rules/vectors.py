@@ -66,7 +66,7 @@ class Vectors(NamedTuple):
     in_slab: Bools
     """Whether it lies in a slab of a cache."""
     in_pool: Bools
-    """Whether it lies in KFENCE's pool."""
+    """Whether it lies in KFENCE's pool, or in a slab of no cache that is known."""
     own: Bools
     """Whether it lies in the slab that it belongs to."""
     kmalloc: Bools

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Dict, List, Optional
 
-from drgn_slabtype.findings import Finding
+from drgn_slabtype.findings import Damaged, Finding
 from drgn_slabtype.rules.oneroot import one_root
 
 _MAP, _PAGE = 0xFFFFEA0000000000, 64
@@ -19,7 +19,7 @@ def _page_of(address: int) -> Optional[int]:
     return _MAP + (address - _LINEAR >> 12) * _PAGE if address >= _LINEAR else None
 
 
-def _roots(findings: List[Finding], lost: Optional[range] = None) -> Dict[int, Optional[int]]:
+def _roots(findings: List[Finding], *lost: range) -> Dict[int, Optional[int]]:
     return {one.id: one.because for one in one_root(findings, _page_of, _PAGE, lost)}
 
 
@@ -139,3 +139,62 @@ def test_vectors_in_a_damaged_slab_follow_from_it() -> None:
         for id, pfn in ((2, 18), (3, 32))
     )
     assert _roots([wrong, inside, elsewhere]) == {1: None, 2: 1, 3: None}
+
+
+def test_what_belongs_to_one_alone_and_two_lead_to_is_one_damage() -> None:
+    def vector(id: int, found: int) -> Finding:
+        word = _MAP + 4096 * id
+        return Finding("slab-vector-wrong", "", id=id, word=word, found=found, slab=word)
+
+    shared = _LINEAR + 4096
+    assert _roots([vector(1, shared), vector(2, shared)]) == {1: None, 2: 1}
+    assert _roots([vector(1, shared), vector(2, shared + 64)]) == {1: None, 2: None}
+    # The same garbage may have come to two places in two ways.
+    assert _roots([vector(1, 0x6B), vector(2, 0x6B)]) == {1: None, 2: None}
+
+
+def test_a_tail_that_is_another_head_contradicts_its_slab() -> None:
+    def wrong(id: int, page: int) -> Finding:
+        return Finding("slab-order-wrong", "", id=id, slab=_MAP + _PAGE * page, word=id << 8)
+
+    assert _roots([wrong(1, 8), wrong(2, 9)]) == {1: None, 2: 1}
+    assert _roots([wrong(1, 8), wrong(2, 32)]) == {1: None, 2: None}
+
+
+def test_a_slab_that_a_cpu_has_lost_follows_from_where_its_freelist_leads() -> None:
+    head = Finding(
+        "freelist-pointer", "", id=1, cpu=1, slab=_MAP, word=_LINEAR, found=_LINEAR + 0x5100
+    )
+    lost = Finding("list-missing", "", id=2, slab=_MAP + 4 * _PAGE)
+    assert _roots([head, lost]) == {1: None, 2: 1}
+    assert _roots([head, replace(lost, slab=_MAP + 64 * _PAGE)]) == {1: None, 2: None}
+
+
+def test_red_zones_around_structures_that_are_run_over_are_one_damage() -> None:
+    heads = [Finding("list-broken", "", id=at, word=_LINEAR + 256 * at) for at in (1, 2, 3, 4)]
+    zones = [
+        Finding(
+            "redzone",
+            "",
+            id=4 + at,
+            word=_LINEAR + 256 * at - 64,
+            ranges=(Damaged(_LINEAR + 256 * at - 64, 60, "cc", "2f"),),
+        )
+        for at in (1, 2, 6)
+    ]
+    assert _roots([*heads, *zones]) == {1: None, 2: 1, 3: 1, 4: 1, 5: 1, 6: 1, 10: None}
+
+
+def test_what_is_around_caches_that_the_list_has_lost_follows() -> None:
+    lost = Finding("cache-list", "", id=1, word=_LINEAR)
+    zone = Finding("redzone", "", id=2, word=_LINEAR + 8176)
+    gone = range(_LINEAR + 4096, _LINEAR + 4352)
+    assert _roots([lost, zone], gone) == {1: None, 2: 1}
+    assert _roots([lost, replace(zone, word=_LINEAR + 8192)], gone) == {1: None, 2: None}
+
+
+def test_a_cache_that_is_wrong_is_not_destroyed() -> None:
+    gone = Finding("cache-destroyed", "", id=1, cache="dentry")
+    name = Finding("cache-wrong", "", id=2, cache="dentry", word=_LINEAR)
+    assert _roots([gone, name]) == {1: 2, 2: None}
+    assert _roots([gone, replace(name, cache="inode")]) == {1: None, 2: None}
