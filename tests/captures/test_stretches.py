@@ -51,6 +51,12 @@ def _page_of_caches(prog: Program, one: Any, other: Any) -> List[Write]:
     return [Write(one.address // _PAGE * _PAGE, b"k" * _PAGE)]
 
 
+def _page_of_kmalloc_caches(prog: Program, one: Any, other: Any) -> List[Write]:
+    # Objects of theirs are vectors of slabs, and orders of other caches.
+    start = one.machine.cache("kmalloc-128").address // _PAGE * _PAGE
+    return [Write(start, (_SEED * _PAGE)[:_PAGE])]
+
+
 def _text_over_caches(prog: Program, one: Any, other: Any) -> List[Write]:
     return [Write(one.address // _PAGE * _PAGE + 0x100, (_SEED * 100)[:0x700])]
 
@@ -99,7 +105,13 @@ def test_structures_of_one_page_are_one_root(name: str, damage: Damage) -> None:
 @pytest.mark.parametrize("name", _KERNELS)
 @pytest.mark.parametrize(
     ("damage", "count"),
-    [(_copied, 1), (_swapped, 2), (_page_of_caches, 1), (_text_over_caches, 1)],
+    [
+        (_copied, 1),
+        (_swapped, 2),
+        (_page_of_caches, 1),
+        (_page_of_kmalloc_caches, 1),
+        (_text_over_caches, 1),
+    ],
 )
 def test_caches_that_are_gone_are_one_root(name: str, damage: Damage, count: int) -> None:
     roots = _roots(name, damage)

@@ -34,6 +34,7 @@ def off_slab_arrays(
         good &= caches.rows["object_size"][home] >= size
         good &= _gives_arrays(machine, caches, view, home)
     good |= wanted & pool.contains(pointer)
+    good |= wanted & (home < 0) & view.in_strays(pointer)
     large = size > np.uint64(_LARGE_KMALLOC_PAGES * machine.memory.page_size)
     good |= wanted & large & machine.memory.is_kernel_address(pointer)
     return np.where(good, pointer, np.uint64(0))

@@ -19,6 +19,7 @@ from ...ledger import I64, U64, Bools
 from ...pagetype.detect import PageTypeLayout
 from ..caches import Caches
 from ..lists import Walked
+from ..whereabouts import in_stray_slab
 
 _TYPESAFE_BY_RCU = 0x80000
 
@@ -65,6 +66,14 @@ class SlabView:
         if not len(self._caches):
             return np.zeros(len(self._owner), np.uint64)
         return np.where(self._owner >= 0, self._caches.rows[member][self._owner], np.uint64(0))
+
+    def in_strays(self, addresses: U64) -> Bools:
+        """Return which addresses lie in slabs of no cache, of which nothing tells what is there."""
+        found = np.zeros(len(addresses), np.bool_)
+        if self._index.whole:
+            away = np.flatnonzero(self._index.rows_of_addresses(addresses) < 0)
+            found[away] = in_stray_slab(self._index, addresses[away])
+        return found
 
     def homes(self, addresses: U64) -> I64:
         """Return the cache whose object begins at each address; else -1."""
