@@ -19,6 +19,7 @@ from .shapes import Key, shown
 
 _ID_DIGITS = 12
 _KERNEL = ("allocator", "layout", "version")
+_OFF = {"+1": "one too many", "-1": "one too few", "more": "too many", "fewer": "too few"}
 
 # What a name of a cache has that differs from boot to boot; partitions since Linux 7.3, which
 # a compiler that knows the types of allocations may choose instead.
@@ -86,7 +87,7 @@ class Signature:
         told += [self.place] if self.place else []
         told += [self.written] if self.written else []
         told += [f"at {self.offset:+}"] if self.offset is not None else []
-        told += [self.difference] if self.difference else []
+        told += [_OFF.get(self.difference, self.difference)] if self.difference else []
         for word, by in (("allocated", self.allocated), ("freed", self.freed)):
             told += [f"{word} by {' < '.join(by)}"] if by else []
         told += [f"behind what {' < '.join(self.before)} allocated"] if self.before else []

@@ -73,12 +73,15 @@ def _header(report: Report, census: Census) -> Iterator[str]:
     where = f", {report.target.path}" if report.target.path else ""
     told = f"{layout.allocator}, page types {layout.page_type}; {report.target.kind}{where}"
     yield f'<p class="quiet">{text(told)}</p></header>'
+    roots = sum(finding.because is None for finding in report.findings)
+    follow = len(report.findings) - roots
     in_slabs = report.totals.slab_pages - report.totals.kfence_pages
     facts = [
         ("memory", size(census.pages * census.page_size)),
         ("in slabs", size(in_slabs * census.page_size)),
         *TOTALS.facts(report.totals),
-        ("findings", str(len(report.findings))),
+        ("findings", str(roots)),
+        *([("consequences", str(follow))] if follow else []),
         *others(report),
     ]
     items = "".join(

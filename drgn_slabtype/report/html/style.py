@@ -103,6 +103,9 @@ details { margin: .25rem 0; } summary { cursor: pointer; color: var(--quiet); }
 tr.damaged td { background: var(--hurt); }
 tr.damaged td.name, figure.damaged { box-shadow: inset .25rem 0 0 var(--bad); }
 .sr { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
+@media (min-width: 56.01rem) {
+  td:not(.words):not(.name):not(.bar), td:has(> i) { white-space: nowrap; }
+}
 @media (max-width: 40rem) {
   body { font-size: 15px; }
   dl.facets { display: block; } dl.facets dt { margin-top: .4rem; }
