@@ -111,4 +111,4 @@ class Clue(NamedTuple):
     leads: Optional[Lead] = None
     """What the word leads to."""
     tracks: Tuple[Track, ...] = ()
-    """Who allocated what was left."""
+    """Who allocated what was left; who allocated and freed what a freelist leads back to."""

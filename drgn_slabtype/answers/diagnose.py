@@ -266,6 +266,24 @@ def _explain_entry(reading: Lookup, finding: Finding) -> Iterator[Clue]:
         yield Clue("leads", f"0x{finding.found:x}: {what}", finding.word, finding.found, lead)
 
 
+def _explain_cycle(reading: Lookup, finding: Finding) -> Iterator[Clue]:
+    # The object that is on the list already: the one that was freed twice, if any was.
+    if not isinstance(finding.found, int):
+        return
+    info = describe(reading, finding.found)
+    if not info.tracks:
+        return
+    told = "; ".join(spell_track(track) for track in info.tracks)
+    yield Clue(
+        "leads",
+        f"0x{finding.found:x}, to which it leads back: {told}",
+        finding.word,
+        finding.found,
+        _lead(reading, finding.found),
+        info.tracks,
+    )
+
+
 def _explain_destroyed(reading: Lookup, finding: Finding) -> Iterator[Clue]:
     # The first of the objects that are left, with who allocated them.
     judged = reading.judged(reading.number(finding.cache or ""))
@@ -282,6 +300,7 @@ def _explain_destroyed(reading: Lookup, finding: Finding) -> Iterator[Clue]:
 
 _EXPLAINERS: Dict[str, Callable[[Lookup, Finding], Iterator[Clue]]] = {
     "freelist-pointer": _explain_pointer,
+    "freelist-cycle": _explain_cycle,
     "freelist-index": _explain_index,
     "freelist-duplicate": _explain_index,
     "claim-foreign": _explain_entry,

@@ -135,13 +135,14 @@ def _told(memory: _Memory, reading: Lookup, run: _Run) -> Stretch:
     first, end = run.parts[0].start, run.end
     start = describe(reading, first)
     inside = start.state == "in use" and start.part is None
+    own = start.object if describe(reading, end - 1).object == start.object else None
     return Stretch(
         first,
         end,
         ", then ".join([*what[:_PARTS], *more]),
         starts=_place(reading, first) if inside else None,
-        before=_place(reading, first - 1),
-        after=_place(reading, end),
+        before=_place(reading, first - 1, own),
+        after=_place(reading, end, own),
         findings=tuple(sorted({one.id for part in run.parts for one in part.findings})),
     )
 
@@ -157,8 +158,13 @@ def _what(memory: _Memory, machine: Machine, piece: _Piece) -> str:
     return f"0x{data[0]:02x}" if piece.period == 1 and data else content.text
 
 
-def _place(reading: Lookup, address: int) -> str:
+def _place(reading: Lookup, address: int, own: Optional[int] = None) -> str:
+    # Of the object in which all of it lies, all is told elsewhere.
     info = describe(reading, address)
+    if own is not None and info.object == own and info.offset is not None:
+        where = "before" if info.offset < 0 else "into"
+        part = f", in its {info.part}" if info.part else ""
+        return f"{plural(abs(info.offset), 'byte')} {where} the same object{part}"
     told = spell(info)
     if info.object is not None:
         told = f"0x{info.object:x}: {told}"

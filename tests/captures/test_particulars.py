@@ -21,6 +21,7 @@ from drgn_slabtype.report import junit
 from drgn_slabtype.report.html.page import check as page
 
 from ..recipes.overlay import Write, overlay
+from ..recipes.suites import suite_of
 
 HERE = Path(__file__).parent
 
@@ -150,3 +151,17 @@ def test_html_and_junit_tell_the_same_details(case: Tuple[str, Sequence[Tuple[in
     for name in damaged:
         assert f'{name} <a href="#findings" class="bad">damaged</a>' in html
     assert '<tr class="damaged">' in html
+
+
+def test_object_that_a_freelist_leads_back_to_is_told_by_who_freed_it() -> None:
+    path = str(HERE / "debian-7-debug" / "capture.xz")
+    clean, prog = open_capture(path), open_capture(path)
+    suite = suite_of(clean)
+    overlay(prog, suite.recipes["freed-twice"](suite.open(clean)).writes)
+    (finding,) = check(prog).findings
+    (clue,) = [one for one in finding.clues if one.kind == "leads"]
+    assert (finding.code, clue.value) == ("freelist-cycle", finding.found)
+    assert [track.event for track in clue.tracks] == ["allocated", "freed"]
+    assert "; freed by finish_task_switch" in clue.text
+    # What the finding says of the object that leads there is told, too.
+    assert finding.tracks[1].stack != clue.tracks[1].stack
