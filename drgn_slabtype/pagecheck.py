@@ -333,7 +333,10 @@ def _foreign(machine: Machine, owners: Owners, rows: I64) -> Bools:
         return found
     starts, steps = vectors(machine, index.pages[rows], owners.strides(rows))
     for some, entries in vector_entries(machine, starts, steps, owners.objects(rows)):
-        address, which = np.unique(entries, return_inverse=True)
+        # Most objects of a slab are of one cgroup, or of none.
+        flat = entries.reshape(-1)
+        first = np.flatnonzero(np.diff(flat, prepend=~flat[:1]))
+        address, which = np.unique(flat[first], return_inverse=True)
         taken = owners.kmalloc(address, _cgroup_bytes(machine))
         hidden = machine.settled(kfence_pool).contains(address)
         away = np.flatnonzero((address != 0) & ~taken & ~hidden)
@@ -347,7 +350,9 @@ def _foreign(machine: Machine, owners: Owners, rows: I64) -> Bools:
                 kmalloc=taken,
             )
         )
-        found[some] = wrong[which.reshape(entries.shape)].any(axis=1)
+        if wrong.any():
+            each = np.repeat(wrong[which], np.diff(first, append=len(flat)))
+            found[some] = each.reshape(entries.shape).any(axis=1)
     return found
 
 

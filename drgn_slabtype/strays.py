@@ -137,7 +137,9 @@ def _guarded(reading: Reading, found: List[Finding]) -> List[Finding]:
 def _words(reading: Reading, found: List[Finding]) -> List[Finding]:
     scan = reading.scan
     assert scan is not None
-    known = {finding.slab for finding in found} | set(reading.index.pages.tolist())
+    known = {finding.slab for finding in found}
+    pages = np.array([reading.index.page_of(pfn) for pfn, _ in scan.conflicts], np.uint64)
+    known |= set(pages[reading.index.rows_of_pages(pages) >= 0].tolist())
     conflicts = _judge_words(reading.machine, reading.index, scan)
     judged = _bounded((one for one in conflicts if one.page not in known), found)
     if scan.unreadable:

@@ -148,11 +148,17 @@ def vector_entries(
     :return: Positions of vectors, and their entries: shapes (n,) and (n, count). Those of
         which anything is not in the target are left out.
     """
-    there = (starts != 0) & (steps != 0) & (counts != 0)
-    kinds, which = np.unique(np.stack([steps, counts])[:, there], axis=1, return_inverse=True)
-    which = which.reshape(-1)
-    for kind, (step, count) in enumerate(kinds.T.tolist()):
-        rows = there.nonzero()[0][which == kind]
+    there = ((starts != 0) & (steps != 0) & (counts != 0)).nonzero()[0]
+    # Few pairs of many numbers: each number has its place among those of its kind.
+    each_step, of_step = np.unique(steps[there], return_inverse=True)
+    each_count, of_count = np.unique(counts[there], return_inverse=True)
+    of_pair = of_step * len(each_count) + of_count
+    for pair in np.unique(of_pair).tolist():
+        step, count = (
+            int(each_step[pair // len(each_count)]),
+            int(each_count[pair % len(each_count)]),
+        )
+        rows = there[of_pair == pair]
         apart = np.arange(count, dtype=np.uint64) * np.uint64(step)
         most = max(_BATCH_WORDS // count, 1)
         for first in range(0, len(rows), most):

@@ -24,7 +24,7 @@ from ..files.elf import PT_LOAD, ElfFile, Segment
 from ..files.hidden import hide
 from ..signals import TIME, Interrupted, poll
 from .architecture import of_program
-from .pieces import FILE_GAP_BYTES, GAP_BYTES, Keep, Rows, read_blocks, read_pieces
+from .pieces import FILE_GAP_BYTES, GAP_BYTES, Keep, Rows, cut, read_blocks, read_pieces
 from .tags import Tags, untagged_pointer
 
 U8 = npt.NDArray[np.uint8]
@@ -207,11 +207,7 @@ class Memory:
         out = np.zeros((len(addresses), width), np.uint8)
 
         def keep(data: bytes, offsets: Rows, rows: Rows) -> None:
-            flat = np.frombuffer(data, np.uint8)
-            if len(rows) == 1:
-                out[rows[0]] = flat
-            else:
-                out[rows] = np.lib.stride_tricks.sliding_window_view(flat, width)[offsets]
+            out[rows] = cut(data, offsets, width)
 
         ok = self.each(addresses, width, keep)
         if self.tags.used:

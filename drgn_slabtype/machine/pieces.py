@@ -93,6 +93,15 @@ def read_pieces(
             keep(data, offsets[low:high], rows[low:high])
 
 
+def cut(data: bytes, offsets: Rows, width: int) -> U8:
+    """Return the pieces of one width that begin at some offsets: shape (n, width)."""
+    if len(data) == width:
+        return np.broadcast_to(np.frombuffer(data, np.uint8), (len(offsets), width))
+    # As sliding_window_view() has it, which takes longer than the read.
+    pieces: U8 = np.ndarray((len(data) - width + 1, width), np.uint8, data, strides=(1, 1))
+    return pieces[offsets]
+
+
 def _halves(read: Read, ordered: U64, last: U64, rows: Rows, keep: Keep) -> Iterator[Rows]:
     # A run that cannot be read as a whole.
     if len(ordered) == 1:

@@ -103,13 +103,21 @@ def loose_slabs(index: SlabIndex, active: I64, walks: Sequence[Walked]) -> Bools
     listed = (index.known_by & np.uint8(KnownBy.KFENCE)) != 0
     for walked in walks:
         listed[walked.rows] = True
+    loose = np.zeros(len(index), np.bool_)
+    rows = np.flatnonzero(~listed)
     heads = np.array([walked.head.address for walked in walks], np.uint64)
-    at = index.pages + np.uint64(index.structure.offset("slab_list"))
-    known = np.concatenate([at[listed | (active != 0)], heads])
-    following, previous = index["slab_list.next"], index["slab_list.prev"]
-    itself = following == at
-    loose: Bools = ~listed & (itself | ~np.isin(following, known))
-    return loose & (itself | ~np.isin(previous, known))
+    links = np.uint64(index.structure.offset("slab_list"))
+
+    def known(link: U64) -> Bools:
+        # Which lead to a list, or to a slab that is on one or could be.
+        there = index.rows_of_pages(link - links)
+        slab = (there >= 0) & (listed[there] | (active[there] != 0))
+        return slab | np.isin(link, heads)
+
+    following, previous = (index[f"slab_list.{name}"][rows] for name in ("next", "prev"))
+    itself = following == index.pages[rows] + links
+    loose[rows] = itself | ~(known(following) | known(previous))
+    return loose
 
 
 def _packed(layout: PageTypeLayout, index: SlabIndex) -> I64:
