@@ -17,6 +17,7 @@ import numpy as np
 from drgn import FaultError
 
 from .allocators.base import Allocator
+from .allocators.caches import in_kmalloc_table
 from .allocators.vectors import names_cgroups, vector_entries, vector_words, vectors
 from .allocators.whereabouts import in_stray_slab
 from .errors import LayoutError
@@ -64,7 +65,10 @@ class Owners:
         self.cache: I64 = allocator.ownership.cache
         """Position of the cache of each row of the index; -1 for none."""
         self.names: Sequence[str] = allocator.caches.names
-        self.is_kmalloc: Bools = np.array(["kmalloc" in name for name in self.names] + [False])
+        # One name, or one entry of the table, may be damaged.
+        named = np.array(["kmalloc" in name for name in self.names], np.bool_)
+        listed = in_kmalloc_table(index.machine, allocator.caches.addresses)
+        self.is_kmalloc: Bools = np.append(named if listed is None else named | listed, False)
         """Which caches ``kmalloc()`` gives memory from; the last is for none."""
         self._caches = allocator.caches.rows
         self._homes = allocator.homes

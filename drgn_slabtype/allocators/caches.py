@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Iterator, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
 import numpy as np
-from drgn import FaultError
+from drgn import FaultError, sizeof
 from drgn.helpers.common.format import escape_ascii_string
 
 from ..ledger import I64, U64, Bools, Suspect
@@ -311,3 +311,21 @@ def regions(machine: Machine, caches: Caches) -> Iterator[Region]:
         except FaultError:
             continue
         yield region("slab caches", pointer, len(name) + 1)
+
+
+def in_kmalloc_table(machine: Machine, addresses: U64) -> Optional[Bools]:
+    """
+    Return which caches ``kmalloc_caches`` leads to; ``None`` if the target does not tell.
+
+    :param addresses: ``struct kmem_cache *`` of each.
+    """
+    try:
+        table = machine.prog["kmalloc_caches"]
+    except LookupError:
+        return None
+    start = np.array([table.address_], np.uint64)
+    gathered = machine.memory.gather(start, sizeof(table))
+    if not gathered.ok[0]:
+        return None
+    pointers = gathered.bytes.view(machine.memory.word)[0].astype(np.uint64)
+    return np.isin(addresses, pointers)

@@ -29,7 +29,7 @@ from ..rules.alike import (
     usual,
 )
 from ..rules.names import judge_names
-from .caches import Caches, names_in_sysfs, read_caches
+from .caches import Caches, in_kmalloc_table, names_in_sysfs, read_caches
 from .members import at_member, per_node_offset
 from .nodes import Nodes, node_pointers, read_nodes
 from .whereabouts import find_slab, in_no_slab
@@ -136,6 +136,9 @@ def _judge(machine: Machine, caches: Caches, besides: Iterable[Odd]) -> Suspects
     if rows.structure.has("oo"):
         names = [caches.names[number] for number in listed.tolist()]
         is_kmalloc = np.array([name.startswith(_KMALLOC) for name in names], np.bool_)
+        in_table = in_kmalloc_table(machine, rows.addresses[listed])
+        if in_table is not None:
+            is_kmalloc &= in_table  # another may have got the name
         found += judge_slub_caches(cache, flags, is_kmalloc)
     else:
         found += judge_slab_caches(cache, flags)

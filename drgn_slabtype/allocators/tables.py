@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Iterator, Optional, Tuple
+from typing import Iterator, List, Optional, Tuple
 
 import numpy as np
 from drgn import FaultError, Object, Type, TypeKind, sizeof
@@ -13,7 +13,7 @@ from ..findings import Finding
 from ..index import SlabIndex
 from ..ledger import I64, U64
 from ..machine import Machine
-from ..rules.tables import judge_kmalloc, usual_owner
+from ..rules.tables import Named, judge_kinds, judge_kmalloc, usual_owner
 from .caches import Caches
 from .nodes import node_pointers
 
@@ -93,7 +93,8 @@ def _kmalloc(machine: Machine, caches: Caches) -> Iterator[Finding]:
             place=_TABLE,
         )
         return
-    for entry in wrong:
+    others, renamed = judge_kinds(table, caches.addresses[listed], sizes, names)
+    for entry in (*wrong, *others):
         at = int(variable.address_ or 0) + word * (entry.row * table.shape[1] + entry.column)
         yield Finding(
             "machine-wrong",
@@ -104,6 +105,8 @@ def _kmalloc(machine: Machine, caches: Caches) -> Iterator[Finding]:
             word=at,
             measure=ADDRESS,
         )
+    for one in renamed:
+        yield _misnamed(caches, np.flatnonzero(listed), names, one)
 
 
 def _rows(machine: Machine, variable: Object) -> Optional[U64]:
@@ -125,3 +128,17 @@ def _plain(type: Type) -> Type:
     while type.kind == TypeKind.TYPEDEF:
         type = type.type
     return type
+
+
+def _misnamed(caches: Caches, listed: I64, names: List[str], one: Named) -> Finding:
+    at = int(listed[one.cache])
+    return Finding(
+        "cache-wrong",
+        f"{names[one.cache]}: {_TABLE}[{one.row}][{one.column}] leads to it, and others in "
+        f"that row are called {one.kind}…",
+        cache=names[one.cache],
+        found=int(caches.rows["name"][at]),
+        word=int(caches.addresses[at]) + caches.rows.structure.offset("name"),
+        member="name",
+        measure=ADDRESS,
+    )

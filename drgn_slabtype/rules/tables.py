@@ -11,7 +11,8 @@ what else is known of the caches says what they must hold.
 from __future__ import annotations
 
 import re
-from typing import List, NamedTuple, Optional, Sequence
+from collections import Counter
+from typing import Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -20,6 +21,9 @@ from ..ledger import I64, U64, Bools
 _ODD_SIZES = {1: 96, 2: 192}  # bytes, in front of the powers of two
 _FIRST_POWER = 3
 _PLAIN = re.compile(r"kmalloc-\d+[kM]?")
+_NAMED = re.compile(r"(.*kmalloc-(?:.+-)?)(\d+)([kM]?)")
+_UNITS = {"": 1, "k": 1 << 10, "M": 1 << 20}
+_ALIKE = 3  # entries that are not called alike by chance
 _FEWEST = 8  # structures that can tell where all come from
 
 
@@ -77,6 +81,67 @@ def judge_kmalloc(
         Entry(row, column, int(table[row, column]), _why(known, bytes_of, wanted, row, column))
         for row, column in np.argwhere(wrong).tolist()
     ]
+
+
+class Named(NamedTuple):
+    """A cache that is called otherwise than where ``kmalloc()`` finds it."""
+
+    cache: int
+    """Its position."""
+    row: int
+    column: int
+    kind: str
+    """What the names of the others in its row begin with."""
+
+
+def judge_kinds(
+    table: U64, addresses: U64, object_sizes: U64, names: Sequence[str]
+) -> Tuple[List[Entry], List[Named]]:
+    """
+    Return the entries that lead to a cache of another row, and caches of a wrong name.
+
+    All caches of a row are called after its kind of memory and their size. One that stands
+    in its own row as well is in the wrong place here; one that stands nowhere else has
+    another's name.
+
+    :param table: As :func:`judge_kmalloc` has it; entries that are wrong by that are not judged.
+    """
+    wanted = sizes(table.shape[1])
+    positions = {address: at for at, address in enumerate(addresses.tolist())}
+    cells = {
+        (row, column): positions[table[row, column]]
+        for row, column in np.argwhere(np.isin(table, addresses)).tolist()
+        if object_sizes[positions[table[row, column]]] == wanted[column]
+    }
+    called = {at: _called(names[at], int(object_sizes[at])) for at in set(cells.values())}
+    kinds = {
+        row: _usual_kind(called[at] for (r, _), at in cells.items() if r == row) for row, _ in cells
+    }
+    at_home = {at for (row, _), at in cells.items() if called[at] and called[at] == kinds[row]}
+    entries: List[Entry] = []
+    renamed: List[Named] = []
+    for (row, column), at in cells.items():
+        kind = kinds[row]
+        if kind is None or called[at] == kind:
+            continue
+        if at in at_home:
+            why = f"leads to {names[at]}, and the others of its row to {kind}…"
+            entries.append(Entry(row, column, int(table[row, column]), why))
+        else:
+            renamed.append(Named(at, row, column, kind))
+    return entries, renamed
+
+
+def _called(name: str, size: int) -> Optional[str]:
+    # What a name of kmalloc()'s begins with, if it ends in the size.
+    found = _NAMED.fullmatch(name)
+    return found[1] if found and int(found[2]) * _UNITS[found[3]] == size else None
+
+
+def _usual_kind(kinds: Iterable[Optional[str]]) -> Optional[str]:
+    counted = Counter(kinds)
+    kind, times = counted.most_common(1)[0]
+    return kind if times >= _ALIKE and 2 * times > sum(counted.values()) else None
 
 
 def _elsewhere(table: U64, bytes_of: U64, exact: Bools) -> Bools:

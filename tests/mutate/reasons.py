@@ -43,7 +43,12 @@ _ENTRIES = "entry behind the last|stale entry"
 
 REASONS = (
     # struct kmem_cache.
-    Reason("kmem_cache", "name|kobj.name", "a name is compared with nothing but itself"),
+    Reason(
+        "kmem_cache",
+        "name|kobj.name",
+        "a name is compared with a directory in sysfs of its own, and with kmalloc_caches; of a "
+        "cache that can be merged neither tells, and links in sysfs are not read",
+    ),
     Reason(
         "kmem_cache",
         "flags",

@@ -89,6 +89,22 @@ def _kmalloc(machine: Any) -> Thing:
     return table
 
 
+def _kinds(machine: Any) -> int:
+    # The column of the same size in another row, which leads to another cache; 0 for none.
+    rows = machine.prog["kmalloc_caches"]
+    row = rows[0].type_.type if rows[0].type_.kind == TypeKind.TYPEDEF else rows[0].type_
+    first = Spot(machine.prog, rows.address_ + 8 * _LARGE).number
+    for number in range(1, rows.type_.length) if row.kind == TypeKind.ARRAY else ():
+        column = number * row.length + _LARGE
+        if Spot(machine.prog, rows.address_ + 8 * column).number not in (0, first):
+            return int(column)
+    return 0
+
+
+def _named_by_kmalloc(machine: Any) -> Beside:
+    return Beside(machine.cache("kmalloc-256"), CACHE(machine))
+
+
 def _tables(suite: Suite[Any]) -> None:
     root = Root("machine-wrong", place="kmalloc_caches", found=NOW)
     entry = put(lambda t: _entry(t, _LARGE), lambda t: _entry(t, _SMALL).number)
@@ -96,6 +112,24 @@ def _tables(suite: Suite[Any]) -> None:
     for what, number in (("null", 0), ("garbage", GARBAGE)):
         name = f"kmalloc-cache-{what}"
         suite.recipe(name, _kmalloc, put(lambda t: _entry(t, _LARGE), number), root)
+    suite.recipe(
+        "kmalloc-cache-of-another-kind",
+        given(_kinds, "kmalloc() has one kind of caches", _kmalloc),
+        put(lambda t: _entry(t, _LARGE), lambda t: _entry(t, _kinds(t.machine)).number),
+        root,
+    )
+    suite.recipe(
+        "name-of-kmalloc-cache",
+        given(_kinds, "kmalloc() has one kind of caches", _named_by_kmalloc),
+        put("name", lambda v: v.other.kept("name")),
+        Root(
+            "cache-wrong",
+            cache=lambda v: v.other.name,
+            found=lambda v: v.other.kept("name"),
+            others=lambda v: frozenset({v.name, v.other.name}),
+            also=frozenset({"cache-wrong"}),
+        ),
+    )
     victim = given(
         lambda m: m.prog.type("struct kmem_cache").has_member("oo"),
         "SLAB's first cache is in no slab",

@@ -8,7 +8,7 @@ from typing import List, Tuple
 import numpy as np
 import pytest
 
-from drgn_slabtype.rules.tables import judge_kmalloc, sizes, usual_owner
+from drgn_slabtype.rules.tables import judge_kinds, judge_kmalloc, sizes, usual_owner
 
 _COLUMNS = 14
 _FIRST = 0xFFFF888000100000
@@ -95,3 +95,45 @@ def test_where_structures_come_from() -> None:
     owners[2:5] = 4
     assert usual_owner(owners) is None
     assert usual_owner(np.full(4, 3, np.int64)) is None
+
+
+def _names(bytes_of: np.ndarray) -> List[str]:
+    half = len(bytes_of) // 2
+    told = [f"{size >> 10}k" if size > 1023 else str(size) for size in bytes_of.tolist()]
+    kinds = ["kmalloc-"] * half + ["kmalloc-rcl-"] * half
+    return [kind + size for kind, size in zip(kinds, told)]
+
+
+def _kinds(table: np.ndarray, names: List[str]) -> Tuple[List[Tuple[int, int]], List[int]]:
+    _, addresses, bytes_of = _machine()
+    entries, renamed = judge_kinds(table, addresses, bytes_of, names)
+    return [(one.row, one.column) for one in entries], [one.cache for one in renamed]
+
+
+def test_an_entry_of_another_row_is_told() -> None:
+    table, _, bytes_of = _machine()
+    names = _names(bytes_of)
+    assert _kinds(table, names) == ([], [])
+    table[0, 7] = table[1, 7]
+    assert _kinds(table, names) == ([(0, 7)], [])
+
+
+def test_a_cache_with_the_name_of_another_is_told() -> None:
+    table, _, bytes_of = _machine()
+    names = _names(bytes_of)
+    names[4] = "dentry"
+    assert _kinds(table, names) == ([], [4])
+    names[4], names[5] = names[5], _names(bytes_of)[4]
+    assert _kinds(table, names) == ([], [4, 5])
+
+
+def test_rows_that_lead_to_the_same_caches_are_sound() -> None:
+    # Without accounting, the caches that are charged are those that are not.
+    table, _, bytes_of = _machine()
+    table[1] = table[0]
+    assert _kinds(table, _names(bytes_of)) == ([], [])
+
+
+def test_names_that_nobody_understands_say_nothing() -> None:
+    table, _, bytes_of = _machine()
+    assert _kinds(table, [f"size-{size}" for size in bytes_of.tolist()]) == ([], [])

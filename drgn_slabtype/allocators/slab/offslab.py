@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 import numpy as np
-from drgn import sizeof
 
 from ...index import KnownBy, SlabIndex
 from ...ledger import I64, U64, Bools
 from ...machine import Machine
 from ...machine.kfence import KfencePool
-from ..caches import Caches, same_cache
+from ..caches import Caches, in_kmalloc_table, same_cache
 from ..whereabouts import find_slab
 from .view import SlabView
 
@@ -50,18 +49,12 @@ def _gives_arrays(machine: Machine, caches: Caches, view: SlabView, home: I64) -
 
 def _is_kmalloc(machine: Machine, caches: Caches) -> Bools:
     # Which caches kmalloc() gives memory from; all of them if that is not known.
-    try:
-        kmalloc = machine.prog["kmalloc_caches"]
-    except LookupError:
+    listed = in_kmalloc_table(machine, caches.addresses)
+    if listed is None:
         return np.ones(len(caches), np.bool_)
-    start = np.array([kmalloc.address_], np.uint64)
-    gathered = machine.memory.gather(start, sizeof(kmalloc))
-    if not gathered.ok[0]:
-        return np.ones(len(caches), np.bool_)
-    pointers = gathered.bytes.view(machine.memory.word)[0].astype(np.uint64)
     named = [name.startswith("kmalloc-") for name in caches.names]
     # One entry may be damaged.
-    return np.isin(caches.addresses, pointers) | np.array(named, np.bool_)
+    return listed | np.array(named, np.bool_)
 
 
 def add_hosts(index: SlabIndex, caches: Caches) -> None:
