@@ -29,7 +29,7 @@ from drgn import Program
 
 from ..allocators.caches import Caches
 from ..arguments import CacheLike, at_least, one_of
-from ..ledger import I64, Bools, Ledger, ListKind, State
+from ..ledger import I64, Bools, Ledger, ListKind
 from ..machine import machine
 from ..machine.kfence import kfence_pool
 from ..pages.scan import Progress
@@ -41,6 +41,7 @@ from .guarded import guarded_objects
 from .lookup import lookup
 from .missing import missing_of_cache, missing_of_machine
 from .proven import Told, judge_caches, tell
+from .states import ObjectState, tally
 
 _LISTS = {
     ListKind.PARTIAL: "partial",
@@ -88,6 +89,12 @@ class NodeUsage(Record):
     """Objects in use by the slabs' own counts."""
     free: Dict[str, int]
     """Free objects in the node's memory, by the place that records them."""
+    in_use: int
+    """Objects that users hold."""
+    waiting: int
+    """Freed by their users; a grace period has to pass."""
+    unknown: int
+    """Of which damage hides whether they are in use."""
 
 
 @dataclass
@@ -392,13 +399,14 @@ def _by_place(ledger: Ledger, which: Bools) -> Dict[str, int]:
 
 
 def _nodes(ledger: Ledger) -> List[NodeUsage]:
-    slabs, claims = ledger.slabs, ledger.claims
-    known = (claims.slab >= 0) & (claims.state == State.FREE)
-    nid = np.full(len(claims), -1, np.int64)
-    nid[known] = slabs.nid[claims.slab[known]]
+    slabs = ledger.slabs
+    counted = tally(ledger)
+    names = [place.name for place in ledger.places]
     found = []
     for node in np.unique(slabs.nid).tolist():
         here = slabs.nid == node
+        states = counted.by_state[here].sum(axis=0).tolist()
+        free = zip(names, counted.by_place[here].sum(axis=0).tolist())
         found.append(
             NodeUsage(
                 node,
@@ -406,7 +414,10 @@ def _nodes(ledger: Ledger) -> List[NodeUsage]:
                 _by_list(ledger, here),
                 int(slabs.objects[here].sum()),
                 int(slabs.counted[here].sum()),
-                _by_place(ledger, known & (nid == node)),
+                {name: count for name, count in free if count},
+                states[ObjectState.IN_USE],
+                states[ObjectState.WAITING],
+                states[ObjectState.UNKNOWN],
             )
         )
     return found

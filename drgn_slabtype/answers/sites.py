@@ -65,7 +65,7 @@ def allocation_sites(prog: Program) -> List[Site]:
         tag = kernel.structure("struct alloc_tag")
         counters = kernel.structure("struct alloc_tag_counters")
         start, end = (prog.symbol(f"__{name}_alloc_tags").address for name in ("start", "stop"))
-    except LookupError:
+    except (LookupError, TypeError):  # not there, or named and nothing more
         raise TargetError("this kernel has no memory allocation profiling") from None
     count = min((end - start) // tag.size, _MOST_SITES)
     rows = kernel.rows(

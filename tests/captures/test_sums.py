@@ -35,6 +35,12 @@ def test_everything_adds_up(path: Path) -> None:
     for sums in (document["totals"], *document["caches"]):
         free = sums["free"] if isinstance(sums["free"], int) else sum(sums["free"].values())
         assert sums["in_use"] + free + sums["waiting"] + sums["unknown"] == sums["objects"]
+    for cache in caches(prog, per_node=True).caches:
+        for node in cache.nodes:
+            told = node.in_use + sum(node.free.values()) + node.waiting + node.unknown
+            assert told == node.objects
+        for name in ("in_use", "waiting", "unknown", "objects", "counted", "slabs"):
+            assert sum(getattr(node, name) for node in cache.nodes) == getattr(cache, name)
     # Objects in KFENCE's pool are told beside those of the slabs.
     for cache in caches(prog).caches:
         if cache.guarded:

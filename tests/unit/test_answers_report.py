@@ -37,7 +37,7 @@ CACHE = CacheUsage(
     in_use=28,
     free={"freelist": 2, "cpu freelist": 2},
     slabinfo=SlabInfo(30, 32, 256, 16, 1, 2, 2),
-    nodes=[NodeUsage(0, 2, {"partial": 1}, 32, 30, {"freelist": 2})],
+    nodes=[NodeUsage(0, 2, {"partial": 1}, 32, 30, {"freelist": 2, "cpu freelist": 2}, 28, 0, 0)],
     cpus=[CpuUsage(3, {"cpu": 1}, {"cpu freelist": 2})],
 )
 TOTAL = CacheUsage("total", 0, slabs=2, objects=32, in_use=28, memory=8192, padding=2048)

@@ -188,7 +188,7 @@ _ADDRESS = AddressInfo(0xFFFF888003A1C488, "slab object", "an object")
 _TRACK = Track("allocated", "d_alloc+0x1b", 1, 42, 7, ())
 _USAGE = CacheUsage("dentry", 0xFFFF888003A1C480, slabs=1, memory=4096, objects=16)
 _TOTAL = CacheUsage("total", 0)
-_NODE, _CPU = NodeUsage(0, 1, {}, 16, 16, {}), CpuUsage(3, {}, {})
+_NODE, _CPU = NodeUsage(0, 1, {}, 16, 16, {}, 16, 0, 0), CpuUsage(3, {}, {})
 _ROW, _FLAGS = CensusRow("slab", 1, 1, 0, 4096, "objects"), FlagRow(1 << 7, 1)
 _RUN, _CONFLICT = Run(1, 2, "slab", 0, "Normal"), Conflict(5, 1 << 40, 0xFFEEFFFF, "two")
 

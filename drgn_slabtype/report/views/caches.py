@@ -83,9 +83,12 @@ def usage(answer: CachesAnswer) -> Grid:
 NODE = View(
     Column("node"),
     Column("slabs"),
-    Column("counted", less=1),
+    Column("allocated", "in_use"),
     Column("free", cell=_sum("free")),
+    Column("waiting", less=2),
+    Column("unknown", less=2),
     Column("total", "objects"),
+    Column("counted", less=1),
     Column("free in", "free", less=2),
     Column("slabs on", "lists", less=3),
 )
@@ -104,8 +107,8 @@ def parts(answer: CachesAnswer) -> Iterable[Grid]:
         (answer.per_node, "nodes", NODE),
         (answer.per_cpu, "cpus", CPU),
     ):
-        if asked:
-            found = [(cache.name, part) for cache in answer.caches for part in getattr(cache, name)]
+        found = [(cache.name, part) for cache in answer.caches for part in getattr(cache, name)]
+        if asked and found:
             grid = view.grid([part for _, part in found])
             yield grid.insert(0, Column("cache"), [cache for cache, _ in found])
 
@@ -120,6 +123,8 @@ def summary(answer: CachesAnswer) -> str:
     ]
     if answer.found is not None and len(answer.caches) < answer.found:
         told[0] += f", {len(answer.caches)} shown"
+    if answer.per_cpu and not any(cache.cpus for cache in answer.caches):
+        told.append("no CPU keeps any of them")
     damaged = sum(not cache.consistent for cache in answer.caches)
     if damaged:
         told.append(f"* {plural(damaged, 'cache')} with something wrong: see check")
