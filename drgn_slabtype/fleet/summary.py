@@ -69,6 +69,9 @@ class Group:
     """What is there instead, in the example."""
     paths: Tuple[str, ...]
     """All of the dumps."""
+    copies: int
+    """How many of them have the same findings at the same addresses as another: copies of it,
+    captures of it, or reports on it."""
     toml: Annotated[str, HIDDEN] = ""
     """What a file of known causes would say of it."""
 
@@ -260,8 +263,15 @@ def _group(id: str, rows: Sequence[Row], causes: Sequence[Cause]) -> Group:
         message=str(root.get("message", "")),
         details=tuple(map(str, root.get("details", ()))),
         paths=tuple(row.path for row in rows),
+        copies=len(rows) - len({_moment(row) for row in rows}),
         toml="\n\n".join(map(as_toml, signatures)),
     )
+
+
+def _moment(row: Row) -> str:
+    # What tells two dumps of one kernel apart: where the damage is. A capture has fewer details.
+    where = ("code", "cache", "slab", "page", "object", "word", "message")
+    return digest([row.release, *([root.get(name) for name in where] for root in row.roots)])
 
 
 def _command(row: Row, path: str) -> str:

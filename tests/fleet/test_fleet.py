@@ -37,6 +37,7 @@ from .make import CAPTURES, SOUND, Made, Maker
 
 # Both allocators, with and without debugging; each kind can be done to one of them.
 _KERNELS = ("debian-6.1-plain", "debian-6.12-plain", "debian-7-debug", "slab-6.1-rfc3-plain")
+_BROKEN = CAPTURES / "broken"
 _TWICE = ["free-pointer-text", "one-too-many-in-use", "mark-lost", "freed-count"]
 
 
@@ -317,6 +318,17 @@ def test_dump_is_kept_as_a_capture(tmp_path: Path, monkeypatch: Any) -> None:
     assert work.judge(work.Job(9, str(tmp_path / "none"))).why == (
         f"{tmp_path}/none: no such file or directory"
     )
+
+
+def test_copies_are_told(tmp_path: Path) -> None:
+    folder = tmp_path / "dumps"
+    folder.mkdir()
+    for name in ("one.xz", "two.xz"):
+        shutil.copy(_BROKEN / "slub-6.1-plain-destroy.xz", folder / name)
+    shutil.copy(_BROKEN / "slub-6.1-plain-P-overflow-word.xz", folder)
+    Run([str(folder)], str(tmp_path / "out")).go()
+    fleet = summarise(str(tmp_path / "out"))
+    assert [(group.dumps, group.copies) for group in fleet.groups] == [(2, 1), (1, 0)]
 
 
 def test_dump_that_takes_too_long_is_judged_in_part(tmp_path: Path) -> None:

@@ -50,7 +50,9 @@ def _table(found: Fleet) -> Iterator[str]:
     if not found.groups:
         yield "<p>None.</p>"
     else:
-        grid = groups(any(group.causes for group in found.groups)).grid(found.groups)
+        any_copy = any(group.copies for group in found.groups)
+        view = groups(any(group.causes for group in found.groups), any_copy)
+        grid = view.grid(found.groups)
         for group, cells in zip(found.groups, grid.rows):
             cells[0] = Markup(
                 f'<a href="#group-{text(group.id)}"><code>{text(group.id)}</code></a>'

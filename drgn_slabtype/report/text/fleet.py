@@ -18,7 +18,8 @@ def fleet(found: Fleet) -> str:
     """Present what is known of a fleet's dumps."""
     lines: List[str] = []
     if found.groups:
-        view = groups(any(group.causes for group in found.groups))
+        any_copy = any(group.copies for group in found.groups)
+        view = groups(any(group.causes for group in found.groups), any_copy)
         lines += [*table(view.grid(found.groups)), ""]
         for group in found.groups:
             lines += [f"{group.id}: {group.command}"]

@@ -49,15 +49,17 @@ def causes(group: Group) -> List[str]:
     return [": ".join(filter(None, cause)) for cause in group.causes]
 
 
-def groups(any_cause: bool) -> View:
+def groups(any_cause: bool, any_copy: bool) -> View:
     """
     Return what is told of groups, a row each.
 
     :param any_cause: Whether one looks like something known.
+    :param any_copy: Whether one has copies.
     """
     return View(
         Column("group", "id"),
         Column("dumps"),
+        Column("copies", when=any_copy),
         Column("kernels", cell=_versions),
         Column("first", cell=lambda group: _day(group.first)),
         Column("last", cell=lambda group: _day(group.last)),
@@ -67,7 +69,12 @@ def groups(any_cause: bool) -> View:
     )
 
 
+def _copies(group: Group) -> str:
+    return f"{group.copies} of the dumps, by their addresses" if group.copies else ""
+
+
 GROUP = View(
+    Column("copies", cell=_copies),
     Column("kernels", cell=lambda group: counted(group.kernels)),
     Column("releases", cell=lambda group: counted(group.releases)),
     Column("seen", "first last", lambda group: f"{group.first} to {group.last}"),
