@@ -15,16 +15,19 @@ from typing import Iterator, Optional
 
 import numpy as np
 
+from ...codes import WORD
 from ...ledger import I64, U8, U64, Bools, Ledger, State, Suspect, Walk, Zone
 from ...machine import Machine
 from ...regions import Region, region
+from ..caches import read_caches
 from ..kept import Cut
+from ..members import at_member
 from ..quarantine import QUARANTINE
 from ..slots import Part, SlabBytes, Slots, claimed, read_slabs
 from .asked import POISON_PAD, RED_USED, DebugTraits, asked_sizes
 from .cache import SlubCache
 from .extensions import Extensions
-from .layout import SlotLayout, slot_layout
+from .layout import SlotLayout, odd_tracks, slot_layout
 
 _RED_FREE, _POISON_FREE, _POISON_END = 0xBB, 0x6B, 0xA5
 _PADDING: U8 = np.full((1, 1), POISON_PAD, np.uint8)
@@ -77,6 +80,7 @@ class ContentReader:
         untracked: U64,
     ) -> None:
         self._untracked = untracked
+        self._machine = machine
         self._memory = machine.memory
         self._cache = cache
         self._traits = traits
@@ -90,7 +94,15 @@ class ContentReader:
 
     def suspects(self) -> Iterator[Suspect]:
         """Yield why nothing is promised, where the parts of a slot do not add up."""
-        if self._misfit is not None:
+        tracked = self._misfit is not None and self._traits.misfit is None
+        if tracked and odd_tracks(self._machine, self._traits.parts, self._cache):
+            rows = self._machine.settled(read_caches).rows
+            found = int(rows["flags"][self._cache.number])
+            told = "with" if self._cache.store_user else "without"
+            what = f"flags is 0x{found:x}, {told} SLAB_STORE_USER: {self._misfit}"
+            one = Suspect("cache-wrong", what, found=found, member="flags", measure=WORD)
+            yield from at_member(rows, self._cache.number, [one])
+        elif self._misfit is not None:
             what = f"what is around its objects is not judged: {self._misfit}"
             yield Suspect("not-understood", what)
 

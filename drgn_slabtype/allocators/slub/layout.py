@@ -16,6 +16,7 @@ large as the parts of a slot add up to, or a part is not known.
 from __future__ import annotations
 
 import contextlib
+from copy import copy
 from typing import Iterator, List, NamedTuple, Optional, Tuple
 
 import numpy as np
@@ -38,6 +39,7 @@ _KASAN_REDZONES = (
     ((1 << 16) - 1024, 1024),
 )
 _KASAN_LARGEST = 2048
+_FEWEST = 8  # caches that can tell what debugging there is
 
 
 class KasanSizes(NamedTuple):
@@ -171,3 +173,22 @@ def debug_caches(machine: Machine, caches: Caches) -> List[SlubCache]:
 def slot_layout(machine: Machine, cache: SlubCache) -> SlotLayout:
     """Return where the parts of a cache's slots lie."""
     return SlotLayout(machine.settled(known_parts), cache)
+
+
+def odd_tracks(machine: Machine, parts: Parts, cache: SlubCache) -> bool:
+    """
+    Return whether the parts of a cache's slots add up but for SLAB_STORE_USER.
+
+    Then that flag of it is wrong: all other caches add up, and are tracked or not as this one
+    is by its size.
+    """
+    other = copy(cache)
+    other.store_user = not cache.store_user
+    layout = SlotLayout(parts, other)
+    if layout.misfit() is not None or not layout.sound:
+        return False
+    every = debug_caches(machine, machine.settled(read_caches))
+    rest = [one for one in every if one.number != cache.number]
+    fit = all(SlotLayout(parts, one).misfit() is None for one in rest)
+    alike = sum(one.store_user == other.store_user for one in rest)
+    return fit and len(rest) >= _FEWEST and 10 * alike >= 9 * len(rest)

@@ -7,14 +7,14 @@ from typing import Any, Callable, Iterator
 
 from drgn import Architecture, offsetof, sizeof
 
-from ..changes import Number, of, put, store
-from ..language import Root, Victim
+from ..changes import Number, flip, of, put, store
+from ..language import NOW, Root, Victim
 from ..overlay import order_of
 from ..things import Beside, Item
 from ..victims import given, picks, quiet, slab
 from .machine import Machine
 from .suite import pointer, recipe
-from .things import Cache, Slab
+from .things import Cache, Slab, flag_bits
 
 # What follows when an object's own metadata lie in the bytes written over.
 _BYTES = frozenset({"redzone", "poison", "padding", "track"})
@@ -258,6 +258,21 @@ recipe(
 )
 recipe(
     "free-pointer-outside-the-object-garbage", _OUTSIDE, store(_pointer_byte, b"\x42" * 8), _POINTER
+)
+
+
+@picks("caches whose objects all know who allocated them")
+def _tracked(machine: Machine) -> Iterator[Cache]:
+    debugged = [cache for cache in machine.caches if cache.debug]
+    if debugged and all("STORE_USER" in cache.flags for cache in debugged):
+        yield from (cache for cache in debugged if machine.slabs_of(cache) and not cache.lived_in)
+
+
+recipe(
+    "tracking-flag-lost",
+    _tracked,
+    flip("flags", lambda cache: flag_bits(cache.machine.prog)["STORE_USER"]),
+    Root("cache-wrong", found=NOW),
 )
 
 

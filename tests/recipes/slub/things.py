@@ -27,7 +27,7 @@ class Cache(AnyCache):
     def __init__(self, machine: Machine, object: Object) -> None:
         super().__init__(machine, object)
         prog, flags = machine.prog, object.flags.value_()
-        self.flags = frozenset(name for name, bit in _flags(prog).items() if flags & bit)
+        self.flags = frozenset(name for name, bit in flag_bits(prog).items() if flags & bit)
         self.object_size: int = object.object_size.value_()
         self.inuse: int = object.inuse.value_()
         self.offset: int = object.offset.value_()
@@ -172,7 +172,8 @@ class Sheaf(Container):
         return self.spot("barn_list").address
 
 
-def _flags(prog: Program) -> Dict[str, int]:
+def flag_bits(prog: Program) -> Dict[str, int]:
+    """Return the bits of ``kmem_cache.flags`` that say what debugging there is."""
     try:
         return {name: 1 << prog["_SLAB_" + name].value_() for name in _FLAGS}
     except LookupError:
