@@ -9,7 +9,7 @@ use; free objects are in a slab's own freelist or in an array cache.
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cache, cached_property, partial
 from itertools import chain
 from typing import Dict, Iterator, List, Optional, Sequence
 
@@ -21,6 +21,7 @@ from ...machine import Machine
 from ...machine.kfence import kfence_pool
 from ...regions import Declaration
 from ...rules.members import Tuning, judge_pointers, judge_slab, judge_tuning
+from ..ahead import shares
 from ..base import Ownership, decide_ownership
 from ..caches import Caches, cache_pointers, same_cache
 from ..common import ByOthers
@@ -39,6 +40,7 @@ from .counts import Counts
 from .debug import DebugReader
 from .entries import Entries
 from .flushes import mark_flushes
+from .indexahead import ReadArrays, read_index_arrays, words_needed
 from .indexes import IndexArrays, right_places
 from .missing import Missing, missing_arrays
 from .offslab import add_hosts, off_slab_arrays
@@ -85,6 +87,9 @@ class SlabAllocator:
         self._lists: Dict[int, List[Walked]] = {}
         self._live = LiveObjects([])
         self._others: Optional[ByOthers] = ByOthers(machine, caches)
+        of = partial(SlabCache, caches, page_size=machine.memory.page_size, cpus=self._cpus)
+        self._cache = cache(of)
+        self._ahead: Optional[ReadArrays] = None
 
     def discover(self, index: SlabIndex) -> None:
         """Find out where slabs stand; see :meth:`.base.Allocator.discover`."""
@@ -155,12 +160,18 @@ class SlabAllocator:
     def read_ahead(
         self, numbers: Sequence[int], index: SlabIndex, jobs: int
     ) -> Iterator[Sequence[int]]:
-        """Read nothing ahead; see :meth:`.base.Allocator.read_ahead`."""
-        yield numbers
+        """Read index arrays; see :meth:`.base.Allocator.read_ahead`."""
+        caches = [self._cache(one) for one in range(len(self.caches))]
+        of = (index, self.ownership.cache)
+        for share in shares(numbers, words_needed(*of, caches)):
+            self._ahead = None  # before there is more
+            self._ahead = read_index_arrays(*of, [caches[one] for one in share.ahead], jobs)
+            yield share.numbers
+        self._ahead = None
 
     def collect(self, number: int, index: SlabIndex, about: Optional[range] = None) -> Ledger:
         """Read everything about one cache; see :meth:`.base.Allocator.collect`."""
-        cache = SlabCache(self.caches, number, self.memory.page_size, self._cpus)
+        cache = self._cache(number)
         rows = self.ownership.rows_of(number)
         slabs = read_slabs(self.view, index, cache, rows, self.ownership, self.nodes)
         ledger = Ledger(cache.facts, PLACES, slabs)
@@ -233,7 +244,8 @@ class SlabAllocator:
     def _freelists(self, cache: SlabCache, rows: I64, index: SlabIndex, ledger: Ledger) -> None:
         slabs, pointer, off_slab = ledger.slabs, index["freelist"][rows], self.off_slab[rows]
         in_place = right_places(cache, pointer, index.addresses[rows], slabs.base, off_slab != 0)
-        found = IndexArrays(self.machine, cache, slabs, pointer, in_place)
+        ahead = None if self._ahead is None else self._ahead.at(rows)
+        found = IndexArrays(self.machine, cache, slabs, pointer, in_place, ahead)
         counts = Counts(cache, ledger, found)
         if cache.mode is Mode.OFF_SLAB:
             unsound = counts.doubtful(slabs.counted)

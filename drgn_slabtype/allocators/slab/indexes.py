@@ -10,7 +10,7 @@ lies in the free object that its own last entry names.
 
 from __future__ import annotations
 
-from typing import Any, Iterator, NamedTuple
+from typing import Any, Iterator, NamedTuple, Optional
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from ...ledger import I64, U64, Bools, Slabs
 from ...machine import Machine
 from ...regions import Region, region
 from .cache import Mode, SlabCache
+from .indexahead import Ahead
 
 Indexes = np.ndarray[Any, np.dtype[np.unsignedinteger[Any]]]
 _BATCH_ENTRIES = 1 << 18  # that are compared with each other at a time
@@ -48,10 +49,17 @@ class IndexArrays:
 
     :param pointer: ``slab->freelist`` of each slab.
     :param in_place: Which pointers can be those of an index array of this cache.
+    :param ahead: What was read of them already.
     """
 
     def __init__(
-        self, machine: Machine, cache: SlabCache, slabs: Slabs, pointer: U64, in_place: Bools
+        self,
+        machine: Machine,
+        cache: SlabCache,
+        slabs: Slabs,
+        pointer: U64,
+        in_place: Bools,
+        ahead: Optional[Ahead] = None,
     ) -> None:
         self._cache = cache
         self._slabs = slabs
@@ -70,7 +78,10 @@ class IndexArrays:
         self.read: Bools = np.zeros(len(pointer), np.bool_)
         """Which arrays are in place and could be read."""
         wanted = np.flatnonzero(in_place & ~slabs.excused)
-        gathered = machine.memory.gather(pointer[wanted], cache.num * self.width)
+        size = cache.num * self.width
+        gathered = None if ahead is None else ahead(wanted, size)
+        if gathered is None:
+            gathered = machine.memory.gather(pointer[wanted], size)
         self.entries[wanted] = gathered.bytes.view(stored)
         self.read[wanted] = gathered.ok
 
