@@ -25,6 +25,7 @@ import numpy as np
 from drgn import FaultError
 
 from .allocators.slab.view import slab_counts
+from .distinct import distinct
 from .files.elf import PT_LOAD, Segment
 from .findings import Finding
 from .machine import Machine
@@ -73,7 +74,7 @@ def _structures(reading: Reading, findings: Sequence[Finding]) -> Set[int]:
     accused = _accused(reading, findings)
     wanted: Set[int] = set(_roots(machine))
     # A cache that the list of caches does not lead to any more, and its name.
-    caches = np.unique(reading.index["slab_cache"])
+    caches = distinct(reading.index["slab_cache"])
     wanted |= set((caches >> shift).tolist())
     name = machine.structure("struct kmem_cache").offset("name")
     names = machine.memory.gather(caches + np.uint64(name), machine.memory.word_size)
@@ -125,7 +126,7 @@ def _slabs(reading: Reading, findings: Sequence[Finding]) -> Set[int]:
     index, shift = reading.index, np.uint64(reading.machine.memory.page_shift)
     named = [finding.slab for finding in findings if finding.slab is not None]
     rows = index.rows_of_pages(np.array(named, np.uint64))
-    rows = np.unique(rows[rows >= 0])
+    rows = distinct(rows[rows >= 0])
     found: Set[int] = set()
     of, owner = reading.allocator.caches.rows, reading.allocator.ownership.cache[rows]
     if of.structure.has("freelist_size"):

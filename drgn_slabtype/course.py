@@ -30,6 +30,7 @@ from .answers.proven import proven, shelf
 from .answers.signs import signed
 from .arguments import CacheName, named, platform_of
 from .confirm import Evidence
+from .distinct import distinct
 from .errors import ArgumentError, SlabTypeError
 from .findings import (
     CacheResult,
@@ -315,7 +316,7 @@ def _one_root(kernel: Machine, whole: Optional[Reading], found: List[Finding]) -
     if whole is not None and broken is not None and broken.readable:
         layout = kernel.structure("struct kmem_cache")
         strays = whole.index["slab_cache"][whole.allocator.ownership.cache < 0]
-        starts = [broken.found - layout.offset("list"), *np.unique(strays).tolist()]
+        starts = [broken.found - layout.offset("list"), *distinct(strays).tolist()]
         lost = [range(start, start + layout.size) for start in starts]
     return renumber([one_root(found, partial(page_of, kernel), kernel.page.size, lost)])
 

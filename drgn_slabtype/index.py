@@ -16,6 +16,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 import numpy as np
 import numpy.typing as npt
 
+from .distinct import distinct
 from .machine import Machine
 from .machine.memory import U8, U64, Bools
 from .pages.scan import SlabHeads, compound_orders
@@ -258,7 +259,7 @@ class SlabIndex(SlabColumns):
 
         :param pages: ``struct slab *``; what is no readable ``struct page`` is ignored.
         """
-        pages = np.unique(np.asarray(pages, np.uint64))
+        pages = distinct(np.asarray(pages, np.uint64))
         pages = pages[self.is_memory_map(pages)]
         rows = self.rows_of_pages(pages)
         known = rows[rows >= 0]

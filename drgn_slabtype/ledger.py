@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .codes import Measure
+from .distinct import distinct
 
 I64 = npt.NDArray[np.int64]
 U64 = npt.NDArray[np.uint64]
@@ -455,7 +456,7 @@ def all_differ(numbers: I64, limit: int) -> bool:
     # Sorting them takes longer than marking them, unless they are few and far between.
     most = int(numbers.max(initial=-1))
     if most >= limit or limit > _SPARSE * len(numbers) + _SMALL:
-        return len(np.unique(numbers)) == len(numbers)
+        return len(distinct(numbers)) == len(numbers)
     seen = np.zeros(limit, np.bool_)
     seen[numbers] = True
     return int(np.count_nonzero(seen)) == len(numbers)

@@ -21,6 +21,7 @@ from drgn import FaultError
 from .allocators import open_allocator
 from .allocators.caches import Caches, read_caches, read_caches_apart, same_cache
 from .allocators.vectors import Held, held_vectors, vector_words
+from .distinct import distinct
 from .errors import SlabTypeError
 from .findings import Finding
 from .index import SlabIndex, slabs_at
@@ -115,7 +116,7 @@ class Reading:
         self.scan = scan(machine, progress)
         heads = self.scan.heads
         self.index = SlabIndex(machine, heads, mapped=True)
-        told = np.unique(self.index["slab_cache"]).tolist()
+        told = distinct(self.index["slab_cache"]).tolist()
         caches = read_caches_apart(machine, told)
         if scope.caches is not None:
             caches = _choose(caches, scope.caches)

@@ -23,6 +23,7 @@ from .allocators.guarded import judge_pool
 from .allocators.tables import judge_tables
 from .allocators.whereabouts import in_no_slab
 from .codes import ADDRESS, Measure
+from .distinct import among, distinct
 from .errors import SlabTypeError
 from .findings import Finding
 from .index import KnownBy, SlabIndex
@@ -110,7 +111,7 @@ def _by_stretch(
 
 def _next_to_each_other(index: SlabIndex, rows: I64) -> I64:
     # Of slabs without a gap between them the first, as one write runs over them all.
-    some = np.unique(rows[rows >= 0])
+    some = distinct(rows[rows >= 0])
     some = some[np.argsort(index.addresses[some])]
     starts = index.addresses[some]
     alone = np.append(True, starts[1:] != starts[:-1] + index.spans[some[:-1]])[: len(some)]
@@ -318,7 +319,7 @@ def _judge_cache_list(caches: Caches, index: SlabIndex, word_size: int) -> Itera
         )
     # Behind a hole in the target the list may go on as it should.
     behind_hole = lost is not None and not astray
-    has_slabs = np.isin(caches.addresses, index["slab_cache"])
+    has_slabs = among(caches.addresses, index["slab_cache"])
     for number in np.flatnonzero(caches.unlisted & ~caches.destroyed & (not behind_hole)).tolist():
         name = caches.names[number]
         yield Finding(

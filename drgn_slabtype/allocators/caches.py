@@ -15,6 +15,7 @@ import numpy as np
 from drgn import FaultError, sizeof
 from drgn.helpers.common.format import escape_ascii_string
 
+from ..distinct import among
 from ..ledger import I64, U64, Bools, Suspect
 from ..machine import Machine
 from ..machine.columns import Rows
@@ -328,4 +329,4 @@ def in_kmalloc_table(machine: Machine, addresses: U64) -> Optional[Bools]:
     if not gathered.ok[0]:
         return None
     pointers = gathered.bytes.view(machine.memory.word)[0].astype(np.uint64)
-    return np.isin(addresses, pointers)
+    return among(addresses, pointers)

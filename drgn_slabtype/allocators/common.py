@@ -12,6 +12,7 @@ import numpy as np
 from drgn import FaultError
 
 from ..codes import ADDRESS, WORD
+from ..distinct import distinct
 from ..ledger import I64, U64, Bools, Suspect
 from ..machine import Machine
 from ..machine.columns import Rows
@@ -195,7 +196,7 @@ def _columns(machine: Machine, rows: Rows, listed: I64) -> Dict[str, U64]:
 def _inside_functions(machine: Machine, pointers: U64) -> U64:
     # 1 for what leads to other than the first byte of a function.
     inside = np.zeros(len(pointers), np.uint64)
-    for one in np.unique(pointers[pointers != 0]).tolist():
+    for one in distinct(pointers[pointers != 0]).tolist():
         inside[pointers == one] = machine.fact(_is_inside_function, one)
     return inside
 
@@ -212,7 +213,7 @@ def _add_nodes(machine: Machine, caches: Caches, listed: I64, cache: Dict[str, U
     paired = caches.rows.structure.has("per_node")
     for name in ("node", "barn") if paired else ("node",):
         owner, nid, pointers = node_pointers(machine, caches, name, every=True)
-        for one in np.unique(nid).tolist():
+        for one in distinct(nid).tolist():
             column = np.zeros(len(caches), np.uint64)
             column[owner[nid == one]] = pointers[nid == one]
             cache[f"{name}[{one}]"] = column[listed]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Iterator, List, NamedTuple, Optional
 
 import numpy as np
 
+from ..distinct import distinct
 from ..index import SlabIndex
 from ..ledger import U64, Bools
 from ..machine import Machine
@@ -83,7 +84,7 @@ def regions(allocator: Allocator, index: SlabIndex) -> Iterator[Region]:
         if where is not None:
             for addresses in _addresses(machine, where, _objects(allocator, number, index)):
                 yield region("KASAN's records", addresses, machine.structure(TRACK).size)
-                handles.append(np.unique(machine.rows(TRACK, addresses)["stack"]))
+                handles.append(distinct(machine.rows(TRACK, addresses)["stack"]))
     if len(handles) > 1:
         yield from depot_regions(machine, np.concatenate(handles))
 

@@ -13,6 +13,7 @@ from typing import Iterator, NamedTuple, Tuple
 
 import numpy as np
 
+from ..distinct import distinct
 from ..index import SlabIndex
 from ..ledger import I64, U64, Bools
 from ..regions import Region, region, steps
@@ -116,7 +117,7 @@ def debugging(cut: Cut, free: Bools) -> Iterator[Region]:
 def batches(index: SlabIndex, rows: I64) -> Iterator[I64]:
     """Yield rows in ascending order, some at a time, each time of one order only."""
     orders, page = slab_orders(index)[rows], index.machine.memory.page_size
-    for order in np.unique(orders).tolist():
+    for order in distinct(orders).tolist():
         some = np.sort(rows[orders == order])
         step = max(1, _BATCH_BYTES // (page << order))
         for first in range(0, len(some), step):

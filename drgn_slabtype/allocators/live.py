@@ -14,6 +14,7 @@ from typing import Dict, List, Sequence
 
 import numpy as np
 
+from ..distinct import distinct
 from ..index import SlabIndex
 from ..ledger import I64, U64, Containers, Ledger, Place, State, Walk
 from .arrays import enter_arrays
@@ -26,7 +27,7 @@ class LiveObjects:
     """Addresses of structures of the allocator, whatever cache they come from."""
 
     def __init__(self, addresses: Sequence[U64]) -> None:
-        self._addresses = np.unique(np.concatenate([*addresses, np.zeros(0, np.uint64)]))
+        self._addresses = distinct(np.concatenate([*addresses, np.zeros(0, np.uint64)]))
         self._by_cache: Dict[int, List[int]] = {}
 
     def locate(self, index: SlabIndex, owner: I64) -> None:

@@ -26,6 +26,7 @@ from typing import (
 
 import numpy as np
 
+from ..distinct import distinct
 from ..index import KnownBy, SlabIndex, slabs_at
 from ..ledger import I64, U64, Bools, Break, Counter, Ledger, ListKind, Memberships
 from ..machine import Machine
@@ -126,8 +127,8 @@ class Nodes(NamedTuple):
         # the kind that its neighbours say, if all of them are of its cache. That
         # it leads there is as good as known if it leads to both ends.
         beside = slabs_at(index.machine, found.neighbours)
-        kinds = np.unique(kind_of(beside))
-        told = np.unique(np.concatenate([beside["slab_cache"], index["slab_cache"]]))
+        kinds = distinct(kind_of(beside))
+        told = distinct(np.concatenate([beside["slab_cache"], index["slab_cache"]]))
         if len(kinds) == 1 and len(told) == 1:
             for head in heads:
                 if head.kind == kinds[0] and head.owner == index.nids[0]:

@@ -14,6 +14,7 @@ from typing import Iterator, NamedTuple, Optional, Tuple, Union
 
 import numpy as np
 
+from ..distinct import distinct
 from ..index import SlabIndex
 from ..ledger import I64, U64, Claims, State
 from ..machine import Machine
@@ -153,7 +154,7 @@ def vector_entries(
     each_step, of_step = np.unique(steps[there], return_inverse=True)
     each_count, of_count = np.unique(counts[there], return_inverse=True)
     of_pair = of_step * len(each_count) + of_count
-    for pair in np.unique(of_pair).tolist():
+    for pair in distinct(of_pair).tolist():
         step, count = (
             int(each_step[pair // len(each_count)]),
             int(each_count[pair % len(each_count)]),

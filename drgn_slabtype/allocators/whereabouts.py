@@ -13,6 +13,7 @@ from typing import NamedTuple, Optional
 
 import numpy as np
 
+from ..distinct import distinct
 from ..index import SlabIndex, slabs_at
 from ..ledger import I64, U64, Bools
 from ..machine import Machine
@@ -43,7 +44,7 @@ def find_slab(machine: Machine, pfn: int) -> Whereabouts:
     """
     if not 0 <= pfn < 1 << (52 - machine.memory.page_shift):
         return Whereabouts(None, None)
-    heads = np.unique(
+    heads = distinct(
         np.uint64(pfn)
         >> np.arange(_MAX_ORDER + 1, dtype=np.uint64)
         << np.arange(_MAX_ORDER + 1, dtype=np.uint64)
@@ -104,7 +105,7 @@ def in_no_slab(machine: Machine, addresses: U64) -> Bools:
     there = np.flatnonzero(found)
     found[there] = ~slabs_over(slabs_at(machine, addresses[:0]), addresses[there]).marked
     pfns = _pfns(machine, addresses)
-    for pfn in np.unique(pfns[found]).tolist():
+    for pfn in distinct(pfns[found]).tolist():
         if find_slab(machine, pfn) != (None, None):
             found[pfns == pfn] = False
     return found

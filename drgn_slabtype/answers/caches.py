@@ -29,6 +29,7 @@ from drgn import Program
 
 from ..allocators.caches import Caches
 from ..arguments import CacheLike, at_least, one_of
+from ..distinct import distinct
 from ..ledger import I64, Bools, Ledger, ListKind
 from ..machine import machine
 from ..machine.kfence import kfence_pool
@@ -403,7 +404,7 @@ def _nodes(ledger: Ledger) -> List[NodeUsage]:
     counted = tally(ledger)
     names = [place.name for place in ledger.places]
     found = []
-    for node in np.unique(slabs.nid).tolist():
+    for node in distinct(slabs.nid).tolist():
         here = slabs.nid == node
         states = counted.by_state[here].sum(axis=0).tolist()
         free = zip(names, counted.by_place[here].sum(axis=0).tolist())
@@ -432,7 +433,7 @@ def cpus_of(ledger: Ledger) -> List[CpuUsage]:
     mine = boxed[per_cpu[claims.place[boxed]]]
     cpu[mine] = boxes.owner[claims.container[mine]]
     on_cpu = (members.kind & (ListKind.CPU_SLAB | ListKind.CPU_PARTIAL)) != 0
-    owners = np.unique(np.concatenate([cpu[cpu >= 0], members.owner[on_cpu]]))
+    owners = distinct(np.concatenate([cpu[cpu >= 0], members.owner[on_cpu]]))
     found = []
     for number in owners.tolist():
         kinds = members.kind[on_cpu & (members.owner == number)]

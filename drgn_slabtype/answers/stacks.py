@@ -18,6 +18,7 @@ import numpy as np
 from drgn import Program
 
 from ..arguments import CacheLike, at_least
+from ..distinct import distinct
 from ..errors import TargetError
 from ..ledger import I64, U64
 from ..machine import machine
@@ -265,7 +266,7 @@ def _grouped(columns: TrackColumns, now: Optional[Clock]) -> _Groups:
         if column is None:
             continue
         # The kernel has 32 bits for each, and there are no more groups than objects.
-        pairs = np.unique((back << 32) | (column[which] & np.uint64(0xFFFFFFFF)).astype(np.int64))
+        pairs = distinct((back << 32) | (column[which] & np.uint64(0xFFFFFFFF)).astype(np.int64))
         for at, value in zip((pairs >> 32).tolist(), pairs.astype(np.int32).tolist()):
             getattr(found[at], add).add(value)
     if now is not None and columns.when is not None:

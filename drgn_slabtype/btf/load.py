@@ -27,6 +27,7 @@ from drgn import (
 )
 from drgn.helpers.linux.kallsyms import load_vmlinux_kallsyms
 
+from ..distinct import distinct
 from ..errors import TargetError
 from ..finders import Finders, TypeBuilder
 from . import blob as b
@@ -127,7 +128,7 @@ class BtfNames(Finders):
         # Symbols have no size: up to the next one.
         if self._starts is None:
             symbols = self._symbols(self._prog, None, None, False)
-            self._starts = np.unique(np.array([symbol.address for symbol in symbols], np.uint64))
+            self._starts = distinct(np.array([symbol.address for symbol in symbols], np.uint64))
         after = int(np.searchsorted(self._starts, np.uint64(address), "right"))
         return int(self._starts[after]) - address if after < len(self._starts) else 0
 

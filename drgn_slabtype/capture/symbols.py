@@ -15,6 +15,7 @@ from typing import Dict, Iterable, List, Optional, Set, Tuple
 import numpy as np
 from drgn import SymbolBinding
 
+from ..distinct import distinct
 from ..machine import Machine
 from ..machine.memory import U64
 from ..regions import Region, merge
@@ -46,8 +47,8 @@ def code_symbols(machine: Machine, regions: Iterable[Region]) -> Set[Name]:
         for _, data in source.blocks(start, max(start, end), _BLOCK_BYTES):
             whole = data[: len(data) // source.word_size * source.word_size]
             words = whole.view(source.word).astype(np.uint64)
-            found.append(np.unique(words[(words >= low) & (words < high)]))
-    addresses = np.unique(np.concatenate([np.zeros(0, np.uint64), *found]))
+            found.append(distinct(words[(words >= low) & (words < high)]))
+    addresses = distinct(np.concatenate([np.zeros(0, np.uint64), *found]))
     return _resolve(machine, addresses.tolist()) if len(addresses) else set()
 
 

@@ -92,7 +92,7 @@ def _wrong(machine: Machine, cpus: List[int], told: List[int]) -> Dict[int, str]
             for at, of_it in enumerate(known)
             if of_it is False
         }
-    astray = [at for at, offset in enumerate(told) if not _may_be(machine, offset)]
+    astray = np.flatnonzero(~_may_be(machine, told)).tolist()
     if astray and len(astray) < len(told):
         return dict.fromkeys(astray, "where no CPU has memory")
     open_ones = [at for at, of_it in enumerate(known) if not of_it]
@@ -114,14 +114,14 @@ def _wrong(machine: Machine, cpus: List[int], told: List[int]) -> Dict[int, str]
     return dict.fromkeys(alone, "which is not as far from the others as they are from each other")
 
 
-def _may_be(machine: Machine, offset: int) -> bool:
+def _may_be(machine: Machine, offsets: List[int]) -> Bools:
     # Copies of per-CPU variables are not in the kernel's image, nor where no memory is.
     try:
         template = machine.prog.symbol("__per_cpu_start").address
     except LookupError:
         template = 0
-    where = np.array([(template + offset) & _ADDRESS], np.uint64)
-    return offset != 0 and bool(machine.memory.is_kernel_address(where)[0])
+    told = np.array(offsets, np.uint64)
+    return machine.memory.is_kernel_address(told + np.uint64(template)) & (told != 0)
 
 
 def _is_of(prog: Program, offset: int, cpu: int) -> Optional[bool]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Tuple
 import numpy as np
 from drgn import FaultError, Object, Symbol, SymbolBinding, TypeKind, cast, reinterpret
 
+from ..distinct import distinct
 from ..errors import ArgumentError
 from ..regions import Region, region
 from .columns import Structure
@@ -168,7 +169,7 @@ def depot_regions(machine: Machine, handles: U64) -> Iterator[Region]:
     :raises LookupError: if the kernel has no stack depot.
     """
     source = machine.memory
-    raw = np.unique(handles[handles != 0]).astype(f"{source.byteorder}u4")
+    raw = distinct(handles[handles != 0]).astype(f"{source.byteorder}u4")
     if not len(raw):
         return
     slots, records = _depot_records(machine, raw)
@@ -192,7 +193,7 @@ def depot_traces(machine: Machine, handles: U64) -> Dict[int, List[int]]:
         record of its own is left out.
     """
     source = machine.memory
-    raw = np.unique(handles[handles != 0]).astype(f"{source.byteorder}u4")
+    raw = distinct(handles[handles != 0]).astype(f"{source.byteorder}u4")
     try:
         layout = machine.structure("struct stack_record")
         _, records = _depot_records(machine, raw)
@@ -203,7 +204,7 @@ def depot_traces(machine: Machine, handles: U64) -> Dict[int, List[int]]:
     own = rows.ok & (rows["handle"] == raw.astype(np.uint64))
     lengths = np.minimum(rows["size"], np.uint64(_MAX_FRAMES)).astype(np.int64)
     found: Dict[int, List[int]] = {}
-    for length in np.unique(lengths[own]).tolist():
+    for length in distinct(lengths[own]).tolist():
         some = np.flatnonzero(own & (lengths == length))
         entries = source.gather(records[some] + np.uint64(head), length * source.word_size)
         words = entries.bytes.view(source.word).reshape(len(some), length)

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from drgn import FaultError, Object, Program
 
+from ..distinct import distinct
 from .architecture import of_program
 
 U8 = npt.NDArray[np.uint8]
@@ -85,7 +86,7 @@ class Tags:
         :param addresses: Shape (n,): where each piece begins.
         """
         leads = (-addresses.astype(np.int64) % _WORD).astype(np.int64)
-        for lead in np.unique(leads).tolist():
+        for lead in distinct(leads).tolist():
             rows = np.flatnonzero(leads == lead)
             count = max(0, pieces.shape[1] - lead) // _WORD
             if not count:

@@ -16,6 +16,7 @@ from typing import Dict, List, NamedTuple, Tuple
 import numpy as np
 import numpy.typing as npt
 
+from ..distinct import distinct
 from ..machine import Machine
 from ..machine.memory import U8, U64, Bools
 from .folios import Folios, Rows, compound_word_is_mask, folio_layout, head_pages
@@ -197,7 +198,7 @@ class CompoundPages:
 
     def _heads(self, pfns: I64) -> Dict[int, Head]:
         machine, fields = self._machine, self._fields
-        wanted = np.unique(pfns[pfns >= 0])
+        wanted = distinct(pfns[pfns >= 0])
         addresses = wanted.astype(np.uint64) * np.uint64(fields.size) + np.uint64(fields.vmemmap)
         read = machine.memory.gather(addresses, fields.size)
         wanted, addresses, own = wanted[read.ok], addresses[read.ok], read.bytes[read.ok]

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Optional
 import numpy as np
 import numpy.typing as npt
 
+from ..distinct import distinct
 from ..machine import Machine
 from ..machine.columns import Structure
 from ..machine.memory import U8, U64, Bools
@@ -198,7 +199,7 @@ class Folios:
     def heads(self) -> Rows:
         """Rows of the heads of large folios that have a page in the block."""
         is_head = (self.flags[self.head] >> np.uint64(self.layout.head_flag)) & np.uint64(1)
-        return np.unique(self.head[is_head.astype(np.bool_) | self.tails])
+        return distinct(self.head[is_head.astype(np.bool_) | self.tails])
 
     def spread(self, heads: Rows, values: npt.NDArray[Any]) -> Any:
         """Return, for each page of the block, the value of its head; zero for other pages."""

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from drgn import Object
 
+from ..distinct import distinct
 from ..machine import Machine
 from ..machine.locks import WrongWord, lock_state
 from ..machine.memory import U64, Bools
@@ -213,7 +214,7 @@ class _Collector:
                 other.take(folios, pages)
         columns = [np.concatenate(column) for column in zip(*parts)] or [np.zeros(0, np.int64)] * 10
         pfn, order, flags, refcount, place, after, before, word, mapping, memcg = columns
-        zone = np.array([self._zone_row(int(p)) for p in np.unique(place)], np.int64)
+        zone = np.array([self._zone_row(int(p)) for p in distinct(place)], np.int64)
         found = FreeMemory(
             pfn=pfn.astype(np.int64),
             order=order.astype(np.int64),
@@ -222,7 +223,7 @@ class _Collector:
             memcg=memcg.astype(np.uint64),
             flags=flags.astype(np.uint64),
             refcount=refcount.astype(np.int64),
-            zone=zone[np.searchsorted(np.unique(place), place)] if len(place) else zone,
+            zone=zone[np.searchsorted(distinct(place), place)] if len(place) else zone,
             next=self._targets(after.astype(np.uint64)),
             prev=self._targets(before.astype(np.uint64)),
             zones=self.zones,
@@ -339,7 +340,7 @@ class _Collector:
                 one._replace(**{ends: target}) for one, target in zip(found.lists, targets)
             ]
         ends_of_lists = [target for one in found.lists for target in (one.first, one.last)]
-        targets = np.unique(np.concatenate([found.next, found.prev, ends_of_lists]))
+        targets = distinct(np.concatenate([found.next, found.prev, ends_of_lists]))
         pages = np.setdiff1d(targets[targets >= 0], found.pfn).astype(np.int64)
         vmemmap = np.uint64(self.link - self.machine.page.compound)
         addresses = pages.astype(np.uint64) * np.uint64(self.size) + vmemmap

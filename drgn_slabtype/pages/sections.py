@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from drgn import TypeKind, sizeof
 
+from ..distinct import distinct
 from ..machine import Machine
 from ..machine.memmap import MAP_FLAGS, section_addresses
 from ..machine.memory import U64, Bools
@@ -88,7 +89,7 @@ def _online_ranges(machine: Machine) -> List[Tuple[int, int]]:
     first = np.concatenate(
         [np.arange(start // per_section, -(-end // per_section)) for start, end in ranges]
     )
-    sections = np.unique(first)
+    sections = distinct(first)
     online = dict(zip(sections.tolist(), _online(machine, sections.astype(np.uint64)).tolist()))
     pieces: List[Tuple[int, int]] = []
     for start, end in ranges:

@@ -14,6 +14,7 @@ from typing import Iterator, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
+from ..distinct import distinct
 from ..machine import Machine
 from ..machine.memory import U64
 from .kinds import TAIL, KindFinder, Kinds, Rows
@@ -113,7 +114,7 @@ class _Surveyor:
         pcp, other = self.finder.numbers["pcp"], self.finder.numbers["other"]
         orders = orders_on_lists(self.machine, numbers, pages, after, before)
         kinds[pages] = np.where(orders == 0, pcp, other)
-        for order in np.unique(orders[orders > 0]).tolist():
+        for order in distinct(orders[orders > 0]).tolist():
             # A block may not reach beyond its range.
             rows, steps = (orders == order).nonzero()[0], np.arange(1, 1 << order)
             last = numbers.numbers(numbers.pfns(pages[rows]) + np.uint64(steps[-1]))

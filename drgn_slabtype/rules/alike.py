@@ -14,6 +14,7 @@ from typing import Iterator, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
+from ..distinct import among, distinct
 from ..ledger import I64, U64, Bools
 from .reciprocal import Reciprocal, reciprocal_values
 
@@ -153,7 +154,7 @@ def _allocation(cache: Columns) -> Iterator[Odd]:
         return
     kinds = (cache["flags"] & cache["zones"]) << np.uint64(1) | (cache["order"] != 0)
     wrong, should = np.zeros(len(kinds), np.bool_), cache["allocflags"].copy()
-    for kind in np.unique(kinds).tolist():
+    for kind in distinct(kinds).tolist():
         mine = kinds == kind
         most = usual(cache["allocflags"][mine])
         if most is not None:
@@ -384,7 +385,7 @@ def judge_ring(ring: Ring, member: str) -> Iterator[Odd]:
         # What it leads to stands elsewhere, where that is agreed upon, or is on no list,
         # while another leads here.
         elsewhere = (other == link) | (answer == 0) | (link % np.uint64(8) != 0)
-        elsewhere |= np.isin(ring.entry, back) & (answer != link) & ~np.isin(link, ring.entry)
+        elsewhere |= among(ring.entry, back) & (answer != link) & ~among(link, ring.entry)
         wrong = (answer != ring.entry) & elsewhere & ~gone
         if ring.head is not None:
             wrong &= link != np.uint64(ring.head)

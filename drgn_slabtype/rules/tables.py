@@ -16,6 +16,7 @@ from typing import Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
+from ..distinct import among
 from ..ledger import I64, U64, Bools
 
 _ODD_SIZES = {1: 96, 2: 192}  # bytes, in front of the powers of two
@@ -110,7 +111,7 @@ def judge_kinds(
     positions = {address: at for at, address in enumerate(addresses.tolist())}
     cells = {
         (row, column): positions[table[row, column]]
-        for row, column in np.argwhere(np.isin(table, addresses)).tolist()
+        for row, column in np.argwhere(among(table, addresses)).tolist()
         if object_sizes[positions[table[row, column]]] == wanted[column]
     }
     called = {at: _called(names[at], int(object_sizes[at])) for at in set(cells.values())}

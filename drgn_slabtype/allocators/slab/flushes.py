@@ -19,6 +19,7 @@ from typing import Tuple
 
 import numpy as np
 
+from ...distinct import among, distinct
 from ...ledger import I64, Ledger, State
 from ...machine.memory import Memory
 from .arrays import CPU, ArrayCaches
@@ -35,10 +36,11 @@ def mark_flushes(memory: Memory, arrays: ArrayCaches, cache: int, ledger: Ledger
     odd, wrong = _odd_claims(memory, ledger)
     busy = boxes.busy.copy()
     busy[len(mine) :] = False
-    for box in np.setdiff1d(claims.container[odd], claims.container[wrong]).tolist():
+    boxed = distinct(claims.container[odd])
+    for box in boxed[~among(boxed, claims.container[wrong])].tolist():
         if 0 <= box < len(mine) and arrays.kind[mine[box]] == CPU:
             here = odd[claims.container[odd] == box]
-            busy[box] |= _is_flushing(arrays, mine[box], np.unique(claims.position[here]))
+            busy[box] |= _is_flushing(arrays, mine[box], distinct(claims.position[here]))
     claims.passing |= busy[claims.container]
     claims.passing[wrong] = False
 
@@ -67,7 +69,7 @@ def _odd_claims(memory: Memory, ledger: Ledger) -> Tuple[I64, I64]:
     most = int(ledger.slabs.objects.max(initial=0)) + 1
     keys = np.where(gone, -1, claims.slab.astype(np.int64) * most + claims.index)
     _, which, times = np.unique(keys, return_inverse=True, return_counts=True)
-    live = np.isin(keys, keys[claims.state == State.LIVE]) & ~gone
+    live = among(keys, keys[claims.state == State.LIVE]) & ~gone
     wrong = live | (~gone & (claims.index < 0)) | ~memory.is_kernel_address(claims.address)
     wrong |= claims.address % np.uint64(memory.word_size) != 0
     return np.flatnonzero(gone | (times[which] > 1)), np.flatnonzero(wrong)

@@ -15,6 +15,7 @@ from typing import Dict, Iterator, List, Tuple
 import numpy as np
 
 from ...codes import ADDRESS
+from ...distinct import distinct
 from ...ledger import I64, Bools, Suspect
 from ...machine import Machine
 from ...rules.alike import understood
@@ -46,7 +47,7 @@ def _members(nodes: Nodes, member: str, kind: int, of: Bools) -> Iterator[Tuple[
     # A pointer of a node, by what other caches have for the same node.
     none = of & (nodes.rows[member] == 0)
     offset, place = nodes.rows.structure.offset(member), PLACES[kind].name
-    for nid in np.unique(nodes.nid[of]).tolist():
+    for nid in distinct(nodes.nid[of]).tolist():
         here = of & (nodes.nid == nid)
         for row in np.flatnonzero(understood(none & here, here)).tolist():
             word = int(nodes.rows.addresses[row]) + offset
@@ -58,9 +59,9 @@ def _rows(machine: Machine, nodes: Nodes, there: Bools) -> Iterator[Tuple[int, S
     # The table of a node, by those of other caches for the same node.
     tables = read_alien_tables(machine, nodes)
     gathered = alien_rows(machine, tables)
-    owners: I64 = np.unique(nodes.cache[there])
+    owners: I64 = distinct(nodes.cache[there])
     known = gathered.ok & np.isin(tables.cache, owners)
-    for nid in np.unique(tables.nid[known]).tolist():
+    for nid in distinct(tables.nid[known]).tolist():
         here = known & (tables.nid == nid)
         for other in range(gathered.pointers.shape[1]):
             none = here & (gathered.pointers[:, other] == 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ...distinct import distinct
 from ...index import KnownBy, SlabIndex
 from ...ledger import I64, U64, Bools
 from ...machine import Machine
@@ -87,6 +88,6 @@ def _may_host(machine: Machine, caches: Caches, owner: int, off_slab: Bools) -> 
     if not kmalloc[owner]:
         return False
     # Each array is in the smallest object that kmalloc() has for it.
-    sizes = np.unique(rows["object_size"][kmalloc])
+    sizes = distinct(rows["object_size"][kmalloc])
     at = np.searchsorted(sizes, rows["freelist_size"][off_slab])
     return bool((sizes[at[at < len(sizes)]] == rows["object_size"][owner]).any())

@@ -15,6 +15,7 @@ from typing import Iterator, NamedTuple, Optional, Tuple
 import numpy as np
 
 from ...codes import OBJECTS
+from ...distinct import distinct
 from ...ledger import I64, Bools, Suspect
 from ...records import plural
 from ...rules.alike import usual
@@ -57,7 +58,7 @@ def judge_arrays(arrays: ArrayCaches, limits: I64, batches: I64) -> Tuned:
         # One that holds single objects has alien arrays for one.
         limit[alien] = np.where(limits[arrays.cache[alien]] > 1, agreed, arrays.limit[alien])
     # While a cache is tuned, all of them are new, and its own limit still the old one.
-    for number in np.unique(arrays.cache[is_cpu]).tolist():
+    for number in distinct(arrays.cache[is_cpu]).tolist():
         mine = arrays.rows_of(number)
         tuning = common_tuning(arrays, mine)
         if tuning is not None:

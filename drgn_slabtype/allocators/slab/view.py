@@ -14,6 +14,7 @@ from typing import Sequence
 
 import numpy as np
 
+from ...distinct import among
 from ...index import KnownBy, SlabIndex
 from ...ledger import I64, U64, Bools
 from ...pagetype.detect import PageTypeLayout
@@ -112,7 +113,7 @@ def loose_slabs(index: SlabIndex, active: I64, walks: Sequence[Walked]) -> Bools
         # Which lead to a list, or to a slab that is on one or could be.
         there = index.rows_of_pages(link - links)
         slab = (there >= 0) & (listed[there] | (active[there] != 0))
-        return slab | np.isin(link, heads)
+        return slab | among(link, heads)
 
     following, previous = (index[f"slab_list.{name}"][rows] for name in ("next", "prev"))
     itself = following == index.pages[rows] + links

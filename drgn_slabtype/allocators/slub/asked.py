@@ -14,6 +14,7 @@ from typing import Iterator, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
+from ...distinct import distinct
 from ...index import SlabIndex, slabs_at
 from ...ledger import I64, U8, U64, Bools
 from ...machine import Machine
@@ -91,7 +92,7 @@ def _sample(machine: Machine, parts: Parts) -> Iterator[Tuple[SlubCache, SlabInd
             if rows.rows.structure.has(name)
             for link in ("next", "prev")
         ]
-        pages = np.unique(np.concatenate(links) - np.uint64(member))
+        pages = distinct(np.concatenate(links) - np.uint64(member))
         index = slabs_at(machine, pages)
         known = index.marked & (index["slab_cache"] == np.uint64(cache.facts.address))
         if known.any():

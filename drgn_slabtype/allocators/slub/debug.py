@@ -16,6 +16,7 @@ from typing import Iterator, Optional
 import numpy as np
 
 from ...codes import WORD
+from ...distinct import distinct
 from ...ledger import I64, U8, U64, Bools, Ledger, State, Suspect, Walk, Zone
 from ...machine import Machine
 from ...regions import Region, region
@@ -112,7 +113,7 @@ class ContentReader:
             return
         slabs, judged = self._ledger.slabs, self._judged()
         start = slabs.base - np.uint64(self._cache.red_left_pad)
-        for order in np.unique(slabs.order[judged]).tolist():
+        for order in distinct(slabs.order[judged]).tolist():
             some = judged[slabs.order[judged] == order]
             span = self._memory.page_size << order
             for batch in read_slabs(self._memory, some, start[some], span):
@@ -248,4 +249,4 @@ def track_handles(machine: Machine, cache: SlubCache, cut: Cut) -> Iterator[U64]
         return
     first = cut.addresses.reshape(-1) + np.uint64(cut.lead + where)
     for start in (first, first + np.uint64(track.size)):
-        yield np.unique(machine.rows("struct track", start)["handle"])
+        yield distinct(machine.rows("struct track", start)["handle"])

@@ -17,6 +17,7 @@ from typing import Callable, Iterator, List, Optional, Tuple
 
 import numpy as np
 
+from ...distinct import distinct
 from ...ledger import I64, U8, U64, Bools, Claims, Containers, Ledger, State, Walk
 from ...machine.memory import Memory, Words
 from ...machine.tags import Tags
@@ -319,7 +320,7 @@ class FreelistReader:
     def _batches(self, ledger: Ledger, slabs: I64, heads: U64) -> Iterator[Tuple[I64, Chains]]:
         # Slabs of the same order together, no more than fit the batch.
         orders = ledger.slabs.readable[slabs]
-        for order in np.unique(orders[heads != 0]).tolist():
+        for order in distinct(orders[heads != 0]).tolist():
             some = np.flatnonzero((orders == order) & (heads != 0))
             span = self._memory.page_size << order
             words = int(ledger.slabs.objects[slabs[some]].max(initial=0))

@@ -19,6 +19,7 @@ from typing import Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
 
+from ...distinct import distinct
 from ...index import SlabIndex
 from ...ledger import I64, U64, Suspect
 from ...machine import Machine
@@ -116,7 +117,7 @@ def sound_sheaves_in(index: SlabIndex, caches: Caches) -> U64:
         told = machine.rows("struct slab_sheaf", starts, layout.offset("objects"))["cache"]
         owner = same_cache(told, caches)
         candidates = starts[owner >= 0]
-        for number in np.unique(owner[owner >= 0]).tolist():
+        for number in distinct(owner[owner >= 0]).tolist():
             one = caches.choose([number])
             sheaves = read_sheaves(machine, one, read_nodes(machine, one))
             if sheaves is not None:
