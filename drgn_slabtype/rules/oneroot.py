@@ -19,6 +19,8 @@ _GAP = 16  # bytes from one damaged word to the next: a word may be right by cha
 _STRETCH_BYTES = 4096  # that one write may run over
 _FEWEST_CPUS = 3  # that have not been damaged each by itself
 _MANY = 4  # roots that are not damaged one by one so near each other
+_NODE_BYTES = 128  # of a structure of a node, but for what debugging adds
+_HEAD = 32  # bytes that an array begins with before its entries
 _TAILS = 8  # pages of the largest slabs that there usually are
 _LINKS = ("list-links", "list-broken")
 _OF_PAGE = "page-tail-head page-tail-type page-free-type slab-mark-stray type-conflict".split()
@@ -68,6 +70,7 @@ def one_root(
         *_of_caches(still, lost),
         *_of_same(here, page_of, page_bytes),
         *_of_tails(here, page_bytes),
+        *_of_nodes(here),
     ):
         _bind(follows, into, one)
     for into, one in _around_structures(findings, follows):
@@ -252,6 +255,26 @@ def _of_tails(findings: Sequence[Finding], page_bytes: int) -> Iterator[Tuple[in
                 yield min(into, one.id), max(into, one.id)
 
 
+def _of_nodes(findings: Sequence[Finding]) -> Iterator[Tuple[int, int]]:
+    # Words of the node that a cache has, and what is read through a pointer that is another's.
+    nodes: Dict[Tuple[str, int], Tuple[int, int]] = {}
+    leads: Dict[int, int] = {}
+    some = [one for one in findings if one.because is None and one.word is not None]
+    for one in some:
+        if one.code == "container-state" and isinstance(one.found, int):
+            leads.setdefault(one.found, one.id)
+    for one in some:
+        at = one.word or 0
+        if one.rule in ("container", "list") and one.node is not None and one.cache is not None:
+            into, first = nodes.setdefault((one.cache, one.node), (one.id, at))
+            if into != one.id and abs(at - first) < _NODE_BYTES and one.slab is None:
+                yield into, one.id
+        before = (leads.get(at - back) for back in range(0, _HEAD, 4))
+        into = next((root for root in before if root is not None), one.id)
+        if one.code == "container-state" and into != one.id:
+            yield into, one.id
+
+
 def _around_structures(
     findings: Sequence[Finding], follows: Dict[int, int]
 ) -> Iterator[Tuple[int, int]]:
@@ -263,6 +286,11 @@ def _around_structures(
             root = _root(follows, one.because or one.id)
             words.setdefault(at // _STRETCH_BYTES, []).append((at, root))
     for one in findings:
+        if one.code == "slab-vector-wrong" and one.because is None and isinstance(one.found, int):
+            # A vector that lies where many structures were run over.
+            near = words.get(one.found // _STRETCH_BYTES, [])
+            if len(near) >= _MANY and not one.moving:
+                yield near[0][1], one.id
         if one.rule != "content" or one.because is not None or one.word is None or one.moving:
             continue
         end = max((part.address + part.size for part in one.ranges), default=one.word)

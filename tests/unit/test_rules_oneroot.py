@@ -198,3 +198,28 @@ def test_a_cache_that_is_wrong_is_not_destroyed() -> None:
     name = Finding("cache-wrong", "", id=2, cache="dentry", word=_LINEAR)
     assert _roots([gone, name]) == {1: 2, 2: None}
     assert _roots([gone, replace(name, cache="inode")]) == {1: None, 2: None}
+
+
+def test_words_of_one_node_are_one_damage() -> None:
+    def word(id: int, at: int, cache: str) -> Finding:
+        return Finding("list-broken", "", id=id, word=_LINEAR + at, cache=cache, node=0)
+
+    assert _roots([word(1, 0, "dentry"), word(2, 96, "dentry")]) == {1: None, 2: 1}
+    assert _roots([word(1, 0, "dentry"), word(2, 96, "inode")]) == {1: None, 2: None}
+    assert _roots([word(1, 0, "dentry"), word(2, 512, "dentry")]) == {1: None, 2: None}
+
+
+def test_what_a_pointer_to_anothers_array_leads_to_follows_from_it() -> None:
+    array = _LINEAR + 4096
+    pointer = Finding("container-state", "", id=1, word=_LINEAR, found=array, node=0, cache="a")
+    batch = Finding("container-state", "", id=2, word=array + 8, found=60, node=0, cache="a")
+    assert _roots([pointer, batch]) == {1: None, 2: 1}
+    assert _roots([pointer, replace(batch, word=array + 64)]) == {1: None, 2: None}
+
+
+def test_vectors_where_structures_were_run_over_are_one_damage() -> None:
+    heads = [Finding("list-broken", "", id=at, word=_LINEAR + 256 * at) for at in (1, 2, 3, 4)]
+    vector = Finding("slab-vector-wrong", "", id=5, slab=_MAP, word=_MAP, found=_LINEAR + 0x901)
+    assert _roots([*heads, vector])[5] == 1
+    assert _roots([*heads[:3], vector])[5] is None
+    assert _roots([*heads, replace(vector, found=_LINEAR + 0x1901)])[5] is None
