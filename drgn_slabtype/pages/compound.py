@@ -16,7 +16,7 @@ from typing import Dict, List, NamedTuple, Tuple
 import numpy as np
 import numpy.typing as npt
 
-from ..distinct import distinct
+from ..distinct import among, distinct
 from ..machine import Machine
 from ..machine.memory import U8, U64, Bools
 from .folios import Folios, Rows, compound_word_is_mask, folio_layout, head_pages
@@ -193,7 +193,7 @@ class CompoundPages:
         leads[words & np.uint64(1) == 0] = NO_HEAD
         heads = self._heads(np.concatenate([behind, leads, np.array(self._wrong, np.int64)]))
         known = np.array(sorted(heads), np.int64)
-        leads[(leads >= 0) & ~np.isin(leads, known)] = NO_PAGE
+        leads[(leads >= 0) & ~among(leads, known)] = NO_PAGE
         return Compounds(Loose(pfns, behind, leads, words), self._wrong, heads)
 
     def _heads(self, pfns: I64) -> Dict[int, Head]:

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from drgn import Object
 
-from ..distinct import distinct
+from ..distinct import among, distinct
 from ..machine import Machine
 from ..machine.locks import WrongWord, lock_state
 from ..machine.memory import U64, Bools
@@ -340,8 +340,9 @@ class _Collector:
                 one._replace(**{ends: target}) for one, target in zip(found.lists, targets)
             ]
         ends_of_lists = [target for one in found.lists for target in (one.first, one.last)]
-        targets = distinct(np.concatenate([found.next, found.prev, ends_of_lists]))
-        pages = np.setdiff1d(targets[targets >= 0], found.pfn).astype(np.int64)
+        outer = np.array(ends_of_lists, np.int64)
+        targets = distinct(np.concatenate([found.next, found.prev, outer]))
+        pages = targets[(targets >= 0) & ~among(targets, found.pfn)]
         vmemmap = np.uint64(self.link - self.machine.page.compound)
         addresses = pages.astype(np.uint64) * np.uint64(self.size) + vmemmap
         rows = self.machine.rows("struct page", addresses)

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from drgn import FaultError, Object
 
+from ..distinct import among
 from ..machine import Machine
 from ..machine.memory import U64, Bools
 from ..machine.percpu import per_cpu_copies, per_cpu_region
@@ -107,7 +108,7 @@ def may_be_free(machine: Machine, before: U64, others: Bools) -> Bools:
     :param others: Whether that is in a struct page of which no such list has any.
     """
     pages = ~others & (before >= np.uint64(machine.page.vmemmap))
-    found: Bools = pages | np.isin(before, _lists(machine).addresses)
+    found: Bools = pages | among(before, _lists(machine).addresses)
     return found
 
 
