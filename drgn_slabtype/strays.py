@@ -20,6 +20,7 @@ from drgn import FaultError
 from . import reading as of_reading
 from .allocators.caches import Caches, Lost
 from .allocators.guarded import judge_pool
+from .allocators.over import slabs_over
 from .allocators.tables import judge_tables
 from .allocators.whereabouts import in_no_slab
 from .codes import ADDRESS, Measure
@@ -91,7 +92,8 @@ def _by_stretch(
         return judged
     rows = index.rows_of_pages(np.array(strays, np.uint64))
     leads = np.append(index["slab_cache"][rows], np.uint64(lost or 0))
-    homes = index.rows_of_addresses(leads)
+    # By the memory map: the cache of the caches may be among those that are gone.
+    homes = index.rows_of_pages(slabs_over(index, leads).heads)
     homes = np.where(index["slab_cache"][homes] == np.uint64(caches), homes, -1)
     *of_slabs, of_list = _next_to_each_other(index, homes).tolist()
     home = dict(zip(strays, of_slabs))

@@ -320,13 +320,16 @@ def in_kmalloc_table(machine: Machine, addresses: U64) -> Optional[Bools]:
 
     :param addresses: ``struct kmem_cache *`` of each.
     """
+    pointers = machine.fact(_kmalloc_caches)
+    return None if pointers is None else among(addresses, pointers)
+
+
+def _kmalloc_caches(machine: Machine) -> Optional[U64]:
+    # What the table holds, row after row; it does not change once a kernel has booted.
     try:
         table = machine.prog["kmalloc_caches"]
     except LookupError:
         return None
     start = np.array([table.address_], np.uint64)
     gathered = machine.memory.gather(start, sizeof(table))
-    if not gathered.ok[0]:
-        return None
-    pointers = gathered.bytes.view(machine.memory.word)[0].astype(np.uint64)
-    return among(addresses, pointers)
+    return gathered.bytes.view(machine.memory.word)[0].astype(np.uint64) if gathered.ok[0] else None

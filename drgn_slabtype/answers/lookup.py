@@ -34,7 +34,7 @@ from .states import Objects, object_states
 
 _KEPT_BYTES = 64 << 20  # of the tables of caches that are kept for the next question
 
-_ASKED = 4  # caches whose slabs show how many references a slab has
+_ASKED = 3  # caches whose slabs show how many references a slab has
 _NAMED = 4  # caches that are named where one was asked for
 
 

@@ -93,6 +93,12 @@ VARIABLES: Dict[str, Declaration] = {
     "__per_cpu_offset": "unsigned long []",
     "pcpu_base_addr": "void *",
     "pcpu_unit_offsets": "const unsigned long *",
+    "pcpu_lock": "spinlock_t",
+    "pcpu_nr_slots": "int",
+    # Since Linux kernel commit 3c7be18ac9a0 ("mm: memcg/percpu: account percpu
+    # memory to memory cgroups") (in v5.9), pcpu_slot is pcpu_chunk_lists.
+    "pcpu_slot": "struct list_head *",
+    "pcpu_chunk_lists": "struct list_head *",
     "panic_cpu": "atomic_t",
     "crashing_cpu": "int",
     # Memory.

@@ -113,6 +113,8 @@ def judge_kinds(
         (row, column): positions[table[row, column]]
         for row, column in np.argwhere(among(table, addresses)).tolist()
         if object_sizes[positions[table[row, column]]] == wanted[column]
+        # What caches of cgroups are called after is not where they stand (to Linux 5.8).
+        and "(" not in names[positions[table[row, column]]]
     }
     called = {at: _called(names[at], int(object_sizes[at])) for at in set(cells.values())}
     kinds = {
