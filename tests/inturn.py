@@ -20,9 +20,9 @@ KERNELS = frozenset(
 )
 """Names of the captures that are compared with the kernel's own numbers."""
 
-ALONE = 2
+ALONE = 1
 """On how many kernels a test is tried, if it is repeated for nothing else."""
-WITH_OTHERS = 4
+WITH_OTHERS = 2
 """How often, if it is repeated for more than kernels."""
 
 _T = TypeVar("_T")
@@ -42,8 +42,7 @@ def left_out(
     Return the positions of cases that are for ``--every-kernel`` alone.
 
     What is taken of a test's cases is spread over all of them, and begins at another
-    one for each test: captures are in order of their names, so that SLAB and SLUB
-    both have their turn.
+    one for each test, so that every kernel has its turn.
 
     :param told: Returns the name of the test that a case is of, and its arguments.
     """
