@@ -141,7 +141,9 @@ class Target:
     def helper(self) -> None:
         """Ask drgn's own helper about some addresses."""
         for address in self.objects[1:]:
-            slab_object_info(self.prog, address)
+            # It does not know every layout: of RFC v3, slabs have no ``active``.
+            with suppress(AttributeError, LookupError):
+                slab_object_info(self.prog, address)
 
 
 def rounds(target: Target, times: int) -> Dict[str, Took]:
