@@ -48,13 +48,13 @@ class Chunk(NamedTuple):
     def holds(self, offset: int, size: int, page_size: int) -> bool:
         """Return whether so many bytes at an offset can have been given out together."""
         at, page = offset // _STEP, offset // page_size
-        if not self.populated[page]:
-            return False
         if not self.told[page]:
-            return True
-        rest = np.flatnonzero(self.begins[at + 1 :])
-        length = (int(rest[0]) + 1 if len(rest) else len(self.begins) - at) * _STEP
-        return bool(offset % _STEP == 0 and self.begins[at] and self.given[at] and length >= size)
+            return bool(self.populated[page]) or not self.populated.any()
+        if offset % _STEP or not (self.begins[at] and self.given[at]):
+            return False
+        rest = self.begins[at + 1 :]
+        steps = int(rest.argmax()) + 1 if rest.any() else len(rest) + 1
+        return steps * _STEP >= size
 
 
 def never_given_out(machine: Machine, pointers: U64, size: int) -> Bools:
@@ -90,10 +90,10 @@ def regions(machine: Machine) -> Iterator[Region]:
         yield region("per-CPU chunks", [lock.address_], sizeof(lock))
     for chunk in _all_chunks(machine, lists):
         size, pages = sizeof(chunk.type_.type), chunk.nr_pages.value_()
-        yield region("per-CPU chunks", chunk.value_(), size + _map_bytes(machine, pages, 1))
+        yield region("per-CPU chunks", chunk.value_(), size + _map_bytes(machine, pages))
         maps = [chunk.alloc_map.value_(), chunk.bound_map.value_()]
         steps = machine.memory.page_size // _STEP
-        yield region("per-CPU chunks", maps, _map_bytes(machine, pages * steps + 1, 1))
+        yield region("per-CPU chunks", maps, _map_bytes(machine, pages * steps))
 
 
 def _chunks(machine: Machine) -> Optional[List[Chunk]]:
@@ -149,26 +149,27 @@ def _read(machine: Machine, chunk: Object) -> Chunk:
     begins = _bits(machine, int(chunk.bound_map), pages * each)
     populated = chunk.populated.address_of_().value_()
     # A page of a map that is all zeroes may be one that a dumper has left out.
-    bits = 8 * memory.page_size
-    start = int(chunk.bound_map) % memory.page_size * 8
-    part = (np.arange(len(begins)) + start) // bits
-    some = np.bincount(part, begins) > 0
-    return Chunk(
-        int(chunk.base_addr),
-        given,
-        begins,
-        some[part[::each]],
-        _bits(machine, populated, pages),
-    )
+    told = _in_pages_with_any(begins, int(chunk.bound_map), memory.page_size)
+    told &= _in_pages_with_any(given, int(chunk.alloc_map), memory.page_size)
+    there = _bits(machine, populated, pages)
+    whole = np.asarray(told.reshape(pages, each).all(axis=1))
+    return Chunk(int(chunk.base_addr), given, begins, whole, there)
+
+
+def _in_pages_with_any(bits: _Bits, address: int, page_size: int) -> _Bits:
+    # Which bits of a map lie in pages of memory in which any of its bits is set.
+    page = (np.arange(len(bits)) + address % page_size * 8) // (8 * page_size)
+    found: _Bits = (np.bincount(page, bits) > 0)[page]
+    return found
 
 
 def _bits(machine: Machine, address: int, count: int) -> _Bits:
     memory = machine.memory
-    data = memory.read(address, _map_bytes(machine, count, 0))
+    data = memory.read(address, _map_bytes(machine, count))
     words = np.frombuffer(data, memory.word).astype("<u8")
     return np.unpackbits(words.view(np.uint8), bitorder="little")[:count].astype(np.bool_)
 
 
-def _map_bytes(machine: Machine, count: int, more: int) -> int:
+def _map_bytes(machine: Machine, count: int) -> int:
     bits = 8 * machine.memory.word_size
-    return (-(-count // bits) + more) * machine.memory.word_size
+    return -(-count // bits) * machine.memory.word_size
