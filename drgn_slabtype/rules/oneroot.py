@@ -219,16 +219,18 @@ def _of_caches(findings: Sequence[Finding], lost: Sequence[range]) -> Iterator[T
 def _of_same(
     findings: Sequence[Finding], page_of: PageOf, page_bytes: int
 ) -> Iterator[Tuple[int, int]]:
-    # Two that lead to what only one can have, as one does that was copied; and the slab that
-    # a CPU's freelist leads to, which is not the CPU's any more.
-    first: Dict[Tuple[str, int], int] = {}
+    # Two that lead to what only one can have, as one does that was copied, of slabs with all
+    # that names their cache; and the slab that a CPU's freelist leads to, which is not the
+    # CPU's any more.
+    first: Dict[Tuple[str, Optional[str], int], int] = {}
     missing = _by_slab(findings, "list-missing")
     for one in findings:
         page = page_of(one.found) if isinstance(one.found, int) else None
         if one.because is not None or page is None or not isinstance(one.found, int):
             continue
         if one.code in _OF_ONE:
-            into = first.setdefault((one.code, one.found), one.id)
+            of = one.cache if one.slab is not None else None
+            into = first.setdefault((one.code, of, one.found), one.id)
             if into != one.id:
                 yield into, one.id
         elif one.code == "freelist-pointer" and one.cpu is not None:
