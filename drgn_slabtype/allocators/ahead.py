@@ -10,7 +10,9 @@ at once as there is room for: in the order of memory, which is gone through once
 
 from __future__ import annotations
 
-from typing import Iterator, List, NamedTuple, Sequence
+from typing import Iterator, List, NamedTuple, Optional, Sequence
+
+import numpy as np
 
 from ..ledger import I64
 
@@ -42,3 +44,18 @@ def shares(numbers: Sequence[int], words: I64) -> Iterator[Share]:
             share.ahead.append(number)
             room -= needed
     yield share
+
+
+def places_of(rows: I64, known: I64, sizes: I64, size: int) -> Optional[I64]:
+    """
+    Return where some rows of the index are among those that were read ahead.
+
+    :param known: Those that were read, in ascending order.
+    :param sizes: How much of each was read.
+    :param size: How much of each is wanted.
+    :return: Positions in *known*; ``None`` if some were not read, or not so much of them.
+    """
+    if not len(known):
+        return None
+    at = np.minimum(known.searchsorted(rows), len(known) - 1)
+    return at if (known[at] == rows).all() and (sizes[at] == size).all() else None

@@ -221,11 +221,12 @@ class Lookup:
         return Judged(ledger, findings, object_states(ledger))
 
     def _is_shared(self, page: int) -> bool:
-        # Whether it has other references than the slabs that the first caches lie in.
-        if self.machine.is_live:
+        # Whether it has other references than the slabs that the first caches lie in, if
+        # they lie in any.
+        if self.machine.is_live or not self._usual:
             return False
         own = self._references([page])
-        return bool(len(own)) and own != self._usual
+        return bool(own) and own != self._usual
 
     @cached_property
     def _usual(self) -> Set[int]:

@@ -17,6 +17,7 @@ from ...index import SlabIndex
 from ...ledger import I64
 from ...machine.combs import Combs, Teeth, gather_combs
 from ...machine.memory import Gathered
+from ..ahead import places_of
 from .cache import SlabCache
 
 Ahead = Callable[[I64, int], Optional[Gathered]]
@@ -48,14 +49,11 @@ class ReadArrays(NamedTuple):
         return lambda some, size: self._of(rows[some], size)
 
     def _of(self, rows: I64, size: int) -> Optional[Gathered]:
-        if not len(self.rows):
+        at = places_of(rows, self.rows, self.sizes, size)
+        if at is None:
             return None
-        at = np.minimum(self.rows.searchsorted(rows), len(self.rows) - 1)
-        if (self.rows[at] != rows).any() or (self.sizes[at] != size).any():
-            return None
-        return Gathered(
-            self.bytes.take(self.begin[at][:, None] + np.arange(size)), self.teeth.ok[at]
-        )
+        where = self.begin[at][:, None] + np.arange(size)
+        return Gathered(self.bytes.take(where), self.teeth.ok[at])
 
 
 def words_needed(index: SlabIndex, owner: I64, caches: Sequence[SlabCache]) -> I64:

@@ -17,6 +17,7 @@ from ...index import SlabIndex
 from ...ledger import I64, Bools
 from ...machine.combs import Combs, Teeth, gather_combs
 from ...machine.memory import Words
+from ..ahead import places_of
 from ..caches import Caches
 from .cache import SlubCache
 from .fit import slab_objects, slab_orders
@@ -42,10 +43,8 @@ class FreePointers(NamedTuple):
         return lambda some, objects: self._of(rows[some], objects)
 
     def _of(self, rows: I64, objects: int) -> Optional[Words]:
-        if not len(self.rows):
-            return None
-        at = np.minimum(self.rows.searchsorted(rows), len(self.rows) - 1)
-        if (self.rows[at] != rows).any() or (self.objects[at] != objects).any():
+        at = places_of(rows, self.rows, self.objects, objects)
+        if at is None:
             return None
         begin = self.teeth.begin[at]
         return Words(self.teeth.words.take(begin[:, None] + np.arange(objects)), self.teeth.ok[at])
