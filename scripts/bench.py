@@ -141,9 +141,15 @@ class Target:
     def helper(self) -> None:
         """Ask drgn's own helper about some addresses."""
         for address in self.objects[1:]:
-            # It does not know every layout: of RFC v3, slabs have no ``active``.
-            with suppress(AttributeError, LookupError):
-                slab_object_info(self.prog, address)
+            slab_object_info(self.prog, address)
+
+    def helper_knows(self) -> bool:
+        """Return whether it can: of RFC v3, slabs have no ``active`` that it could read."""
+        try:
+            self.helper()
+        except (AttributeError, LookupError):
+            return False
+        return True
 
 
 def rounds(target: Target, times: int) -> Dict[str, Took]:
@@ -154,6 +160,7 @@ def rounds(target: Target, times: int) -> Dict[str, Took]:
         taken.setdefault(name, []).append(timed(call, *arguments, **options))
 
     first, *others = target.objects
+    helped = target.helper_knows()
     for _ in range(times):
         take("first census", census, target.open())
         take("plain read of the memory map", target.read_map)
@@ -166,7 +173,8 @@ def rounds(target: Target, times: int) -> Dict[str, Took]:
         for address in others:
             take("next object", slab_object, fresh, address)
         take("object, all caches asked", slab_object, fresh, first, everywhere=True)
-        take(f"drgn's slab_object_info() of {len(others)}", target.helper)
+        if helped:
+            take(f"drgn's slab_object_info() of {len(others)}", target.helper)
     take(f"drgn's PageSlab() of {_LOOP_PAGES} pages", target.page_loop)
     return {name: _middle(each) for name, each in taken.items()}
 
