@@ -7,7 +7,7 @@ A guest under load is stopped where a CPU enters a function of its allocator, go
 some instructions alone and panics there; or busy caches of it are damaged, and it
 panics at once. The crash kernel writes the dump in all formats, and each is checked
 as people get it: of the one, nothing may be found, and what is excused must name who
-is at work; of the other, the damage is found in all of them.
+is at work; of the other, the damage is found in all of them that have its pages.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import random
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping, Sequence
+from typing import Any, Dict, List, Mapping, Sequence
 
 from . import crash, injuries
-from .calls import Checked, check
+from .calls import check
 from .crash import CUT, Crashing
 from .entries import functions
 from .errors import GuestError
@@ -123,7 +123,8 @@ def _enter(files: KernelFiles, crashing: Crashing, chance: random.Random) -> Dic
 
 def _judge(files: KernelFiles, dump: Path, hurt: Sequence[Mapping[str, Any]]) -> Dict[str, Any]:
     done = check(["-c", str(dump), "-s", str(files.vmlinux)])
-    judged: Dict[str, Any] = {"status": done.status, "error": "", "findings": [], "missed": []}
+    judged: Dict[str, Any] = {"status": done.status, "error": "", "findings": []}
+    judged.update(found=[], missed=[], left_out=[])
     if not done.report:
         return {**judged, "error": done.errors or "no report"}
     findings = done.report["findings"]
@@ -131,19 +132,18 @@ def _judge(files: KernelFiles, dump: Path, hurt: Sequence[Mapping[str, Any]]) ->
     judged["findings"] = [
         f"{one['code']}: {one['message']}" for one in strange if not one["because"]
     ]
-    judged["missed"] = list(_missed(done, hurt))
+    for injury in hurt:
+        found, lost = (
+            any(injuries.is_of(one, injury) for one in done.report[shelf])
+            for shelf in ("findings", "unavailable")
+        )
+        # What a dumper has left out cannot be found, and is said to be missing.
+        which = "found" if found else "left_out" if lost else "missed"
+        judged[which].append(f"{injury['name']} in {injury['cache']}")
     judged["changing"] = len(done.report["changing"])
     judged["unavailable"] = len(done.report["unavailable"])
     judged["unwitnessed"] = list(unwitnessed(done.report["changing"]))
     return judged
-
-
-def _missed(done: Checked, hurt: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    # What a dumper has left out cannot be found, and is said to be missing.
-    for injury in hurt:
-        told = [*done.report["findings"], *done.report["unavailable"]]
-        if not any(injuries.is_of(one, injury) for one in told):
-            yield f"{injury['name']} in {injury['cache']}"
 
 
 def _wrong(record: Mapping[str, Any]) -> List[str]:
@@ -168,8 +168,8 @@ def numbers(records: Sequence[Mapping[str, Any]]) -> Dict[str, Any]:
         "after damage": len(hurt),
         "injuries": sum(len(one["injuries"]) for one in hurt),
         "dumps": len(dumps),
-        "found": sum(len(one["injuries"]) * len(one["formats"]) for one in hurt)
-        - sum(len(judged["missed"]) for judged in dumps),
+        "found": sum(len(judged["found"]) for judged in dumps),
+        "left out by makedumpfile": sum(len(judged["left_out"]) for judged in dumps),
         "missed": sum(len(judged["missed"]) for judged in dumps),
         "false": sum(len(judged["findings"]) for judged in dumps),
         "changing": sum(judged.get("changing", 0) for judged in dumps),

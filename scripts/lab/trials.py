@@ -10,7 +10,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Protocol,
+    Sequence,
+    Tuple,
+)
 
 from tabulate import tabulate
 
@@ -23,6 +34,19 @@ from .library import KernelFiles, get
 __all__ = ("TRIALS", "Outcome", "Trial", "journal_of", "outcomes", "perform", "table", "write")
 
 _Records = Sequence[Mapping[str, Any]]
+
+
+class _Run(Protocol):
+    # Does a trial: so much of it for each kernel, until time is up.
+    def __call__(
+        self,
+        kernels: Sequence[KernelFiles],
+        journal: Journal,
+        count: int,
+        /,
+        *,
+        budget_seconds: float,
+    ) -> None: ...
 
 
 class Trial(NamedTuple):
@@ -38,7 +62,7 @@ class Trial(NamedTuple):
     """How much of it there is for each kernel: checks, tries, or stops at random."""
     some: int
     """The same for a run of the matrix, which has more to do."""
-    run: Callable[[Sequence[KernelFiles], Journal, int, float], None]
+    run: _Run
     """Does it: kernels, journal, how much, and in how many seconds."""
     numbers: Callable[[_Records], Dict[str, Any]]
     """What came of it for a kernel, in numbers."""
@@ -46,9 +70,11 @@ class Trial(NamedTuple):
     """What must not have come of it, in words."""
 
 
-def _stops(files: Sequence[KernelFiles], journal: Journal, count: int, seconds: float) -> None:
+def _stops(
+    kernels: Sequence[KernelFiles], journal: Journal, count: int, *, budget_seconds: float
+) -> None:
     plan = stops.Plan(count, max(1, count // 10))
-    stops.run(files, journal, plan, budget_seconds=seconds)
+    stops.run(kernels, journal, plan, budget_seconds=budget_seconds)
 
 
 TRIALS: Mapping[str, Trial] = {
@@ -60,9 +86,7 @@ TRIALS: Mapping[str, Trial] = {
             soak.KERNELS,
             334,
             10,
-            lambda files, journal, count, seconds: soak.run(
-                files, journal, count, budget_seconds=seconds
-            ),
+            soak.run,
             soak.numbers,
             soak.trouble,
         ),
@@ -72,9 +96,7 @@ TRIALS: Mapping[str, Trial] = {
             injuries.KERNELS,
             20,
             1,
-            lambda files, journal, count, seconds: injuries.run(
-                files, journal, count, budget_seconds=seconds
-            ),
+            injuries.run,
             injuries.numbers,
             injuries.trouble,
         ),
@@ -94,9 +116,7 @@ TRIALS: Mapping[str, Trial] = {
             inside.KERNELS,
             7,
             1,
-            lambda files, journal, count, seconds: inside.run(
-                files, journal, count, budget_seconds=seconds
-            ),
+            inside.run,
             soak.numbers,
             soak.trouble,
         ),
@@ -106,9 +126,7 @@ TRIALS: Mapping[str, Trial] = {
             crashes.KERNELS,
             8,
             2,
-            lambda files, journal, count, seconds: crashes.run(
-                files, journal, count, budget_seconds=seconds
-            ),
+            crashes.run,
             crashes.numbers,
             crashes.trouble,
         ),
@@ -161,7 +179,7 @@ def perform(
     names = [kernel.name for kernel in KERNELS.pick(kernels or trial.kernels)]
     archive = Archive()
     files = [get(KERNELS[name], archive) for name in names]
-    trial.run(files, journal, count, budget_seconds)
+    trial.run(files, journal, count, budget_seconds=budget_seconds)
     return outcomes(trial, journal)
 
 

@@ -128,8 +128,9 @@ def test_excuse_needs_somebody_at_work() -> None:
 
 
 def _dumped(**differs: Any) -> Dict[str, Any]:
-    sound = {"error": "", "findings": [], "missed": [], "changing": 0, "unwitnessed": []}
-    return {**sound, **differs}
+    lists = ("findings", "found", "missed", "left_out", "unwitnessed")
+    none: Dict[str, Any] = {name: [] for name in lists}
+    return {**none, "error": "", "changing": 0, **differs}
 
 
 def _crash(function: Optional[str], hurt: int, *dumps: Dict[str, Any]) -> Dict[str, Any]:
@@ -139,12 +140,16 @@ def _crash(function: Optional[str], hurt: int, *dumps: Dict[str, Any]) -> Dict[s
 
 def test_crashes_count_what_is_found_in_each_format() -> None:
     within = _crash("__slab_free", 0, _dumped(changing=1), _dumped())
-    hurt = _crash(None, 3, _dumped(), _dumped())
+    hurt = _crash(None, 3, _dumped(found=["a", "b", "c"]), _dumped(found=["a", "b", "c"]))
     numbers = crashes.numbers([within, hurt])
     assert (numbers["within the allocator"], numbers["after damage"]) == (1, 1)
     assert (numbers["dumps"], numbers["found"], numbers["missed"]) == (4, 6, 0)
     assert (numbers["changing"], numbers["without witness"]) == (1, 0)
     assert crashes.trouble([within, hurt]) == []
+    whole, some = _dumped(found=["a", "b", "c"]), _dumped(found=["a", "b"], left_out=["c"])
+    partly = _crash(None, 3, whole, some)
+    numbers = crashes.numbers([partly])
+    assert (numbers["found"], numbers["left out by makedumpfile"], numbers["missed"]) == (5, 1, 0)
 
 
 def test_crashes_are_in_trouble_for_what_one_format_shows() -> None:
@@ -152,7 +157,7 @@ def test_crashes_are_in_trouble_for_what_one_format_shows() -> None:
     excused = _crash("__slab_free", 0, _dumped(unwitnessed=["c"]))
     missed = _crash(None, 1, _dumped(missed=["index-twice in foo"]))
     unread = _crash(None, 1, _dumped(error="no report"))
-    assert crashes.numbers([missed])["found"] == 0
+    assert crashes.numbers([missed, unread])["found"] == 0
     assert crashes.trouble([accused, excused, missed, unread]) == [
         "__slab_free: crash-l-31: a",
         "__slab_free: elf: no witness: c",
