@@ -11,13 +11,14 @@ and the kernel's own count of slab pages.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Dict, Iterable, Iterator, List, Optional, Sequence, Set
+from functools import partial
+from typing import Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Set, Tuple
 
 import numpy as np
 from drgn import FaultError
 
 from .allocators.base import Allocator
-from .allocators.caches import in_kmalloc_table
+from .allocators.caches import Caches, in_kmalloc_table
 from .allocators.vectors import names_cgroups, vector_entries, vector_words, vectors
 from .allocators.whereabouts import in_stray_slab
 from .errors import LayoutError
@@ -49,6 +50,8 @@ from .rules.slabpages import (
 )
 from .rules.vectors import Cgroups, Vectors, judge_vectors, no_cgroups
 
+Homes = Callable[[U64], I64]
+
 _SMALLEST = 8  # bytes of an object
 _MOST_WALKED = 256  # pages for which lists of CPUs are walked
 
@@ -57,21 +60,32 @@ class Owners:
     """
     Which cache each slab belongs to.
 
-    :param allocator: Has read every slab of the index.
+    :param cache: Position of the cache of each row of the index; -1 for none.
+    :param homes: Returns the cache of which an object begins at each address; else -1.
     """
 
-    def __init__(self, index: SlabIndex, allocator: Allocator) -> None:
+    def __init__(self, index: SlabIndex, caches: Caches, cache: I64, homes: Homes) -> None:
         self.index = index
-        self.cache: I64 = allocator.ownership.cache
+        self.cache = cache
         """Position of the cache of each row of the index; -1 for none."""
-        self.names: Sequence[str] = allocator.caches.names
+        self.names: Sequence[str] = caches.names
         # One name, or one entry of the table, may be damaged.
         named = np.array(["kmalloc" in name for name in self.names], np.bool_)
-        listed = in_kmalloc_table(index.machine, allocator.caches.addresses)
+        listed = in_kmalloc_table(index.machine, caches.addresses)
         self.is_kmalloc: Bools = np.append(named if listed is None else named | listed, False)
         """Which caches ``kmalloc()`` gives memory from; the last is for none."""
-        self._caches = allocator.caches.rows
-        self._homes = allocator.homes
+        self._caches = caches.rows
+        self._homes = homes
+
+    @classmethod
+    def told(cls, index: SlabIndex, allocator: Allocator) -> Owners:
+        """
+        Return them as all lists tell.
+
+        :param allocator: Has read every slab of the index.
+        """
+        homes = partial(allocator.homes, index)
+        return cls(index, allocator.caches, allocator.ownership.cache, homes)
 
     def objects(self, rows: I64) -> U64:
         """
@@ -88,13 +102,13 @@ class Owners:
 
     def fits(self, addresses: U64, sizes: U64) -> Bools:
         """Return where an object begins that has so many bytes."""
-        homes = self._homes(self.index, addresses)
+        homes = self._homes(addresses)
         found: Bools = (homes >= 0) & (self._caches["object_size"][homes] >= sizes)
         return found
 
     def kmalloc(self, addresses: U64, size: int) -> Bools:
         """Return where an object of ``kmalloc()`` begins that has so many bytes."""
-        homes = self._homes(self.index, addresses)
+        homes = self._homes(addresses)
         large = self._caches["object_size"][homes] >= np.uint64(size)
         found: Bools = self.is_kmalloc[homes] & large
         return found
@@ -227,15 +241,20 @@ def judge_slab_pages(machine: Machine, owners: Owners, unreadable: int) -> Itera
 
     :param unreadable: Struct pages that are not in the target.
     """
-    for one in _judge_slabs(machine, owners):
+    for one in judge_slabs_alone(machine, owners):
         # The slab that a vector lies in may be one of those that are missing.
         if not unreadable or one.code != "slab-vector-wrong":
             yield one
     yield from _free_slabs(machine, owners)
 
 
-def _judge_slabs(machine: Machine, owners: Owners) -> Iterator[Finding]:
-    # Of slabs that are as their page says; KFENCE's have other pages.
+def judge_slabs_alone(machine: Machine, owners: Owners) -> Iterator[Finding]:
+    """
+    Yield what the first pages of slabs say that is wrong, of slabs that are as their page says.
+
+    :param owners: Of the slabs that their vectors, and what is in these, lie in, too.
+    """
+    # KFENCE's have other pages.
     index = owners.index
     kfence = (index.known_by & np.uint8(KnownBy.KFENCE)) != 0
     rows = np.flatnonzero(index.marked & (owners.cache >= 0) & ~kfence)
@@ -333,10 +352,7 @@ def _foreign(machine: Machine, owners: Owners, rows: I64) -> Bools:
     # many entries.
     index, memory = owners.index, machine.memory
     found = np.zeros(len(rows), np.bool_)
-    if not names_cgroups(machine):
-        return found
-    starts, steps = vectors(machine, index.pages[rows], owners.strides(rows))
-    for some, entries in vector_entries(machine, starts, steps, owners.objects(rows)):
+    for some, entries in object_cgroups(machine, owners, rows):
         # Most objects of a slab are of one cgroup, or of none.
         flat = entries.reshape(-1)
         first = np.flatnonzero(np.diff(flat, prepend=~flat[:1]))
@@ -358,6 +374,20 @@ def _foreign(machine: Machine, owners: Owners, rows: I64) -> Bools:
             each = np.repeat(wrong[which], np.diff(first, append=len(flat)))
             found[some] = each.reshape(entries.shape).any(axis=1)
     return found
+
+
+def object_cgroups(machine: Machine, owners: Owners, rows: I64) -> Iterator[Tuple[I64, U64]]:
+    """
+    Yield what the vectors of slabs lead to, those of several at a time.
+
+    :param rows: Of the index, of slabs with a cache.
+    :return: Positions in *rows*, and ``struct obj_cgroup *`` of their objects: shapes (n,) and
+        (n, count).
+    """
+    if not names_cgroups(machine):
+        return iter(())
+    starts, steps = vectors(machine, owners.index.pages[rows], owners.strides(rows))
+    return vector_entries(machine, starts, steps, owners.objects(rows))
 
 
 def _cgroup_bytes(machine: Machine) -> int:

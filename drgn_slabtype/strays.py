@@ -161,7 +161,7 @@ def _memory(reading: Reading, found: List[Finding]) -> List[Finding]:
     if reading.machine.is_live:
         return []
     assert reading.scan is not None
-    owners = Owners(reading.index, reading.allocator)
+    owners = Owners.told(reading.index, reading.allocator)
     return judge_memory(reading.machine, owners, reading.scan.unreadable, found)
 
 
@@ -174,7 +174,7 @@ def judge_slabs(reading: Reading) -> List[Finding]:
     if reading.machine.is_live:
         return []
     assert reading.scan is not None
-    owners = Owners(reading.index, reading.allocator)
+    owners = Owners.told(reading.index, reading.allocator)
     try:
         return _numbered(judge_slab_pages(reading.machine, owners, reading.scan.unreadable), [])
     except (OSError, SlabTypeError):  # of the target as a whole

@@ -4,11 +4,15 @@
 from __future__ import annotations
 
 from ..errors import UnsupportedError
+from ..index import SlabIndex
+from ..ledger import I64, U64
 from ..machine import Machine
 from .base import Allocator
 from .caches import Caches
 from .slab.allocator import SlabAllocator
+from .slab.view import SlabView
 from .slub.allocator import SlubAllocator
+from .slub.fit import object_homes
 
 
 def open_allocator(machine: Machine, caches: Caches) -> Allocator:
@@ -24,3 +28,16 @@ def open_allocator(machine: Machine, caches: Caches) -> Allocator:
     if name == "SLUB":
         return SlubAllocator(machine, caches)
     raise UnsupportedError(f"{name} keeps neither slab caches with lists nor counts to check")
+
+
+def homes_of(index: SlabIndex, caches: Caches, owner: I64, addresses: U64) -> I64:
+    """
+    Return the position of the cache of which an object begins at each address; else -1.
+
+    What :meth:`.base.Allocator.homes` returns, of slabs whose lists nobody has read.
+
+    :param owner: Position of the cache of each row of the index; -1 for none.
+    """
+    if index.layout.allocator == "SLAB":
+        return SlabView(index, caches, owner, ()).homes(addresses)
+    return object_homes(index, caches, owner, addresses)

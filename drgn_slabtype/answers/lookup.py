@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from functools import cached_property, partial
-from typing import Callable, List, NamedTuple, Optional, Sequence, Set
+from typing import Callable, List, NamedTuple, Optional, Sequence
 
 import numpy as np
 
@@ -30,11 +30,11 @@ from ..strays import judge_slabs
 from .aliases import cache_aliases
 from .names import find_names
 from .proven import shelf, witnessed
+from .slabpage import SlabPages
 from .states import Objects, object_states
 
 _KEPT_BYTES = 64 << 20  # of the tables of caches that are kept for the next question
 
-_ASKED = 3  # caches whose slabs show how many references a slab has
 _NAMED = 4  # caches that are named where one was asked for
 
 
@@ -216,32 +216,15 @@ class Lookup:
         if not len(owner) or owner[0] < 0:
             return None
         ledger, findings = reading.judge(int(owner[0]))
-        if reading.doubts(ledger, findings) or self._is_shared(page):
+        if reading.doubts(ledger, findings):
+            return None
+        if not self.machine.is_live and self._pages.is_odd(page):
             return None
         return Judged(ledger, findings, object_states(ledger))
 
-    def _is_shared(self, page: int) -> bool:
-        # Whether it has other references than the slabs that the first caches lie in, if
-        # they lie in any.
-        if self.machine.is_live or not self._usual:
-            return False
-        own = self._references([page])
-        return bool(own) and own != self._usual
-
     @cached_property
-    def _usual(self) -> Set[int]:
-        memory = self.machine.memory
-        starts = self.listed.addresses[:_ASKED] - np.uint64(memory.linear_base)
-        found = (
-            find_slab(self.machine, pfn)
-            for pfn in (starts >> np.uint64(memory.page_shift)).tolist()
-        )
-        return self._references([where.page for where in found if where.page is not None])
-
-    def _references(self, pages: Sequence[int]) -> Set[int]:
-        at = np.array(pages, np.uint64) + np.uint64(self.machine.page.refcount)
-        counts = self.machine.memory.gather(at, 4)
-        return {int.from_bytes(one.tobytes(), "little") for one in counts.bytes[counts.ok]}
+    def _pages(self) -> SlabPages:
+        return SlabPages(self.machine, self.listed)
 
     def _from_whole(self, rows_of: Callable[[U64], I64], value: int) -> Optional[Located]:
         whole = self.whole

@@ -7,9 +7,11 @@ import random
 from pathlib import Path
 from typing import List, Tuple
 
+import numpy as np
 import pytest
 from drgn import Program
 
+from drgn_slabtype.allocators.vectors import vectors
 from drgn_slabtype.answers.describe import describe
 from drgn_slabtype.answers.lookup import Lookup
 from drgn_slabtype.answers.object import slab_object
@@ -18,6 +20,7 @@ from drgn_slabtype.capture import open_capture
 from drgn_slabtype.check import check
 from drgn_slabtype.index import KnownBy
 from drgn_slabtype.machine import machine
+from drgn_slabtype.pages.references import bits_of_no_flag
 
 from ..counting import counted_capture
 from ..recipes.overlay import Write, order_of, overlay
@@ -72,6 +75,51 @@ def test_the_head_of_a_long_list(kernel: str, damage: str) -> None:
     data = b"".join(link.to_bytes(8, order_of(prog)) for link in links)
     overlay(prog, [Write(head, data)])
     assert differences(prog, [slabs[len(slabs) // 2].page]) == []
+
+
+@pytest.mark.parametrize("damage", ["bit of no flag", "references", "vector"])
+@pytest.mark.parametrize("kernel", ONE_OF_EACH_SHAPE)
+def test_the_page_of_a_slab(kernel: str, damage: str) -> None:
+    # Nothing in its cache speaks against it.
+    prog = open_capture(str(_capture(kernel)))
+    of, order = machine(prog), order_of(prog)
+    found = [one for one in map(Lookup(of).at, (at for at, _ in _places(prog))) if one]
+    page = next(one.page for one in found if one.is_alone)
+    told, width = of.page.flags, of.memory.word_size
+    bits = bits_of_no_flag(of)
+    change = bits & -bits
+    if damage == "references":
+        told, width, change = of.page.refcount, 4, 1
+    elif damage == "vector":
+        slab = of.structure(f"struct {of.layout.slab_struct}")
+        names = [one for one in ("obj_exts", "memcg_data", "obj_cgroups") if slab.has(one)]
+        if not names:
+            pytest.skip("this kernel has no vectors")
+        told, change = slab.offset(names[0]), of.memory.linear_base | 0x12345001
+    if not change:
+        pytest.skip("every bit is a flag's")
+    number = int.from_bytes(prog.read(page + told, width), order) ^ change
+    overlay(prog, [Write(page + told, number.to_bytes(width, order))])
+    assert differences(prog, [page]) == []
+    (said,) = [one.code for one in check(prog).findings if one.slab == page and not one.because]
+    assert said in ("slab-flags-wrong", "slab-referenced", "page-refcount", "slab-vector-wrong")
+
+
+@pytest.mark.parametrize("kernel", ["debian-6.12", "slab-6.1-rfc3"])
+def test_the_vector_of_a_slab(kernel: str) -> None:
+    prog = open_capture(str(HERE / "percpu" / f"{kernel}.xz"))
+    index = Lookup(machine(prog)).whole.index
+    starts, steps = vectors(machine(prog), index.pages, np.uint64(8))
+    rows = np.flatnonzero(starts != 0)
+    assert len(rows)
+    pages = index.pages[rows[:: len(rows) // 8]].tolist()
+    assert differences(prog, pages) == []
+    small = Lookup(machine(prog))
+    asked = [small.of_page(page) for page in pages]
+    assert all(slab is not None and slab.is_alone for slab in asked)
+    overlay(prog, [Write(int(starts[rows[0]]), b"not an address!!"[: int(steps[rows[0]])])])
+    assert differences(prog, pages[:1]) == []
+    assert pages[0] in {one.slab for one in check(prog).findings}
 
 
 def test_sound_slabs_need_no_reading_of_the_whole_machine(prog: Program) -> None:

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Whether the page of one slab is as those of others
+---------------------------------------------------
+
+A question about one address reads no more than that slab and a few others, to
+know whether the whole machine has to be asked what is wrong with its page.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property, partial
+from typing import Sequence, Set, Tuple
+
+import numpy as np
+
+from ..allocators import homes_of
+from ..allocators.caches import Caches, same_cache
+from ..allocators.over import slabs_over
+from ..allocators.vectors import vector_words
+from ..allocators.whereabouts import find_slab
+from ..distinct import distinct
+from ..index import slabs_at
+from ..ledger import U64
+from ..machine import Machine
+from ..pagecheck import Owners, judge_slabs_alone, object_cgroups
+from ..pages.references import bits_of_no_flag, flags_of_users
+
+_ASKED = 3  # caches whose slabs show what the pages of slabs say
+_FLAGS = 7  # of the word that leads to a vector
+
+_Said = Tuple[int, int]
+# Flags and references of a page, as far as all slabs have the same.
+
+
+class SlabPages:
+    """
+    Pages of slabs, one at a time.
+
+    :param caches: Those that lists lead to.
+    """
+
+    def __init__(self, machine: Machine, caches: Caches) -> None:
+        self._machine = machine
+        self._caches = caches
+
+    def is_odd(self, page: int) -> bool:
+        """
+        Return whether anything may be wrong with a page, which the whole machine knows.
+
+        :param page: ``struct slab *``.
+        """
+        said = self._said([page])
+        if self._usual and said and said != self._usual:
+            return True
+        return self._has_odd_vector(page)
+
+    @cached_property
+    def _usual(self) -> Set[_Said]:
+        # What the slabs say that the first caches lie in, if they lie in any.
+        memory = self._machine.memory
+        starts = self._caches.addresses[:_ASKED] - np.uint64(memory.linear_base)
+        found = (
+            find_slab(self._machine, pfn)
+            for pfn in (starts >> np.uint64(memory.page_shift)).tolist()
+        )
+        return self._said([where.page for where in found if where.page is not None])
+
+    def _said(self, pages: Sequence[int]) -> Set[_Said]:
+        machine = self._machine
+        at = np.array(pages, np.uint64)
+        flags = machine.memory.gather(at + np.uint64(machine.page.flags), 8)
+        counts = machine.memory.gather(at + np.uint64(machine.page.refcount), 4)
+        told = np.uint64(flags_of_users(machine) | bits_of_no_flag(machine))
+        words = flags.bytes.view(machine.memory.word)[:, 0].astype(np.uint64) & told
+        numbers = counts.bytes.view(f"{machine.memory.byteorder}i4")[:, 0]
+        there = flags.ok & counts.ok
+        return set(zip(words[there].tolist(), numbers[there].tolist()))
+
+    def _has_odd_vector(self, page: int) -> bool:
+        own = np.array([page], np.uint64)
+        word = vector_words(slabs_at(self._machine, own))
+        if not word.any():
+            return False
+        owners = self._owners(own, word & ~np.uint64(_FLAGS))
+        row = owners.index.rows_of_pages(own)
+        entries = [some.reshape(-1) for _, some in object_cgroups(self._machine, owners, row)]
+        if entries:
+            owners = self._owners(owners.index.pages, *entries)
+        found = judge_slabs_alone(self._machine, owners)
+        return any(one.slab == page for one in found)
+
+    def _owners(self, pages: U64, *addresses: U64) -> Owners:
+        # Of some slabs, and of those that some addresses lie in.
+        machine, caches = self._machine, self._caches
+        leads = distinct(np.concatenate(addresses))
+        leads = leads[machine.memory.in_direct_map(leads)]
+        heads = slabs_over(slabs_at(machine, pages), leads)
+        index = slabs_at(machine, distinct(np.append(pages, heads.heads[heads.marked])))
+        cache = same_cache(index["slab_cache"], caches)
+        return Owners(index, caches, cache, partial(homes_of, index, caches, cache))
