@@ -47,15 +47,17 @@ def recipe(kernel: Kernel) -> str:
     origin = kernel.origin
     assert isinstance(origin, Built)
     breaker = sorted(_BREAKER.iterdir()) if origin.breaker else []
+    # What is said beside the options does not matter.
+    options = [_options(fragment.read_text()) for fragment in _fragments(kernel)]
     if origin.edit is None:
-        return cache.key(1, origin.source, *_fragments(kernel), *breaker)
+        return cache.key(2, origin.source, options, *breaker)
     # The edits as Python understands them: comments and layout do not matter.
     own = Path(inspect.getfile(origin.edit))
     edits = [
         ast.unparse(ast.parse(file.read_text(encoding="utf-8")))
         for file in (own, own.with_name("edits.py"))
     ]
-    return cache.key(1, origin.source, origin.edit.__name__, *_fragments(kernel), *edits, *breaker)
+    return cache.key(2, origin.source, origin.edit.__name__, options, *edits, *breaker)
 
 
 def _work_folder(package: str, version: str) -> Path:
