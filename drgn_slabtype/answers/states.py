@@ -298,8 +298,8 @@ def _nowhere(ledger: Ledger) -> Bools:
     nowhere = np.zeros(len(slabs), np.bool_)
     for suspect in ledger.suspects:
         if suspect.code == "slab-base-wrong":
-            found = np.uint64(suspect.found or 0)
-            nowhere[suspect.slab] = slabs.base[suspect.slab] - found < ledger.facts.stride
+            found = int(suspect.found or 0)
+            nowhere[suspect.slab] = 0 <= int(slabs.base[suspect.slab]) - found < ledger.facts.stride
     return nowhere
 
 

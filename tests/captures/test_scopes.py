@@ -106,10 +106,10 @@ def test_the_page_of_a_slab(kernel: str, damage: str) -> None:
 
 
 @pytest.mark.parametrize("kernel", ["debian-6.12", "slab-6.1-rfc3"])
-def test_the_vector_of_a_slab(kernel: str) -> None:
+def test_slabs_with_vectors_need_no_reading_of_the_whole_machine(kernel: str) -> None:
     prog = open_capture(str(HERE / "percpu" / f"{kernel}.xz"))
     index = Lookup(machine(prog)).whole.index
-    starts, steps = vectors(machine(prog), index.pages, np.uint64(8))
+    starts, _ = vectors(machine(prog), index.pages, np.uint64(8))
     rows = np.flatnonzero(starts != 0)
     assert len(rows)
     pages = index.pages[rows[:: len(rows) // 8]].tolist()
@@ -117,9 +117,6 @@ def test_the_vector_of_a_slab(kernel: str) -> None:
     small = Lookup(machine(prog))
     asked = [small.of_page(page) for page in pages]
     assert all(slab is not None and slab.is_alone for slab in asked)
-    overlay(prog, [Write(int(starts[rows[0]]), b"not an address!!"[: int(steps[rows[0]])])])
-    assert differences(prog, pages[:1]) == []
-    assert pages[0] in {one.slab for one in check(prog).findings}
 
 
 def test_sound_slabs_need_no_reading_of_the_whole_machine(prog: Program) -> None:
