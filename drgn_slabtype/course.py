@@ -340,7 +340,7 @@ def _target(machine: Machine) -> Target:
     kind = "live" if _moves(machine) else "core"
     platform = platform_of(machine.prog)
     release = escape_ascii_string(machine.prog["UTS_RELEASE"].string_(), escape_backslash=True)
-    return Target(kind, None, release, platform.arch.name)
+    return Target(kind, None, release, platform.arch.name.lower())
 
 
 def _scopes(seen: Lookup, names: Sequence[CacheName], addresses: Sequence[int]) -> List[Scope]:

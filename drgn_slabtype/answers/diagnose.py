@@ -218,8 +218,9 @@ def _explain_range(reading: Lookup, one: Damaged) -> Iterator[Clue]:
     content = _classify(reading, words, start)
     heads = dict(_list_heads(reading, content))
     if len(heads) * 2 * reading.machine.memory.word_size < len(data):
+        some = "" if len(data) == one.size else f"the first {len(data)} of {one.size} bytes: "
         told = _classify(reading, data, address).text
-        yield Clue("bytes", f"0x{address:x}: {told}", address)
+        yield Clue("bytes", f"0x{address:x}: {some}{told}", address)
     before = prog.read(address - _BYTES, _BYTES)
     repeat = continues(before, data)
     filled = len(set(data)) == 1 and is_poison(data[0])

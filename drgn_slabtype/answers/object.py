@@ -27,7 +27,7 @@ from .culprit import locate
 from .describe import describe
 from .extent import stretches
 from .lookup import Located, Lookup, lookup
-from .objectbytes import damaged_parts, lines, parts, words
+from .objectbytes import LINE, damaged_parts, lines, parts, words
 from .own import own_structure
 from .slots import slot
 from .what import meanings
@@ -105,9 +105,13 @@ def _with_contents(reading: Lookup, slab: Located, info: AddressInfo, count: int
     there = has_contents(kernel)
     wanted = list(parts(slot(kernel, slab.caches, slab.number), size, count if there else 0))
     # What debugging promises was kept, and so was what it is instead.
-    kept = [] if there else damaged_parts(object, size, findings)
-    wanted = sorted([*wanted, *kept], key=lambda part: part.first)
-    wide = [(0, min(size, count))] if there else [(part.first, part.last) for part in kept]
+    damaged = (
+        damaged_parts(object, size, findings, count, LINE)
+        if there
+        else damaged_parts(object, size, findings)
+    )
+    wanted = sorted([*wanted, *damaged], key=lambda part: part.first)
+    wide = [(part.first, part.last) for part in wanted if part.name == "object"]
     told = [one for first, last in wide for one in words(reading, object, first, last)]
     return replace(
         info,

@@ -24,8 +24,10 @@ from .lookup import Lookup
 from .poisons import poisons
 from .slots import Slot
 
-_LINE = 16
-_MOST_PART = 64  # bytes of a part beside the object that are told
+LINE = 16
+"""Bytes in a line."""
+
+_MOST_PART = 1 << 17  # bytes beside an object: as many as the largest of kmalloc() has
 _MOST_WORDS = 64
 _SHORTEST_TEXT = 4
 _PRINTABLE = frozenset((string.digits + string.ascii_letters + string.punctuation + " ").encode())
@@ -46,7 +48,7 @@ def parts(layout: Slot, object_size: int, count: int) -> Iterator[Part]:
     :param count: Bytes of the object, at most.
     """
     if layout.before:
-        yield Part("left red zone", -layout.before, 0)
+        yield Part("left red zone", -min(layout.before, _MOST_PART), 0)
     if count:
         yield Part("object", 0, min(object_size, count))
     for first, last, name in layout.parts:
@@ -55,19 +57,29 @@ def parts(layout: Slot, object_size: int, count: int) -> Iterator[Part]:
             yield Part(name, first, min(last, first + _MOST_PART))
 
 
-def damaged_parts(address: int, object_size: int, findings: Sequence[Finding]) -> List[Part]:
+def damaged_parts(
+    address: int, object_size: int, findings: Sequence[Finding], start: int = 0, row: int = 1
+) -> List[Part]:
     """
     Return the parts of an object itself that are damaged.
 
     :param address: Of the object.
+    :param start: The first byte that is of interest.
+    :param row: Whole rows of so many bytes are told.
     """
-    ranges = [one for finding in findings for one in finding.ranges]
-    starts = [(one.address - address, one.size) for one in ranges]
-    return [
-        Part("object", first, first + min(size, _MOST_PART))
-        for first, size in starts
-        if 0 <= first < object_size
-    ]
+    found: List[Part] = []
+    for one in sorted({one for finding in findings for one in finding.ranges}):
+        first = max(one.address - address, start)
+        last = min(one.address + one.size - address, object_size)
+        if first >= last:
+            continue
+        first = max(first // row * row, start)
+        last = min(-(-last // row) * row, object_size)
+        if found and first <= found[-1].last:
+            before = found.pop()
+            first, last = before.first, max(before.last, last)
+        found.append(Part("object", first, last))
+    return found
 
 
 def lines(
@@ -86,8 +98,8 @@ def lines(
             data = machine.memory.read(address + part.first, part.last - part.first)
         except FaultError:
             continue
-        for at in range(0, len(data), _LINE):
-            piece, start = data[at : at + _LINE], address + part.first + at
+        for at in range(0, len(data), LINE):
+            piece, start = data[at : at + LINE], address + part.first + at
             wrong = tuple(n for n in range(len(piece)) if start + n in damaged)
             found.append(
                 Line(part.name, start, part.first + at, piece.hex(" "), _ascii(piece), wrong)

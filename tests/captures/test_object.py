@@ -5,11 +5,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Tuple
 
 import pytest
 from drgn import Program
 
-from drgn_slabtype.answers.address import AddressInfo, ObjectWord
+from drgn_slabtype.answers.address import AddressInfo, Line, ObjectWord
 from drgn_slabtype.answers.caches import caches
 from drgn_slabtype.answers.object import slab_object
 from drgn_slabtype.answers.objects import objects
@@ -193,3 +194,50 @@ def test_words_that_repeat_are_one_line() -> None:
         "+32 0x0000000000000006: six",
         "+48 0x0000000000000006: six",
     ]
+
+
+def test_bytes_that_repeat_are_one_line() -> None:
+    x, y = "cc " * 16, "cc " * 15 + "00"
+    damaged: Tuple[int, ...] = tuple(range(16))
+    every = [(x, ()), (x, ()), (x, ()), (y, (15,)), (x, ()), (x, ()), *[(x, damaged)] * 4, (x, ())]
+    lines = [
+        Line("padding", 16 * at, 16 * at, bytes.strip(), "." * 16, marked)
+        for at, (bytes, marked) in enumerate(every)
+    ]
+    lines.append(Line("padding", 256, 256, x.strip(), "." * 16))
+    info = AddressInfo(0, "slab object", "made up", lines=tuple(lines), everywhere=True)
+    told = [line.split(": ") for line in as_text(info).splitlines()[1:]]
+    assert [(line[0].split()[-2], line[1].split("  ")[0]) for line in told if len(line) > 1] == [
+        ("+0", x.strip()),
+        ("+47", "the same up to here"),
+        ("+48", y),
+        ("+64", x.strip()),
+        ("+80", x.strip()),
+        ("+96", x.strip()),
+        ("+159", "the same damage up to here"),
+        ("+160", x.strip()),
+        ("+256", x.strip()),
+    ]
+    marks = [line[0].count("^^") for line in told if len(line) == 1]
+    assert marks == [1, 16]
+
+
+@pytest.mark.parametrize("count", [0, 10, 16, 100])
+def test_every_damaged_byte_is_told(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    prog = _open("debian-7-debug")
+    base, size = 0xFFFF88A1C10734C0, 1752  # a free mm_struct, behind which is padding
+    damage = {20: 3, 200: 500, 1740: 4, size: 1, size + 103: 1}
+    overlay(prog, [Write(base + at, b"\x01" * many) for at, many in damage.items()])
+    wanted = {at + n for at, many in damage.items() for n in range(many)}
+    for contents in (False, True):
+        manifest = {**(machine(prog).manifest or {}), "contents": contents}
+        monkeypatch.setattr(machine(prog), "manifest", manifest)
+        info = slab_object(prog, base, contents=count)
+        told = [line.offset + at for line in info.lines for at in range(len(line.bytes.split()))]
+        assert len(told) == len(set(told))
+        marked = {line.offset + at for line in info.lines for at in line.damaged}
+        assert marked == (wanted if count else set())
+        assert not contents or set(range(count)) <= set(told)
+        assert all(
+            line.damaged for line in info.lines if line.part == "object" and not line.offset < count
+        )

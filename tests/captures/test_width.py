@@ -103,10 +103,17 @@ def test_rows_of_bytes_fit_and_have_all(
 ) -> None:
     broken = open_capture(str(HERE / "broken" / "slub-6.1-plain-P-overflow-word.xz"))
     line = "object ffff888000b917e0 --bytes 100"
-    row = re.compile(r" [+-]\d+ ([0-9a-f]{16}): ((?:[0-9a-f]{2} ?)+)")
+    row = re.compile(r" [+-]\d+ ([0-9a-f]{16}): ((?:[0-9a-f]{2}\b ?)+|the same)")
 
     def rows(text: str) -> Any:
-        return [(int(at, 16), told.split()) for at, told in row.findall(text)]
+        found: Any = []
+        for at, told in row.findall(text):
+            if told == "the same":
+                start, alike = found[-1]
+                found[-1] = start, (alike * 32)[: int(at, 16) + 1 - start]
+            else:
+                found.append((int(at, 16), told.split()))
+        return found
 
     def bytes_of(text: str) -> Any:
         return {at + n: byte for at, told in rows(text) for n, byte in enumerate(told)}
@@ -117,7 +124,6 @@ def test_rows_of_bytes_fit_and_have_all(
     assert bytes_of(told) == bytes_of(everything)
     assert told.count("^^") == everything.count("^^") == 8
     assert max(map(len, told.splitlines())) <= columns
-    assert len(rows(told)) >= len(rows(everything))
 
 
 def test_what_goes_on_stands_under_what_it_goes_on_with(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,6 +57,25 @@ def test_consequences_stand_under_their_root() -> None:
     assert lines[-1].startswith("inconsistent (2 findings, 2 consequences): Linux 6.1.0-test")
 
 
+def test_what_stands_above_of_an_object_is_not_said_again() -> None:
+    of_it, own = ("the object before is in use", "allocated by f"), "3 bytes of 0x01"
+    root = Finding("redzone", "red zone", id=1, details=of_it)
+    follower = Finding("poison", "poison", id=2, because=1, details=(own, *of_it))
+    other = Finding("padding", "padding", id=3, details=of_it)
+    report = healthy()
+    report.findings = [root, follower, other]
+    lines = present("check", report, "table").splitlines()
+    assert lines[:7] == [
+        "1. red zone [redzone]",
+        *(f"   {line}" for line in of_it),
+        "   follows: 2. poison [poison]",
+        f"               {own}",
+        "3. padding [padding]",
+        f"   {of_it[0]}",
+    ]
+    assert as_json(report)["findings"][1]["details"] == [own, *of_it]
+
+
 def test_text_says_what_is_missing() -> None:
     lines = present("check", incomplete(), "table").splitlines()
     assert "unavailable: /cores/vmcore: truncated [unreadable]" in lines

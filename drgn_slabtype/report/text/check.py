@@ -10,7 +10,7 @@ what follows from it, and how much was judged.
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING, Dict, Iterable, Iterator, List, Sequence
+from typing import TYPE_CHECKING, Dict, Iterable, Iterator, List, Sequence, Tuple
 
 from ...findings import Finding, Report
 from ..views.check import (
@@ -44,7 +44,7 @@ def check(report: Report) -> str:
     if caches:
         told += [*table(CACHE.grid(caches)), ""]
     for branch in branches(report.findings):
-        told += _tree(branch, 0)
+        told += _tree(branch)
     told += [f"looks like: {line}" for line in likenesses(report)]
     if report.findings or report.looks_like:
         told.append("")
@@ -73,13 +73,14 @@ def _lost(report: Report) -> Iterator[str]:
         yield from (f"unavailable: {statement(one)}" for one in report.unavailable[:1])
 
 
-def _tree(branch: Branch, depth: int) -> Iterator[str]:
+def _tree(branch: Branch, above: Tuple[str, ...] = (), depth: int = 0) -> Iterator[str]:
     number = f"{'   ' * depth}{'follows: ' if depth else ''}{branch.finding.id}. "
     first, *details = lines(branch.finding)
     yield from hung(number, first, HANG)
-    yield from (f"{' ' * len(number)}{detail}" for detail in details)
+    # What stands above of the same object is not said again.
+    yield from (f"{' ' * len(number)}{detail}" for detail in details if detail not in above)
     for follower in branch.followers:
-        yield from _tree(follower, depth + 1)
+        yield from _tree(follower, (*above, *details), depth + 1)
 
 
 def _crowd(word: str, shelf: Sequence[Finding]) -> Iterator[str]:

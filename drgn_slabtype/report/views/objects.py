@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from itertools import groupby
-from typing import TYPE_CHECKING, List, NamedTuple, Optional, Tuple
+from typing import TYPE_CHECKING, Iterator, List, NamedTuple, Optional, Tuple
 
 from ...particulars import spell_age
 from ..values import plural
@@ -100,23 +100,61 @@ def _offsets(info: AddressInfo) -> int:
     return max([5, *(len(f"{line.offset:+}") for line in info.lines)])
 
 
+class _Bytes(NamedTuple):
+    # What stands in one row.
+    part: str
+    offset: int
+    address: int
+    bytes: Tuple[str, ...]
+    text: str
+    damaged: Tuple[int, ...]
+
+
+def _rows(info: AddressInfo, count: int) -> Iterator[_Bytes]:
+    # So many bytes in each.
+    for line in info.lines:
+        pieces = line.bytes.split()
+        for at in range(0, len(pieces), count):
+            yield _Bytes(
+                line.part,
+                line.offset + at,
+                line.address + at,
+                tuple(pieces[at : at + count]),
+                line.text[at : at + count],
+                tuple(n - at for n in line.damaged if at <= n < at + count),
+            )
+
+
 def _lines(info: AddressInfo, row: Row) -> List[Fact]:
     facts: List[Fact] = []
     part, offsets = None, _offsets(info)
-    for line in info.lines:
-        pieces = line.bytes.split()
-        for at in range(0, len(pieces), row.bytes):
-            told = " ".join(pieces[at : at + row.bytes])
-            ascii = f"  {line.text[at : at + row.bytes]}" if row.text else ""
-            where = f"{line.offset + at:+{offsets}} {line.address + at:0{_ADDRESS}x}: "
-            told = f"{told:<{3 * row.bytes - 1}}{ascii}".rstrip()
-            facts.append((line.part if line.part != part else "", where + told))
-            part = line.part
-            damaged = {n - at for n in line.damaged}
-            if damaged & set(range(row.bytes)):
-                marks = "".join("^^ " if n in damaged else "   " for n in range(row.bytes))
-                facts.append(("damaged", " " * len(where) + marks.rstrip()))
+
+    def where(offset: int, address: int) -> str:
+        return f"{offset:+{offsets}} {address:0{_ADDRESS}x}"
+
+    for _, some in groupby(enumerate(_rows(info, row.bytes)), _bytes_of):
+        alike = [one for _, one in some]
+        # In place of one row there is nothing to be saved.
+        for one in alike[: 1 if len(alike) > 2 else None]:
+            head = f"{where(one.offset, one.address)}: "
+            bytes = f"{' '.join(one.bytes):<{3 * row.bytes - 1}}"
+            told = f"{bytes}  {one.text}" if row.text else bytes
+            facts.append((one.part if one.part != part else "", head + told.rstrip()))
+            part = one.part
+            if one.damaged:
+                marks = "".join("^^ " if n in one.damaged else "   " for n in range(row.bytes))
+                facts.append(("damaged", " " * len(head) + marks.rstrip()))
+        if len(alike) > 2:
+            last, end = alike[-1], len(alike[-1].bytes) - 1
+            same = "the same damage" if last.damaged else "the same"
+            facts.append(("", f"{where(last.offset + end, last.address + end)}: {same} up to here"))
     return facts
+
+
+def _bytes_of(numbered: Tuple[int, _Bytes]) -> Tuple[str, int, Tuple[str, ...], Tuple[int, ...]]:
+    # What rows one behind the other have in common that hold the same.
+    at, one = numbered
+    return one.part, one.offset - at * len(one.bytes), one.bytes, one.damaged
 
 
 def _damage(info: AddressInfo) -> List[Fact]:
