@@ -248,26 +248,32 @@ def judge_slab_pages(machine: Machine, owners: Owners, unreadable: int) -> Itera
     yield from _free_slabs(machine, owners)
 
 
-def judge_slabs_alone(machine: Machine, owners: Owners) -> Iterator[Finding]:
+def judge_slabs_alone(
+    machine: Machine, owners: Owners, page: Optional[int] = None
+) -> Iterator[Finding]:
     """
     Yield what the first pages of slabs say that is wrong, of slabs that are as their page says.
 
     :param owners: Of the slabs that their vectors, and what is in these, lie in, too.
+    :param page: ``struct slab *`` of the one that this is about; all if ``None``.
     """
     # KFENCE's have other pages.
     index = owners.index
     kfence = (index.known_by & np.uint8(KnownBy.KFENCE)) != 0
-    rows = np.flatnonzero(index.marked & (owners.cache >= 0) & ~kfence)
+    wanted = index.marked & (owners.cache >= 0) & ~kfence
+    if page is not None:
+        wanted &= index.pages == np.uint64(page)
+    rows = np.flatnonzero(wanted)
     if not len(rows):
         return iter(())
     raw = np.ascontiguousarray(index.raw[rows, : machine.page.size])
-    page = PageBlock(0, 0, raw, machine.page, machine.memory.byteorder)
+    heads = PageBlock(0, 0, raw, machine.page, machine.memory.byteorder)
     vector = vector_words(index)[rows]
     words = SlabWords(
         index.pages[rows],
-        page.refcounts.astype(np.uint32).view(np.int32).astype(np.int64),
-        page.flags & np.uint64(flags_of_users(machine)),
-        page.flags & np.uint64(bits_of_no_flag(machine)),
+        heads.refcounts.astype(np.uint32).view(np.int32).astype(np.int64),
+        heads.flags & np.uint64(flags_of_users(machine)),
+        heads.flags & np.uint64(bits_of_no_flag(machine)),
         vector,
         judge_vectors(_vectors(machine, owners, rows, vector)),
     )

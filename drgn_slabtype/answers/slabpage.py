@@ -44,16 +44,27 @@ class SlabPages:
         self._machine = machine
         self._caches = caches
 
-    def is_odd(self, page: int) -> bool:
+    def is_odd(self, page: int, listed: bool) -> bool:
         """
         Return whether anything may be wrong with a page, which the whole machine knows.
 
         :param page: ``struct slab *``.
+        :param listed: Whether it stands on a list of its cache.
         """
         said = self._said([page])
         if self._usual and said and said != self._usual:
             return True
-        return self._has_odd_vector(page)
+        return (not listed and self._is_linked(page)) or self._has_odd_vector(page)
+
+    def _is_linked(self, page: int) -> bool:
+        # Whether what comes before and after it on a list leads to it.
+        memory, at = self._machine.memory, page + self._machine.page.compound
+        link, word = np.array([at], np.uint64), np.uint64(memory.word_size)
+        pair = memory.gather(link, 2 * memory.word_size)
+        after, before = pair.bytes.view(memory.word)[0].astype(np.uint64)
+        around = memory.gather(np.array([after + word, before], np.uint64), memory.word_size)
+        leads = around.bytes.view(memory.word)[:, 0] == link
+        return bool(pair.ok[0] and around.ok.all() and leads.all())
 
     @cached_property
     def _usual(self) -> Set[_Said]:
@@ -87,8 +98,7 @@ class SlabPages:
         entries = [some.reshape(-1) for _, some in object_cgroups(self._machine, owners, row)]
         if entries:
             owners = self._owners(owners.index.pages, *entries)
-        found = judge_slabs_alone(self._machine, owners)
-        return any(one.slab == page for one in found)
+        return any(True for _ in judge_slabs_alone(self._machine, owners, page))
 
     def _owners(self, pages: U64, *addresses: U64) -> Owners:
         # Of some slabs, and of those that some addresses lie in.

@@ -168,10 +168,13 @@ def _with_vectors(machine: Any) -> Iterator[Beside]:
 
 
 def _freed_vector(machine: Any) -> Iterator[Beside]:
-    # A slab with a vector, and a place of the cache whose object the vector is.
+    # A slab with a vector, and a place of the cache whose object the vector is. Where free
+    # objects are poisoned, that one is accused, and the vector follows from it.
     room = [found for found in machine.containers if len(found.entries) > 2]
     for found in _with_vectors(machine):
         home = machine.home(found.other)
+        if home and home.cache.poisoned:
+            continue
         for place in room if home else ():
             if place.cache is home.cache and place.place.endswith(("sheaf", "array")):
                 yield Beside(found, place)

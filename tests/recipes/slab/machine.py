@@ -39,6 +39,7 @@ class Cache(AnyCache):
         """``on-slab``, ``off-slab`` or ``objfreelist``."""
         if self.flags & 0x40000000:
             self.mode = "objfreelist"
+        self.poisoned = bool(self.flags & 0x800)
 
 
 class Slab(AnySlab):
