@@ -105,12 +105,9 @@ def _with_contents(reading: Lookup, slab: Located, info: AddressInfo, count: int
     there = has_contents(kernel)
     wanted = list(parts(slot(kernel, slab.caches, slab.number), size, count if there else 0))
     # What debugging promises was kept, and so was what it is instead.
-    damaged = (
-        damaged_parts(object, size, findings, count, LINE)
-        if there
-        else damaged_parts(object, size, findings)
-    )
-    wanted = sorted([*wanted, *damaged], key=lambda part: part.first)
+    start, row = (count, LINE) if there else (0, 1)
+    wanted += damaged_parts(object, size, findings, start, row)
+    wanted.sort(key=lambda part: part.first)
     wide = [(part.first, part.last) for part in wanted if part.name == "object"]
     told = [one for first, last in wide for one in words(reading, object, first, last)]
     return replace(

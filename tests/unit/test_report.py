@@ -59,21 +59,25 @@ def test_consequences_stand_under_their_root() -> None:
 
 def test_what_stands_above_of_an_object_is_not_said_again() -> None:
     of_it, own = ("the object before is in use", "allocated by f"), "3 bytes of 0x01"
-    root = Finding("redzone", "red zone", id=1, details=of_it)
-    follower = Finding("poison", "poison", id=2, because=1, details=(own, *of_it))
+    root = Finding("redzone", "red zone", id=1, object=0x1000, details=of_it)
+    details = (own, *of_it)
+    follower = Finding("poison", "poison", id=2, because=1, object=0x1000, details=details)
+    beside = Finding("poison", "poison", id=4, because=1, object=0x1100, details=of_it[:1])
     other = Finding("padding", "padding", id=3, details=of_it)
     report = healthy()
-    report.findings = [root, follower, other]
+    report.findings = [root, follower, other, beside]
     lines = present("check", report, "table").splitlines()
-    assert lines[:7] == [
+    assert lines[:9] == [
         "1. red zone [redzone]",
         *(f"   {line}" for line in of_it),
         "   follows: 2. poison [poison]",
         f"               {own}",
+        "   follows: 4. poison [poison]",
+        f"               {of_it[0]}",
         "3. padding [padding]",
         f"   {of_it[0]}",
     ]
-    assert as_json(report)["findings"][1]["details"] == [own, *of_it]
+    assert as_json(report)["findings"][1]["details"] == [*details]
 
 
 def test_text_says_what_is_missing() -> None:

@@ -10,7 +10,7 @@ what follows from it, and how much was judged.
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING, Dict, Iterable, Iterator, List, Sequence, Tuple
+from typing import TYPE_CHECKING, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 from ...findings import Finding, Report
 from ..views.check import (
@@ -73,14 +73,20 @@ def _lost(report: Report) -> Iterator[str]:
         yield from (f"unavailable: {statement(one)}" for one in report.unavailable[:1])
 
 
-def _tree(branch: Branch, above: Tuple[str, ...] = (), depth: int = 0) -> Iterator[str]:
+_Said = Tuple[Optional[int], str]  # of which object
+
+
+def _tree(branch: Branch, above: Tuple[_Said, ...] = (), depth: int = 0) -> Iterator[str]:
     number = f"{'   ' * depth}{'follows: ' if depth else ''}{branch.finding.id}. "
     first, *details = lines(branch.finding)
     yield from hung(number, first, HANG)
+    of = branch.finding.object
+    said = [(of, detail) for detail in details]
     # What stands above of the same object is not said again.
-    yield from (f"{' ' * len(number)}{detail}" for detail in details if detail not in above)
+    new = [detail for detail in details if of is None or (of, detail) not in above]
+    yield from (f"{' ' * len(number)}{detail}" for detail in new)
     for follower in branch.followers:
-        yield from _tree(follower, (*above, *details), depth + 1)
+        yield from _tree(follower, (*above, *said), depth + 1)
 
 
 def _crowd(word: str, shelf: Sequence[Finding]) -> Iterator[str]:
