@@ -214,7 +214,7 @@ class Reading:
         if lost_parts or (self.scan is not None and self.scan.unreadable):
             findings = [self._doubt(finding) for finding in findings]
         name = caches.names[number]
-        findings = [*findings, *judge_freed(ledger, self._freed(ledger), findings)]
+        findings = judge_freed(ledger, self._freed(ledger), findings)
         return ledger, findings + [
             Finding("unreadable", f"{name}: {part} is not in the target", name, id=-1 - at)
             for at, part in enumerate(lost_parts)

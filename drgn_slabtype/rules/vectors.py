@@ -12,7 +12,8 @@ has there, its marks, and what its entries lead to can be wrong.
 from __future__ import annotations
 
 import enum
-from typing import Dict, Iterable, Iterator, NamedTuple, Optional, Sequence
+from dataclasses import replace
+from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence
 
 import numpy as np
 
@@ -144,31 +145,40 @@ class Freed(NamedTuple):
     """Row of the claims of the ledger that the object is in."""
 
 
-def judge_freed(
-    ledger: Ledger, freed: Iterable[Freed], found: Sequence[Finding]
-) -> Iterator[Finding]:
+def judge_freed(ledger: Ledger, freed: Iterable[Freed], found: Sequence[Finding]) -> List[Finding]:
     """
-    Yield a finding for each vector that lies in a free object of a cache.
+    Return what is known of a cache, and a finding for each vector in a free object of it.
 
     :param ledger: Of the cache whose object it is.
-    :param found: What is known of that cache; numbering goes on after it, and it follows
-        from the first root of it.
+    :param found: What is known of that cache; numbering goes on after it. What is said of
+        the contents of that object follows from the vector in it; the vector's finding
+        follows from the first root that is left.
     """
-    told = (one for one in found if one.because is None)
-    root = next((one.id for one in told if one.rule not in ("note", "unavailable")), None)
-    last = max((one.id for one in found), default=0)
+    told, last = [*found], max((one.id for one in found), default=0)
     for at, one in enumerate(freed, 1):
+        vector, number = one.word & ~_FLAGS, last + at
+        told = [
+            replace(each, because=number)
+            if each.because is None and each.object == vector and each.rule == "content"
+            else each
+            for each in told
+        ]
+        roots = (each for each in told if each.because is None)
+        root = next((each.id for each in roots if each.rule not in ("note", "unavailable")), None)
         place = ledger.places[ledger.claims.place[one.claim]].name
-        yield Finding(
-            "slab-vector-wrong",
-            f"{one.cache}: slab 0x{one.page:x} has 0x{one.word:x} for its vector, which leads into "
-            f"an object of {ledger.facts.name} that is free: in {place}",
-            cache=one.cache,
-            slab=one.page,
-            found=one.word,
-            id=last + at,
-            because=root,
+        told.append(
+            Finding(
+                "slab-vector-wrong",
+                f"{one.cache}: slab 0x{one.page:x} has 0x{one.word:x} for its vector, which leads "
+                f"into an object of {ledger.facts.name} that is free: in {place}",
+                cache=one.cache,
+                slab=one.page,
+                found=one.word,
+                id=number,
+                because=root,
+            )
         )
+    return told
 
 
 class Cgroups(NamedTuple):

@@ -8,7 +8,7 @@ given back while they are slabs, and writes that run over many words at once.
 
 from __future__ import annotations
 
-from typing import Any, Iterator
+from typing import Any, FrozenSet, Iterator
 
 from drgn import FaultError, TypeKind, offsetof, sizeof
 from drgn.helpers.linux.mmzone import NODE_DATA
@@ -20,6 +20,7 @@ from .language import NOW, NoVictim, Root, Suite, Victim
 from .things import Beside, Thing
 from .victims import CACHE, PARTIAL, container, first, given
 
+_SLAB_POISON = 0x800
 _TEXT = b"intel_pstate: HWP enabled by BIOS"
 _ROW, _SMALL, _LARGE = 0, 6, 8  # kmalloc-64 and kmalloc-256
 
@@ -168,22 +169,29 @@ def _with_vectors(machine: Any) -> Iterator[Beside]:
 
 
 def _freed_vector(machine: Any) -> Iterator[Beside]:
-    # A slab with a vector, and a place of the cache whose object the vector is. Where free
-    # objects are poisoned, that one is accused, and the vector follows from it.
+    # A slab with a vector, and a place of the cache whose object the vector is.
     room = [found for found in machine.containers if len(found.entries) > 2]
     for found in _with_vectors(machine):
         home = machine.home(found.other)
-        if home and home.cache.poisoned:
-            continue
         for place in room if home else ():
             if place.cache is home.cache and place.place.endswith(("sheaf", "array")):
                 yield Beside(found, place)
                 break
 
 
+def _if_poisoned(found: Any) -> FrozenSet[str]:
+    # With CONFIG_DEBUG_SLAB. SLUB's debugged caches have no sheaves.
+    cache = found.other.cache
+    poisoned = isinstance(cache.flags, int) and cache.flags & _SLAB_POISON
+    return frozenset({cache.name} if poisoned else ())
+
+
 def _vectors(suite: Suite[Any]) -> None:
     freed = put(lambda v: v.other.entry(1), lambda v: v.victim.other)
-    leads = Root("slab-vector-wrong", node=None, astray=True)
+    # Where free objects are poisoned, that one is not, and its cache is inconsistent, too.
+    content = frozenset({"poison"})
+    leads = Root("slab-vector-wrong", node=None, astray=True, also=content)
+    leads = leads.but(others=_if_poisoned)
     suite.recipe("vector-freed", first("vector in an object", _freed_vector), freed, leads)
     root = Root("slab-vector-wrong", node=None, astray=True)
     text = store(lambda v: v.other, _TEXT[:16])

@@ -3,16 +3,20 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from drgn_slabtype.findings import Finding
 from drgn_slabtype.rules.vectors import (
     SAID,
     Cgroups,
+    Freed,
     Vectors,
     Wrong,
+    judge_freed,
     judge_vectors,
     no_cgroups,
 )
@@ -147,3 +151,23 @@ def test_a_vector_with_such_an_entry() -> None:
     assert wrong[7] == Wrong.ENTRIES
     # What most of them break is not understood.
     assert not judge_vectors(_vectors(foreign=~foreign)).any()
+
+
+def test_what_a_freed_vector_holds_follows_from_it() -> None:
+    ledger: Any = SimpleNamespace(
+        places=[SimpleNamespace(name="cpu array")],
+        claims=SimpleNamespace(place=[0]),
+        facts=SimpleNamespace(name="kmalloc-32"),
+    )
+    freed = [Freed("dentry", 0x40, _BASE + 1, 0)]
+    of_it = Finding("poison", "of the vector", id=1, object=_BASE)
+    elsewhere = Finding("poison", "of another", id=2, object=_BASE + 32)
+    assert [one.because for one in judge_freed(ledger, freed, [of_it])] == [2, None]
+    # What is wrong elsewhere stays, and is the root of the cache.
+    told = judge_freed(ledger, freed, [of_it, elsewhere])
+    assert [(one.code, one.because) for one in told] == [
+        ("poison", 3),
+        ("poison", None),
+        ("slab-vector-wrong", 2),
+    ]
+    assert judge_freed(ledger, [], [of_it, elsewhere]) == [of_it, elsewhere]

@@ -39,7 +39,6 @@ class Cache(AnyCache):
         """``on-slab``, ``off-slab`` or ``objfreelist``."""
         if self.flags & 0x40000000:
             self.mode = "objfreelist"
-        self.poisoned = bool(self.flags & 0x800)
 
 
 class Slab(AnySlab):

@@ -43,11 +43,6 @@ class Cache(AnyCache):
         """``struct node_barn *`` of each node; 0 where there is none."""
 
     @property
-    def poisoned(self) -> bool:
-        """Whether free objects are filled with poison."""
-        return "POISON" in self.flags
-
-    @property
     def debug(self) -> bool:
         """Whether the kernel checks what is in its objects."""
         return bool(self.flags & {"RED_ZONE", "POISON", "STORE_USER"})
