@@ -51,6 +51,7 @@ from .rules.slabpages import (
 from .rules.vectors import Cgroups, Vectors, judge_vectors, no_cgroups
 
 Homes = Callable[[U64], I64]
+"""Returns the position of the cache of which an object begins at each address; else -1."""
 
 _SMALLEST = 8  # bytes of an object
 _MOST_WALKED = 256  # pages for which lists of CPUs are walked
@@ -61,7 +62,6 @@ class Owners:
     Which cache each slab belongs to.
 
     :param cache: Position of the cache of each row of the index; -1 for none.
-    :param homes: Returns the cache of which an object begins at each address; else -1.
     """
 
     def __init__(self, index: SlabIndex, caches: Caches, cache: I64, homes: Homes) -> None:
@@ -241,18 +241,18 @@ def judge_slab_pages(machine: Machine, owners: Owners, unreadable: int) -> Itera
 
     :param unreadable: Struct pages that are not in the target.
     """
-    for one in judge_slabs_alone(machine, owners):
+    for one in judge_head_pages(machine, owners):
         # The slab that a vector lies in may be one of those that are missing.
         if not unreadable or one.code != "slab-vector-wrong":
             yield one
     yield from _free_slabs(machine, owners)
 
 
-def judge_slabs_alone(
+def judge_head_pages(
     machine: Machine, owners: Owners, page: Optional[int] = None
 ) -> Iterator[Finding]:
     """
-    Yield what the first pages of slabs say that is wrong, of slabs that are as their page says.
+    Yield what is wrong with what the head pages of slabs say.
 
     :param owners: Of the slabs that their vectors, and what is in these, lie in, too.
     :param page: ``struct slab *`` of the one that this is about; all if ``None``.

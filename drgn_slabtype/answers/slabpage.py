@@ -9,8 +9,9 @@ know whether the whole machine has to be asked what is wrong with its page.
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import cached_property, partial
-from typing import Sequence, Set, Tuple
+from typing import Dict, Sequence, Tuple
 
 import numpy as np
 
@@ -23,10 +24,10 @@ from ..distinct import distinct
 from ..index import slabs_at
 from ..ledger import U64
 from ..machine import Machine
-from ..pagecheck import Owners, judge_slabs_alone, object_cgroups
+from ..pagecheck import Owners, judge_head_pages, object_cgroups
 from ..pages.references import bits_of_no_flag, flags_of_users
 
-_ASKED = 3  # caches whose slabs show what the pages of slabs say
+_ASKED = 5  # caches whose slabs show what the pages of slabs say
 _FLAGS = 7  # of the word that leads to a vector
 
 _Said = Tuple[int, int]
@@ -51,42 +52,45 @@ class SlabPages:
         :param page: ``struct slab *``.
         :param listed: Whether it stands on a list of its cache.
         """
-        said = self._said([page])
-        if self._usual and said and said != self._usual:
+        own = self._said([page]).get(page)
+        others = Counter(said for at, said in self._witnesses.items() if at != page)
+        if own is not None and others and own != others.most_common(1)[0][0]:
             return True
         return (not listed and self._is_linked(page)) or self._has_odd_vector(page)
 
     def _is_linked(self, page: int) -> bool:
-        # Whether what comes before and after it on a list leads to it.
+        # Whether what comes before and after it on a list leads to it, and is something else.
         memory, at = self._machine.memory, page + self._machine.page.compound
         link, word = np.array([at], np.uint64), np.uint64(memory.word_size)
         pair = memory.gather(link, 2 * memory.word_size)
         after, before = pair.bytes.view(memory.word)[0].astype(np.uint64)
         around = memory.gather(np.array([after + word, before], np.uint64), memory.word_size)
         leads = around.bytes.view(memory.word)[:, 0] == link
-        return bool(pair.ok[0] and around.ok.all() and leads.all())
+        return bool(pair.ok[0] and after != link[0] and around.ok.all() and leads.all())
 
     @cached_property
-    def _usual(self) -> Set[_Said]:
-        # What the slabs say that the first caches lie in, if they lie in any.
+    def _witnesses(self) -> Dict[int, _Said]:
+        # What the slabs say that some caches lie in, in as many slabs as may be.
         memory = self._machine.memory
-        starts = self._caches.addresses[:_ASKED] - np.uint64(memory.linear_base)
+        apart = max(len(self._caches) // _ASKED, 1)
+        starts = self._caches.addresses[::apart][:_ASKED] - np.uint64(memory.linear_base)
         found = (
             find_slab(self._machine, pfn)
             for pfn in (starts >> np.uint64(memory.page_shift)).tolist()
         )
         return self._said([where.page for where in found if where.page is not None])
 
-    def _said(self, pages: Sequence[int]) -> Set[_Said]:
+    def _said(self, pages: Sequence[int]) -> Dict[int, _Said]:
         machine = self._machine
         at = np.array(pages, np.uint64)
-        flags = machine.memory.gather(at + np.uint64(machine.page.flags), 8)
+        flags = machine.memory.gather(at + np.uint64(machine.page.flags), machine.page.long)
         counts = machine.memory.gather(at + np.uint64(machine.page.refcount), 4)
         told = np.uint64(flags_of_users(machine) | bits_of_no_flag(machine))
         words = flags.bytes.view(machine.memory.word)[:, 0].astype(np.uint64) & told
         numbers = counts.bytes.view(f"{machine.memory.byteorder}i4")[:, 0]
         there = flags.ok & counts.ok
-        return set(zip(words[there].tolist(), numbers[there].tolist()))
+        said = zip(words[there].tolist(), numbers[there].tolist())
+        return dict(zip(at[there].tolist(), said))
 
     def _has_odd_vector(self, page: int) -> bool:
         own = np.array([page], np.uint64)
@@ -98,7 +102,7 @@ class SlabPages:
         entries = [some.reshape(-1) for _, some in object_cgroups(self._machine, owners, row)]
         if entries:
             owners = self._owners(owners.index.pages, *entries)
-        return any(True for _ in judge_slabs_alone(self._machine, owners, page))
+        return any(True for _ in judge_head_pages(self._machine, owners, page))
 
     def _owners(self, pages: U64, *addresses: U64) -> Owners:
         # Of some slabs, and of those that some addresses lie in.
