@@ -118,9 +118,13 @@ def test_rows_of_bytes_fit_and_have_all(
     def bytes_of(text: str) -> Any:
         return {at + n: byte for at, told in rows(text) for n, byte in enumerate(told)}
 
+    def widest(text: str) -> int:
+        return max(len(told.split()) for _, told in row.findall(text) if told != "the same")
+
     everything = _text(broken, line)
     monkeypatch.setattr(output, "width", lambda path: columns)
     told = _text(broken, line)
+    assert widest(told) == {60: 4, 80: 8, 120: 16}[columns] <= widest(everything)
     assert bytes_of(told) == bytes_of(everything)
     assert told.count("^^") == everything.count("^^") == 8
     assert max(map(len, told.splitlines())) <= columns
