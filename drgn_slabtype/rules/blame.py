@@ -144,7 +144,7 @@ class _Roots:
             return self._of_object(finding)
         if finding.slab is not None:
             found = self._by_slab.get(finding.slab)
-            of_cpus = finding.code == "list-twice" and finding.expected in _OF_CPUS
+            of_cpus = finding.code == "list-twice" and _is_of_cpus(finding)
             if found is None and (of_cpus or finding.code in ("list-missing", "slab-in-transit")):
                 kinds = str(finding.expected).split(" or ")
                 keys = [(node, kind) for kind in kinds for node in (finding.node, None)]
@@ -202,9 +202,10 @@ class _Roots:
             self._places.setdefault(finding.place, number)
             if finding.cpu is not None and finding.place in _OF_CPUS:
                 self._places.setdefault(f"cpu freelist of CPU {finding.cpu}", number)
-        if finding.code == "list-twice" and finding.expected in _OF_CPUS:
+        if finding.code == "list-twice" and _is_of_cpus(finding):
             # Where two chains run together, the rest of one of them is on no list.
-            self._lists.setdefault((None, str(finding.expected)), number)
+            for kind in str(finding.expected).split(" or "):
+                self._lists.setdefault((None, kind), number)
         # A cache that has lost its per-CPU memory has lost it for all CPUs.
         of_cpus = finding.rule == "container" and finding.node is None and finding.slab is None
         of_cpus |= finding.rule == "container" and finding.cpu is not None
@@ -224,6 +225,11 @@ class _Roots:
             at = np.flatnonzero(self._pages == np.uint64(finding.slab))
             nodes.update(self._owners[at].tolist())
         return nodes
+
+
+def _is_of_cpus(finding: Finding) -> bool:
+    # Whether the slab belongs to a CPU, in whatever way.
+    return set(str(finding.expected).split(" or ")) <= set(_OF_CPUS)
 
 
 def join(groups: Iterable[List[Finding]]) -> List[List[Finding]]:

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A struct page copied over another slab's is one root, and other damage one of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import List
+
+import pytest
+from drgn import sizeof
+
+from drgn_slabtype.capture import open_capture
+from drgn_slabtype.check import check
+from drgn_slabtype.findings import Finding
+
+from ..recipes.overlay import Write, overlay
+
+_HERE = Path(__file__).parent
+_CASES = (
+    ("debian-6.12-plain", 0xFFFFF73E80176FC0, 0xFFFFF73E80177000),
+    ("debian-6.12-plain", 0xFFFFF73E8004DA00, 0xFFFFF73E8004DC00),
+    ("debian-7-plain", 0xFFFFF473C00ACC00, 0xFFFFF473C00ACE00),
+    ("debian-6.1-plain", 0xFFFFF298C00A79C0, 0xFFFFF298C00A7A00),
+    ("debian-5.10-plain", 0xFFFFEFEF00169C80, 0xFFFFEFEF00169CC0),
+    ("debian-6.12-s390x-plain", 0x3720009E500, 0x3720009E600),
+    ("slab-6.1-plain", 0xFFFFEA0000030E00, 0xFFFFEA0000030E40),
+    ("slab-6.1-rfc3-plain", 0xFFFFEA000002B700, 0xFFFFEA000002B740),
+)
+
+
+def _roots(name: str, one: int, other: int, *besides: Write) -> List[Finding]:
+    prog = open_capture(str(_HERE / name / "capture.xz"))
+    page = prog.read(one, sizeof(prog.type("struct page")))
+    overlay(prog, [Write(other, page), *besides])
+    return [finding for finding in check(prog).findings if finding.because is None]
+
+
+@pytest.mark.parametrize(("name", "one", "other"), _CASES)
+def test_a_copy_is_one_root(name: str, one: int, other: int) -> None:
+    assert len(_roots(name, one, other)) == 1
+
+
+def test_other_damage_stays_apart() -> None:
+    # nr_partial of a third cache, which neither of both is.
+    name, one, other = _CASES[1]
+    alone = _roots(name, one, other)
+    count = Write(0xFFFF8F4CC11F3848, (1000).to_bytes(8, "little"))
+    both = _roots(name, one, other, count)
+    assert len(both) == len(alone) + 1
+    assert "shmem_inode_cache" in {root.cache for root in both}
