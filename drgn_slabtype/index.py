@@ -120,6 +120,11 @@ class SlabColumns:
             "flags", lambda: self._cut(self.machine.page.flags, word).astype(np.uint64)
         )
 
+    @property
+    def refcounts(self) -> npt.NDArray[np.int32]:
+        """``page->_refcount`` of each head page."""
+        return self._cut(self.machine.page.refcount, "i4")
+
     def _cut(self, offset: int, type: str) -> Any:
         # A member of the head page, in host byte order.
         dtype = np.dtype(self._memory.byteorder + type)
@@ -217,9 +222,11 @@ class SlabIndex(SlabColumns):
 
     def _heads(self) -> Tuple[U64, U64, I64]:
         # First and last page frame of each row, and the row, by page frame; here
-        # for who asks for a head.
-        sorter = np.argsort(self.pfns, kind="stable").astype(np.int64)
-        heads = self.pfns[sorter]
+        # for who asks for a head. As the memory map is read they are in order.
+        heads, sorter = self.pfns, np.arange(len(self.pfns))
+        if (heads[1:] < heads[:-1]).any():
+            sorter = np.argsort(heads, kind="stable")
+            heads = heads[sorter]
         return heads, heads, sorter
 
     def _reaches(self) -> Tuple[U64, U64, I64]:
@@ -229,7 +236,8 @@ class SlabIndex(SlabColumns):
             pages = self.spans[sorter] >> np.uint64(self._memory.page_shift)
         else:
             owned = self._settled[sorter] >= 0
-            heads, sorter = heads[owned], sorter[owned]
+            if not owned.all():
+                heads, sorter = heads[owned], sorter[owned]
             order = np.minimum(self._settled[sorter], _MAX_ORDER)
             pages = np.uint64(1) << order.astype(np.uint64)
         return heads, heads + pages - np.uint64(1), sorter

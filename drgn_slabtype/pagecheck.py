@@ -34,7 +34,6 @@ from .pages.dump import flag_words
 from .pages.freememory import FreeMemory, free_memory
 from .pages.pcp import among_free, may_be_free, on_list
 from .pages.references import Counted, References, bits_of_no_flag, flags_of_users
-from .pages.scan import PageBlock
 from .pages.vmstat import SlabPages, slab_page_counts
 from .rules.compound import judge_compounds
 from .rules.cpupages import judge_cpu_pages
@@ -54,6 +53,7 @@ Homes = Callable[[U64], I64]
 """Returns the position of the cache of which an object begins at each address; else -1."""
 
 _SMALLEST = 8  # bytes of an object
+_AT_A_TIME = 1 << 14  # slabs whose vectors are read
 _MOST_WALKED = 256  # pages for which lists of CPUs are walked
 
 
@@ -266,14 +266,12 @@ def judge_head_pages(
     rows = np.flatnonzero(wanted)
     if not len(rows):
         return iter(())
-    raw = np.ascontiguousarray(index.raw[rows, : machine.page.size])
-    heads = PageBlock(0, 0, raw, machine.page, machine.memory.byteorder)
-    vector = vector_words(index)[rows]
+    flags, vector = index.flags[rows], vector_words(index)[rows]
     words = SlabWords(
         index.pages[rows],
-        heads.refcounts.astype(np.uint32).view(np.int32).astype(np.int64),
-        heads.flags & np.uint64(flags_of_users(machine)),
-        heads.flags & np.uint64(bits_of_no_flag(machine)),
+        index.refcounts[rows].astype(np.int64),
+        flags & np.uint64(flags_of_users(machine)),
+        flags & np.uint64(bits_of_no_flag(machine)),
         vector,
         judge_vectors(_vectors(machine, owners, rows, vector)),
     )
@@ -391,9 +389,15 @@ def object_cgroups(machine: Machine, owners: Owners, rows: I64) -> Iterator[Tupl
         (n, count).
     """
     if not names_cgroups(machine):
-        return iter(())
-    starts, steps = vectors(machine, owners.index.pages[rows], owners.strides(rows))
-    return vector_entries(machine, starts, steps, owners.objects(rows))
+        return
+    # Few slabs have one, and of many slabs at a time their struct pages would be copied.
+    (there,) = np.nonzero(vector_words(owners.index)[rows])
+    for first in range(0, len(there), _AT_A_TIME):
+        some = there[first : first + _AT_A_TIME]
+        slabs = rows[some]
+        starts, steps = vectors(machine, owners.index.pages[slabs], owners.strides(slabs))
+        for which, entries in vector_entries(machine, starts, steps, owners.objects(slabs)):
+            yield some[which], entries
 
 
 def _cgroup_bytes(machine: Machine) -> int:

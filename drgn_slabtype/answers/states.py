@@ -249,6 +249,7 @@ def tally(ledger: Ledger) -> Tally:
         differs = np.zeros(len(first), np.bool_)
         differs[back[state != state[first][back]]] = True
         rows, state = rows[first], np.where(differs, np.uint8(ObjectState.UNKNOWN), state[first])
+    del keys
     slab, place = claims.slab[rows], claims.place[rows]
     state[_is_own(ledger)[place] & excess[slab]] = ObjectState.UNKNOWN
     by_state = _counted(slab, state, (len(slabs), len(ObjectState)))

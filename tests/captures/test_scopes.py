@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
-from typing import List, Tuple
+from typing import Iterator, List, Tuple
 
 import numpy as np
 import pytest
 from drgn import Program
 
-from drgn_slabtype.allocators.vectors import vectors
+from drgn_slabtype import pagecheck
+from drgn_slabtype.allocators.vectors import vector_words, vectors
 from drgn_slabtype.answers.describe import describe
 from drgn_slabtype.answers.lookup import Lookup
 from drgn_slabtype.answers.object import slab_object
@@ -19,7 +20,10 @@ from drgn_slabtype.answers.page import page_info
 from drgn_slabtype.capture import open_capture
 from drgn_slabtype.check import check
 from drgn_slabtype.index import KnownBy
-from drgn_slabtype.machine import machine
+from drgn_slabtype.ledger import I64
+from drgn_slabtype.machine import Machine, machine
+from drgn_slabtype.machine.memory import U64
+from drgn_slabtype.pagecheck import Owners, object_cgroups
 from drgn_slabtype.pages.references import bits_of_no_flag
 
 from ..counting import counted_capture
@@ -227,3 +231,32 @@ def test_a_slab_of_no_cache_is_asked_of_the_whole_machine() -> None:
     guarded = index.pages[(index.known_by & KnownBy.KFENCE) != 0].tolist()
     for page in guarded[:5]:
         assert describe(Lookup(machine(prog)), page).kind == "struct slab"
+
+
+def test_vectors_are_read_some_slabs_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = machine(open_capture(str(HERE / "percpu" / "slab-6.1-rfc3.xz")))
+    reading = Lookup(kernel).whole
+    owners = Owners.told(reading.index, reading.allocator)
+    rows = np.flatnonzero(owners.cache >= 0)[::-1]
+    asked: List[int] = []
+
+    def pages_of(of: Machine, pages: U64, stride: U64) -> Tuple[U64, U64]:
+        asked.append(len(pages))
+        return pages, stride
+
+    def entries_of(of: Machine, starts: U64, steps: U64, counts: U64) -> Iterator[Tuple[I64, U64]]:
+        yield np.arange(len(starts))[::2], starts[::2, None]
+        yield np.arange(len(starts))[1::2], starts[1::2, None]
+
+    # What vectors lead to is in no capture.
+    monkeypatch.setattr(pagecheck, "names_cgroups", lambda of: True)
+    monkeypatch.setattr(pagecheck, "vectors", pages_of)
+    monkeypatch.setattr(pagecheck, "vector_entries", entries_of)
+    monkeypatch.setattr(pagecheck, "_AT_A_TIME", 16)
+    found = [*object_cgroups(kernel, owners, rows)]
+    told = {int(row): int(page) for some, each in found for row, page in zip(some, each[:, 0])}
+    (there,) = np.nonzero(vector_words(reading.index)[rows])
+    assert 20 < len(there) < len(rows)
+    assert told == dict(zip(there.tolist(), reading.index.pages[rows[there]].tolist()))
+    assert max(asked) == 16
+    assert sum(asked) == len(there)

@@ -20,7 +20,7 @@ from typing import Tuple
 import numpy as np
 
 from ...distinct import among, distinct
-from ...ledger import I64, Ledger, State
+from ...ledger import I64, Ledger, State, all_differ
 from ...machine.memory import Memory
 from .arrays import CPU, ArrayCaches
 
@@ -67,9 +67,13 @@ def _odd_claims(memory: Memory, ledger: Ledger) -> Tuple[I64, I64]:
     claims = ledger.claims
     gone = claims.slab < 0
     most = int(ledger.slabs.objects.max(initial=0)) + 1
-    keys = np.where(gone, -1, claims.slab.astype(np.int64) * most + claims.index)
-    _, which, times = np.unique(keys, return_inverse=True, return_counts=True)
+    keys = claims.slab.astype(np.int64) * most + claims.index + 1
+    keys[gone] = -1
+    odd = gone
+    if not all_differ(keys[~gone], len(ledger.slabs) * most):
+        _, which, times = np.unique(keys, return_inverse=True, return_counts=True)
+        odd = gone | (times[which] > 1)
     live = among(keys, keys[claims.state == State.LIVE]) & ~gone
     wrong = live | (~gone & (claims.index < 0)) | ~memory.is_kernel_address(claims.address)
     wrong |= claims.address % np.uint64(memory.word_size) != 0
-    return np.flatnonzero(gone | (times[which] > 1)), np.flatnonzero(wrong)
+    return np.flatnonzero(odd), np.flatnonzero(wrong)

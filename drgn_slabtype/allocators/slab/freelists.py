@@ -53,7 +53,7 @@ def enter_freelists(
     :param busy: Which slabs can be changing just now.
     :param place: Position of :data:`PLACE` in ``ledger.places``.
     """
-    slabs, first_box = ledger.slabs, len(ledger.containers)
+    slabs = ledger.slabs
     state, culprit, value = _walks(arrays, tails)
     boxes = Containers.build(
         len(slabs),
@@ -68,12 +68,23 @@ def enter_freelists(
         word=_words(arrays, culprit, state),
         busy=busy,
     )
+    claims = _claims(cache, ledger, arrays, tails, busy, place)
+    # The longest table there is, and never there twice.
+    ledger.claims = Claims.melt([ledger.claims, claims])
+    ledger.containers = Containers.melt([ledger.containers, boxes])
+
+
+def _claims(
+    cache: SlabCache, ledger: Ledger, arrays: IndexArrays, tails: Tails, busy: Bools, place: int
+) -> Claims:
+    # Of what the arrays name, before they have containers.
+    slabs = ledger.slabs
     slab, at = np.nonzero(tails.sound)
     which = arrays.entries[slab, at]
-    claims = Claims.build(
+    return Claims.build(
         len(slab),
         place=place,
-        container=first_box + slab,
+        container=len(ledger.containers) + slab,
         position=at - tails.active[slab],
         address=slabs.base[slab] + which.astype(np.uint64) * np.uint64(cache.size),
         slab=slab,
@@ -81,8 +92,6 @@ def enter_freelists(
         state=State.FREE,
         passing=busy[slab] | slabs.busy[slab],
     )
-    ledger.claims = Claims.join([ledger.claims, claims])
-    ledger.containers = Containers.join([ledger.containers, boxes])
 
 
 def _walks(arrays: IndexArrays, tails: Tails) -> Tuple[U8, I64, U64]:
