@@ -50,6 +50,7 @@ from .machine import Machine
 from .machine.gone import boot, confirm_boot, gone
 from .machine.memory import Spent
 from .machine.page import page_of
+from .machine.shuffled import SAID, is_shuffled
 from .pages.exported import Missed, misread, missed_by_equality
 from .pages.folios import head_pages
 from .pages.scan import PageScan, Progress, require_64_bit
@@ -94,6 +95,7 @@ class Course:
         self._settled: Optional[List[Finding]] = None
         self._explained: Optional[List[Finding]] = None
         self._kernel: Optional[KernelState] = None
+        self._shuffled = False
         self._missed: Optional[Missed] = None
         self._stopped: Optional[str] = None
         self._why: Optional[str] = None
@@ -136,6 +138,7 @@ class Course:
         require_64_bit(kernel)
         self._layout = kernel.layout
         kernel.fact(boot)  # to be compared with
+        self._shuffled = is_shuffled(kernel)
         seen = Lookup(kernel, progress=progress)
         scan: Optional[PageScan] = None
         with kernel.moment():
@@ -240,6 +243,8 @@ class Course:
         report.kernel = self._kernel
         if self._kernel is not None:
             report.notes += as_note(self._kernel, report.findings)
+        if self._shuffled:
+            report.notes.append(Finding("structures-shuffled", SAID))
         notes = () if layout is None else misread(layout, self._missed)
         report.notes += [Finding("dump-tools-misread", note) for note in notes]
         spent = self.kernel.spent.since(self._before)

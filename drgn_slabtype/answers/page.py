@@ -22,6 +22,7 @@ from ..arguments import is_null, word_of
 from ..errors import ArgumentError, TargetError
 from ..machine import Machine, machine
 from ..machine.kfence import kfence_pool
+from ..machine.shuffled import is_shuffled
 from ..machine.translation import physical_address
 from ..pages.dump import dump_page, flag_words, section_number
 from ..pages.flagnames import flag_names
@@ -294,6 +295,8 @@ def _mapping(machine: Machine, folios: Folios, head: int) -> Optional[str]:
     if value & 3 == 2:
         return f"movable page of a driver, 0x{value - 2:x}"
     text = f"address_space 0x{value:x}"
+    if is_shuffled(machine):
+        return f"{text}, whose members are in another order than the debug info says"
     mapping = Object(machine.prog, "struct address_space *", value)
     with contextlib.suppress(AttributeError, FaultError, LookupError):
         operations = mapping.a_ops.value_()

@@ -19,6 +19,7 @@ from drgn.helpers.linux.pid import find_task
 
 from ..machine import Machine
 from ..machine.clock import clock
+from ..machine.shuffled import is_shuffled
 from ..machine.symbols import depot_stack, frames, symbolise
 from ..machine.tasks import ERRORS
 from ..particulars import Track as Track
@@ -73,7 +74,7 @@ def _age(machine: Machine, when: int) -> Tuple[Optional[float], Optional[int]]:
 
 def task_name(machine: Machine, pid: int) -> Optional[str]:
     """Return the name of the task that has a PID now, if there is one."""
-    if not pid:
+    if not pid or is_shuffled(machine):
         return None
     try:
         task = find_task(machine.prog, pid)

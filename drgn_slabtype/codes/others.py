@@ -65,6 +65,17 @@ NOTES: Mapping[str, Code] = {
         "finding, `page-refcount`.",
         measure=Measure("count", "references"),
     ),
+    "structures-shuffled": Code(
+        "note",
+        "Debug info is wrong about tasks, files, inodes and mappings.",
+        "With `CONFIG_RANDSTRUCT` the compiler puts the members of such structures in a random "
+        "order, and GCC's debug info has them in the order of the source. The allocators' own "
+        "structures stay as they are.",
+        ("a kernel that was built so by GCC: no damage",),
+        ("a kernel built by Clang, whose debug info is right",),
+        more="Told by `init_task`, whose name is not where the debug info says. What is in "
+        "flight cannot be owed to anybody then, and stays `changing`.",
+    ),
     "not-saved": Code(
         "note",
         "A file that was asked for could not be written.",

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Callable, List, Optional, Tuple
 
 from drgn import FaultError, Object, ProgramFlags
 
+from .shuffled import is_shuffled
+
 if TYPE_CHECKING:
     from . import Machine
 
@@ -33,9 +35,10 @@ def boot(machine: Machine) -> Boot:
     finders: Tuple[Tuple[Callable[[], Object], int], ...] = (
         (lambda: prog["linux_banner"], _BANNER_BYTES),
         (lambda: prog["kmem_cache"], word),
-        # A random number, with CONFIG_STACKPROTECTOR.
-        (lambda: prog["init_task"].stack_canary, word),
     )
+    if not is_shuffled(machine):
+        # A random number, with CONFIG_STACKPROTECTOR.
+        finders = (*finders, (lambda: prog["init_task"].stack_canary, word))
     found: List[bytes] = []
     for find, size in finders:
         with suppress(AttributeError, FaultError, LookupError):

@@ -13,6 +13,7 @@ from drgn.helpers.linux.sched import idle_task
 
 from .architecture import of_program
 from .memory import U64, Bools
+from .shuffled import is_shuffled
 
 if TYPE_CHECKING:
     from . import Machine
@@ -79,6 +80,8 @@ class Tasks:
             if self._said is None:
                 return plausible
             return plausible & np.isin(addresses, np.array(sorted(self._said), np.uint64))
+        if is_shuffled(self._machine):
+            return plausible
         try:
             rows = self._machine.rows("struct task_struct", addresses)
             stack, pid = rows["stack"], rows["pid"]
@@ -134,6 +137,9 @@ class TaskList:
         return next((task for task in self._tasks if task.address == address), None)
 
     def _read(self) -> None:
+        if is_shuffled(self._machine):
+            self.gaps.append("the debug info is wrong about tasks (RANDSTRUCT)")
+            return
         objects: List[Object] = []
         for cpu in self._machine.cpus.tolist():
             try:
@@ -200,5 +206,9 @@ def spell_task(task: Object) -> str:
 
     :param task: ``struct task_struct *``
     """
+    from . import machine
+
+    if is_shuffled(machine(task.prog_)):
+        return "a task"
     name = escape_ascii_string(task.comm.string_(), escape_backslash=True)
     return f"pid {int(task.pid)} ({name})"

@@ -20,6 +20,7 @@ from ..arguments import structure_of
 from ..machine import Machine, machine
 from ..machine.columns import Structure
 from ..machine.memory import U8
+from ..machine.shuffled import is_shuffled
 from .blocks import migrate_type, migrate_types
 from .mapcount import block_counts
 from .owner import owner_lines, page_owner
@@ -245,6 +246,8 @@ class _Dump:
 def _mapping_text(machine: Machine, address: int) -> str:
     # As dump_mapping() has it; a kernel that cannot read the memory says so,
     # and a dump that lacks it means something else.
+    if is_shuffled(machine):
+        return f"aops: address_space 0x{address:x} is shuffled"
     mapping = Object(machine.prog, "struct address_space *", address)
     try:
         text = f"aops:{_symbol(machine, mapping.a_ops.value_())}"

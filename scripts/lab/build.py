@@ -211,7 +211,7 @@ def build(kernel: Kernel, archive: Archive, folder: Path) -> Dict[str, str]:
     origin, machine = kernel.origin, kernel.machine
     assert isinstance(origin, Built)
     log = cache.log_file(f"build-{kernel.name}")
-    install((*BUILD_PACKAGES, *machine.packages), log=log)
+    install((*BUILD_PACKAGES, *machine.packages, *kernel.tools), log=log)
     package = archive.newest(origin.package, origin.suites)
     with cache.lock("build"):
         work = _sources(archive, package)

@@ -107,6 +107,8 @@ class Kernel:
     """Options of the emulator that all its guests have."""
     recent: bool = False
     """Whether it takes an emulator newer than the installed one."""
+    tools: Tuple[str, ...] = ()
+    """Debian packages that building it needs besides those that all need."""
 
     @property
     def stock(self) -> bool:
@@ -132,6 +134,7 @@ _SETTLED: Mapping[str, Mapping[str, Any]] = {
     # MTE, and an emulator that has it right.
     "kasan-hw-tags": {"board": ("-M", "mte=on"), "recent": True},
     "page-owner": {"page_owner": True},
+    "shuffled": {"tools": ("gcc-12-plugin-dev",), "patience": 3},
     "slab": {"allocator": "SLAB"},
     "slub-tiny": {"slub_debug": False},
 }
@@ -318,6 +321,12 @@ _FULL = (
         "KASAN, lockdep, kmemleak, profiling: all that can lie behind an object",
         "small slub page-owner kasan",
         special="debug",
+    ),
+    _6_12.built(
+        "slub-6.12-shuffled",
+        "RANDSTRUCT: members of structures in random order; KCSAN",
+        "small slub shuffled",
+        special="busy",
     ),
     _6_1.built(
         "slub-6.1-bare",
