@@ -30,6 +30,7 @@ from .answers.proven import proven, shelf
 from .answers.signs import signed
 from .arguments import CacheName, named, platform_of
 from .confirm import Evidence
+from .copies import copies
 from .distinct import distinct
 from .errors import ArgumentError, SlabTypeError
 from .findings import (
@@ -52,7 +53,6 @@ from .machine.memory import Spent
 from .machine.page import page_of
 from .machine.shuffled import SAID, is_shuffled
 from .pages.exported import Missed, misread, missed_by_equality
-from .pages.folios import head_pages
 from .pages.scan import PageScan, Progress, require_64_bit
 from .pagetype.detect import PageTypeLayout
 from .reading import Reading, Scope
@@ -63,8 +63,6 @@ from .strays import judge_machine
 from .workers import spread, worth_while
 
 _MOST_ORDER = 14  # more than any page has
-_FEWEST_ROOTS = 2  # that can be one
-_MOST_TAILS = 1 << 10  # pages of a compound page that a slab can be
 _MANY_SLABS = 1 << 14  # of which a check takes longer than processes do to begin
 
 
@@ -316,7 +314,7 @@ def _judge_each(
 
 def _one_root(kernel: Machine, whole: Optional[Reading], found: List[Finding]) -> List[Finding]:
     # What one write explains has one root.
-    if sum(one.because is None for one in found) < _FEWEST_ROOTS:
+    if not found:
         return found
     lost: List[range] = []
     broken = None if whole is None else whole.allocator.caches.lost
@@ -325,21 +323,9 @@ def _one_root(kernel: Machine, whole: Optional[Reading], found: List[Finding]) -
         strays = whole.index["slab_cache"][whole.allocator.ownership.cache < 0]
         starts = [broken.found - layout.offset("list"), *distinct(strays).tolist()]
         lost = [range(start, start + layout.size) for start in starts]
-    pages, heads = partial(page_of, kernel), partial(_head_of, kernel)
-    return renumber([one_root(found, pages, kernel.page.size, lost, heads)])
-
-
-def _head_of(kernel: Machine, address: int) -> Optional[int]:
-    # Of the slab that an address lies in, if its page is one of several.
-    page = page_of(kernel, address)
-    if page is None:
-        return None
-    word = kernel.memory.word_size
-    place = np.array([page + kernel.page.compound], np.uint64)
-    links = kernel.memory.gather_words(place, word, np.zeros(1, np.int64)).words[:, 0]
-    head = int(head_pages(np.array([page], np.uint64), links)[0]) if links[0] & 1 else page
-    near = 0 <= page - head < _MOST_TAILS * kernel.page.size
-    return head if near else page
+    copied = [] if whole is None else list(copies(whole, found))
+    pages = partial(page_of, kernel)
+    return renumber([one_root(found, pages, kernel.page.size, lost, copied)])
 
 
 def _told(judged: Sequence[_Judged]) -> List[List[Finding]]:

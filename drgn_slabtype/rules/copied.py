@@ -3,25 +3,15 @@
 A copy of another
 -----------------
 
-A ``struct page`` or an array cache that was copied over another says what was right
-of the other: one cache has a slab too many, one too few; lists, arrays and pointers
-that led to what was there lead to what it is not.
+A structure that was copied over another says what was right of the other: one cache has a
+slab too many, one too few; lists, arrays and pointers that led to what was there lead to
+what it is not.
 """
 
 from __future__ import annotations
 
-from typing import (
-    Callable,
-    Dict,
-    Iterator,
-    List,
-    Mapping,
-    NamedTuple,
-    Optional,
-    Sequence,
-    Set,
-    Tuple,
-)
+from dataclasses import replace
+from typing import Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
 from ..findings import Finding
 
@@ -31,73 +21,83 @@ _HEADER_BYTES = 16  # before its entries
 _ENTRY_BYTES = 8
 _COUNTS = {"node-slabs": "node-objects"}
 """How many slabs a node has, and what is wrong as well if one of them is another cache's."""
-_OF_STRUCT_PAGE = frozenset(
-    "slab-mark-lost slab-cache-wrong slab-order-wrong slab-objects-wrong slab-base-wrong".split()
-)
-"""Of slabs that are made otherwise than their cache makes them."""
 _OF_SLAB = frozenset({"list-missing", "page-tail-head", "slab-vector-wrong"})
 _OF_CPUS = ("cpu slab", "cpu partial")
-_LEADS = frozenset({"claim-foreign", "cache-wrong", "container-state", "slab-vector-wrong"})
 _LINKS = ("list-links", "list-broken")
+LEADS = frozenset({"claim-foreign", "cache-wrong", "container-state", "slab-vector-wrong", *_LINKS})
+"""What is said of who leads to what is no longer there."""
 
-PageOf = Callable[[int], Optional[int]]
-"""Returns the struct page that an address lies in, or that describes it; ``None`` for none."""
 Roots = Mapping[int, int]
 """The root of each finding."""
 
 
+class Copy(NamedTuple):
+    """A structure that is no longer what it was."""
+
+    structures: Sequence[range]
+    """Where it is, and where the one is that it was copied from, if that is known."""
+    memory: range
+    """Of the slab that it describes, if it is one."""
+    caches: Sequence[str] = ()
+    """Names of the caches that both are of, as far as they are known."""
+    told: str = ""
+    """What was copied; nothing, where it is not known what it is now."""
+
+    def concerns(self, one: Finding) -> bool:
+        """Return whether a finding is about it, or about what leads to it."""
+        if not self.told:
+            into = one.found if one.because is None and one.code in LEADS else None
+            return any(
+                at in some for at in (one.slab, into) for some in (*self.structures, self.memory)
+            )
+        about = (one.slab, one.page, one.word, one.address, one.object, one.found)
+        places = [at for at in about if isinstance(at, int)]
+        return any(at in some for at in places for some in (*self.structures, self.memory))
+
+
 def of_copies(
-    findings: Sequence[Finding], roots: Roots, page_of: PageOf, head_of: PageOf
+    findings: Sequence[Finding], roots: Roots, copies: Sequence[Copy]
 ) -> Iterator[Tuple[int, int]]:
     """
     Yield pairs of findings, by :attr:`~drgn_slabtype.findings.Finding.id`, that have one root.
 
-    :param page_of: For the memory map: the struct page that an address lies in.
-    :param head_of: The same of the head, if that is a page of several.
+    :param copies: What was copied, as far as it is known.
     """
-    yield from _to_other_slabs(findings, roots, page_of, head_of)
+    for copy in copies:
+        some = [one for one in findings if copy.concerns(one)]
+        names = {*copy.caches, *(one.cache for one in some if copy.told)}
+        chains = {(one.cache, one.place) for one in some if one.place in _OF_CPUS}
+        lost = bool(copy.told) and any(one.code == "container-state" for one in some)
+        for one in findings if some else ():
+            counted = one.rule == "count" and one.cache in names
+            # How long a chain must be is said by its first slab.
+            cut = one.code == "container-count" and (one.cache, one.place) in chains
+            # Bytes of free objects that were in an array to which nothing leads any more.
+            kept = one.rule == "content" and lost and one.cache in copy.caches[:1]
+            if counted or cut or kept or copy.concerns(one):
+                yield roots[_first(some, copy).id], roots[one.id]
     yield from _transfers(findings, roots)
-    yield from _alike(findings, roots, page_of)
     yield from _run_on(findings, roots)
 
 
-def _to_other_slabs(
-    findings: Sequence[Finding], roots: Roots, page_of: PageOf, head_of: PageOf
-) -> Iterator[Tuple[int, int]]:
-    # What leads to a slab that is no longer what it was; and the freelist of the slab that
-    # another one is a copy of, with what is said of that one.
-    remade: Dict[int, int] = {}
-    pages: Dict[int, int] = {}
-    others: Dict[int, int] = {}
-    for one in findings:
-        if one.slab is None:
-            continue
-        if one.code in _OF_STRUCT_PAGE:
-            remade.setdefault(one.slab, roots[one.id])
-        own = one.word is not None and page_of(one.word) == one.slab
-        leads = _in_slab(one, head_of) if one.code == "freelist-pointer" and own else None
-        if leads not in (None, one.slab):
-            pages.setdefault(one.slab, roots[one.id])
-        if one.rule == "list":
-            others.setdefault(one.slab, roots[one.id])
-    for one in findings:
-        if not isinstance(one.found, int):
-            continue
-        into: Optional[int] = None
-        if one.because is None and one.code in _LEADS:
-            into = remade.get(head_of(one.found) or 0)
-        elif one.because is None and one.code in _LINKS:
-            into = pages.get(page_of(one.found) or 0)
-        elif one.slab in pages and one.code == "freelist-pointer":
-            lost = others.get(_in_slab(one, head_of) or 0)
-            if lost is not None:
-                yield roots[one.id], lost
-        if into is not None:
-            yield into, roots[one.id]
+def tell(findings: Sequence[Finding], copies: Sequence[Copy]) -> List[Finding]:
+    """Return the findings, those that have a copy for their cause with what was copied."""
+    told: Dict[int, str] = {}
+    for copy in copies:
+        some = [one for one in findings if copy.told and not one.moving and copy.concerns(one)]
+        if some:
+            first = _first(some, copy)
+            told.setdefault(first.because or first.id, copy.told)
+    return [
+        replace(one, message=f"{one.message}; {told[one.id]}") if one.id in told else one
+        for one in findings
+    ]
 
 
-def _in_slab(one: Finding, head_of: PageOf) -> Optional[int]:
-    return head_of(one.found) if isinstance(one.found, int) else None
+def _first(some: Sequence[Finding], copy: Copy) -> Finding:
+    # What is said of the copy itself, rather than of what leads to it.
+    here = copy.structures[0]
+    return min(some, key=lambda one: (one.word not in here, one.slab not in here, one.id))
 
 
 class _Balance(NamedTuple):
@@ -111,11 +111,11 @@ def _transfers(findings: Sequence[Finding], roots: Roots) -> Iterator[Tuple[int,
     # A slab that names another cache is one too many there, and one too few at home.
     both: Set[Tuple[str, Optional[str], Optional[int], bool]] = set()
     for one in findings:
-        if one.code in _COUNTS.values() and _more(one):
-            both.add((one.code, one.cache, one.node, _more(one) > 0))
+        if one.code in _COUNTS.values() and surplus(one):
+            both.add((one.code, one.cache, one.node, surplus(one) > 0))
     nodes: Dict[Optional[int], List[_Balance]] = {}
     for one in findings:
-        more = _more(one)
+        more = surplus(one)
         beside = _COUNTS.get(one.code)
         if beside is not None and more and (beside, one.cache, one.node, more > 0) in both:
             nodes.setdefault(one.node, []).append(_Balance(roots[one.id], one.cache, more))
@@ -131,7 +131,8 @@ def _transfers(findings: Sequence[Finding], roots: Roots) -> Iterator[Tuple[int,
             yield from ((over.root, one) for one in strange)
 
 
-def _more(one: Finding) -> int:
+def surplus(one: Finding) -> int:
+    """Return how many more there are than a counter says."""
     if isinstance(one.expected, int) and isinstance(one.found, int):
         return one.expected - one.found
     return 0
@@ -159,25 +160,6 @@ def _strange(
     # Of several slabs nobody can say which of them is the other cache's.
     if len(strange) == 1:
         yield from sorted(contents[strange[0]])
-
-
-def _alike(findings: Sequence[Finding], roots: Roots, page_of: PageOf) -> Iterator[Tuple[int, int]]:
-    # One vector that two slabs have, of which one is damaged otherwise; one array of two nodes.
-    vectors: Dict[int, int] = {}
-    arrays: Dict[int, int] = {}
-    for one in findings:
-        if not isinstance(one.found, int) or page_of(one.found) is None:
-            continue
-        if one.code == "slab-vector-wrong" and one.because is not None:
-            vectors.setdefault(one.found, roots[one.id])
-        elif one.code == "container-state" and one.node is not None and one.cpu is None:
-            into = arrays.setdefault(one.found, roots[one.id])
-            if into != roots[one.id]:
-                yield min(into, roots[one.id]), max(into, roots[one.id])
-    for one in findings:
-        known = vectors.get(one.found) if isinstance(one.found, int) else None
-        if known is not None and one.code == "slab-vector-wrong" and one.because is None:
-            yield known, one.id
 
 
 def _run_on(findings: Sequence[Finding], roots: Roots) -> Iterator[Tuple[int, int]]:

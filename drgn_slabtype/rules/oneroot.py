@@ -11,10 +11,10 @@ of one struct page from different sides, and of a cache that the list of caches 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Dict, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
+from typing import Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
 
 from ..findings import Finding
-from .copied import PageOf, of_copies
+from .copied import Copy, of_copies, tell
 
 _GAP = 16  # bytes from one damaged word to the next: a word may be right by chance
 _STRETCH_BYTES = 4096  # that one write may run over
@@ -37,13 +37,16 @@ _OF_ONE = frozenset({"cache-wrong", "slab-vector-wrong"})
 _LOCKS = frozenset({"lock-wrong", "lock-kept"})
 """Of a lock it counts by itself that it can be none: nothing that it guards follows from that."""
 
+PageOf = Callable[[int], Optional[int]]
+"""Returns the struct page that an address lies in, or that describes it; ``None`` for none."""
+
 
 def one_root(
     findings: Sequence[Finding],
     page_of: PageOf,
     page_bytes: int,
     lost: Sequence[range] = (),
-    head_of: Optional[PageOf] = None,
+    copies: Sequence[Copy] = (),
 ) -> List[Finding]:
     """
     Return the findings, of those that one write explains the first alone as a root.
@@ -52,7 +55,7 @@ def one_root(
     :param page_bytes: Of a struct page.
     :param lost: The memory of the cache that the list of caches leads to and that is none, and
         of those that slabs name.
-    :param head_of: Returns what *page_of* does, of a page of several their head.
+    :param copies: Structures that are no longer what they were.
     """
     # What moves, and what a running kernel has not confirmed, is left as it is.
     here = [one for one in findings if not (one.moving or one.rule in _APART or one.code in _LOCKS)]
@@ -77,13 +80,11 @@ def one_root(
     ):
         _bind(follows, into, one)
     roots = {one.id: _root(follows, one.because or one.id) for one in still}
-    for into, one in of_copies(still, roots, page_of, head_of or page_of):
+    for into, one in of_copies(still, roots, copies):
         _bind(follows, into, one)
     for into, one in _around_structures(findings, follows):
         _bind(follows, into, one)
-    if not follows:
-        return list(findings)
-    return [_bound(one, follows) for one in findings]
+    return tell([_bound(one, follows) for one in findings], copies)
 
 
 def _bind(follows: Dict[int, int], into: int, one: int) -> None:

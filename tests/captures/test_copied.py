@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A struct page copied over another slab's is one root, and other damage one of its own."""
+"""A structure copied over another of its kind is one root, and other damage one of its own."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from drgn_slabtype.check import check
 from drgn_slabtype.findings import Finding
 
 from ..recipes.overlay import Write, overlay
+from ..recipes.suites import suite_of
 
 _HERE = Path(__file__).parent
 _CASES = (
@@ -26,6 +27,8 @@ _CASES = (
     ("slab-6.1-plain", 0xFFFFEA0000030E00, 0xFFFFEA0000030E40),
     ("slab-6.1-rfc3-plain", 0xFFFFEA000002B700, 0xFFFFEA000002B740),
 )
+_FULL = _CASES[:2]
+"""Copies of a full slab's, which looks like those of all full slabs of its cache."""
 
 
 def _roots(name: str, one: int, other: int, *besides: Write) -> List[Finding]:
@@ -37,7 +40,22 @@ def _roots(name: str, one: int, other: int, *besides: Write) -> List[Finding]:
 
 @pytest.mark.parametrize(("name", "one", "other"), _CASES)
 def test_a_copy_is_one_root(name: str, one: int, other: int) -> None:
-    assert len(_roots(name, one, other)) == 1
+    (root,) = _roots(name, one, other)
+    if (name, one, other) not in _FULL:
+        assert f"struct page {other:#x} is a copy of" in root.message
+        assert f"slab {one:#x}" in root.message
+
+
+@pytest.mark.parametrize("name", ["debian-6.12-plain", "slab-6.1-rfc3-plain", "slab-6.1-plain"])
+def test_a_node_that_is_a_copy_is_one_root(name: str) -> None:
+    path = str(_HERE / name / "capture.xz")
+    before, prog = open_capture(path), open_capture(path)
+    caches = {cache.name: cache for cache in suite_of(before).open(before).caches}
+    copy, source = (caches[name].nodes[0] for name in ("skbuff_head_cache", "kmalloc-256"))
+    overlay(prog, [Write(copy, before.read(source, sizeof(prog.type("struct kmem_cache_node"))))])
+    (root,) = (one for one in check(prog).findings if one.because is None)
+    assert root.cache == "skbuff_head_cache"
+    assert f"{copy:#x} of skbuff_head_cache is a copy of {source:#x} of kmalloc-256" in root.message
 
 
 def test_other_damage_stays_apart() -> None:

@@ -14,7 +14,7 @@ ROOMS = """
     signals workers errors distinct arguments shapes records codes particulars signature findings
     footprint files finders btf pagetype regions machine pages
     index ledger rules allocators
-    pagecheck reading strays blanks
+    pagecheck reading strays blanks copies
     answers looks confirm course check
     capture debuginfo target diff demo watch
     habits report command fleet checking pagecommands questions triage commands cli plugin kernelci

@@ -7,11 +7,13 @@ from dataclasses import replace
 from typing import Dict, List, Optional
 
 from drgn_slabtype.findings import Finding
+from drgn_slabtype.rules.copied import Copy
 from drgn_slabtype.rules.oneroot import one_root
 
 _MAP, _PAGE = 0xFFFFEA0000000000, 64
 _LINEAR = 0xFFFF888000000000
 _COPY = _MAP + 16 * _PAGE
+_SOURCE = _COPY - _PAGE
 
 
 def _page_of(address: int) -> Optional[int]:
@@ -20,8 +22,18 @@ def _page_of(address: int) -> Optional[int]:
     return _MAP + (address - _LINEAR >> 12) * _PAGE if address >= _LINEAR else None
 
 
-def _roots(findings: List[Finding]) -> Dict[int, Optional[int]]:
-    return {one.id: one.because for one in one_root(findings, _page_of, _PAGE)}
+def _one_root(findings: List[Finding], *copies: Copy) -> List[Finding]:
+    return one_root(findings, _page_of, _PAGE, copies=copies)
+
+
+def _roots(findings: List[Finding], *copies: Copy) -> Dict[int, Optional[int]]:
+    return {one.id: one.because for one in _one_root(findings, *copies)}
+
+
+def _slab(*pages: int, told: str = "", cache: str = "") -> Copy:
+    memory = _LINEAR + ((pages[0] - _MAP) // _PAGE << 12)
+    structures = [range(page, page + _PAGE) for page in pages]
+    return Copy(structures, range(memory, memory + 4096), [cache] if cache else [], told)
 
 
 def _counts(id: int, cache: str, slabs: int, objects: int, word: int) -> List[Finding]:
@@ -52,23 +64,40 @@ def test_what_led_to_a_slab_that_is_another_now() -> None:
     inside = Finding("claim-foreign", "entry", id=2, word=_LINEAR, found=_LINEAR + (16 << 12))
     other = replace(inside, id=3, word=_LINEAR + 4096, found=_LINEAR + (17 << 12))
     order = Finding("cache-wrong", "random_seq", id=4, found=_LINEAR + (16 << 12) + 256)
-    assert _roots([base, inside, other, order]) == {1: None, 2: 1, 3: None, 4: 1}
+    some = [base, inside, other, order]
+    assert _roots(some, _slab(_COPY)) == {1: None, 2: 1, 3: None, 4: 1}
+    assert _one_root(some, _slab(_COPY))[0].message == "base"
 
 
-def test_a_list_that_leads_to_a_copy() -> None:
+def test_a_slab_that_another_cache_still_leads_to() -> None:
+    more = _counts(1, "filp", 1, 21, _LINEAR)
+    leads = Finding("list-broken", "chain", id=3, cache="dentry", word=_LINEAR + 4096, found=_COPY)
+    assert _roots([*more, leads], _slab(_COPY, cache="filp")) == {1: 3, 2: 3, 3: None}
+
+
+def test_the_copy_of_a_struct_page_is_told() -> None:
+    copy = _slab(_COPY, _SOURCE, told="it is a copy", cache="filp")
     head = Finding(
-        "freelist-pointer",
-        "head",
-        id=1,
-        slab=_COPY,
-        word=_COPY + 32,
+        "freelist-pointer", "head", id=3, cache="filp", slab=_COPY, word=_COPY + 32,
         found=_LINEAR + (15 << 12),
+    )  # fmt: skip
+    links = Finding("list-links", "next", id=1, slab=_MAP, word=_MAP + 16, found=_COPY + 16)
+    other = replace(links, id=2, word=_MAP + 16 + 128, found=_COPY + 16 + _PAGE)
+    source = Finding("slab-vector-wrong", "vector", id=4, slab=_SOURCE, word=_SOURCE + 56)
+    found = _one_root([links, other, head, source, *_counts(5, "filp", 1, 21, _LINEAR)], copy)
+    # What is said of the copy comes before what leads to it.
+    assert {one.id: one.because for one in found} == {1: 3, 2: None, 3: None, 4: 3, 5: 3, 6: 3}
+    assert [one.message for one in found if one.because is None] == ["next", "head; it is a copy"]
+
+
+def test_a_chain_that_a_copy_cuts() -> None:
+    copy = _slab(_COPY, _SOURCE, told="it is a copy")
+    wrong = Finding("list-wrong", "full", id=1, cache="filp", slab=_COPY, place="cpu partial")
+    count = Finding(
+        "container-count", "5, 3 left", id=2, cache="filp", slab=_MAP, place="cpu partial"
     )
-    links = Finding("list-links", "next", id=2, slab=_MAP, word=_MAP + 16, found=_COPY + 16)
-    other = replace(links, id=3, word=_MAP + 16 + 128, found=_COPY + 16 + _PAGE)
-    assert _roots([head, links, other]) == {1: None, 2: 1, 3: None}
-    # A damaged head that stays in its slab is no copy.
-    assert _roots([replace(head, found=_LINEAR + (16 << 12) + 3), links])[2] is None
+    assert _roots([wrong, count], copy) == {1: None, 2: 1}
+    assert _roots([wrong, replace(count, cache="dentry")], copy) == {1: None, 2: None}
 
 
 def test_an_array_that_is_longer_than_the_one_below_it() -> None:

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Structures that were copied
+---------------------------
+
+A struct page leads to the objects or the vector of its own slab, a node to its own slabs,
+what a CPU has of a cache to what nobody else has. Two of a kind with the same bytes are one
+of them twice. Those that findings tell of are compared with all others.
+"""
+
+from __future__ import annotations
+
+from typing import Dict, Iterator, List, Sequence, Set, Tuple
+
+import numpy as np
+from drgn import FaultError
+
+from .allocators.nodes import read_nodes
+from .allocators.vectors import vector_words
+from .distinct import distinct
+from .findings import Finding
+from .index import SlabIndex
+from .ledger import U8, U64
+from .machine import Machine
+from .machine.page import page_of
+from .machine.percpu import per_cpu_addresses
+from .reading import Reading
+from .rules.copied import LEADS, Copy, surplus
+
+_MOST = 64  # structures of a kind that are compared with the others
+_OBJECTS = ("freelist", "s_mem")
+"""What leads from a slab to its own objects."""
+_OF_STRUCT_PAGE = frozenset(
+    "slab-mark-lost slab-cache-wrong slab-order-wrong slab-objects-wrong slab-base-wrong".split()
+)
+"""Of slabs that are made otherwise than their cache makes them."""
+_LISTS = ("partial", "slabs_partial")
+_OF_CPUS = (
+    ("cpu_slab", "struct kmem_cache_cpu", ("slab", "page", "partial")),
+    ("cpu_sheaves", "struct slub_percpu_sheaves", ("main",)),
+)
+"""Per-CPU structures by what leads to them, with the pointers that no other has."""
+
+
+def copies(reading: Reading, findings: Sequence[Finding]) -> Iterator[Copy]:
+    """
+    Yield the structures that findings tell of and that hold what another one holds.
+
+    :param reading: Of the whole machine.
+    """
+    told = [(one.slab, one.page, one.word, one.address, one.found) for one in findings]
+    words = [word for some in told for word in some if isinstance(word, int) and word > 0]
+    places = distinct(np.array(words, np.uint64))
+    yield from _of_slabs(reading, places)
+    yield from _others(reading, findings)
+    yield from _of_nodes(reading, places)
+    for member, type, own in _OF_CPUS:
+        if reading.allocator.caches.rows.structure.has(member):
+            yield from _of_cpus(reading, places, member, type, own)
+
+
+def _of_slabs(reading: Reading, places: U64) -> Iterator[Copy]:
+    index, caches = reading.index, reading.allocator.caches
+    owner = reading.allocator.ownership.cache
+    rows = index.rows_of_addresses(places)
+    places = np.sort(np.concatenate([places, index.pages[rows[rows >= 0]]]))
+    own = [index[member] for member in _OBJECTS if index.structure.has(member)]
+    unique = np.logical_or.reduce([*own, vector_words(index)])
+    right = np.logical_or.reduce([index.rows_of_addresses(at) == np.arange(len(at)) for at in own])
+    # One that stands on a list of another cache than it names.
+    right &= caches.addresses[owner] == index["slab_cache"]
+    for copy, source in _same(index.raw * unique[:, None], index.pages, places):
+        if right[copy] or index["slab_cache"][source] != caches.addresses[owner[source]]:
+            copy, source = source, copy
+        if owner[source] < 0:
+            continue
+        name = caches.names[owner[source]]
+        told = f"struct page 0x{index.pages[copy]:x} is a copy of that of {name} slab"
+        told += f" 0x{index.pages[source]:x}"
+        yield Copy(*_extents(index, copy, source), [name], told)
+
+
+def _extents(index: SlabIndex, *rows: int) -> Tuple[List[range], range]:
+    # Of the struct pages of slabs, and of the memory of the first.
+    pages = [int(index.pages[row]) for row in rows]
+    start, order = int(index.addresses[rows[0]]), max(int(index.settled[rows[0]]), 0)
+    memory = range(start, start + (index.machine.memory.page_size << order))
+    return [range(page, page + index.page_bytes) for page in pages], memory
+
+
+def _others(reading: Reading, findings: Sequence[Finding]) -> Iterator[Copy]:
+    # Slabs that are made otherwise than their cache makes them; and those that a cache has
+    # more of than it counts, which another one still leads to.
+    index, names = reading.index, reading.allocator.caches.names
+    remade = [one.slab for one in findings if one.code in _OF_STRUCT_PAGE and one.slab is not None]
+    for row in index.rows_of_pages(np.array(sorted({*remade}), np.uint64)).tolist():
+        if row >= 0:
+            yield Copy(*_extents(index, row))
+    more = {one.cache: surplus(one) for one in findings if one.code == "node-slabs"}
+    led: Dict[str, Set[int]] = {}
+    for one in findings:
+        row = _row_at(index, one.found) if one.code in LEADS and isinstance(one.found, int) else -1
+        owner = reading.allocator.ownership.cache[row]
+        if row >= 0 and owner >= 0 and names[owner] != one.cache:
+            led.setdefault(names[owner], set()).add(row)
+    for name, rows in led.items():
+        for row in sorted(rows) if len(rows) <= more.get(name, 0) else ():
+            yield Copy(*_extents(index, row), [name])
+
+
+def _row_at(index: SlabIndex, address: int) -> int:
+    # Of the slab whose memory or struct page that is.
+    row = int(index.rows_of_addresses(np.array([address], np.uint64))[0]) if address >= 0 else -1
+    page = page_of(index.machine, address) if row < 0 else None
+    return row if page is None else int(index.rows_of_pages(np.array([page], np.uint64))[0])
+
+
+def _of_nodes(reading: Reading, places: U64) -> Iterator[Copy]:
+    machine, caches = reading.machine, reading.allocator.caches
+    nodes = read_nodes(machine, caches, every=True)
+    rows, size = nodes.rows, nodes.rows.structure.size
+    member = next(name for name in _LISTS if rows.structure.has(name))
+    for copy, source in _same(rows.raw, rows.addresses, places):
+        head = int(rows.addresses[copy]) + rows.structure.offset(member)
+        if _leads_back(machine, head, int(rows[f"{member}.next"][copy])):
+            copy, source = source, copy
+        at = [int(rows.addresses[row]) for row in (copy, source)]
+        names = [caches.names[nodes.cache[row]] for row in (copy, source)]
+        yield Copy(
+            [range(start, start + size) for start in at],
+            range(0),
+            names,
+            f"struct kmem_cache_node 0x{at[0]:x} of {names[0]} is a copy of 0x{at[1]:x} of "
+            f"{names[1]}",
+        )
+
+
+def _leads_back(machine: Machine, head: int, first: int) -> bool:
+    try:
+        return machine.memory.read_word(first + machine.memory.word_size) == head
+    except (FaultError, OverflowError):
+        return False
+
+
+def _of_cpus(
+    reading: Reading, places: U64, member: str, type: str, own: Sequence[str]
+) -> Iterator[Copy]:
+    machine, caches = reading.machine, reading.allocator.caches
+    addresses = per_cpu_addresses(machine, caches.rows[member])
+    rows = machine.rows(type, addresses.reshape(-1))
+    own = [name for name in own if rows.structure.has(name)]
+    unique = np.logical_or.reduce([rows[name] != 0 for name in own]) & (rows.addresses != 0)
+    for some in _same(rows.raw * unique[:, None], rows.addresses, places):
+        at = [int(rows.addresses[row]) for row in some]
+        names = [caches.names[row // addresses.shape[1]] for row in some]
+        cpus = [int(machine.cpus[row % addresses.shape[1]]) for row in some]
+        yield Copy(
+            [range(start, start + rows.structure.size) for start in at],
+            range(0),
+            names,
+            f"{type} of {names[0]} of CPU {cpus[0]} and that of {names[1]} of CPU {cpus[1]} are "
+            "the same",
+        )
+
+
+def _same(raw: U8, addresses: U64, places: U64) -> Iterator[Tuple[int, int]]:
+    # Pairs of rows with the same bytes, of which a place lies in one at least.
+    ends = addresses + np.uint64(raw.shape[1])
+    told = np.searchsorted(places, ends) > np.searchsorted(places, addresses)
+    for row in np.flatnonzero(told & raw.any(axis=1))[:_MOST].tolist():
+        same = np.flatnonzero((raw == raw[row]).all(axis=1)).tolist()
+        other = same[0] if same[-1] == row else same[-1]
+        # Of more than two nobody knows which of them it was.
+        if len(same) == 2 and not (other < row and told[other]):
+            yield row, other
