@@ -18,7 +18,7 @@ _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 _PROBE = """
 <script>
-const clash = [], cut = [], faint = [], astray = [];
+const clash = [], cut = [], faint = [], astray = [], torn = [];
 const shown = e => e.getClientRects().length && getComputedStyle(e).visibility !== "hidden";
 const told = e => e.outerHTML.slice(0, 80);
 const boxes = [...document.querySelectorAll("h1,h2,h3,p,td,th,li,dt,dd,figure,code,figcaption")]
@@ -64,10 +64,18 @@ for (const svg of document.querySelectorAll("svg")) {
   const r = svg.getBoundingClientRect();
   if (r.width < 20 || r.height < 5) cut.push(told(svg));
 }
+// A number or a date goes on in no second line.
+for (const e of document.querySelectorAll("td, dd")) {
+  const number = /^[-0-9.:+%]{1,12}$/.test(e.textContent.trim());
+  if (!shown(e) || e.childElementCount || !number) continue;
+  const range = document.createRange();
+  range.selectNodeContents(e);
+  if (new Set([...range.getClientRects()].map(r => Math.round(r.top))).size > 1) torn.push(told(e));
+}
 const dark = matchMedia("(prefers-color-scheme: dark)").matches;
 const ground = getComputedStyle(document.body).backgroundColor;
 const found = {width: innerWidth, page: document.documentElement.scrollWidth, boxes: boxes.length,
-  links: document.links.length, clash, cut, faint, astray, dark, ground};
+  links: document.links.length, clash, cut, faint, astray, torn, dark, ground};
 parent.postMessage(found, "*");
 </script>
 """
@@ -118,12 +126,12 @@ def probe(folder: Path, page: str, width: int, dark: bool) -> Dict[str, Any]:
 
 
 def assert_legible(probe: Dict[str, Any], width: int, dark: bool) -> None:
-    """Fail if anything on a page overlaps, is cut off or faint, or leads astray."""
+    """Fail if anything on a page overlaps, is cut off, torn or faint, or leads astray."""
     assert probe["width"] == width
     assert probe["page"] <= width
     assert probe["boxes"] > 100
     assert probe["links"] > 0
-    for trouble in ("clash", "cut", "faint", "astray"):
+    for trouble in ("clash", "cut", "faint", "astray", "torn"):
         assert probe[trouble] == [], trouble
     assert probe["dark"] == dark
     assert probe["ground"] == ("rgb(15, 19, 23)" if dark else "rgb(255, 255, 255)")

@@ -96,7 +96,7 @@ dl.codes ul { margin: 0; padding-left: 1.25rem; }
 dl.codes dt:target { background: var(--raised); outline: 2px solid var(--link); }
 dl.facets { display: grid; grid-template-columns: 7rem 1fr; gap: .15rem .75rem; margin: .5rem 0; }
 dl.facets dt { color: var(--quiet); } dl.facets dd { grid-column: 2; margin: 0; }
-th code, td code { white-space: nowrap; }
+th code, td code, td.date { white-space: nowrap; }
 pre { white-space: pre-wrap; margin: .5rem 0; padding: .5rem .75rem; background: var(--raised);
   border: 1px solid var(--line); border-radius: .4rem; }
 details { margin: .25rem 0; } summary { cursor: pointer; color: var(--quiet); }

@@ -10,6 +10,8 @@ from typing import Any, Collection, Iterator
 from ..values import printable
 from ..views import Column, Grid
 
+_DATE = re.compile(r"\d{4}-\d\d-\d\d")
+
 
 class Markup(str):
     """A cell that is HTML already."""
@@ -56,4 +58,6 @@ def _look(at: int, column: Column, cell: Any) -> str:
     # The class of a column.
     if str(cell).startswith("<svg"):
         return "bar"
+    if _DATE.fullmatch(str(cell)):
+        return "words date"
     return "name" if at == 0 else "" if column.right else "words"
