@@ -18,13 +18,14 @@ from drgn import FaultError
 from .allocators.nodes import read_nodes
 from .allocators.vectors import vector_words
 from .distinct import distinct
+from .errors import SlabTypeError
 from .findings import Finding
 from .index import SlabIndex
 from .ledger import U8, U64
 from .machine import Machine
 from .machine.page import page_of
 from .machine.percpu import per_cpu_addresses
-from .reading import Reading
+from .reading import CAUGHT, Reading
 from .rules.copied import LEADS, Copy, surplus
 
 _MOST = 64  # structures of a kind that are compared with the others
@@ -42,12 +43,23 @@ _OF_CPUS = (
 """Per-CPU structures by what leads to them, with the pointers that no other has."""
 
 
-def copies(reading: Reading, findings: Sequence[Finding]) -> Iterator[Copy]:
+def copies(reading: Reading, findings: Sequence[Finding]) -> List[Copy]:
     """
-    Yield the structures that findings tell of and that hold what another one holds.
+    Return the structures that findings tell of and that hold what another one holds.
+
+    None where this program can make no sense of them: what is wrong is told without.
 
     :param reading: Of the whole machine.
     """
+    try:
+        return list(_copies(reading, findings))
+    except (OSError, SlabTypeError):  # of the target as a whole
+        raise
+    except CAUGHT:
+        return []
+
+
+def _copies(reading: Reading, findings: Sequence[Finding]) -> Iterator[Copy]:
     told = [(one.slab, one.page, one.word, one.address, one.found) for one in findings]
     words = [word for some in told for word in some if isinstance(word, int) and word > 0]
     places = distinct(np.array(words, np.uint64))

@@ -323,7 +323,7 @@ def _one_root(kernel: Machine, whole: Optional[Reading], found: List[Finding]) -
         strays = whole.index["slab_cache"][whole.allocator.ownership.cache < 0]
         starts = [broken.found - layout.offset("list"), *distinct(strays).tolist()]
         lost = [range(start, start + layout.size) for start in starts]
-    copied = [] if whole is None else list(copies(whole, found))
+    copied = [] if whole is None else copies(whole, found)
     pages = partial(page_of, kernel)
     return renumber([one_root(found, pages, kernel.page.size, lost, copied)])
 

@@ -10,6 +10,7 @@ what it is not.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import replace
 from typing import Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
@@ -22,6 +23,8 @@ _ENTRY_BYTES = 8
 _COUNTS = {"node-slabs": "node-objects"}
 """How many slabs a node has, and what is wrong as well if one of them is another cache's."""
 _OF_SLAB = frozenset({"list-missing", "page-tail-head", "slab-vector-wrong"})
+_BESIDE = frozenset({"count", "content"})
+"""What is said of a whole cache, or of objects, and follows from a copy as well."""
 _OF_CPUS = ("cpu slab", "cpu partial")
 _LINKS = ("list-links", "list-broken")
 LEADS = frozenset({"claim-foreign", "cache-wrong", "container-state", "slab-vector-wrong", *_LINKS})
@@ -43,16 +46,29 @@ class Copy(NamedTuple):
     told: str = ""
     """What was copied; nothing, where it is not known what it is now."""
 
-    def concerns(self, one: Finding) -> bool:
-        """Return whether a finding is about it, or about what leads to it."""
-        if not self.told:
+
+class _Places:
+    # Findings by the addresses that they are about, and by what they lead to.
+
+    def __init__(self, findings: Sequence[Finding]) -> None:
+        self._findings = findings
+        about: List[Tuple[int, int]] = []
+        leads: List[Tuple[int, int]] = []
+        for row, one in enumerate(findings):
+            each = (one.slab, one.page, one.word, one.address, one.object, one.found)
+            about += ((at, row) for at in each if isinstance(at, int))
             into = one.found if one.because is None and one.code in LEADS else None
-            return any(
-                at in some for at in (one.slab, into) for some in (*self.structures, self.memory)
-            )
-        about = (one.slab, one.page, one.word, one.address, one.object, one.found)
-        places = [at for at in about if isinstance(at, int)]
-        return any(at in some for at in places for some in (*self.structures, self.memory))
+            leads += ((at, row) for at in (one.slab, into) if isinstance(at, int))
+        self._about, self._leads = sorted(about), sorted(leads)
+
+    def concern(self, copy: Copy) -> List[Finding]:
+        """Return the findings about a structure, or about what leads to it."""
+        places = self._about if copy.told else self._leads
+        rows: Set[int] = set()
+        for some in (*copy.structures, copy.memory):
+            first, last = (bisect_left(places, (at,)) for at in (some.start, some.stop))
+            rows.update(row for _, row in places[first:last])
+        return [self._findings[row] for row in sorted(rows)]
 
 
 def of_copies(
@@ -63,28 +79,43 @@ def of_copies(
 
     :param copies: What was copied, as far as it is known.
     """
+    if copies:
+        yield from _of_structures(findings, roots, copies)
+    yield from _transfers(findings, roots)
+    yield from _run_on(findings, roots)
+
+
+def _of_structures(
+    findings: Sequence[Finding], roots: Roots, copies: Sequence[Copy]
+) -> Iterator[Tuple[int, int]]:
+    places = _Places(findings)
+    beside = [one for one in findings if one.rule in _BESIDE or one.code == "container-count"]
     for copy in copies:
-        some = [one for one in findings if copy.concerns(one)]
+        some = places.concern(copy)
+        if not some:
+            continue
+        into = roots[_first(some, copy).id]
+        yield from ((into, roots[one.id]) for one in some)
         names = {*copy.caches, *(one.cache for one in some if copy.told)}
         chains = {(one.cache, one.place) for one in some if one.place in _OF_CPUS}
         lost = bool(copy.told) and any(one.code == "container-state" for one in some)
-        for one in findings if some else ():
+        for one in beside:
             counted = one.rule == "count" and one.cache in names
             # How long a chain must be is said by its first slab.
             cut = one.code == "container-count" and (one.cache, one.place) in chains
             # Bytes of free objects that were in an array to which nothing leads any more.
             kept = one.rule == "content" and lost and one.cache in copy.caches[:1]
-            if counted or cut or kept or copy.concerns(one):
-                yield roots[_first(some, copy).id], roots[one.id]
-    yield from _transfers(findings, roots)
-    yield from _run_on(findings, roots)
+            if counted or cut or kept:
+                yield into, roots[one.id]
 
 
 def tell(findings: Sequence[Finding], copies: Sequence[Copy]) -> List[Finding]:
     """Return the findings, those that have a copy for their cause with what was copied."""
     told: Dict[int, str] = {}
-    for copy in copies:
-        some = [one for one in findings if copy.told and not one.moving and copy.concerns(one)]
+    named = [copy for copy in copies if copy.told]
+    places = _Places([one for one in findings if not one.moving] if named else [])
+    for copy in named:
+        some = places.concern(copy)
         if some:
             first = _first(some, copy)
             told.setdefault(first.because or first.id, copy.told)

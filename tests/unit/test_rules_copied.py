@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from typing import Dict, List, Optional
 
 from drgn_slabtype.findings import Finding
-from drgn_slabtype.rules.copied import Copy
+from drgn_slabtype.rules.copied import Copy, of_copies
 from drgn_slabtype.rules.oneroot import one_root
 
 _MAP, _PAGE = 0xFFFFEA0000000000, 64
@@ -109,3 +110,26 @@ def test_an_array_that_is_longer_than_the_one_below_it() -> None:
     assert _roots([first, behind]) == {1: None, 2: 1}
     assert _roots([first, replace(behind, word=_LINEAR + 2048)])[2] is None
     assert _roots([first, replace(behind, cpu=2)])[2] is None
+
+
+def test_many_findings_and_copies_take_steps_for_each() -> None:
+    pages = [_MAP + row * _PAGE for row in range(16, 1016)]
+    some = [
+        Finding("slab-order-wrong", "order", id=row + 1, cache="filp", slab=page)
+        for row, page in enumerate(pages)
+    ]
+    copies = [_slab(page) for page in pages]
+    roots = {one.id: one.id for one in some}
+    calls = 0
+
+    def count(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+
+    sys.setprofile(count)
+    try:
+        found = list(of_copies(some, roots, copies))
+    finally:
+        sys.setprofile(None)
+    assert found == [(one.id, one.id) for one in some]
+    assert calls < 100 * len(some)
