@@ -28,6 +28,7 @@ from .machine.percpu import per_cpu_addresses
 from .reading import CAUGHT, Reading
 from .rules.copied import LEADS, Copy, surplus
 
+_ARRAY_BYTES = 256  # of an array and its first entries
 _MOST = 64  # structures of a kind that are compared with the others
 _OBJECTS = ("freelist", "s_mem")
 """What leads from a slab to its own objects."""
@@ -39,6 +40,7 @@ _LISTS = ("partial", "slabs_partial")
 _OF_CPUS = (
     ("cpu_slab", "struct kmem_cache_cpu", ("slab", "page", "partial")),
     ("cpu_sheaves", "struct slub_percpu_sheaves", ("main",)),
+    ("cpu_cache", "struct array_cache", ("avail",)),
 )
 """Per-CPU structures by what leads to them, with the pointers that no other has."""
 
@@ -159,15 +161,21 @@ def _of_cpus(
 ) -> Iterator[Copy]:
     machine, caches = reading.machine, reading.allocator.caches
     addresses = per_cpu_addresses(machine, caches.rows[member])
-    rows = machine.rows(type, addresses.reshape(-1))
-    own = [name for name in own if rows.structure.has(name)]
+    layout, size = machine.structure(type), _ARRAY_BYTES if member == "cpu_cache" else None
+    rows = machine.rows(type, addresses.reshape(-1), size or layout.size)
+    own = [name for name in own if layout.has(name)]
     unique = np.logical_or.reduce([rows[name] != 0 for name in own]) & (rows.addresses != 0)
-    for some in _same(rows.raw * unique[:, None], rows.addresses, places):
+    raw = rows.raw * unique[:, None]
+    if size is not None:
+        # What lies behind the last entry is of nobody, or another's.
+        ends = layout.size + rows["avail"].astype(np.int64) * machine.memory.word_size
+        raw *= np.arange(size) < ends[:, None]
+    for some in _same(raw, rows.addresses, places):
         at = [int(rows.addresses[row]) for row in some]
         names = [caches.names[row // addresses.shape[1]] for row in some]
         cpus = [int(machine.cpus[row % addresses.shape[1]]) for row in some]
         yield Copy(
-            [range(start, start + rows.structure.size) for start in at],
+            [range(start, start + raw.shape[1]) for start in at],
             range(0),
             names,
             f"{type} of {names[0]} of CPU {cpus[0]} and that of {names[1]} of CPU {cpus[1]} are "

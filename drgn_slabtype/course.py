@@ -323,7 +323,8 @@ def _one_root(kernel: Machine, whole: Optional[Reading], found: List[Finding]) -
         strays = whole.index["slab_cache"][whole.allocator.ownership.cache < 0]
         starts = [broken.found - layout.offset("list"), *distinct(strays).tolist()]
         lost = [range(start, start + layout.size) for start in starts]
-    copied = [] if whole is None else copies(whole, found)
+    wrong = [one for one in found if shelf(one) == "findings"]
+    copied = copies(whole, wrong) if wrong and whole is not None else []
     pages = partial(page_of, kernel)
     return renumber([one_root(found, pages, kernel.page.size, lost, copied)])
 

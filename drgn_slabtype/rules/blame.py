@@ -191,6 +191,9 @@ class _Roots:
             self._by_object.setdefault(finding.object, number)
         if finding.rule == "claim":
             self._left_out.append(number)
+            # An array that counts more than it holds: what lies behind that is stale.
+            if finding.code == "claim-foreign" and finding.found == 0 and finding.place:
+                self._places.setdefault(finding.place, number)
         elif finding.rule == "container" and self._emptied is None:
             self._emptied = number
         # Overwritten contents explain nothing about the slab's bookkeeping, nor does a lock.

@@ -8,6 +8,7 @@ from typing import List
 
 import pytest
 from drgn import sizeof
+from drgn.helpers.linux.percpu import per_cpu_ptr
 
 from drgn_slabtype.capture import open_capture
 from drgn_slabtype.check import check
@@ -56,6 +57,37 @@ def test_a_node_that_is_a_copy_is_one_root(name: str) -> None:
     (root,) = (one for one in check(prog).findings if one.because is None)
     assert root.cache == "skbuff_head_cache"
     assert f"{copy:#x} of skbuff_head_cache is a copy of {source:#x} of kmalloc-256" in root.message
+
+
+_ARRAYS = (
+    ("slab-6.1-rfc3-plain", "kmalloc-rcl-96", "kmem_cache"),
+    ("slab-6.1-rfc3-plain", "shmem_inode_cache", "kmalloc-cg-512"),
+    ("slab-6.1-debug-plain", "eventpoll_pwq", "dentry"),
+)
+
+
+def _array_copied(name: str, source: str, copy: str, entries: bool) -> List[Finding]:
+    path = str(_HERE / name / "capture.xz")
+    before, prog = open_capture(path), open_capture(path)
+    caches = {cache.name: cache for cache in suite_of(before).open(before).caches}
+    array, other = (per_cpu_ptr(caches[one].object.cpu_cache, 1) for one in (source, copy))
+    size = sizeof(array[0]) + (8 * array.limit.value_() if entries else 0)
+    overlay(prog, [Write(other.value_(), before.read(array.value_(), size))])
+    return [one for one in check(prog).findings if one.because is None]
+
+
+@pytest.mark.parametrize(("name", "source", "copy"), _ARRAYS)
+def test_objects_in_arrays_of_two_caches_are_on_no_way(name: str, source: str, copy: str) -> None:
+    # Nor does a capture have to tell that nobody was at work.
+    (root,) = _array_copied(name, source, copy, entries=True)
+    assert (root.code, root.cache) == ("claim-foreign", copy)
+    told = f"struct array_cache of {copy} of CPU 1 and that of {source} of CPU 1 are the same"
+    assert root.message.endswith(told)
+
+
+def test_an_array_that_counts_what_it_does_not_hold_is_one_root() -> None:
+    (root,) = _array_copied(*_ARRAYS[1], entries=False)
+    assert (root.code, root.found, root.index) == ("claim-foreign", 0, 11)
 
 
 def test_other_damage_stays_apart() -> None:

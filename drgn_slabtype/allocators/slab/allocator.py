@@ -191,7 +191,7 @@ class SlabAllocator:
             # Index arrays lead to no address.
             return ledger
         self._freelists(cache, rows, index, ledger)
-        mark_flushes(self.memory, self.arrays, number, ledger)
+        mark_flushes(self.memory, self.arrays, number, ledger, self.entries.of_two_caches(cache))
         note_destroyed(ledger, self.caches, number)
         if cache.debug:
             freelist = index["freelist"][rows]

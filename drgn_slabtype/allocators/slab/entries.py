@@ -7,6 +7,7 @@ from typing import List
 
 import numpy as np
 
+from ...distinct import distinct
 from ...index import KnownBy, SlabIndex
 from ...ledger import I64, U64, Bools, Containers, Ledger, State, Suspect, Walk
 from ...machine import Machine
@@ -44,8 +45,20 @@ class Entries:
         self._array: I64 = array[whole]
         self._slot: U64 = slots[whole]
         self._count: I64 = np.where(self._read, told, 0)
+        self._twice = self._of_two_caches()
         self.suspects: List[Suspect] = []
         """What is wrong with the nodes of CPUs."""
+
+    def _of_two_caches(self) -> U64:
+        # Arrays follow each other by cache.
+        order = np.argsort(self._slot, kind="stable")
+        slots, owners = self._slot[order], self._arrays.cache[self._array[order]]
+        again: Bools = (slots[1:] == slots[:-1]) & (owners[1:] != owners[:-1])
+        return distinct(slots[1:][again])
+
+    def of_two_caches(self, cache: SlabCache) -> U64:
+        """Return the objects in its arrays that are in those of another cache, too."""
+        return self._twice + np.uint64(cache.obj_offset)
 
     def locate(self, index: SlabIndex, caches: Caches) -> None:
         """Add to the index the slabs that only entries lead to, where they lead back."""

@@ -10,7 +10,7 @@ copied from one array to another, or go back to slabs, before either is counted.
 
 That explains an object in an array that is on a freelist, in the array of its
 node or once more in the same one, and one whose slab is gone; never one that
-two CPUs hold, one that the allocator lives in or one that is no object.
+two CPUs or two caches hold, one that the allocator lives in or one that is no object.
 """
 
 from __future__ import annotations
@@ -20,20 +20,23 @@ from typing import Tuple
 import numpy as np
 
 from ...distinct import among, distinct
-from ...ledger import I64, Ledger, State, all_differ
+from ...ledger import I64, U64, Ledger, State, all_differ
 from ...machine.memory import Memory
 from .arrays import CPU, ArrayCaches
 
 
-def mark_flushes(memory: Memory, arrays: ArrayCaches, cache: int, ledger: Ledger) -> None:
+def mark_flushes(
+    memory: Memory, arrays: ArrayCaches, cache: int, ledger: Ledger, others: U64
+) -> None:
     """
     Mark the entries of one cache's arrays that were caught so.
 
     :param ledger: With the cache's arrays as its first containers.
+    :param others: Objects that are in arrays of other caches as well.
     """
     mine = arrays.rows_of(cache)
     boxes, claims = ledger.containers, ledger.claims
-    odd, wrong = _odd_claims(memory, ledger)
+    odd, wrong = _odd_claims(memory, ledger, others)
     busy = boxes.busy.copy()
     busy[len(mine) :] = False
     boxed = distinct(claims.container[odd])
@@ -60,10 +63,10 @@ def _is_flushing(arrays: ArrayCaches, row: int, odd: I64) -> bool:
     return len(odd) == avail > 1
 
 
-def _odd_claims(memory: Memory, ledger: Ledger) -> Tuple[I64, I64]:
+def _odd_claims(memory: Memory, ledger: Ledger, others: U64) -> Tuple[I64, I64]:
     # Claims of objects that are claimed more than once, or whose slab is gone;
-    # and those that no work explains: inside an object, of one that the
-    # allocator lives in, or no address that an array can ever hold.
+    # and those that no work explains: inside an object, of one that the allocator
+    # lives in, in another cache's array, or no address that an array can ever hold.
     claims = ledger.claims
     gone = claims.slab < 0
     most = int(ledger.slabs.objects.max(initial=0)) + 1
@@ -75,5 +78,6 @@ def _odd_claims(memory: Memory, ledger: Ledger) -> Tuple[I64, I64]:
         odd = gone | (times[which] > 1)
     live = among(keys, keys[claims.state == State.LIVE]) & ~gone
     wrong = live | (~gone & (claims.index < 0)) | ~memory.is_kernel_address(claims.address)
+    wrong |= among(claims.address, others)
     wrong |= claims.address % np.uint64(memory.word_size) != 0
     return np.flatnonzero(odd), np.flatnonzero(wrong)
