@@ -231,8 +231,11 @@ class _Roots:
 
 
 def _is_of_cpus(finding: Finding) -> bool:
-    # Whether the slab belongs to a CPU, in whatever way.
-    return set(str(finding.expected).split(" or ")) <= set(_OF_CPUS)
+    # Whether the slab belongs to a CPU; in whatever way, if only CPUs lead to it.
+    kinds = str(finding.expected).split(" or ")
+    if len(kinds) > 1:
+        kinds += str(finding.place).split(" or ")
+    return set(kinds) <= set(_OF_CPUS)
 
 
 def join(groups: Iterable[List[Finding]]) -> List[List[Finding]]:
