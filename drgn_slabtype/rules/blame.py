@@ -11,8 +11,9 @@ no longer be reached over a broken list.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import replace
-from typing import Dict, Iterable, List, Optional, Set, Tuple
+from typing import Dict, Iterable, List, Optional, Sequence, Set, Tuple
 
 import numpy as np
 
@@ -248,7 +249,7 @@ def join(groups: Iterable[List[Finding]]) -> List[List[Finding]]:
     joined: List[List[Finding]] = []
     homes: Dict[int, int] = {}
     groups = list(groups)
-    remade = {page for group in groups for page in _remade(group)}
+    remade = sorted({page for group in groups for page in _remade(group)})
     for group in groups:
         roots = {f.slab for f in group if f.because is None and f.slab is not None}
         roots |= {page for f in group for page in [_leads_to(f, remade)] if page is not None}
@@ -271,9 +272,9 @@ def _follow_links(group: List[Finding]) -> List[Finding]:
     for finding in group:
         if finding.code in _REMADE and finding.slab is not None:
             ids.setdefault(finding.slab, finding.because or finding.id)
-    follows = {}
+    follows, remade = {}, sorted(ids)
     for finding in group:
-        leads_to = _leads_to(finding, set(ids))
+        leads_to = _leads_to(finding, remade)
         if leads_to is not None:
             follows[finding.id] = ids[leads_to]
     return (
@@ -292,12 +293,14 @@ def _remade(group: Iterable[Finding]) -> Set[int]:
     return {f.slab for f in group if f.code in _REMADE and f.slab is not None}
 
 
-def _leads_to(finding: Finding, slabs: Set[int]) -> Optional[int]:
-    # The slab that a list goes on with, in which the links are no longer those of the list.
+def _leads_to(finding: Finding, slabs: Sequence[int]) -> Optional[int]:
+    # The slab, of some in ascending order, that a list goes on with, in which the links are
+    # no longer those of the list.
     if finding.because is not None or finding.code not in ("list-links", "list-broken"):
         return None
     at = finding.found if isinstance(finding.found, int) else 0
-    return next((slab for slab in slabs if slab <= at < slab + _PAGE_BYTES), None)
+    row = bisect_right(slabs, at) - 1
+    return slabs[row] if row >= 0 and at < slabs[row] + _PAGE_BYTES else None
 
 
 def _merge(groups: List[List[Finding]]) -> List[Finding]:

@@ -23,8 +23,6 @@ _ENTRY_BYTES = 8
 _COUNTS = {"node-slabs": "node-objects"}
 """How many slabs a node has, and what is wrong as well if one of them is another cache's."""
 _OF_SLAB = frozenset({"list-missing", "page-tail-head", "slab-vector-wrong"})
-_BESIDE = frozenset({"count", "content"})
-"""What is said of a whole cache, or of objects, and follows from a copy as well."""
 _OF_CPUS = ("cpu slab", "cpu partial")
 _LINKS = ("list-links", "list-broken")
 LEADS = frozenset({"claim-foreign", "cache-wrong", "container-state", "slab-vector-wrong", *_LINKS})
@@ -89,24 +87,27 @@ def _of_structures(
     findings: Sequence[Finding], roots: Roots, copies: Sequence[Copy]
 ) -> Iterator[Tuple[int, int]]:
     places = _Places(findings)
-    beside = [one for one in findings if one.rule in _BESIDE or one.code == "container-count"]
+    beside: Dict[object, List[int]] = {}
+    for one in findings:
+        if one.rule in ("count", "content"):
+            beside.setdefault((one.rule, one.cache), []).append(roots[one.id])
+        elif one.code == "container-count":
+            beside.setdefault((one.cache, one.place), []).append(roots[one.id])
     for copy in copies:
         some = places.concern(copy)
         if not some:
             continue
         into = roots[_first(some, copy).id]
         yield from ((into, roots[one.id]) for one in some)
-        names = {*copy.caches, *(one.cache for one in some if copy.told)}
-        chains = {(one.cache, one.place) for one in some if one.place in _OF_CPUS}
-        lost = bool(copy.told) and any(one.code == "container-state" for one in some)
-        for one in beside:
-            counted = one.rule == "count" and one.cache in names
-            # How long a chain must be is said by its first slab.
-            cut = one.code == "container-count" and (one.cache, one.place) in chains
+        keys: Set[object] = {("count", name) for name in copy.caches}
+        if copy.told:
+            keys |= {("count", one.cache) for one in some}
             # Bytes of free objects that were in an array to which nothing leads any more.
-            kept = one.rule == "content" and lost and one.cache in copy.caches[:1]
-            if counted or cut or kept:
-                yield into, roots[one.id]
+            if any(one.code == "container-state" for one in some):
+                keys |= {("content", name) for name in copy.caches[:1]}
+        # How long a chain must be is said by its first slab.
+        keys |= {(one.cache, one.place) for one in some if one.place in _OF_CPUS}
+        yield from ((into, one) for key in keys for one in beside.get(key, ()))
 
 
 def tell(findings: Sequence[Finding], copies: Sequence[Copy]) -> List[Finding]:
