@@ -29,7 +29,7 @@ from ..rules.alike import (
     judge_slub_nodes,
     usual,
 )
-from ..rules.names import judge_names
+from ..rules.names import judge_characters, judge_names
 from .caches import Caches, in_kmalloc_table, names_in_sysfs, read_caches
 from .members import at_member, per_node_offset
 from .nodes import Nodes, node_pointers, read_nodes
@@ -134,8 +134,9 @@ def _judge(machine: Machine, caches: Caches, besides: Iterable[Odd]) -> Suspects
     _add_nodes(machine, caches, listed, cache)
     flags = machine.fact(_flags)
     found = list(judge_common(cache))
+    names = [caches.names[number] for number in listed.tolist()]
+    found += judge_characters(names, rows["name"][listed])
     if rows.structure.has("oo"):
-        names = [caches.names[number] for number in listed.tolist()]
         is_kmalloc = np.array([name.startswith(_KMALLOC) for name in names], np.bool_)
         in_table = in_kmalloc_table(machine, rows.addresses[listed])
         if in_table is not None:

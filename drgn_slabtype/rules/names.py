@@ -19,6 +19,19 @@ from .alike import Odd, understood
 _UNIQUE = re.compile(r":.*?([0-9]+)")
 
 
+def judge_characters(names: Sequence[str], pointers: U64) -> Iterator[Odd]:
+    """
+    Yield the caches whose names have what cannot be printed.
+
+    :param names: Of caches, escaped, backslashes as well.
+    :param pointers: ``name`` of each cache.
+    """
+    wrong = np.array(["\\" in name.replace("\\\\", "") for name in names], np.bool_)
+    for row in understood(wrong).nonzero()[0].tolist():
+        what = f"name is {names[row]}, which has bytes that cannot be printed"
+        yield Odd(row, what, None, int(pointers[row]), "name", True)
+
+
 def judge_names(
     names: Sequence[str], in_sysfs: Sequence[Optional[str]], pointers: U64, sizes: U64
 ) -> Iterator[Odd]:

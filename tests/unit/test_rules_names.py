@@ -7,7 +7,7 @@ from typing import List, Optional
 
 import numpy as np
 
-from drgn_slabtype.rules.names import judge_names
+from drgn_slabtype.rules.names import judge_characters, judge_names
 
 _NUMBER = 12
 
@@ -40,3 +40,13 @@ def test_the_size_of_a_cache_that_can_be_merged() -> None:
 
 def test_names_that_are_made_in_another_way_are_not_understood() -> None:
     assert _judged([f"slab-{at}" for at in range(_NUMBER)]) == []
+
+
+def test_a_name_that_cannot_be_printed() -> None:
+    names = ["dentry", "fs\\\\cache", *map(str, range(_NUMBER))]
+    pointers = np.arange(len(names), dtype=np.uint64)
+    assert list(judge_characters(names, pointers)) == []
+    names[1] = "\\xff\\x01cache"
+    (odd,) = judge_characters(names, pointers)
+    assert (odd.row, odd.member, odd.found) == (1, "name", 1)
+    assert odd.what == "name is \\xff\\x01cache, which has bytes that cannot be printed"
