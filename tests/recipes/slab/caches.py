@@ -27,7 +27,6 @@ _WRONG = Root(
         "container-state",
         "list-missing",
         "not-judged",
-        "not-understood",
         "slab-base-wrong",
         "slab-in-transit",
         "slab-order-wrong",
