@@ -9,10 +9,6 @@ from ..ledger import Suspect
 from ..machine import Machine
 from ..machine.columns import Rows
 
-_OF_SLOTS = frozenset(
-    "align flags inuse num obj_offset object_size offset red_left_pad size".split()
-)
-
 
 def at_member(rows: Rows, row: int, suspects: Iterable[Suspect]) -> Iterator[Suspect]:
     """
@@ -28,18 +24,6 @@ def at_member(rows: Rows, row: int, suspects: Iterable[Suspect]) -> Iterator[Sus
         else:
             at = int(rows.addresses[row]) + rows.structure.offset(one.member)
             yield one._replace(word=at)
-
-
-def not_understood(misfit: str, known: Iterable[Suspect]) -> Iterator[Suspect]:
-    """
-    Yield that a layout is not understood, unless the cache is why.
-
-    :param misfit: What does not add up in its slots, in words.
-    :param known: What is wrong with the cache. A member that its slots are laid out by
-        explains that they do not add up.
-    """
-    if not any(one.code == "cache-wrong" and one.member in _OF_SLOTS for one in known):
-        yield Suspect("not-understood", f"what is around its objects is not judged: {misfit}")
 
 
 def per_node_offset(machine: Machine, member: str, nid: int) -> int:

@@ -15,6 +15,7 @@ from typing import Callable, Dict, Iterator, List, Mapping, Optional, Sequence, 
 
 from ..findings import Finding
 from .copied import Copy, of_copies, tell
+from .overrun import of_overruns
 
 _GAP = 16  # bytes from one damaged word to the next: a word may be right by chance
 _STRETCH_BYTES = 4096  # that one write may run over
@@ -83,6 +84,9 @@ def one_root(
     for into, one in of_copies(still, roots, copies):
         _bind(follows, into, one)
     for into, one in _around_structures(findings, follows):
+        _bind(follows, into, one)
+    roots = {one.id: _root(follows, one.because or one.id) for one in still}
+    for into, one in of_overruns(still, roots, page_of, page_bytes):
         _bind(follows, into, one)
     return tell([_bound(one, follows) for one in findings], copies)
 

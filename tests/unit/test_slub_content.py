@@ -9,7 +9,7 @@ what KASAN keeps behind its objects.
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence
+from typing import Any, Dict, List, NamedTuple, Optional
 
 import numpy as np
 import pytest
@@ -90,9 +90,7 @@ def fill(made: Made, states: List[int]) -> np.ndarray:
     return memory
 
 
-def reader(
-    made: Made, memory: np.ndarray, states: List[int], known: Sequence[Suspect] = ()
-) -> Ledger:
+def reader(made: Made, memory: np.ndarray, states: List[int]) -> Ledger:
     def gather(addresses: Any, width: int) -> Gathered:
         rows = [memory[at - BASE : at - BASE + width] for at in addresses.tolist()]
         return Gathered(np.array(rows).reshape(len(rows), width), np.ones(len(rows), np.bool_))
@@ -123,7 +121,6 @@ def reader(
     )
     facts = Facts("made-up", 0, 64, of.size, len(states))
     ledger = Ledger(facts, PLACES, slabs, claims, own)
-    ledger.suspects += known
     traits = DebugTraits(made.parts, asked_red=True)
     found = ContentReader(machine, of, traits, ledger, np.zeros(0, np.uint64))
     ledger.suspects += found.suspects()
@@ -195,21 +192,6 @@ def test_a_slot_with_16_bytes_that_nobody_knows_is_not_judged() -> None:
     assert told.code == "not-understood"
     assert "slots of 184 bytes have parts that add up to 168" in told.message
     assert [*judge_content(ledger)] == []
-
-
-@pytest.mark.parametrize("member", ["align", "red_left_pad", "size"])
-def test_what_is_damaged_is_understood(member: str) -> None:
-    # Slots do not add up because of a member that is wrong, which is all there is to say.
-    made, states = Made(PLAIN, cache(size=168 + 16)), [USED]
-    wrong = Suspect("cache-wrong", f"{member} is wrong", member=member)
-    assert reader(made, fill(made, states), states, [wrong]).suspects == [wrong]
-
-
-def test_a_damaged_pointer_is_no_reason_for_a_slot_that_nobody_knows() -> None:
-    made, states = Made(PLAIN, cache(size=168 + 16)), [USED]
-    wrong = Suspect("cache-wrong", "random_seq leads to 0x1", member="random_seq")
-    found = reader(made, fill(made, states), states, [wrong]).suspects
-    assert [one.code for one in found] == ["cache-wrong", "not-understood"]
 
 
 def test_one_object_tells_a_red_zone_though_some_of_it_is_overwritten() -> None:

@@ -16,7 +16,6 @@ import numpy as np
 
 from ...ledger import I64, U8, U64, Bools, Ledger, State, Suspect, Walk, Zone
 from ...machine import Machine
-from ..members import not_understood
 from ..slots import Part, Slots, claimed, read_slabs
 from .cache import Mode, SlabCache
 
@@ -79,7 +78,7 @@ class DebugReader:
         """Yield why nothing is promised, where the parts of a slot do not add up."""
         misfit = self._misfit()
         if misfit is not None:
-            yield from not_understood(misfit, self._ledger.suspects)
+            yield Suspect("not-understood", f"what is around its objects is not judged: {misfit}")
 
     def zones(self) -> Iterator[Zone]:
         """Yield the zones of all slabs of which it is known which objects are free."""

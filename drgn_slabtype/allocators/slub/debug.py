@@ -22,7 +22,7 @@ from ...machine import Machine
 from ...regions import Region, region
 from ..caches import read_caches
 from ..kept import Cut
-from ..members import at_member, not_understood
+from ..members import at_member
 from ..quarantine import QUARANTINE
 from ..slots import Part, SlabBytes, Slots, claimed, read_slabs
 from .asked import POISON_PAD, RED_USED, DebugTraits, asked_sizes
@@ -104,7 +104,8 @@ class ContentReader:
             one = Suspect("cache-wrong", what, found=found, member="flags", measure=WORD)
             yield from at_member(rows, self._cache.number, [one])
         elif self._misfit is not None:
-            yield from not_understood(self._misfit, self._ledger.suspects)
+            what = f"what is around its objects is not judged: {self._misfit}"
+            yield Suspect("not-understood", what)
 
     def zones(self) -> Iterator[Zone]:
         """Yield the zones of all slabs whose freelist is whole."""

@@ -27,6 +27,7 @@ _WRONG = Root(
         "container-state",
         "list-missing",
         "not-judged",
+        "not-understood",
         "slab-base-wrong",
         "slab-in-transit",
         "slab-order-wrong",

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Memory that one write ran over
+------------------------------
+
+Struct pages side by side, one after the other, are what one write has left. What leads
+to them, or to the memory that they describe, and what was found through them is gone as
+well: lists, vectors of other slabs, and counts.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from typing import Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+
+from ..findings import Finding
+
+_APART = 8  # struct pages that may be right by chance
+_FEWEST = 16  # struct pages that are not damaged one by one
+_STRUCT_PAGES = frozenset(
+    "page-tail-head page-tail-type page-free-type page-refcount page-flags slab-mark-stray "
+    "type-conflict slab-mark-lost slab-cache-wrong slab-flags-wrong slab-order-wrong "
+    "slab-objects-wrong slab-base-wrong".split()
+)
+"""What is said of a struct page itself."""
+_LEADS = frozenset(
+    "list-links list-broken list-wrong page-free-list slab-vector-wrong claim-foreign "
+    "freelist-pointer container-state cache-wrong".split()
+)
+"""What is said of who leads to what is gone."""
+_OF_CACHE = frozenset({"cache-wrong", "cache-list", "cache-destroyed"})
+"""What all slabs of a cache can follow from, none of which was written to."""
+
+PageOf = Callable[[int], Optional[int]]
+"""Returns the struct page that an address lies in, or that describes it; ``None`` for none."""
+Roots = Mapping[int, int]
+"""The root of each finding."""
+
+
+def of_overruns(
+    findings: Sequence[Finding], roots: Roots, page_of: PageOf, page_bytes: int
+) -> Iterator[Tuple[int, int]]:
+    """
+    Yield pairs of findings, by :attr:`~drgn_slabtype.findings.Finding.id`, that have one root.
+
+    :param page_bytes: Of a struct page.
+    """
+    regions = list(_regions(findings, roots, page_bytes))
+    leads = sorted(_leads(findings, page_of)) if regions else []
+    about = {one.id for one in findings if one.code in _STRUCT_PAGES}
+    for region, members in regions:
+        # What is said of a struct page itself, rather than of what leads to it.
+        into = min(members, key=lambda one: (one not in about, one))
+        yield from ((into, one) for one in members if one != into)
+        first, last = (bisect_left(leads, (at,)) for at in (region.start, region.stop))
+        yield from ((into, one) for _, one in leads[first:last])
+    if len(regions) == 1 and len(regions[0][1]) > 1:
+        # Slabs that lists came to through these, and counts of these. Of one compound page a
+        # single word may be wrong.
+        into = regions[0][1][0]
+        for one in findings:
+            if one.because is None and (one.code == "list-missing" or one.rule == "count"):
+                yield into, one.id
+
+
+def _leads(findings: Sequence[Finding], page_of: PageOf) -> Iterator[Tuple[int, int]]:
+    # The struct pages that something leads to, and what is said of that.
+    for one in findings:
+        if one.because is None and one.code in _LEADS and isinstance(one.found, int):
+            page = page_of(one.found)
+            if page is not None:
+                yield page, one.id
+
+
+def _regions(
+    findings: Sequence[Finding], roots: Roots, page_bytes: int
+) -> Iterator[Tuple[range, List[int]]]:
+    # From the first of such struct pages to the last, and the roots of what is said of them.
+    caches = {one.id for one in findings if one.code in _OF_CACHE}
+    pages: Dict[int, int] = {}
+    for one in findings:
+        page = _struct_page(one)
+        if page is not None and (one.cache is None or roots[one.id] not in caches):
+            pages.setdefault(page, roots[one.id])
+    run: List[int] = []
+    for page in [*sorted(pages), 0]:
+        if run and not 0 < page - run[-1] <= _APART * page_bytes:
+            if len(run) >= _FEWEST:
+                yield range(run[0], run[-1] + page_bytes), sorted({pages[one] for one in run})
+            run = []
+        run.append(page)
+
+
+def _struct_page(one: Finding) -> Optional[int]:
+    if one.code not in _STRUCT_PAGES or one.moving:
+        return None
+    return one.slab if one.page is None else one.page
