@@ -26,7 +26,7 @@ def _full_beside(machine: Machine) -> Iterator[Beside]:
 
 
 both.links(SUITE, LISTS, NODE, least=6, at=2)
-both.nodes_of_cache(SUITE, LISTS)
+both.nodes_of_cache(SUITE, LISTS | {"container-state"})
 recipe("next-link-of-last-null", member_of(listed(6), -1), put("slab_list.next", 0), _BROKEN)
 recipe(
     "next-leads-to-another-cache",
@@ -103,7 +103,7 @@ recipe(
     "slab-on-list-of-another-node",
     _LISTED_FULL,
     move(lambda slab: slab.cache.node(1).head("full")),
-    Root("slab-node-wrong", node=None, also=NODE),
+    Root("slab-node-wrong", node=None, also=NODE, astray=True),
 )
 
 

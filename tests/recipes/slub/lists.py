@@ -100,7 +100,7 @@ recipe(
     "slab-on-list-of-another-node",
     _LISTED,
     move(lambda slab: slab.cache.node(1).head()),
-    Root("slab-node-wrong", also=NODE),
+    Root("slab-node-wrong", also=NODE, astray=True),
 )
 
 # The list of caches.
