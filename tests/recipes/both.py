@@ -194,10 +194,24 @@ def per_cpu_pointer(
         told,
         root,
         {
-            f"{name}-another-page": flip(member, lambda cache: cache.machine.page_size),
+            f"{name}-another-page": flip(member, lambda cache: _of_none(cache, member)),
             f"{name}-another-chunk": flip(member, 1 << 20),
         },
     )
+
+
+def _of_none(cache: Any, member: str) -> int:
+    # The bit of a page that leads from a pointer to where that of no other cache leads.
+    names = [name for name in ("cpu_slab", "cpu_sheaves", "cpu_cache") if _has(cache, name)]
+    taken = {other.spot(name).number for other in cache.machine.caches for name in names}
+    bit: int = cache.machine.page_size
+    while cache.spot(member).number ^ bit in taken:
+        bit <<= 1
+    return bit
+
+
+def _has(cache: Any, member: str) -> bool:
+    return bool(cache.machine.prog.type("struct kmem_cache").has_member(member))
 
 
 def _tells_chunks(machine: Any) -> bool:
