@@ -15,7 +15,7 @@ _FIRST = {0: 6, 1: 14}  # every eighth damages the file: its description, or wha
 
 
 @pytest.mark.parametrize(
-    ("number", "path"), enumerate(captures()), ids=[path.parent.name for path in captures()]
+    ("number", "path"), list(enumerate(captures())), ids=[path.parent.name for path in captures()]
 )
 def test_damage_never_ends_the_check(number: int, path: Path) -> None:
     verdicts = list(run([path], seed=_FIRST[number % 2], cases=_CASES, jobs=1))
