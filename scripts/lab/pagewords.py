@@ -40,6 +40,7 @@ _UNHASHED = "(____ptrval____)"  # a guest without randomness cannot even hash
 _POINTER = re.compile(rf"\b(page|head|mapping):([0-9a-f]{{16}}\b|{re.escape(_UNHASHED)})")
 # Other pages that the guest may touch after it was dumped, until it is asked.
 _MOVED = 2
+_TAINT_RANDSTRUCT = 17
 _RAW = re.compile(r"(raw|head): [0-9a-f]{16} ")  # of a tail, those of its head follow
 _FRAME = re.compile(r" (\S+)\+(0x[0-9a-f]+)(?:/0x[0-9a-f]+)?")
 # What the kernel's own symbol table takes from the next symbol.
@@ -148,7 +149,8 @@ def compare(prog: Program, words: List[Words], *, partial: bool = False) -> Comp
 
     :param partial: The target may lack inodes and names of files, as captures do.
     """
-    unknown = (" is shuffled", " is not in the target") if partial else " is shuffled"
+    unknown = [" is not in the target"] if partial else []
+    unknown += [" is shuffled"] if _is_shuffled(prog) else []
     hashes: Dict[str, str] = {}
     moved: List[str] = []
     differ: List[str] = []
@@ -168,7 +170,7 @@ def compare(prog: Program, words: List[Words], *, partial: bool = False) -> Comp
         compared += 1
         missing = [""] * (len(page.lines) - len(ours))
         for mine, theirs in zip([*ours, *missing], page.lines):
-            if theirs.startswith("aops:") and mine.endswith(unknown):
+            if theirs.startswith("aops:") and mine.endswith(tuple(unknown)):
                 continue
             if not (_same(mine, theirs, hashes) or _same_frame(prog, mine, theirs)):
                 differ.append(f"{name}: {mine!r}, the kernel says {theirs!r}")
@@ -178,6 +180,14 @@ def compare(prog: Program, words: List[Words], *, partial: bool = False) -> Comp
                 more = ours[len(page.lines) :]
                 differ.append(f"{name}: {more}, the kernel no more")
     return Comparison(compared, differ + (moved if len(moved) > _MOVED else []))
+
+
+def _is_shuffled(prog: Program) -> bool:
+    # By the kernel's own word, not by what is compared here.
+    try:
+        return bool(int(prog["tainted_mask"]) >> _TAINT_RANDSTRUCT & 1)
+    except (FaultError, LookupError):
+        return False
 
 
 def _raw(lines: List[str]) -> List[str]:
