@@ -11,11 +11,11 @@ of one struct page from different sides, and of a cache that the list of caches 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
+from typing import Dict, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
 
 from ..findings import Finding
 from .copied import Copy, of_copies, tell
-from .overrun import of_overruns
+from .overrun import PageOf, of_overruns
 
 _GAP = 16  # bytes from one damaged word to the next: a word may be right by chance
 _STRETCH_BYTES = 4096  # that one write may run over
@@ -37,9 +37,6 @@ _OF_ONE = frozenset({"cache-wrong", "slab-vector-wrong"})
 """Pointers to what belongs to one cache or slab alone."""
 _LOCKS = frozenset({"lock-wrong", "lock-kept"})
 """Of a lock it counts by itself that it can be none: nothing that it guards follows from that."""
-
-PageOf = Callable[[int], Optional[int]]
-"""Returns the struct page that an address lies in, or that describes it; ``None`` for none."""
 
 
 def one_root(

@@ -11,14 +11,15 @@ well: lists, vectors of other slabs, and counts.
 from __future__ import annotations
 
 from bisect import bisect_left
-from typing import Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from ..findings import Finding
+from .copied import Roots
 
 _APART = 8  # struct pages that may be right by chance
 _FEWEST = 16  # struct pages that are not damaged one by one
 _STRUCT_PAGES = frozenset(
-    "page-tail-head page-tail-type page-free-type page-refcount page-flags slab-mark-stray "
+    "page-tail-head page-tail-type page-free-type page-refcount slab-mark-stray "
     "type-conflict slab-mark-lost slab-cache-wrong slab-flags-wrong slab-order-wrong "
     "slab-objects-wrong slab-base-wrong".split()
 )
@@ -33,8 +34,6 @@ _OF_CACHE = frozenset({"cache-wrong", "cache-list", "cache-destroyed"})
 
 PageOf = Callable[[int], Optional[int]]
 """Returns the struct page that an address lies in, or that describes it; ``None`` for none."""
-Roots = Mapping[int, int]
-"""The root of each finding."""
 
 
 def of_overruns(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ast
 import re
+from importlib import import_module
 from pathlib import Path
 from typing import Dict, Iterator, Set
 
@@ -76,6 +77,20 @@ def test_every_code_that_is_explained_is_made() -> None:
     reserved = {name for name, code in CATALOGUE.items() if code.reserved}
     assert reserved == {"vmcoreinfo-differs", "not-captured"}
     assert set(CATALOGUE) - _spelled() == reserved
+
+
+def test_sets_of_codes_have_nothing_else() -> None:
+    # What is compared with a code that there is not is never met.
+    seen = 0
+    for path in sorted((ROOT / "drgn_slabtype" / "rules").glob("*.py")):
+        module = import_module(f"drgn_slabtype.rules.{path.stem}")
+        for name, value in vars(module).items():
+            if isinstance(value, (dict, frozenset, list, set, tuple)):
+                spelled = {one for one in value if isinstance(one, str) and "-" in one}
+                if spelled & set(CATALOGUE):
+                    seen += 1
+                    assert spelled - set(CATALOGUE) == set(), f"{module.__name__}.{name}"
+    assert seen > 10
 
 
 def test_nothing_is_left_unsaid() -> None:
