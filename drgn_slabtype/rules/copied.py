@@ -10,8 +10,9 @@ what it is not.
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from dataclasses import replace
+from operator import itemgetter
 from typing import Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
 from ..findings import Finding
@@ -196,14 +197,13 @@ def _strange(
 
 def _run_on(findings: Sequence[Finding], roots: Roots) -> Iterator[Tuple[int, int]]:
     # Who writes a longer array than fits runs over what lies behind it.
-    arrays = [
-        (one.word, one)
-        for one in findings
-        if one.code == "container-state" and one.member == "limit" and one.word is not None
-    ]
+    some = [one for one in findings if one.code == "container-state" and one.member == "limit"]
+    arrays = [(one.word, one) for one in some if one.word is not None]
+    arrays.sort(key=itemgetter(0))
+    words = [word for word, _ in arrays]
     for at, one in arrays:
         limit = one.found if isinstance(one.found, int) and one.found <= _MOST_ENTRIES else 0
         end = at + _HEADER_BYTES + limit * _ENTRY_BYTES
-        for word, other in arrays:
-            if at < word <= end and one.cpu == other.cpu:
+        for _, other in arrays[bisect_right(words, at) : bisect_right(words, end)]:
+            if one.cpu == other.cpu:
                 yield roots[one.id], roots[other.id]

@@ -5,26 +5,19 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
-from typing import Dict, List, Optional
+from typing import Dict, Iterator, List, Optional, Tuple
 
 from drgn_slabtype.findings import Finding
 from drgn_slabtype.rules.copied import Copy, of_copies
 from drgn_slabtype.rules.oneroot import one_root
+from tests.memmap import LINEAR, MAP, PAGE, page_of
 
-_MAP, _PAGE = 0xFFFFEA0000000000, 64
-_LINEAR = 0xFFFF888000000000
-_COPY = _MAP + 16 * _PAGE
-_SOURCE = _COPY - _PAGE
-
-
-def _page_of(address: int) -> Optional[int]:
-    if address >= _MAP:
-        return address - (address - _MAP) % _PAGE
-    return _MAP + (address - _LINEAR >> 12) * _PAGE if address >= _LINEAR else None
+_COPY = MAP + 16 * PAGE
+_SOURCE = _COPY - PAGE
 
 
 def _one_root(findings: List[Finding], *copies: Copy) -> List[Finding]:
-    return one_root(findings, _page_of, _PAGE, copies=copies)
+    return one_root(findings, page_of, PAGE, copies=copies)
 
 
 def _roots(findings: List[Finding], *copies: Copy) -> Dict[int, Optional[int]]:
@@ -32,8 +25,8 @@ def _roots(findings: List[Finding], *copies: Copy) -> Dict[int, Optional[int]]:
 
 
 def _slab(*pages: int, told: str = "", cache: str = "") -> Copy:
-    memory = _LINEAR + ((pages[0] - _MAP) // _PAGE << 12)
-    structures = [range(page, page + _PAGE) for page in pages]
+    memory = LINEAR + ((pages[0] - MAP) // PAGE << 12)
+    structures = [range(page, page + PAGE) for page in pages]
     return Copy(structures, range(memory, memory + 4096), [cache] if cache else [], told)
 
 
@@ -47,32 +40,32 @@ def _counts(id: int, cache: str, slabs: int, objects: int, word: int) -> List[Fi
 
 
 def test_a_slab_that_names_another_cache_is_one_write() -> None:
-    more, fewer = _counts(1, "filp", 1, 21, _LINEAR), _counts(3, "dentry", -1, -42, _LINEAR + 4096)
+    more, fewer = _counts(1, "filp", 1, 21, LINEAR), _counts(3, "dentry", -1, -42, LINEAR + 4096)
     assert _roots(more + fewer) == {1: None, 2: 1, 3: 1, 4: 1}
 
 
 def test_counts_that_do_not_add_up_are_two_writes() -> None:
-    more, fewer = _counts(1, "filp", 1, 21, _LINEAR), _counts(3, "dentry", -2, -42, _LINEAR + 4096)
+    more, fewer = _counts(1, "filp", 1, 21, LINEAR), _counts(3, "dentry", -2, -42, LINEAR + 4096)
     assert _roots(more + fewer) == {1: None, 2: 1, 3: None, 4: 3}
     # A number alone is not a slab.
     assert _roots([more[0], fewer[0]]) == {1: None, 3: None}
-    elsewhere = [replace(one, node=1) for one in _counts(3, "dentry", -1, -42, _LINEAR + 4096)]
+    elsewhere = [replace(one, node=1) for one in _counts(3, "dentry", -1, -42, LINEAR + 4096)]
     assert _roots(more + elsewhere)[3] is None
 
 
 def test_what_led_to_a_slab_that_is_another_now() -> None:
     base = Finding("slab-base-wrong", "base", id=1, cache="filp", slab=_COPY)
-    inside = Finding("claim-foreign", "entry", id=2, word=_LINEAR, found=_LINEAR + (16 << 12))
-    other = replace(inside, id=3, word=_LINEAR + 4096, found=_LINEAR + (17 << 12))
-    order = Finding("cache-wrong", "random_seq", id=4, found=_LINEAR + (16 << 12) + 256)
+    inside = Finding("claim-foreign", "entry", id=2, word=LINEAR, found=LINEAR + (16 << 12))
+    other = replace(inside, id=3, word=LINEAR + 4096, found=LINEAR + (17 << 12))
+    order = Finding("cache-wrong", "random_seq", id=4, found=LINEAR + (16 << 12) + 256)
     some = [base, inside, other, order]
     assert _roots(some, _slab(_COPY)) == {1: None, 2: 1, 3: None, 4: 1}
     assert _one_root(some, _slab(_COPY))[0].message == "base"
 
 
 def test_a_slab_that_another_cache_still_leads_to() -> None:
-    more = _counts(1, "filp", 1, 21, _LINEAR)
-    leads = Finding("list-broken", "chain", id=3, cache="dentry", word=_LINEAR + 4096, found=_COPY)
+    more = _counts(1, "filp", 1, 21, LINEAR)
+    leads = Finding("list-broken", "chain", id=3, cache="dentry", word=LINEAR + 4096, found=_COPY)
     assert _roots([*more, leads], _slab(_COPY, cache="filp")) == {1: 3, 2: 3, 3: None}
 
 
@@ -80,12 +73,12 @@ def test_the_copy_of_a_struct_page_is_told() -> None:
     copy = _slab(_COPY, _SOURCE, told="it is a copy", cache="filp")
     head = Finding(
         "freelist-pointer", "head", id=3, cache="filp", slab=_COPY, word=_COPY + 32,
-        found=_LINEAR + (15 << 12),
+        found=LINEAR + (15 << 12),
     )  # fmt: skip
-    links = Finding("list-links", "next", id=1, slab=_MAP, word=_MAP + 16, found=_COPY + 16)
-    other = replace(links, id=2, word=_MAP + 16 + 128, found=_COPY + 16 + _PAGE)
+    links = Finding("list-links", "next", id=1, slab=MAP, word=MAP + 16, found=_COPY + 16)
+    other = replace(links, id=2, word=MAP + 16 + 128, found=_COPY + 16 + PAGE)
     source = Finding("slab-vector-wrong", "vector", id=4, slab=_SOURCE, word=_SOURCE + 56)
-    found = _one_root([links, other, head, source, *_counts(5, "filp", 1, 21, _LINEAR)], copy)
+    found = _one_root([links, other, head, source, *_counts(5, "filp", 1, 21, LINEAR)], copy)
     # What is said of the copy comes before what leads to it.
     assert {one.id: one.because for one in found} == {1: 3, 2: None, 3: None, 4: 3, 5: 3, 6: 3}
     assert [one.message for one in found if one.because is None] == ["next", "head; it is a copy"]
@@ -95,7 +88,7 @@ def test_a_chain_that_a_copy_cuts() -> None:
     copy = _slab(_COPY, _SOURCE, told="it is a copy")
     wrong = Finding("list-wrong", "full", id=1, cache="filp", slab=_COPY, place="cpu partial")
     count = Finding(
-        "container-count", "5, 3 left", id=2, cache="filp", slab=_MAP, place="cpu partial"
+        "container-count", "5, 3 left", id=2, cache="filp", slab=MAP, place="cpu partial"
     )
     assert _roots([wrong, count], copy) == {1: None, 2: 1}
     assert _roots([wrong, replace(count, cache="dentry")], copy) == {1: None, 2: None}
@@ -103,17 +96,36 @@ def test_a_chain_that_a_copy_cuts() -> None:
 
 def test_an_array_that_is_longer_than_the_one_below_it() -> None:
     first = Finding(
-        "container-state", "limit", id=1, cache="filp", cpu=1, member="limit", word=_LINEAR
+        "container-state", "limit", id=1, cache="filp", cpu=1, member="limit", word=LINEAR
     )
     first = replace(first, expected=54, found=120)
-    behind = replace(first, id=2, cache="dentry", word=_LINEAR + 448, found=1 << 31)
+    behind = replace(first, id=2, cache="dentry", word=LINEAR + 448, found=1 << 31)
     assert _roots([first, behind]) == {1: None, 2: 1}
-    assert _roots([first, replace(behind, word=_LINEAR + 2048)])[2] is None
+    assert _roots([first, replace(behind, word=LINEAR + 2048)])[2] is None
     assert _roots([first, replace(behind, cpu=2)])[2] is None
 
 
+def test_an_array_that_is_longer_than_its_room_ran_over_others() -> None:
+    def limit(id: int, word: int, found: int, cpu: int = 0) -> Finding:
+        return Finding(
+            "container-state", "limit", id=id, word=word, found=found, cpu=cpu, member="limit"
+        )
+
+    # 16 bytes of a header and 10 entries.
+    longer, inside = limit(1, LINEAR, 10), limit(2, LINEAR + 96, 4)
+    assert list(_run_on([inside, longer])) == [(1, 2)]
+    assert list(_run_on([limit(2, LINEAR + 97, 4), longer])) == []
+    assert list(_run_on([longer, limit(2, LINEAR + 96, 4, cpu=1)])) == []
+    # A limit that no array has tells nothing of its length but the header.
+    assert list(_run_on([limit(1, LINEAR, 1 << 40), inside])) == []
+
+
+def _run_on(findings: List[Finding]) -> Iterator[Tuple[int, int]]:
+    return of_copies(findings, {one.id: one.id for one in findings}, ())
+
+
 def test_many_findings_and_copies_take_steps_for_each() -> None:
-    pages = [_MAP + row * _PAGE for row in range(16, 1016)]
+    pages = [MAP + row * PAGE for row in range(16, 1016)]
     some = [
         Finding("slab-order-wrong", "order", id=row + 1, cache="filp", slab=page)
         for row, page in enumerate(pages)

@@ -8,19 +8,11 @@ from typing import Dict, List, Optional
 
 from drgn_slabtype.findings import Damaged, Finding
 from drgn_slabtype.rules.oneroot import one_root
-
-_MAP, _PAGE = 0xFFFFEA0000000000, 64
-_LINEAR = 0xFFFF888000000000
-
-
-def _page_of(address: int) -> Optional[int]:
-    if address >= _MAP:
-        return address - (address - _MAP) % _PAGE
-    return _MAP + (address - _LINEAR >> 12) * _PAGE if address >= _LINEAR else None
+from tests.memmap import LINEAR, MAP, PAGE, page_of
 
 
 def _roots(findings: List[Finding], *lost: range) -> Dict[int, Optional[int]]:
-    return {one.id: one.because for one in one_root(findings, _page_of, _PAGE, lost)}
+    return {one.id: one.because for one in one_root(findings, page_of, PAGE, lost)}
 
 
 def _entry(id: int, word: int, found: int = 0) -> Finding:
@@ -28,39 +20,39 @@ def _entry(id: int, word: int, found: int = 0) -> Finding:
 
 
 def test_words_side_by_side_are_one_damage() -> None:
-    words = [_LINEAR + 8 * at for at in (0, 1, 3, 5)]
+    words = [LINEAR + 8 * at for at in (0, 1, 3, 5)]
     assert _roots([_entry(id, word) for id, word in enumerate(words, 1)]) == {
         1: None, 2: 1, 3: 1, 4: 1,
     }  # fmt: skip
 
 
 def test_words_apart_are_not() -> None:
-    assert _roots([_entry(1, _LINEAR), _entry(2, _LINEAR + 24)]) == {1: None, 2: None}
+    assert _roots([_entry(1, LINEAR), _entry(2, LINEAR + 24)]) == {1: None, 2: None}
 
 
 def test_what_follows_counts_as_a_word_of_its_root() -> None:
-    first = Finding("list-broken", "partial", id=1, word=_LINEAR)
-    head = Finding("list-broken", "full", id=2, word=_LINEAR + 32)
-    count = Finding("node-list-length", "count", id=3, because=2, word=_LINEAR + 16)
+    first = Finding("list-broken", "partial", id=1, word=LINEAR)
+    head = Finding("list-broken", "full", id=2, word=LINEAR + 32)
+    count = Finding("node-list-length", "count", id=3, because=2, word=LINEAR + 16)
     assert _roots([first, head, count]) == {1: None, 2: 1, 3: 1}
 
 
 def test_a_lock_explains_nothing() -> None:
-    lock = Finding("lock-wrong", "lock", id=1, word=_LINEAR)
-    head = Finding("list-broken", "partial", id=2, word=_LINEAR + 8)
+    lock = Finding("lock-wrong", "lock", id=1, word=LINEAR)
+    head = Finding("list-broken", "partial", id=2, word=LINEAR + 8)
     assert _roots([lock, head]) == {1: None, 2: None}
 
 
 def test_structures_of_one_page_are_one_damage() -> None:
-    heads = [Finding("list-broken", "partial", id=at, word=_LINEAR + 256 * at) for at in (1, 2, 3)]
+    heads = [Finding("list-broken", "partial", id=at, word=LINEAR + 256 * at) for at in (1, 2, 3)]
     assert set(_roots(heads).values()) == {None}
-    lock = Finding("lock-wrong", "lock", id=4, word=_LINEAR + 1024)
+    lock = Finding("lock-wrong", "lock", id=4, word=LINEAR + 1024)
     assert _roots([*heads, lock]) == {1: None, 2: 1, 3: 1, 4: 1}
-    assert _roots([*heads, replace(lock, word=_LINEAR + 4096)])[2] is None
+    assert _roots([*heads, replace(lock, word=LINEAR + 4096)])[2] is None
 
 
 def test_slabs_are_damaged_together_where_their_struct_pages_are_overwritten() -> None:
-    pages = [_MAP + _PAGE * 3 * at for at in range(1, 5)]
+    pages = [MAP + PAGE * 3 * at for at in range(1, 5)]
     marks = [
         Finding("slab-mark-lost", "mark", id=at, slab=page, word=page + 0x30)
         for at, page in enumerate(pages, 1)
@@ -83,40 +75,40 @@ def test_what_most_cpus_have_of_a_cache_is_lost_by_one_pointer() -> None:
 
 
 def test_entries_that_many_frees_have_made_stay_apart() -> None:
-    assert set(_roots([_entry(at, _LINEAR + 64 * at) for at in range(1, 6)]).values()) == {None}
+    assert set(_roots([_entry(at, LINEAR + 64 * at) for at in range(1, 6)]).values()) == {None}
 
 
 def test_contents_and_what_moves_stay_apart() -> None:
-    one = Finding("redzone", "zone", id=1, word=_LINEAR)
-    assert _roots([one, replace(one, id=2, word=_LINEAR + 8)]) == {1: None, 2: None}
-    moving = replace(_entry(2, _LINEAR + 8), moving=True)
-    assert _roots([_entry(1, _LINEAR), moving]) == {1: None, 2: None}
+    one = Finding("redzone", "zone", id=1, word=LINEAR)
+    assert _roots([one, replace(one, id=2, word=LINEAR + 8)]) == {1: None, 2: None}
+    moving = replace(_entry(2, LINEAR + 8), moving=True)
+    assert _roots([_entry(1, LINEAR), moving]) == {1: None, 2: None}
 
 
 def test_a_page_that_is_no_slab_any_more() -> None:
     # Two objects of the slab, and its tails, tell so too; an object elsewhere does not.
-    page = _MAP + 16 * _PAGE
-    links = Finding("list-links", "next", id=3, found=page + 8, word=_MAP)
-    inside = _entry(1, _LINEAR, _LINEAR + (16 << 12) + 256)
-    second = _entry(2, _LINEAR + 64, _LINEAR + (17 << 12))
-    tail = Finding("page-tail-head", "tail", id=4, page=page + _PAGE)
-    other = _entry(5, _LINEAR + 128, _LINEAR + (64 << 12))
+    page = MAP + 16 * PAGE
+    links = Finding("list-links", "next", id=3, found=page + 8, word=MAP)
+    inside = _entry(1, LINEAR, LINEAR + (16 << 12) + 256)
+    second = _entry(2, LINEAR + 64, LINEAR + (17 << 12))
+    tail = Finding("page-tail-head", "tail", id=4, page=page + PAGE)
+    other = _entry(5, LINEAR + 128, LINEAR + (64 << 12))
     found = [inside, second, links, tail, other]
     assert _roots(found) == {1: 3, 2: 3, 3: None, 4: 3, 5: None}
 
 
 def test_a_page_that_was_given_back_explains_the_list() -> None:
-    page = _MAP + 16 * _PAGE
+    page = MAP + 16 * PAGE
     links = Finding("list-broken", "next", id=1, found=page + 8)
     free = Finding("page-free-type", "free", id=2, slab=page)
     assert _roots([links, free]) == {1: 2, 2: None}
 
 
 def test_neighbours_of_a_lost_cache() -> None:
-    lost = range(_LINEAR, _LINEAR + 256)
-    ring = Finding("cache-wrong", "ring", id=1, found=_LINEAR + 120)
+    lost = range(LINEAR, LINEAR + 256)
+    ring = Finding("cache-wrong", "ring", id=1, found=LINEAR + 120)
     other = Finding("cache-wrong", "size", id=2, found=64)
-    root = Finding("cache-list", "list", id=3, found=_LINEAR + 96)
+    root = Finding("cache-list", "list", id=3, found=LINEAR + 96)
     assert _roots([ring, other, root], lost) == {1: 3, 2: None, 3: None}
     assert _roots([ring, other, root]) == {1: None, 2: None, 3: None}
 
@@ -132,10 +124,10 @@ def test_vectors_of_a_damaged_cache_follow_from_it() -> None:
 
 def test_vectors_in_a_damaged_slab_follow_from_it() -> None:
     # Of the third page of a slab, and of another slab.
-    page = _MAP + 16 * _PAGE
+    page = MAP + 16 * PAGE
     wrong = Finding("slab-objects-wrong", "objects", id=1, slab=page)
     inside, elsewhere = (
-        Finding("slab-vector-wrong", "vector", id=id, found=_LINEAR + (pfn << 12) + 0x801)
+        Finding("slab-vector-wrong", "vector", id=id, found=LINEAR + (pfn << 12) + 0x801)
         for id, pfn in ((2, 18), (3, 32))
     )
     assert _roots([wrong, inside, elsewhere]) == {1: None, 2: 1, 3: None}
@@ -143,10 +135,10 @@ def test_vectors_in_a_damaged_slab_follow_from_it() -> None:
 
 def test_what_belongs_to_one_alone_and_two_lead_to_is_one_damage() -> None:
     def vector(id: int, found: int) -> Finding:
-        word = _MAP + 4096 * id
+        word = MAP + 4096 * id
         return Finding("slab-vector-wrong", "", id=id, word=word, found=found, slab=word)
 
-    shared = _LINEAR + 4096
+    shared = LINEAR + 4096
     assert _roots([vector(1, shared), vector(2, shared)]) == {1: None, 2: 1}
     assert _roots([vector(1, shared), vector(2, shared + 64)]) == {1: None, 2: None}
     # The same garbage may have come to two places in two ways.
@@ -155,7 +147,7 @@ def test_what_belongs_to_one_alone_and_two_lead_to_is_one_damage() -> None:
 
 def test_a_tail_that_is_another_head_contradicts_its_slab() -> None:
     def wrong(id: int, page: int) -> Finding:
-        return Finding("slab-order-wrong", "", id=id, slab=_MAP + _PAGE * page, word=id << 8)
+        return Finding("slab-order-wrong", "", id=id, slab=MAP + PAGE * page, word=id << 8)
 
     assert _roots([wrong(1, 8), wrong(2, 9)]) == {1: None, 2: 1}
     assert _roots([wrong(1, 8), wrong(2, 32)]) == {1: None, 2: None}
@@ -163,22 +155,22 @@ def test_a_tail_that_is_another_head_contradicts_its_slab() -> None:
 
 def test_a_slab_that_a_cpu_has_lost_follows_from_where_its_freelist_leads() -> None:
     head = Finding(
-        "freelist-pointer", "", id=1, cpu=1, slab=_MAP, word=_LINEAR, found=_LINEAR + 0x5100
+        "freelist-pointer", "", id=1, cpu=1, slab=MAP, word=LINEAR, found=LINEAR + 0x5100
     )
-    lost = Finding("list-missing", "", id=2, slab=_MAP + 4 * _PAGE)
+    lost = Finding("list-missing", "", id=2, slab=MAP + 4 * PAGE)
     assert _roots([head, lost]) == {1: None, 2: 1}
-    assert _roots([head, replace(lost, slab=_MAP + 64 * _PAGE)]) == {1: None, 2: None}
+    assert _roots([head, replace(lost, slab=MAP + 64 * PAGE)]) == {1: None, 2: None}
 
 
 def test_red_zones_around_structures_that_are_run_over_are_one_damage() -> None:
-    heads = [Finding("list-broken", "", id=at, word=_LINEAR + 256 * at) for at in (1, 2, 3, 4)]
+    heads = [Finding("list-broken", "", id=at, word=LINEAR + 256 * at) for at in (1, 2, 3, 4)]
     zones = [
         Finding(
             "redzone",
             "",
             id=4 + at,
-            word=_LINEAR + 256 * at - 64,
-            ranges=(Damaged(_LINEAR + 256 * at - 64, 60, "cc", "2f"),),
+            word=LINEAR + 256 * at - 64,
+            ranges=(Damaged(LINEAR + 256 * at - 64, 60, "cc", "2f"),),
         )
         for at in (1, 2, 6)
     ]
@@ -186,23 +178,23 @@ def test_red_zones_around_structures_that_are_run_over_are_one_damage() -> None:
 
 
 def test_what_is_around_caches_that_the_list_has_lost_follows() -> None:
-    lost = Finding("cache-list", "", id=1, word=_LINEAR)
-    zone = Finding("redzone", "", id=2, word=_LINEAR + 8176)
-    gone = range(_LINEAR + 4096, _LINEAR + 4352)
+    lost = Finding("cache-list", "", id=1, word=LINEAR)
+    zone = Finding("redzone", "", id=2, word=LINEAR + 8176)
+    gone = range(LINEAR + 4096, LINEAR + 4352)
     assert _roots([lost, zone], gone) == {1: None, 2: 1}
-    assert _roots([lost, replace(zone, word=_LINEAR + 8192)], gone) == {1: None, 2: None}
+    assert _roots([lost, replace(zone, word=LINEAR + 8192)], gone) == {1: None, 2: None}
 
 
 def test_a_cache_that_is_wrong_is_not_destroyed() -> None:
     gone = Finding("cache-destroyed", "", id=1, cache="dentry")
-    name = Finding("cache-wrong", "", id=2, cache="dentry", word=_LINEAR)
+    name = Finding("cache-wrong", "", id=2, cache="dentry", word=LINEAR)
     assert _roots([gone, name]) == {1: 2, 2: None}
     assert _roots([gone, replace(name, cache="inode")]) == {1: None, 2: None}
 
 
 def test_words_of_one_node_are_one_damage() -> None:
     def word(id: int, at: int, cache: str) -> Finding:
-        return Finding("list-broken", "", id=id, word=_LINEAR + at, cache=cache, node=0)
+        return Finding("list-broken", "", id=id, word=LINEAR + at, cache=cache, node=0)
 
     assert _roots([word(1, 0, "dentry"), word(2, 96, "dentry")]) == {1: None, 2: 1}
     assert _roots([word(1, 0, "dentry"), word(2, 96, "inode")]) == {1: None, 2: None}
@@ -210,16 +202,16 @@ def test_words_of_one_node_are_one_damage() -> None:
 
 
 def test_what_a_pointer_to_anothers_array_leads_to_follows_from_it() -> None:
-    array = _LINEAR + 4096
-    pointer = Finding("container-state", "", id=1, word=_LINEAR, found=array, node=0, cache="a")
+    array = LINEAR + 4096
+    pointer = Finding("container-state", "", id=1, word=LINEAR, found=array, node=0, cache="a")
     batch = Finding("container-state", "", id=2, word=array + 8, found=60, node=0, cache="a")
     assert _roots([pointer, batch]) == {1: None, 2: 1}
     assert _roots([pointer, replace(batch, word=array + 64)]) == {1: None, 2: None}
 
 
 def test_vectors_where_structures_were_run_over_are_one_damage() -> None:
-    heads = [Finding("list-broken", "", id=at, word=_LINEAR + 256 * at) for at in (1, 2, 3, 4)]
-    vector = Finding("slab-vector-wrong", "", id=5, slab=_MAP, word=_MAP, found=_LINEAR + 0x901)
+    heads = [Finding("list-broken", "", id=at, word=LINEAR + 256 * at) for at in (1, 2, 3, 4)]
+    vector = Finding("slab-vector-wrong", "", id=5, slab=MAP, word=MAP, found=LINEAR + 0x901)
     assert _roots([*heads, vector])[5] == 1
     assert _roots([*heads[:3], vector])[5] is None
-    assert _roots([*heads, replace(vector, found=_LINEAR + 0x1901)])[5] is None
+    assert _roots([*heads, replace(vector, found=LINEAR + 0x1901)])[5] is None

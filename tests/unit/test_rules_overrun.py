@@ -8,24 +8,16 @@ from typing import Dict, List, Optional
 
 from drgn_slabtype.findings import Finding
 from drgn_slabtype.rules.oneroot import one_root
-
-_MAP, _PAGE = 0xFFFFEA0000000000, 64
-_LINEAR = 0xFFFF888000000000
-
-
-def _page_of(address: int) -> Optional[int]:
-    if address >= _MAP:
-        return address - (address - _MAP) % _PAGE
-    return _MAP + (address - _LINEAR >> 12) * _PAGE if address >= _LINEAR else None
+from tests.memmap import LINEAR, MAP, PAGE, page_of
 
 
 def _roots(findings: List[Finding]) -> Dict[int, Optional[int]]:
-    return {one.id: one.because for one in one_root(findings, _page_of, _PAGE)}
+    return {one.id: one.because for one in one_root(findings, page_of, PAGE)}
 
 
 def _tails(first: int, count: int, id: int, step: int = 1) -> List[Finding]:
     # Pages that the first of them is said to be wrong with, as each 4096 bytes are bound.
-    pages = [_MAP + (first + row * step) * _PAGE for row in range(count)]
+    pages = [MAP + (first + row * step) * PAGE for row in range(count)]
     some = [
         Finding("page-tail-head", "leads to no page", id=id + row, page=page, word=page + 8)
         for row, page in enumerate(pages)
@@ -41,11 +33,11 @@ def test_struct_pages_side_by_side_are_one_write() -> None:
 
 def test_what_led_there_follows() -> None:
     some = [*_tails(50, 12, 1), *_tails(64, 12, 14)]
-    vector = Finding("slab-vector-wrong", "vector", id=30, slab=_MAP, found=_LINEAR + (70 << 12))
-    link = Finding("list-links", "next", id=31, word=_MAP + 8, found=_MAP + 72 * _PAGE + 8)
-    missing = Finding("list-missing", "on no list", id=32, slab=_MAP + 4096 * _PAGE)
-    count = Finding("node-slabs", "slabs", id=33, node=0, expected=3, found=4, word=_LINEAR)
-    elsewhere = replace(vector, id=34, slab=_MAP + _PAGE, found=_LINEAR + (700 << 12))
+    vector = Finding("slab-vector-wrong", "vector", id=30, slab=MAP, found=LINEAR + (70 << 12))
+    link = Finding("list-links", "next", id=31, word=MAP + 8, found=MAP + 72 * PAGE + 8)
+    missing = Finding("list-missing", "on no list", id=32, slab=MAP + 4096 * PAGE)
+    count = Finding("node-slabs", "slabs", id=33, node=0, expected=3, found=4, word=LINEAR)
+    elsewhere = replace(vector, id=34, slab=MAP + PAGE, found=LINEAR + (700 << 12))
     roots = _roots([*some, vector, link, missing, count, elsewhere])
     assert [roots[id] for id in (1, 14, 30, 31, 32, 33, 34)] == [None, 1, 1, 1, 1, 1, None]
     # All tails of one head are wrong with it.
@@ -54,25 +46,25 @@ def test_what_led_there_follows() -> None:
 
 
 def test_a_few_struct_pages_are_damaged_one_by_one() -> None:
-    vector = Finding("slab-vector-wrong", "vector", id=90, slab=_MAP, found=_LINEAR + (64 << 12))
+    vector = Finding("slab-vector-wrong", "vector", id=90, slab=MAP, found=LINEAR + (64 << 12))
     assert _roots([*_tails(64, 15, 1), vector])[90] is None
     # So are many that lie far from each other.
     assert _roots([*_tails(64, 30, 1, step=9), vector])[90] is None
 
 
 def test_what_follows_from_a_cache_was_not_written_to() -> None:
-    cache = Finding("cache-wrong", "order", id=1, cache="dentry", word=_LINEAR + 16)
+    cache = Finding("cache-wrong", "order", id=1, cache="dentry", word=LINEAR + 16)
     slabs = [
         Finding("slab-order-wrong", "order", id=2 + row, because=1, cache="dentry", slab=page)
-        for row, page in enumerate(range(_MAP, _MAP + 4096, _PAGE))
+        for row, page in enumerate(range(MAP, MAP + 4096, PAGE))
     ]
-    vector = Finding("slab-vector-wrong", "vector", id=90, slab=_MAP, found=_LINEAR + (9 << 12))
+    vector = Finding("slab-vector-wrong", "vector", id=90, slab=MAP, found=LINEAR + (9 << 12))
     assert _roots([cache, *slabs, vector])[90] is None
 
 
 def test_of_two_regions_none_explains_what_is_missing() -> None:
     some = [*_tails(64, 20, 1), *_tails(512, 20, 40)]
-    missing = Finding("list-missing", "on no list", id=70, slab=_MAP + 4096 * _PAGE)
+    missing = Finding("list-missing", "on no list", id=70, slab=MAP + 4096 * PAGE)
     assert [id for id, because in _roots([*some, missing]).items() if because is None] == [
         1,
         40,
