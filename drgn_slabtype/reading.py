@@ -18,7 +18,8 @@ from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequenc
 import numpy as np
 from drgn import FaultError
 
-from .allocators import open_allocator
+from .allocators import open_again, open_allocator
+from .allocators.base import Allocator
 from .allocators.caches import Caches, read_caches, read_caches_apart, same_cache
 from .allocators.vectors import Held, held_vectors, vector_words
 from .distinct import distinct
@@ -99,6 +100,7 @@ class Reading:
         ``allocator.caches``.
         """
         self.index: SlabIndex
+        self.allocator: Allocator
         if after is not None:
             before, caches = after, after.allocator.caches
             if scope.caches is not None:
@@ -111,7 +113,8 @@ class Reading:
         if scope.slab is not None:
             self.index = slabs_at(machine, np.array([scope.slab], np.uint64))
             wanted = tuple(self.index["slab_cache"].tolist())
-            self._discover(_choose(machine.settled(read_caches), wanted), None)
+            self.allocator = open_again(machine, _choose(machine.settled(read_caches), wanted))
+            self.allocator.discover(self.index)
             return
         self.scan = scan(machine, progress)
         heads = self.scan.heads

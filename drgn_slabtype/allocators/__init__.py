@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from typing import Tuple
+
 from ..errors import UnsupportedError
 from ..index import SlabIndex
 from ..ledger import I64, U64
@@ -13,6 +16,9 @@ from .slab.allocator import SlabAllocator
 from .slab.view import SlabView
 from .slub.allocator import SlubAllocator
 from .slub.fit import object_homes
+
+_KEPT = "allocators of slabs"
+_MOST_KEPT = 16
 
 
 def open_allocator(machine: Machine, caches: Caches) -> Allocator:
@@ -28,6 +34,27 @@ def open_allocator(machine: Machine, caches: Caches) -> Allocator:
     if name == "SLUB":
         return SlubAllocator(machine, caches)
     raise UnsupportedError(f"{name} keeps neither slab caches with lists nor counts to check")
+
+
+def open_again(machine: Machine, caches: Caches) -> Allocator:
+    """
+    Return a reading of the slab allocator as :func:`open_allocator` does, or one made before.
+
+    Of memory that does not move, the last few are kept: what has been asked about one slab is
+    asked about others of its cache. What :meth:`.base.Allocator.discover` found for an index is
+    gone with the next one.
+
+    :param caches: Those that lists lead to, with those chosen that it is about.
+    """
+    if machine.is_live:
+        return open_allocator(machine, caches)
+    kept: OrderedDict[Tuple[int, ...], Allocator] = machine.kept.setdefault(_KEPT, OrderedDict())
+    chosen = tuple(caches.chosen.nonzero()[0].tolist())
+    found = kept.pop(chosen, None)
+    kept[chosen] = found = open_allocator(machine, caches) if found is None else found
+    if len(kept) > _MOST_KEPT:
+        kept.popitem(last=False)
+    return found
 
 
 def homes_of(index: SlabIndex, caches: Caches, owner: I64, addresses: U64) -> I64:

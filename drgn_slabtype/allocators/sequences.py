@@ -10,7 +10,6 @@ randomization") (in v4.7). It is made with the cache and never changes.
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Iterator, Optional
 
 import numpy as np
@@ -42,31 +41,31 @@ class Orders:
     :param steps: From one position to the next of each: 1, or the bytes of a slot.
     """
 
-    def __init__(self, allocator: Allocator, index: SlabIndex, counts: I64, steps: I64) -> None:
-        self._allocator, self._index = allocator, index
+    def __init__(self, allocator: Allocator, counts: I64, steps: I64) -> None:
+        self._allocator = allocator
         self._counts, self._steps = counts, steps
+        self._sound: Optional[Bools] = None
 
-    @cached_property
-    def _sound(self) -> Bools:
-        return _sound_orders(self._allocator, self._index, self._counts, self._steps)
-
-    def judge(self, number: int, count: int) -> Iterator[Suspect]:
+    def judge(self, number: int, count: int, index: SlabIndex) -> Iterator[Suspect]:
         """
         Yield that the order of a cache is none, or lies where none can.
 
         :param number: Position of the cache.
         :param count: Objects of a slab, where its number of them cannot be believed.
+        :param index: That the allocator was read with.
         """
+        if self._sound is None:
+            self._sound = _sound_orders(self._allocator, index, self._counts, self._steps)
         if self._sound[number] and count == self._counts[number]:
             return
-        machine = self._index.machine
+        machine = index.machine
         start = _start(machine, self._allocator.caches, number)
         step = int(self._steps[number])
         if start is not None and 1 < count <= _MOST:
             yield from _judge_entries(machine, start, _width(machine), count, step)
-            if self._index.whole:
+            if index.whole:
                 size = count * _width(machine)
-                yield from _judge_home(self._allocator, self._index, start, size)
+                yield from _judge_home(self._allocator, index, start, size)
 
 
 def _sound_orders(allocator: Allocator, index: SlabIndex, counts: I64, steps: I64) -> Bools:

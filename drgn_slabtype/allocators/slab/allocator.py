@@ -86,6 +86,8 @@ class SlabAllocator:
         self._walks: List[Walked] = []
         self._lists: Dict[int, List[Walked]] = {}
         self._live = LiveObjects([])
+        objects = caches.rows["num"].astype(np.int64)
+        self._orders = Orders(self, objects, np.ones_like(objects))
         self._others: Optional[ByOthers] = ByOthers(machine, caches)
         of = partial(SlabCache, caches, page_size=machine.memory.page_size, cpus=self._cpus)
         self._cache = cache(of)
@@ -110,8 +112,6 @@ class SlabAllocator:
         self._live = self._own_structures(index)
         self._live.locate(index, self.ownership.cache)
         self.quarantine.locate(index, self.caches, self.ownership.cache)
-        objects = self.caches.rows["num"].astype(np.int64)
-        self._orders = Orders(self, index, objects, np.ones_like(objects))
 
     def believe(self, other: SlabAllocator) -> None:
         """Ask no other caches; see :meth:`.base.Allocator.believe`."""
@@ -214,7 +214,7 @@ class SlabAllocator:
             *judge_pointers(pointers),
             *judge_slab(members),
             *judge_pointers(freelist_cache(self.caches, cache)),
-            *self._orders.judge(cache.number, cache.num),
+            *self._orders.judge(cache.number, cache.num, index),
         ]
         ledger.suspects += at_member(self.caches.rows, cache.number, found)
         if self._others is not None:

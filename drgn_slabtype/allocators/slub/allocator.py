@@ -110,6 +110,8 @@ class SlubAllocator:
         self._walks: List[Walked] = []
         self._lists: Dict[int, List[Walked]] = {}
         self._live = LiveObjects([])
+        objects, sizes = (caches.rows[name].astype(np.int64) for name in ("oo.x", "size"))
+        self._orders = Orders(self, objects & 0xFFFF, np.maximum(sizes, 1))
         self._others: Optional[ByOthers] = ByOthers(machine, caches)
         self._ahead: Optional[FreePointers] = None
 
@@ -148,8 +150,6 @@ class SlubAllocator:
         self._live.locate(index, self.ownership.cache)
         self.deferred.locate(index, self.ownership.cache)
         self.quarantine.locate(index, self.caches, self.ownership.cache)
-        objects, sizes = (self.caches.rows[name].astype(np.int64) for name in ("oo.x", "size"))
-        self._orders = Orders(self, index, objects & 0xFFFF, np.maximum(sizes, 1))
 
     def believe(self, other: SlubAllocator) -> None:
         """Take over how slabs are made; see :meth:`.base.Allocator.believe`."""
@@ -227,7 +227,7 @@ class SlubAllocator:
             *judge_pointers(cache_pointers(self.machine.memory, self.caches, number)),
             *judge_slub(slub_members(self.caches, cache, self.machine.memory.word_size)),
             *misfits(index, cache, rows, slabs),
-            *self._orders.judge(number, cache.facts.objects_per_slab),
+            *self._orders.judge(number, cache.facts.objects_per_slab, index),
         ]
         ledger.suspects += at_member(self.caches.rows, number, found)
         if self._others is not None:
