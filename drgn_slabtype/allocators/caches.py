@@ -29,6 +29,7 @@ from .settled import settle_caches
 _MAX_CACHES = 1 << 20  # more slab caches than any kernel has
 _DIRECTORY_BYTES = 64  # of a name in sysfs; a longer one is not looked at
 _NAME_BYTES = 256  # of the longest name that is read
+_USUAL_BYTES = 32  # more than nearly all names have
 _POISON_STEP = 0x22  # from LIST_POISON1 to LIST_POISON2
 _MAX_SIZE = 64 << 20  # bytes of the largest object that any slab can hold
 
@@ -129,8 +130,7 @@ def read_caches(machine: Machine, told: Sequence[int] = ()) -> Caches:
     addresses = listed + dying + unlisted
     rows = _read(machine, addresses)
     names = [
-        _name(machine, pointer) or f"(cache 0x{address:x})"
-        for pointer, address in zip(rows["name"].tolist(), addresses)
+        name or f"(cache 0x{address:x})" for name, address in zip(_names(machine, rows), addresses)
     ]
     at = np.arange(len(addresses))
     is_unlisted = at >= len(listed) + len(dying)
@@ -225,11 +225,27 @@ def _name(machine: Machine, pointer: int) -> Optional[str]:
     if not machine.memory.is_kernel_address(np.array([pointer], np.uint64))[0]:
         return None
     try:
-        return escape_ascii_string(
-            machine.prog.read_c_string(pointer, max_size=_NAME_BYTES), escape_backslash=True
-        )
+        return _escaped(machine.prog.read_c_string(pointer, max_size=_NAME_BYTES))
     except FaultError:
         return None
+
+
+def _names(machine: Machine, rows: Rows) -> Iterator[Optional[str]]:
+    pointers = rows["name"]
+    if machine.manifest is not None:
+        # Captures have nothing behind a name.
+        yield from (_name(machine, pointer) for pointer in pointers.tolist())
+        return
+    gathered = machine.memory.gather(pointers, _USUAL_BYTES)
+    for pointer, data in zip(pointers.tolist(), gathered.bytes):
+        name, end, _ = data.tobytes().partition(b"\0")
+        yield _escaped(name) if name and end else _name(machine, pointer)
+
+
+def _escaped(name: bytes) -> str:
+    if name.isascii() and b"\\" not in name and name.decode().isprintable():
+        return name.decode()  # as nearly all are
+    return escape_ascii_string(name, escape_backslash=True)
 
 
 def names_in_sysfs(machine: Machine, caches: Caches) -> List[Optional[str]]:
@@ -242,7 +258,7 @@ def names_in_sysfs(machine: Machine, caches: Caches) -> List[Optional[str]]:
     found: List[Optional[str]] = []
     for known, data in zip(gathered.ok.tolist(), gathered.bytes):
         name, end, _ = data.tobytes().partition(b"\0")
-        found.append(escape_ascii_string(name, escape_backslash=True) if known and end else None)
+        found.append(_escaped(name) if known and end else None)
     return found
 
 

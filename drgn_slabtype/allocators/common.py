@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from functools import cached_property
 from itertools import chain
-from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Tuple
+from typing import Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Tuple
 
 import numpy as np
 from drgn import FaultError
@@ -85,18 +85,26 @@ class ByOthers:
     def __init__(self, machine: Machine, caches: Caches) -> None:
         self._machine = machine
         self._caches = caches
+        self._known: Dict[int, List[Suspect]] = {}
 
     def of(self, number: int, whole: bool) -> List[Suspect]:
         """
         Return what is wrong with one cache.
 
         :param whole: Whether the whole machine is read. Else what all caches are called is
-            looked for in slabs only if what this one is called is in none.
+            looked for in slabs only if what this one is called is in none, and what all their
+            constructors are only if this one's is no function.
         """
-        if whole or _astray(self._machine, self._caches.rows, np.array([number])).any():
-            wrong = self._with_names
-        else:
-            wrong = self._machine.settled(_by_listed)
+        if whole:
+            return self._of(self._with_names, number)
+        found = self._known.get(number)
+        if found is None:
+            odd = _is_odd(self._machine, self._caches.rows, number)
+            wrong = self._with_names if odd else self._machine.settled(_by_listed)
+            found = self._known[number] = self._of(wrong, number)
+        return found
+
+    def _of(self, wrong: Suspects, number: int) -> List[Suspect]:
         return wrong.get(int(self._caches.addresses[number]), [])
 
     @cached_property
@@ -107,7 +115,14 @@ class ByOthers:
             judge_home(rows[name][listed], column, name)
             for name, column in zip(_names_of(rows), astray)
         )
-        return _judge(self._machine, self._caches, chain.from_iterable(homes))
+        found = chain.from_iterable(homes)
+        return _judge(self._machine, self._caches, found, _inside_functions)
+
+
+def _is_odd(machine: Machine, rows: Rows, number: int) -> bool:
+    # Whether that has to be known of all caches to judge one.
+    inside = _inside_functions(machine, rows["ctor"][number : number + 1])
+    return bool(inside.any() or _astray(machine, rows, np.array([number])).any())
 
 
 def _names_of(rows: Rows) -> List[str]:
@@ -125,12 +140,18 @@ def _listed(caches: Caches) -> I64:
 
 
 def _by_listed(machine: Machine) -> Suspects:
-    return _judge(machine, machine.settled(read_caches), ())
+    return _judge(machine, machine.settled(read_caches), (), _inside_none)
 
 
-def _judge(machine: Machine, caches: Caches, besides: Iterable[Odd]) -> Suspects:
+def _judge(
+    machine: Machine,
+    caches: Caches,
+    besides: Iterable[Odd],
+    inside: Callable[[Machine, U64], U64],
+) -> Suspects:
     rows, listed = caches.rows, _listed(caches)
     cache = _columns(machine, rows, listed)
+    cache["inside"] = inside(machine, cache["ctor"])
     _add_nodes(machine, caches, listed, cache)
     flags = machine.fact(_flags)
     found = list(judge_common(cache))
@@ -190,8 +211,11 @@ def _columns(machine: Machine, rows: Rows, listed: I64) -> Dict[str, U64]:
     flags = machine.fact(_flags)
     cache["zones"] = np.full(len(listed), flags.zones, np.uint64)
     cache["linear"] = machine.memory.in_direct_map(cache["ctor"]).astype(np.uint64)
-    cache["inside"] = _inside_functions(machine, cache["ctor"])
     return cache
+
+
+def _inside_none(machine: Machine, pointers: U64) -> U64:
+    return np.zeros(len(pointers), np.uint64)
 
 
 def _inside_functions(machine: Machine, pointers: U64) -> U64:

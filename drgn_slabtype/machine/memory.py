@@ -240,20 +240,22 @@ class Memory:
         :param width: Bytes of each.
         :param keep: Takes what it wants of them, in the order of their addresses.
         """
-        ok = self.reachable(addresses, width)
-        rows = np.flatnonzero(ok)
-        ordered = addresses[rows]
+        ends = _last_bytes(addresses, width)
+        ok = self._holds(addresses, ends)
+        rows = ok.nonzero()[0]
+        ordered, last = addresses[rows], ends[rows]
         if (ordered[1:] < ordered[:-1]).any():
             order = np.argsort(ordered, kind="stable")
-            ordered, rows = ordered[order], rows[order]
-        last = ordered + (np.broadcast_to(width, len(ok))[rows] - 1).astype(np.uint64)
+            ordered, last, rows = ordered[order], last[order], rows[order]
         for lost in read_pieces(self._read_linear, ordered, last, rows, keep, self._gap_bytes):
             ok[lost] = False
         return ok
 
     def reachable(self, addresses: U64, width: Union[int, U64]) -> Bools:
         """Return which pieces of so many bytes can be the kernel's, and have an end."""
-        last = addresses + np.asarray(width, np.uint64) - np.uint64(1)
+        return self._holds(addresses, _last_bytes(addresses, width))
+
+    def _holds(self, addresses: U64, last: U64) -> Bools:
         return self.is_kernel_address(addresses) & (last >= addresses)
 
     def _read_linear(self, address: int, size: int) -> bytes:
@@ -264,6 +266,10 @@ class Memory:
             except FaultError:
                 pass
         return self.read(address, size)
+
+
+def _last_bytes(addresses: U64, width: Union[int, U64]) -> U64:
+    return addresses + np.asarray(width, np.uint64) - np.uint64(1)
 
 
 def _reads_physical(prog: Program, linear_base: int, mask: int) -> bool:
@@ -284,6 +290,8 @@ def _linear_base(prog: Program) -> int:
     except Exception:  # drgn's error has no class of its own
         told = None
     witnesses = _mapped(prog) + _borne_out(prog)
+    if told is not None and told in witnesses:
+        return told
     if told is None and not witnesses:
         witnesses = _around_caches(prog)
     for name in ("kmem_cache", "slab_caches", "mem_section"):
@@ -334,10 +342,10 @@ def _leads_back(prog: Program, base: int, name: str, back: int) -> bool:
     try:
         head = prog["slab_caches"]
         address = untagged_pointer(prog, head.member_(name))
-        if _is_static(prog, address):
-            return False
         behind = prog.read_u64(address + back - base, True)
-        return bool(behind == head.address_ or prog.read_u64(address + back) == behind)
+        if behind != head.address_ and prog.read_u64(address + back) != behind:
+            return False
+        return not _is_static(prog, address)
     except (FaultError, LookupError, OverflowError, ValueError):
         return False
 

@@ -272,8 +272,9 @@ def _others(machine: Machine) -> List[int]:
     if possible is not None:
         found.append(possible.bit_length())
     with suppress(FaultError, LookupError, TypeError):
-        places = [nid for nid, node in enumerate(machine.prog["node_data"]) if node.value_()]
-        found.append(places[-1] + 1 if places else 0)
+        pointers = np.frombuffer(machine.prog["node_data"].to_bytes_(), machine.memory.word)
+        places = pointers.nonzero()[0]
+        found.append(int(places[-1]) + 1 if len(places) else 0)
     return found
 
 

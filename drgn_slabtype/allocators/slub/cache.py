@@ -37,6 +37,14 @@ def slab_flags(machine: Machine) -> Mapping[str, int]:
     return {name: 1 << int(machine.prog["_SLAB_" + name]) for name in _MACROS}
 
 
+def checked_by(flags: Mapping[str, int]) -> int:
+    """Return the bits with any of which the kernel handles a cache on its slow, checked paths."""
+    bits = 0
+    for name in ("RED_ZONE", "POISON", "STORE_USER", "TRACE", "CONSISTENCY_CHECKS"):
+        bits |= flags[name]
+    return bits
+
+
 class SlubCache:
     """One slab cache."""
 
@@ -46,8 +54,10 @@ class SlubCache:
         def value(member: str, default: int = 0) -> int:
             return int(rows[member][number]) if rows.structure.has(member) else default
 
+        set_flags = value("flags")
+
         def has(flag: str) -> bool:
-            return bool(value("flags") & flags[flag])
+            return bool(set_flags & flags[flag])
 
         self.number = number
         self.offset = value("offset")
@@ -60,10 +70,7 @@ class SlubCache:
         self.store_user = has("STORE_USER")
         self.kmalloc = has("KMALLOC")
         self.typesafe_by_rcu = has("TYPESAFE_BY_RCU")
-        self.debug = any(
-            has(name)
-            for name in ("RED_ZONE", "POISON", "STORE_USER", "TRACE", "CONSISTENCY_CHECKS")
-        )
+        self.debug = bool(set_flags & checked_by(flags))
         """Whether the kernel handles the cache on its slow, checked paths."""
         self.red_left_pad = value("red_left_pad") if self.red_zone else 0
         """Bytes before the first object."""

@@ -23,7 +23,7 @@ import numpy as np
 
 from ...machine import Machine
 from ..caches import Caches, read_caches
-from .cache import SlubCache, slab_flags
+from .cache import SlubCache, checked_by, slab_flags
 
 _NO_FREE_META = (1 << 31) - 1  # KASAN_NO_FREE_META
 _FORMS = (8, 4, 0)  # bytes that the size asked for may take
@@ -165,9 +165,9 @@ def _typed_parts(machine: Machine) -> Parts:
 
 def debug_caches(machine: Machine, caches: Caches) -> List[SlubCache]:
     """Return the caches that debugging puts something into, of those that could be read."""
-    flags = slab_flags(machine)
-    found = [SlubCache(caches, at, flags, 1) for at in np.flatnonzero(caches.rows.ok).tolist()]
-    return [cache for cache in found if cache.debug]
+    flags, rows = slab_flags(machine), caches.rows
+    found = np.flatnonzero(rows.ok & (rows["flags"] & np.uint64(checked_by(flags)) != 0))
+    return [SlubCache(caches, at, flags, 1) for at in found.tolist()]
 
 
 def slot_layout(machine: Machine, cache: SlubCache) -> SlotLayout:
