@@ -20,6 +20,8 @@ def distinct(values: npt.NDArray[_Number]) -> npt.NDArray[_Number]:
 
     :param values: Of any shape, of numbers.
     """
+    if values.size < 2:
+        return values.flatten()
     ordered = np.sort(values, axis=None)
     first = np.ones(len(ordered), np.bool_)
     np.not_equal(ordered[1:], ordered[:-1], out=first[1:])

@@ -182,8 +182,9 @@ class SlabIndex(SlabColumns):
     def rows_of_pages(self, pages: U64) -> I64:
         """Return the row of each ``struct slab *``; -1 where there is none."""
         offset = np.asarray(pages, np.uint64) - np.uint64(self.vmemmap)
-        rows = self._rows_of_pfns(offset // np.uint64(self.page_bytes), exact=True)
-        rows[offset % np.uint64(self.page_bytes) != 0] = -1
+        pfns = offset // np.uint64(self.page_bytes)
+        rows = self._rows_of_pfns(pfns, exact=True)
+        rows[pfns * np.uint64(self.page_bytes) != offset] = -1
         return rows
 
     def rows_of_addresses(self, addresses: U64) -> I64:
@@ -249,12 +250,12 @@ class SlabIndex(SlabColumns):
 
     def is_memory_map(self, pages: U64) -> Bools:
         """Return which addresses can be a ``struct page *`` of a valid range."""
-        pages = np.asarray(pages, np.uint64)
-        offset = pages - np.uint64(self.vmemmap)
-        limit = np.uint64(1 << 52 >> self._memory.page_shift)
-        inside = (pages >= np.uint64(self.vmemmap)) & (offset // np.uint64(self.page_bytes) < limit)
-        found: Bools = inside & (offset % np.uint64(self.page_bytes) == 0)
-        return found
+        return _can_be_pages(self.machine, np.asarray(pages, np.uint64))
+
+    def is_page(self, page: int) -> bool:
+        """Return the same of one address."""
+        pfn, beside = divmod(page - self.vmemmap, self.page_bytes)
+        return not beside and 0 <= pfn < 1 << 52 >> self._memory.page_shift
 
     def peek(self, pages: U64) -> U8:
         """Return copies of struct pages that need not be in the index, if they can be read."""
@@ -271,20 +272,20 @@ class SlabIndex(SlabColumns):
         pages = pages[self.is_memory_map(pages)]
         rows = self.rows_of_pages(pages)
         known = rows[rows >= 0]
-        self.known_by[known] |= np.uint8(known_by)
-        if self.stale[known].any():
-            self._refresh(known[self.stale[known]])
-        new = pages[rows < 0]
-        gathered = self._memory.gather(new, 2 * self.page_bytes)
-        new, raw = new[gathered.ok], gathered.bytes[gathered.ok]
-        if not len(new):
+        if len(known):
+            self.known_by[known] |= np.uint8(known_by)
+            if self.stale[known].any():
+                self._refresh(known[self.stale[known]])
+        if len(known) == len(pages):
             return
-        pfns = (new - np.uint64(self.vmemmap)) // np.uint64(self.page_bytes)
-        self.pfns = np.concatenate([self.pfns, pfns])
-        self.raw = np.concatenate([self.raw, raw[:, : self.page_bytes]])
-        self.orders = np.concatenate([self.orders, compound_orders(self.machine, self.layout, raw)])
-        self.known_by = np.concatenate([self.known_by, np.full(len(new), known_by, np.uint8)])
-        self.stale = np.concatenate([self.stale, np.zeros(len(new), np.bool_)])
+        new = _read_heads(self.machine, pages[rows < 0])
+        if not len(new.pfns):
+            return
+        self.pfns = np.concatenate([self.pfns, new.pfns])
+        self.raw = np.concatenate([self.raw, new.raw])
+        self.orders = np.concatenate([self.orders, new.orders])
+        self.known_by = np.concatenate([self.known_by, np.full(len(new.pfns), known_by, np.uint8)])
+        self.stale = np.concatenate([self.stale, np.zeros(len(new.pfns), np.bool_)])
         self._forget()
 
     def _refresh(self, rows: I64) -> Bools:
@@ -334,11 +335,26 @@ def slabs_at(machine: Machine, pages: U64) -> SlabIndex:
 
     :param pages: ``struct slab *``; what is no readable ``struct page`` is left out.
     """
-    none = SlabHeads(
-        np.zeros(0, np.uint64),
-        np.zeros((0, machine.page.size), np.uint8),
-        np.zeros(0, np.uint8),
-    )
-    index = SlabIndex(machine, none, whole=False)
-    index.add(pages, KnownBy.POINTER)
+    pages = distinct(np.asarray(pages, np.uint64))
+    heads = _read_heads(machine, pages[_can_be_pages(machine, pages)])
+    index = SlabIndex(machine, heads, whole=False)
+    index.known_by[:] = KnownBy.POINTER
     return index
+
+
+def _can_be_pages(machine: Machine, pages: U64) -> Bools:
+    start, size = np.uint64(machine.page.vmemmap), np.uint64(machine.page.size)
+    limit = np.uint64(1 << 52 >> machine.memory.page_shift)
+    offset = pages - start
+    pfns = offset // size
+    found: Bools = (pages >= start) & (pfns < limit) & (pfns * size == offset)
+    return found
+
+
+def _read_heads(machine: Machine, pages: U64) -> SlabHeads:
+    # Those that can be read.
+    size = machine.page.size
+    gathered = machine.memory.gather(pages, 2 * size)
+    there, raw = pages[gathered.ok], gathered.bytes[gathered.ok]
+    pfns = (there - np.uint64(machine.page.vmemmap)) // np.uint64(size)
+    return SlabHeads(pfns, raw[:, :size], compound_orders(machine, machine.layout, raw))

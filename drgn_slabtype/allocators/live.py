@@ -39,9 +39,9 @@ class LiveObjects:
         :param owner: Position of the cache of each row of the index.
         """
         rows = index.rows_of_addresses(self._addresses)
-        cache = np.where(rows >= 0, owner[rows], -1) if len(owner) else rows
+        there = (rows >= 0).nonzero()[0]
         self._by_cache = {}
-        for address, number in zip(self._addresses.tolist(), cache.tolist()):
+        for address, number in zip(self._addresses[there].tolist(), owner[rows[there]].tolist()):
             if number >= 0:
                 self._by_cache.setdefault(number, []).append(address)
 

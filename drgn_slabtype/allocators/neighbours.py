@@ -63,7 +63,7 @@ def leads_back(index: SlabIndex, head: ListHead) -> bool:
     """Return whether what stands at both ends of a list that is not empty leads to its head."""
     machine, links = index.machine, [head.next, head.prev]
     offset = index.structure.offset("slab_list")
-    if not index.is_memory_map(np.array(links, np.uint64) - np.uint64(offset)).all():
+    if not all(index.is_page((link - offset) & 0xFFFFFFFFFFFFFFFF) for link in links):
         return False
     try:
         back = machine.memory.read_word(head.next + machine.memory.word_size)
@@ -86,8 +86,8 @@ def _follow(
         head = heads.get(link)
         if head is not None:
             return _Side(pages, getattr(head, back) == at, head)
-        page = np.array([(link - offset) & 0xFFFFFFFFFFFFFFFF], np.uint64)
-        if link in seen or not index.is_memory_map(page)[0]:
+        page = (link - offset) & 0xFFFFFFFFFFFFFFFF
+        if link in seen or not index.is_page(page):
             return _Side(pages, False, None)
         try:
             links = np.frombuffer(prog.read(link, 2 * source.word_size), source.word).tolist()
@@ -96,6 +96,6 @@ def _follow(
         if links[place[back]] != at:
             return _Side(pages, False, None)
         seen.add(link)
-        pages.append(int(page[0]))
+        pages.append(page)
         at, link = link, links[place[member]]
     return _Side(pages, True, None)

@@ -24,7 +24,8 @@ def wild_pointers(machine: Machine, pointers: U64, alignment: int, there: Bools)
     wild = ~machine.memory.is_kernel_address(pointers)
     wild |= pointers % np.uint64(alignment) != 0
     lost = ~wild & ~there
-    wild[lost] = in_no_slab(machine, pointers[lost])
+    if lost.any():
+        wild[lost] = in_no_slab(machine, pointers[lost])
     return wild
 
 

@@ -103,6 +103,8 @@ def in_no_slab(machine: Machine, addresses: U64) -> Bools:
     found = not_reserved(machine, addresses)
     found &= ~machine.settled(kfence_pool).contains(addresses)
     there = np.flatnonzero(found)
+    if not len(there):
+        return found
     found[there] = ~slabs_over(slabs_at(machine, addresses[:0]), addresses[there]).marked
     pfns = _pfns(machine, addresses)
     for pfn in distinct(pfns[found]).tolist():

@@ -80,8 +80,8 @@ def read_pieces(
     if not len(ordered):
         return
     bounds = _bounds(ordered, last, gap)
-    starts, counts = ordered[bounds[:-1]], np.diff(bounds)
-    offsets = (ordered - np.repeat(starts, counts)).astype(np.intp)
+    starts = ordered[bounds[:-1]]
+    offsets = (ordered - np.repeat(starts, bounds[1:] - bounds[:-1])).astype(np.intp)
     behind = (np.maximum.reduceat(last, bounds[:-1]) - starts).tolist()
     edges = bounds.tolist()
     for low, high, start, size in zip(edges, edges[1:], starts.tolist(), behind):
@@ -94,9 +94,13 @@ def read_pieces(
 
 
 def cut(data: bytes, offsets: Rows, width: int) -> U8:
-    """Return the pieces of one width that begin at some offsets: shape (n, width)."""
+    """
+    Return the pieces of one width that begin at some offsets.
+
+    :return: Shape (n, width), or (1, width) where all are the same one.
+    """
     if len(data) == width:
-        return np.broadcast_to(np.frombuffer(data, np.uint8), (len(offsets), width))
+        return np.frombuffer(data, np.uint8)[None, :]
     # As sliding_window_view() has it, which takes longer than the read.
     pieces: U8 = np.ndarray((len(data) - width + 1, width), np.uint8, data, strides=(1, 1))
     return pieces[offsets]
@@ -125,6 +129,8 @@ def _bounds(ordered: U64, last: U64, gap: int) -> Rows:
         return np.array([0, 1], np.intp)
     after, reach = ordered[1:], np.maximum.accumulate(last)[:-1]
     gaps = (after > reach) & (after - reach > np.uint64(gap + 1))
+    if not gaps.any() and ordered[-1] - ordered[0] < _RUN_BYTES:
+        return np.array([0, len(ordered)], np.intp)
     edges = np.concatenate([[0], np.flatnonzero(gaps) + 1])
     # Long runs are cut at multiples of the longest one from where they begin.
     begin = np.repeat(ordered[edges], np.diff(edges, append=len(ordered)))

@@ -196,11 +196,7 @@ class _ChainWalker:
         rows: List[int] = []
         seen = set()
         while page:
-            one = np.array([page], np.uint64)
-            if not self.index.is_memory_map(one)[0]:
-                return np.array(rows, np.int64), page
-            self.index.add(one, KnownBy.CPU)
-            row = int(self.index.rows_of_pages(one)[0])
+            row = self._row(page)
             if row < 0 or row in seen or self._is_elsewhere(row, cache):
                 return np.array(rows, np.int64), page
             seen.add(row)
@@ -208,10 +204,22 @@ class _ChainWalker:
             page = int(self.index["next"][row])
         return np.array(rows, np.int64), None
 
+    def _row(self, page: int) -> int:
+        # Of the index, which gets it if it can be a slab; else -1.
+        index, one = self.index, np.array([page], np.uint64)
+        row = int(index.rows_of_pages(one)[0])
+        if row < 0 or index.stale[row]:
+            index.add(one, KnownBy.CPU)
+            return int(index.rows_of_pages(one)[0])
+        index.known_by[row] |= np.uint8(KnownBy.CPU)
+        return row
+
     def _is_elsewhere(self, row: int, cache: int) -> bool:
         # On a node's list, or made like a slab of the other cache that it names.
         if self.index.known_by[row] & np.uint8(KnownBy.LIST):
             return True
+        if self.index["slab_cache"][row] == self._caches.addresses[cache]:
+            return False
         told = same_cache(self.index["slab_cache"][row : row + 1], self._caches)
         if told[0] in (-1, cache):
             return False

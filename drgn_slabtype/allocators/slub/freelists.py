@@ -181,10 +181,10 @@ def _follow_whole(geometry: Geometry, heads: U64, words: U64, readable: Bools) -
             return None
         steps.append(at)
         at = follows.take(at)
-        at = at[at != _END]
-        if len(at) and at.min() < 0:
-            return None
+        at = at[at >= 0]
     entries = np.concatenate([*steps, np.zeros(0, np.int64)])
+    if (follows.take(entries) == _ASTRAY).any():
+        return None
     slab, index = np.divmod(entries, width)
     return Chains(
         slab,
