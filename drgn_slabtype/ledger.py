@@ -96,7 +96,7 @@ class _Table:
     # Columns of equal length, in declaration order.
 
     def __len__(self) -> int:
-        return len(getattr(self, _columns(type(self))[0][0]))
+        return len(next(iter(vars(self).values())))
 
     @classmethod
     def build(cls: Type[_T], length: int, **columns: Any) -> _T:
@@ -107,8 +107,8 @@ class _Table:
             0, or -1 in signed columns.
         """
         made = []
-        for name, dtype in _columns(cls):
-            value = columns.pop(name, -1 if dtype in (np.int64, np.int32) else 0)
+        for name, dtype, missing in _columns(cls):
+            value = columns.pop(name, missing)
             if isinstance(value, np.ndarray):
                 if len(value) != length:
                     raise ValueError(f"{name} has {len(value)} rows, not {length}")
@@ -125,7 +125,7 @@ class _Table:
     def empty(cls: Type[_T]) -> _T:
         """Return the table without rows."""
         if cls not in _EMPTY:
-            _EMPTY[cls] = [np.empty(0, dtype) for _, dtype in _columns(cls)]
+            _EMPTY[cls] = [np.empty(0, dtype) for _, dtype, _ in _columns(cls)]
         return cls(*_EMPTY[cls])
 
     @classmethod
@@ -135,7 +135,7 @@ class _Table:
         if len(filled) < 2:
             return filled[0] if filled else cls.empty()
         parts = filled
-        names = [name for name, _ in _columns(cls)]
+        names = [name for name, _, _ in _columns(cls)]
         return cls(*(np.concatenate([getattr(p, name) for p in parts]) for name in names))
 
     @classmethod
@@ -145,7 +145,7 @@ class _Table:
         if len(parts) < 2:
             return cls.join(parts)
         made = []
-        for name, _ in _columns(cls):
+        for name, _, _ in _columns(cls):
             made.append(np.concatenate([getattr(part, name) for part in parts]))
             for part in parts:
                 delattr(part, name)
@@ -153,25 +153,26 @@ class _Table:
 
     def take(self: _T, which: Any) -> _T:
         """Return the table of the rows selected by a mask or by positions."""
-        return type(self)(*(getattr(self, name)[which] for name, _ in _columns(type(self))))
+        return type(self)(*[column[which] for column in vars(self).values()])
 
 
-_DTYPES: Dict[str, Any] = {
-    "I64": np.int64,
-    "I32": np.int32,
-    "U64": np.uint64,
-    "U8": np.uint8,
-    "Bools": np.bool_,
+_DTYPES: Dict[str, Tuple[Any, int]] = {
+    "I64": (np.dtype(np.int64), -1),
+    "I32": (np.dtype(np.int32), -1),
+    "U64": (np.dtype(np.uint64), 0),
+    "U8": (np.dtype(np.uint8), 0),
+    "Bools": (np.dtype(np.bool_), 0),
 }
-_COLUMNS: Dict[Any, Tuple[Tuple[str, Any], ...]] = {}
+_COLUMNS: Dict[Any, Tuple[Tuple[str, Any, int], ...]] = {}
 _EMPTY: Dict[Any, List[Any]] = {}
 
 
-def _columns(table: Type[_Table]) -> Tuple[Tuple[str, Any], ...]:
-    # Names and dtypes, found once: each cache of the machine fills a dozen tables.
+def _columns(table: Type[_Table]) -> Tuple[Tuple[str, Any, int], ...]:
+    # Names, dtypes and what is there if nothing is said, found once: each cache of the
+    # machine fills a dozen tables.
     found = _COLUMNS.get(table)
     if found is None:
-        found = tuple((column.name, _DTYPES[str(column.type)]) for column in fields(table))
+        found = tuple((column.name, *_DTYPES[str(column.type)]) for column in fields(table))
         _COLUMNS[table] = found
     return found
 

@@ -349,12 +349,12 @@ class TopByte(Encoding):
 
     def _conflict(self, words: Any) -> Any:
         # 0x00 to 0x7f is a map count, 0x80 to 0xef one that overflowed.
-        known = {*range(0x80), *self.types.values()}
+        known = self.types.values()
         if is_one(words):
-            return words >> 24 not in known and words != WORD_MASK
+            return words >> 24 >= 0x80 and words >> 24 not in known and words != WORD_MASK
         import numpy as np
 
-        unknown = np.ones(256, np.bool_)
+        unknown = np.arange(256) >= 0x80
         unknown[list(known)] = False
         return unknown[words >> 24] & (words != WORD_MASK)
 

@@ -36,7 +36,10 @@ def enter_cpu_freelists(
     :param rows: Rows of the index that are the rows of ``ledger.slabs``.
     :param places: Numbers of places, by name.
     """
-    mine = np.flatnonzero((cpus.cache == cache.number) & (cpus.freelist != 0))
+    mine = cpus.rows_of(cache.number)
+    mine = mine[cpus.freelist[mine] != 0]
+    if not len(mine):
+        return
     home = local_rows(rows, cpus.slab_row[mine])
     theirs = Containers.build(
         len(mine),

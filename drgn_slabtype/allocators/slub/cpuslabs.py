@@ -17,7 +17,7 @@ from drgn import FaultError
 
 from ...codes import ADDRESS, SLABS, WORD
 from ...index import KnownBy, SlabIndex
-from ...ledger import I64, U64, Ledger, ListKind, Memberships, Suspect
+from ...ledger import I64, U64, Bools, Ledger, ListKind, Memberships, Suspect
 from ...machine import Machine
 from ...machine.columns import Rows
 from ...machine.locks import lock_states
@@ -68,6 +68,7 @@ class CpuSlabs:
         self._wrong_tid[there] = wrong_transactions(self.tid[there], cpu[there], step)
         self.slab_row: I64 = np.full(len(rows), -1, np.int64)
         """Row of the index of :attr:`slab`."""
+        self._wild: Bools = np.zeros(len(rows), np.bool_)
         self.chains: List[PartialChain] = []
         self._locks: List[Tuple[int, Suspect]] = []
         if rows.structure.has("lock"):
@@ -76,8 +77,14 @@ class CpuSlabs:
 
     def unreadable(self, cache: int) -> List[str]:
         """Return the CPUs' structures of a cache that are not in the target, in words."""
-        lost = np.flatnonzero((self.cache == cache) & ~self.rows.ok)
+        mine = self.rows_of(cache)
+        lost = mine[~self.rows.ok[mine]]
         return [f"struct kmem_cache_cpu of CPU {self.cpu[row]}" for row in lost.tolist()]
+
+    def rows_of(self, cache: int) -> I64:
+        """Return the rows that belong to one cache; they follow each other."""
+        low, high = self.cache.searchsorted([cache, cache + 1])
+        return np.arange(low, high)
 
     def locate(self, index: SlabIndex, caches: Caches, fits: Fits) -> None:
         """
@@ -86,6 +93,7 @@ class CpuSlabs:
         Node lists have been walked before: no slab of theirs is in a chain. An index
         that is not of the whole machine is asked about the slabs that are in it.
         """
+        self._wild = (self.slab != 0) & ~index.is_memory_map(self.slab)
         if not index.whole:
             self._locate_one(index)
             return
@@ -143,6 +151,7 @@ class CpuSlabs:
 
         :param rows: Rows of the index that are the rows of ``ledger.slabs``.
         """
+        mine = self.rows_of(cache)
         ledger.suspects += self._found.suspects(cache, "cpu slab")
         ledger.suspects += [one for at, one in self._locks if self.cache[at] == cache]
         ledger.suspects += [
@@ -155,10 +164,8 @@ class CpuSlabs:
                 word=int(self.rows.addresses[at]) + self.rows.structure.offset("tid"),
                 measure=WORD,
             )
-            for at in np.flatnonzero((self.cache == cache) & self._wrong_tid).tolist()
+            for at in mine[self._wrong_tid[mine]].tolist()
         ]
-        mine = np.flatnonzero((self.cache == cache) & (self.slab_row >= 0))
-        wild = (self.cache == cache) & (self.slab != 0) & ~index.is_memory_map(self.slab)
         ledger.suspects += [
             Suspect(
                 "container-state",
@@ -170,8 +177,9 @@ class CpuSlabs:
                 word=int(self.rows.addresses[at]) + self.rows.structure.offset(_slab(self.rows)),
                 measure=ADDRESS,
             )
-            for at in np.flatnonzero(wild).tolist()
+            for at in mine[self._wild[mine]].tolist()
         ]
+        mine = mine[self.slab_row[mine] >= 0]
         parts = [
             ledger.memberships,
             _members(index, self.slab_row[mine], rows, ListKind.CPU_SLAB, self.cpu[mine]),

@@ -27,6 +27,7 @@ from .cache import SlubCache
 
 _BATCH_BYTES = 2 << 20  # of free pointers that are held at a time
 _END, _ASTRAY = -1, -2
+_FEW = 16  # chains that are followed without numpy
 
 
 class Encoding(enum.Enum):
@@ -174,28 +175,47 @@ def _follow_whole(geometry: Geometry, heads: U64, words: U64, readable: Bools) -
         return None
     follows = geometry.follows(words)
     at = slabs * width + index
-    steps: List[I64] = []
-    while len(at):
-        # What is longer than a slab has objects never ends.
-        if len(steps) == width:
-            return None
-        steps.append(at)
-        at = follows.take(at)
-        at = at[at >= 0]
-    entries = np.concatenate([*steps, np.zeros(0, np.int64)])
-    if (follows.take(entries) == _ASTRAY).any():
+    walked = (_walk_few if len(at) <= _FEW else _walk)(follows, at, width)
+    if walked is None or (follows.take(walked[0]) == _ASTRAY).any():
         return None
+    entries, lengths = walked
     slab, index = np.divmod(entries, width)
     return Chains(
         slab,
         index,
-        np.repeat(np.arange(len(steps)), [len(step) for step in steps]),
+        np.repeat(np.arange(len(lengths)), lengths),
         geometry.base[slab] + (index * geometry.stride).astype(np.uint64),
         np.bincount(slab, minlength=count),
         np.full(count, Walk.WHOLE, np.uint8),
         np.full(count, -1, np.int64),
         np.zeros(count, np.uint64),
     )
+
+
+def _walk(follows: I64, at: I64, width: int) -> Optional[Tuple[I64, List[int]]]:
+    # What chains lead to, one step of all of them after the other, and how many each step
+    # has. None if one never ends: it is longer than a slab has objects.
+    steps: List[I64] = []
+    while len(at):
+        if len(steps) == width:
+            return None
+        steps.append(at)
+        at = follows.take(at)
+        at = at[at >= 0]
+    return np.concatenate([*steps, np.zeros(0, np.int64)]), [len(step) for step in steps]
+
+
+def _walk_few(follows: I64, at: I64, width: int) -> Optional[Tuple[I64, List[int]]]:
+    # The same: a step of a few chains is over before numpy has begun with it.
+    leads, few = follows.tolist(), at.tolist()
+    steps: List[List[int]] = []
+    while few:
+        if len(steps) == width:
+            return None
+        steps.append(few)
+        few = [to for to in [leads[one] for one in few] if to >= 0]
+    entries = np.array([one for step in steps for one in step], np.int64)
+    return entries, [len(step) for step in steps]
 
 
 def _follow_each(geometry: Geometry, heads: U64, words: U64, readable: Bools) -> Chains:
@@ -293,7 +313,7 @@ class FreelistReader:
             boxes.state[batch] = chains.state
             boxes.culprit[batch] = chains.culprit
             boxes.value[batch] = chains.value
-            boxes.word[batch] = self._words(ledger, boxes.take(batch), at)
+            boxes.word[batch] = self._words(ledger, boxes, batch, at)
             box = batch[chains.slab]
             parts.append(
                 Claims.build(
@@ -311,17 +331,18 @@ class FreelistReader:
         ledger.claims = Claims.melt(parts)
         ledger.containers = Containers.join([ledger.containers, boxes])
 
-    def _words(self, ledger: Ledger, boxes: Containers, at: int) -> U64:
+    def _words(self, ledger: Ledger, boxes: Containers, batch: I64, at: int) -> U64:
         # Where the pointer stands at which each walk ended: in an object, or its head.
-        held = (boxes.culprit * self._cache.size + self._cache.offset).astype(np.uint64)
-        heads = boxes.address + np.uint64(at)
-        return np.where(boxes.culprit < 0, heads, ledger.slabs.base[boxes.slab] + held)
+        culprit, base = boxes.culprit[batch], ledger.slabs.base[boxes.slab[batch]]
+        held = (culprit * self._cache.size + self._cache.offset).astype(np.uint64)
+        return np.where(culprit < 0, boxes.address[batch] + np.uint64(at), base + held)
 
     def _batches(self, ledger: Ledger, slabs: I64, heads: U64) -> Iterator[Tuple[I64, Chains]]:
         # Slabs of the same order together, no more than fit the batch.
-        orders = ledger.slabs.readable[slabs]
-        for order in distinct(orders[heads != 0]).tolist():
-            some = np.flatnonzero((orders == order) & (heads != 0))
+        there = (heads != 0).nonzero()[0]
+        orders = ledger.slabs.readable[slabs[there]]
+        for order in distinct(orders).tolist():
+            some = there[orders == order]
             span = self._memory.page_size << order
             words = int(ledger.slabs.objects[slabs[some]].max(initial=0))
             step = max(1, _BATCH_BYTES // (self._memory.word_size * max(words, 1)))

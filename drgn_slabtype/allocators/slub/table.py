@@ -220,6 +220,8 @@ def enter_counters(ledger: Ledger, cache: SlubCache, nodes: Nodes) -> None:
     members, slabs = ledger.memberships, ledger.slabs
     there = ~slabs.excused
 
+    listed, largest = _listed(ledger), int(slabs.objects.max(initial=0))
+
     def partial(nid: int) -> int:
         on_list = (members.owner == nid) & (members.slab >= 0)
         return int((on_list & (members.kind == ListKind.PARTIAL)).sum())
@@ -234,35 +236,31 @@ def enter_counters(ledger: Ledger, cache: SlubCache, nodes: Nodes) -> None:
                 lambda nid: int(slabs.objects[there & (slabs.nid == nid)].sum()),
             ),
         },
-        _slack(ledger),
-        _moves(ledger),
+        _slack(ledger, listed, largest),
+        _moves(ledger, listed, largest),
     )
 
 
-def _slack(ledger: Ledger) -> Dict[str, int]:
+def _slack(ledger: Ledger, listed: Bools, largest: int) -> Dict[str, int]:
     # A slab is counted a moment before or after it can be found.
     slabs = ledger.slabs
-    adrift = np.count_nonzero(slabs.transit & ~_listed(ledger) & ~slabs.excused)
+    adrift = np.count_nonzero(slabs.transit & ~listed & ~slabs.excused)
     slabs_adrift = min(int(adrift), ledger.facts.in_flight)
-    return {"nr_slabs": slabs_adrift, "total_objects": slabs_adrift * _largest(slabs)}
+    return {"nr_slabs": slabs_adrift, "total_objects": slabs_adrift * largest}
 
 
-def _moves(ledger: Ledger) -> Dict[str, int]:
+def _moves(ledger: Ledger, listed: Bools, largest: int) -> Dict[str, int]:
     # Under the lock a slab goes on a list or leaves it, and is counted, or all
     # that shrinking a cache takes off its list; they are on no list meanwhile.
     # CPUs count slabs that they make or give back beside it.
     slabs = ledger.slabs
     asks = (slabs.allowed & ListKind.NOWHERE) == 0
-    off = int(np.count_nonzero(asks & ~_listed(ledger) & ~slabs.excused))
+    off = int(np.count_nonzero(asks & ~listed & ~slabs.excused))
     made = ledger.facts.in_flight + off
-    return {"nr_partial": 1 + off, "nr_slabs": made, "total_objects": made * _largest(slabs)}
+    return {"nr_partial": 1 + off, "nr_slabs": made, "total_objects": made * largest}
 
 
 def _listed(ledger: Ledger) -> Bools:
     listed = np.zeros(len(ledger.slabs) + 1, np.bool_)  # the last one for slabs of other caches
     listed[ledger.memberships.slab] = True
     return listed[:-1]
-
-
-def _largest(slabs: Slabs) -> int:
-    return int(slabs.objects.max(initial=0))
