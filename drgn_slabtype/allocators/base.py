@@ -33,7 +33,7 @@ class Ownership:
 
     def rows_of(self, number: int) -> np.ndarray[Tuple[int], np.dtype[np.int64]]:
         """Return the rows that belong to one cache."""
-        return np.flatnonzero(self.cache == number)
+        return (self.cache == number).nonzero()[0]
 
 
 class Allocator(Protocol):
@@ -124,7 +124,7 @@ def decide_ownership(
     # The other claimant: a list before a CPU, but not where the CPU agrees with the slab.
     other = np.where((listed >= 0) & ((held != told) | (held < 0)), listed, held)
     agreed = (told >= 0) & ((listed == told) | (other == told))
-    rows = np.flatnonzero((other >= 0) & ~agreed)
+    rows = ((other >= 0) & ~agreed).nonzero()[0]
     named = told[rows] >= 0
     mine, theirs = rows[named], other[rows[named]]
     keep = np.zeros(len(rows), np.bool_)

@@ -5,8 +5,6 @@ from __future__ import annotations
 
 from typing import Iterator, Optional, Tuple
 
-import numpy as np
-
 from ..ledger import I64, Suspect
 from ..machine.activities import LOCKS
 from ..machine.locks import LockStates
@@ -28,7 +26,7 @@ def lock_suspects(
     :param cpus: CPU that each row belongs to.
     :param place: What the locks guard; the node's lists if it is not given.
     """
-    for row in np.flatnonzero(states.wrong).tolist():
+    for row in states.wrong.nonzero()[0].tolist():
         word = states.wrong_word(row)
         assert word is not None
         cpu = None if cpus is None else int(cpus[row])
@@ -47,7 +45,7 @@ def lock_suspects(
         )
     # A CPU's own lock is given back by the way, in whatever allocates and frees.
     kept = states.held & (states.stands_still and cpus is None)
-    for row in np.flatnonzero(kept).tolist():
+    for row in kept.nonzero()[0].tolist():
         holder = states.holder(row)
         lock = f"{place}: its lock" if place else "list_lock"
         yield (

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from typing import Any, List
 
-import numpy as np
 import numpy.typing as npt
 
 from ..ledger import Bools, Suspect
@@ -23,5 +22,5 @@ def wrong_slabs(
     """
     return [
         Suspect(code, what, slab=slab, expected=int(expected[slab]), found=int(found[slab]))
-        for slab in np.flatnonzero(wrong).tolist()
+        for slab in wrong.nonzero()[0].tolist()
     ]

@@ -61,12 +61,12 @@ class Nodes(NamedTuple):
 
     def unreadable(self, cache: int) -> List[str]:
         """Return the nodes of a cache that are not in the target, in words."""
-        lost = np.flatnonzero((self.cache == cache) & ~self.rows.ok & ~self.wild)
+        lost = ((self.cache == cache) & ~self.rows.ok & ~self.wild).nonzero()[0]
         return [f"struct kmem_cache_node of node {self.nid[row]}" for row in lost.tolist()]
 
     def enter_lost(self, machine: Machine, cache: int, ledger: Ledger) -> None:
         """Enter the nodes of one cache that nothing could be read of into its ledger."""
-        for row in np.flatnonzero((self.cache == cache) & ~self.rows.ok).tolist():
+        for row in ((self.cache == cache) & ~self.rows.ok).nonzero()[0].tolist():
             # What is on its lists is not known to be on none.
             ledger.lists_known = False
             ledger.slabs.transit[ledger.slabs.nid == self.nid[row]] = False
@@ -171,7 +171,7 @@ class Nodes(NamedTuple):
         :param moves: Differences that whoever holds the ``list_lock`` explains, by member.
         """
         found = []
-        for row in np.flatnonzero((self.cache == cache) & self.rows.ok).tolist():
+        for row in ((self.cache == cache) & self.rows.ok).nonzero()[0].tolist():
             nid = int(self.nid[row])
             for member, (code, total) in sums.items():
                 path = f"{member}.counter"

@@ -190,7 +190,7 @@ class Objects:
 def _positions(column: Union[I32, I64], rows: I64) -> List[Optional[int]]:
     # column[rows], None where rows is -1, or a place is in no order.
     picked: List[Optional[int]] = [None] * len(rows)
-    for at in np.flatnonzero(rows >= 0).tolist():
+    for at in (rows >= 0).nonzero()[0].tolist():
         position = int(column[rows[at]])
         picked[at] = position if position >= 0 else None
     return picked
@@ -266,7 +266,7 @@ def _about_objects(ledger: Ledger) -> I64:
     inside = (claims.slab >= 0) & (claims.index >= 0)
     if len(slabs):
         inside &= claims.index < slabs.objects[np.maximum(claims.slab, 0)]
-    return np.flatnonzero(inside)
+    return inside.nonzero()[0]
 
 
 def _counted(rows: _Ints, columns: _Ints, shape: Tuple[int, int]) -> I64:
@@ -309,7 +309,7 @@ def places_of(objects: Objects, row: int) -> Sequence[str]:
     ledger, claims = objects.ledger, objects.ledger.claims
     mine = (claims.slab == objects.slab[row]) & (claims.index == objects.index[row])
     places = []
-    for claim in np.flatnonzero(mine).tolist():
+    for claim in mine.nonzero()[0].tolist():
         place = container_name(ledger, int(claims.container[claim]))
         # The allocator's own structures are in no order.
         live = claims.state[claim] == State.LIVE

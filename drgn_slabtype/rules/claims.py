@@ -25,7 +25,7 @@ def judge_claims(ledger: Ledger) -> Iterator[Finding]:
 def _judge_walks(ledger: Ledger) -> Iterator[Finding]:
     # Where following a container came to an end that is none.
     boxes, slabs, name = ledger.containers, ledger.slabs, ledger.facts.name
-    for box in np.flatnonzero(boxes.state != Walk.WHOLE).tolist():
+    for box in (boxes.state != Walk.WHOLE).nonzero()[0].tolist():
         place = ledger.places[boxes.place[box]]
         slab, state = int(boxes.slab[box]), Walk(boxes.state[box])
         if slab >= 0 and slabs.excused[slab]:
@@ -106,14 +106,14 @@ def _ended_in_object(ledger: Ledger, box: int, finding: Finding) -> Finding:
 def _standing(ledger: Ledger, box: int, slot: int) -> str:
     # Where an object of a container's slab stands in the container.
     claims = ledger.claims
-    at = np.flatnonzero((claims.container == box) & (claims.index == slot))
+    at = ((claims.container == box) & (claims.index == slot)).nonzero()[0]
     return f", position {claims.position[at[0]]}" if len(at) else ""
 
 
 def _judge_foreign(ledger: Ledger) -> Iterator[Finding]:
     # Entries of arrays, each of which can be wrong on its own.
     claims, name = ledger.claims, ledger.facts.name
-    for claim in np.flatnonzero((claims.slab < 0) | (claims.index < 0)).tolist():
+    for claim in ((claims.slab < 0) | (claims.index < 0)).nonzero()[0].tolist():
         box, slab = int(claims.container[claim]), int(claims.slab[claim])
         address, position = int(claims.address[claim]), int(claims.position[claim])
         what = "is in no slab of this cache" if slab < 0 else "is not where an object begins"
@@ -136,7 +136,7 @@ def _judge_foreign(ledger: Ledger) -> Iterator[Finding]:
 
 def _judge_nodes(ledger: Ledger) -> Iterator[Finding]:
     claims, boxes, slabs, name = ledger.claims, ledger.containers, ledger.slabs, ledger.facts.name
-    known = np.flatnonzero((claims.slab >= 0) & (claims.container >= 0))
+    known = ((claims.slab >= 0) & (claims.container >= 0)).nonzero()[0]
     must = boxes.nid[claims.container[known]]
     nid = slabs.nid[claims.slab[known]]
     for claim in known[(must >= 0) & (must != nid)].tolist():
@@ -163,14 +163,14 @@ def _judge_nodes(ledger: Ledger) -> Iterator[Finding]:
 
 def _judge_doubles(ledger: Ledger) -> Iterator[Finding]:
     claims, slabs, name = ledger.claims, ledger.slabs, ledger.facts.name
-    known = np.flatnonzero((claims.slab >= 0) & (claims.index >= 0))
+    known = ((claims.slab >= 0) & (claims.index >= 0)).nonzero()[0]
     most = int(slabs.objects.max(initial=0)) + 1
     keys = claims.slab[known].astype(np.int64) * most + claims.index[known]
     if all_differ(keys, len(slabs) * most):
         return
     order = np.argsort(keys, kind="stable")
     known, keys = known[order], keys[order]
-    again = np.flatnonzero(keys[1:] == keys[:-1])
+    again = (keys[1:] == keys[:-1]).nonzero()[0]
     for at in again[_in_order(ledger, known[again], known[again + 1])].tolist():
         first, second = int(known[at]), int(known[at + 1])
         owners = [int(claims.container[claim]) for claim in (first, second)]

@@ -25,7 +25,7 @@ def judge_containers(ledger: Ledger) -> Iterator[Finding]:
         ("container-limit", over, boxes.limit),
         ("container-count", off, boxes.walked),
     ):
-        for box in np.flatnonzero(hits).tolist():
+        for box in hits.nonzero()[0].tolist():
             what = "may hold" if code == "container-limit" else "holds"
             counted = below_zero(int(boxes.counted[box]), 32)
             yield Finding(

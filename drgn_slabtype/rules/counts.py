@@ -37,7 +37,7 @@ def _judge_slabs(ledger: Ledger) -> Iterator[Finding]:
     if not len(slabs):
         return
     out_of_range = ~slabs.excused & ((slabs.counted < 0) | (slabs.counted > slabs.objects))
-    for slab in np.flatnonzero(out_of_range).tolist():
+    for slab in out_of_range.nonzero()[0].tolist():
         yield Finding(
             "count-range",
             f"{name} slab 0x{slabs.page[slab]:x}: {plural(slabs.counted[slab], 'object')} in use "
@@ -50,7 +50,7 @@ def _judge_slabs(ledger: Ledger) -> Iterator[Finding]:
         )
     own_place = ~np.array([place.counted for place in ledger.places], np.bool_)
     own = own_place[boxes.place] & (boxes.state == Walk.WHOLE) & (boxes.counted >= 0)
-    own = np.flatnonzero(own)
+    own = own.nonzero()[0]
     slab = boxes.slab[own]
     judged = ~slabs.excused[slab] & ~out_of_range[slab]
     wrong = judged & (boxes.walked[own] != boxes.counted[own])

@@ -46,7 +46,7 @@ def judge_geometry(ledger: Ledger) -> Iterator[Finding]:
             where = f" node {suspect.node}"
         message = f"{name}{where}: {suspect.message}"
         yield replace(as_finding(suspect), message=message, cache=name, node=node, slab=page)
-    for slab in np.flatnonzero(~slabs.told & ~slabs.excused).tolist():
+    for slab in (~slabs.told & ~slabs.excused).nonzero()[0].tolist():
         page = int(slabs.page[slab])
         yield Finding(
             "slab-cache-wrong",

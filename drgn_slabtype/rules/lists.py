@@ -52,7 +52,7 @@ def _judge_breaks(ledger: Ledger) -> Iterator[Finding]:
 def _judge_foreign(ledger: Ledger) -> Iterator[Finding]:
     # Slabs of another cache, whose own ledger misses them.
     members, name = ledger.memberships, ledger.facts.name
-    for at in np.flatnonzero(members.slab < 0).tolist():
+    for at in (members.slab < 0).nonzero()[0].tolist():
         page, owner = int(members.page[at]), int(members.owner[at])
         on_cpu = bool(members.kind[at] & _CPU_LISTS)
         kind = _spell(int(members.kind[at]))
@@ -109,7 +109,7 @@ def _judge_members(ledger: Ledger) -> Iterator[Finding]:
         ("list-missing", misses & ~on_the_way & ledger.lists_known),
         ("slab-node-wrong", foreign & ~wrong & ~marks),
     ):
-        for slab in np.flatnonzero(hits).tolist():
+        for slab in hits.nonzero()[0].tolist():
             page, on = int(slabs.page[slab]), _spell(int(stands[slab]))
             should = _spell(int(slabs.allowed[slab])) if slabs.allowed[slab] else _CONTRADICTION
             expected, found = should, on

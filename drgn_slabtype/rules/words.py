@@ -23,7 +23,7 @@ def judge_words(ledger: Ledger, encoding: Encoding) -> Iterator[Finding]:
         damaged |= encoding.active_state(words) != ActiveState.OK
     if ledger.facts.idle_word is not None:
         damaged |= words != ledger.facts.idle_word
-    for slab in np.flatnonzero(damaged & ~slabs.excused).tolist():
+    for slab in (damaged & ~slabs.excused).nonzero()[0].tolist():
         word = int(words[slab])
         yield Finding(
             _code(word, bool(slabs.marked[slab]), encoding),

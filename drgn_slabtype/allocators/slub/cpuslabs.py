@@ -101,7 +101,7 @@ class CpuSlabs:
         self.slab_row = np.where(self.slab != 0, index.rows_of_pages(self.slab), -1)
         self.chains = []
         walker = _ChainWalker(index, caches, fits)
-        for at in np.flatnonzero(self.partial).tolist():
+        for at in self.partial.nonzero()[0].tolist():
             rows, stop = walker.walk(int(self.partial[at]), int(self.cache[at]))
             index.known_by[rows] |= np.uint8(KnownBy.CPU)
             self.chains.append(PartialChain(*self._owner(at), rows, stop))
@@ -111,7 +111,7 @@ class CpuSlabs:
         self.slab_row = np.where(self.slab == np.uint64(page), 0, -1)
         self.chains = []
         next_slab = index.structure.offset("next") if self.partial.any() else 0
-        for at in np.flatnonzero(self.partial).tolist():
+        for at in self.partial.nonzero()[0].tolist():
             cpu, slab = int(self.cpu[at]), int(self.partial[at])
             seen: Set[int] = set()
             while slab and slab != page:
@@ -139,7 +139,7 @@ class CpuSlabs:
 
     def owners(self) -> List[Tuple[int, int]]:
         """Return (cache, row of the index) of every slab that a CPU holds."""
-        held = np.flatnonzero(self.slab_row >= 0)
+        held = (self.slab_row >= 0).nonzero()[0]
         pairs = list(zip(self.cache[held].tolist(), self.slab_row[held].tolist()))
         for chain in self.chains:
             pairs += [(chain.cache, row) for row in chain.rows.tolist()]
@@ -279,7 +279,7 @@ def _judge_chain(index: SlabIndex, chain: PartialChain, rows: I64) -> List[Suspe
             word=int(index.pages[chain.rows[at]]) + index.structure.offset(counts),
             measure=SLABS,
         )
-        for at in np.flatnonzero(kept != should).tolist()[:1]
+        for at in (kept != should).nonzero()[0].tolist()[:1]
     ]
 
 

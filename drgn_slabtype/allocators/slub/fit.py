@@ -42,7 +42,7 @@ def settled_orders(index: SlabIndex, caches: Caches, owner: I64) -> I64:
     """
     # KFENCE's pages are slabs of one page each, pages of no cache are none.
     settled = np.where(index.known_by & np.uint8(KnownBy.KFENCE), 0, -1).astype(np.int64)
-    owned = np.flatnonzero(owner >= 0)
+    owned = (owner >= 0).nonzero()[0]
     orders = slab_orders(index, caches, owned, owner[owned])
     settled[owned] = readable_orders(index, owned, orders)
     return settled
@@ -59,7 +59,7 @@ def readable_orders(index: SlabIndex, rows: I64, orders: I64) -> I64:
     :param orders: Order that the cache asks for, beside each.
     """
     readable = orders.copy()
-    doubtful = np.flatnonzero(index.orders[rows] != orders)
+    doubtful = (index.orders[rows] != orders).nonzero()[0]
     if not len(doubtful):
         return readable
     own = np.minimum(index.orders[rows[doubtful]], MAX_ORDER).astype(np.int64)

@@ -169,7 +169,7 @@ def follow(geometry: Geometry, heads: U64, words: U64, readable: Bools) -> Chain
 def _follow_whole(geometry: Geometry, heads: U64, words: U64, readable: Bools) -> Optional[Chains]:
     # Chains that all come to their end, as nearly all do; None if one does not.
     count, width = words.shape
-    slabs = np.flatnonzero(heads != 0)
+    slabs = (heads != 0).nonzero()[0]
     index = geometry.index_of(slabs, heads[slabs])
     if not width or (index < 0).any() or not readable[slabs].all():
         return None
@@ -230,7 +230,7 @@ def _follow_each(geometry: Geometry, heads: U64, words: U64, readable: Bools) ->
     seen = np.zeros(count * width, np.bool_)
     stored = words.reshape(-1)
     parts = []
-    slabs = np.flatnonzero(heads != 0)
+    slabs = (heads != 0).nonzero()[0]
     pointers = heads[slabs]
     before = np.full(len(slabs), -1, np.int64)
     step = 0

@@ -129,7 +129,7 @@ def note_failed(ledger: Ledger, cache: SlubCache, frozen: Bools, freelist: U64) 
     listed = _listed(ledger)
     full = (slabs.counted == slabs.objects) & (freelist == 0)
     slabs.failed |= frozen & full & ~listed & ~slabs.excused
-    for slab in np.flatnonzero(slabs.failed).tolist():
+    for slab in slabs.failed.nonzero()[0].tolist():
         what = f"the kernel calls all {slabs.objects[slab]} objects used and no longer touches them"
         ledger.notes.append(Suspect("slab-failed", what, slab=slab))
 
@@ -180,7 +180,7 @@ def _uncounted(slabs: Slabs, cache: SlubCache, nodes: Nodes, first: Bools, least
     if not nodes.rows.structure.has("nr_slabs"):
         return out
     kept = nodes.rows["nr_slabs.counter"].astype(np.int64)
-    for row in np.flatnonzero((nodes.cache == cache.number) & nodes.rows.ok).tolist():
+    for row in ((nodes.cache == cache.number) & nodes.rows.ok).nonzero()[0].tolist():
         mine = slabs.nid == nodes.nid[row]
         missing = np.count_nonzero(mine) - int(kept[row])
         out[mine] = missing >= min(np.count_nonzero(mine & first), least)

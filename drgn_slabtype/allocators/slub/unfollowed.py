@@ -42,7 +42,7 @@ def damaged_member(
     :param boxes: Freelists as they were followed, one of each slab.
     :param heads: What they begin with; 0 for none.
     """
-    some = np.flatnonzero(heads != 0)
+    some = (heads != 0).nonzero()[0]
     hardened = cache.random >= 0
     # A word that decodes to an object of its own slab does not do so by chance.
     fewest = 1 if hardened else _SEVERAL
@@ -107,7 +107,7 @@ def _other_offset(memory: Memory, how: Geometry, heads: U64) -> Optional[int]:
     of = np.broadcast_to(np.arange(len(heads))[:, None], found.shape)
     leads = (how.index_of(of.reshape(-1), found.reshape(-1)) >= 0).reshape(found.shape)
     good = ((leads | (found == 0)).all(axis=0)) & leads.any(axis=0) & read.ok.all()
-    offsets = np.flatnonzero(good) * step
+    offsets = good.nonzero()[0] * step
     return int(offsets[0]) if len(offsets) == 1 and offsets[0] != how.offset else None
 
 
@@ -117,7 +117,7 @@ def _secrets(memory: Memory, how: Geometry, heads: U64) -> U64:
     read = memory.gather(at, memory.word_size)
     words = read.bytes.view(memory.word)[:, 0].astype(np.uint64)
     possible: Optional[U64] = None
-    for row in np.flatnonzero(read.ok).tolist():
+    for row in read.ok.nonzero()[0].tolist():
         slots = np.arange(max(int(how.objects[row]), 0), dtype=np.uint64) * np.uint64(how.stride)
         leads_to = np.append(how.base[row] + slots, np.uint64(0))
         secrets = decode(how.encoding, words[row : row + 1], at[row : row + 1], 0) ^ leads_to
