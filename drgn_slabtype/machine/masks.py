@@ -5,7 +5,9 @@ from __future__ import annotations
 
 from typing import List
 
-from drgn import Object, sizeof
+from drgn import Object, PlatformFlags, sizeof
+
+from ..arguments import platform_of
 
 
 def mask_of(words: Object) -> int:
@@ -15,8 +17,11 @@ def mask_of(words: Object) -> int:
     :param words: ``unsigned long []``; bit 0 of the first is CPU or node 0.
     :raises FaultError: if they are not in the target.
     """
-    width = 8 * sizeof(words[0])
-    return sum(int(word) << width * number for number, word in enumerate(words))
+    data, width = words.to_bytes_(), sizeof(words[0])
+    if platform_of(words.prog_).flags & PlatformFlags.IS_LITTLE_ENDIAN:
+        return int.from_bytes(data, "little")
+    each = [data[start : start + width] for start in range(0, len(data), width)]
+    return int.from_bytes(b"".join(reversed(each)), "big")
 
 
 def numbers_in(mask: int) -> List[int]:
