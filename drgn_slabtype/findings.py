@@ -149,6 +149,8 @@ class Finding(Record):
     """Name of the entry of a baseline that accepts it, or what it follows from."""
     measure: Annotated[Optional[Measure], HIDDEN] = None
     """What was expected and found, if that does not follow from the code."""
+    pages: Annotated[int, HIDDEN] = 1
+    """Struct pages in a row that it is about, from :attr:`page` or :attr:`slab` on."""
 
     @property
     @shown(Key(after="code"))

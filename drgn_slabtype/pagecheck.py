@@ -33,12 +33,14 @@ from .pages.cpupages import free_pages_of_cpus
 from .pages.dump import flag_words
 from .pages.freememory import FreeMemory, free_memory
 from .pages.pcp import among_free, may_be_free, on_list
+from .pages.placed import Placed, spans
 from .pages.references import Counted, References, bits_of_no_flag, flags_of_users
 from .pages.vmstat import SlabPages, slab_page_counts
 from .rules.compound import judge_compounds
 from .rules.cpupages import judge_cpu_pages
 from .rules.pagefindings import PageNames
 from .rules.pages import judge_pages, judge_vmstat
+from .rules.placed import judge_placed
 from .rules.slabpages import (
     FlagNames,
     SlabWords,
@@ -138,7 +140,7 @@ def judge_memory(
         after it, and what it explains is bound to it.
     """
     index = owners.index
-    memory = _Found(found)
+    memory = _Found(found, index.page_bytes)
     memory.add(judge_slab_pages(machine, owners, unreadable))
     if unreadable:
         return memory.unavailable(f"{unreadable} struct pages are not in the target")
@@ -147,15 +149,16 @@ def judge_memory(
         return memory.unavailable("mem_section is damaged or not in the target")
     if machine.online.lost:
         return memory.unavailable("node_data is damaged")
-    compounds, references = CompoundPages(machine), References(machine)
+    compounds, references, placed = CompoundPages(machine), References(machine), Placed(machine)
     try:
-        free = free_memory(machine, (compounds, references))
+        free = free_memory(machine, (compounds, references, placed))
     except FaultError as e:
         return memory.unavailable(str(e), "unreadable")
     except (AttributeError, LookupError) as e:
         return memory.unavailable(f"{type(e).__name__}: {e}")
     encoding = machine.layout.encoding
     names = PageNames(index.vmemmap, index.page_bytes)
+    memory.add(judge_placed(placed.found, spans(machine), names, owners.name))
     memory.add(judge_compounds(compounds.result(), names, owners.name, len(machine.cpus)))
     memory.add(judge_tail_flags(references.flagged, names, owners.name, _flag_names(machine)))
     # One that has a type is told as such.
@@ -171,7 +174,8 @@ def judge_memory(
     # A slab that lost its mark is the business of its cache.
     lost = ~index.marked | encoding.conflict(index.words)
     known = {int(page) for page in index.pages[lost]}
-    memory.found += judge_pages(free, encoding, names, memory.told, known, memory.last)
+    zones = {(one.node, one.place) for one in memory.found if one.code == "machine-wrong"}
+    memory.found += judge_pages(free, encoding, names, memory.told, known, memory.last, zones)
     try:
         nodes = list(_slab_pages(machine, index, free))
     except (AttributeError, FaultError, LayoutError, LookupError):
@@ -183,9 +187,10 @@ def judge_memory(
 class _Found:
     # What was found, numbered after what was known before.
 
-    def __init__(self, before: Sequence[Finding]) -> None:
+    def __init__(self, before: Sequence[Finding], page_bytes: int) -> None:
         self.first = max((one.id for one in before), default=0)
         self.found: List[Finding] = []
+        self._page_bytes = page_bytes
         self.told: Dict[int, int] = {}
         """Findings by the ``struct page *`` they are about, the first of each."""
         self._moving: Set[int] = set()
@@ -214,7 +219,9 @@ class _Found:
             self._moving.add(one.id)
         for page in (one.page, one.slab):
             if page is not None:
-                self.told.setdefault(page, one.id)
+                end = page + one.pages * self._page_bytes
+                for told in range(page, end, self._page_bytes):
+                    self.told.setdefault(told, one.id)
 
     def unavailable(self, why: str, code: str = "not-judged") -> List[Finding]:
         message = f"free memory was not judged: {why}"

@@ -181,6 +181,7 @@ _SPOTS: Dict[str, Callable[[Machine, Finding], Optional[_Spot]]] = {
     "slab-flags-wrong": _flags,
     "slab-vector-wrong": _of_slab("obj_exts", "memcg_data", "obj_cgroups"),
     "slab-node-wrong": _flags,
+    "page-zone-wrong": _flags,
     "count-range": _count,
     "count-mismatch": _count,
     "node-free-objects": _counter,

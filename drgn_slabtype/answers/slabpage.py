@@ -25,6 +25,7 @@ from ..index import slabs_at
 from ..ledger import U64
 from ..machine import Machine
 from ..pagecheck import Owners, judge_head_pages, object_cgroups
+from ..pages.placed import spans
 from ..pages.references import bits_of_no_flag, flags_of_users
 
 _ASKED = 5  # caches whose slabs show what the pages of slabs say
@@ -56,7 +57,14 @@ class SlabPages:
         others = Counter(said for at, said in self._witnesses.items() if at != page)
         if own is not None and others and own != others.most_common(1)[0][0]:
             return True
-        return (not listed and self._is_linked(page)) or self._has_odd_vector(page)
+        if self._is_misplaced(page) or (not listed and self._is_linked(page)):
+            return True
+        return self._has_odd_vector(page)
+
+    def _is_misplaced(self, page: int) -> bool:
+        # Whether it names a zone that it does not lie in.
+        index = slabs_at(self._machine, np.array([page], np.uint64))
+        return bool(spans(self._machine).outside(index.pfns, index.flags).any())
 
     def _is_linked(self, page: int) -> bool:
         # Whether what comes before and after it on a list leads to it, and is something else.

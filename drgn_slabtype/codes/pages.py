@@ -162,6 +162,18 @@ CODES: Mapping[str, Code] = {
         "than none, and then `place` is `pcp` if the page is on a list of free pages of a CPU.",
         measure=_REFERENCES,
     ),
+    "page-zone-wrong": Code(
+        "page",
+        "A page says that it is of a zone which does not span it.",
+        "The top bits of a page's flags name its node and its zone, from when its struct page is "
+        "made (`set_page_links()`); `bad_range()` lets the page allocator take no page into "
+        "another.",
+        (_MAP,),
+        ("`page PFN`", "`what WORD` with what the page has for its flags"),
+        more="Of pages that follow each other, the first is told. Pages that are no memory are "
+        "not judged, nor is a zone that does not lie where it says.",
+        measure=Measure("text"),
+    ),
     "page-type-mapped": Code(
         "page",
         "A page has a type and is mapped by user space.",

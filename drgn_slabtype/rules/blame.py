@@ -63,6 +63,7 @@ _ORDER = (
     "slab-in-transit",
     "page-tail-head",
     "slab-flags-wrong",
+    "page-zone-wrong",
     "slab-vector-wrong",
     "redzone",
     "poison",

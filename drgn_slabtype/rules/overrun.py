@@ -21,7 +21,7 @@ _FEWEST = 16  # struct pages that are not damaged one by one
 _STRUCT_PAGES = frozenset(
     "page-tail-head page-tail-type page-free-type page-refcount slab-mark-stray "
     "type-conflict slab-mark-lost slab-cache-wrong slab-flags-wrong slab-order-wrong "
-    "slab-objects-wrong slab-base-wrong".split()
+    "slab-objects-wrong slab-base-wrong page-zone-wrong".split()
 )
 """What is said of a struct page itself."""
 _LEADS = frozenset(
@@ -53,7 +53,8 @@ def of_overruns(
         yield from ((into, one) for one in members if one != into)
         first, last = (bisect_left(leads, (at,)) for at in (region.start, region.stop))
         yield from ((into, one) for _, one in leads[first:last])
-    if len(regions) == 1 and len(regions[0][1]) > 1:
+    whole = any(one.pages >= _FEWEST for one in findings)
+    if len(regions) == 1 and (whole or len(regions[0][1]) > 1):
         # Slabs that lists came to through these, and counts of these. Of one compound page a
         # single word may be wrong.
         into = regions[0][1][0]
@@ -80,7 +81,8 @@ def _regions(
     for one in findings:
         page = _struct_page(one)
         if page is not None and (one.cache is None or roots[one.id] not in caches):
-            pages.setdefault(page, roots[one.id])
+            for at in range(page, page + one.pages * page_bytes, page_bytes):
+                pages.setdefault(at, roots[one.id])
     run: List[int] = []
     for page in [*sorted(pages), 0]:
         if run and not 0 < page - run[-1] <= _APART * page_bytes:

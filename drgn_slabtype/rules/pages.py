@@ -17,6 +17,7 @@ from typing import (
     Iterator,
     List,
     Mapping,
+    Optional,
     Set,
     Tuple,
 )
@@ -48,6 +49,7 @@ def judge_pages(
     told: Mapping[int, int] = MappingProxyType({}),
     known: AbstractSet[int] = frozenset(),
     last_id: int = 0,
+    lost: AbstractSet[Tuple[Optional[int], Optional[str]]] = frozenset(),
 ) -> List[Finding]:
     """
     Return what is wrong with free memory and with typed pages.
@@ -56,8 +58,11 @@ def judge_pages(
         ``struct page *``. Such pages are not accused again.
     :param known: Pages (``struct page *``) that are accused elsewhere.
     :param last_id: Numbers up to this one are taken.
+    :param lost: Nodes and places of zones that are accused of not being where they say.
     """
     found = PageFindings(free, encoding, names, told, known, last_id)
+    zones = ((zone.node, f"zone {zone.name}") for zone in free.zones)
+    found.limits.update(row for row, zone in enumerate(zones) if zone in lost)
     for rule in (_locks, _tails, _mapped, _blocks, _inside, judge_links, _buddies, _counts):
         # What is found is taken in at once: what comes after follows from it.
         for finding in rule(found):
@@ -143,7 +148,7 @@ def _blocks(found: PageFindings) -> Iterator[Finding]:
 def _limits(found: PageFindings, outside: Bools) -> Iterator[Finding]:
     # One write can move a block out of its zone, and a zone away from all its blocks.
     for number, count in Counter(found.free.zone[outside].tolist()).items():
-        if count < _FEWEST_OUTSIDE:
+        if count < _FEWEST_OUTSIDE or number in found.limits:
             continue
         zone = found.free.zones[number]
         found.limits.add(number)

@@ -17,6 +17,7 @@ from drgn.helpers.linux.percpu import per_cpu_ptr
 from .changes import GARBAGE, Change, Edit, Spot, flip, put, store
 from .cpupages import cpu_pages
 from .language import NOW, NoVictim, Root, Suite, Victim
+from .pages import user_page
 from .things import Beside, Thing
 from .victims import CACHE, PARTIAL, container, first, given
 
@@ -41,6 +42,10 @@ def spread(suite: Suite[Any], also: Any) -> None:
     suite.recipe("cache-cleared", CACHE, cleared, root.but(others=frozenset({"*"})))
     unnamed = Root("slab-flags-wrong", node=None, found=hex(1 << 35))
     suite.recipe("bit-of-no-flag", PARTIAL, flip("flags", 1 << 35), unnamed)
+    # The highest bit of the zone, of which no machine has so many.
+    root = Root("page-zone-wrong", node=None)
+    for name, victim in (("slab", PARTIAL), ("user", _page_of_user)):
+        suite.recipe(f"zone-of-{name}-wrong", victim, flip("flags", _zone_bit), root)
     given_back = frozenset({"list-broken", "list-links", "list-missing", "vmstat-slab"})
     root = Root("page-free-type", place="pcp", node=None, also=given_back | also, astray=True)
     suite.recipe("slab-on-a-list-of-free-pages", _full_slab, _give_back(), root)
@@ -199,6 +204,16 @@ def _vectors(suite: Suite[Any]) -> None:
 
 
 # Pages.
+
+
+def _page_of_user(machine: Any) -> Thing:
+    found = user_page(machine)
+    found.names = {"page": found.page}
+    return found
+
+
+def _zone_bit(page: Any) -> int:
+    return 1 << 63 - int(page.machine.nodes_shift)
 
 
 def _full_slab(machine: Any) -> Any:

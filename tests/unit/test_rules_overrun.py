@@ -70,3 +70,12 @@ def test_of_two_regions_none_explains_what_is_missing() -> None:
         40,
         70,
     ]
+
+
+def test_finding_about_many_struct_pages_is_about_them_all() -> None:
+    page = MAP + 64 * PAGE
+    row = Finding("page-zone-wrong", "zone 5", id=1, page=page, word=page, pages=64)
+    link = Finding("list-links", "next", id=2, word=MAP + 8, found=MAP + 90 * PAGE + 8)
+    missing = Finding("list-missing", "on no list", id=3, slab=MAP + 4096 * PAGE)
+    assert _roots([row, link, missing]) == {1: None, 2: 1, 3: 1}
+    assert _roots([replace(row, pages=15), link, missing]) == {1: None, 2: None, 3: None}
