@@ -72,7 +72,9 @@ def doubt(
         # Of small caches one thing is most; that says nothing of the machine.
         often = 3 * sum(one.broken for one in broken) > sum(things)
         much = often and len(most) >= _FEWEST and 2 * len(most) > judged
-        if whole and much and not _is_stretch(rule, kept, len(broken), judged):
+        # One that has no slabs has a node all the same.
+        sound = (len(by_name) if _is_per_cache(rule) else judged) - len(broken)
+        if whole and much and not _is_stretch(rule, kept, len(broken), sound):
             what = f"most of what was judged contradicts the rule in {len(most)} of {judged} caches"
             doubted[rule] = _told(rule, what, broken)
             for one in broken:
@@ -95,13 +97,18 @@ def _keys(finding: Finding) -> Set[_Rule]:
 
 
 def _population(rule: _Rule, result: CacheResult) -> int:
-    code, place = rule[:2]
+    place = rule[1]
     if place is not None:
         return result.judged.get(place, 0)
-    assert code is not None
-    if code in _PER_CACHE or CATALOGUE[code].rule == "container" or code.startswith("node-"):
+    if _is_per_cache(rule):
         return 1 if result.slabs else 0
     return result.slabs
+
+
+def _is_per_cache(rule: _Rule) -> bool:
+    code = rule[0] or ""
+    per_cache = code in _PER_CACHE or CATALOGUE[code].rule == "container"
+    return rule[1] is None and (per_cache or code.startswith("node-"))
 
 
 def _by_rule(
@@ -126,7 +133,7 @@ def _by_rule(
     }
 
 
-def _is_stretch(rule: _Rule, findings: Iterable[Finding], broken: int, judged: int) -> bool:
+def _is_stretch(rule: _Rule, findings: Iterable[Finding], broken: int, sound: int) -> bool:
     # Structures of many caches lie side by side. What breaks those of one page, and no
     # others, is no matter of layout, unless it is in every slot.
     if rule[1] is not None:
@@ -137,7 +144,7 @@ def _is_stretch(rule: _Rule, findings: Iterable[Finding], broken: int, judged: i
     if len(known) < len(words) or not known:
         return False
     near = max(known) - min(known) < _STRETCH_BYTES
-    return near and _SOUND_SHARE * (judged - broken) >= broken
+    return near and _SOUND_SHARE * sound >= broken
 
 
 def _told(rule: _Rule, what: str, broken: List[_Broken]) -> Finding:

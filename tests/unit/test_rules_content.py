@@ -170,6 +170,9 @@ def test_heads_of_one_page_that_are_broken_are_damage_if_others_are_whole() -> N
     assert doubt(broken, results(30)) == broken
     (finding,) = doubt(broken, results(22))
     assert finding.code == "not-understood"
+    # Caches without slabs have nodes as well.
+    empty = [CacheResult(f"empty-{number}", 0) for number in range(8)]
+    assert doubt(broken, [*results(22), *empty]) == broken
 
 
 def test_caches_that_somebody_has_chosen_say_nothing_of_the_others() -> None:
