@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from .distinct import distinct
 from .machine import Machine
+from .machine.columns import numbers_at
 from .machine.memory import U8, U64, Bools
 from .pages.scan import SlabHeads, compound_orders
 
@@ -128,8 +129,7 @@ class SlabColumns:
     def _cut(self, offset: int, type: str) -> Any:
         # A member of the head page, in host byte order.
         dtype = np.dtype(self._memory.byteorder + type)
-        cut = np.ascontiguousarray(self.raw[:, offset : offset + dtype.itemsize])
-        return cut.view(dtype)[:, 0].astype(dtype.newbyteorder("="))
+        return numbers_at(self.raw, offset, dtype).astype(dtype.newbyteorder("="))
 
     @property
     def marked(self) -> Bools:

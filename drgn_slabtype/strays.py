@@ -30,6 +30,7 @@ from .findings import Finding
 from .index import KnownBy, SlabIndex
 from .ledger import I64
 from .machine import Machine
+from .machine.columns import numbers_at
 from .machine.memory import Bools
 from .pagecheck import Owners, judge_memory, judge_slab_pages
 from .pages.scan import PageScan
@@ -256,8 +257,7 @@ def _being_made(reading: Reading, stray: Bools) -> Bools:
     machine, index = reading.machine, reading.index
     source, owned = machine.memory, reading.allocator.ownership.cache >= 0
     at = machine.page.refcount
-    cut = np.ascontiguousarray(index.raw[:, at : at + 4])
-    users = cut.view(f"{source.byteorder}u4")[:, 0]
+    users = numbers_at(index.raw, at, np.dtype(f"{source.byteorder}u4"))
     pointers = index["slab_cache"]
     links = machine.structure("struct page").offset("mapping")
     if index.structure.offset("slab_cache") == links:

@@ -19,7 +19,7 @@ import numpy as np
 from ..codes import ADDRESS
 from ..ledger import I64, U64, Bools, Suspect
 from ..machine import Machine
-from ..machine.columns import Rows
+from ..machine.columns import Rows, numbers_at
 from ..machine.percpu import per_cpu_addresses
 from ..pages.folios import head_pages
 from .members import per_node_offset
@@ -108,8 +108,7 @@ def _kinds(machine: Machine, rows: Rows) -> Iterator[_Kind]:
     slab = machine.structure(f"struct {machine.layout.slab_struct}").offset("slab_cache")
 
     def column(offset: int) -> U64:
-        cut = np.ascontiguousarray(rows.raw[:, offset : offset + memory.word_size])
-        found: U64 = cut.view(memory.word)[:, 0].astype(np.uint64)
+        found: U64 = numbers_at(rows.raw, offset, memory.word).astype(np.uint64)
         return memory.tags.removed(found) if memory.tags.used else found
 
     def of_slabs(pages: U64) -> I64:

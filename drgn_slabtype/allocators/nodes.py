@@ -30,7 +30,7 @@ from ..distinct import distinct
 from ..index import KnownBy, SlabIndex, slabs_at
 from ..ledger import I64, U64, Bools, Break, Counter, Ledger, ListKind, Memberships
 from ..machine import Machine
-from ..machine.columns import Rows
+from ..machine.columns import Rows, numbers_at
 from ..machine.locks import LockStates, lock_states
 from ..regions import Region, region
 from .arrays import local_rows
@@ -198,10 +198,7 @@ def node_pointers(
     """
     word = machine.memory.word
     starts = [per_node_offset(machine, member, nid) for nid in range(machine.node_ids)]
-    columns = [
-        np.ascontiguousarray(caches.rows.raw[:, start : start + word.itemsize]).view(word)[:, 0]
-        for start in starts
-    ]
+    columns = [numbers_at(caches.rows.raw, start, word) for start in starts]
     pointers = np.stack(columns, axis=1).astype(np.uint64)
     cache, nid = np.nonzero(pointers if every else pointers * caches.chosen[:, None])
     return cache.astype(np.int64), nid.astype(np.int64), pointers[cache, nid]

@@ -17,6 +17,7 @@ from ..distinct import distinct
 from ..index import SlabIndex, slabs_at
 from ..ledger import I64, U64, Bools
 from ..machine import Machine
+from ..machine.columns import numbers_at
 from ..machine.kfence import kfence_pool
 from ..pages.folios import head_pages
 from ..pages.single import free_block_at
@@ -87,7 +88,7 @@ def not_reserved(machine: Machine, addresses: U64) -> Bools:
     pfns, which = np.unique(_pfns(machine, addresses[there]), return_inverse=True)
     pages = pfns * np.uint64(machine.page.size) + np.uint64(machine.page.vmemmap)
     gathered = memory.gather(pages, machine.page.size)
-    flags = np.ascontiguousarray(gathered.bytes[:, : memory.word_size]).view(memory.word)[:, 0]
+    flags = numbers_at(gathered.bytes, 0, memory.word)
     free = flags.astype(np.uint64) & np.uint64(1 << bit) == 0
     # A struct page of zeroes is none: it is missing.
     found[there] = (gathered.ok & gathered.bytes.any(axis=1) & free)[which.reshape(-1)]

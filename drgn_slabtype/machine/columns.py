@@ -9,7 +9,7 @@ arrays. Offsets, widths and bit fields come from the debug info.
 
 from __future__ import annotations
 
-from typing import Dict, Literal, Optional, Tuple
+from typing import Any, Dict, Literal, Optional, Tuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,18 @@ from drgn import Type, TypeKind, sizeof
 from .memory import U8, U64, Gathered, Memory
 
 _INTEGER_SIZES = (1, 2, 4, 8)
+_DTYPES = {(order, size): np.dtype(f"{order}u{size}") for order in "<>" for size in _INTEGER_SIZES}
 _COMPOUND = (TypeKind.STRUCT, TypeKind.UNION)
+
+
+def numbers_at(raw: U8, offset: int, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """
+    Return the number at an offset of each row, as it is stored: a view, for its bytes need not
+    be copied together first.
+
+    :param raw: Shape (n, bytes).
+    """
+    return raw[:, offset : offset + dtype.itemsize].view(dtype)[:, 0]
 
 
 class Structure:
@@ -106,15 +117,11 @@ class Structure:
             size = sizeof(type)
             if size not in _INTEGER_SIZES:
                 raise TypeError(f"{path} is no integer")
-            dtype = np.dtype(f"{self.byteorder}u{size}")
-            cut = np.ascontiguousarray(raw[:, bits // 8 : bits // 8 + size])
-            return cut.view(dtype)[:, 0].astype(np.uint64)
+            return numbers_at(raw, bits // 8, _DTYPES[self.byteorder, size]).astype(np.uint64)
         # A bit field lies inside one naturally aligned unit of its own type.
         unit = sizeof(type)
         start = bits // (8 * unit) * unit
-        dtype = np.dtype(f"{self.byteorder}u{unit}")
-        cut = np.ascontiguousarray(raw[:, start : start + unit])
-        words = cut.view(dtype)[:, 0].astype(np.uint64)
+        words = numbers_at(raw, start, _DTYPES[self.byteorder, unit]).astype(np.uint64)
         shift = bits - 8 * start
         if self.byteorder == ">":
             shift = 8 * unit - shift - width
@@ -173,9 +180,9 @@ class Rows:
         start, size = self.structure.offset(path), self.structure.size_of(path)
         if size not in _INTEGER_SIZES:
             raise TypeError(f"{path} has {size} bytes")
-        cut = np.ascontiguousarray(self.raw[:, start : start + size])
-        dtype = np.dtype(f"{self.structure.byteorder}u{size}")
-        return cut.view(dtype)[:, 0].astype(np.uint64)
+        return numbers_at(self.raw, start, _DTYPES[self.structure.byteorder, size]).astype(
+            np.uint64
+        )
 
 
 def read_rows(

@@ -24,6 +24,7 @@ from drgn.helpers.linux.list import list_for_each_entry, list_for_each_entry_rev
 from ..codes import Measure
 from ..findings import Finding
 from .architecture import of_program
+from .columns import numbers_at
 from .memory import LINEAR_BYTES, U64, Bools
 
 if TYPE_CHECKING:
@@ -405,9 +406,8 @@ def _holds_slabs(
             continue
         cost += len(data)
         raw = np.frombuffer(data, np.uint8).reshape(-1, size)
-        words = np.ascontiguousarray(raw[:, word : word + 4]).view(f"{memory.byteorder}u4")[:, 0]
-        cut = np.ascontiguousarray(raw[:, : memory.word_size])
-        flags = cut.view(memory.word)[:, 0].astype(np.uint64)
+        words = numbers_at(raw, word, np.dtype(f"{memory.byteorder}u4"))
+        flags = numbers_at(raw, 0, memory.word).astype(np.uint64)
         if layout.is_slab(flags, words.astype(np.uint32)).any():
             return True, cost
     return False, cost

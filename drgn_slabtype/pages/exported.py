@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..machine import Machine
+from ..machine.columns import numbers_at
 from ..pagetype.detect import ONLY_WHILE_IDLE, PageTypeLayout
 from ..pagetype.sources import vmcoreinfo_number
 from .scan import PageScan, scan
@@ -53,8 +54,7 @@ def missed_by_equality(machine: Machine, found: Optional[PageScan] = None) -> Op
         return None
     heads = (found or scan(machine)).heads
     at = layout.word_offset
-    cut = np.ascontiguousarray(heads.raw[:, at : at + 4])
-    words = cut.view(f"{machine.memory.byteorder}u4")[:, 0]
+    words = numbers_at(heads.raw, at, np.dtype(f"{machine.memory.byteorder}u4"))
     pages: npt.NDArray[np.int64] = np.int64(1) << np.minimum(heads.orders, 24).astype(np.int64)
     other = words != np.uint32(number & 0xFFFFFFFF)
     if not other.any():

@@ -17,6 +17,7 @@ import numpy as np
 from ...distinct import among
 from ...index import KnownBy, SlabIndex
 from ...ledger import I64, U64, Bools
+from ...machine.columns import numbers_at
 from ...pagetype.detect import PageTypeLayout
 from ..caches import Caches
 from ..lists import Walked
@@ -125,8 +126,7 @@ def _packed(layout: PageTypeLayout, index: SlabIndex) -> I64:
     assert layout.packed is not None
     source = index.machine.memory
     at = layout.packed.offset
-    cut = np.ascontiguousarray(index.raw[:, at : at + 4])
-    return cut.view(f"{source.byteorder}u4")[:, 0].astype(np.int64)
+    return numbers_at(index.raw, at, np.dtype(f"{source.byteorder}u4")).astype(np.int64)
 
 
 def slab_counts(index: SlabIndex) -> I64:

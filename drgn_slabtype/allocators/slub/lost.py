@@ -18,6 +18,7 @@ import numpy as np
 
 from ...index import KnownBy, SlabIndex, slabs_at
 from ...ledger import I64
+from ...machine.columns import numbers_at
 from ...pages.scan import page_blocks
 from ..base import Ownership
 from ..caches import Caches, same_cache
@@ -122,6 +123,5 @@ def _share_out(
 def _users(index: SlabIndex) -> I64:
     # The reference counts of the head pages.
     at = index.machine.page.refcount
-    cut = np.ascontiguousarray(index.raw[:, at : at + 4])
-    users = cut.view(f"{index.machine.memory.byteorder}u4")[:, 0].astype(np.int64)
-    return np.minimum(users, 0xFFFF)
+    users = numbers_at(index.raw, at, np.dtype(f"{index.machine.memory.byteorder}u4"))
+    return np.minimum(users.astype(np.int64), 0xFFFF)
