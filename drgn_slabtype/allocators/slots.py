@@ -10,7 +10,7 @@ Both allocators read some slabs at a time and cut them into slots.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Iterator, NamedTuple, Optional
+from typing import Iterator, List, NamedTuple, Optional
 
 import numpy as np
 
@@ -108,13 +108,24 @@ def read_slabs(memory: Memory, slabs: I64, start: U64, span: int) -> Iterator[Sl
             yield SlabBytes(slabs[some][ok], start[some][ok], gathered.bytes[ok])
 
 
-def claimed(ledger: Ledger, which: Bools, slots: Slots) -> Bools:
+class Claimed:
     """
-    Return the slots whose object is claimed.
+    Which objects of a cache are claimed.
 
-    :param which: The claims that count.
+    :param kinds: Which claims are of each kind, of at most eight.
     """
-    claims, most = ledger.claims, int(ledger.slabs.objects.max(initial=0)) + 1
-    known = which & (claims.slab >= 0) & (claims.index >= 0)
-    keys = claims.slab[known].astype(np.int64) * most + claims.index[known]
-    return np.isin(slots.slab * most + slots.index, keys)
+
+    def __init__(self, ledger: Ledger, *kinds: Bools) -> None:
+        claims = ledger.claims
+        self._most = int(ledger.slabs.objects.max(initial=0)) + 1
+        self._kinds = [np.uint8(1 << number) for number in range(len(kinds))]
+        self._said = np.zeros(len(ledger.slabs) * self._most, np.uint8)
+        known = (claims.slab >= 0) & (claims.index >= 0) & (claims.index < self._most)
+        keys = claims.slab.astype(np.int64) * self._most + claims.index
+        for kind, which in zip(self._kinds, kinds):
+            self._said[keys[known & which]] |= kind
+
+    def of(self, slots: Slots) -> List[Bools]:
+        """Return of each kind whether the object of each slot is claimed so."""
+        said = self._said[slots.slab * self._most + slots.index]
+        return [(said & kind) != 0 for kind in self._kinds]

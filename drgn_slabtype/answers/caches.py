@@ -30,6 +30,7 @@ from drgn import Program
 from ..allocators.caches import Caches
 from ..arguments import CacheLike, at_least, one_of
 from ..distinct import distinct
+from ..findings import CacheResult
 from ..ledger import I64, Bools, Ledger, ListKind
 from ..machine import machine
 from ..machine.kfence import kfence_pool
@@ -279,7 +280,7 @@ def caches(
         ledger, judged = tell(whole, number)
         told.append(judged)
         missing += missing_of_cache(whole, number, ledger)
-        usage = cache_usage(ledger, kernel.memory.page_size)
+        usage = cache_usage(ledger, kernel.memory.page_size, judged.result)
         usage.guarded = guarded[usage.address]
         _add_facts(allocator.caches, number, usage, names)
         usage.slabinfo = slabinfo(ledger, usage.pages_per_slab, allocator.name)
@@ -298,14 +299,15 @@ def caches(
     )
 
 
-def cache_usage(ledger: Ledger, page_size: int) -> CacheUsage:
+def cache_usage(ledger: Ledger, page_size: int, counts: Optional[CacheResult] = None) -> CacheUsage:
     """
     Add up one cache.
 
     :param page_size: Bytes of a page.
+    :param counts: What :func:`~drgn_slabtype.answers.counts.count_objects` has counted, if it has.
     """
     facts, slabs = ledger.facts, ledger.slabs
-    counts = count_objects(ledger)
+    counts = count_objects(ledger) if counts is None else counts
     usage = CacheUsage(
         counts.name,
         facts.address,

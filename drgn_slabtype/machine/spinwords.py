@@ -15,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from drgn import Architecture, Type, TypeKind, sizeof
 
+from ..distinct import among
+
 if TYPE_CHECKING:
     from . import Machine
 
@@ -100,8 +102,7 @@ def _most_cpus(machine: Machine) -> int:
 
 
 def _one_of(numbers: U64, cpus: I64) -> Bools:
-    found: Bools = np.isin(numbers, cpus.astype(np.uint64))
-    return found
+    return among(numbers, cpus.astype(np.uint64))
 
 
 def _field(words: U64, shift: int, width: int) -> U64:
@@ -125,7 +126,7 @@ def _queued(many: bool) -> Read:
     def read(words: U64, cpus: I64) -> Words:
         locked = _field(words, 0, 8)
         # 3: with paravirtual locks, a waiter sleeps and has to be woken.
-        wrong = ~np.isin(locked, np.array([0, 1, 3], np.uint64))
+        wrong = (locked > np.uint64(3)) | (locked == np.uint64(2))
         if not many:
             wrong |= _field(words, 9, 7) != 0
         bad, waiter = _tail(words, index, cpu, cpus)

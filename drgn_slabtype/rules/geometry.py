@@ -69,7 +69,7 @@ def _judge_cache(ledger: Ledger) -> Iterator[Finding]:
     misfits = {s.slab for s in ledger.suspects if s.code in _MADE_WRONG and s.slab >= 0}
     own = np.array([not place.counted for place in ledger.places], np.bool_)[boxes.place]
     own &= (boxes.walked > 0) | (boxes.state != Walk.WHOLE)
-    broken = own & np.isin(boxes.state, (Walk.POINTER, Walk.CYCLE, Walk.MISPLACED))
+    broken = own & (boxes.state != Walk.WHOLE) & (boxes.state != Walk.UNREADABLE)
     for what, wrong, all_of in (
         ("slabs is made as the cache says", len(misfits), len(slabs)),
         ("freelists can be followed as the cache says", int(broken.sum()), int(own.sum())),

@@ -16,7 +16,7 @@ import numpy as np
 
 from ...ledger import I64, U8, U64, Bools, Ledger, State, Suspect, Walk, Zone
 from ...machine import Machine
-from ..slots import Part, Slots, claimed, read_slabs
+from ..slots import Claimed, Part, Slots, read_slabs
 from .cache import Mode, SlabCache
 
 _RED_FREE, _RED_USED = 0x09F911029D74E35B, 0xD84156C5635688C0
@@ -86,9 +86,10 @@ class DebugReader:
             return
         cache, slabs = self._cache, self._judged()
         start = self._ledger.slabs.base[slabs] - np.uint64(cache.obj_offset)
+        known = Claimed(self._ledger, self._ledger.claims.state == State.FREE)
         for some in read_slabs(self._memory, slabs, start, cache.num * cache.size):
             slots = some.slots(cache.num, cache.size)
-            free = claimed(self._ledger, self._ledger.claims.state == State.FREE, slots)
+            (free,) = known.of(slots)
             if cache.red_zone:
                 yield from self._red_zones(slots, free)
             if cache.poison:

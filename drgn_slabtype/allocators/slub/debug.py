@@ -11,6 +11,7 @@ who allocated it. Where these lie, :mod:`.layout` tells.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Iterator, Optional
 
 import numpy as np
@@ -24,7 +25,7 @@ from ..caches import read_caches
 from ..kept import Cut
 from ..members import at_member
 from ..quarantine import QUARANTINE
-from ..slots import Part, SlabBytes, Slots, claimed, read_slabs
+from ..slots import Claimed, Part, SlabBytes, Slots, read_slabs
 from .asked import POISON_PAD, RED_USED, DebugTraits, asked_sizes
 from .cache import SlubCache
 from .extensions import Extensions
@@ -163,13 +164,16 @@ class ContentReader:
         # What the allocator lives in is in use, and what KASAN holds back looks as
         # if it were; what else is claimed by a place other than a freelist has
         # been freed by half.
+        free, lived_in, held, elsewhere = self._claimed.of(slots)
+        sure = ~elsewhere & ~(free & lived_in)
+        told = ~free & ~held
+        return _Objects(slots, self._cache.red_left_pad, free, sure, told)
+
+    @cached_property
+    def _claimed(self) -> Claimed:
         claims, held = self._ledger.claims, self._held[self._ledger.claims.place]
         own, live = self._own[claims.place], held | (claims.state == State.LIVE)
-        free, lived_in = claimed(self._ledger, own, slots), claimed(self._ledger, live, slots)
-        elsewhere = claimed(self._ledger, ~own & ~live, slots)
-        sure = ~elsewhere & ~(free & lived_in)
-        told = ~free & ~claimed(self._ledger, held, slots)
-        return _Objects(slots, self._cache.red_left_pad, free, sure, told)
+        return Claimed(self._ledger, own, live, held, ~own & ~live)
 
     def _borders(self, objects: _Objects) -> Iterator[Zone]:
         # Before the object and right behind it.
