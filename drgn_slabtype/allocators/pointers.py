@@ -63,7 +63,10 @@ def repeated(pointers: U64, holders: U64) -> Bools:
 
     :param holders: Where each stands: one that is met twice is one pointer.
     """
-    return (pointers != 0) & _again(pointers) & ~_again(holders)
+    there = pointers != 0
+    if np.count_nonzero(there) < 2:
+        return np.zeros(len(there), np.bool_)
+    return there & _again(pointers) & ~_again(holders)
 
 
 def _again(numbers: U64) -> Bools:

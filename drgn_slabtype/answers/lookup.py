@@ -219,7 +219,7 @@ class Lookup:
         if reading.doubts(ledger, findings):
             return None
         listed = len(ledger.memberships) != 0
-        if not self.machine.is_live and self._pages.is_odd(page, listed):
+        if not self.machine.is_live and self._pages.is_odd(reading.index, listed):
             return None
         return Judged(ledger, findings, object_states(ledger))
 

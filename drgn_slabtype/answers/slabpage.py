@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from functools import cached_property, partial
-from typing import Dict, Sequence, Tuple
+from typing import Dict, Tuple
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from ..allocators.over import slabs_over
 from ..allocators.vectors import vector_words
 from ..allocators.whereabouts import find_slab
 from ..distinct import distinct
-from ..index import slabs_at
+from ..index import SlabIndex, slabs_at
 from ..ledger import U64
 from ..machine import Machine
 from ..pagecheck import Owners, judge_head_pages, object_cgroups
@@ -46,25 +46,24 @@ class SlabPages:
         self._machine = machine
         self._caches = caches
 
-    def is_odd(self, page: int, listed: bool) -> bool:
+    def is_odd(self, index: SlabIndex, listed: bool) -> bool:
         """
         Return whether anything may be wrong with a page, which the whole machine knows.
 
-        :param page: ``struct slab *``.
+        :param index: With the slab in its first row.
         :param listed: Whether it stands on a list of its cache.
         """
-        own = self._said([page]).get(page)
+        page = int(index.pages[0])
+        own = self._said(index).get(page)
         others = Counter(said for at, said in self._witnesses.items() if at != page)
         if own is not None and others and own != others.most_common(1)[0][0]:
             return True
-        if self._is_misplaced(page) or (not listed and self._is_linked(page)):
-            return True
-        return self._has_odd_vector(page)
-
-    def _is_misplaced(self, page: int) -> bool:
         # Whether it names a zone that it does not lie in.
-        index = slabs_at(self._machine, np.array([page], np.uint64))
-        return bool(spans(self._machine).outside(index.pfns, index.flags).any())
+        if spans(self._machine).outside(index.pfns[:1], index.flags[:1]).any():
+            return True
+        if not listed and self._is_linked(page):
+            return True
+        return self._has_odd_vector(index)
 
     def _is_linked(self, page: int) -> bool:
         # Whether what comes before and after it on a list leads to it, and is something else.
@@ -86,23 +85,17 @@ class SlabPages:
             find_slab(self._machine, pfn)
             for pfn in (starts >> np.uint64(memory.page_shift)).tolist()
         )
-        return self._said([where.page for where in found if where.page is not None])
+        pages = [where.page for where in found if where.page is not None]
+        said = self._said(slabs_at(self._machine, np.array(pages, np.uint64)))
+        return {page: said[page] for page in pages if page in said}
 
-    def _said(self, pages: Sequence[int]) -> Dict[int, _Said]:
-        machine = self._machine
-        at = np.array(pages, np.uint64)
-        flags = machine.memory.gather(at + np.uint64(machine.page.flags), machine.page.long)
-        counts = machine.memory.gather(at + np.uint64(machine.page.refcount), 4)
-        told = np.uint64(flags_of_users(machine) | bits_of_no_flag(machine))
-        words = flags.bytes.view(machine.memory.word)[:, 0].astype(np.uint64) & told
-        numbers = counts.bytes.view(f"{machine.memory.byteorder}i4")[:, 0]
-        there = flags.ok & counts.ok
-        said = zip(words[there].tolist(), numbers[there].tolist())
-        return dict(zip(at[there].tolist(), said))
+    def _said(self, index: SlabIndex) -> Dict[int, _Said]:
+        told = np.uint64(flags_of_users(self._machine) | bits_of_no_flag(self._machine))
+        said = zip((index.flags & told).tolist(), index.refcounts.tolist())
+        return dict(zip(index.pages.tolist(), said))
 
-    def _has_odd_vector(self, page: int) -> bool:
-        own = np.array([page], np.uint64)
-        word = vector_words(slabs_at(self._machine, own))
+    def _has_odd_vector(self, index: SlabIndex) -> bool:
+        own, word = index.pages[:1], vector_words(index)[:1]
         if not word.any():
             return False
         owners = self._owners(own, word & ~np.uint64(_FLAGS))
@@ -110,7 +103,7 @@ class SlabPages:
         entries = [some.reshape(-1) for _, some in object_cgroups(self._machine, owners, row)]
         if entries:
             owners = self._owners(owners.index.pages, *entries)
-        return any(True for _ in judge_head_pages(self._machine, owners, page))
+        return any(True for _ in judge_head_pages(self._machine, owners, int(own[0])))
 
     def _owners(self, pages: U64, *addresses: U64) -> Owners:
         # Of some slabs, and of those that some addresses lie in.

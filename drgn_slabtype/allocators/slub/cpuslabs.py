@@ -115,7 +115,7 @@ class CpuSlabs:
             cpu, slab = int(self.cpu[at]), int(self.partial[at])
             seen: Set[int] = set()
             while slab and slab != page:
-                if slab in seen or not index.is_memory_map(np.array([slab], np.uint64))[0]:
+                if slab in seen or not index.is_page(slab):
                     index.doubts.append(f"the partial chain of CPU {cpu} does not end")
                     break
                 seen.add(slab)
