@@ -18,6 +18,7 @@ word: see :class:`SplitHalves` and :class:`PackedActive`.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Tuple
 
 from .word import WORD_MASK, ActiveState, Encoding, PackedActive, is_one
@@ -77,7 +78,7 @@ class InvertedBits(Encoding):
     low_owners: Optional[Tuple[str, ...]] = ()
     """Types whose owner may use the low bits; ``None`` if all may."""
 
-    @property
+    @cached_property
     def types_mask(self) -> int:
         """The bits of all types together."""
         mask = 0
@@ -85,7 +86,7 @@ class InvertedBits(Encoding):
             mask |= bit
         return mask
 
-    @property
+    @cached_property
     def reserved(self) -> int:
         """Bits that belong to nothing and are always set in a typed word."""
         return WORD_MASK & ~(self.base | self.types_mask | self.low_mask)

@@ -59,12 +59,13 @@ class AlienTables(NamedTuple):
     """Where the node's pointer to it stands."""
     wild: Bools
     """Which can be in no target."""
+    again: Bools
+    """Which are another node's as well."""
 
     def suspects(self, cache: int) -> List[Suspect]:
         """Return the findings that nodes of a cache have lost their tables."""
         found = []
-        again = repeated(self.address, self.holder)
-        for row in np.flatnonzero((self.wild | again) & (self.cache == cache)).tolist():
+        for row in np.flatnonzero((self.wild | self.again) & (self.cache == cache)).tolist():
             nid, at, word = int(self.nid[row]), int(self.address[row]), int(self.holder[row])
             what, place = f"alien arrays of node {nid}", PLACES[ALIEN].name
             one = wild_pointer(what, at, node=nid, place=place, word=word)
@@ -102,6 +103,8 @@ class ArrayCaches(NamedTuple):
     """``struct array_cache *``."""
     wild: Bools
     """Which can be in no target."""
+    again: Bools
+    """Which are another's as well; CPUs' follow from one pointer, and are not looked at."""
     ok: Bools
     """Which could be read up to their entries."""
     avail: I64
@@ -131,7 +134,8 @@ def read_alien_tables(machine: Machine, nodes: Nodes) -> AlienTables:
     there = gathered.ok & gathered.bytes.any(axis=1)
     wild = wild_pointers(machine, tables, machine.memory.word_size, there)
     holder = _members_of_nodes(nodes, "alien")[rows]
-    return AlienTables(nodes.cache[rows], nodes.nid[rows], tables, holder, wild)
+    again = repeated(tables, holder)
+    return AlienTables(nodes.cache[rows], nodes.nid[rows], tables, holder, wild, again)
 
 
 def alien_rows(machine: Machine, tables: AlienTables) -> AlienRows:
@@ -175,6 +179,7 @@ def read_arrays(
             machine, address, machine.memory.word_size, rows.ok | (found.kind == CPU)
         )
         & ~lost,
+        again=repeated(found.pointer, found.holder) & (found.kind != CPU),
         ok=rows.ok,
         avail=_number(rows, "avail"),
         limit=_number(rows, "limit"),

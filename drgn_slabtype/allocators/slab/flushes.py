@@ -36,6 +36,8 @@ def mark_flushes(
     """
     mine = arrays.rows_of(cache)
     boxes, claims = ledger.containers, ledger.claims
+    if not len(claims):
+        return
     odd, wrong = _odd_claims(memory, ledger, others)
     busy = boxes.busy.copy()
     busy[len(mine) :] = False

@@ -21,7 +21,7 @@ from ...records import plural
 from ...rules.alike import usual
 from ...rules.members import Tuning
 from ..nodes import Nodes
-from ..pointers import as_shared, repeated, wild_pointer
+from ..pointers import as_shared, wild_pointer
 from .arrays import ALIEN, CPU, PLACES, SHARED, ArrayCaches
 
 # What shared and alien arrays hold in batchcount, which they do not use.
@@ -91,8 +91,7 @@ def lost_arrays(arrays: ArrayCaches, mine: I64) -> Iterator[Suspect]:
     :param mine: The arrays of one cache.
     """
     # All CPUs' follow from one pointer, which is compared with that of other caches.
-    again = repeated(arrays.pointer, arrays.holder) & (arrays.kind != CPU)
-    for row in mine[arrays.wild[mine] | again[mine]].tolist():
+    for row in mine[arrays.wild[mine] | arrays.again[mine]].tolist():
         node, cpu = _owners(arrays, row)
         at, place = int(arrays.address[row]), PLACES[arrays.kind[row]].name
         word = int(arrays.holder[row]) or None
@@ -111,7 +110,13 @@ def unsound_arrays(arrays: ArrayCaches, tuned: Tuned, mine: I64) -> Iterator[Sus
 
 
 def untuned_arrays(
-    arrays: ArrayCaches, tuned: Tuned, mine: I64, shared: int, own: Tuning, limit: int
+    arrays: ArrayCaches,
+    tuned: Tuned,
+    mine: I64,
+    shared: int,
+    own: Tuning,
+    agreed: Tuning,
+    limit: int,
 ) -> Iterator[Suspect]:
     """
     Yield the shared arrays, and the cache's own numbers, that do not fit the CPUs' arrays.
@@ -121,11 +126,9 @@ def untuned_arrays(
     :param mine: The arrays of one cache.
     :param shared: ``shared`` of the cache: how many batches a shared array may hold.
     :param own: What the cache itself says.
+    :param agreed: What :func:`common_tuning` says.
     :param limit: Where an array has its limit, in bytes.
     """
-    agreed = common_tuning(arrays, mine)
-    if agreed is None:
-        return
     for member, kept, should in (
         ("limit", own.limit, agreed.limit),
         ("batchcount", own.batchcount, agreed.batchcount),
