@@ -30,6 +30,7 @@ from .ledger import U64, Facts, Ledger, Slabs
 from .machine import Machine
 from .pages.scan import PageScan, Progress, scan
 from .rules import judge
+from .rules.lists import NO_LIST
 from .rules.vectors import Freed, judge_freed
 
 # What memory that is not in the target can make look wrong.
@@ -214,14 +215,22 @@ class Reading:
         ledger = self.allocator.collect(number, self.index)
         findings = judge(ledger, self.machine.layout.encoding)
         lost_parts = self.allocator.unreadable(number)
-        if lost_parts or (self.scan is not None and self.scan.unreadable):
-            findings = [self._doubt(finding) for finding in findings]
+        if lost_parts or self._has_holes:
+            findings = [_doubted(self.machine, finding) for finding in findings]
         name = caches.names[number]
         findings = judge_freed(ledger, self._freed(ledger), findings)
         return ledger, findings + [
             Finding("unreadable", f"{name}: {part} is not in the target", name, id=-1 - at)
             for at, part in enumerate(lost_parts)
         ]
+
+    @cached_property
+    def _has_holes(self) -> bool:
+        # Whether slabs, or what CPUs have of caches, may be missing.
+        of = self.machine
+        is_cut = any(one.rule == "unavailable" for one in of.memory_map.damage)
+        unread = self.scan is not None and self.scan.unreadable
+        return bool(unread or is_cut or of.per_cpu.lost.any())
 
     def _freed(self, ledger: Ledger) -> Iterator[Freed]:
         # Vectors of slabs of any cache in objects of this one.
@@ -260,17 +269,19 @@ class Reading:
             doubts.append("it may be on its way between two lists")
         return doubts
 
-    def _doubt(self, finding: Finding) -> Finding:
-        # A slab whose struct page, or a list whose head, is not in the target
-        # is missing in every sum and on every list.
-        if finding.code in _EXPLAINED_BY_HOLES:
-            return finding.told_as("not-judged")
-        if finding.code in ("list-links", "list-broken") and isinstance(finding.found, int):
-            try:
-                self.machine.memory.read(finding.found, 1)
-            except FaultError:
-                return finding.told_as("unreadable")
-        return finding
+
+def _doubted(machine: Machine, finding: Finding) -> Finding:
+    # A slab whose struct page, or a list whose head, is not in the target
+    # is missing in every sum and on every list.
+    on_no_list = finding.code == "slab-frozen" and finding.place == NO_LIST
+    if finding.code in _EXPLAINED_BY_HOLES or on_no_list:
+        return finding.told_as("not-judged")
+    if finding.code in ("list-links", "list-broken") and isinstance(finding.found, int):
+        try:
+            machine.memory.read(finding.found, 1)
+        except FaultError:
+            return finding.told_as("unreadable")
+    return finding
 
 
 def _nothing(caches: Caches, number: int) -> Ledger:

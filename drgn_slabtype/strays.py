@@ -22,7 +22,7 @@ from .allocators.caches import Caches, Lost
 from .allocators.guarded import judge_pool
 from .allocators.over import slabs_over
 from .allocators.tables import judge_tables
-from .allocators.whereabouts import in_no_slab
+from .allocators.whereabouts import in_no_slab, missing_caches
 from .codes import ADDRESS, Measure
 from .distinct import among, distinct
 from .errors import SlabTypeError
@@ -230,7 +230,7 @@ def _judge_marks(reading: Reading, lost: Optional[int], root: Optional[int]) -> 
     making = _being_made(reading, stray)
     pages, words, pointers = index.pages, index.words, index["slab_cache"]
     rows = np.flatnonzero(stray)
-    there = source.gather(pointers[rows], 1).ok
+    there = source.gather(pointers[rows], 1).ok & ~missing_caches(reading.machine, pointers[rows])
     # A tail holds the way to its head where a slab has its cache.
     there |= ~source.is_kernel_address(pointers[rows]) | (pointers[rows] % 8 != 0)
     for row, in_target in zip(rows.tolist(), there.tolist()):

@@ -55,7 +55,9 @@ class Caches(NamedTuple):
     rows: Rows
     """One ``struct kmem_cache`` each, up to the entries of its node array that exist."""
     names: List[str]
-    """Escaped names."""
+    """Escaped names; of one that is not in the target, and of none, what stands in for it."""
+    named: Bools
+    """Of which the name is known."""
     dying: Bools
     """Which are being destroyed and wait for RCU (``slab_caches_to_rcu_destroy``)."""
     unlisted: Bools
@@ -85,7 +87,13 @@ class Caches(NamedTuple):
 
     def _with(self, rows: Rows, chosen: Bools, wrong: Mapping[int, Suspect]) -> Caches:
         # Its length is the number of caches: what makes a tuple of fields does not fit.
-        return Caches(rows, self.names, self.dying, self.unlisted, self.lost, chosen, wrong)
+        named, dying = self.named, self.dying
+        return Caches(rows, self.names, named, dying, self.unlisted, self.lost, chosen, wrong)
+
+    @property
+    def all_known(self) -> bool:
+        """Whether each cache is in the target, so that what none has is no cache's."""
+        return self.lost is None and bool(self.rows.ok.all())
 
     @property
     def listed(self) -> Bools:
@@ -129,15 +137,15 @@ def read_caches(machine: Machine, told: Sequence[int] = ()) -> Caches:
     unlisted += [address for address, dead in zip(beside, gone.tolist()) if not dead]
     addresses = listed + dying + unlisted
     rows = _read(machine, addresses)
-    names = [
-        name or f"(cache 0x{address:x})" for name, address in zip(_names(machine, rows), addresses)
-    ]
+    texts = list(_names(machine, rows))
+    names = [text or f"(cache 0x{address:x})" for text, address in zip(texts, addresses)]
+    named = np.array([text is not None for text in texts], np.bool_)
     at = np.arange(len(addresses))
     is_unlisted = at >= len(listed) + len(dying)
     dead = (at >= len(listed)) & ~is_unlisted
     wrong = settle_caches(rows, machine.memory.page_size)
     every = np.ones(len(addresses), np.bool_)
-    return Caches(rows, names, dead, is_unlisted, lost, every, wrong)
+    return Caches(rows, names, named, dead, is_unlisted, lost, every, wrong)
 
 
 def read_caches_apart(machine: Machine, told: Sequence[int] = ()) -> Caches:
@@ -222,12 +230,18 @@ def _deleted(rows: Rows) -> Bools:
 
 def _name(machine: Machine, pointer: int) -> Optional[str]:
     # None if it is not in the target. NULL need not fault.
-    if not machine.memory.is_kernel_address(np.array([pointer], np.uint64))[0]:
+    memory = machine.memory
+    if not memory.is_kernel_address(np.array([pointer], np.uint64))[0]:
         return None
     try:
-        return _escaped(machine.prog.read_c_string(pointer, max_size=_NAME_BYTES))
+        text = machine.prog.read_c_string(pointer, max_size=_NAME_BYTES)
+        # Of a page that a dumper left out there may be zeroes, but not in a capture.
+        if not text and machine.manifest is None:
+            page = memory.read(pointer & -memory.page_size, memory.page_size)
+            return "" if any(page) else None
     except FaultError:
         return None
+    return _escaped(text)
 
 
 def _names(machine: Machine, rows: Rows) -> Iterator[Optional[str]]:

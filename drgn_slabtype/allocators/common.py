@@ -154,19 +154,20 @@ def _judge(
     cache["inside"] = inside(machine, cache["ctor"])
     _add_nodes(machine, caches, listed, cache)
     flags = machine.fact(_flags)
-    found = list(judge_common(cache))
+    found = list(judge_common(cache, caches.all_known))
     names = [caches.names[number] for number in listed.tolist()]
     found += judge_characters(names, rows["name"][listed])
     if rows.structure.has("oo"):
         is_kmalloc = np.array([name.startswith(_KMALLOC) for name in names], np.bool_)
         in_table = in_kmalloc_table(machine, rows.addresses[listed])
         if in_table is not None:
-            is_kmalloc &= in_table  # another may have got the name
+            # Another may have got the name.
+            is_kmalloc = in_table & (is_kmalloc | ~caches.named[listed])
         found += judge_slub_caches(cache, flags, is_kmalloc)
     else:
         found += judge_slab_caches(cache, flags)
     if rows.structure.has("kobj.entry.next"):
-        found += judge_ring(_ring(machine, rows, listed), "kobj.entry")
+        found += judge_ring(_ring(machine, caches, listed), "kobj.entry")
         found += _judge_names(machine, caches, listed)
     found += besides
     wrong = _by_cache(machine, found, rows, listed, caches)
@@ -179,8 +180,9 @@ def _judge(
 
 def _judge_names(machine: Machine, caches: Caches, listed: I64) -> Iterator[Odd]:
     directories = names_in_sysfs(machine, caches)
-    names = [caches.names[number] for number in listed.tolist()]
-    called = [directories[number] for number in listed.tolist()]
+    rows = listed.tolist()
+    names = [caches.names[number] if caches.named[number] else None for number in rows]
+    called = [directories[number] for number in rows]
     return judge_names(names, called, caches.rows["name"][listed], caches.rows["size"][listed])
 
 
@@ -274,9 +276,9 @@ def _flags(machine: Machine) -> Flags:
     )
 
 
-def _ring(machine: Machine, rows: Rows, listed: I64) -> Ring:
+def _ring(machine: Machine, caches: Caches, listed: I64) -> Ring:
     # The list of the kset, whose head is no cache.
-    word = np.uint64(machine.memory.word_size)
+    rows, word = caches.rows, np.uint64(machine.memory.word_size)
     entry = rows.addresses[listed] + np.uint64(rows.structure.offset("kobj.entry"))
     ahead, behind = rows["kobj.entry.next"][listed], rows["kobj.entry.prev"][listed]
     order = np.argsort(entry)
@@ -296,14 +298,17 @@ def _ring(machine: Machine, rows: Rows, listed: I64) -> Ring:
     head = usual(rows["kobj.kset"][listed])
     # What is right before the one is right behind the other.
     beyond, before = read(back, 0)[0], read(forth, 1)[0]
-    gone = (_gone(machine, ahead, here), _gone(machine, behind, there))
+    of_slabs = caches.all_known
+    gone = (_gone(machine, ahead, here, of_slabs), _gone(machine, behind, there, of_slabs))
     return Ring(entry, ahead, behind, back, forth, beyond, before, head, *gone)
 
 
-def _gone(machine: Machine, addresses: U64, there: Bools) -> Bools:
-    # What is in a slab, and not in the target.
+def _gone(machine: Machine, addresses: U64, there: Bools, of_slabs: bool) -> Bools:
+    # What is in a slab, and not in the target. Where more is missing, the slab may be, too.
     memory = machine.memory
     lost = memory.is_kernel_address(addresses) & ~there
+    if not of_slabs:
+        return lost
     pfns = (addresses - np.uint64(memory.linear_base)) >> np.uint64(memory.page_shift)
     lost[lost] = [find_slab(machine, pfn).page is not None for pfn in pfns[lost].tolist()]
     return lost

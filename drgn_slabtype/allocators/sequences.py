@@ -18,13 +18,12 @@ from ..codes import ADDRESS
 from ..index import KnownBy, SlabIndex
 from ..ledger import I64, U64, Bools, Suspect
 from ..machine import Machine
-from ..machine.kfence import kfence_pool
 from ..machine.pieces import Rows
 from ..records import plural
 from ..regions import Region, region
 from .base import Allocator
 from .caches import Caches
-from .whereabouts import in_stray_slab
+from .whereabouts import in_no_slab, in_stray_slab
 
 _MEMBER = "random_seq"
 _MOST = 1 << 15  # objects of a slab
@@ -138,7 +137,7 @@ def _judge_home(allocator: Allocator, index: SlabIndex, start: int, size: int) -
     row = int(index.rows_of_addresses(address)[0])
     # Larger ones may be pages of their own.
     small = size <= index.machine.memory.page_size
-    if row < 0 and not (small and _is_of_others(index, address)):
+    if row < 0 and not (small and in_no_slab(index.machine, address)[0]):
         return
     if row >= 0 and index.known_by[row] & np.uint8(KnownBy.KFENCE):
         return
@@ -148,17 +147,6 @@ def _judge_home(allocator: Allocator, index: SlabIndex, start: int, size: int) -
     if home < 0 or int(allocator.caches.rows["object_size"][home]) < size:
         what = f"{_MEMBER} leads to no object of {plural(size, 'byte')}"
         yield _suspect(what, start)
-
-
-def _is_of_others(index: SlabIndex, address: U64) -> bool:
-    # Whether the memory map has the page there, which is in no slab.
-    machine, memory = index.machine, index.machine.memory
-    if not memory.in_direct_map(address)[0] or machine.settled(kfence_pool).contains(address)[0]:
-        return False
-    pfn = (address - np.uint64(memory.linear_base)) >> np.uint64(memory.page_shift)
-    page = pfn * np.uint64(index.page_bytes) + np.uint64(index.vmemmap)
-    read = memory.gather(page, index.page_bytes)
-    return bool(read.ok[0] and read.bytes.any())
 
 
 def _suspect(what: str, found: int) -> Suspect:

@@ -13,13 +13,14 @@ from typing import NamedTuple, Optional
 
 import numpy as np
 
-from ..distinct import distinct
+from ..distinct import among, distinct
 from ..index import SlabIndex, slabs_at
 from ..ledger import I64, U64, Bools
 from ..machine import Machine
 from ..machine.columns import numbers_at
 from ..machine.kfence import kfence_pool
 from ..pages.folios import head_pages
+from ..pages.scan import page_ranges
 from ..pages.single import free_block_at
 from .caches import Caches, read_caches, same_cache
 from .over import slabs_over
@@ -70,6 +71,8 @@ def find_slab(machine: Machine, pfn: int) -> Whereabouts:
     inside = named & (index.pfns > np.uint64(block[0])) if block is not None else ~named
     if (named & ~inside).any():
         return Whereabouts(None, "its page names a slab cache and is not marked as slab")
+    if len(index) < len(heads):
+        return Whereabouts(None, "a struct page that may head its slab is not in the target")
     return Whereabouts(None, None)
 
 
@@ -112,6 +115,22 @@ def in_no_slab(machine: Machine, addresses: U64) -> Bools:
         if find_slab(machine, pfn) != (None, None):
             found[pfns == pfn] = False
     return found
+
+
+def missing_caches(machine: Machine, told: U64) -> Bools:
+    """
+    Return which pointers lead to memory that may hold a cache, and is not in the target.
+
+    :param told: ``struct kmem_cache *``, as slabs have it.
+    """
+    pointers = distinct(told)
+    pointers = pointers[machine.memory.in_direct_map(pointers)]
+    lost = pointers[~machine.rows("struct kmem_cache", pointers).ok]
+    pfns = _pfns(machine, lost)
+    in_map = np.zeros(len(lost), np.bool_)
+    for start, end in page_ranges(machine):
+        in_map |= (pfns >= np.uint64(start)) & (pfns < np.uint64(end))
+    return among(told, lost[in_map & ~in_no_slab(machine, lost)])
 
 
 def in_stray_slab(index: SlabIndex, addresses: U64) -> Bools:

@@ -87,7 +87,7 @@ def kfence_pool(machine: Machine) -> KfencePool:
         return _NO_POOL
     pieces: List[Rows] = []
     there: List[int] = []
-    at = 0
+    at = lost = 0
     while not known or at < known:
         rows = _entries(machine, first, at, known)
         fits = (rows.ok & in_place(rows, start, at, page)).nonzero()[0]
@@ -95,11 +95,14 @@ def kfence_pool(machine: Machine) -> KfencePool:
             break
         pieces.append(rows)
         there += (fits + at).tolist()
+        lost += int(np.count_nonzero(~rows.ok))
         at += len(rows)
     # One damaged word in the midst of them does not end the pool.
     count = known if known and there else there[-1] + 1 if there else 0
     if 2 * len(there) < count:
         count = next((at for at, one in enumerate(there) if one != at), len(there))
+    if count and lost and not known:
+        count = max(count, _marked(machine, start))  # what is missing may be the last of them
     wrong = "" if said in (None, start) else "__kfence_pool"
     if not count:
         count = _marked(machine, start)
@@ -166,16 +169,18 @@ def _first_of_free(machine: Machine, page: int) -> int:
 
 def _marked(machine: Machine, start: int) -> int:
     # How many objects there are where no metadata tells: every other page is marked, from the
-    # third on, and the page behind the last may be so by chance.
+    # third on, and the page behind the last may be so by chance. So is what is not there
+    # between others.
     fields, memory = machine.page, machine.memory
-    step = 2 * fields.size
     first = (start - memory.linear_base) >> memory.page_shift
+    steps = np.arange(2 * _STEP, dtype=np.uint64) * np.uint64(fields.size)
     found = 0
     while found < _MOST_OBJECTS:
         at = fields.vmemmap + (first + 2 * (found + 1)) * fields.size
-        try:
-            raw = np.frombuffer(memory.read(at, _STEP * step), np.uint8).reshape(-1, fields.size)
-        except (FaultError, OverflowError):
+        if not 0 <= at < (1 << 64) - _LARGEST_POOL:
+            break
+        raw, there = memory.gather(np.uint64(at) + steps, fields.size)
+        if not there.any():
             break
         cut = {
             name: np.ascontiguousarray(raw[:, where : where + size]).view(
@@ -189,7 +194,7 @@ def _marked(machine: Machine, start: int) -> int:
         marks = machine.layout.is_slab(
             cut["flags"][:, 0].astype(np.uint64), cut["words"][:, 0].astype(np.uint32)
         )
-        run = marks[::2] & ~marks[1::2]
+        run = (marks[::2] | ~there[::2]) & ~(marks[1::2] & there[1::2])
         found += int(run.argmin()) if not run.all() else _STEP
         if not run.all():
             break

@@ -102,8 +102,12 @@ def _odd(
 # Both allocators -------------------------------------------------------------
 
 
-def judge_common(cache: Columns) -> Iterator[Odd]:
-    """Yield what neither allocator can have left in a cache that is on ``slab_caches``."""
+def judge_common(cache: Columns, are_all: bool = True) -> Iterator[Odd]:
+    """
+    Yield what neither allocator can have left in a cache that is on ``slab_caches``.
+
+    :param are_all: Whether these are all caches, so that what no other has is nobody's.
+    """
     yield from _references(cache["refcount"])
     for name in ("reciprocal_size", "reciprocal_buffer_size"):
         if f"{name}.m" in cache:
@@ -119,7 +123,7 @@ def judge_common(cache: Columns) -> Iterator[Odd]:
     wrong = (align == 0) | (align & (align - np.uint64(1)) != 0)
     wrong |= size % np.maximum(align, np.uint64(1)) != 0
     yield from _odd(understood(wrong), "align", align, ", to which no slot is aligned")
-    yield from _allocation(cache)
+    yield from _allocation(cache, are_all)
     for kind in _OWN_POINTERS:
         names = [name for name in cache if name.startswith(kind) and name not in _NO_POINTERS]
         if names:
@@ -148,7 +152,7 @@ def _reciprocal(cache: Columns, name: str) -> Iterator[Odd]:
         yield from _odd(understood(wrong), member, cache[member], ", by its size", asked)
 
 
-def _allocation(cache: Columns) -> Iterator[Odd]:
+def _allocation(cache: Columns, are_all: bool) -> Iterator[Odd]:
     # allocflags follows from the order and some of the flags.
     if "allocflags" not in cache:
         return
@@ -162,7 +166,7 @@ def _allocation(cache: Columns) -> Iterator[Odd]:
             wrong |= mine & (cache["allocflags"] != np.uint64(most))
     # What belongs to few caches is known by its bits: each is some other's, too.
     bits = np.bitwise_or.reduce(should[~wrong & (_times(should) > 1)], initial=np.uint64(0))
-    alien = ~wrong & (cache["allocflags"] & ~bits != 0)
+    alien = are_all & ~wrong & (cache["allocflags"] & ~bits != 0)
     yield from _odd(
         understood(wrong), "allocflags", cache["allocflags"], ", by its order", should, hexa=True
     )

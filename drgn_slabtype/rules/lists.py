@@ -12,7 +12,8 @@ from ..findings import Finding
 from ..ledger import Bools, Ledger, ListKind
 from ..machine.activities import SLUB_SHRINK
 
-_NO_LIST = "no list"
+NO_LIST = "no list"
+"""Where a slab stands that is on none."""
 _CONTRADICTION = "nowhere"
 _CPU_LISTS = int(ListKind.CPU_SLAB | ListKind.CPU_PARTIAL)
 
@@ -135,10 +136,10 @@ def _judge_members(ledger: Ledger) -> Iterator[Finding]:
 def _belongs(expected: str, found: str) -> str:
     if expected == _CONTRADICTION:
         return f"it belongs nowhere, for its marks contradict its freelist; it is on {found}"
-    if expected == _NO_LIST:
+    if expected == NO_LIST:
         return f"it belongs on no list, and is on {found}"
-    where = "it is on no list" if found == _NO_LIST else f"not on {found}"
-    return f"it belongs on {expected}{' and ' if found == _NO_LIST else ', '}{where}"
+    where = "it is on no list" if found == NO_LIST else f"not on {found}"
+    return f"it belongs on {expected}{' and ' if found == NO_LIST else ', '}{where}"
 
 
 def _can_be_on_the_way(ledger: Ledger, slabs: Bools) -> bool:
@@ -157,4 +158,4 @@ def _fullness(ledger: Ledger, slab: int) -> str:
 
 def _spell(kinds: int) -> str:
     names = [(kind.name or "").lower().replace("_", " ") for kind in ListKind if kinds & kind]
-    return " or ".join(names).replace("nowhere", _NO_LIST) or _NO_LIST
+    return " or ".join(names).replace("nowhere", NO_LIST) or NO_LIST

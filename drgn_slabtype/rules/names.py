@@ -33,12 +33,15 @@ def judge_characters(names: Sequence[str], pointers: U64) -> Iterator[Odd]:
 
 
 def judge_names(
-    names: Sequence[str], in_sysfs: Sequence[Optional[str]], pointers: U64, sizes: U64
+    names: Sequence[Optional[str]],
+    in_sysfs: Sequence[Optional[str]],
+    pointers: U64,
+    sizes: U64,
 ) -> Iterator[Odd]:
     """
     Yield the caches that are called another name than their directory, or sized.
 
-    :param names: Of caches.
+    :param names: Of caches; ``None`` where that is not known.
     :param in_sysfs: Of their directories; ``None`` where that is not known.
     :param pointers: ``name`` of each cache.
     :param sizes: ``size`` of each, in bytes.
@@ -51,7 +54,7 @@ def judge_names(
         unique = _UNIQUE.fullmatch(directory)
         if unique:
             told[row] = int(unique[1])
-        else:
+        elif name is not None:
             # kobject_set_name_vargs() replaces slashes.
             other[row] = directory != name.replace("/", "!")
     for row in understood(other).nonzero()[0].tolist():

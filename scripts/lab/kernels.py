@@ -359,6 +359,20 @@ _FULL = (
         flavour="rt-amd64",
         prints=False,
     ),
+    _6_12.stock(
+        "debian-6.12-rt",
+        "Debian 13 with PREEMPT_RT, as it came into the kernel",
+        flavour="rt-amd64",
+        special="busy",
+        prints=False,
+    ),
+    _5_10.stock(
+        "debian-5.10-rt",
+        "Debian 11 with PREEMPT_RT patched in: SLUB under raw spinlocks",
+        flavour="rt-amd64",
+        special="busy",
+        prints=False,
+    ),
     _TOLD_6_12.built(
         "slub-6.12-breaking",
         "SLUB that is broken on purpose: KUnit, LKDTM and a module of ours",

@@ -140,5 +140,6 @@ def freelist_cache(caches: Caches, cache: SlabCache) -> List[Pointer]:
         # __kmem_cache_create() writes it for those alone, over zeroes.
         kind = "cache for index arrays that lie in their slabs"
         return [Pointer("freelist_cache", at, leads=False, needed=False, kind=kind)]
-    leads = bool(same_cache(np.array([at], np.uint64), caches)[0] >= 0)
+    # A cache that is not in the target is on no list that could be followed.
+    leads = not caches.all_known or bool(same_cache(np.array([at], np.uint64), caches)[0] >= 0)
     return [Pointer("freelist_cache", at, leads, needed=True, kind="cache")]

@@ -34,6 +34,7 @@ class DebugReader:
 
     def __init__(self, machine: Machine, cache: SlabCache, ledger: Ledger, freelist: U64) -> None:
         self._memory = machine.memory
+        self._knows_cpus = not machine.per_cpu.lost.any()
         self._cache = cache
         self._ledger = ledger
         self._freelist = freelist
@@ -101,9 +102,11 @@ class DebugReader:
     def _judged(self) -> I64:
         # Slabs of which nothing is doubtful.
         ledger, slabs, boxes = self._ledger, self._ledger.slabs, self._ledger.containers
-        arrays = boxes.take((boxes.slab < 0) & (boxes.counted >= 0))
+        arrays = boxes.take(boxes.slab < 0)
+        torn = (arrays.counted >= 0) & (arrays.counted != arrays.walked)
+        torn |= arrays.state == Walk.UNREADABLE
         # A node that is lost takes its shared array with it.
-        if not ledger.lists_known or (arrays.counted != arrays.walked).any():
+        if not (ledger.lists_known and self._knows_cpus) or torn.any():
             return np.zeros(0, np.int64)
         unsure = slabs.excused | slabs.transit | slabs.busy
         unsure[[suspect.slab for suspect in ledger.suspects if suspect.slab >= 0]] = True

@@ -23,6 +23,7 @@ from ...pages.scan import page_blocks
 from ..base import Ownership
 from ..caches import Caches, same_cache
 from ..nodes import Nodes
+from ..whereabouts import missing_caches
 from .fit import slab_fits
 
 
@@ -61,6 +62,8 @@ def adopt_misnamed(
     """
     held = KnownBy.LIST | KnownBy.CPU | KnownBy.KFENCE
     loose = np.flatnonzero((index.known_by & np.uint8(held)) == 0)
+    # A cache that is not in the target may be the right one.
+    loose = loose[~missing_caches(index.machine, index["slab_cache"][loose])]
     owner = ownership.cache[loose]
     named = owner >= 0
     misfits = np.ones(len(loose), np.bool_)
