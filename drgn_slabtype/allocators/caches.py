@@ -302,12 +302,11 @@ def _blame(head: int, offset: int, forward: Followed, backward: Followed) -> Los
 
 def same_cache(told: U64, caches: Caches) -> I64:
     """Return the position of the cache at each address; -1 where there is none."""
-    addresses = caches.addresses
-    if not len(addresses):
+    order, ordered = caches.rows.by_address
+    if not len(order):
         return np.full(len(told), -1, np.int64)
-    order = np.argsort(addresses, kind="stable")
-    at = np.minimum(np.searchsorted(addresses[order], told), len(order) - 1)
-    return np.where(addresses[order][at] == told, order[at], -1).astype(np.int64)
+    at = np.minimum(ordered.searchsorted(told), len(order) - 1)
+    return np.where(ordered[at] == told, order[at], -1).astype(np.int64)
 
 
 def cache_pointers(memory: Memory, caches: Caches, number: int) -> List[Pointer]:

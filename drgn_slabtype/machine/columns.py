@@ -9,6 +9,7 @@ arrays. Offsets, widths and bit fields come from the debug info.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any, Dict, Literal, Optional, Tuple
 
 import numpy as np
@@ -147,6 +148,12 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.addresses)
+
+    @cached_property
+    def by_address(self) -> Tuple[npt.NDArray[np.intp], U64]:
+        """The rows in the order of their addresses, and these."""
+        order = np.argsort(self.addresses, kind="stable")
+        return order, self.addresses[order]
 
     def __getitem__(self, path: str) -> npt.NDArray[np.uint64]:
         column = self._columns.get(path)

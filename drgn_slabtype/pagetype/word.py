@@ -147,8 +147,10 @@ class Counting:
             return next((state for is_so, state in found if is_so), ActiveState.NONE)
         import numpy as np
 
-        code = np.select([ok, overflow, underflow], states, ActiveState.NONE)
-        return code.astype(np.uint8)
+        code = np.full(words.shape, ActiveState.NONE, np.uint8)
+        for is_so, state in zip((underflow, overflow, ok), reversed(states)):
+            code[is_so] = state
+        return code
 
 
 @dataclass(frozen=True)
