@@ -64,6 +64,8 @@ _MACROS = {
 }
 _KNOWN = 0xFFFFFD00  # by the macros
 _KMALLOC = ("kmalloc-", "dma-kmalloc-")
+_OWN = ("kmem_cache", "kmem_cache_node")
+"""Those that the allocator lives in, and that it makes before all others."""
 
 # What a cache is called, for itself and in sysfs; names may be the kernel's own words.
 _IN_SLABS = ("name", "kobj.name", "kobj.sd")
@@ -154,12 +156,14 @@ def _judge(
     cache["inside"] = inside(machine, cache["ctor"])
     _add_nodes(machine, caches, listed, cache)
     flags = machine.fact(_flags)
-    found = list(judge_common(cache, caches.all_known))
     names = [caches.names[number] for number in listed.tolist()]
+    is_kmalloc = np.array([name.startswith(_KMALLOC) for name in names], np.bool_)
+    in_table = in_kmalloc_table(machine, rows.addresses[listed])
+    early = is_kmalloc | np.isin(names, _OWN) | ~caches.named[listed]
+    cache["early"] = (early if in_table is None else early | in_table).astype(np.uint64)
+    found = list(judge_common(cache, caches.all_known))
     found += judge_characters(names, rows["name"][listed])
     if rows.structure.has("oo"):
-        is_kmalloc = np.array([name.startswith(_KMALLOC) for name in names], np.bool_)
-        in_table = in_kmalloc_table(machine, rows.addresses[listed])
         if in_table is not None:
             # Another may have got the name.
             is_kmalloc = in_table & (is_kmalloc | ~caches.named[listed])

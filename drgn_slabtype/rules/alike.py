@@ -108,7 +108,7 @@ def judge_common(cache: Columns, are_all: bool = True) -> Iterator[Odd]:
 
     :param are_all: Whether these are all caches, so that what no other has is nobody's.
     """
-    yield from _references(cache["refcount"])
+    yield from _references(cache["refcount"], cache["early"] != 0)
     for name in ("reciprocal_size", "reciprocal_buffer_size"):
         if f"{name}.m" in cache:
             yield from _reciprocal(cache, name)
@@ -137,11 +137,13 @@ def judge_common(cache: Columns, are_all: bool = True) -> Iterator[Odd]:
         yield from _code(cache["ctor"], cache["linear"], cache["inside"])
 
 
-def _references(count: U64) -> Iterator[Odd]:
-    # -1: it came before caches could be merged, and is not. What 0 means is told by
-    # the objects that are left.
+def _references(count: U64, early: Bools) -> Iterator[Odd]:
+    # -1: it came before caches could be merged, or is one of kmalloc()'s, and is not. What 0
+    # means is told by the objects that are left.
     signed = count.astype(np.uint32).view(np.int32).astype(np.int64)
-    for row in np.flatnonzero((signed < -1) | (signed > _MOST_REFERENCES)).tolist():
+    wrong = (signed < -1) | (signed > _MOST_REFERENCES)
+    wrong |= understood((signed == -1) & ~early)
+    for row in np.flatnonzero(wrong).tolist():
         yield Odd(row, f"refcount is {signed[row]}", None, int(signed[row]), "refcount")
 
 

@@ -259,6 +259,7 @@ def pointers_of_cache(suite: Suite[Any], also: Codes, names: Sequence[int]) -> N
         Root("cache-destroyed", place="slab_caches", expected=0),
     )
     root = Root("cache-wrong", also=also)
+    suite.recipe("users-of-cache-minus-one", CACHE, put("refcount", (1 << 32) - 1), root)
     suite.recipe("random-seq-of-cache-garbage", CACHE, put("random_seq", GARBAGE), root)
     suite.recipe("random-seq-of-cache-null", _SHUFFLED, put("random_seq", 0), root)
     suite.recipe("random-seq-inside-an-object", _SHUFFLED, add("random_seq", 4), root)

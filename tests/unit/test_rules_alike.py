@@ -47,6 +47,7 @@ def _caches(**changed: Any) -> Dict[str, Any]:
         "offset": 32,
         "align": 8,
         "refcount": 1,
+        "early": 0,
         "useroffset": 0,
         "usersize": 0,
         "flags": 0x40000000,
@@ -85,10 +86,15 @@ def test_sound_caches_are_alike() -> None:
     assert _judge() == []
 
 
+def test_cache_of_those_before_all_others_is_not_merged() -> None:
+    assert _judge(refcount=0xFFFFFFFF, early=1) == []
+
+
 @pytest.mark.parametrize(
     ("changed", "what"),
     [
         ({"refcount": 0xFFFFFFFE}, "refcount is -2"),
+        ({"refcount": 0xFFFFFFFF}, "refcount is -1"),
         ({"reciprocal_size__m": 3}, "reciprocal_size.m is 3, not 1"),
         ({"reciprocal_size__sh2": 6}, "sh2 is 6, not 5"),
         ({"useroffset": 8}, "of no bytes"),

@@ -34,6 +34,10 @@ from .barns import Found, read_barns, sheaf_region
 from .sheafcontents import SheafContents
 
 _MOST_BYTES = 64 << 10  # of a slab that holds sheaves
+_LINKS = ("barn_list.next", "barn_list.prev")
+_TOP = 48  # the bits from here on tell what a word can be
+_POISON_TOP = 0xDEAD  # of what list_del() leaves
+_CODE_TOP = 0xFFFF  # of what call_rcu() leaves, where the kernel's code does not begin like data
 
 
 @dataclass
@@ -162,6 +166,8 @@ def _sort_out(machine: Machine, caches: Caches, found: List[Found], sheaves: She
     width = machine.structure("struct slab_sheaf").offset("objects")
     heads = machine.rows("struct slab_sheaf", addresses, width)
     wild = wild_pointers(machine, addresses, source.word_size, heads.ok).tolist()
+    # Of one that is on no list: what list_del() or call_rcu() has left, or its capacity.
+    tops = {0, _POISON_TOP, _CODE_TOP, source.linear_base >> _TOP}
     seen: Dict[int, Found] = {}
     sound = []
     for at, sheaf in enumerate(found):
@@ -188,6 +194,13 @@ def _sort_out(machine: Machine, caches: Caches, found: List[Found], sheaves: She
         if owner == own:
             seen[sheaf.address] = sheaf
             sound.append(sheaf.address)
+            for member in _LINKS if sheaf.pointer is not None else ():
+                link = int(heads[member][at])
+                if link >> _TOP not in tops:
+                    said = sheaf.suspect(f"has 0x{link:x} for {member}", None, link)
+                    offset = heads.structure.offset(member)
+                    said = said._replace(word=sheaf.address + offset, member=member)
+                    sheaves.suspect(sheaf.cache, said)
         sheaves.by_cache.setdefault(sheaf.cache, []).append(sheaf)
     sheaves.sound = np.array(sound, np.uint64)
 

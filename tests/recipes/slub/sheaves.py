@@ -126,6 +126,9 @@ recipe(
 _STATE = both.on_container("container-state", others=frozenset("*"))
 
 
+_TEXT = int.from_bytes(b"GET /ind", "little")
+
+
 def _holder(sheaf: Any) -> Spot:
     spot: Spot = sheaf.holder
     return spot
@@ -134,6 +137,8 @@ def _holder(sheaf: Any) -> Spot:
 _TWO_CACHES = beside_a_cache(SHEAF, lambda cache, sheaf: True)
 recipe("sheaf-of-another-cache", _TWO_CACHES, put("cache", lambda v: v.other.address), _STATE)
 recipe("sheaf-cache-null", SHEAF, put("cache", 0), _STATE)
+# It is on no list: text is neither an old link nor what an empty one has there.
+recipe("sheaf-links-text", SHEAF, put("barn_list.prev", _TEXT), _STATE.but(found=NOW))
 recipe("main-sheaf-null", SHEAF, put(_holder, 0), _STATE)
 recipe("main-sheaf-garbage", SHEAF, put(_holder, GARBAGE), _STATE)
 recipe("spare-sheaf-garbage", _some("spare sheaf"), put(_holder, GARBAGE), _STATE)
