@@ -10,6 +10,7 @@ of them twice. Those that findings tell of are compared with all others.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Dict, Iterator, List, Sequence, Set, Tuple
 
 import numpy as np
@@ -29,6 +30,8 @@ from .reading import CAUGHT, Reading
 from .rules.copied import LEADS, Copy, surplus
 
 _ARRAY_BYTES = 256  # of an array and its first entries
+_FEWEST_PAGES = 16  # that have not been copied one by one
+_MOST_PAGES = 1 << 13  # of a stretch, to each side of what is known of it
 _MOST = 64  # structures of a kind that are compared with the others
 _OBJECTS = ("freelist", "s_mem")
 """What leads from a slab to its own objects."""
@@ -65,7 +68,9 @@ def _copies(reading: Reading, findings: Sequence[Finding]) -> Iterator[Copy]:
     told = [(one.slab, one.page, one.word, one.address, one.found) for one in findings]
     words = [word for some in told for word in some if isinstance(word, int) and word > 0]
     places = distinct(np.array(words, np.uint64))
-    yield from _of_slabs(reading, places)
+    of_slabs = list(_of_slabs(reading, places))
+    yield from _stretches(reading.machine, of_slabs)
+    yield from of_slabs
     yield from _others(reading, findings)
     yield from _of_nodes(reading, places)
     for member, type, own in _OF_CPUS:
@@ -92,6 +97,42 @@ def _of_slabs(reading: Reading, places: U64) -> Iterator[Copy]:
         told = f"struct page 0x{index.pages[copy]:x} is a copy of that of {name} slab"
         told += f" 0x{index.pages[source]:x}"
         yield Copy(*_extents(index, copy, source), [name], told)
+
+
+def _stretches(machine: Machine, copies: Sequence[Copy]) -> Iterator[Copy]:
+    # A stretch of the memory map that was copied as a whole: slabs in it are copies of others
+    # that lie equally far away.
+    if not copies:
+        return
+    apart = [copy.structures[1].start - copy.structures[0].start for copy in copies]
+    distance = Counter(apart).most_common(1)[0][0]
+    some = [copy for copy, one in zip(copies, apart) if abs(one) == abs(distance)]
+    size, shift, first = machine.page.size, machine.memory.page_shift, machine.page.vmemmap
+    known = copies[apart.index(distance)].structures[0]
+    start, stop = _reach(machine, known.start, distance)
+    if stop - start < _FEWEST_PAGES * size:
+        return
+    pfns = [(end - first) // size for end in (start, stop)]
+    memory = range(*(machine.memory.linear_base + (pfn << shift) for pfn in pfns))
+    told = (
+        f"{(stop - start) // size} struct pages from 0x{start:x} on are a copy of those from "
+        f"0x{start + distance:x} on"
+    )
+    both = [range(start, stop), range(start + distance, stop + distance)]
+    yield Copy(both, memory, sorted({name for copy in some for name in copy.caches}), told)
+
+
+def _reach(machine: Machine, page: int, distance: int) -> Tuple[int, int]:
+    # How far struct pages around one are those at a distance from them.
+    size, ends = machine.page.size, []
+    beyond = np.uint64(distance & (1 << 64) - 1)
+    for sign in (-1, 1):
+        steps = np.arange(_MOST_PAGES, dtype=np.int64) * (sign * size)
+        rows = np.uint64(page) + steps.astype(np.uint64)
+        here, there = (machine.memory.gather(some, size) for some in (rows, rows + beyond))
+        same = here.ok & there.ok & (here.bytes == there.bytes).all(axis=1)
+        ends.append(page + sign * size * (int(np.append(same, False).argmin()) - 1))
+    return ends[0], ends[1] + size
 
 
 def _extents(index: SlabIndex, *rows: int) -> Tuple[List[range], range]:

@@ -29,6 +29,9 @@ _LINKS = ("list-links", "list-broken")
 LEADS = frozenset({"claim-foreign", "cache-wrong", "container-state", "slab-vector-wrong", *_LINKS})
 """What is said of who leads to what is no longer there."""
 
+OF_CACHE = frozenset({"cache-wrong", "cache-list", "cache-destroyed"})
+"""What all slabs of a cache can follow from, none of which was written to."""
+
 Roots = Mapping[int, int]
 """The root of each finding."""
 
@@ -89,7 +92,10 @@ def _of_structures(
 ) -> Iterator[Tuple[int, int]]:
     places = _Places(findings)
     beside: Dict[object, List[int]] = {}
+    of_caches = {one.id for one in findings if one.code in OF_CACHE}
     for one in findings:
+        if roots[one.id] in of_caches and one.id != roots[one.id]:
+            continue  # what is wrong with a cache is no matter of one of its slabs
         if one.rule in ("count", "content"):
             beside.setdefault((one.rule, one.cache), []).append(roots[one.id])
         elif one.code == "container-count":
@@ -130,7 +136,13 @@ def tell(findings: Sequence[Finding], copies: Sequence[Copy]) -> List[Finding]:
 def _first(some: Sequence[Finding], copy: Copy) -> Finding:
     # What is said of the copy itself, rather than of what leads to it.
     here = copy.structures[0]
-    return min(some, key=lambda one: (one.word not in here, one.slab not in here, one.id))
+
+    def order(one: Finding) -> Tuple[bool, bool, int]:
+        # A range is searched step by step for what is no number.
+        word, slab = (at is None or at not in here for at in (one.word, one.slab))
+        return word, slab, one.id
+
+    return min(some, key=order)
 
 
 class _Balance(NamedTuple):

@@ -83,7 +83,7 @@ def one_root(
     for into, one in _around_structures(findings, follows):
         _bind(follows, into, one)
     roots = {one.id: _root(follows, one.because or one.id) for one in still}
-    for into, one in of_overruns(still, roots, page_of, page_bytes):
+    for into, one in of_overruns(still, roots, page_of, page_bytes, copies):
         _bind(follows, into, one)
     return tell([_bound(one, follows) for one in findings], copies)
 

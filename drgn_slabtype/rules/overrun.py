@@ -14,7 +14,7 @@ from bisect import bisect_left
 from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from ..findings import Finding
-from .copied import Roots
+from .copied import OF_CACHE, Copy, Roots
 
 _APART = 8  # struct pages that may be right by chance
 _FEWEST = 16  # struct pages that are not damaged one by one
@@ -29,22 +29,25 @@ _LEADS = frozenset(
     "freelist-pointer container-state cache-wrong".split()
 )
 """What is said of who leads to what is gone."""
-_OF_CACHE = frozenset({"cache-wrong", "cache-list", "cache-destroyed"})
-"""What all slabs of a cache can follow from, none of which was written to."""
-
 PageOf = Callable[[int], Optional[int]]
 """Returns the struct page that an address lies in, or that describes it; ``None`` for none."""
 
 
 def of_overruns(
-    findings: Sequence[Finding], roots: Roots, page_of: PageOf, page_bytes: int
+    findings: Sequence[Finding],
+    roots: Roots,
+    page_of: PageOf,
+    page_bytes: int,
+    copies: Sequence[Copy] = (),
 ) -> Iterator[Tuple[int, int]]:
     """
     Yield pairs of findings, by :attr:`~drgn_slabtype.findings.Finding.id`, that have one root.
 
     :param page_bytes: Of a struct page.
+    :param copies: Of which those of many struct pages are such memory.
     """
-    regions = list(_regions(findings, roots, page_bytes))
+    copied = list(_copied(findings, roots, page_bytes, copies))
+    regions = copied or list(_regions(findings, roots, page_bytes))
     leads = sorted(_leads(findings, page_of)) if regions else []
     about = {one.id for one in findings if one.code in _STRUCT_PAGES}
     for region, members in regions:
@@ -53,7 +56,7 @@ def of_overruns(
         yield from ((into, one) for one in members if one != into)
         first, last = (bisect_left(leads, (at,)) for at in (region.start, region.stop))
         yield from ((into, one) for _, one in leads[first:last])
-    whole = any(one.pages >= _FEWEST for one in findings)
+    whole = bool(copied) or any(one.pages >= _FEWEST for one in findings)
     if len(regions) == 1 and (whole or len(regions[0][1]) > 1):
         # Slabs that lists came to through these, and counts of these. Of one compound page a
         # single word may be wrong.
@@ -72,11 +75,23 @@ def _leads(findings: Sequence[Finding], page_of: PageOf) -> Iterator[Tuple[int, 
                 yield page, one.id
 
 
+def _copied(
+    findings: Sequence[Finding], roots: Roots, page_bytes: int, copies: Sequence[Copy]
+) -> Iterator[Tuple[range, List[int]]]:
+    for copy in copies:
+        stretch = copy.structures[0]
+        if len(stretch) >= _FEWEST * page_bytes and copy.told:
+            pages = [(_struct_page(one), one.id) for one in findings]
+            some = {roots[id] for page, id in pages if page is not None and page in stretch}
+            if some:
+                yield stretch, sorted(some)
+
+
 def _regions(
     findings: Sequence[Finding], roots: Roots, page_bytes: int
 ) -> Iterator[Tuple[range, List[int]]]:
     # From the first of such struct pages to the last, and the roots of what is said of them.
-    caches = {one.id for one in findings if one.code in _OF_CACHE}
+    caches = {one.id for one in findings if one.code in OF_CACHE}
     pages: Dict[int, int] = {}
     for one in findings:
         page = _struct_page(one)

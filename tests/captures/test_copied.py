@@ -15,6 +15,7 @@ from drgn_slabtype.check import check
 from drgn_slabtype.findings import Finding
 
 from ..recipes.overlay import Write, overlay
+from ..recipes.pages import user_page
 from ..recipes.suites import suite_of
 
 _HERE = Path(__file__).parent
@@ -98,3 +99,19 @@ def test_other_damage_stays_apart() -> None:
     both = _roots(name, one, other, count)
     assert len(both) == len(alone) + 1
     assert "shmem_inode_cache" in {root.cache for root in both}
+
+
+@pytest.mark.parametrize("name", ["debian-5.10-plain", "debian-7-plain", "slab-6.1-rfc3-plain"])
+def test_a_page_of_the_memory_map_that_is_a_copy_is_one_root(name: str) -> None:
+    path = str(_HERE / name / "capture.xz")
+    before, prog = open_capture(path), open_capture(path)
+    machine = suite_of(before).open(before)
+    copy = next(slab for slab in machine.all_slabs() if slab.quiet).page & -4096
+    source, other = copy + 8192, user_page(machine)
+    flags = other.spot("flags")
+    zone = flags.write(flags.number ^ 1 << 63 - machine.nodes_shift)
+    overlay(prog, [Write(copy, before.read(source, 4096)), zone])
+    roots = [one for one in check(prog).findings if one.because is None]
+    told = f"struct pages from {copy:#x} on are a copy of those from {source:#x} on"
+    assert sum(told in one.message for one in roots) == 1
+    assert [one.page for one in roots if told not in one.message] == [other.page]
