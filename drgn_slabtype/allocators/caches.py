@@ -133,10 +133,10 @@ def read_caches(machine: Machine, told: Sequence[int] = ()) -> Caches:
     unlisted = _plausible(machine, [address for address in told if address not in known])
     beside = _plausible(machine, sorted({*_in_sysfs(machine, listed)} - known - {*unlisted}))
     # One that is being destroyed is in sysfs a little longer.
-    gone = _deleted(_read(machine, beside))
+    gone = _deleted(rows_of_caches(machine, beside))
     unlisted += [address for address, dead in zip(beside, gone.tolist()) if not dead]
     addresses = listed + dying + unlisted
-    rows = _read(machine, addresses)
+    rows = rows_of_caches(machine, addresses)
     texts = list(_names(machine, rows))
     names = [text or f"(cache 0x{address:x})" for text, address in zip(texts, addresses)]
     named = np.array([text is not None for text in texts], np.bool_)
@@ -164,7 +164,8 @@ def read_caches_apart(machine: Machine, told: Sequence[int] = ()) -> Caches:
     return caches._with(caches.rows, caches.chosen, {**pointers, **caches.wrong})
 
 
-def _read(machine: Machine, addresses: List[int]) -> Rows:
+def rows_of_caches(machine: Machine, addresses: Sequence[int]) -> Rows:
+    """Return structures of caches, as far as the kernel makes them: to the last node."""
     layout = machine.structure("struct kmem_cache")
     node_array = "per_node" if layout.has("per_node") else "node"
     entry = layout.type.member(node_array).type.type
@@ -176,7 +177,7 @@ def _in_sysfs(machine: Machine, listed: List[int]) -> List[int]:
     # What is beside caches in the kset of all of them. One that is being made is there
     # before it is on slab_caches, with links of NULL, which is no plausible cache yet;
     # its links are poison from when it is taken off.
-    rows = _read(machine, listed)
+    rows = rows_of_caches(machine, listed)
     if not rows.structure.has("kobj.entry.next"):
         return []
     there = rows.ok & (rows["kobj.state_in_sysfs"] != 0)
@@ -187,7 +188,7 @@ def _in_sysfs(machine: Machine, listed: List[int]) -> List[int]:
 
 def _plausible(machine: Machine, addresses: List[int]) -> List[int]:
     # What a slab points to is a cache if it reads as one.
-    rows = _read(machine, addresses)
+    rows = rows_of_caches(machine, addresses)
     if not len(rows):
         return []
     source = machine.memory

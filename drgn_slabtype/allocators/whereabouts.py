@@ -22,7 +22,7 @@ from ..machine.kfence import kfence_pool
 from ..pages.folios import head_pages
 from ..pages.scan import page_ranges
 from ..pages.single import free_block_at
-from .caches import Caches, read_caches, same_cache
+from .caches import Caches, read_caches, rows_of_caches, same_cache
 from .over import slabs_over
 from .slub.fit import slab_orders
 
@@ -125,7 +125,7 @@ def missing_caches(machine: Machine, told: U64) -> Bools:
     """
     pointers = distinct(told)
     pointers = pointers[machine.memory.in_direct_map(pointers)]
-    lost = pointers[~machine.rows("struct kmem_cache", pointers).ok]
+    lost = pointers[~rows_of_caches(machine, pointers.tolist()).ok]
     pfns = _pfns(machine, lost)
     in_map = np.zeros(len(lost), np.bool_)
     for start, end in page_ranges(machine):

@@ -9,6 +9,8 @@ from zlib import crc32
 import pytest
 from drgn import FaultError, Program
 
+from drgn_slabtype.allocators.caches import read_caches
+from drgn_slabtype.allocators.whereabouts import missing_caches
 from drgn_slabtype.capture import open_capture
 from drgn_slabtype.check import check
 from drgn_slabtype.machine import machine
@@ -62,3 +64,10 @@ def test_nothing_is_accused(folder: Path, share: float) -> None:
     report = check(prog)
     assert [one.message for one in report.findings] == []
     assert report.exit_status == 3
+
+
+@pytest.mark.parametrize("name", ["debian-7-numa", "debian-7-plain", "slab-6.1-rfc3-plain"])
+def test_cache_that_ends_at_the_last_node_is_there(name: str) -> None:
+    # The type has room for as many nodes as there can be; the kernel makes as many as there are.
+    kernel = machine(open_capture(str(_HERE / name / "capture.xz")))
+    assert not missing_caches(kernel, read_caches(kernel).addresses).any()

@@ -88,7 +88,7 @@ recipe(
     "node-of-page-wrong",
     slab("partial slab of node 0", quiet, lambda slab: slab.nid == 0),
     put("flags", lambda s: s.kept("flags") | 3 << (64 - s.machine.nodes_shift)),
-    Root("slab-node-wrong", node=None, also=NODE | {"claim-node"}),
+    Root("slab-node-wrong", node=None, also=NODE | {"claim-node", "page-zone-wrong"}),
 )
 recipe(
     "node-pointer-wild",

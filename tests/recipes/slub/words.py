@@ -170,5 +170,5 @@ recipe(
     "node-of-page-wrong",
     given(lambda machine: machine.nodes_shift, "without CONFIG_NUMA a page has no node", PARTIAL),
     put("flags", _other_node),
-    Root("slab-node-wrong", node=lambda slab: slab.nid ^ 1, also=NODE),
+    Root("slab-node-wrong", node=lambda slab: slab.nid ^ 1, also=NODE | {"page-zone-wrong"}),
 )
