@@ -18,7 +18,7 @@ from .errors import TargetError
 from .findings import Finding, LayoutSummary, Report, Target
 from .fleet.baseline import accept, as_baseline
 from .fleet.known import Cause, likenesses, read_causes
-from .report.output import Progress, check_writable, emit, progress
+from .report.output import Progress, emit, progress
 from .signals import interruptible, reason_of
 from .watch import PAUSE, Round, save, watch
 
@@ -101,8 +101,6 @@ def run(prog: Program, args: argparse.Namespace) -> Union[Report, Watching]:
     from .check import check
 
     files = [*args.report, *([ReportFile("html", args.html)] if args.html else [])]
-    for path in (args.capture, args.write_baseline, *(one.path for one in files)):
-        check_writable(path)
     causes = _causes(args)
     baseline = [] if args.baseline is None else read_causes(args.baseline)
     if _is_watch(args):

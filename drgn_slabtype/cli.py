@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, List, NoReturn, Optional, Sequence, Tuple
 
 from . import __version__
 from .command import Once
-from .commands import COMMANDS, Answer, Command, answer, usage
+from .commands import COMMANDS, Answer, Command, answer, usage, verdict
 from .habits import CRASH, near, of_crash, standing_for
 from .signals import TIME, Interruptions, reason_of
 
@@ -150,8 +150,9 @@ def _finish(command: Command, args: argparse.Namespace, found: Answer) -> int:
         _emit(found.text, found.output)
     except TargetError as e:
         failed.append(str(e))
-        if isinstance(found.text, str) and found.output is not None:
-            _tell_anyway(command, found.records)
+        told = verdict(command, found)
+        with suppress(TargetError):
+            _emit(told or "", None)
     if found.records is None:
         status = 0
     else:
@@ -160,15 +161,6 @@ def _finish(command: Command, args: argparse.Namespace, found: Answer) -> int:
     for line in failed:
         _fail(args, line, status)
     return (1 if status == 1 else _USAGE_OR_TARGET) if failed else status
-
-
-def _tell_anyway(command: Command, records: object) -> None:
-    from .errors import TargetError
-    from .report import present
-
-    if records is not None and command.stopped is not None:
-        with suppress(TargetError):
-            _emit(present(command.name, records, "table"), None)
 
 
 def _emit(text: Text, path: Optional[str]) -> None:

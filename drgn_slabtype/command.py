@@ -427,7 +427,8 @@ def answer(command: Command, program: Callable[[], Any], args: argparse.Namespac
     from .signals import interruptible, reason_of
 
     path = args.output if command.output else None
-    check_writable(path)
+    if command.stopped is None:
+        check_writable(path)  # a verdict counts, whatever becomes of the file
     check_apart(*_files(args))
     if command.drgn and args.drgn:
         return Answer(None, command.drgn(args), path)

@@ -12,7 +12,7 @@ the library is imported inside the functions.
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any, List, Sequence
+from typing import TYPE_CHECKING, Any, List, Optional, Sequence
 
 from .command import (
     NUMBERS,
@@ -44,8 +44,9 @@ if TYPE_CHECKING:
     from .demo import Act
     from .diff import Difference
     from .pagetype.detect import PageTypeLayout
+    from .report import Text
 
-__all__ = ("COMMANDS", "Answer", "Command", "Option", "answer", "option", "usage")
+__all__ = ("COMMANDS", "Answer", "Command", "Option", "answer", "option", "usage", "verdict")
 
 _AS_OFTEN = {None: "{}", "?": "[{}]", "*": "[{} ...]", "+": "{0} [{0} ...]"}
 
@@ -447,3 +448,12 @@ COMMANDS = (
     ),
 )
 """Every command; adding a row here adds it to the shell and to the prompt."""
+
+
+def verdict(command: Command, found: Answer) -> Optional[Text]:
+    """Return a verdict in words, which counts although its file could not be written."""
+    from .report import present
+
+    if found.records is None or found.output is None or command.stopped is None:
+        return None
+    return present(command.name, found.records, "table") if isinstance(found.text, str) else None

@@ -56,7 +56,7 @@ from .pages.exported import Missed, misread, missed_by_equality
 from .pages.scan import PageScan, Progress, require_64_bit
 from .pagetype.detect import PageTypeLayout
 from .reading import Reading, Scope
-from .rules.blame import join, renumber
+from .rules.blame import join, renumber, undecided
 from .rules.oneroot import one_root
 from .signals import reason_of
 from .strays import judge_machine
@@ -326,7 +326,7 @@ def _one_root(kernel: Machine, whole: Optional[Reading], found: List[Finding]) -
     wrong = [one for one in found if shelf(one) == "findings"]
     copied = copies(whole, wrong) if wrong and whole is not None else []
     pages = partial(page_of, kernel)
-    return renumber([one_root(found, pages, kernel.page.size, lost, copied)])
+    return undecided(renumber([one_root(found, pages, kernel.page.size, lost, copied)]))
 
 
 def _told(judged: Sequence[_Judged]) -> List[List[Finding]]:

@@ -15,7 +15,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Iterator, List, Mapping, Sequence
 
 from .command import Named, Span
-from .commands import COMMANDS, Command, answer, usage
+from .commands import COMMANDS, Command, answer, usage, verdict
 from .habits import CRASH, of_crash
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def _register(spec: Command, name: str) -> None:
         return _run(prog, parser.parse_args(words), kwargs.get("globals", {}))
 
     def _run(prog: Program, args: argparse.Namespace, names: Mapping[str, Any]) -> Any:
-        from .errors import SlabTypeError
+        from .errors import SlabTypeError, TargetError
         from .report.output import emit
         from .signals import Interruptions, repeat
         from .target import ensure_types
@@ -63,7 +63,14 @@ def _register(spec: Command, name: str) -> None:
                     setattr(args, given, _variables(value, names))
                 interruptions.limit(getattr(args, "max_time", None))
                 found = answer(spec, program, args)
-                emit(found.text, found.output)
+                try:
+                    emit(found.text, found.output)
+                except TargetError as e:
+                    told = verdict(spec, found)
+                    if told is None:
+                        raise
+                    emit(told, None)
+                    print(f"%{spec.prompt}: {e}", file=sys.stderr)
         except SlabTypeError as e:
             raise CommandError(str(e)) from e
         for line in spec.failures(found.records) if found.records is not None else ():

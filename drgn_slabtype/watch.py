@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import datetime
+import errno
 import itertools
 import time
 from dataclasses import dataclass, field
@@ -47,6 +48,7 @@ PAUSE = 1.0
 """Seconds between two rounds, unless something else is said."""
 
 _Key = Tuple[Value, ...]
+_OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.ENOENT, errno.EISDIR)
 
 
 @dataclass
@@ -222,6 +224,11 @@ def _judges(report: Report) -> Callable[[Finding], bool]:
     return lambda finding: finding.cache not in lost and finding.key() not in moving
 
 
+def _is_of_disk(error: Exception) -> bool:
+    # What writing a file fails of, and reading memory never.
+    return isinstance(error, OSError) and error.errno in _OF_DISKS
+
+
 def save(prog: Program, path: str, report: Report) -> Optional[str]:
     """
     Write a capture of what a report is about; what prevents that is a note in it.
@@ -236,6 +243,8 @@ def save(prog: Program, path: str, report: Report) -> Optional[str]:
         report.stop(reason_of(stop))
         why = "interrupted"
     except (OSError, FaultError, LookupError, SlabTypeError) as error:
-        why = gone(machine(prog), error) or getattr(error, "strerror", None) or str(error)
-    report.notes.append(Finding("not-saved", f"{path}: the capture was not written: {why}"))
+        lost = None if _is_of_disk(error) else gone(machine(prog), error)
+        why = lost or getattr(error, "strerror", None) or str(error)
+    message = f"{path}: the capture was not written: {why}"
+    report.notes.append(Finding("not-saved", message, place=path))
     return None

@@ -21,6 +21,30 @@ _SHORTEST_TEXT = 4  # fewer printable bytes in a row come about by chance
 _LONGEST_PERIOD = 16
 _MAX_ERRNO = 4095
 
+ERRORS: Dict[int, str] = {
+    **errno.errorcode,
+    512: "ERESTARTSYS",
+    513: "ERESTARTNOINTR",
+    514: "ERESTARTNOHAND",
+    515: "ENOIOCTLCMD",
+    516: "ERESTART_RESTARTBLOCK",
+    517: "EPROBE_DEFER",
+    518: "EOPENSTALE",
+    519: "ENOPARAM",
+    521: "EBADHANDLE",
+    522: "ENOTSYNC",
+    523: "EBADCOOKIE",
+    524: "ENOTSUPP",
+    525: "ETOOSMALL",
+    526: "ESERVERFAULT",
+    527: "EBADTYPE",
+    528: "EJUKEBOX",
+    529: "EIOCBQUEUED",
+    530: "ERECALLCONFLICT",
+    531: "ENOGRACE",
+}
+"""Names of errors by number; from 512 on those of include/linux/errno.h, which users never see."""
+
 # Fills that read as text: kkkk, ZZZZ.
 _PRINTABLE_FILLS = re.compile(rb"\x6b{3,}|\x5a{3,}")
 
@@ -89,7 +113,7 @@ def describe_word(value: int, word_size: int = 8) -> Optional[str]:
         return _WORDS[value]
     negative = (1 << 8 * word_size) - value
     if 0 < negative <= _MAX_ERRNO:
-        name = errno.errorcode.get(negative)
+        name = ERRORS.get(negative)
         return f"the error -{negative}" + (f" ({name})" if name else "")
     if value < 1 << 16:
         return f"the small number {value}"

@@ -10,7 +10,6 @@ what captures hold is looked at, so that a capture has the signature of its dump
 
 from __future__ import annotations
 
-import errno
 import re
 from dataclasses import replace
 from typing import List, Optional, Sequence, Tuple
@@ -26,7 +25,7 @@ from ..findings import Damaged, Finding
 from ..machine import Machine
 from ..signature import Signature, callers, kind_of_place, size_class
 from .address import NOTHING, AddressInfo
-from .content import classify, describe_word
+from .content import ERRORS, classify, describe_word
 from .describe import describe
 from .lookup import Located, Lookup
 from .nearby import has_wrong_bit, slots_of, wrong_free_pointer
@@ -206,8 +205,8 @@ def _known_word(lookup: Lookup, value: int) -> Optional[str]:
     if value == 0:
         return "NULL"
     negative = (1 << 8 * source.word_size) - value
-    if describe_word(value, source.word_size) is not None and negative in errno.errorcode:
-        return f"the error {errno.errorcode[negative]}"
+    if describe_word(value, source.word_size) is not None and negative in ERRORS:
+        return f"the error {ERRORS[negative]}"
     if _is_kernel(lookup.machine, value) and (leads := _leads_to(lookup, value)) is not None:
         return leads
     order = "little" if source.byteorder == "<" else "big"

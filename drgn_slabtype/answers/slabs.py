@@ -117,6 +117,7 @@ def slabs(
     :raises ArgumentError: if there is no such cache, CPU or node, or no such slab in it.
     """
     at_least("most", most)
+    partial, full = bool(partial), bool(full)
     reading = lookup(machine(prog))
     if cpu is not None:
         require_cpu(reading.machine, cpu)

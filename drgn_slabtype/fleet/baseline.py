@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Dict, Iterable, List, Optional, Sequence
 
+from ..arguments import require
 from ..findings import Finding, Report
 from .known import Cause, quoted
 
@@ -39,7 +40,9 @@ def accept(report: Report, baseline: Sequence[Cause], whole: bool = True) -> Non
     :param baseline: The entries, as :func:`read_causes` returns them.
     :param whole: Whether the check was of the whole machine; else what is not in the
         report may be elsewhere.
+    :raises ArgumentError: if that is no report.
     """
+    require("report", report, Report)
     by_id = {finding.id: finding for finding in report.findings}
     names = {id(one): _accepting(one, by_id, baseline) for one in report.findings}
     left = [one for one in report.findings if names[id(one)] is None]
@@ -99,7 +102,9 @@ def as_baseline(report: Report, baseline: Sequence[Cause] = ()) -> str:
 
     :param report: Of a check.
     :param baseline: Entries of it that something still fits are kept as they are.
+    :raises ArgumentError: if that is no report.
     """
+    require("report", report, Report)
     signatures = [
         one.signature
         for one in (*report.findings, *report.accepted)

@@ -446,7 +446,8 @@ def page_has_type(page: Object) -> bool:
 
     :param page: ``struct page *``
     """
-    return page_type_has_type(page.prog_, page_type_word(page))
+    word = page_type_word(page)
+    return page_type_has_type(page.prog_, word)
 
 
 def page_type_has_type(prog: Program, word: IntegerLike) -> bool:

@@ -10,12 +10,13 @@ encodings themselves are in :mod:`drgn_slabtype.pagetype.encoding`.
 
 from __future__ import annotations
 
-import operator
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, List, Mapping, Tuple, overload
 
+from ..arguments import word32_of
+from ..errors import ArgumentError
 from ..shapes import Hex
 
 # One word takes no numpy, whose import takes longer than all the rest of "decode".
@@ -36,7 +37,9 @@ def _word(words: Any) -> Any:
     # Normalise the input: a uint32 array in native byte order, or an int in
     # 0..0xffffffff. Signed input is taken modulo 2**32.
     if is_one(words):
-        return operator.index(words) & WORD_MASK
+        return word32_of(words)
+    if words.dtype.itemsize > 4 and ((words > WORD_MASK) | (words < -(1 << 31))).any():
+        raise ArgumentError("an array has words of more than 32 bits")
     return words.astype("u4", copy=False)
 
 

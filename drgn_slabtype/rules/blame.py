@@ -336,3 +336,19 @@ def renumber(groups: Iterable[List[Finding]]) -> List[Finding]:
         )
         for i, (number, finding) in enumerate(merged, 1)
     ]
+
+
+def undecided(found: Sequence[Finding]) -> List[Finding]:
+    """
+    Return the findings of a machine, less those that follow from what is not in the target.
+
+    :param found: As :func:`renumber` returns them.
+    """
+    left = {one.id for one in found if one.code in ("not-judged", "unreadable")}
+    told = []
+    for one in found:
+        if one.because in left and one.code not in ("not-judged", "unreadable"):
+            one = one.told_as("not-judged")
+            left.add(one.id)
+        told.append(one)
+    return told

@@ -74,6 +74,7 @@ def test_poison_error_and_text_lead_nowhere(prog: Program) -> None:
         ((1 << 64) - 12, "error", "the error -12 (ENOMEM)"),
         (text, "text", 'text "kthreadd"'),
         (-22, "error", "the error -22 (EINVAL)"),
+        (-517, "error", "the error -517 (EPROBE_DEFER)"),
     ):
         (meaning,) = _meanings(prog, word)
         assert (meaning.kind, meaning.meaning[: len(start)]) == (kind, start)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any, Dict, List
 
 from drgn_slabtype.findings import Finding
-from drgn_slabtype.rules.blame import join
+from drgn_slabtype.rules.blame import join, undecided
 
 SLAB, OTHER = 0xFFFFEA0000033AC0, 0xFFFFEA0000033A80
 
@@ -58,3 +58,14 @@ def test_list_that_leads_elsewhere_is_damage_of_its_own() -> None:
     pages = [_finding("page-refcount", slab=SLAB)]
     links = [_finding("list-links", slab=OTHER, found=SLAB + 64)]
     assert _causes(links, pages) == {"page-refcount": "", "list-links": ""}
+
+
+def test_what_follows_from_what_is_not_there_is_not_judged() -> None:
+    found = [
+        _finding("not-judged", 1, slab=SLAB),
+        _finding("list-links", 2, slab=OTHER),
+        _finding("claim-twice", 3, slab=SLAB, because=1),
+        _finding("count-mismatch", 4, slab=OTHER, because=2),
+    ]
+    told = [one.code for one in undecided(found)]
+    assert told == ["not-judged", "list-links", "not-judged", "count-mismatch"]

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from drgn_slabtype.errors import ArgumentError
 from drgn_slabtype.pagetype.encoding import (
     ALTERNATIVE_1_SLUB,
     ALTERNATIVE_2,
@@ -456,3 +457,18 @@ def test_packed_overflow_is_cut_off_and_seen_beforehand(packed: PackedActive) ->
     assert not packed.fits(65536, 0)
     assert not packed.fits(0, 65536)
     assert not packed.fits(-1, 0)
+
+
+@pytest.mark.parametrize("word", [1 << 32, 1 << 70, -(1 << 31) - 1, "0xf5", None])
+@pytest.mark.parametrize("name", ["rfc-v3", "top-byte"])
+def test_what_has_more_bits_than_a_word_is_refused(name: str, word: Any) -> None:
+    encoding = ENCODINGS[name]
+    for method in (encoding.active, encoding.text, encoding.has_type):
+        with pytest.raises(ArgumentError, match="32-bit word"):
+            method(word)
+
+
+def test_an_array_of_more_bits_than_words_is_refused() -> None:
+    with pytest.raises(ArgumentError, match="more than 32 bits"):
+        ENCODINGS["rfc-v3"].active(np.array([1 << 32], np.uint64))
+    assert ENCODINGS["rfc-v3"].text(-17) == ENCODINGS["rfc-v3"].text(0xFFFFFFEF)
