@@ -152,9 +152,13 @@ def _neighbour(objects: Objects, row: int, step: int) -> Optional[SlabObject]:
 
 
 def _contradictions(judged: Judged, slab: int, found: Optional[SlabObject]) -> Tuple[str, ...]:
-    # Findings about the object; about its slab as long as they can concern it.
+    # Findings about the object; about its slab as long as they can concern it; and what it
+    # was left behind by.
     messages: List[str] = []
+    in_use = found is not None and found.state == ObjectState.IN_USE.spelled
     for finding in judged.findings:
+        if finding.code == "cache-destroyed" and in_use:
+            messages.append(finding.message)
         if finding.slab != slab or finding.rule in ("note", "unavailable"):
             continue
         other = finding.object is not None and (found is None or finding.object != found.address)

@@ -120,7 +120,7 @@ def refs(
     0xffff88800f82a6d0 array_cache+0x140 of kmalloc-64 of CPU 0
 
     :param start: First address. Without a size, an address in an object means the
-        whole object; any other means itself alone.
+        whole object, and that of a variable all of it; any other means itself alone.
     :param size: Bytes of the range.
     :param kinds: Tell only references that lie in these.
     :param type: C type of the objects that point here, ``struct dentry``: its
@@ -167,6 +167,10 @@ def _range(reading: Lookup, start: int, size: Optional[int]) -> Tuple[int, int, 
     if info.object is not None and info.slab_cache is not None:
         number = reading.number(info.slab_cache)
         return info.object, max(int(reading.caches.rows["object_size"][number]), 1), info
+    with suppress(LookupError):
+        symbol = reading.machine.prog.symbol(start)
+        if symbol.address == start and symbol.size:
+            return start, symbol.size, info
     return start, 1, info
 
 

@@ -241,3 +241,10 @@ def test_every_damaged_byte_is_told(count: int, monkeypatch: pytest.MonkeyPatch)
         assert all(
             line.damaged for line in info.lines if line.part == "object" and not line.offset < count
         )
+
+
+def test_what_is_left_of_a_destroyed_cache_says_so() -> None:
+    prog = open_capture(str(Path(__file__).parent / "broken" / "slub-6.1-plain-destroy.xz"))
+    (finding,) = check(prog).findings
+    left = slab_object(prog, 0xFFFF888000B2C068)
+    assert (left.state, left.contradictions) == ("in use", (finding.message,))
