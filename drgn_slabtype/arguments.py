@@ -233,6 +233,11 @@ def one_of(what: str, given: Any, choices: Iterable[str]) -> str:
     return str(given)
 
 
+def is_pointer(given: Any) -> bool:
+    """Return whether this is an object of drgn's that is no number, though it can be one."""
+    return isinstance(given, Object) and given.type_.unaliased_kind() not in _INTEGERS
+
+
 def at_least(what: str, given: Optional[int], least: int = 0) -> Optional[int]:
     """
     Return a number that is not too small, or ``None``.
@@ -243,7 +248,7 @@ def at_least(what: str, given: Optional[int], least: int = 0) -> Optional[int]:
     if given is None:
         return None
     try:
-        number = operator.index(given)
+        number = least - 1 if is_pointer(given) else operator.index(given)
     except TypeError:
         number = least - 1
     if number < least:

@@ -26,7 +26,7 @@ from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from typing import Any, List, Mapping, Sequence, Tuple
 
-from ..arguments import path_of
+from ..arguments import path_of, require, several
 from ..errors import TargetError
 from ..findings import Finding, Likeness
 from ..signature import Signature
@@ -130,8 +130,12 @@ def likenesses(causes: Sequence[Cause], findings: Sequence[Finding]) -> Tuple[Li
 
     :param causes: What :func:`read_causes` returned.
     :param findings: Of a report.
+    :raises ArgumentError: if that is something else.
     """
     told = []
+    for what, given, wanted in (("causes", causes, Cause), ("findings", findings, Finding)):
+        for one in several(given):
+            require(f"one of {what}", one, wanted)
     for cause in causes:
         some = tuple(
             finding.id

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Callable, Iterator, NamedTuple, Optional, Sequ
 
 from drgn import FaultError, Object
 
+from ..arguments import at_least, is_pointer
 from ..codes import ADDRESS, Measure
 from ..errors import ArgumentError
 from ..findings import Finding
@@ -66,6 +67,8 @@ def require_node(machine: Machine, node: int) -> None:
 
 
 def _require(what: str, number: int, there: Sequence[int]) -> None:
+    if is_pointer(number):
+        at_least(what, number)
     if number in there:
         return
     told = ", ".join(map(str, there))

@@ -191,6 +191,15 @@ WRONG: Dict[str, Callable[[Program], Any]] = {
     "NULL is no slab of kmalloc-64": lambda p: lib.slabs(p, NAME, slab=0),
     "there is no slab cache at NULL": lambda p: lib.caches(p, 0),
     f"int is no {PAGE}": lambda p: lib.dump_page(Object(p, "int", 5)),
+    f"None is no {PAGE}": lambda p: lib.page_has_type(None),
+    "most is .*: it is a number from 0 on": lambda p: lib.objects(
+        p, NAME, most=Object(p, "void *", 5)
+    ),
+    "CPU is .*: it is a number from 0 on": lambda p: lib.slabs(p, NAME, cpu=p["kmem_cache"]),
+    "report is 5: it is a Report": lambda p: lib.accept(5, []),
+    "report is 'json': it is a Report": lambda p: lib.as_baseline("json"),
+    "one of causes is 'x': it is a Cause": lambda p: lib.likenesses(["x"], []),
+    "one of findings is None: it is a Finding": lambda p: lib.likenesses([], None),
     "prog is None: it is a Program": lambda p: lib.caches(None),
     "prog is 5: it is a Program": lambda p: lib.watch(5),
     "prog is a drgn.Program that has opened nothing yet": lambda p: lib.check(Program()),
