@@ -14,7 +14,7 @@ import os
 import time
 from dataclasses import replace
 from functools import partial
-from typing import Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Counter, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 import numpy as np
 from drgn import FaultError, ProgramFlags
@@ -24,6 +24,7 @@ from . import reading as guards
 from .answers.counts import count_objects
 from .answers.culprit import locate
 from .answers.diagnose import explain
+from .answers.guarded import guarded_counts
 from .answers.kernellog import as_note, kernel_state
 from .answers.lookup import Lookup
 from .answers.proven import proven, shelf
@@ -98,6 +99,7 @@ class Course:
         self._stopped: Optional[str] = None
         self._why: Optional[str] = None
         self._lost: Optional[Finding] = None
+        self._guarded: Counter[int] = Counter()
         self.whole: Optional[Reading] = None
         """The reading of the whole machine, if there was one."""
 
@@ -155,6 +157,7 @@ class Course:
             damage = list(kernel.damage)
             groups = [damage, *confirmed.groups] if damage else confirmed.groups
             self._confirmed = _Confirmed(groups, confirmed.changing)
+        self._guarded = guarded_counts(kernel)
         results = [judged.result for judged in self._judged if judged.result]
         all_of_them = not caches and not addresses
         settled = proven(kernel, self._confirmed.groups, results, all_of_them)
@@ -218,7 +221,11 @@ class Course:
         if layout is not None:
             summary = LayoutSummary(layout.encoding.name, layout.allocator, layout.evidence)
         # Fresh copies: a report may be made twice.
-        results = [replace(judged.result) for judged in self._judged if judged.result]
+        results = [
+            replace(judged.result, guarded=self._guarded[judged.result.address])
+            for judged in self._judged
+            if judged.result
+        ]
         report = Report(self._target, summary, replace(self._totals), results)
         groups, changing = self._so_far()
         report.changing += changing
@@ -472,3 +479,4 @@ def _add_up(report: Report) -> None:
         totals.free += sum(result.free.values())
         totals.waiting += result.waiting
         totals.unknown += result.unknown
+        totals.guarded += result.guarded

@@ -238,6 +238,8 @@ class CacheResult(Record):
     """Objects freed by their users that wait for a grace period."""
     unknown: int = 0
     """Objects of which damage hides whether they are in use."""
+    guarded: int = 0
+    """Objects in KFENCE's pool, which are in none of the slabs."""
     fill: List[int] = field(default_factory=list)
     """Slabs by the tenth of their objects that is counted as in use; full ones last."""
     outcome: Outcome = Outcome.CONSISTENT
@@ -311,6 +313,8 @@ class Totals(Record):
     """Pages of memory that the dumper has left as zeroes."""
     unknown: int = 0
     """Objects of which damage hides whether they are in use."""
+    guarded: int = 0
+    """Objects in KFENCE's pool, which are in none of the slabs."""
     reads: int = 0
     """Reads of the target's memory; single words that drgn's own helpers follow are not in it."""
     bytes_read: Bytes = 0

@@ -9,7 +9,6 @@ what memory that costs.
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, field, fields
 from typing import (
     Annotated,
@@ -33,13 +32,12 @@ from ..distinct import distinct
 from ..findings import CacheResult
 from ..ledger import I64, Bools, Ledger, ListKind
 from ..machine import machine
-from ..machine.kfence import kfence_pool
 from ..pages.scan import Progress
 from ..records import Listing, Record
 from ..shapes import HIDDEN, Address, shown
 from .aliases import cache_aliases
 from .counts import count_objects
-from .guarded import guarded_objects
+from .guarded import guarded_counts
 from .lookup import lookup
 from .missing import missing_of_cache, missing_of_machine
 from .proven import Told, judge_caches, tell
@@ -263,11 +261,9 @@ def caches(
     kernel = machine(prog)
     reading = lookup(kernel, progress)
     whole = reading.whole
-    index, allocator = whole.index, whole.allocator
+    allocator = whole.allocator
     names = cache_aliases(kernel) if aliases else None
-    guarded = Counter(
-        cache for cache, _ in guarded_objects(kernel, kernel.settled(kfence_pool), index)
-    )
+    guarded = guarded_counts(kernel)
     found: List[CacheUsage] = []
     told: List[Told] = []
     missing = [*missing_of_machine(whole)]

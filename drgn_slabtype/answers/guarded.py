@@ -9,11 +9,11 @@ Such an object is in none of the cache's slabs; its metadata tells its state.
 
 from __future__ import annotations
 
-from typing import List, Mapping, Optional, Tuple
+from typing import Counter, List, Mapping, Optional, Tuple
 
 from ..index import SlabIndex
 from ..machine import Machine
-from ..machine.kfence import KfencePool
+from ..machine.kfence import KfencePool, kfence_pool
 from .states import SlabObject
 
 STATES: Mapping[str, str] = {
@@ -32,6 +32,15 @@ def state_of(machine: Machine, value: int) -> str:
         for name, number in machine.prog.type("enum kfence_object_state").enumerators or ()
     }
     return STATES.get(names.get(value, ""), "unknown")
+
+
+def guarded_counts(machine: Machine) -> Counter[int]:
+    """Return how many objects of each ``struct kmem_cache *`` KFENCE's pool has."""
+    found: Counter[int] = Counter()
+    for rows in machine.settled(kfence_pool).metadata:
+        for owner, value in zip(rows["cache"].tolist(), rows["state"].tolist()):
+            found[owner] += bool(owner) and state_of(machine, value) != "free"
+    return found
 
 
 def guarded_objects(

@@ -25,6 +25,7 @@ from ..machine.columns import Rows
 from ..records import Listing, Record
 from ..shapes import Address, Bytes
 from .caches import cpus_of
+from .guarded import guarded_counts
 from .lookup import lookup
 from .states import ObjectState, object_states
 
@@ -68,6 +69,8 @@ class OwnersAnswer(Listing):
     """Objects in use by NUMA node."""
     cpus: Dict[int, int] = field(default_factory=dict)
     """Objects that each CPU keeps for later."""
+    guarded: int = 0
+    """Objects in KFENCE's pool, which are in none of the slabs, and not looked at."""
     found: Optional[int] = None
     """Owners, also those that are not told."""
 
@@ -93,7 +96,9 @@ def owners(prog: Program, cache: CacheLike, *, most: Optional[int] = None) -> Ow
     number = reading.number(cache)
     answer = OwnersAnswer(whole.caches.names[number], 0)
     found: _Found = {}
+    guarded = guarded_counts(kernel)
     for one, memcg in _with_those_of_cgroups(whole.caches.rows, number):
+        answer.guarded += guarded[int(whole.caches.addresses[one])]
         _count(kernel, whole.collect(one, reading.whole.index), memcg, answer, found)
     answer.owners = _listed(found)
     answer.found = len(answer.owners)

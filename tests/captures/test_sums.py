@@ -14,6 +14,7 @@ from drgn.helpers.linux.slab import find_slab_cache
 
 from drgn_slabtype.answers.caches import caches
 from drgn_slabtype.answers.objects import STATES, objects
+from drgn_slabtype.answers.owners import owners
 from drgn_slabtype.capture import open_capture
 from drgn_slabtype.check import check
 from drgn_slabtype.report import json as as_json
@@ -46,6 +47,10 @@ def test_everything_adds_up(path: Path) -> None:
         if cache.guarded:
             by_state = {state: len(objects(prog, cache.address, state)) for state in STATES}
             assert sum(by_state.values()) == cache.objects + cache.guarded
+            assert owners(prog, cache.address).guarded == cache.guarded
+    told = {result.address: result.guarded for result in report.caches}
+    assert told == {cache.address: cache.guarded for cache in caches(prog).caches}
+    assert document["totals"]["guarded"] == sum(told.values())
 
 
 def test_table_of_a_check_shows_what_adds_up() -> None:

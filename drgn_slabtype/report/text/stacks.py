@@ -57,6 +57,7 @@ def owners(answer: OwnersAnswer) -> str:
     if answer.found is not None and len(answer.owners) < answer.found:
         told += f", {len(answer.owners)} of {plural(answer.found, 'owner')} shown"
     told += f", {answer.uncharged} charged to no cgroup"
+    told += f", {answer.guarded} more in KFENCE's pool" if answer.guarded else ""
     if answer.unknown:
         told += f", the records of {answer.unknown} not in the target"
     lines.append(told)

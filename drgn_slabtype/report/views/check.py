@@ -23,6 +23,7 @@ CACHE = View(
     Column("free", cell=lambda cache: sum(cache.free.values())),
     Column("waiting", less=1),
     Column("unknown", less=2),
+    Column("KFENCE", "guarded", lambda cache: cache.guarded or None, less=2),
     Column("outcome"),
     quiet="address size objects_per_slab pages fill places",
 )
@@ -65,6 +66,7 @@ TOTALS = View(
     Column("free"),
     Column("waiting", cell=lambda sums: sums.waiting or None),
     Column("unknown", cell=lambda sums: sums.unknown or None),
+    Column("KFENCE", "guarded", lambda sums: sums.guarded or None),
     Column("pages unreadable", "unreadable_pages", lambda sums: sums.unreadable_pages or None),
     quiet="pages slab_pages kfence_pages counted zero_filled_pages reads "
     "bytes_read peak_memory seconds",
@@ -236,7 +238,8 @@ def _coverage(report: Report) -> Iterator[str]:
     waiting = f", {totals.waiting} waiting" if totals.waiting else ""
     unknown = f", {totals.unknown} unknown" if totals.unknown else ""
     objects = plural(totals.objects, "object")
-    yield f"{objects}: {totals.in_use} in use, {totals.free} free{waiting}{unknown}"
+    apart = f", {totals.guarded} more in KFENCE's pool" if totals.guarded else ""
+    yield f"{objects}: {totals.in_use} in use, {totals.free} free{waiting}{unknown}{apart}"
     kfence = f" ({totals.kfence_pages} of them KFENCE's)" if totals.kfence_pages else ""
     if totals.unreadable_pages or totals.zero_filled_pages:
         yield (
