@@ -221,11 +221,7 @@ class Course:
         if layout is not None:
             summary = LayoutSummary(layout.encoding.name, layout.allocator, layout.evidence)
         # Fresh copies: a report may be made twice.
-        results = [
-            replace(judged.result, guarded=self._guarded[judged.result.address])
-            for judged in self._judged
-            if judged.result
-        ]
+        results = list(_results(self._judged, self._guarded))
         report = Report(self._target, summary, replace(self._totals), results)
         groups, changing = self._so_far()
         report.changing += changing
@@ -317,6 +313,13 @@ def _judge_each(
             memory.count(spent)
             peak.add(process, size)
             yield judged
+
+
+def _results(judged: Sequence[_Judged], guarded: Counter[int]) -> Iterator[CacheResult]:
+    # Copies, with what KFENCE's pool has of each cache.
+    for one in judged:
+        if one.result:
+            yield replace(one.result, guarded=guarded[one.result.address])
 
 
 def _one_root(kernel: Machine, whole: Optional[Reading], found: List[Finding]) -> List[Finding]:

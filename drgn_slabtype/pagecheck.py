@@ -149,8 +149,9 @@ def judge_memory(
         return memory.unavailable("mem_section is damaged or not in the target")
     if machine.online.lost:
         return memory.unavailable("node_data is damaged")
-    compounds, references, placed = CompoundPages(machine), References(machine), Placed(machine)
     try:
+        compounds, references = CompoundPages(machine), References(machine)
+        placed = Placed(machine)
         free = free_memory(machine, (compounds, references, placed))
     except FaultError as e:
         return memory.unavailable(str(e), "unreadable")

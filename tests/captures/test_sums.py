@@ -48,9 +48,9 @@ def test_everything_adds_up(path: Path) -> None:
             by_state = {state: len(objects(prog, cache.address, state)) for state in STATES}
             assert sum(by_state.values()) == cache.objects + cache.guarded
             assert owners(prog, cache.address).guarded == cache.guarded
-    told = {result.address: result.guarded for result in report.caches}
-    assert told == {cache.address: cache.guarded for cache in caches(prog).caches}
-    assert document["totals"]["guarded"] == sum(told.values())
+    guarded = {result.address: result.guarded for result in report.caches}
+    assert guarded == {cache.address: cache.guarded for cache in caches(prog).caches}
+    assert document["totals"]["guarded"] == sum(guarded.values())
 
 
 def test_table_of_a_check_shows_what_adds_up() -> None:

@@ -44,9 +44,12 @@ def _made() -> Set[str]:
 
 
 def _strings(node: ast.AST) -> Set[str]:
-    # A comparison is no code.
+    # A comparison is no code, nor is a sentence.
     compared = {
-        id(part) for one in ast.walk(node) if isinstance(one, ast.Compare) for part in ast.walk(one)
+        id(part)
+        for one in ast.walk(node)
+        if isinstance(one, (ast.Compare, ast.JoinedStr))
+        for part in ast.walk(one)
     }
     return {
         part.value
