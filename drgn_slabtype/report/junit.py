@@ -14,7 +14,16 @@ from xml.etree import ElementTree
 
 from ..findings import Finding, Report
 from .values import plural, printable
-from .views.check import CACHE, SHELVES, concerned, ending, likenesses, lines, statement, verdict
+from .views.check import (
+    SHELVES,
+    cache_view,
+    concerned,
+    ending,
+    likenesses,
+    lines,
+    statement,
+    verdict,
+)
 
 _MACHINE = "machine"
 # What fails no test and skips none.
@@ -31,7 +40,10 @@ def check(report: Report) -> str:
     for finding in report.unavailable:
         unjudged.setdefault(finding.cache, []).append(finding)
         cases.setdefault(finding.cache, [])
-    numbers = {cache.name: _text([CACHE.sentence(cache)]) for cache in concerned(report.caches)}
+    numbers = {
+        cache.name: _text([cache_view([cache]).sentence(cache)])
+        for cache in concerned(report.caches)
+    }
     times: Dict[Optional[str], float] = {one.name: one.seconds for one in report.caches}
     times[None] = max(report.totals.seconds - sum(times.values()), 0.0)
     suite = ElementTree.Element("testsuite", name="drgn-slabtype")

@@ -62,7 +62,7 @@ class _Cache(CacheResult):
 
 @dataclass
 class _Totals(Totals):
-    guarded: int = 0
+    sampled: int = 0
 
 
 @dataclass
@@ -127,7 +127,7 @@ def test_member_of_a_cache_is_in_every_format() -> None:
 
 def test_members_of_totals_target_and_report_are_in_every_format() -> None:
     report = damaged()
-    report.totals = _Totals(**vars(report.totals), guarded=717)
+    report.totals = _Totals(**vars(report.totals), sampled=717)
     report.target = _Target(**vars(report.target), taken_by="makedumpfile")
     report = _Report(**vars(report), seconds=818)
     for format, text in _in_formats(report).items():
@@ -228,7 +228,7 @@ def test_member_of_an_answer_is_in_text_and_json(command: str, answer: Any) -> N
 
 _VIEWS = [
     (check.ACT, Act),
-    (check.CACHE, CacheResult),
+    (check.cache_view([]), CacheResult),
     (check.FINDING, Finding),
     (check.TOTALS, Totals),
     (check.TARGET, Target),

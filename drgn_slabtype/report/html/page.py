@@ -17,12 +17,12 @@ from ...findings import CacheResult, Outcome, Report
 from ..values import plural, size
 from ..views import Column, Grid
 from ..views.check import (
-    CACHE,
     FINDING,
     SHELVES,
     TOTALS,
     Branch,
     branches,
+    cache_view,
     concerned,
     likenesses,
     others,
@@ -95,7 +95,7 @@ def _findings(report: Report) -> Iterator[str]:
     caches = concerned(report.caches)
     if caches:
         damaged = [at for at, cache in enumerate(caches) if _is_damaged(cache)]
-        yield from table(CACHE.grid(caches), damaged)
+        yield from table(cache_view(caches).grid(caches), damaged)
     if not report.findings:
         yield "<p>None.</p>"
     for line in likenesses(report):

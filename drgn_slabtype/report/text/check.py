@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Dict, Iterable, Iterator, List, Optional, Sequ
 from ...findings import Finding, Report
 from ..views.check import (
     ACT,
-    CACHE,
     ROUND,
     SHELVES,
     Branch,
     branches,
+    cache_view,
     concerned,
     likenesses,
     lines,
@@ -42,7 +42,7 @@ def check(report: Report) -> str:
     told: List[str] = []
     caches = concerned(report.caches)
     if caches:
-        told += [*table(CACHE.grid(caches)), ""]
+        told += [*table(cache_view(caches).grid(caches)), ""]
     for branch in branches(report.findings):
         told += _tree(branch)
     told += [f"looks like: {line}" for line in likenesses(report)]

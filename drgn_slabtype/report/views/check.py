@@ -13,20 +13,24 @@ from ..members import told
 from ..values import plural, size
 from . import Column, Fact, View
 
-CACHE = View(
-    Column("cache", "name"),
-    Column("objsize", "object_size", less=4),
-    Column("slabs", less=3),
-    Column("objects"),
-    Column("counted", less=1),
-    Column("in use"),
-    Column("free", cell=lambda cache: sum(cache.free.values())),
-    Column("waiting", less=1),
-    Column("unknown", less=2),
-    Column("KFENCE", "guarded", lambda cache: cache.guarded or None, less=2),
-    Column("outcome"),
-    quiet="address size objects_per_slab pages fill places",
-)
+
+def cache_view(caches: Sequence[CacheResult]) -> View:
+    """Return what is told of caches."""
+    return View(
+        Column("cache", "name"),
+        Column("objsize", "object_size", less=4),
+        Column("slabs", less=3),
+        Column("objects"),
+        Column("counted", less=1),
+        Column("in use"),
+        Column("free", cell=lambda cache: sum(cache.free.values())),
+        Column("waiting", less=1),
+        Column("unknown", less=2),
+        Column("KFENCE", "guarded", when=any(cache.guarded for cache in caches), less=2),
+        Column("outcome"),
+        quiet="address size objects_per_slab pages fill places",
+    )
+
 
 # Numbers in a message that are no values.
 _NAMED = re.compile(r"\b(?:CPU|node|object|slab) \S+")
