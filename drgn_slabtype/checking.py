@@ -18,7 +18,7 @@ from .errors import TargetError
 from .findings import Finding, LayoutSummary, Report, Target
 from .fleet.baseline import accept, as_baseline
 from .fleet.known import Cause, likenesses, read_causes
-from .report.output import Progress, emit, progress
+from .report.output import Progress, check_writable, emit, progress
 from .signals import interruptible, reason_of
 from .watch import PAUSE, Round, save, watch
 
@@ -105,6 +105,7 @@ def run(prog: Program, args: argparse.Namespace) -> Union[Report, Watching]:
     baseline = [] if args.baseline is None else read_causes(args.baseline)
     if _is_watch(args):
         _refuse_rounds(args)
+        check_writable(args.capture)  # the moment that it is of does not come back
         return Watching(prog, args)
     addresses = [resolved(prog, given) for given in args.address]
     with progress() as show:

@@ -151,8 +151,9 @@ def _finish(command: Command, args: argparse.Namespace, found: Answer) -> int:
     except TargetError as e:
         failed.append(str(e))
         told = verdict(command, found)
-        with suppress(TargetError):
-            _emit(told or "", None)
+        if told is not None:
+            with suppress(TargetError):
+                _emit(told, None)
     if found.records is None:
         status = 0
     else:

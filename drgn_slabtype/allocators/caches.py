@@ -92,8 +92,10 @@ class Caches(NamedTuple):
 
     @property
     def all_known(self) -> bool:
-        """Whether each cache is in the target, so that what none has is no cache's."""
-        return self.lost is None and bool(self.rows.ok.all())
+        """Whether each cache is in the target, so that what none has is no cache's. Where a
+        link of their list is damaged, the rest is found from behind, by slabs and in sysfs."""
+        is_whole = self.lost is None or self.lost.readable
+        return is_whole and bool(self.rows.ok.all())
 
     @property
     def listed(self) -> Bools:

@@ -9,7 +9,7 @@ Such an object is in none of the cache's slabs; its metadata tells its state.
 
 from __future__ import annotations
 
-from typing import Counter, List, Mapping, Optional, Tuple
+from typing import Counter, Iterator, List, Mapping, Optional, Tuple
 
 from ..index import SlabIndex
 from ..machine import Machine
@@ -36,11 +36,8 @@ def state_of(machine: Machine, value: int) -> str:
 
 def guarded_counts(machine: Machine) -> Counter[int]:
     """Return how many objects of each ``struct kmem_cache *`` KFENCE's pool has."""
-    found: Counter[int] = Counter()
-    for rows in machine.settled(kfence_pool).metadata:
-        for owner, value in zip(rows["cache"].tolist(), rows["state"].tolist()):
-            found[owner] += bool(owner) and state_of(machine, value) != "free"
-    return found
+    pool = machine.settled(kfence_pool)
+    return Counter(owner for owner, _, _ in _held(machine, pool))
 
 
 def guarded_objects(
@@ -52,17 +49,22 @@ def guarded_objects(
     :param cache: ``struct kmem_cache *``; all caches if ``None``.
     :return: (``struct kmem_cache *``, object) of each.
     """
-    shift = machine.memory.page_shift
+    memory = machine.memory
     found = []
+    for owner, address, state in _held(machine, pool):
+        if cache in (None, owner):
+            page = index.page_of((address - memory.linear_base) >> memory.page_shift)
+            found.append((owner, SlabObject(address, page, 0, state, "KFENCE", None)))
+    return found
+
+
+def _held(machine: Machine, pool: KfencePool) -> Iterator[Tuple[int, int, str]]:
+    # (struct kmem_cache *, address, state) of each object that has not come back to the pool:
+    # one that was freed belongs to it again.
     for rows in pool.metadata:
         columns = (rows[name].tolist() for name in ("cache", "addr", "state"))
         for owner, address, value in zip(*columns):
-            if not owner or cache not in (None, owner):
-                continue
-            state = state_of(machine, value)
-            # An object that was freed belongs to the pool again.
-            if state != "free" and pool.start <= address < pool.end:
-                pfn = (address - machine.memory.linear_base) >> shift
-                page = index.page_of(pfn)
-                found.append((owner, SlabObject(address, page, 0, state, "KFENCE", None)))
-    return found
+            if owner and pool.start <= address < pool.end:
+                state = state_of(machine, value)
+                if state != "free":
+                    yield owner, address, state

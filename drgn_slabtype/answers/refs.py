@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Collection, Dict, Iterator, List, NamedTuple, Optional, Tuple, Union
 
 import numpy as np
-from drgn import IntegerLike, Program, Type, sizeof
+from drgn import IntegerLike, Program, SymbolKind, Type, sizeof
 
 from ..allocators.caches import same_cache
 from ..allocators.whereabouts import find_slab
@@ -169,7 +169,7 @@ def _range(reading: Lookup, start: int, size: Optional[int]) -> Tuple[int, int, 
         return info.object, max(int(reading.caches.rows["object_size"][number]), 1), info
     with suppress(LookupError):
         symbol = reading.machine.prog.symbol(start)
-        if symbol.address == start and symbol.size:
+        if symbol.address == start and symbol.size and symbol.kind != SymbolKind.FUNC:
             return start, symbol.size, info
     return start, 1, info
 

@@ -102,7 +102,9 @@ def kfence_pool(machine: Machine) -> KfencePool:
     if 2 * len(there) < count:
         count = next((at for at, one in enumerate(there) if one != at), len(there))
     if count and lost and not known:
-        count = max(count, _marked(machine, start))  # what is missing may be the last of them
+        # What is missing may be the last of them. Unless the pool's pages are reserved, as those
+        # of slabs never are, slabs behind it would be taken for it.
+        count = max(count, _marked(machine, start, only_reserved=True))
     wrong = "" if said in (None, start) else "__kfence_pool"
     if not count:
         count = _marked(machine, start)
@@ -167,13 +169,14 @@ def _first_of_free(machine: Machine, page: int) -> int:
     return int(addresses[fits.argmin() - 1]) if fits[0] and not fits.all() else 0
 
 
-def _marked(machine: Machine, start: int) -> int:
+def _marked(machine: Machine, start: int, only_reserved: bool = False) -> int:
     # How many objects there are where no metadata tells: every other page is marked, from the
     # third on, and the page behind the last may be so by chance. So is what is not there
     # between others.
     fields, memory = machine.page, machine.memory
     first = (start - memory.linear_base) >> memory.page_shift
     steps = np.arange(2 * _STEP, dtype=np.uint64) * np.uint64(fields.size)
+    reserved = np.uint64(1 << machine.enumerators("pageflags").get("PG_reserved", 0))
     found = 0
     while found < _MOST_OBJECTS:
         at = fields.vmemmap + (first + 2 * (found + 1)) * fields.size
@@ -191,9 +194,10 @@ def _marked(machine: Machine, start: int) -> int:
                 ("words", fields.word, 4),
             )
         }
-        marks = machine.layout.is_slab(
-            cut["flags"][:, 0].astype(np.uint64), cut["words"][:, 0].astype(np.uint32)
-        )
+        flags = cut["flags"][:, 0].astype(np.uint64)
+        marks = machine.layout.is_slab(flags, cut["words"][:, 0].astype(np.uint32))
+        if only_reserved:
+            marks &= flags & reserved != 0
         run = (marks[::2] | ~there[::2]) & ~(marks[1::2] & there[1::2])
         found += int(run.argmin()) if not run.all() else _STEP
         if not run.all():

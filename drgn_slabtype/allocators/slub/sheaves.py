@@ -21,8 +21,9 @@ import numpy as np
 
 from ...distinct import distinct
 from ...index import SlabIndex
-from ...ledger import I64, U64, Suspect
+from ...ledger import I64, U64, Bools, Suspect
 from ...machine import Machine
+from ...machine.architecture import of_program
 from ...machine.locks import lock_states
 from ...regions import Region, region
 from ..caches import Caches, same_cache
@@ -35,9 +36,7 @@ from .sheafcontents import SheafContents
 
 _MOST_BYTES = 64 << 10  # of a slab that holds sheaves
 _LINKS = ("barn_list.next", "barn_list.prev")
-_TOP = 48  # the bits from here on tell what a word can be
-_POISON_TOP = 0xDEAD  # of what list_del() leaves
-_CODE_TOP = 0xFFFF  # of what call_rcu() leaves, where the kernel's code does not begin like data
+_TOP = np.uint64(48)  # the bits from here on tell what a word can be: eight letters are none
 
 
 @dataclass
@@ -166,8 +165,15 @@ def _sort_out(machine: Machine, caches: Caches, found: List[Found], sheaves: She
     width = machine.structure("struct slab_sheaf").offset("objects")
     heads = machine.rows("struct slab_sheaf", addresses, width)
     wild = wild_pointers(machine, addresses, source.word_size, heads.ok).tolist()
-    # Of one that is on no list: what list_del() or call_rcu() has left, or its capacity.
-    tops = {0, _POISON_TOP, _CODE_TOP, source.linear_base >> _TOP}
+    # Of one that is on no list: what list_del() or call_rcu() has left, a capacity, or one that
+    # was written over half of that.
+    poison = np.uint64(of_program(machine.prog).poison or 0) >> _TOP
+    can_be: Dict[str, Bools] = {}
+    for member in _LINKS:
+        if heads.structure.has(member):
+            top = heads[member] >> _TOP
+            left = (top == 0) | (top == poison)
+            can_be[member] = left | source.is_kernel_address(heads[member])
     seen: Dict[int, Found] = {}
     sound = []
     for at, sheaf in enumerate(found):
@@ -194,9 +200,9 @@ def _sort_out(machine: Machine, caches: Caches, found: List[Found], sheaves: She
         if owner == own:
             seen[sheaf.address] = sheaf
             sound.append(sheaf.address)
-            for member in _LINKS if sheaf.pointer is not None else ():
+            for member in can_be if sheaf.pointer is not None else ():
                 link = int(heads[member][at])
-                if link >> _TOP not in tops:
+                if not can_be[member][at]:
                     said = sheaf.suspect(f"has 0x{link:x} for {member}", None, link)
                     offset = heads.structure.offset(member)
                     said = said._replace(word=sheaf.address + offset, member=member)
