@@ -263,6 +263,8 @@ def code(args: argparse.Namespace) -> str:
         given.append(f"caches={args.cache!r}")
     if args.address:
         given.append(f"addresses=[{', '.join(map(spelled, args.address))}]")
+    checked = f"report = check({', '.join(['prog', *given])}{jobs_code(args)})\n"
+    names = {"check"}
     if _is_watch(args) or args.capture or args.max_time is not None:
         rounds = args.rounds if _is_watch(args) else 1
         options = {
@@ -273,25 +275,24 @@ def code(args: argparse.Namespace) -> str:
             "capture": args.capture,
         }
         given += [f"{name}={value!r}" for name, value in options.items() if value is not None]
-        return f"""\
-from drgn_slabtype import {", ".join([*_KNOWN, "watch"] if args.known else ["watch"])}
-
-for round in watch({", ".join(["prog", *given])}):
-    for finding in round.new:
-        print(round.time, finding.message)
-{_known_code(args, "round.report", "    ")}"""
+        checked = f"for round in watch({', '.join(['prog', *given])}):\n    report = round.report\n"
+        names = {"watch"}
+    names |= {*_KNOWN} if args.known else set()
+    if _is_watch(args):
+        return f"from drgn_slabtype import {', '.join(sorted(names))}\n\n" + (
+            f"{checked}{_OF_ROUND}{_known_code(args, '    ')}"
+        )
     files = [*args.report, *([ReportFile("html", args.html)] if args.html else [])]
-    names = [*(_KNOWN if args.known else ()), *(["write_report"] if files else [])]
+    files += [] if args.format == "table" else [ReportFile(args.format, "-")]
     accepting = _baseline_code(args)
-    names += [name for name in ("accept", "as_baseline", "read_causes") if name in accepting]
-    page = "".join(f"write_report(prog, report, {f.format!r}, {f.path!r})\n" for f in files)
+    names |= {name for name in ("accept", "as_baseline", "read_causes") if name in accepting}
+    names |= {"write_report"} if files else set()
+    written = "".join(f"write_report(prog, report, {f.format!r}, {f.path!r})\n" for f in files)
+    told = _OF_REPORT if args.format == "table" else ""
     return f"""\
-from drgn_slabtype import {", ".join(sorted({"check", *names}))}
+from drgn_slabtype import {", ".join(sorted(names))}
 
-report = check({", ".join(["prog", *given])}{jobs_code(args)})
-{accepting}for finding in report.findings:
-    print(finding.message)
-{_known_code(args, "report", "")}{page}"""
+{checked}{accepting}{told}{_known_code(args, "")}{written}"""
 
 
 def _baseline_code(args: argparse.Namespace) -> str:
@@ -310,15 +311,31 @@ def _baseline_code(args: argparse.Namespace) -> str:
 
 _KNOWN = ("likenesses", "read_causes")
 
+_OF_REPORT = """\
+for one in [*report.findings, *report.accepted, *report.unavailable, *report.changing]:
+    print(one.message)
+for note in report.notes:
+    print(note.message)
+print(report.outcome.value, report.totals.objects)
+"""
 
-def _known_code(args: argparse.Namespace, report: str, indent: str) -> str:
+_OF_ROUND = """\
+    for change in ("new", "still", "gone"):
+        for finding in getattr(round, change):
+            print(change, finding.message)
+    print(round.number, round.time, report.outcome.value, round.capture)
+"""
+
+
+def _known_code(args: argparse.Namespace, indent: str) -> str:
     if not args.known:
         return ""
-    every = f"{report}.findings"
+    every = "report.findings"
     if args.baseline is not None:
-        every = f"[*{every}, *{report}.accepted]"
+        every = f"[*{every}, *report.accepted]"
     lines = (
-        f"for one in likenesses(read_causes({args.known!r}), {every}):",
+        f"report.looks_like = likenesses(read_causes({args.known!r}), {every})",
+        "for one in report.looks_like:",
         "    print(one.name, one.text)",
     )
     return "".join(f"{indent}{line}\n" for line in lines)

@@ -125,8 +125,11 @@ def _caches_code(args: argparse.Namespace) -> str:
     return f"""\
 from drgn_slabtype import caches
 
-for cache in caches(prog, {names}sort={args.sort!r}{options}).caches:
+answer = caches(prog, {names}sort={args.sort!r}{options})
+for cache in answer.caches:
     print(cache.name, cache.in_use, cache.objects{more})
+for told in answer.unavailable:
+    print(told)
 """
 
 
@@ -154,6 +157,16 @@ def _decode(prog: None, args: argparse.Namespace) -> List[Decoded]:
     from .answers.decode import decode
 
     return decode(args.value, args.layout)
+
+
+def _decode_code(args: argparse.Namespace) -> str:
+    layout = "" if args.layout is None else f", {args.layout!r}"
+    return f"""\
+from drgn_slabtype import decode
+
+for one in decode({args.value:#x}{layout}):
+    print(one.layout, one.printed, one.meaning)
+"""
 
 
 def _capture(prog: Program, args: argparse.Namespace) -> CaptureSummary:
@@ -190,8 +203,17 @@ def _diff_code(args: argparse.Namespace) -> str:
 from drgn_slabtype import compare, open_moment
 
 before, after = (open_moment(path, {args.symbols!r}) for path in ({args.before!r}, {args.after!r}))
-for cache in compare(before, after{most}).caches:
-    print(cache.cache, cache.growth)
+found = compare(before, after{most})
+for finding in found.findings:
+    print(finding.change, finding.message)
+for cache in found.caches:
+    print(cache.cache, cache.growth, cache.bytes, cache.slabs)
+for stack in found.stacks or ():
+    print(stack.cache, stack.growth, stack.caller)
+for page in found.pages or ():
+    print(page.type, page.growth)
+for name, count in found.left_out.items():
+    print(count, "more", name)
 """
 
 
@@ -208,7 +230,7 @@ def _explain_code(args: argparse.Namespace) -> str:
 from drgn_slabtype import explain
 
 for one in explain({", ".join(given)}):
-    print(one.code, one.meaning)
+    print(one)
 """
 
 
@@ -365,6 +387,7 @@ COMMANDS = (
             option("--layout", metavar="NAME", help="read it by this layout only"),
         ),
         target=False,
+        drgn=_decode_code,
     ),
     Command(
         "capture",

@@ -91,6 +91,8 @@ from drgn_slabtype import {", ".join(names)}
 found = census({", ".join(["prog", *wanted])})
 for row in found.rows:
     print(row.type, row.pages)
+for place in found.places:
+    print(place.node, place.zone, place.types)
 """
     code += (
         """\
@@ -113,6 +115,10 @@ for cell in found.map.cells:
 """
         * args.map
     )
+    code += """\
+for one in found.conflicts:
+    print(hex(one.pfn), one.meaning)
+"""
     return code + (f"write_kernel_files(prog, {files[0]!r}, {files[1]!r})\n" if any(files) else "")
 
 
@@ -128,7 +134,7 @@ from drgn_slabtype import page_info
 
 info = page_info(prog, {spelled(args.page)})
 print("\\n".join(info.dump))
-print(info.kind, info.types, info.flag_names, info.slab)
+print(info)
 """
 
 

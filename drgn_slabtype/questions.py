@@ -10,7 +10,7 @@ program of its users.
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, List, Union
+from typing import TYPE_CHECKING, List, TypeVar, Union
 
 from .command import (
     NUMBERS,
@@ -41,6 +41,9 @@ if TYPE_CHECKING:
     from .answers.what import Word
 
 
+_Found = TypeVar("_Found")
+
+
 def _objects(prog: Program, args: argparse.Namespace) -> Objects:
     from .answers.objects import objects
 
@@ -57,8 +60,11 @@ def _objects_code(args: argparse.Namespace) -> str:
     return f"""\
 from drgn_slabtype import objects
 
-for one in objects(prog, {args.cache!r}{states}):
+found = objects(prog, {args.cache!r}{states})
+for one in found:
     print(hex(one.address), one.state, one.place)
+for told in found.unavailable:
+    print(told)
 """
 
 
@@ -90,8 +96,13 @@ def _slabs_code(args: argparse.Namespace) -> str:
     return f"""\
 from drgn_slabtype import slabs
 
-for slab in slabs(prog, {args.cache!r}{options}).slabs:
-    print(hex(slab.slab), slab.list, slab.in_use, slab.objects)
+answer = slabs(prog, {args.cache!r}{options})
+for slab in answer.slabs:
+    print(hex(slab.slab), slab.list, slab.in_use, slab.objects, slab.free)
+for one in answer.objects:
+    print(hex(one.address), one.state, one.place)
+for told in answer.unavailable:
+    print(told)
 """
 
 
@@ -114,7 +125,11 @@ def _object_code(args: argparse.Namespace) -> str:
 from drgn_slabtype import slab_object
 
 info = slab_object(prog, {spelled(args.address)}, {options})
-print(info.meaning, info.state, info.places)
+print(info)
+more = info.neighbours, info.tracks, info.lines, info.words, info.stretches, info.meanings
+for some in (info.places, info.contradictions, *more):
+    for one in some:
+        print(one)
 """
 
 
@@ -127,10 +142,12 @@ def _what(prog: Program, args: argparse.Namespace) -> Word:
 
 def _what_code(args: argparse.Namespace) -> str:
     at = "" if args.at is None else f", {spelled(args.at)}"
+    where = "" if args.at is None else "print(word.where)\n"
     return f"""\
 from drgn_slabtype import what
 
-for one in what(prog, {spelled(args.word)}{at}).meanings:
+word = what(prog, {spelled(args.word)}{at})
+{where}for one in word.meanings:
     print(one.kind, one.meaning)
 """
 
@@ -166,8 +183,10 @@ def _refs_code(args: argparse.Namespace) -> str:
     return f"""\
 from drgn_slabtype import refs
 
-for ref in refs(prog, {arguments}).references:
-    print(hex(ref.address), ref.meaning)
+answer = refs(prog, {arguments})
+for ref in answer.references:
+    print(hex(ref.address), ref.meaning, ref.state, ref.member)
+print(answer.found, "words,", answer.unreadable_pages, "pages not in the target")
 """
 
 
@@ -180,13 +199,31 @@ def _stacks(
     from .report.output import progress
 
     if args.by == "sites":
-        return allocation_sites(prog)[: args.most]
+        return _recorded(allocation_sites(prog), _OFF)[: args.most]
     if args.by == "words":
         return kinds(prog, _of_one(args), most=args.most)
     with progress() as show:
-        return stacks(
+        found = stacks(
             prog, *args.cache, freed=args.freed, most=args.most, progress=show, jobs=args.jobs
         )
+    _recorded(found.caches, _NO_RECORDS.format("freed" if args.freed else "allocated"))
+    return found
+
+
+_OFF = "memory allocation profiling has counted nothing: it is off"
+_NO_RECORDS = (
+    "no cache keeps who {} its objects (SLUB's do with slub_debug=U); "
+    "stacks CACHE --by words tells what they hold"
+)
+
+
+def _recorded(found: _Found, why: str) -> _Found:
+    # What a kernel keeps no record of is no answer, whatever was asked for.
+    from .errors import TargetError
+
+    if not found:
+        raise TargetError(why)
+    return found
 
 
 def _of_one(args: argparse.Namespace) -> str:
@@ -202,25 +239,35 @@ def _of_one(args: argparse.Namespace) -> str:
 def _stacks_code(args: argparse.Namespace) -> str:
     if args.by == "sites":
         return f"""\
-from drgn_slabtype import allocation_sites
+from drgn_slabtype import TargetError, allocation_sites
 
-for site in allocation_sites(prog)[:{args.most}]:
-    print(site.bytes, site.file, site.line)
+try:
+    for site in allocation_sites(prog)[:{args.most}]:
+        print(site.bytes, site.calls, site.file, site.line)
+except TargetError as error:
+    print(error)
 """
     if args.by == "words":
         return f"""\
 from drgn_slabtype import kinds
 
-for kind in kinds(prog, {_of_one(args)!r}, most={args.most}).kinds:
+answer = kinds(prog, {_of_one(args)!r}, most={args.most})
+for kind in answer.kinds:
     print(kind.count, [word.symbol for word in kind.words])
+print(answer.objects, "objects,", answer.unreadable, "not in the target")
 """
     names = "".join(f", {name!r}" for name in args.cache)
     freed = ", freed=True" if args.freed else ""
     return f"""\
-from drgn_slabtype import stacks
+from drgn_slabtype import TargetError, stacks
 
-for stack in stacks(prog{names}{freed}, most={args.most}{jobs_code(args)}).stacks:
-    print(stack.count, stack.cache, stack.caller)
+try:
+    answer = stacks(prog{names}{freed}, most={args.most}{jobs_code(args)})
+    for stack in answer.stacks:
+        print(stack.count, stack.cache, stack.caller, stack.stack)
+    print(answer.caches, "caches with records,", answer.untracked, "objects without one")
+except TargetError as error:
+    print(error)
 """
 
 
@@ -234,8 +281,14 @@ def _owners_code(args: argparse.Namespace) -> str:
     return f"""\
 from drgn_slabtype import owners
 
-for owner in owners(prog, {args.cache!r}{_most_code(args)}).owners:
-    print(owner.objects, owner.path)
+answer = owners(prog, {args.cache!r}{_most_code(args)})
+for owner in answer.owners:
+    print(owner.objects, owner.bytes, owner.path)
+for node, count in answer.nodes.items():
+    print("node", node, count)
+for cpu, count in answer.cpus.items():
+    print("CPU", cpu, count)
+print(answer.objects, answer.uncharged, answer.unknown, answer.guarded)
 """
 
 

@@ -133,8 +133,9 @@ def stacks(
     if wanted and not tracked:
         told = ", ".join(reading.caches.names[number] for number in numbers[:_NAMED])
         more = ", …" if len(numbers) > _NAMED else ""
+        did = "freed" if freed else "allocated"
         raise TargetError(
-            f"{told}{more}: no record of who allocated objects (SLUB keeps one with slub_debug=U, "
+            f"{told}{more}: no record of who {did} objects (SLUB keeps one with slub_debug=U, "
             "SLAB with CONFIG_DEBUG_SLAB where there is room, and KASAN does)"
         )
     now = clock(kernel)

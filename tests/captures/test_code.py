@@ -9,7 +9,7 @@ import json
 import re
 import shlex
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Callable, Dict
 
 import pytest
 from drgn import Program
@@ -20,9 +20,12 @@ from drgn_slabtype.answers.objects import objects
 from drgn_slabtype.answers.slabs import slabs
 from drgn_slabtype.answers.stacks import stacks
 from drgn_slabtype.capture import open_capture
+from drgn_slabtype.check import check
 from drgn_slabtype.command import Command, answer
 from drgn_slabtype.commands import COMMANDS
+from drgn_slabtype.errors import TargetError
 from drgn_slabtype.machine import machine
+from drgn_slabtype.report.json import check as check_as_json
 from drgn_slabtype.report.json import objects as objects_as_json
 from drgn_slabtype.report.text import slabs as as_text
 
@@ -35,6 +38,10 @@ LINES = (
     "check --html PAGE --report json=JSON --report junit=JUNIT --report text=TEXT",
     "check --rounds 2 --watch 0",
     "check --capture KEPT --max-time 600",
+    "check --max-time 600 --html PAGE --report json=JSON",
+    "check -j 2 --until-finding --rounds 1",
+    "check --cache kmalloc-64 --known CAUSES --write-baseline ACCEPTED",
+    "check --cache kmalloc-64 --baseline CAUSES",
     "pages",
     "pages -t slab -t buddy",
     "pages -l -n 5",
@@ -45,6 +52,7 @@ LINES = (
     "caches 'kmalloc-*' dentry --sort name -n 5 --per-node --per-cpu --aliases",
     "objects kmalloc-64",
     "objects kmalloc-64 --free --waiting",
+    "objects kmalloc-64 --in-use --unknown",
     "objects kmalloc-64 -n 3",
     "slabs kmalloc-64",
     "slabs kmalloc-64 --partial --full --node 0",
@@ -53,16 +61,25 @@ LINES = (
     "slabs kmalloc-64 --slab OBJECT",
     "object OBJECT",
     "object OBJECT --bytes 32 --neighbours 3",
+    "object OBJECT --everywhere",
     "what 6b6b6b6b6b6b6b6b",
     "what dead000000000122 --at OBJECT",
     "stacks -j 2",
+    "stacks kmalloc-64 --freed",
     "stacks kmalloc-64 --by words -n 3",
+    "stacks --by sites",
     "owners kmalloc-64",
     "owners kmalloc-64 -n 1",
     "refs OBJECT",
     "refs OBJECT+8 --in data --in slabs --type 'struct kmem_cache' -n 5 -j 2",
     "layout",
+    "decode 0xffeffffa",
+    "decode 0xffeffffa --layout rfc-v3",
     "diff CAPTURE CAPTURE",
+    "diff SAVED SAVED -s VMLINUX",
+    "diff SAVED CAPTURE -n 3",
+    "explain",
+    "explain redzone 'freelist-*' -n 2",
 )
 
 
@@ -103,53 +120,86 @@ def test_code_runs(kernel: str, prog: Program, line: str, tmp_path: Path) -> Non
     names = {
         "OBJECT": f"{next(iter(objects(prog, 'kmalloc-64'))).address:x}",
         "CAPTURE": str(HERE / kernel / "capture.xz"),
-        **{
-            name: str(tmp_path / name)
-            for name in ("PAGE", "KEPT", "FLAGS", "COUNTS", "JSON", "JUNIT", "TEXT")
-        },
+        **{name: str(tmp_path / name) for name in (*_INPUTS, *_OUTPUTS)},
     }
-    asked = set(re.split(r"[ =]", line)) - {"OBJECT", "CAPTURE"}
+    asked = set(re.split(r"[ =]", line))
     for name, value in names.items():
         line = line.replace(name, value)
+    for name in asked & {*_INPUTS}:
+        (tmp_path / name).write_text(_INPUTS[name](prog))
     words = shlex.split(line)
     command = _command(words[0])
     args = cli._parser().parse_args([*words, "--format", "json"])
-    records = answer(command, lambda: prog, args)
+    try:
+        records = answer(command, lambda: prog, args)
+    except TargetError as error:
+        told: Any = str(error)
+    else:
+        told = "".join(records.text)
     assert command.drgn is not None
+    args.format = "table"
     printed = _run(command.drgn(args), prog)
-    written = sorted(path.name for path in tmp_path.iterdir())
+    written = {path.name for path in tmp_path.iterdir()}
     # A capture is written of a finding, and there is none.
-    assert written == sorted(
-        {name for name in names if name in asked and name.isupper()} - {"KEPT"}
-    )
+    assert written == asked & {*_INPUTS, *_OUTPUTS} - {"KEPT"}
     assert all((tmp_path / name).stat().st_size for name in written)
-    told = json.loads("".join(records.text).splitlines()[0] if "rounds" in line else _text(records))
-    assert _count(command.name, told, args) in (None, printed.count("\n"))
+    assert printed.count("\n") >= _rows(command.name, told), told
 
 
-def _text(found: Any) -> str:
-    return "".join(found.text)
+def _saved(prog: Program) -> str:
+    # Of a moment at which some caches had one object more.
+    told = json.loads("".join(check_as_json(check(prog))))
+    for cache in told["caches"][:5]:
+        cache["in_use"] += 1
+    return json.dumps(told)
 
 
-def _count(name: str, told: Dict[str, Any], args: Any) -> Any:
-    # How many lines the code prints, where that is one for each record.
-    if name == "check":
-        return len(told["findings"])
-    if name == "pages":
-        rows = [told["types"], told.get("flags"), told.get("runs"), (told.get("map") or {})]
-        cells = rows.pop()
-        return sum(len(one or ()) for one in rows) + len(cells.get("cells", ()))
-    members = {
-        "caches": "caches",
-        "objects": "objects",
-        "slabs": "slabs",
-        "what": "meanings",
-        "owners": "owners",
-        "refs": "references",
-        "diff": "caches",
-        "stacks": "kinds" if args.__dict__.get("by") == "words" else "stacks",
-    }
-    return len(told[members[name]]) if name in members else None
+_INPUTS: Dict[str, Callable[[Program], str]] = {
+    "SAVED": _saved,
+    "CAUSES": lambda prog: '[[cause]]\nname = "one"\ntext = "more"\ncode = "redzone"\n',
+}
+_OUTPUTS = ("PAGE", "KEPT", "FLAGS", "COUNTS", "JSON", "JUNIT", "TEXT", "ACCEPTED")
+
+# Members of an answer of which each record has a line of its own.
+_LISTED = {
+    "check": "findings accepted unavailable changing notes",
+    "pages": "types zones flags runs conflicts",
+    "caches": "caches unavailable",
+    "objects": "objects unavailable",
+    "slabs": "slabs objects unavailable",
+    "object": "neighbours tracks lines words stretches meanings",
+    "what": "meanings",
+    "stacks": "stacks kinds sites",
+    "owners": "owners nodes cpus",
+    "refs": "references",
+    "decode": "readings",
+    "diff": "findings caches stacks pages left_out",
+    "explain": "codes",
+}
+
+
+def _rows(name: str, told: str) -> int:
+    # How many lines the code prints at least.
+    try:
+        answer = json.loads(told)
+    except ValueError:
+        return max(told.count("\n"), 1)  # an error, or a document for each round
+    assert {*_LISTED.get(name, "").split()} & {*answer} or name in ("page", "layout")
+    found = sum(len(answer.get(member) or ()) for member in _LISTED.get(name, "").split())
+    return found + len((answer.get("map") or {}).get("cells", ()))
+
+
+def test_every_option_is_run() -> None:
+    # Those that say where a report goes, and in which format, are not about what is asked.
+    for command in COMMANDS:
+        lines = [line.split() for line in LINES if line.split()[0] == command.name]
+        assert bool(lines) == (command.drgn is not None), command.name
+        for option in command.options if lines else ():
+            flags = {*option.flags}
+            assert not option.flags[0].startswith("-") or any(flags & {*line} for line in lines), (
+                command.name,
+                flags,
+            )
 
 
 def test_code_about_call_traces_runs() -> None:
@@ -161,7 +211,43 @@ def test_code_about_call_traces_runs() -> None:
     told = stacks(prog, "kmalloc-64", "dent*", freed=True, most=3).stacks
     assert told
     printed = _run(command.drgn(args), prog)
-    assert printed == "".join(f"{one.count} {one.cache} {one.caller}\n" for one in told)
+    *rows, last = printed.splitlines()
+    assert rows == [f"{one.count} {one.cache} {one.caller} {one.stack}" for one in told]
+    assert last.startswith("2 caches with records, ")
+
+
+def test_code_about_damage_tells_all_of_it() -> None:
+    prog = open_capture(str(HERE / "broken" / "slub-6.1-plain-P-overflow-word.xz"))
+    (root,) = (one for one in check(prog).findings if one.because is None)
+    for line in ("check", f"object {root.object or root.slab:x}"):
+        args = cli._parser().parse_args(line.split())
+        assert args.command.drgn is not None
+        assert root.message in _run(args.command.drgn(args), prog)
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("stacks", "0 caches with records, 0 objects without one"),
+        ("stacks kmalloc-64", "kmalloc-64: no record of who allocated objects ("),
+        ("stacks kmalloc-64 --freed", "kmalloc-64: no record of who freed objects ("),
+        ("stacks --by sites", "this kernel has no memory allocation profiling"),
+    ],
+)
+def test_what_a_kernel_does_not_keep_is_one_line_and_one_status(
+    line: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(HERE / "debian-6.12-plain" / "capture.xz")
+    args = cli._parser().parse_args(line.split())
+    assert args.command.drgn is not None
+    printed = _run(args.command.drgn(args), open_capture(path))
+    assert printed.startswith(told)
+    assert printed.count("\n") == 1
+    for format in ("table", "json"):
+        assert cli.main([*line.split(), "--format", format, "-c", path]) == 2
+        out, err = capsys.readouterr()
+        assert not out
+        assert err.count("\n") == 1
 
 
 def test_of_a_cpu_that_has_no_slab_is_told_why(prog: Program) -> None:

@@ -30,6 +30,7 @@ _VALUES = {
     "FILE": "made-up",
     "FORMAT=FILE": "json=made-up",
     "PATH": "made-up",
+    "VALUE": "4293918714",
     "A": "before",
     "B": "after",
 }

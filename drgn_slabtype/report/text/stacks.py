@@ -21,15 +21,10 @@ def stacks(answer: Union[StacksAnswer, KindsAnswer, List[Site]]) -> str:
         return _traces(answer)
     if isinstance(answer, KindsAnswer):
         return _kinds(answer)
-    if not answer:
-        return text(["memory allocation profiling has counted nothing: it is off"])
     return text(table(SITE.grid(answer)))
 
 
 def _traces(answer: StacksAnswer) -> str:
-    if not answer.caches:
-        told = "no cache keeps who allocated its objects (SLUB's do with slub_debug=U)"
-        return text([f"{told}; stacks CACHE --by words tells what they hold"])
     lines = table(view(answer.seconds).grid(answer.stacks)) if answer.stacks else []
     told = f"{plural(answer.objects, 'object')} of {plural(answer.caches, 'cache')} with records"
     told += f", {plural(answer.found, 'call trace')}"
