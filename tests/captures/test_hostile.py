@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from typing import Dict, Set, Tuple
 
 import pytest
+from drgn import offsetof
+from drgn.helpers.linux.slab import for_each_slab_cache
 
 from drgn_slabtype.capture import open_capture
 from drgn_slabtype.check import check
@@ -14,6 +17,7 @@ from drgn_slabtype.check import check
 from ..recipes.overlay import Write, overlay
 
 _HERE = Path(__file__).parent
+_TEXT = b"eth0: link becomes ready, 1000 Mbps full duplex, " * 4
 
 _WORDS: Tuple[Tuple[str, Dict[int, str], Set[str]], ...] = (
     # A link of the cache list is the last address there is.
@@ -48,3 +52,19 @@ def test_one_word(name: str, words: Dict[int, str], codes: Set[str]) -> None:
     assert report.totals.caches == whole.totals.caches
     assert report.totals.slabs == whole.totals.slabs
     assert min(report.totals.in_use, report.totals.counted, report.totals.free) >= 0
+
+
+@pytest.mark.parametrize("name", ["slab-5.10-plain", "slab-6.1-rfc3-plain", "debian-6.1-plain"])
+def test_text_over_a_cache(name: str) -> None:
+    """Sizes, orders and numbers of objects that no cache has: nothing is made so large."""
+    prog = open_capture(str(_HERE / name / "capture.xz"))
+    layout = prog.type("struct kmem_cache")
+    (cache,) = (one for one in for_each_slab_cache(prog) if one.name.string_() == b"dentry")
+    first, last = offsetof(layout, "flags"), offsetof(layout, "name")
+    overlay(prog, [Write(cache.value_() + first, _TEXT[: last - first])])
+    tracemalloc.start()
+    report = check(prog)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert "cache-wrong" in {one.code for one in report.findings if one.because is None}
+    assert most < 64 << 20

@@ -9,7 +9,7 @@ from typing import List
 import numpy as np
 
 from ...ledger import Facts
-from ...rules.members import MAX_ORDER, Pointer, SlabMembers
+from ...rules.members import Pointer, SlabMembers
 from ..caches import Caches, same_cache
 
 # Values of the flags are the same from 5.10 to the removal of SLAB in 6.8.
@@ -20,6 +20,8 @@ _TYPESAFE_BY_RCU = 0x80000
 _OBJFREELIST = 0x40000000
 _OFF_SLAB = 0x80000000
 
+MAX_SLAB_ORDER = 13  # the highest order of pages that any architecture sets
+_MAX_NUM = 0xFFFF  # SLAB_OBJ_MAX_NUM: more objects than an index can name
 _MAX_COLOURS = 1 << 31  # more than any slab has bytes left over
 
 
@@ -55,15 +57,17 @@ class SlabCache:
         self.number = number
         self.dying = bool(caches.dying[number])
         """Whether it is being destroyed and waits for RCU."""
-        self.order = min(value("gfporder"), MAX_ORDER)
+        # A damaged cache must not decide how much memory is read: of an order that no
+        # slab has, nothing follows.
+        order = value("gfporder")
+        self.order = order if order <= MAX_SLAB_ORDER else 0
         self.span = page_size << self.order
         """Bytes of a slab."""
         self.size = max(value("size"), 1)
         """Bytes from one slot to the next."""
         self.object_size = value("object_size")
         self.align = max(value("align"), 1)
-        # A damaged cache must not decide how much memory is read.
-        self.num = max(min(value("num"), self.span // self.size), 1)
+        self.num = max(min(value("num"), self.span // self.size, _MAX_NUM), 1)
         """Objects of a slab."""
         self.colours = max(min(value("colour"), _MAX_COLOURS), 1)
         """How many places of the first object there are, ``colour_off`` bytes apart."""

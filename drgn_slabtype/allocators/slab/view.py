@@ -22,6 +22,7 @@ from ...pagetype.detect import PageTypeLayout
 from ..caches import Caches
 from ..lists import Walked
 from ..whereabouts import in_stray_slab
+from .cache import MAX_SLAB_ORDER
 
 _TYPESAFE_BY_RCU = 0x80000
 
@@ -45,8 +46,8 @@ class SlabView:
         """Objects in use by the slab's own count."""
         self.told: U64 = _first(layout, index)
         """Address of the first slot as each slab has it (``s_mem``)."""
-        self.orders: I64 = np.where(owner >= 0, self.of_cache("gfporder").astype(np.int64), -1)
-        """Order that its cache asks for; -1 for slabs of no cache."""
+        self.orders: I64 = np.where(owner >= 0, self._asked_orders(), -1)
+        """Order that its cache asks for; its own where none is so high; -1 where there is none."""
         self.loose: Bools = loose_slabs(index, self.active, walks)
         """Which slabs are on no list, and not because a list has lost them."""
         self.first: U64 = self._only_place()
@@ -54,6 +55,11 @@ class SlabView:
         by_rcu = (self.of_cache("flags") & np.uint64(_TYPESAFE_BY_RCU)) != 0
         self.detached: Bools = self.loose & (self.active == 0) & by_rcu
         """Which slabs wait for RCU to give back their pages."""
+
+    def _asked_orders(self) -> I64:
+        asked = self.of_cache("gfporder")
+        own = np.minimum(self._index.orders, MAX_SLAB_ORDER)
+        return np.where(asked <= MAX_SLAB_ORDER, asked, own).astype(np.int64)
 
     def _only_place(self) -> U64:
         # Colours are places of the first slot; many caches have room for a single one.
