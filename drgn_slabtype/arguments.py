@@ -118,6 +118,11 @@ def word32_of(number: IntegerLike) -> int:
     return value & (1 << 32) - 1
 
 
+def quoted(name: str) -> str:
+    """Return a name as a sentence has it: in quotes if it is not one word."""
+    return name if len(name.split()) == 1 and name == name.strip() else repr(name)
+
+
 def named(address: int) -> str:
     """Return an address as a sentence has it: ``NULL``, or in hex."""
     return f"0x{address:x}" if address else "NULL"

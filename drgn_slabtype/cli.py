@@ -61,7 +61,10 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         unknown = _unknown(words)
         if unknown is not None:
             parser.error(unknown)
-        args = parser.parse_args(words)
+        args, left = parser.parse_known_args(words)
+        if left:
+            # By the parser of the command: its help is what there is to see.
+            args.refuse(f"unrecognized arguments: {' '.join(left)}")
         interruptions.limit(getattr(args, "max_time", None))
         return _run(args)
 
@@ -245,7 +248,7 @@ def _parser() -> argparse.ArgumentParser:
             help="show drgn's log from debug, info, warning, error (default) or critical on; "
             "or none",
         )
-        sub.set_defaults(command=command)
+        sub.set_defaults(command=command, refuse=sub.error)
     return parser
 
 

@@ -111,7 +111,7 @@ def address(text: str) -> AnyAddress:
             ) from None
         if named is None:
             raise argparse.ArgumentTypeError(
-                f"{text} is neither a hexadecimal number nor a symbol"
+                f"{text or repr(text)} is neither a hexadecimal number nor a symbol"
             ) from None
         return Named(named[1], int(named[2] or "0", 0))
     return _whole_address(text, number)
@@ -179,7 +179,9 @@ def word32(text: str) -> int:
     try:
         value = numeral(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text} is not a hexadecimal number") from None
+        raise argparse.ArgumentTypeError(
+            f"{text or repr(text)} is not a hexadecimal number"
+        ) from None
     if not -(1 << 31) <= value < 1 << 32:
         raise argparse.ArgumentTypeError(f"{text} has more than 32 bits")
     return value
@@ -217,17 +219,21 @@ class Span(NamedTuple):
 
 def span(text: str) -> Span:
     """
-    Return the memory that a text means: ``ADDRESS`` or ``ADDRESS+SIZE``.
+    Return the memory that a text means: ``ADDRESS``, ``ADDRESS+SIZE`` or ``ADDRESS:SIZE``.
 
-    :raises argparse.ArgumentTypeError: if it is neither.
+    Behind a symbol, ``+`` is an offset, as everywhere else: ``init_task+0x10:8``.
+
+    :raises argparse.ArgumentTypeError: if it is none of these.
     """
-    start, plus, size = text.partition("+")
+    start, mark, size = text.rpartition(":") if ":" in text else text.partition("+")
+    if mark == "+" and _SYMBOL.fullmatch(text) and not _BEYOND.fullmatch(text):
+        return Span(address(text))
     try:
-        length = numeral(size) if plus else None
+        length = numeral(size) if mark else None
     except ValueError:
         length = 0
     if length is not None and length < 1:
-        raise argparse.ArgumentTypeError(f"{size} is no number of bytes")
+        raise argparse.ArgumentTypeError(f"{size or repr(size)} is no number of bytes")
     return Span(address(start), length)
 
 
@@ -251,7 +257,7 @@ def report_file(text: str) -> ReportFile:
     format, _, path = text.partition("=")
     if format not in REPORTS or not path:
         raise argparse.ArgumentTypeError(
-            f"{text} is not FORMAT=FILE, of these formats: {', '.join(REPORTS)}"
+            f"{text or repr(text)} is not FORMAT=FILE, of these formats: {', '.join(REPORTS)}"
         )
     return ReportFile(format, path)
 
@@ -267,7 +273,7 @@ def count(text: str) -> int:
     except ValueError:
         number = -1
     if number < 0:
-        raise argparse.ArgumentTypeError(f"{text} is no number from 0 on")
+        raise argparse.ArgumentTypeError(f"{text or repr(text)} is no number from 0 on")
     return number
 
 

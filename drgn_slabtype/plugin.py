@@ -45,7 +45,10 @@ def _register(spec: Command, name: str) -> None:
         if {"-h", "--help"} & set(words):
             print(parser.format_help(), end="")
             return None
-        return _run(prog, parser.parse_args(words), kwargs.get("globals", {}))
+        args, left = parser.parse_known_args(words)
+        if left:
+            raise CommandError(_unknown(name, left))
+        return _run(prog, args, kwargs.get("globals", {}))
 
     def _run(prog: Program, args: argparse.Namespace, names: Mapping[str, Any]) -> Any:
         from .errors import SlabTypeError, TargetError
@@ -89,6 +92,21 @@ def _register(spec: Command, name: str) -> None:
         ),
         parse=parse_shell_command,
     )(run)
+
+
+# What says in a shell which kernel is meant.
+_TARGET = ("-c", "--core", "-k", "--kernel", "--qemu", "-s", "--symbols", "--vmcoreinfo")
+
+
+def _unknown(name: str, words: Sequence[str]) -> str:
+    # What to say of options that a command does not have.
+    see = f"see %{name} --help"
+    if words[0].partition("=")[0] in _TARGET:
+        return (
+            f"{words[0]} is for the shell: a command at the prompt is about the program that is "
+            f"open ({see})"
+        )
+    return f"unrecognized arguments: {' '.join(words)} ({see})"
 
 
 def _variables(given: Any, names: Mapping[str, Any]) -> Any:

@@ -449,7 +449,8 @@ QUESTIONS = (
                 "memory",
                 type=span,
                 metavar="ADDRESS[+SIZE]",
-                help="an object, whole; with a size, so many bytes from the address on; " + NUMBERS,
+                help="an object, whole; with a size, so many bytes from the address on; behind a "
+                "symbol, +N is an offset, and :N a size (init_task+0x10:8); " + NUMBERS,
             ),
             option(
                 "--in",

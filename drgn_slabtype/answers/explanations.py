@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import List, Optional, Tuple
 
-from ..arguments import at_least
+from ..arguments import at_least, quoted
 from ..codes import CATALOGUE, Commit, Measure
 from ..errors import ArgumentError
 from ..records import Listing, Record
@@ -79,7 +79,7 @@ def _meant(asked: str) -> List[str]:
     if not found:
         near = get_close_matches(asked, CATALOGUE, 3)
         hint = f"did you mean {' or '.join(near)}?" if near else "all of them: explain"
-        raise ArgumentError(f"there is no code {asked}; {hint}")
+        raise ArgumentError(f"there is no code {quoted(asked)}; {hint}")
     return found
 
 

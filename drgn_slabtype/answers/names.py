@@ -10,6 +10,7 @@ from typing import Callable, Iterable, List, Mapping, Optional, Sequence, Tuple
 from drgn import FaultError
 
 from ..allocators.caches import read_caches
+from ..arguments import quoted
 from ..errors import ArgumentError, SlabTypeError
 from ..machine import Machine
 from ..machine.symbols import symbol_address
@@ -46,8 +47,8 @@ def find_names(
         found = [at for at, own in enumerate(known) if fnmatch.filter(own, pattern)]
     if found:
         return found
-    near = _near(pattern, (name for own in known for name in own))
-    raise ArgumentError(f"there is no slab cache named {pattern}{_suggestion(near)}")
+    near = _near(pattern, (name for own in known for name in own)) if pattern else []
+    raise ArgumentError(f"there is no slab cache named {quoted(pattern)}{_suggestion(near)}")
 
 
 def find_symbol(machine: Machine, name: str, offset: int = 0) -> int:

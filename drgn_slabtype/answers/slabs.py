@@ -113,7 +113,7 @@ def slabs(
     :param cpu: Only those that a CPU has.
     :param node: Only those in the memory of a NUMA node.
     :param slab: Only this one, with its objects: its address, or any in its memory.
-    :param most: Tell no more than so many; all are counted.
+    :param most: Tell no more than so many, with *slab* so many of its objects; all are counted.
     :raises ArgumentError: if there is no such cache, CPU or node, or no such slab in it.
     """
     at_least("most", most)
@@ -140,9 +140,10 @@ def slabs(
     if slab is not None:
         row = _row(reading.machine, ledger, word_of(slab))
         wanted &= np.arange(len(wanted)) == row
-        objects = tuple(judged.objects.take(judged.objects.slab == row))
+        objects = tuple(judged.objects.take(judged.objects.slab == row))[:most]
     rows = np.flatnonzero(wanted)
-    found = list(_usages(reading.machine, judged, kind, owner, rows[:most]))
+    told_rows = rows[:most] if slab is None else rows
+    found = list(_usages(reading.machine, judged, kind, owner, told_rows))
     missing = missing_of_machine(reading.whole), missing_of_cache(reading.whole, number, ledger)
     told = tuple(chain(*missing))
     facts = ledger.facts

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Tuple
 import numpy as np
 from drgn import FaultError, Object, Symbol, SymbolBinding, TypeKind, cast, reinterpret
 
+from ..arguments import quoted
 from ..distinct import distinct
 from ..errors import ArgumentError
 from ..regions import Region, region
@@ -71,7 +72,7 @@ def symbol_address(machine: Machine, name: str, offset: int = 0) -> int:
     try:
         return machine.prog.symbol(name).address + offset
     except LookupError:
-        raise ArgumentError(f"there is no symbol {name}") from None
+        raise ArgumentError(f"there is no symbol {quoted(name)}") from None
 
 
 class CodeNames(Dict[int, str]):

@@ -48,6 +48,23 @@ def test_slabs_add_up_to_the_cache(prog: Program) -> None:
             assert len(slabs(prog, cache.address, node=node.node).slabs) == node.slabs
 
 
+def test_of_one_slab_no_more_objects_are_told_than_asked_for(prog: Program) -> None:
+    whole = next(one for one in slabs(prog, "kmalloc-64").slabs if one.objects > 3)
+    told = slabs(prog, "kmalloc-64", slab=whole.slab)
+    some = slabs(prog, "kmalloc-64", slab=whole.slab, most=3)
+    assert some.slabs == told.slabs == [whole]
+    assert len(told.objects) == whole.objects
+    assert some.objects == told.objects[:3]
+    assert as_text.slabs(some).splitlines()[-1] == f"{whole.objects - 3} more objects"
+    assert slabs(prog, "kmalloc-64", slab=whole.slab, most=0).objects == ()
+
+
+def test_the_name_of_nothing_is_in_quotes(prog: Program) -> None:
+    for name in ("", "a b"):
+        with pytest.raises(ValueError, match=f"there is no slab cache named '{name}'"):
+            caches(prog, name)
+
+
 def test_slab_says_where_it_stands(prog: Program, used: CacheUsage) -> None:
     found = slabs(prog, used.name).slabs
     # There, a full slab counts as such though it is on no list.

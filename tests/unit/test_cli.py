@@ -80,7 +80,8 @@ def test_no_command_is_one_line() -> None:
 
 
 def test_unknown_option_is_one_line() -> None:
-    assert "unrecognized arguments: --sideways" in error("check", "--sideways")
+    told = "unrecognized arguments: --sideways (see drgn-slabtype check --help)"
+    assert error("check", "--sideways") == f"drgn-slabtype check: {told}"
 
 
 @pytest.mark.parametrize("format", ["table", "json"])
@@ -239,6 +240,27 @@ def test_an_address_may_have_an_offset_as_a_symbol_may() -> None:
     for text in ("0xffff888003a1c480+8", "ffff888003a1c480+0x8"):
         assert reading.address(text) == 0xFFFF888003A1C488
     assert reading.address("add+8") == reading.Named("add", 8)
+
+
+@pytest.mark.parametrize(
+    ("text", "start", "size"),
+    [
+        ("ffff888003a1c480", 0xFFFF888003A1C480, None),
+        ("ffff888003a1c480+0x8", 0xFFFF888003A1C480, 8),
+        ("ffff888003a1c480:8", 0xFFFF888003A1C480, 8),
+        ("ffff888003a1c480+8:0x10", 0xFFFF888003A1C488, 16),
+        ("403+8", 403, 8),
+        ("init_task", reading.Named("init_task"), None),
+        ("init_task+8", reading.Named("init_task", 8), None),
+        ("add+8", reading.Named("add", 8), None),
+        ("init_task:0x10", reading.Named("init_task"), 16),
+        ("init_task+0x10:8", reading.Named("init_task", 16), 8),
+    ],
+)
+def test_behind_a_symbol_is_an_offset_and_behind_a_colon_a_size(
+    text: str, start: Any, size: Optional[int]
+) -> None:
+    assert reading.span(text) == reading.Span(start, size)
 
 
 @pytest.mark.parametrize(
@@ -418,6 +440,12 @@ def test_prompt_and_shell_have_the_same_options() -> None:
         (("refs", "0xffff888000000000+0"), "0 is no number of bytes"),
         (("object", "0xffffffffffffffff+1"), "it has more than 64 bits"),
         (("refs", "0xffff888000000000+-8"), "-8 is no number of bytes"),
+        (("refs", "init_task:0"), "0 is no number of bytes"),
+        (("refs", "init_task:"), "'' is no number of bytes"),
+        (("refs", "init_task+x"), "x is no number of bytes"),
+        (("object", ""), "'' is neither a hexadecimal number nor a symbol"),
+        (("decode", ""), "'' is not a hexadecimal number"),
+        (("explain", ""), "there is no code ''; "),
         (("what", "0x10000000000000000"), "it has more than 64 bits"),
         (("what", "--at=-1", "0"), "it is negative"),
         (("page", "0x10000000000000000"), "it has more than 64 bits"),

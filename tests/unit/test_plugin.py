@@ -200,6 +200,23 @@ def test_command_error_is_drgns(prog: Program, reporting: Dict[str, Any]) -> Non
         run_command(prog, "slabcheck --cache nope")
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (
+            "slabcheck -c vmcore",
+            "-c is for the shell: a command at the prompt is about the program",
+        ),
+        ("slabcheck --core=vmcore", "--core=vmcore is for the shell: "),
+        ("slabcaches -s vmlinux", "-s is for the shell: "),
+        ("slabcheck --nope", r"unrecognized arguments: --nope \(see %slabcheck --help\)"),
+    ],
+)
+def test_an_option_that_a_command_does_not_have(prog: Program, line: str, said: str) -> None:
+    with pytest.raises(CommandError, match=f"^{said}"):
+        run_command(prog, line)
+
+
 def test_commands_are_for_kernels_only() -> None:
     with pytest.raises(CommandNotFoundError):
         run_command(Program(), "slabcheck")

@@ -11,7 +11,7 @@ from ..views.caches import parts, summary, usage
 from ..views.objects import OBJECTS, REFERENCE, WORD, address, row_of
 from ..views.objects import slabs as slabs_view
 from ..views.words import CAPTURE, DECODED, LAYOUT
-from .lines import WIDTH, facts, table, text, unavailable
+from .lines import WIDTH, facts, left, table, text, unavailable
 
 if TYPE_CHECKING:
     from ...answers.address import AddressInfo
@@ -92,6 +92,7 @@ def slabs(answer: SlabsAnswer) -> str:
     lines += [] if answer.why_none is None else [answer.why_none]
     if answer.objects:
         lines += ["", *table(OBJECTS.grid(answer.objects))]
+        lines += left(objects, len(answer.objects), "object")
     return text([*lines, *unavailable(answer)])
 
 
