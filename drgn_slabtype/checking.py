@@ -13,13 +13,14 @@ import argparse
 from typing import TYPE_CHECKING, Any, Iterator, List, Optional, Sequence, Union
 
 from .arguments import one_of, require
-from .command import REPORTS, ReportFile, jobs_code, resolved, spelled
+from .command import jobs_code
 from .errors import TargetError
 from .findings import Finding, LayoutSummary, Report, Target
 from .fleet.baseline import accept, as_baseline
 from .fleet.known import Cause, likenesses, read_causes
 from .report.output import Progress, check_writable, emit, progress
 from .signals import interruptible, reason_of
+from .typed import REPORTS, ReportFile, resolved, spelled
 from .watch import PAUSE, Round, save, watch
 
 if TYPE_CHECKING:

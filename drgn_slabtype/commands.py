@@ -14,25 +14,11 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any, List, Optional, Sequence
 
-from .command import (
-    NUMBERS,
-    Answer,
-    Command,
-    Option,
-    address,
-    answer,
-    count,
-    incomplete,
-    jobs_option,
-    number,
-    option,
-    report_file,
-    seconds,
-    word32,
-)
+from .command import Answer, Command, Option, answer, incomplete, jobs_option, option
 from .pagecommands import PAGE_COMMANDS
 from .questions import MOST, QUESTIONS
 from .triage import TRIAGE
+from .typed import NUMBERS, address, count, number, report_file, seconds, word32
 
 if TYPE_CHECKING:
     from drgn import Program
@@ -194,7 +180,9 @@ def _diff(prog: None, args: argparse.Namespace) -> Difference:
     from .diff import compare, open_moment
 
     before, after = (open_moment(path, args.symbols) for path in (args.before, args.after))
-    return compare(before, after, most=args.most)
+    found = compare(before, after, most=args.most)
+    found.everything = args.wide
+    return found
 
 
 def _diff_code(args: argparse.Namespace) -> str:
@@ -206,7 +194,7 @@ before, after = (open_moment(path, {args.symbols!r}) for path in ({args.before!r
 found = compare(before, after{most})
 for finding in found.findings:
     print(finding.change, finding.message)
-for cache in found.caches:
+for cache in found.{"caches" if args.wide else "grown"}:
     print(cache.cache, cache.growth, cache.bytes, cache.slabs)
 for stack in found.stacks or ():
     print(stack.cache, stack.growth, stack.caller)
@@ -441,6 +429,7 @@ COMMANDS = (
         target=False,
         kernels=True,
         drgn=_diff_code,
+        everything="; caches without growth",
         status=lambda difference: difference.exit_status,
     ),
     *TRIAGE,

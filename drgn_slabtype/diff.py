@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
+from typing import Annotated, Any, Dict, List, Mapping, Optional, Tuple, Union
 
 from drgn import Program
 
@@ -22,7 +22,7 @@ from .errors import ArgumentError, TargetError
 from .findings import Report
 from .pages.census import census
 from .records import Listing, Record
-from .shapes import Bytes
+from .shapes import HIDDEN, Bytes
 
 _IDENTITY = ("code", "cache", "node", "cpu", "slab", "object", "place", "address")
 _Key = Tuple[Any, ...]
@@ -111,6 +111,21 @@ class Difference(Listing):
     """What was found in either."""
     left_out: Dict[str, int] = field(default_factory=dict)
     """How many more ``caches``, ``stacks`` and ``pages`` there are than are told."""
+    everything: Annotated[bool, HIDDEN] = False
+    """Whether text tells all of :attr:`caches`, and not just those of :attr:`grown`."""
+
+    @property
+    def grown(self) -> List[CacheGrowth]:
+        """Caches that grew or shrank, are new or gone; not those of another size alone."""
+        return [
+            one
+            for one in self.caches
+            if None in (one.before, one.after)
+            or one.growth
+            or one.bytes
+            or one.slabs
+            or one.unknown
+        ]
 
     @property
     def exit_status(self) -> int:

@@ -12,7 +12,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Tuple
 
-from .command import NUMBERS, Command, count, numeral, option, page, resolved, spelled
+from .command import Command, option
+from .typed import NUMBERS, count, numeral, page, resolved, spelled
 
 if TYPE_CHECKING:
     from drgn import Program

@@ -14,9 +14,9 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any, Iterator, List, Mapping, Sequence
 
-from .command import Named, Span
 from .commands import COMMANDS, Command, answer, usage, verdict
 from .habits import CRASH, of_crash
+from .typed import Named, Span
 
 if TYPE_CHECKING:
     from drgn import Program

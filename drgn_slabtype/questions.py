@@ -12,20 +12,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, List, TypeVar, Union
 
-from .command import (
-    NUMBERS,
-    Command,
-    address,
-    count,
-    incomplete,
-    jobs_code,
-    jobs_option,
-    option,
-    resolved,
-    span,
-    spelled,
-    word,
-)
+from .command import Command, incomplete, jobs_code, jobs_option, option
+from .typed import NUMBERS, address, count, resolved, span, spelled, word
 
 if TYPE_CHECKING:
     from drgn import Program

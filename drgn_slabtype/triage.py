@@ -12,7 +12,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any, Sequence
 
-from .command import Command, memory, number, option, seconds
+from .command import Command, option
+from .typed import memory, number, seconds
 
 if TYPE_CHECKING:
     from .fleet.known import Cause

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from drgn_slabtype import demo
+from drgn_slabtype import cli, demo
 from drgn_slabtype.answers.caches import caches
 from drgn_slabtype.capture import open_capture
 from drgn_slabtype.check import check
@@ -72,6 +72,24 @@ def test_no_more_than_asked_for_is_told_and_the_rest_counted() -> None:
     assert f"{rest['pages']} more page types\n" in as_text(some)
     assert " more " not in as_text(whole)
     assert json.loads(as_json.diff(some))["left_out"] == rest
+
+
+def test_caches_without_growth_are_told_if_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    # A kernel with slub_debug=P and one without: objects of another size.
+    names = "slub-6.1-plain-P-overflow-word", "slub-6.1-plain-destroy"
+    paths = [str(HERE / "broken" / f"{name}.xz") for name in names]
+    found = compare(*(open_moment(path, []) for path in paths))
+    alike = [one.cache for one in found.caches if one not in found.grown]
+    assert "UDP" in alike
+    assert not {"lab_victim", "kmalloc-64", "anon_vma"} & {*alike}
+    assert cli.main(["diff", *paths]) == 1
+    told = capsys.readouterr().out
+    assert f"\n{len(alike)} caches of another size without growth; --all shows them\n" in told
+    assert not {line.split()[0] for line in told.splitlines() if line} & {*alike}
+    assert cli.main(["diff", *paths, "--all"]) == 1
+    told = capsys.readouterr().out
+    assert {line.split()[0] for line in told.splitlines() if line} > {*alike}
+    assert "--all" not in told
 
 
 def test_call_traces_that_are_not_told_are_counted() -> None:

@@ -21,7 +21,8 @@ import pytest
 from drgn import FaultError, Program
 
 from drgn_slabtype import __version__, cli
-from drgn_slabtype import command as reading
+from drgn_slabtype import typed as reading
+from drgn_slabtype.command import Once
 from drgn_slabtype.commands import COMMANDS, Command
 from drgn_slabtype.findings import Report
 from drgn_slabtype.pagecommands import pfn_range
@@ -139,7 +140,7 @@ def _given_twice() -> List[Tuple[str, str, str]]:
     for command in COMMANDS:
         for option in command.all_options():
             settings = option.settings
-            if option.flags[0].startswith("-") and settings["action"] is reading.Once:
+            if option.flags[0].startswith("-") and settings["action"] is Once:
                 value = settings.get("choices", ["7"])[0]
                 found.append((command.name, option.flags[-1], value))
     targets = ("--vmcoreinfo", "--architecture", "--log-level")

@@ -17,7 +17,8 @@ ROOMS = """
     pagecheck reading strays blanks copies
     answers looks confirm course check
     capture debuginfo target diff demo watch
-    habits report command fleet checking pagecommands questions triage commands cli plugin kernelci
+    habits typed report command fleet checking pagecommands questions triage commands cli plugin
+    kernelci
     __main__
 """.split()
 

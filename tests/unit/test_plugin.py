@@ -12,9 +12,9 @@ import pytest
 from drgn import Object, Program
 from drgn.commands import CommandError, CommandNotFoundError, run_command
 
-from drgn_slabtype.command import Named, Span
 from drgn_slabtype.commands import COMMANDS
 from drgn_slabtype.errors import TargetError
+from drgn_slabtype.typed import Named, Span
 
 from ..synthetic.elf_files import core, kernel_program
 from ..synthetic.reports import healthy
@@ -54,6 +54,7 @@ def test_importing_the_plugin_imports_nothing_heavy() -> None:
         "drgn_slabtype.plugin",
         "drgn_slabtype.questions",
         "drgn_slabtype.triage",
+        "drgn_slabtype.typed",
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, List, Sequence, Tuple
 
+from ..values import plural
 from ..views import View
 from ..views.diff import FINDING, PAGE, STACK, caches
 from .lines import left, table, text
@@ -18,16 +19,22 @@ _MOST_STACKS = 20
 def diff(difference: Difference) -> str:
     """Present what changed; what did not is left out."""
     lines: List[str] = []
+    grown = difference.caches if difference.everything else difference.grown
+    alike = len(difference.caches) - len(grown)
     parts: Sequence[Tuple[View, str, str]] = (
         (FINDING, "findings", "finding"),
-        (caches(difference.caches), "caches", "cache"),
+        (caches(grown), "caches", "cache"),
         (STACK, "stacks", "call trace"),
         (PAGE, "pages", "page type"),
     )
     for view, name, noun in parts:
-        records = getattr(difference, name) or []
+        records = (grown if name == "caches" else getattr(difference, name)) or []
         told = records[:_MOST_STACKS] if name == "stacks" and not difference.left_out else records
         found = len(records) + difference.left_out.get(name, 0)
         part = [*(table(view.grid(told)) if told else []), *left(found, len(told), noun)]
+        if name == "caches" and alike:
+            part.append(
+                f"{plural(alike, 'cache')} of another size without growth; --all shows them"
+            )
         lines += [*part, ""] if part else []
     return text(lines[:-1] if lines else ["nothing changed"])
