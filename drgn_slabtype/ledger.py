@@ -344,6 +344,8 @@ class Break(NamedTuple):
     """Which work alone would, if that does not follow from the code."""
     word: Optional[int] = None
     """Where the link itself is."""
+    of_page: bool = False
+    """Whether :attr:`at` is a page that both of its neighbours lead to, a slab or not."""
 
 
 class Suspect(NamedTuple):

@@ -153,13 +153,40 @@ class SlabLists:
         first, back = head.address, head.prev
         if tail:
             first, back = int(self.index.pages[tail[0]]) + self._offset, self._prev[tail[0]]
-        if link == first and back != at:
+        both = link == back and link not in (at, first, head.address)
+        between = self._between(at, link, first) if both else None
+        if between is not None:
+            broken = _broken(head, link - self._offset, "next", first, between)
+            broken = broken._replace(of_page=True)
+        elif link == first and back != at:
             page = first - self._offset if tail else first
             broken = _broken(head, page, "prev", at, back)
         else:
             page = at if at == head.address else at - self._offset
             broken = _broken(head, page, "next", first if back == at else None, link)
         return self._bounded(head, self._placed(head, broken))
+
+    def _between(self, at: int, link: int, first: int) -> Optional[int]:
+        # The next of a page that both of its neighbours lead to and that leads to neither, nor
+        # is on another list: its own links were written over, and not theirs.
+        if at == first and self._row(link) < 0:
+            return None
+        page = np.array([(link - self._offset) & 0xFFFFFFFFFFFFFFFF], np.uint64)
+        if not self.index.is_memory_map(page)[0]:
+            return None
+        copy = self.index.peek(page)
+        if not len(copy):
+            return None
+        column, read = self.index.structure.column, self.index.machine.memory.read_word
+        ahead, back = (int(column(copy, f"slab_list.{way}")[0]) for way in ("next", "prev"))
+        step = self.index.structure.offset("slab_list.prev") - self._offset
+        for neighbour, where in ((ahead, ahead + step), (back, back)):
+            try:
+                if neighbour != link and read(where) == link:
+                    return None
+            except (FaultError, OverflowError):  # no address, which is no other list
+                pass
+        return ahead
 
     def _placed(self, head: ListHead, broken: Break) -> Break:
         # With the address of the link itself.

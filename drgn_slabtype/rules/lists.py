@@ -30,21 +30,23 @@ def _judge_breaks(ledger: Ledger) -> Iterator[Finding]:
     pages = set(ledger.slabs.page.tolist())
     for broken in ledger.breaks:
         slab = broken.at if broken.at in pages else None
-        what = f"slab 0x{broken.at:x}" if slab is not None else f"list head 0x{broken.at:x}"
+        page = broken.at if broken.of_page and slab is None else None
+        thing = "list head" if slab is page is None else "page" if slab is None else "slab"
         should = "" if broken.expected is None else f", not 0x{broken.expected:x}"
         yield Finding(
-            "list-links" if slab is not None else "list-broken",
-            f"{name} node {broken.owner} {_spell(broken.kind)} list: {broken.member} of {what} "
-            f"is 0x{broken.found:x}{should}",
+            "list-broken" if thing == "list head" else "list-links",
+            f"{name} node {broken.owner} {_spell(broken.kind)} list: {broken.member} of {thing} "
+            f"0x{broken.at:x} is 0x{broken.found:x}{should}",
             cache=name,
             node=broken.owner,
             slab=slab,
+            page=page,
             place=_spell(broken.kind),
             expected=broken.expected,
             found=broken.found,
             moving=broken.busy,
             activity=broken.activity,
-            address=broken.at if slab is None else None,
+            address=broken.at if thing == "list head" else None,
             word=broken.word,
             member=broken.member,
         )

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Dict, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
 
 from ..findings import Finding
-from .copied import Copy, of_copies, tell
+from .copied import Copy, of_copies, surplus, tell
 from .overrun import PageOf, of_overruns
 
 _GAP = 16  # bytes from one damaged word to the next: a word may be right by chance
@@ -25,13 +25,16 @@ _NODE_BYTES = 128  # of a structure of a node, but for what debugging adds
 _HEAD = 32  # bytes that an array begins with before its entries
 _TAILS = 8  # pages of the largest slabs that there usually are
 _LINKS = ("list-links", "list-broken")
-_OF_PAGE = "page-tail-head page-tail-type page-free-type slab-mark-stray type-conflict".split()
+_OF_PAGE = (
+    "page-tail-head page-tail-type page-free-type page-zone-wrong slab-mark-stray type-conflict"
+).split()
 _OF_STRUCT_PAGE = frozenset(
     "slab-mark-lost slab-cache-wrong slab-flags-wrong slab-order-wrong page-refcount".split()
 )
 _APART = frozenset({"content", "note", "unavailable"})
 """Rules about contents, where every object is a place of its own, and what is no damage."""
 _NOT_STRUCTURES = _APART | {"claim"}
+_EXPLAINS_LINKS = frozenset({"page-free-type", "list-wrong"})
 _MADE_OTHERWISE = _OF_STRUCT_PAGE | {"slab-objects-wrong"}
 _OF_ONE = frozenset({"cache-wrong", "slab-vector-wrong"})
 """Pointers to what belongs to one cache or slab alone."""
@@ -60,9 +63,10 @@ def one_root(
     still = [one for one in findings if not one.moving]
     follows: Dict[int, int] = {}
     pairs = (
-        *_side_by_side(here),
+        *_side_by_side(here, page_of, page_bytes),
         *_of_cpus(here),
         *_of_pages(here, page_of, page_bytes),
+        *_of_lost(here, page_of),
     )
     for into, one in pairs:
         _bind(follows, into, one)
@@ -75,6 +79,7 @@ def one_root(
         *_of_same(here, page_of, page_bytes),
         *_of_tails(here, page_bytes),
         *_of_nodes(here),
+        *_of_missing_slabs(here, follows),
     ):
         _bind(follows, into, one)
     roots = {one.id: _root(follows, one.because or one.id) for one in still}
@@ -105,12 +110,16 @@ def _bound(one: Finding, follows: Dict[int, int]) -> Finding:
     return one if root in (one.id, one.because) else replace(one, because=root)
 
 
-def _side_by_side(findings: Sequence[Finding]) -> Iterator[Tuple[int, int]]:
-    # What follows from a root counts as a word of its damage.
+def _side_by_side(
+    findings: Sequence[Finding], page_of: PageOf, page_bytes: int
+) -> Iterator[Tuple[int, int]]:
+    # What follows from a root counts as a word of its damage. Words of one struct page are
+    # side by side, wherever they are in it.
     places = [(_word(one), one.because or one.id) for one in findings]
     worded = sorted((at, root) for at, root in places if at is not None)
     for (before, into), (word, one) in zip(worded, worded[1:]):
-        if word - before <= _GAP:
+        page = page_of(word) or 0
+        if word - before <= _GAP or page <= before <= word < page + page_bytes:
             yield min(into, one), max(into, one)
 
 
@@ -159,21 +168,40 @@ def _of_pages(
     gone: Dict[int, int] = {}
     for one in findings:
         if one.code in _LINKS and one.because is None and isinstance(one.found, int):
-            page = page_of(one.found)
+            page = page_of(one.found) if one.page is None else one.page
             if page is not None:
                 gone.setdefault(page, one.id)
     for one in findings:
         if one.because is not None:
             continue
         at: Optional[int] = None
-        if one.code in _OF_PAGE:
+        if one.code in _OF_PAGE or one.code == "list-wrong":
             at = one.slab if one.page is None else one.page
         elif one.code == "claim-foreign" and isinstance(one.found, int):
             at = page_of(one.found)
-        root = _of_head(at, gone, page_bytes)
+        run = range(at, at + one.pages * page_bytes, page_bytes) if at is not None else ()
+        roots = (_of_head(page, gone, page_bytes) for page in run)
+        root = next((found for found in roots if found is not None), None)
         if root is not None:
-            # That somebody gave the page back explains that the list ends there.
-            yield (one.id, root) if one.code == "page-free-type" else (root, one.id)
+            # That somebody gave the page back, or put the slab on another list, explains
+            # that the list ends there.
+            yield (one.id, root) if one.code in _EXPLAINS_LINKS else (root, one.id)
+
+
+def _of_lost(findings: Sequence[Finding], page_of: PageOf) -> Iterator[Tuple[int, int]]:
+    # Entries that lead into one page, which is no slab of their cache any more; and tables,
+    # to a cache that the list of caches has lost.
+    pages: Dict[Tuple[Optional[str], int], int] = {}
+    caches = {one.found: one.id for one in findings if one.code == "cache-list"}
+    for one in findings:
+        if one.because is not None or not isinstance(one.found, int):
+            continue
+        if one.code == "machine-wrong" and one.found in caches:
+            yield caches[one.found], one.id
+        page = page_of(one.found) if one.code == "claim-foreign" and one.slab is None else None
+        into = one.id if page is None else pages.setdefault((one.cache, page), one.id)
+        if into != one.id:
+            yield into, one.id
 
 
 def _of_damaged(
@@ -283,6 +311,27 @@ def _of_nodes(findings: Sequence[Finding]) -> Iterator[Tuple[int, int]]:
         into = next((root for root in before if root is not None), one.id)
         if one.code == "container-state" and into != one.id:
             yield into, one.id
+
+
+def _of_missing_slabs(
+    findings: Sequence[Finding], follows: Dict[int, int]
+) -> Iterator[Tuple[int, int]]:
+    # A slab whose page says that it is elsewhere is missing where it is, and so is one whose
+    # page says nothing of a slab any more: if one is missing, and one page is so.
+    pages: Dict[Optional[str], Set[int]] = {}
+    for one in findings:
+        of_slab = one.cache is not None and one.code != "page-zone-wrong"
+        if one.because is None and one.code in _OF_PAGE and not of_slab:
+            pages.setdefault(one.cache, set()).add(_root(follows, one.id))
+    short = [
+        one
+        for one in findings
+        if one.because is None and one.code == "node-slabs" and surplus(one) == -1
+    ]
+    for one in short:
+        some = pages.get(one.cache) or (pages.get(None) if len(short) == 1 else None)
+        if some and len(some) == 1:
+            yield min(some), one.id
 
 
 def _around_structures(

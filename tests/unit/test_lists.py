@@ -9,6 +9,7 @@ from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 import pytest
+from drgn import FaultError
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -40,8 +41,17 @@ class FakeIndex:
         self.known_by = np.full(len(known), KnownBy.MARK, np.uint8)
         self.layout = SimpleNamespace(allocator="SLUB")
         self.machine = SimpleNamespace(
-            memory=SimpleNamespace(is_kernel_address=lambda at: at >= np.uint64(0xFFFF800000000000))
+            memory=SimpleNamespace(
+                is_kernel_address=lambda at: at >= np.uint64(0xFFFF800000000000),
+                read_word=self._read_word,
+            )
         )
+
+    def _read_word(self, address: int) -> int:
+        number, offset = divmod(address - VMEMMAP, 64)
+        if number not in self.links or offset not in (LINK, LINK + 8):
+            raise FaultError("not there", address)
+        return self.links[number]["next" if offset == LINK else "prev"]
 
     @property
     def pages(self) -> U64:
@@ -151,6 +161,26 @@ def test_one_damaged_link_is_named_and_costs_no_slab(length: int, where: int, me
         other, walked = lists.walk(1)
         assert other == SECOND
         assert walked.broken is None
+
+
+@pytest.mark.parametrize("links", [(GARBAGE, GARBAGE), (link(1), link(2)), (link(3), link(3))])
+@pytest.mark.parametrize("known", [[1, 2, 3, 4], [1, 2, 4]])
+def test_both_links_of_a_slab_are_its_own(links: Tuple[int, int], known: List[int]) -> None:
+    # list_del() of what stays linked, or somebody else's bytes; marked as a slab or not any more.
+    lists = Lists([1, 3, 2, 4])
+    lists.links[3] = {"next": links[0], "prev": links[1]}
+    found, walked = lists.walk(known=known)
+    assert found == [1, 2, 4]
+    right = Break(ListKind.PARTIAL, 1, page(3), "next", link(2), links[0], word=link(3))
+    assert walked.broken == right._replace(of_page=True)
+
+
+def test_slab_that_was_put_on_another_list_has_the_right_links() -> None:
+    lists = Lists([1, 3, 2], [6, 7])
+    lists.links[3] = {"next": link(7), "prev": link(6)}
+    lists.links[6]["next"] = lists.links[7]["prev"] = link(3)
+    _, walked = lists.walk()
+    assert walked.broken == Break(ListKind.PARTIAL, 1, page(1), "next", None, link(3), word=link(1))
 
 
 @given(st.integers(0, 10), st.integers(1, 5), st.integers(0, 1 << 16))

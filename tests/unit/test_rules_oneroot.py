@@ -30,6 +30,52 @@ def test_words_apart_are_not() -> None:
     assert _roots([_entry(1, LINEAR), _entry(2, LINEAR + 24)]) == {1: None, 2: None}
 
 
+def test_words_of_one_struct_page_are_one_damage() -> None:
+    order = Finding("slab-order-wrong", "order", id=1, slab=MAP, word=MAP + PAGE + 0x11)
+    zone = Finding("page-zone-wrong", "zone", id=2, page=MAP + PAGE, word=MAP + PAGE)
+    assert _roots([order, zone]) == {1: None, 2: 1}
+    assert _roots([replace(order, word=MAP + PAGE - 0x11), zone]) == {1: None, 2: None}
+
+
+def test_slab_that_is_missing_is_the_one_whose_page_is_overwritten() -> None:
+    short = Finding("node-slabs", "count", id=1, cache="a", node=0, expected=1, found=2)
+    zone = Finding("page-zone-wrong", "zone", id=2, cache="a", slab=MAP, word=MAP)
+    assert _roots([short, zone]) == {1: 2, 2: None}
+    assert _roots([short, replace(zone, cache="b")]) == {1: None, 2: None}
+    assert _roots([replace(short, found=3), zone]) == {1: None, 2: None}
+    page = Finding("page-tail-head", "head", id=2, page=MAP)
+    assert _roots([short, page]) == {1: 2, 2: None}
+    other = replace(short, id=3, cache="b")
+    assert _roots([short, page, other]) == {1: None, 2: None, 3: None}
+
+
+def test_slab_on_two_lists_is_one_damage() -> None:
+    wrong = Finding("list-wrong", "of another cache", id=1, cache="a", slab=MAP)
+    link = Finding("list-links", "next", id=2, cache="b", slab=MAP + PAGE, found=MAP + 8)
+    assert _roots([wrong, link]) == {1: None, 2: 1}
+    assert _roots([replace(wrong, slab=MAP + 9 * PAGE), link]) == {1: None, 2: None}
+
+
+def test_list_that_ends_in_a_run_of_overwritten_struct_pages() -> None:
+    link = Finding("list-links", "next", id=1, cache="a", slab=MAP, found=MAP + 6 * PAGE)
+    zones = Finding("page-zone-wrong", "zones", id=2, page=MAP + 4 * PAGE, pages=3)
+    assert _roots([link, zones]) == {1: None, 2: 1}
+    assert _roots([link, replace(zones, pages=1)]) == {1: None, 2: None}
+
+
+def test_entries_in_a_page_that_is_no_slab_any_more_are_one_damage() -> None:
+    entries = [_entry(at, LINEAR + 4096 * at, LINEAR + (1 << 20) + 64 * at) for at in (1, 2)]
+    assert _roots(entries) == {1: None, 2: 1}
+    assert _roots([entries[0], replace(entries[1], slab=MAP)]) == {1: None, 2: None}
+
+
+def test_table_that_leads_to_an_unlisted_cache_follows() -> None:
+    lost = Finding("cache-list", "not on slab_caches", id=1, cache="a", found=LINEAR)
+    table = Finding("machine-wrong", "kmalloc_caches", id=2, found=LINEAR)
+    assert _roots([lost, table]) == {1: None, 2: 1}
+    assert _roots([lost, replace(table, found=LINEAR + 8)]) == {1: None, 2: None}
+
+
 def test_what_follows_counts_as_a_word_of_its_root() -> None:
     first = Finding("list-broken", "partial", id=1, word=LINEAR)
     head = Finding("list-broken", "full", id=2, word=LINEAR + 32)
