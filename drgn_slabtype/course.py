@@ -27,6 +27,7 @@ from .answers.diagnose import explain
 from .answers.guarded import guarded_counts
 from .answers.kernellog import as_note, kernel_state
 from .answers.lookup import Lookup
+from .answers.names import known_as
 from .answers.proven import proven, shelf
 from .answers.signs import signed
 from .arguments import CacheName, named, platform_of
@@ -427,7 +428,10 @@ def _wanted(seen: Lookup, names: Sequence[CacheName], addresses: Sequence[int]) 
     for address in addresses:
         slab = seen.widely_at(address) or seen.widely(address)
         if slab is None or slab.number < 0:
-            raise ArgumentError(f"{named(address)} is neither a slab nor an address inside one")
+            meant = known_as(seen.machine, address)
+            raise ArgumentError(
+                f"{named(address)} is neither a slab nor an address inside one{meant}"
+            )
         wanted.add(slab.number)
     return sorted(wanted)
 

@@ -127,5 +127,5 @@ def _has_name(kernel: Machine, held: U64) -> Bools:
     unique, back = np.unique(held, return_inverse=True)
     low, high = names.reach
     named = (unique >= low) & (unique < high)
-    named[named] = ["+" in names[word] for word in unique[named].tolist()]
+    named[named] = [names.within(word) for word in unique[named].tolist()]
     return named[back.reshape(held.shape)]

@@ -28,7 +28,7 @@ from ..pages.scan import Progress
 from ..reading import Reading, Scope
 from ..strays import judge_slabs
 from .aliases import cache_aliases
-from .names import find_names
+from .names import find_names, known_as
 from .proven import shelf, witnessed
 from .slabpage import SlabPages
 from .states import Objects, object_states
@@ -279,7 +279,8 @@ class Lookup:
             return find_names(wanted, caches.names, caches.addresses.tolist(), aliases)
         at = np.flatnonzero(caches.addresses == np.uint64(wanted))
         if not len(at):
-            raise ArgumentError(f"there is no slab cache at {named(wanted)}")
+            known = known_as(self.machine, wanted)
+            raise ArgumentError(f"there is no slab cache at {named(wanted)}{known}")
         return [int(at[0])]
 
 

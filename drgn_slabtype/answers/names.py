@@ -14,6 +14,7 @@ from ..arguments import quoted
 from ..errors import ArgumentError, SlabTypeError
 from ..machine import Machine
 from ..machine.symbols import symbol_address
+from .poisons import poisons
 
 _Aliases = Callable[[], Optional[Mapping[int, Tuple[str, ...]]]]
 
@@ -49,6 +50,20 @@ def find_names(
         return found
     near = _near(pattern, (name for own in known for name in own)) if pattern else []
     raise ArgumentError(f"there is no slab cache named {quoted(pattern)}{_suggestion(near)}")
+
+
+def known_as(machine: Machine, address: int) -> str:
+    """
+    Return what the kernel means by an address that leads nowhere, to end a sentence with.
+
+    >>> known_as(machine(prog), 0xdead000000000100)
+    ': LIST_POISON1, next of a deleted list entry'
+
+    :return: Empty if it is none that the kernel writes on purpose, or can be the number of a page.
+    """
+    assert machine.prog.platform is not None
+    known = poisons(address, machine.memory.word_size, machine.prog.platform.arch.name)
+    return f": {known[0]}" if known and address >> 32 else ""
 
 
 def find_symbol(machine: Machine, name: str, offset: int = 0) -> int:

@@ -41,6 +41,7 @@ from ..shapes import HIDDEN, Address, Hex, Word
 from .describe import describe
 from .lookup import lookup
 from .memcg import page_memcg, slab_memcg
+from .names import known_as
 from .states import ObjectState
 
 _SYMBOLS = {
@@ -172,6 +173,8 @@ def find_pfn(machine: Machine, value: int) -> int:
     ranges = page_ranges(machine)
     if any(start <= pfn < end for start, end in ranges):
         return pfn
+    if known := known_as(machine, value):
+        raise ArgumentError(f"0x{value:x} is no page{known}")
     there = ", ".join(f"{start:#x} to {end - 1:#x}" for start, end in ranges[:4])
     more = f" and {len(ranges) - 4} more" if len(ranges) > 4 else ""
     raise ArgumentError(f"{said} is a hole: there are pages {there}{more}")
@@ -202,6 +205,7 @@ def _meant(machine: Machine, value: int) -> Tuple[int, str]:
     except (FaultError, LookupError):
         raise ArgumentError(
             f"0x{value:x} is not mapped, or its page tables are not there"
+            + known_as(machine, value)
         ) from None
     return physical >> source.page_shift, f"0x{value:x}, physical 0x{physical:x},"
 

@@ -74,6 +74,12 @@ _SHORT: Mapping[int, Poison] = {
     0xC05451CC: Poison("CLOSURE_MAGIC_STACK", "the mark of a closure on a stack"),
 }
 
+LOCK_OF_NOBODY = Poison("SPINLOCK_OWNER_INIT", "the owner of a debugged lock that nobody holds")
+"""
+-1 as a pointer (include/linux/spinlock_types_raw.h). It is no poison to go by: most words of
+all ones are an error or a number.
+"""
+
 # Bytes that memory is filled with: include/linux/poison.h.
 _FILLS: Mapping[int, Poison] = {
     0x11: Poison("MUTEX_DEBUG_INIT", "a debugged mutex waiter that was set up"),

@@ -35,6 +35,7 @@ from .address import AddressInfo
 from .describe import describe, describe_in
 from .lookup import Located, Lookup, lookup
 from .members import member_at
+from .names import known_as
 
 KINDS = ("slabs", "stacks", "data", "percpu", "pages")
 """What a reference can lie in: an object of a cache, a task's stack, a variable of the kernel
@@ -145,7 +146,8 @@ def refs(
             f"size is {size:#x}: from 0x{at:x} on there are {(1 << 64) - at:#x} bytes"
         )
     first, length, info = _range(reading, at, size)
-    answer = References(first, length, info.meaning)
+    known = "" if info.is_known else known_as(reading.machine, at)
+    answer = References(first, length, info.meaning + known)
     where, values = _search(reading.machine, answer, jobs, progress)
     describer = _Describer(reading, told)
     by_kind: Counter[str] = Counter()

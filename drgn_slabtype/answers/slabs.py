@@ -25,6 +25,7 @@ from ..records import Listing, Record
 from ..shapes import Address
 from .lookup import Judged, lookup
 from .missing import missing_of_cache, missing_of_machine
+from .names import known_as
 from .states import LISTS, ObjectState, SlabObject, tally
 
 ON_CPU = ListKind.CPU_SLAB | ListKind.CPU_PARTIAL
@@ -179,7 +180,10 @@ def _row(machine: Machine, ledger: Ledger, address: int) -> int:
     inside = (np.uint64(address) - starts) < reach
     rows = np.flatnonzero((pages == np.uint64(address)) | inside)
     if not len(rows):
-        raise ArgumentError(f"{named(address)} is no slab of {ledger.facts.name}, and in none")
+        known = known_as(machine, address)
+        raise ArgumentError(
+            f"{named(address)} is no slab of {ledger.facts.name}, and in none{known}"
+        )
     return int(rows[0])
 
 

@@ -28,8 +28,9 @@ from .address import Meaning
 from .content import describe_word, longest_text
 from .describe import describe, spell
 from .lookup import Located, Lookup, lookup
+from .names import known_as
 from .nearby import slots_of, wrong_free_pointer, wrong_pointers
-from .poisons import damaged_poisons, poisons
+from .poisons import LOCK_OF_NOBODY, damaged_poisons, poisons
 
 _SHORTEST_TEXT = 4  # fewer printable bytes in a row come about by chance
 
@@ -68,8 +69,13 @@ def what(prog: Program, word: IntegerLike, at: Optional[IntegerLike] = None) -> 
     stored = None if at is None else somewhere("a word", at)
     reading = lookup(machine(prog))
     with reading.machine.moment():
-        where = None if stored is None else spell(describe(reading, stored))
+        where = None if stored is None else _where(reading, stored)
         return Word(value, stored, where, meanings(reading, value, stored))
+
+
+def _where(reading: Lookup, stored: int) -> str:
+    info = describe(reading, stored)
+    return spell(info) + ("" if info.is_known else known_as(reading.machine, stored))
 
 
 def meanings(reading: Lookup, value: int, at: Optional[int] = None) -> Tuple[Meaning, ...]:
@@ -105,6 +111,8 @@ def _values(machine: Machine, value: int) -> Iterator[Meaning]:
     told = describe_word(value, source.word_size)
     if told is not None and not known:
         yield Meaning("error" if told.startswith("the error") else "number", told)
+    if value == (1 << 8 * source.word_size) - 1:
+        yield Meaning("poison", str(LOCK_OF_NOBODY))
     data = value.to_bytes(source.word_size, "little" if source.byteorder == "<" else "big")
     text = longest_text(data)
     if len(text) >= _SHORTEST_TEXT and not known:

@@ -58,7 +58,9 @@ def symbolise(machine: Machine, address: int) -> str:
     for inside in (address, address - 1):
         with contextlib.suppress(LookupError, OverflowError):
             symbol = symbol_at(machine, inside)
-            return f"{symbol.name}+0x{address - symbol.address:x}"
+            # One without a size reaches as far as the next, be that a table away.
+            if symbol.size or address - symbol.address < machine.memory.page_size:
+                return f"{symbol.name}+0x{address - symbol.address:x}"
     return f"0x{address:x}"
 
 
@@ -103,6 +105,10 @@ class CodeNames(Dict[int, str]):
         name = self._inside(address) or self._inside(address - 1, 1)
         told = self[address] = name or symbolise(self._machine, address)
         return told
+
+    def within(self, address: int) -> bool:
+        """Return whether an address lies in a symbol that says how far it reaches."""
+        return self._inside(address) is not None
 
     def _inside(self, address: int, beyond: int = 0) -> Optional[str]:
         at = bisect_right(self._starts, address) - 1

@@ -11,13 +11,16 @@ from drgn import Object, Program
 from drgn.helpers.linux.percpu import per_cpu
 from drgn.helpers.linux.slab import find_slab_cache
 
+from drgn_slabtype import cli
 from drgn_slabtype.answers.address import Meaning
 from drgn_slabtype.answers.caches import caches
 from drgn_slabtype.answers.object import slab_object
 from drgn_slabtype.answers.objects import objects
+from drgn_slabtype.answers.page import page_info
 from drgn_slabtype.answers.states import SlabObject
 from drgn_slabtype.answers.what import what
 from drgn_slabtype.capture import open_capture
+from drgn_slabtype.errors import ArgumentError
 from drgn_slabtype.machine import machine, page_type_layout
 
 from . import ONE_OF_EACH_SHAPE
@@ -203,3 +206,41 @@ def test_a_hardened_pointer_with_a_wrong_bit_is_no_text() -> None:
 
 def _is_on_freelist(one: SlabObject) -> bool:
     return (one.place or "").startswith("freelist")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "page {}",
+        "check {}",
+        "slabs kmalloc-64 --slab {}",
+        "object {}",
+        "what {}",
+        "what 0 --at {}",
+        "refs {} -n 1",
+    ],
+)
+def test_each_command_knows_an_address_that_the_kernel_writes_on_purpose(
+    line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(HERE / "debian-6.12-plain" / "capture.xz")
+    for word, told in (
+        ("dead000000000100", "LIST_POISON1, next of a deleted list entry"),
+        ("6b6b6b6b6b6b6b6b", "POISON_FREE, poison of a free object: 0x6b in every byte"),
+    ):
+        cli.main([*line.format(word).split(), "-c", path])
+        assert told in "".join(capsys.readouterr())
+
+
+def test_the_owner_of_no_lock_is_an_error_too(prog: Program) -> None:
+    told = [one.meaning for one in _meanings(prog, -1)]
+    assert told == [
+        "the error -1 (EPERM)",
+        "SPINLOCK_OWNER_INIT, the owner of a debugged lock that nobody holds",
+    ]
+    assert [one.meaning for one in _meanings(prog, -2)] == ["the error -2 (ENOENT)"]
+
+
+def test_a_page_that_is_not_there_is_no_poison(prog: Program) -> None:
+    with pytest.raises(ArgumentError, match=r"^PFN 0xaaaaaaaa is a hole: there are pages "):
+        page_info(prog, 0xAAAAAAAA)

@@ -20,12 +20,12 @@ def _machine(symbols: List[Tuple[str, int, int]], lowest: int) -> Any:
 
     def symbol(address: int) -> Any:
         for row in reversed(rows):
-            if row.address <= address < row.address + (row.size or 64):
+            if row.address <= address < row.address + (row.size or 1 << 20):
                 return row
         raise LookupError
 
     prog = SimpleNamespace(symbols=lambda: rows, symbol=symbol)
-    memory = SimpleNamespace(is_kernel_address=lambda starts: starts >= lowest)
+    memory = SimpleNamespace(is_kernel_address=lambda starts: starts >= lowest, page_size=4096)
     return SimpleNamespace(prog=prog, memory=memory)
 
 
@@ -35,6 +35,16 @@ def test_what_a_compiler_called_a_place_is_no_name(name: str) -> None:
     with pytest.raises(LookupError):
         symbol_at(machine, 0x1008)
     assert symbolise(machine, 0x1008) == "0x1008"
+
+
+def test_a_symbol_without_a_size_names_nothing_far_behind_it() -> None:
+    # As __start_BTF and __start___jump_table are.
+    machine = _machine([("table", 0x1000, 0x20), ("__start_BTF", 0x2000, 0)], 0)
+    names = CodeNames(machine)
+    assert names[0x1008] == symbolise(machine, 0x1008) == "table+0x8"
+    assert names[0x2FFF] == symbolise(machine, 0x2FFF) == "__start_BTF+0xfff"
+    assert names[0x3001] == symbolise(machine, 0x3001) == "0x3001"
+    assert [names.within(one) for one in (0x1008, 0x1020, 0x2000, 0x2FFF)] == [True, *[False] * 3]
 
 
 def test_names_of_a_kernel_that_lies_low_are_known() -> None:
