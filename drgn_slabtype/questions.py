@@ -273,9 +273,9 @@ answer = owners(prog, {args.cache!r}{_most_code(args)})
 for owner in answer.owners:
     print(owner.objects, owner.bytes, owner.path)
 for node, count in answer.nodes.items():
-    print("node", node, count)
-for cpu, count in answer.cpus.items():
-    print("CPU", cpu, count)
+    print("node", node, count, answer.node_bytes[node])
+for cpu in answer.per_cpu:
+    print("CPU", cpu.cpu, cpu.free, cpu.waiting, cpu.lists, cpu.in_use)
 print(answer.objects, answer.uncharged, answer.unknown, answer.guarded)
 """
 

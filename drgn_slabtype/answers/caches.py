@@ -30,7 +30,7 @@ from ..allocators.caches import Caches
 from ..arguments import CacheLike, at_least, one_of
 from ..distinct import distinct
 from ..findings import CacheResult
-from ..ledger import I64, Bools, Ledger, ListKind
+from ..ledger import I64, Bools, Ledger, ListKind, State
 from ..machine import machine
 from ..pages.scan import Progress
 from ..records import Listing, Record
@@ -107,6 +107,11 @@ class CpuUsage(Record):
     """Slabs by the list of the CPU they stand on."""
     free: Dict[str, int]
     """Objects by the place of the CPU that records them, waiting ones included."""
+    waiting: int = 0
+    """Those among them that were freed by their users, and for which a grace period has to
+    pass."""
+    in_use: int = 0
+    """Objects that users hold in the slabs of the CPU."""
 
 
 @dataclass
@@ -430,14 +435,20 @@ def cpus_of(ledger: Ledger) -> List[CpuUsage]:
     cpu = np.full(len(claims), -1, np.int64)
     mine = boxed[per_cpu[claims.place[boxed]]]
     cpu[mine] = boxes.owner[claims.container[mine]]
+    waits = claims.state == State.WAITING
     on_cpu = (members.kind & (ListKind.CPU_SLAB | ListKind.CPU_PARTIAL)) != 0
+    held = tally(ledger).by_state[:, ObjectState.IN_USE]
     owners = distinct(np.concatenate([cpu[cpu >= 0], members.owner[on_cpu]]))
     found = []
     for number in owners.tolist():
-        kinds = members.kind[on_cpu & (members.owner == number)]
+        here = on_cpu & (members.owner == number)
+        slabs = distinct(members.slab[here & (members.slab >= 0)])
+        kinds = members.kind[here]
         lists = {name: int((kinds == kind).sum()) for kind, name in _LISTS.items()}
         lists = {name: count for name, count in lists.items() if count}
-        found.append(CpuUsage(number, lists, _by_place(ledger, cpu == number)))
+        kept = cpu == number
+        waiting, in_use = int(np.count_nonzero(kept & waits)), int(held[slabs].sum())
+        found.append(CpuUsage(number, lists, _by_place(ledger, kept), waiting, in_use))
     return found
 
 
@@ -448,15 +459,16 @@ def _total(found: List[CacheUsage]) -> CacheUsage:
         if member.name in CacheUsage.OF_ONE_CACHE:
             continue
         if isinstance(here, dict):
-            setattr(total, member.name, _sums(all_of_it))
+            setattr(total, member.name, sums(all_of_it))
         elif type(here) is int:
             setattr(total, member.name, sum(all_of_it))
     return total
 
 
-def _sums(counts: List[Dict[str, int]]) -> Dict[str, int]:
-    sums: Dict[str, int] = {}
+def sums(counts: List[Dict[str, int]]) -> Dict[str, int]:
+    """Return the counts of several under the same names."""
+    found: Dict[str, int] = {}
     for of_one in counts:
         for name, count in of_one.items():
-            sums[name] = sums.get(name, 0) + count
-    return sums
+            found[name] = found.get(name, 0) + count
+    return found

@@ -4,7 +4,7 @@ Whose objects
 -------------
 
 The objects of a cache by the memory cgroup that they are charged to, by the NUMA
-node whose memory they are in, and by the CPU that keeps free ones.
+node whose memory they are in, and by the CPU that keeps free ones or has their slab.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ..machine import Machine, has_contents, machine
 from ..machine.columns import Rows
 from ..records import Listing, Record
 from ..shapes import Address, Bytes
-from .caches import cpus_of
+from .caches import CpuUsage, cpus_of, sums
 from .guarded import guarded_counts
 from .lookup import lookup
 from .states import ObjectState, object_states
@@ -68,11 +68,16 @@ class OwnersAnswer(Listing):
     nodes: Dict[int, int] = field(default_factory=dict)
     """Objects in use by NUMA node."""
     cpus: Dict[int, int] = field(default_factory=dict)
-    """Objects that each CPU keeps for later."""
+    """Objects that each CPU keeps for later, waiting ones included."""
     guarded: int = 0
     """Objects in KFENCE's pool, which are in none of the slabs, and not looked at."""
     found: Optional[int] = None
     """Owners, also those that are not told."""
+    node_bytes: Dict[int, int] = field(default_factory=dict)
+    """What the objects in use cost, in bytes, by NUMA node: ``size`` each."""
+    per_cpu: List[CpuUsage] = field(default_factory=list)
+    """What each CPU has: free and waiting objects in its places, its slabs, and what users hold
+    in those."""
 
 
 def owners(prog: Program, cache: CacheLike, *, most: Optional[int] = None) -> OwnersAnswer:
@@ -126,12 +131,12 @@ def _count(
     held = np.flatnonzero(objects.state == ObjectState.IN_USE)
     slab, index = objects.slab[held], objects.index[held]
     answer.objects += len(held)
+    stride = ledger.facts.stride
     nodes, counts = np.unique(ledger.slabs.nid[slab], return_counts=True)
     for node, count in zip(nodes.tolist(), counts.tolist()):
         answer.nodes[node] = answer.nodes.get(node, 0) + count
-    for cpu in cpus_of(ledger):
-        answer.cpus[cpu.cpu] = answer.cpus.get(cpu.cpu, 0) + sum(cpu.free.values())
-    stride = ledger.facts.stride
+        answer.node_bytes[node] = answer.node_bytes.get(node, 0) + count * stride
+    _count_cpus(ledger, answer)
     if memcg:
         _add(found, _told(kernel, memcg), len(held), stride)
         return
@@ -139,6 +144,18 @@ def _count(
     answer.unknown += int(np.count_nonzero(~known))
     answer.uncharged += int(np.count_nonzero(charged[known] == 0))
     _add_groups(kernel, charged[known], stride, found)
+
+
+def _count_cpus(ledger: Ledger, answer: OwnersAnswer) -> None:
+    known = {cpu.cpu: cpu for cpu in answer.per_cpu}
+    for cpu in cpus_of(ledger):
+        answer.cpus[cpu.cpu] = answer.cpus.get(cpu.cpu, 0) + sum(cpu.free.values())
+        same = known.setdefault(cpu.cpu, cpu)
+        if same is not cpu:
+            same.lists, same.free = sums([same.lists, cpu.lists]), sums([same.free, cpu.free])
+            same.waiting += cpu.waiting
+            same.in_use += cpu.in_use
+    answer.per_cpu = [known[cpu] for cpu in sorted(known)]
 
 
 def _add(found: _Found, told: _Told, count: int, stride: int) -> None:

@@ -170,7 +170,7 @@ _LISTED = {
     "object": "neighbours tracks lines words stretches meanings",
     "what": "meanings",
     "stacks": "stacks kinds sites",
-    "owners": "owners nodes cpus",
+    "owners": "owners nodes per_cpu",
     "refs": "references",
     "decode": "readings",
     "diff": "findings caches stacks pages left_out",

@@ -12,10 +12,12 @@ from drgn.helpers.linux.slab import find_slab_cache
 
 from drgn_slabtype.allocators.vectors import vectors
 from drgn_slabtype.answers.caches import caches
-from drgn_slabtype.answers.objects import for_each_slab
+from drgn_slabtype.answers.objects import for_each_slab, objects
 from drgn_slabtype.answers.owners import owners
+from drgn_slabtype.answers.slabs import slabs
 from drgn_slabtype.capture import open_capture
 from drgn_slabtype.machine import machine
+from drgn_slabtype.report.text import owners as as_text
 
 from . import ONE_OF_EACH_SHAPE
 
@@ -36,6 +38,33 @@ def test_objects_add_up(prog: Program) -> None:
     assert sum(answer.nodes.values()) == answer.objects
     assert set(answer.nodes) <= {node.node for node in usage.nodes}
     assert answer.cpus == {cpu.cpu: sum(cpu.free.values()) for cpu in usage.cpus}
+    assert answer.node_bytes == {node: n * usage.size for node, n in answer.nodes.items()}
+    assert answer.per_cpu == usage.cpus
+
+
+def test_what_a_cpu_has_is_what_its_slabs_and_places_say(prog: Program) -> None:
+    for cache in sorted(caches(prog).caches, key=lambda one: -one.waiting)[:3]:
+        every = objects(prog, cache.address)
+        for cpu in owners(prog, cache.address).per_cpu:
+            mine = slabs(prog, cache.address, cpu=cpu.cpu).slabs
+            assert sum(cpu.lists.values()) == len(mine)
+            assert cpu.in_use == sum(slab.in_use for slab in mine)
+            own = f" of CPU {cpu.cpu}"
+            waiting = [
+                one for one in every if one.state == "waiting" and (one.place or "").endswith(own)
+            ]
+            assert cpu.waiting == len(waiting)
+
+
+def test_text_tells_nodes_and_cpus() -> None:
+    sheaves = open_capture(str(HERE / "debian-7-numa" / "capture.xz"))
+    _, nodes, kept, waiting = as_text(owners(sheaves, "kmalloc-64")).splitlines()
+    assert nodes == "in use: 2517 on node 0 (157.3 KiB), 516 on node 1 (32.2 KiB)"
+    assert kept == "kept for later: 53 on CPU 0, 17 on CPU 1, 117 on CPU 2, 10 on CPU 3"
+    assert waiting == "waiting among them: 1 on CPU 0, 1 on CPU 1"
+    partial = open_capture(str(HERE / "debian-6.12-plain" / "capture.xz"))
+    told = as_text(owners(partial, "kmalloc-64")).splitlines()[-1]
+    assert told.startswith("in use in slabs of a CPU: 117 in 3 slabs of CPU 0, 40 in 1 slab of")
 
 
 def test_what_a_capture_left_out_is_unknown(prog: Program) -> None:

@@ -9,7 +9,7 @@ from ...answers.likeness import KindsAnswer
 from ...answers.owners import OwnersAnswer
 from ...answers.sites import Site
 from ...answers.stacks import StacksAnswer
-from ..values import plural
+from ..values import plural, size
 from ..views.stacks import KIND, OWNER, SITE
 from ..views.stacks import stacks as view
 from .lines import table, text
@@ -56,8 +56,26 @@ def owners(answer: OwnersAnswer) -> str:
     if answer.unknown:
         told += f", the records of {answer.unknown} not in the target"
     lines.append(told)
-    nodes = ", ".join(f"{count} on node {node}" for node, count in answer.nodes.items())
-    cpus = ", ".join(f"{count} on CPU {cpu}" for cpu, count in answer.cpus.items() if count)
-    lines += [f"in use: {nodes}"] if nodes else []
-    lines += [f"kept for later: {cpus}"] if cpus else []
+    cpus = answer.per_cpu
+    for what, parts in (
+        (
+            "in use",
+            (
+                f"{count} on node {node} ({size(answer.node_bytes.get(node, 0))})"
+                for node, count in answer.nodes.items()
+            ),
+        ),
+        ("kept for later", (f"{n} on CPU {cpu}" for cpu, n in answer.cpus.items() if n)),
+        ("waiting among them", (f"{one.waiting} on CPU {one.cpu}" for one in cpus if one.waiting)),
+        (
+            "in use in slabs of a CPU",
+            (
+                f"{one.in_use} in {plural(sum(one.lists.values()), 'slab')} of CPU {one.cpu}"
+                for one in cpus
+                if one.lists
+            ),
+        ),
+    ):
+        if told := ", ".join(parts):
+            lines.append(f"{what}: {told}")
     return text(lines)

@@ -95,9 +95,11 @@ NODE = View(
 
 CPU = View(
     Column("CPU", "cpu"),
-    Column("free", cell=_sum("free")),
+    Column("free", cell=lambda one: sum(one.free.values()) - one.waiting),
+    Column("waiting", less=2),
     Column("free in", "free"),
     Column("slabs", "lists"),
+    Column("in use in them", "in_use", less=1),
 )
 
 
