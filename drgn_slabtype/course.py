@@ -24,6 +24,7 @@ from . import reading as guards
 from .answers.counts import count_objects
 from .answers.culprit import locate
 from .answers.diagnose import explain
+from .answers.extent import in_one_piece
 from .answers.guarded import guarded_counts
 from .answers.kernellog import as_note, kernel_state
 from .answers.lookup import Lookup
@@ -337,7 +338,8 @@ def _one_root(kernel: Machine, whole: Optional[Reading], found: List[Finding]) -
     wrong = [one for one in found if shelf(one) == "findings"]
     copied = copies(whole, wrong) if wrong and whole is not None else []
     pages = partial(page_of, kernel)
-    return undecided(renumber([one_root(found, pages, kernel.page.size, lost, copied)]))
+    touching = [] if _moves(kernel) else in_one_piece(kernel, wrong)
+    return undecided(renumber([one_root(found, pages, kernel.page.size, lost, copied, touching)]))
 
 
 def _told(judged: Sequence[_Judged]) -> List[List[Finding]]:

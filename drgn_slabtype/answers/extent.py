@@ -16,6 +16,8 @@ from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 import numpy as np
 from drgn import FaultError
 
+from .. import reading as of_reading
+from ..errors import SlabTypeError
 from ..findings import Finding, Stretch
 from ..ledger import U8, Bools
 from ..machine import Machine
@@ -25,6 +27,7 @@ from .describe import describe, spell
 from .lookup import Lookup
 from .tracks import spell_track
 
+_MOST = 400  # findings whose damage is compared: more than a page of small objects gives
 _REACH = 1 << 20  # bytes to each side that are looked at
 _LONGEST_PERIOD = 16
 _LEAST = 24  # bytes that repeat by more than one: an empty list has two words alike
@@ -91,7 +94,7 @@ def stretches(reading: Lookup, findings: Sequence[Finding]) -> List[List[Stretch
     :param reading: The machine as the findings show it.
     """
     memory = _Memory(reading.machine)
-    pieces = [piece for finding in findings for piece in _pieces(memory, reading, finding)]
+    pieces = [piece for one in findings for piece in _pieces(memory, reading.machine, one)]
     found = [
         (_told(memory, reading, run), [one for part in run.parts for one in part.findings])
         for run in _joined(pieces)
@@ -99,18 +102,38 @@ def stretches(reading: Lookup, findings: Sequence[Finding]) -> List[List[Stretch
     return [[stretch for stretch, about in found if one in about] for one in findings]
 
 
-def _pieces(memory: _Memory, reading: Lookup, finding: Finding) -> Iterator[_Piece]:
+def in_one_piece(machine: Machine, findings: Sequence[Finding]) -> List[List[int]]:
+    """
+    Return which findings, by :attr:`~.findings.Finding.id`, are of damage in one piece.
+
+    What hangs on a pointer has its damage where the pointer is.
+    """
+    memory = _Memory(machine)
+    pieces: List[_Piece] = []
+    try:
+        for one in findings[:_MOST] if len(findings) > 1 else ():
+            bare = replace(one, page=None, slab=None, address=one.word)
+            pieces += _pieces(memory, machine, bare)
+    except (OSError, SlabTypeError):  # of the target as a whole
+        raise
+    except of_reading.CAUGHT:
+        return []  # who tells how far the damage reaches tells why not
+    runs = [{one.id for part in run.parts for one in part.findings} for run in _joined(pieces)]
+    return [sorted(ids) for ids in runs if len(ids) > 1]
+
+
+def _pieces(memory: _Memory, machine: Machine, finding: Finding) -> Iterator[_Piece]:
     known = False
     for one in finding.ranges[:_RANGES]:
         known = True
         yield memory.grown(one.address, one.size, finding)
     if known or finding.rule == "content":
         return
-    width = reading.machine.memory.word_size
+    width = machine.memory.word_size
     where = [] if finding.address is None else [finding.address // width * width]
     for page in (finding.page, finding.slab):
         if page is not None:
-            where += range(page, page + reading.machine.page.size, width)
+            where += range(page, page + machine.page.size, width)
     for at in where:
         piece = memory.grown(at, width, finding)
         if piece.grows:

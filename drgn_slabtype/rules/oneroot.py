@@ -11,7 +11,7 @@ of one struct page from different sides, and of a cache that the list of caches 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Dict, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
+from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
 
 from ..findings import Finding
 from .copied import Copy, of_copies, surplus, tell
@@ -48,6 +48,7 @@ def one_root(
     page_bytes: int,
     lost: Sequence[range] = (),
     copies: Sequence[Copy] = (),
+    touching: Iterable[Sequence[int]] = (),
 ) -> List[Finding]:
     """
     Return the findings, of those that one write explains the first alone as a root.
@@ -57,6 +58,7 @@ def one_root(
     :param lost: The memory of the cache that the list of caches leads to and that is none, and
         of those that slabs name.
     :param copies: Structures that are no longer what they were.
+    :param touching: Ids of findings whose damage is in one piece.
     """
     # What moves, and what a running kernel has not confirmed, is left as it is.
     here = [one for one in findings if not (one.moving or one.rule in _APART or one.code in _LOCKS)]
@@ -90,6 +92,8 @@ def one_root(
     roots = {one.id: _root(follows, one.because or one.id) for one in still}
     for into, one in of_overruns(still, roots, page_of, page_bytes, copies):
         _bind(follows, into, one)
+    for into, one in _of_pieces(still, touching):
+        _bind(follows, into, one)
     return tell([_bound(one, follows) for one in findings], copies)
 
 
@@ -108,6 +112,17 @@ def _root(follows: Dict[int, int], one: int) -> int:
 def _bound(one: Finding, follows: Dict[int, int]) -> Finding:
     root = _root(follows, one.id if one.because is None else one.because)
     return one if root in (one.id, one.because) else replace(one, because=root)
+
+
+def _of_pieces(
+    findings: Sequence[Finding], touching: Iterable[Sequence[int]]
+) -> Iterator[Tuple[int, int]]:
+    # What bookkeeping says comes first, then what contents say.
+    known = {one.id: one for one in findings if one.code not in _LOCKS}
+    for ids in touching:
+        roots = {known[id].because or id for id in ids if id in known}
+        some = sorted(roots & known.keys(), key=lambda id: (known[id].rule == "content", id))
+        yield from ((some[0], one) for one in some[1:])
 
 
 def _side_by_side(

@@ -47,6 +47,17 @@ def _slabs(prog: Program, cache: str) -> Sequence[SlabUsage]:
     return slabs(prog, cache).slabs
 
 
+def test_text_over_the_border_of_two_slabs_is_one_damage() -> None:
+    # Both slabs are of kernfs_node_cache.
+    border = 0xFFFF88A1C284A000
+    text = (b"eth0: link becomes ready; " * 79)[:2048]
+    _, report = _damaged("debian-7-debug", border - 1024, text)
+    assert len({finding.slab for finding in report.findings}) == 2
+    (root,) = {finding.because or finding.id for finding in report.findings}
+    assert root == 1
+    assert len(report.findings) > 8
+
+
 def test_objects_that_hold_one_pattern_are_one_stretch() -> None:
     kernel = "debian-7-debug"
     free = next(iter(objects(_open(kernel), "kmalloc-64", "free")))

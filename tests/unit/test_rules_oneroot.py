@@ -49,6 +49,15 @@ def test_slab_that_is_missing_is_the_one_whose_page_is_overwritten() -> None:
     assert _roots([short, page, other]) == {1: None, 2: None, 3: None}
 
 
+def test_what_is_damaged_in_one_piece_has_the_root_that_bookkeeping_tells() -> None:
+    zone = Finding("redzone", "zone", id=1, word=LINEAR)
+    track = Finding("track", "track", id=2, word=LINEAR + 64)
+    pointer = Finding("freelist-pointer", "pointer", id=3, word=LINEAR + 512)
+    apart = Finding("redzone", "zone", id=4, word=LINEAR + 4096)
+    found = one_root([zone, track, pointer, apart], page_of, PAGE, touching=[[1, 2, 3]])
+    assert [one.because for one in found] == [3, 3, None, None]
+
+
 def test_slab_on_two_lists_is_one_damage() -> None:
     wrong = Finding("list-wrong", "of another cache", id=1, cache="a", slab=MAP)
     link = Finding("list-links", "next", id=2, cache="b", slab=MAP + PAGE, found=MAP + 8)
