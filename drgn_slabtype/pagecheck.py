@@ -35,6 +35,7 @@ from .pages.freememory import FreeMemory, free_memory
 from .pages.pcp import among_free, may_be_free, on_list
 from .pages.placed import Placed, spans
 from .pages.references import Counted, References, bits_of_no_flag, flags_of_users
+from .pages.tails import Tails
 from .pages.vmstat import SlabPages, slab_page_counts
 from .rules.compound import judge_compounds
 from .rules.cpupages import judge_cpu_pages
@@ -48,6 +49,7 @@ from .rules.slabpages import (
     judge_slab_words,
     judge_tail_flags,
     judge_tail_words,
+    judge_tails,
 )
 from .rules.vectors import Cgroups, Vectors, judge_vectors, no_cgroups
 
@@ -151,8 +153,8 @@ def judge_memory(
         return memory.unavailable("node_data is damaged")
     try:
         compounds, references = CompoundPages(machine), References(machine)
-        placed = Placed(machine)
-        free = free_memory(machine, (compounds, references, placed))
+        placed, tails = Placed(machine), Tails(machine)
+        free = free_memory(machine, (compounds, references, placed, tails))
     except FaultError as e:
         return memory.unavailable(str(e), "unreadable")
     except (AttributeError, LookupError) as e:
@@ -166,6 +168,9 @@ def judge_memory(
     typed = {names.page(int(pfn)) for pfn in free.tails.pfns}
     words = judge_tail_words(references.worded, names, owners.name)
     memory.add(one for one in words if one.page not in typed)
+    # One that leads to no head, or another, is told as such.
+    odd = judge_tails(tails.found, names, owners.name)
+    memory.add(one for one in odd if one.page not in memory.told)
     negative = references.negative
     on_lists = _on_lists(machine, negative)
     # One that is a tail by mistake has the references of what it is.

@@ -62,6 +62,7 @@ _ORDER = (
     "list-missing",
     "slab-in-transit",
     "page-tail-head",
+    "page-tail-word",
     "slab-flags-wrong",
     "page-zone-wrong",
     "slab-vector-wrong",

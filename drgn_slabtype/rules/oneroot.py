@@ -26,7 +26,8 @@ _HEAD = 32  # bytes that an array begins with before its entries
 _TAILS = 8  # pages of the largest slabs that there usually are
 _LINKS = ("list-links", "list-broken")
 _OF_PAGE = (
-    "page-tail-head page-tail-type page-free-type page-zone-wrong slab-mark-stray type-conflict"
+    "page-tail-head page-tail-type page-tail-word page-free-type page-zone-wrong slab-mark-stray "
+    "type-conflict"
 ).split()
 _OF_STRUCT_PAGE = frozenset(
     "slab-mark-lost slab-cache-wrong slab-flags-wrong slab-order-wrong page-refcount".split()

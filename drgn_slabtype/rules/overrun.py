@@ -19,7 +19,7 @@ from .copied import OF_CACHE, Copy, Roots
 _APART = 8  # struct pages that may be right by chance
 _FEWEST = 16  # struct pages that are not damaged one by one
 _STRUCT_PAGES = frozenset(
-    "page-tail-head page-tail-type page-free-type page-refcount slab-mark-stray "
+    "page-tail-head page-tail-type page-tail-word page-free-type page-refcount slab-mark-stray "
     "type-conflict slab-mark-lost slab-cache-wrong slab-flags-wrong slab-order-wrong "
     "slab-objects-wrong slab-base-wrong page-zone-wrong".split()
 )

@@ -13,10 +13,12 @@ from typing import Callable, Iterator, List, NamedTuple, Optional, Sequence
 
 import numpy as np
 
+from ..codes import WORD
 from ..findings import Finding
 from ..ledger import I64, Bools
 from ..machine.memory import U64
 from ..pages.references import Counted, Flagged, Worded
+from ..pages.tails import TailWords
 from .alike import usual
 from .compound import CacheOf
 from .pagefindings import PageNames
@@ -191,3 +193,26 @@ def judge_tail_words(worded: Worded, names: PageNames, cache_of: CacheOf) -> Ite
             page=page,
             found=f"0x{word:08x}",
         )
+
+
+def judge_tails(
+    found: Sequence[TailWords], names: PageNames, cache_of: CacheOf
+) -> Iterator[Finding]:
+    """Yield the tails of compound pages that have a word of another page."""
+    for member, pfns, heads, words, right in found:
+        for pfn, head, word in zip(pfns.tolist(), heads.tolist(), words.tolist()):
+            page, slab = names.page(pfn), names.page(head)
+            cache = cache_of(slab)
+            of = f"slab 0x{slab:x}" if cache else f"the compound page at PFN {head:#x}"
+            yield Finding(
+                "page-tail-word",
+                f"page 0x{page:x} (PFN {pfn:#x}), tail {pfn - head} of {of}, has 0x{word:x} for "
+                f"its {member}, where tails have 0x{right:x}",
+                cache=cache,
+                slab=slab if cache else None,
+                page=page,
+                member=member,
+                expected=f"0x{right:x}",
+                found=f"0x{word:x}",
+                measure=WORD,
+            )

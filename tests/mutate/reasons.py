@@ -206,9 +206,14 @@ REASONS = (
         "slab, tail|slab, last tail", "flags", "flags of a folio's second page, and of hardware"
     ),
     Reason(
-        "slab, tail|slab, last tail",
+        "slab, tail",
         "word 2|word 3|word 4|word 5|word 7",
-        "nothing of a slab is kept there, and the kernel clears it only when it checks",
+        "the first tails hold what a folio keeps there, and a slab nothing",
+    ),
+    Reason(
+        "slab, last tail",
+        "word 2|word 4|word 5|word 7",
+        "what a page had there before, where no member of a tail is",
     ),
     # Objects under debugging.
     Reason("object (in use), debugging", "behind*", "PIDs, times and handles of who has it"),
