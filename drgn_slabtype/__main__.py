@@ -1,8 +1,16 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """``drgn-slabtype``, and ``python -m drgn_slabtype``, which is the same."""
 
-import signal
 import sys
+
+# Built in. What stands around it imports enum: a while in which Ctrl-C is Python's traceback.
+from _signal import (  # type: ignore[import-not-found]
+    SIG_DFL,
+    SIGINT,
+    default_int_handler,
+    getsignal,
+    signal,
+)
 
 
 def main() -> int:
@@ -32,8 +40,8 @@ def kernel_ci() -> int:
 def _end_quietly() -> None:
     # Ctrl-C ends the process without a word until the command line can answer it:
     # what is imported for that takes a while.
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if getsignal(SIGINT) is default_int_handler:
+        signal(SIGINT, SIG_DFL)
 
 
 if __name__ == "__main__":

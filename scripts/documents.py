@@ -128,6 +128,7 @@ DOCUMENTS: Sequence[Document] = (
             "unavailable": (List[str], "What could not be read, and so may hide some."),
             "count": (int, "How many objects there are in the list."),
             "found": (Optional[int], "How many there are, those included that are not told."),
+            "guarded": (int, "How many of those are in KFENCE's pool, and in none of the slabs."),
             "objects": (List[SlabObject], "All of them, or those in the state asked for."),
         },
     ),

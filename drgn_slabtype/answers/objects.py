@@ -70,7 +70,12 @@ def objects(
     )
     found = replace(found, guarded=tuple(one for _, one in guarded if one.state in wanted))
     told = found if most is None else found.first(most)
-    return replace(told, unavailable=tuple(chain(*missing)), found=len(found))
+    return replace(
+        told,
+        unavailable=tuple(chain(*missing)),
+        found=len(found),
+        guarded_found=len(found.guarded),
+    )
 
 
 def for_each_object(

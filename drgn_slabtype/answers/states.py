@@ -95,6 +95,8 @@ class Objects:
     """What is missing because it is not in the target, or cannot be reached."""
     found: Optional[int] = None
     """How many there are, those included that are not told."""
+    guarded_found: int = 0
+    """How many of those are in KFENCE's pool."""
 
     def __len__(self) -> int:
         return len(self.address) + len(self.guarded)

@@ -122,6 +122,7 @@ def objects(found: Objects) -> Iterator[str]:
         "unavailable": missing,
         "count": len(found),
         "found": found.found,
+        "guarded": found.guarded_found,
         "objects": [],
     }
     start = _dump("objects", parts)

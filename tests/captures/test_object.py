@@ -9,6 +9,8 @@ from typing import Tuple
 
 import pytest
 from drgn import Program
+from drgn.helpers.linux.percpu import per_cpu_ptr
+from drgn.helpers.linux.slab import find_slab_cache
 
 from drgn_slabtype.answers.address import AddressInfo, Line, ObjectWord
 from drgn_slabtype.answers.caches import caches
@@ -44,6 +46,24 @@ def test_object_says_on_which_list_its_slab_stands(prog: Program) -> None:
         first = next(one for one in objects(prog, cache.name) if one.slab == slab)
         info = slab_object(prog, first.address)
         assert (info.list, info.owner) == standing
+
+
+def test_what_was_not_asked_is_said() -> None:
+    prog = _open("debian-6.12-plain")
+    one = next(iter(objects(prog, "kmalloc-64")))
+    cache = find_slab_cache(prog, "kmalloc-64")
+    assert cache is not None
+    not_damaged = "what it is, not whether it is damaged; --everywhere asks that, too"
+    for address, said in (
+        (
+            one.address,
+            "its own cache alone, not whether others record it too; --everywhere asks all",
+        ),
+        (one.slab, not_damaged),
+        (per_cpu_ptr(cache.cpu_slab, 0).value_(), not_damaged),
+    ):
+        assert f"  asked          {said}\n" in as_text(slab_object(prog, address))
+        assert "--everywhere" not in as_text(slab_object(prog, address, everywhere=True))
 
 
 def test_more_neighbours_are_those_of_the_slab(prog: Program) -> None:

@@ -48,6 +48,13 @@ def test_everything_adds_up(path: Path) -> None:
             by_state = {state: len(objects(prog, cache.address, state)) for state in STATES}
             assert sum(by_state.values()) == cache.objects + cache.guarded
             assert owners(prog, cache.address).guarded == cache.guarded
+            every = objects(prog, cache.address)
+            assert (every.found, every.guarded_found) == (len(every), cache.guarded)
+            head = next(iter(as_text.objects(every)))
+            assert f": {cache.objects} object" in head
+            assert f" bytes, {cache.guarded} more in KFENCE's pool" in head
+            assert json.loads("".join(as_json.objects(every)))["guarded"] == cache.guarded
+            assert objects(prog, cache.address, most=1).guarded_found == cache.guarded
     guarded = {result.address: result.guarded for result in report.caches}
     assert guarded == {cache.address: cache.guarded for cache in caches(prog).caches}
     assert document["totals"]["guarded"] == sum(guarded.values())

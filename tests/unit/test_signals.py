@@ -9,10 +9,12 @@ import subprocess
 import sys
 import threading
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Iterator, List, Tuple
 
 import pytest
 
+import drgn_slabtype
 from drgn_slabtype.signals import (
     SIGNALS,
     Interrupted,
@@ -223,3 +225,16 @@ def test_ctrl_c_during_the_imports_leaves_no_traceback(entry: Tuple[str, str]) -
         [sys.executable, "-c", _EARLY, *entry], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
+
+
+def test_nothing_is_imported_before_the_command_line_is_safe() -> None:
+    # What Python itself has imported by then, it had to.
+    code = (
+        f"import sys; sys.path.insert(0, {str(Path(drgn_slabtype.__file__).parents[1])!r}); "
+        "before = {*sys.modules}; import drgn_slabtype.__main__; print(*{*sys.modules} - before)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True
+    )
+    own = {"drgn_slabtype", "drgn_slabtype.__main__"}
+    assert own <= {*done.stdout.split()} <= {*own, "__future__", "types"}

@@ -56,8 +56,10 @@ def objects(found: Objects) -> Iterator[str]:
         yield text([f"{facts.name}: {of_what if every else 'it has no object'}"])
         yield text(unavailable(found))
         return
-    of_all = f"{facts.name}: {plural(_all(found), 'object')} of {facts.object_size} bytes"
-    yield printable(of_all + _shown(found))
+    of_all = plural(_all(found) - found.guarded_found, "object")
+    told_first = f"{facts.name}: {of_all} of {facts.object_size} bytes"
+    apart = f", {found.guarded_found} more in KFENCE's pool" if found.guarded_found else ""
+    yield printable(told_first + apart + _shown(found))
     yield "\n"
     if not len(found):
         yield text(unavailable(found))

@@ -65,9 +65,14 @@ def _stands(info: AddressInfo) -> Optional[str]:
 
 
 def _asked(info: AddressInfo) -> Optional[str]:
-    if info.kind != "slab object" or info.everywhere:
+    # What is asked by itself where that takes little, and elsewhere only if it is wanted.
+    if info.everywhere:
         return None
-    return "its own cache alone; --everywhere asks all"
+    if info.kind == "slab object":
+        return "its own cache alone, not whether others record it too; --everywhere asks all"
+    if info.kind in ("struct slab", "per-CPU") and info.slab_cache is not None:
+        return "what it is, not whether it is damaged; --everywhere asks that, too"
+    return None
 
 
 class Row(NamedTuple):
