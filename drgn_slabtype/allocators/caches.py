@@ -271,6 +271,10 @@ def names_in_sysfs(machine: Machine, caches: Caches) -> List[Optional[str]]:
     if not rows.structure.has("kobj.name"):
         return [None] * len(rows)
     there = rows.ok & (rows["kobj.state_in_sysfs"] != 0)
+    if machine.manifest is not None:
+        # Captures have nothing behind a name.
+        pointers = zip(rows["kobj.name"].tolist(), there.tolist())
+        return [_name(machine, pointer) if known else None for pointer, known in pointers]
     gathered = machine.memory.gather(rows["kobj.name"] * there, _DIRECTORY_BYTES)
     found: List[Optional[str]] = []
     for known, data in zip(gathered.ok.tolist(), gathered.bytes):

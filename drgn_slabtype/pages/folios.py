@@ -326,12 +326,16 @@ class FreeBlocks:
         """Return which pages of the block are in a free block, head included."""
         n, pfn = len(folios), folios.block.pfn
         rows = np.flatnonzero(folios.layout.encoding.is_type(folios.words[:n], "buddy"))
+        private = folios.long(folios.where.private)[rows]
+        # Of a block that is larger than any, or cannot begin there, nobody knows the end.
+        sizes = np.where(private <= folios.machine.fact(largest_block), buddy_sizes(private), 1)
+        sizes[(folios.pfns[rows] & (sizes.astype(np.uint64) - np.uint64(1))) != 0] = 1
         edges = np.zeros(n + 1, np.int64)
         if self._until > pfn:
             edges[0] += 1
             edges[min(self._until - pfn, n)] -= 1
         if len(rows):
-            ends = rows + buddy_sizes(folios.long(folios.where.private)[rows])
+            ends = rows + sizes
             np.add.at(edges, rows, 1)
             np.add.at(edges, np.minimum(ends, n), -1)
             self._until = max(self._until, pfn + int(ends.max()))
@@ -340,6 +344,13 @@ class FreeBlocks:
 
 MAX_BUDDY_ORDER = 20
 """No kernel frees larger blocks; what a damaged page says beyond is not believed."""
+
+
+def largest_block(machine: Machine) -> int:
+    """Return the order of the largest blocks that a kernel's zones have lists for."""
+    lists = machine.prog.type("struct zone").member("free_area").type.length or 1
+    return min(lists - 1, MAX_BUDDY_ORDER)
+
 
 # By order; the last is that of all orders that are not believed.
 _SIZES = 1 << np.append(np.arange(MAX_BUDDY_ORDER + 1), 0)

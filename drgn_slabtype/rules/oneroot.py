@@ -19,6 +19,7 @@ from .overrun import PageOf, of_overruns
 
 _GAP = 16  # bytes from one damaged word to the next: a word may be right by chance
 _STRETCH_BYTES = 4096  # that one write may run over
+_FEWEST_VECTORS = 3  # in one page that have not been damaged each by itself
 _FEWEST_CPUS = 3  # that have not been damaged each by itself
 _MANY = 4  # roots that are not damaged one by one so near each other
 _NODE_BYTES = 128  # of a structure of a node, but for what debugging adds
@@ -36,6 +37,11 @@ _APART = frozenset({"content", "note", "unavailable"})
 """Rules about contents, where every object is a place of its own, and what is no damage."""
 _NOT_STRUCTURES = _APART | {"claim"}
 _EXPLAINS_LINKS = frozenset({"page-free-type", "list-wrong"})
+_OVERWRITTEN = frozenset(
+    "type-conflict slab-mark-lost slab-cache-wrong slab-order-wrong page-tail-head "
+    "page-zone-wrong list-links".split()
+)
+"""What is said of struct pages that others than their owners have written to."""
 _MADE_OTHERWISE = _OF_STRUCT_PAGE | {"slab-objects-wrong"}
 _OF_ONE = frozenset({"cache-wrong", "slab-vector-wrong"})
 """Pointers to what belongs to one cache or slab alone."""
@@ -82,8 +88,10 @@ def one_root(
         *_of_same(here, page_of, page_bytes),
         *_of_tails(here, page_bytes),
         *_of_nodes(here),
-        *_of_missing_slabs(here, follows),
+        *_of_neighbours(here, page_bytes),
     ):
+        _bind(follows, into, one)
+    for into, one in _of_missing_slabs(here, follows):
         _bind(follows, into, one)
     roots = {one.id: _root(follows, one.because or one.id) for one in still}
     for into, one in of_copies(still, roots, copies):
@@ -205,19 +213,25 @@ def _of_pages(
 
 
 def _of_lost(findings: Sequence[Finding], page_of: PageOf) -> Iterator[Tuple[int, int]]:
-    # Entries that lead into one page, which is no slab of their cache any more; and tables,
-    # to a cache that the list of caches has lost.
-    pages: Dict[Tuple[Optional[str], int], int] = {}
+    # Entries and vectors that lead into one page, which is no slab of their cache any more; and
+    # tables, to a cache that the list of caches has lost.
+    pages: Dict[Tuple[str, Optional[str], int], List[int]] = {}
     caches = {one.found: one.id for one in findings if one.code == "cache-list"}
     for one in findings:
         if one.because is not None or not isinstance(one.found, int):
             continue
         if one.code == "machine-wrong" and one.found in caches:
             yield caches[one.found], one.id
-        page = page_of(one.found) if one.code == "claim-foreign" and one.slab is None else None
-        into = one.id if page is None else pages.setdefault((one.cache, page), one.id)
-        if into != one.id:
-            yield into, one.id
+        vector = one.code == "slab-vector-wrong"
+        if vector or (one.code == "claim-foreign" and one.slab is None):
+            page = page_of(one.found)
+            if page is not None:
+                of = None if vector else one.cache
+                pages.setdefault((one.code, of, page), []).append(one.id)
+    for (code, _, _), ids in pages.items():
+        # Vectors of slabs of all caches lie in few pages.
+        if code == "claim-foreign" or len(ids) >= _FEWEST_VECTORS:
+            yield from ((ids[0], one) for one in ids[1:])
 
 
 def _of_damaged(
@@ -232,6 +246,8 @@ def _of_damaged(
             caches[one.cache] = one.id
         elif one.because is None and one.code in _MADE_OTHERWISE and one.slab is not None:
             slabs.setdefault(one.slab, one.id)
+        elif one.because is None and one.code in _OVERWRITTEN and one.page is not None:
+            slabs.setdefault(one.page, one.id)
     for one in findings:
         if one.code == "cache-destroyed" and one.because is None and one.cache in caches:
             # Nobody who destroys a cache clears what else it says of itself.
@@ -333,21 +349,41 @@ def _of_missing_slabs(
     findings: Sequence[Finding], follows: Dict[int, int]
 ) -> Iterator[Tuple[int, int]]:
     # A slab whose page says that it is elsewhere is missing where it is, and so is one whose
-    # page says nothing of a slab any more: if one is missing, and one page is so.
-    pages: Dict[Optional[str], Set[int]] = {}
+    # page says nothing of a slab any more: if no more are missing than pages are so.
+    pages: Dict[Optional[str], Dict[int, int]] = {}
+    short = []
     for one in findings:
+        if one.because is not None:
+            continue
         of_slab = one.cache is not None and one.code != "page-zone-wrong"
-        if one.because is None and one.code in _OF_PAGE and not of_slab:
-            pages.setdefault(one.cache, set()).add(_root(follows, one.id))
-    short = [
-        one
-        for one in findings
-        if one.because is None and one.code == "node-slabs" and surplus(one) == -1
-    ]
+        if one.code == "node-slabs" and surplus(one) < 0:
+            short.append(one)
+        elif (one.code in _OF_PAGE and not of_slab) or one.code == "slab-vector-wrong":
+            of = None if one.code == "slab-vector-wrong" else one.cache
+            roots, root = pages.setdefault(of, {}), _root(follows, one.id)
+            roots[root] = max(roots.get(root, 0), one.pages)
+    missing = -sum(map(surplus, short))
     for one in short:
-        some = pages.get(one.cache) or (pages.get(None) if len(short) == 1 else None)
-        if some and len(some) == 1:
+        own = pages.get(one.cache, {})
+        some, most = (own, -surplus(one)) if own else (pages.get(None, {}), missing)
+        if len(some) == 1 and most <= max(some.values()):
             yield min(some), one.id
+
+
+def _of_neighbours(findings: Sequence[Finding], page_bytes: int) -> Iterator[Tuple[int, int]]:
+    # Struct pages side by side that others than their owners have written to.
+    runs: List[Tuple[int, int, int]] = []
+    for one in findings:
+        linked = one.code != "list-links" or one.page is not None
+        at = one.slab if one.page is None else one.page
+        if one.because is None and one.code in _OVERWRITTEN and linked and at is not None:
+            runs.append((at, at + one.pages * page_bytes, one.id))
+    end, into = 0, 0
+    for first, last, id in sorted(runs):
+        beside = first <= end
+        if beside:
+            yield min(into, id), max(into, id)
+        end, into = max(end, last), min(into, id) if beside else id
 
 
 def _around_structures(

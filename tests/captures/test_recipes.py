@@ -49,6 +49,7 @@ _FEW_OF_SLUB = """
     list-head-emptied
     list-lock-text
     mark-lost-on-full
+    name-of-another-cache
     next-null
     object-size-of-cache-too-great
     order-of-cache-wrong

@@ -34,7 +34,8 @@ def test_words_of_one_struct_page_are_one_damage() -> None:
     order = Finding("slab-order-wrong", "order", id=1, slab=MAP, word=MAP + PAGE + 0x11)
     zone = Finding("page-zone-wrong", "zone", id=2, page=MAP + PAGE, word=MAP + PAGE)
     assert _roots([order, zone]) == {1: None, 2: 1}
-    assert _roots([replace(order, word=MAP + PAGE - 0x11), zone]) == {1: None, 2: None}
+    zone = replace(zone, page=MAP + 3 * PAGE, word=MAP + 3 * PAGE)
+    assert _roots([replace(order, word=MAP + 3 * PAGE - 0x11), zone]) == {1: None, 2: None}
 
 
 def test_slab_that_is_missing_is_the_one_whose_page_is_overwritten() -> None:
@@ -47,6 +48,22 @@ def test_slab_that_is_missing_is_the_one_whose_page_is_overwritten() -> None:
     assert _roots([short, page]) == {1: 2, 2: None}
     other = replace(short, id=3, cache="b")
     assert _roots([short, page, other]) == {1: None, 2: None, 3: None}
+    assert _roots([short, replace(page, pages=2), other]) == {1: 2, 2: None, 3: 2}
+    vector = Finding("slab-vector-wrong", "vector", id=2, cache="b", slab=MAP, found=LINEAR + 1)
+    more = [
+        replace(vector, id=at, cache="c", slab=MAP + 8 * PAGE * at, found=LINEAR + 64 * at)
+        for at in (3, 4)
+    ]
+    assert _roots([short, vector, *more]) == {1: 2, 2: None, 3: 2, 4: 2}
+
+
+def test_struct_pages_side_by_side_are_one_damage() -> None:
+    links = [Finding("list-links", "next", id=at, page=MAP + PAGE * at) for at in (1, 2, 4)]
+    assert _roots(links) == {1: None, 2: 1, 4: None}
+    zones = Finding("page-zone-wrong", "zones", id=3, page=MAP + PAGE, pages=3)
+    assert _roots([*links, zones]) == {1: None, 2: 1, 3: 1, 4: 1}
+    slabs = [replace(one, page=None, slab=one.page) for one in links]
+    assert set(_roots(slabs).values()) == {None}
 
 
 def test_what_is_damaged_in_one_piece_has_the_root_that_bookkeeping_tells() -> None:
