@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any, Iterator, List, Optional, Sequence, Union
 from .arguments import one_of, require
 from .command import jobs_code
 from .errors import TargetError
-from .findings import Finding, LayoutSummary, Report, Target
+from .findings import Finding, Report
 from .fleet.baseline import accept, as_baseline
 from .fleet.known import Cause, likenesses, read_causes
 from .report.output import Progress, check_writable, emit, progress
 from .signals import interruptible, reason_of
 from .typed import REPORTS, ReportFile, resolved, spelled
+from .unjudged import is_watch, nothing
 from .watch import PAUSE, Round, save, watch
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class Watching:
             return found
         if self.last is not None:
             return self.last.ended(reason)
-        return Round(0, "", _nothing(self._args, reason))
+        return Round(0, "", nothing(self._args, reason))
 
 
 def run(prog: Program, args: argparse.Namespace) -> Union[Report, Watching]:
@@ -104,7 +105,7 @@ def run(prog: Program, args: argparse.Namespace) -> Union[Report, Watching]:
     files = [*args.report, *([ReportFile("html", args.html)] if args.html else [])]
     causes = _causes(args)
     baseline = [] if args.baseline is None else read_causes(args.baseline)
-    if _is_watch(args):
+    if is_watch(args):
         _refuse_rounds(args)
         check_writable(args.capture)  # the moment that it is of does not come back
         return Watching(prog, args)
@@ -153,10 +154,6 @@ def _keep(report: Report, baseline: Sequence[Cause], path: str) -> None:
         report.notes.append(Finding("not-saved", message, place=path))
 
 
-def _is_watch(args: argparse.Namespace) -> bool:
-    return args.watch is not None or args.rounds is not None or args.until_finding
-
-
 def _causes(args: argparse.Namespace) -> Optional[List[Cause]]:
     return None if args.known is None else read_causes(args.known)
 
@@ -182,13 +179,6 @@ def _save(prog: Program, report: Report, file: ReportFile) -> None:
     except TargetError as error:
         message = f"{error}: the report is not in this file"
         report.notes.append(Finding("not-saved", message, place=file.path))
-
-
-def failures(records: Union[Report, Watching]) -> List[str]:
-    """Return a line for each report that was asked for and could not be written."""
-    if isinstance(records, Watching):
-        return []
-    return [note.message for note in records.notes if note.code == "not-saved" and note.place]
 
 
 def write_report(prog: Program, report: Report, format: str, path: str) -> None:
@@ -236,25 +226,10 @@ def write_html(prog: Program, report: Report, path: str) -> None:
 def stopped(args: argparse.Namespace, records: Any, reason: str) -> Union[Report, Watching]:
     """Return what a check comes to that was stopped before it was presented."""
     if records is None:
-        records = Watching(None, args) if _is_watch(args) else _nothing(args, reason)
+        records = Watching(None, args)
     records.stop(reason)
     stopped: Union[Report, Watching] = records
     return stopped
-
-
-def _nothing(args: argparse.Namespace, reason: str) -> Report:
-    # The report of a run that was stopped while the target was opened.
-    options = vars(args)
-    path = options.get("core") or options.get("qemu")
-    kind = "core" if options.get("core") else "qemu" if options.get("qemu") else "live"
-    report = Report(Target(kind, path), LayoutSummary())
-    report.stop(reason)
-    return report
-
-
-def presenter(records: Any) -> str:
-    """Return the name of what presents the records of a check."""
-    return "watch" if isinstance(records, Watching) else "check"
 
 
 def code(args: argparse.Namespace) -> str:
@@ -266,8 +241,8 @@ def code(args: argparse.Namespace) -> str:
         given.append(f"addresses=[{', '.join(map(spelled, args.address))}]")
     checked = f"report = check({', '.join(['prog', *given])}{jobs_code(args)})\n"
     names = {"check"}
-    if _is_watch(args) or args.capture or args.max_time is not None:
-        rounds = args.rounds if _is_watch(args) else 1
+    if is_watch(args) or args.capture or args.max_time is not None:
+        rounds = args.rounds if is_watch(args) else 1
         options = {
             "pause": args.watch,
             "rounds": rounds,
@@ -279,7 +254,7 @@ def code(args: argparse.Namespace) -> str:
         checked = f"for round in watch({', '.join(['prog', *given])}):\n    report = round.report\n"
         names = {"watch"}
     names |= {*_KNOWN} if args.known else set()
-    if _is_watch(args):
+    if is_watch(args):
         return f"from drgn_slabtype import {', '.join(sorted(names))}\n\n" + (
             f"{checked}{_OF_ROUND}{_known_code(args, '    ')}"
         )

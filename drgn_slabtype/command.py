@@ -177,7 +177,7 @@ def answer(command: Command, program: Callable[[], Any], args: argparse.Namespac
 
     from .report import present, renderer
     from .report.output import check_apart, check_writable, width
-    from .signals import interruptible, reason_of
+    from .signals import interruptible, poll, reason_of
 
     path = args.output if command.output else None
     if command.stopped is None:
@@ -191,6 +191,7 @@ def answer(command: Command, program: Callable[[], Any], args: argparse.Namespac
     try:
         with interruptible():
             prog = program() if command.target else None
+            poll()  # what drgn lost on its way back from C
             records = _run(command, prog, args)
             text = present(_presenter(command, records), records, args.format, columns)
     except KeyboardInterrupt as stop:

@@ -57,21 +57,25 @@ def _check(prog: Program, args: argparse.Namespace) -> Any:
 
 
 def _check_stopped(args: argparse.Namespace, records: Any, reason: str) -> Any:
+    from .unjudged import is_watch, nothing
+
+    if records is None and not is_watch(args):
+        return nothing(args, reason)
     from .checking import stopped
 
     return stopped(args, records, reason)
 
 
 def _check_presenter(records: Any) -> str:
-    from .checking import presenter
+    from .findings import Report
 
-    return presenter(records)
+    return "check" if isinstance(records, Report) else "watch"
 
 
 def _check_failures(records: Any) -> Sequence[str]:
-    from .checking import failures
-
-    return failures(records)
+    # A line for each report that was asked for and could not be written.
+    notes = getattr(records, "notes", ())  # rounds of checks have none
+    return [note.message for note in notes if note.code == "not-saved" and note.place]
 
 
 def _check_code(args: argparse.Namespace) -> str:

@@ -373,6 +373,32 @@ def block():
     assert (done.returncode, done.stdout, done.stderr) == (128 + signal.SIGTERM, "", "")
 
 
+OPENING = """
+import os, sys
+import drgn_slabtype.target as target
+def open_target(options):
+    os.kill(os.getpid(), signal.SIGINT)
+target.open_target = open_target
+"""
+
+
+@pytest.mark.parametrize("format", ["table", "json", "junit"])
+def test_what_was_stopped_before_it_began_imports_nothing_that_judges(format: str) -> None:
+    # Which takes as long as opening does.
+    code = f"""{START}{OPENING}
+from drgn_slabtype import cli
+status = cli.main(["check", "-c", sys.argv[1], "--format", "{format}"])
+judging = "checking", "check", "watch", "reading", "rules", "allocators"
+print(status, *(one for one in judging if f"drgn_slabtype.{{one}}" in sys.modules))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(CAPTURE)], capture_output=True, text=True, check=True
+    )
+    *report, last = done.stdout.splitlines()
+    assert (last, done.stderr) == ("3", "")
+    assert "interrupted" in "".join(report)
+
+
 def test_signal_that_was_ignored_stays_ignored() -> None:
     done = drive(
         "os.kill(os.getpid(), signal.SIGHUP)",

@@ -17,8 +17,8 @@ ROOMS = """
     pagecheck reading strays blanks copies
     answers looks confirm course check
     capture debuginfo target diff demo watch
-    habits typed report command fleet checking pagecommands questions triage commands cli plugin
-    kernelci
+    habits typed unjudged report command fleet checking pagecommands questions triage commands cli
+    plugin kernelci
     __main__
 """.split()
 
