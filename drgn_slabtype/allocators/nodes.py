@@ -45,6 +45,10 @@ Sum = Callable[[int], int]
 """What the slabs of a node add up to."""
 
 
+_SHARE = 10  # caches of which all but one have what a node has of each
+_FEWEST = 8
+
+
 class Nodes(NamedTuple):
     """Every ``struct kmem_cache_node`` of the machine."""
 
@@ -196,21 +200,44 @@ def node_pointers(
     :param every: Of all caches, not only of those that are chosen.
     :return: Position of the cache, node, and pointer.
     """
+    pointers = _pointers(machine, caches, member)
+    return _chosen(caches, pointers, pointers != 0, every)
+
+
+def _pointers(machine: Machine, caches: Caches, member: str) -> U64:
+    # What every cache keeps per node: a row for each cache.
     word = machine.memory.word
     starts = [per_node_offset(machine, member, nid) for nid in range(machine.node_ids)]
     columns = [numbers_at(caches.rows.raw, start, word) for start in starts]
-    pointers = np.stack(columns, axis=1).astype(np.uint64)
-    cache, nid = np.nonzero(pointers if every else pointers * caches.chosen[:, None])
+    return np.stack(columns, axis=1).astype(np.uint64)
+
+
+def _chosen(caches: Caches, pointers: U64, some: Bools, every: bool) -> Tuple[I64, I64, U64]:
+    cache, nid = np.nonzero(some if every else some & caches.chosen[:, None])
     return cache.astype(np.int64), nid.astype(np.int64), pointers[cache, nid]
+
+
+def _gone(caches: Caches, pointers: U64) -> Bools:
+    # A cache is on the list from when it has a structure for each node that has memory.
+    there = pointers != 0
+    told = caches.rows.ok & caches.listed & ~caches.dying
+    has, count = np.count_nonzero(there[told], axis=0), np.count_nonzero(told)
+    usual = (_SHARE * has >= (_SHARE - 1) * count) & (has >= _FEWEST)
+    gone: Bools = ~there & usual & told[:, None]
+    return gone
 
 
 def read_nodes(machine: Machine, caches: Caches, every: bool = False) -> Nodes:
     """
     Read every ``struct kmem_cache_node`` that the chosen caches point to.
 
+    Where all others of a node point to one, NULL is a pointer that leads to none.
+
     :param every: Those of all caches.
     """
-    cache, nid, pointers = node_pointers(machine, caches, "node", every)
+    pointers = _pointers(machine, caches, "node")
+    some = (pointers != 0) | _gone(caches, pointers)
+    cache, nid, pointers = _chosen(caches, pointers, some, every)
     rows = machine.rows("struct kmem_cache_node", pointers)
     wild = wild_pointers(machine, pointers, 4, rows.ok)
     locks = lock_states(machine, rows, "list_lock")

@@ -65,6 +65,8 @@ class FreeList(NamedTuple):
     first: int
     """Page frame the head leads to; itself as :attr:`FreeMemory.next` has it."""
     last: int
+    head: int
+    """``struct list_head *``."""
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,7 @@ class _Collector:
         self.memcg = page.offset(cgroup[0]) if cgroup else None
         self.link = machine.memory_map.vmemmap + machine.page.compound
         self.zones: List[Zone] = []
-        self.lists: List[Tuple[FreeList, int]] = []
+        self.lists: List[FreeList] = []
         self.rows: Dict[Tuple[int, int], int] = {}
         self.large: Dict[int, Tuple[int, int]] = {}
 
@@ -227,7 +229,7 @@ class _Collector:
             next=self._targets(after.astype(np.uint64)),
             prev=self._targets(before.astype(np.uint64)),
             zones=self.zones,
-            lists=[free_list for free_list, _ in self.lists],
+            lists=[*self.lists],
             inside=_joined(inside),
             tails=_joined(tails),
             mapped=_joined(mapped),
@@ -264,7 +266,7 @@ class _Collector:
         self.zones.append(Zone(nid, number, name, begin, end, tuple(counts), locked, wrong))
         self.rows[nid, number] = row
         for order, kind, address, first, last in heads:
-            self.lists.append((FreeList(row, order, kind, first, last), address))
+            self.lists.append(FreeList(row, order, kind, first, last, address))
 
     def _zone_row(self, place: int) -> int:
         return self.rows.get(self.bits.split(place), -1)
@@ -322,7 +324,7 @@ class _Collector:
         last = max((end for _, end in page_ranges(self.machine)), default=0)
         wrong = (offset % np.uint64(self.size) != 0) | (pfns >= last) | (pfns < 0)
         pfns[wrong] = NOWHERE
-        addresses = np.array([address for _, address in self.lists], np.uint64)
+        addresses = np.array([one.head for one in self.lists], np.uint64)
         if len(addresses):
             sorter = np.argsort(addresses)
             at = np.searchsorted(addresses[sorter], links)

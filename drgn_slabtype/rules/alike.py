@@ -292,8 +292,9 @@ def judge_slub_caches(cache: Columns, flags: Flags, is_kmalloc: Bools) -> Iterat
             wrong = has(bits) & (cache[name] != 0)
             why = f", and its {name} is not 0"
             yield from _odd(understood(wrong), "flags", own, why, hexa=True)
-    if "barns" in cache:
-        should = cache["nodes"] * (cache["sheaf_capacity"] != 0).astype(np.uint64)
+    nodes = usual(cache["nodes"]) if "barns" in cache else None
+    if nodes is not None:
+        should = np.where(cache["sheaf_capacity"] != 0, np.uint64(nodes), np.uint64(0))
         wrong = cache["barns"] != should
         yield from _odd(understood(wrong), "number of barns", cache["barns"], "", should)
     yield from _judge_tunables(cache)

@@ -122,6 +122,7 @@ def _list(found: PageFindings, one: FreeList, because: Optional[int]) -> Finding
         node=zone.node,
         place=f"zone {zone.name}",
         because=because,
+        word=one.head,
         # One that leads to no page at all was not left so by an operation.
         moving=zone.locked and NOWHERE not in (one.first, one.last),
         id=found.next_id,

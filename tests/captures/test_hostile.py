@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Dict, Set, Tuple
 
 import pytest
-from drgn import offsetof
+from drgn import offsetof, sizeof
 from drgn.helpers.linux.slab import for_each_slab_cache
 
 from drgn_slabtype.capture import open_capture
 from drgn_slabtype.check import check
+from drgn_slabtype.machine import machine
+from drgn_slabtype.pages.zones import populated_zones
 
 from ..recipes.overlay import Write, overlay
 
@@ -68,3 +70,27 @@ def test_text_over_a_cache(name: str) -> None:
     tracemalloc.stop()
     assert "cache-wrong" in {one.code for one in report.findings if one.because is None}
     assert most < 64 << 20
+
+
+@pytest.mark.parametrize("name", ["debian-6.12-plain", "debian-7.0-plain"])
+def test_poison_behind_the_order_of_a_cache(name: str) -> None:
+    """Where its objects are is known without: what others have in them is theirs."""
+    prog = open_capture(str(_HERE / name / "capture.xz"))
+    layout = prog.type("struct kmem_cache")
+    (cache,) = (one for one in for_each_slab_cache(prog) if one.name.string_() == b"kmalloc-64")
+    first, last = offsetof(layout, "inuse"), offsetof(layout, "name")
+    overlay(prog, [Write(cache.value_() + first, b"\x6b" * (last - first))])
+    roots = [one for one in check(prog).findings if one.because is None]
+    assert [(one.code, one.cache) for one in roots] == [("cache-wrong", "kmalloc-64")]
+
+
+@pytest.mark.parametrize("name", ["debian-6.12-plain", "debian-7-plain", "slab-6.1-rfc3-plain"])
+def test_free_lists_of_a_zone(name: str) -> None:
+    """Text over all of them is one root."""
+    prog = open_capture(str(_HERE / name / "capture.xz"))
+    _, _, zone = max(populated_zones(machine(prog)), key=lambda one: int(one[2].present_pages))
+    address, size = zone.free_area.address_, sizeof(zone.free_area.type_)
+    assert address is not None
+    overlay(prog, [Write(address, (_TEXT * size)[:size])])
+    roots = [one for one in check(prog).findings if one.because is None]
+    assert [one.code for one in roots] == ["page-free-list"]

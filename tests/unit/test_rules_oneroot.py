@@ -66,6 +66,13 @@ def test_struct_pages_side_by_side_are_one_damage() -> None:
     assert set(_roots(slabs).values()) == {None}
 
 
+def test_vector_that_lay_in_a_page_that_is_no_slab_any_more() -> None:
+    page = Finding("page-tail-head", "head", id=1, page=MAP + PAGE)
+    vector = Finding("slab-vector-wrong", "vector", id=2, cache="a", slab=MAP, found=MAP + PAGE)
+    assert _roots([page, vector]) == {1: None, 2: 1}
+    assert _roots([page, replace(vector, found=MAP)]) == {1: None, 2: None}
+
+
 def test_what_is_damaged_in_one_piece_has_the_root_that_bookkeeping_tells() -> None:
     zone = Finding("redzone", "zone", id=1, word=LINEAR)
     track = Finding("track", "track", id=2, word=LINEAR + 64)

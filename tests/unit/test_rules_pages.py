@@ -59,7 +59,7 @@ def _machine(blocks: List[Tuple[int, int]]) -> FreeMemory:
         after[rows] = [*pfn[rows[1:]], head][: len(rows)]
         before[rows] = [head, *pfn[rows[:-1]]][: len(rows)]
         ends = (int(pfn[rows[0]]), int(pfn[rows[-1]])) if len(rows) else (head, head)
-        lists.append(FreeList(0, number, 0, *ends))
+        lists.append(FreeList(0, number, 0, *ends, 0))
     counts = tuple(np.bincount(order, minlength=_MAX_ORDER + 1).tolist())
     return FreeMemory(
         pfn=pfn,

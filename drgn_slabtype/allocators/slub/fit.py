@@ -12,6 +12,7 @@ from ...ledger import I64, U64, Bools
 from ...pages.folios import head_pages
 from ...rules.members import MAX_OBJECTS, MAX_ORDER
 from ..caches import Caches
+from .cache import slab_flags
 
 
 def slab_orders(index: SlabIndex, caches: Caches, rows: I64, numbers: I64) -> I64:
@@ -110,12 +111,21 @@ def slab_fits(index: SlabIndex, caches: Caches, rows: I64, numbers: I64) -> Bool
     # The first object begins with the slab or after one red zone.
     head = index["freelist"][rows]
     offset = head - index.addresses[rows]
-    left = np.zeros(len(rows), np.uint64)
-    if of.structure.has("red_left_pad"):
-        left = of["red_left_pad"][numbers]
+    left = _left_pads(index, caches)[numbers]
     inside = (offset % size == 0) | ((offset - left) % size == 0)
     good &= (head == 0) | (inside & (offset < objects * size + left))
     return good
+
+
+def _left_pads(index: SlabIndex, caches: Caches) -> U64:
+    # Bytes before the first object, of each cache. One with red zones has some, and is one
+    # whose flags alone are damaged if it has so many as it would.
+    of, word = caches.rows, np.uint64(index.machine.memory.word_size)
+    if not of.structure.has("red_left_pad"):
+        return np.zeros(len(of), np.uint64)
+    pads, red = of["red_left_pad"], np.uint64(slab_flags(index.machine)["RED_ZONE"])
+    likely = (pads % word == 0) & (pads < of["size"])
+    return np.where(likely | (of["flags"] & red != 0), pads, np.uint64(0))
 
 
 def object_homes(index: SlabIndex, caches: Caches, owner: I64, addresses: U64) -> I64:
@@ -128,9 +138,7 @@ def object_homes(index: SlabIndex, caches: Caches, owner: I64, addresses: U64) -
     if not len(owner) or not len(caches):
         return np.full(len(addresses), -1, np.int64)
     of, numbers = caches.rows, owner[rows]
-    offset = addresses - index.addresses[rows]
-    if of.structure.has("red_left_pad"):
-        offset = offset - of["red_left_pad"][numbers]
+    offset = addresses - index.addresses[rows] - _left_pads(index, caches)[numbers]
     size = np.maximum(of["size"][numbers], np.uint64(1))
     good = (offset % size == 0) & (offset // size < index["objects"][rows])
     return np.where(good & (rows >= 0) & (numbers >= 0), numbers, -1)

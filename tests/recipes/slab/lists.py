@@ -90,12 +90,13 @@ recipe(
     put("flags", lambda s: s.kept("flags") | 3 << (64 - s.machine.nodes_shift)),
     Root("slab-node-wrong", node=None, also=NODE | {"claim-node", "page-zone-wrong"}),
 )
-recipe(
-    "node-pointer-wild",
-    lambda machine: machine.cache("dentry"),
-    put(lambda cache: cache.node_pointer(), GARBAGE),
-    Root("container-state", node=0, also=LISTS, others=frozenset("*")),
-)
+for _kind, _node in (("wild", GARBAGE), ("null", 0)):
+    recipe(
+        f"node-pointer-{_kind}",
+        lambda machine: machine.cache("dentry"),
+        put(lambda cache: cache.node_pointer(), _node),
+        Root("container-state", node=0, also=LISTS, others=frozenset("*")),
+    )
 
 # Two nodes.
 

@@ -83,12 +83,13 @@ def _shuffled(cache: Cache) -> bool:
 _SHUFFLED = _only("random order", _shuffled)
 recipe("random-seq-of-cache-misaligned", _SHUFFLED, add("random_seq", 2), _WRONG)
 _STATE = Root("container-state", found=NOW)
-recipe(
-    "node-pointer-wild",
-    CACHE,
-    put(lambda cache: cache.node_pointer(), GARBAGE),
-    _STATE.but(node=0, also=LISTS | {"claim-foreign"}),
-)
+for _kind, _node in (("wild", GARBAGE), ("null", 0)):
+    recipe(
+        f"node-pointer-{_kind}",
+        CACHE,
+        put(lambda cache: cache.node_pointer(), _node),
+        _STATE.but(node=0, also=LISTS | {"claim-foreign"}),
+    )
 
 
 @picks("sheaf with objects")
