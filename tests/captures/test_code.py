@@ -216,6 +216,18 @@ def test_code_about_call_traces_runs() -> None:
     assert last.startswith("2 caches with records, ")
 
 
+@pytest.mark.parametrize("format", ["json", "junit", "github", "gitlab"])
+def test_code_of_a_check_writes_the_format_that_was_asked_for(format: str) -> None:
+    prog = open_capture(str(HERE / "debian-6.12-plain" / "capture.xz"))
+    args = cli._parser().parse_args(["check", "--cache", "kmalloc-64", "--format", format])
+    assert args.command.drgn is not None
+    printed = _run(args.command.drgn(args), prog)
+    told = "".join(answer(args.command, lambda: prog, args).text)
+    # What a check cost is another each time.
+    assert printed[:40] == told[:40]
+    assert printed.count("\n") == told.count("\n")
+
+
 def test_code_about_damage_tells_all_of_it() -> None:
     prog = open_capture(str(HERE / "broken" / "slub-6.1-plain-P-overflow-word.xz"))
     (root,) = (one for one in check(prog).findings if one.because is None)

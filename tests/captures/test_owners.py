@@ -17,6 +17,7 @@ from drgn_slabtype.answers.owners import owners
 from drgn_slabtype.answers.slabs import slabs
 from drgn_slabtype.capture import open_capture
 from drgn_slabtype.machine import machine
+from drgn_slabtype.report import present
 from drgn_slabtype.report.text import owners as as_text
 
 from . import ONE_OF_EACH_SHAPE
@@ -63,6 +64,8 @@ def test_text_tells_nodes_and_cpus() -> None:
     assert kept == "kept for later: 53 on CPU 0, 17 on CPU 1, 117 on CPU 2, 10 on CPU 3"
     assert waiting == "waiting among them: 1 on CPU 0, 1 on CPU 1"
     partial = open_capture(str(HERE / "debian-6.12-plain" / "capture.xz"))
+    told = present("owners", owners(partial, "kmalloc-64"), "table", 80)
+    assert max(map(len, "".join(told).splitlines())) <= 80
     told = as_text(owners(partial, "kmalloc-64")).splitlines()[-1]
     assert told.startswith("in use in slabs of a CPU: 117 in 3 slabs of CPU 0, 40 in 1 slab of")
 

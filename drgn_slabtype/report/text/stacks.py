@@ -12,7 +12,7 @@ from ...answers.stacks import StacksAnswer
 from ..values import plural, size
 from ..views.stacks import KIND, OWNER, SITE
 from ..views.stacks import stacks as view
-from .lines import table, text
+from .lines import HANG, hung, table, text
 
 
 def stacks(answer: Union[StacksAnswer, KindsAnswer, List[Site]]) -> str:
@@ -77,5 +77,5 @@ def owners(answer: OwnersAnswer) -> str:
         ),
     ):
         if told := ", ".join(parts):
-            lines.append(f"{what}: {told}")
+            lines += hung(f"{what}: ", told, HANG)
     return text(lines)
