@@ -217,6 +217,9 @@ class Reading:
         lost_parts = self.allocator.unreadable(number)
         if lost_parts or self._has_holes:
             findings = [_doubted(self.machine, finding) for finding in findings]
+            torn = any(finding.code == "unreadable" for finding in findings)
+            if lost_parts or torn or self._hides_cpus:
+                findings = [_perhaps_of_a_cpu(finding) for finding in findings]
         name = caches.names[number]
         findings = judge_freed(ledger, self._freed(ledger), findings)
         return ledger, findings + [
@@ -227,10 +230,15 @@ class Reading:
     @cached_property
     def _has_holes(self) -> bool:
         # Whether slabs, or what CPUs have of caches, may be missing.
+        unread = self.scan is not None and self.scan.unreadable
+        return bool(unread or self._hides_cpus)
+
+    @cached_property
+    def _hides_cpus(self) -> bool:
+        # Whether what CPUs have of any cache may be missing.
         of = self.machine
         is_cut = any(one.rule == "unavailable" for one in of.memory_map.damage)
-        unread = self.scan is not None and self.scan.unreadable
-        return bool(unread or is_cut or of.per_cpu.lost.any())
+        return bool(is_cut or of.per_cpu.lost.any())
 
     def _freed(self, ledger: Ledger) -> Iterator[Freed]:
         # Vectors of slabs of any cache in objects of this one.
@@ -273,8 +281,7 @@ class Reading:
 def _doubted(machine: Machine, finding: Finding) -> Finding:
     # A slab whose struct page, or a list whose head, is not in the target
     # is missing in every sum and on every list.
-    on_no_list = finding.code == "slab-frozen" and finding.place == NO_LIST
-    if finding.code in _EXPLAINED_BY_HOLES or on_no_list:
+    if finding.code in _EXPLAINED_BY_HOLES:
         return finding.told_as("not-judged")
     if finding.code in ("list-links", "list-broken") and isinstance(finding.found, int):
         try:
@@ -282,6 +289,12 @@ def _doubted(machine: Machine, finding: Finding) -> Finding:
         except FaultError:
             return finding.told_as("unreadable")
     return finding
+
+
+def _perhaps_of_a_cpu(finding: Finding) -> Finding:
+    # A frozen slab is a CPU's, which is not in the target, or led to it through what is not.
+    on_no_list = finding.code == "slab-frozen" and finding.place == NO_LIST
+    return finding.told_as("not-judged") if on_no_list else finding
 
 
 def _nothing(caches: Caches, number: int) -> Ledger:

@@ -17,6 +17,8 @@ from drgn_slabtype.machine import machine
 from drgn_slabtype.reading import Reading
 
 from ..recipes.overlay import Write, overlay
+from ..recipes.slub.machine import Machine
+from ..recipes.slub.suite import SUITE
 
 _HERE = Path(__file__).parent
 _KFENCE = "debian-6.19-kfence"
@@ -155,3 +157,23 @@ def test_heads_of_lists_of_free_pages_that_are_zeroes() -> None:
     (finding,) = report.findings
     assert (finding.code, finding.place, finding.word) == ("page-free-list", "pcp", at)
     assert report.totals.slabs == check(_open("debian-7-plain")).totals.slabs
+
+
+@pytest.mark.parametrize("name", ["debian-7-plain", "slub-6.12-tiny-plain"])
+def test_struct_pages_hide_no_frozen_slab(name: str) -> None:
+    # It is a CPU's, and nothing that leads to slabs of CPUs is missing.
+    injury = SUITE.recipes["frozen-and-full"](Machine(_open(name)))
+    whole, prog = _open(name), _open(name)
+    index = Reading(machine(whole)).index
+    page = int(index.pages[-1]) & -4096
+    assert injury.slab is not None
+    assert injury.slab & -4096 != page
+
+    def fault(address: int, count: int, offset: int, physical: bool) -> bytes:
+        raise FaultError("not there", address)
+
+    overlay(prog, injury.writes)
+    prog.add_memory_segment(page, 4096, fault, False)
+    report = check(prog)
+    assert report.totals.unreadable_pages > 0
+    assert [(one.code, one.slab) for one in report.findings] == [("slab-frozen", injury.slab)]
