@@ -22,6 +22,7 @@ _STRETCH_BYTES = 4096  # that one write may run over
 _FEWEST_VECTORS = 3  # in one page that have not been damaged each by itself
 _FEWEST_CPUS = 3  # that have not been damaged each by itself
 _MANY = 4  # roots that are not damaged one by one so near each other
+_CACHE_BYTES = 256  # of struct kmem_cache that are not of its nodes
 _NODE_BYTES = 128  # of a structure of a node, but for what debugging adds
 _HEAD = 32  # bytes that an array begins with before its entries
 _TAILS = 8  # pages of the largest slabs that there usually are
@@ -217,11 +218,16 @@ def _of_lost(findings: Sequence[Finding], page_of: PageOf) -> Iterator[Tuple[int
     # tables, to a cache that the list of caches has lost.
     pages: Dict[Tuple[str, Optional[str], int], List[int]] = {}
     caches = {one.found: one.id for one in findings if one.code == "cache-list"}
+    words = [(one.word, one.id) for one in findings if one.code == "cache-wrong" and one.word]
     for one in findings:
         if one.because is not None or not isinstance(one.found, int):
             continue
-        if one.code == "machine-wrong" and one.found in caches:
-            yield caches[one.found], one.id
+        if one.code == "machine-wrong":
+            # Or to one whose size is not what it was.
+            inside = (id for word, id in words if 0 <= word - one.found < _CACHE_BYTES)
+            into = caches.get(one.found, next(inside, None))
+            if into is not None:
+                yield into, one.id
         vector = one.code == "slab-vector-wrong"
         if vector or (one.code == "claim-foreign" and one.slab is None):
             page = page_of(one.found)
@@ -256,6 +262,11 @@ def _of_damaged(
             root = caches.get(one.cache)
             if root is None and isinstance(one.found, int):
                 root = _of_head(page_of(one.found), slabs, page_bytes)
+            if root is not None:
+                yield root, one.id
+        if one.code == "claim-foreign" and one.because is None and isinstance(one.found, int):
+            # A slab that says that it has fewer pages holds what is in the others no more.
+            root = _of_head(page_of(one.found), slabs, page_bytes)
             if root is not None:
                 yield root, one.id
 

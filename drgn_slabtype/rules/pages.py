@@ -63,7 +63,7 @@ def judge_pages(
     found = PageFindings(free, encoding, names, told, known, last_id)
     zones = ((zone.node, f"zone {zone.name}") for zone in free.zones)
     found.limits.update(row for row, zone in enumerate(zones) if zone in lost)
-    for rule in (_locks, _tails, _mapped, _blocks, _inside, judge_links, _buddies, _counts):
+    for rule in (_locks, _tails, _mapped, _blocks, judge_links, _inside, _buddies, _counts):
         # What is found is taken in at once: what comes after follows from it.
         for finding in rule(found):
             found.add(finding)

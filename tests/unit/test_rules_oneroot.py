@@ -102,9 +102,18 @@ def test_entries_in_a_page_that_is_no_slab_any_more_are_one_damage() -> None:
     assert _roots([entries[0], replace(entries[1], slab=MAP)]) == {1: None, 2: None}
 
 
+def test_entry_in_a_slab_that_says_it_is_shorter_follows() -> None:
+    order = Finding("slab-order-wrong", "order", id=1, cache="a", slab=MAP, word=MAP + PAGE)
+    assert _roots([order, _entry(2, LINEAR + (1 << 20), LINEAR + 3 * 4096)]) == {1: None, 2: 1}
+    assert _roots([order, _entry(2, LINEAR + (1 << 20), LINEAR + 9 * 4096)]) == {1: None, 2: None}
+
+
 def test_table_that_leads_to_an_unlisted_cache_follows() -> None:
     lost = Finding("cache-list", "not on slab_caches", id=1, cache="a", found=LINEAR)
     table = Finding("machine-wrong", "kmalloc_caches", id=2, found=LINEAR)
+    size = Finding("cache-wrong", "object_size", id=1, cache="a", word=LINEAR + 0x1C)
+    assert _roots([size, table]) == {1: None, 2: 1}
+    assert _roots([replace(size, word=LINEAR - 8), table]) == {1: None, 2: None}
     assert _roots([lost, table]) == {1: None, 2: 1}
     assert _roots([lost, replace(table, found=LINEAR + 8)]) == {1: None, 2: None}
 
