@@ -218,7 +218,7 @@ class Reading:
         if lost_parts or self._has_holes:
             findings = [_doubted(self.machine, finding) for finding in findings]
             torn = any(finding.code == "unreadable" for finding in findings)
-            if lost_parts or torn or self._hides_cpus:
+            if lost_parts or torn or _hides_cpus(self.machine):
                 findings = [_perhaps_of_a_cpu(finding) for finding in findings]
         name = caches.names[number]
         findings = judge_freed(ledger, self._freed(ledger), findings)
@@ -231,14 +231,7 @@ class Reading:
     def _has_holes(self) -> bool:
         # Whether slabs, or what CPUs have of caches, may be missing.
         unread = self.scan is not None and self.scan.unreadable
-        return bool(unread or self._hides_cpus)
-
-    @cached_property
-    def _hides_cpus(self) -> bool:
-        # Whether what CPUs have of any cache may be missing.
-        of = self.machine
-        is_cut = any(one.rule == "unavailable" for one in of.memory_map.damage)
-        return bool(is_cut or of.per_cpu.lost.any())
+        return bool(unread or _hides_cpus(self.machine))
 
     def _freed(self, ledger: Ledger) -> Iterator[Freed]:
         # Vectors of slabs of any cache in objects of this one.
@@ -276,6 +269,12 @@ class Reading:
         if self.scope.slab is not None and not len(ledger.memberships) and on_the_way:
             doubts.append("it may be on its way between two lists")
         return doubts
+
+
+def _hides_cpus(machine: Machine) -> bool:
+    # Whether what CPUs have of any cache may be missing.
+    is_cut = any(one.rule == "unavailable" for one in machine.memory_map.damage)
+    return bool(is_cut or machine.per_cpu.lost.any())
 
 
 def _doubted(machine: Machine, finding: Finding) -> Finding:
