@@ -31,6 +31,7 @@ from .machine.memory import U64, Bools
 from .pages.compound import CompoundPages
 from .pages.cpupages import free_pages_of_cpus
 from .pages.dump import flag_words
+from .pages.firsttails import FirstTails
 from .pages.freememory import FreeMemory, free_memory
 from .pages.pcp import among_free, may_be_free, on_list
 from .pages.placed import Placed, spans
@@ -153,8 +154,8 @@ def judge_memory(
         return memory.unavailable("node_data is damaged")
     try:
         compounds, references = CompoundPages(machine), References(machine)
-        placed, tails = Placed(machine), Tails(machine)
-        free = free_memory(machine, (compounds, references, placed, tails))
+        placed, tails, firsts = Placed(machine), Tails(machine), FirstTails(machine)
+        free = free_memory(machine, (compounds, references, placed, tails, firsts))
     except FaultError as e:
         return memory.unavailable(str(e), "unreadable")
     except (AttributeError, LookupError) as e:
@@ -169,7 +170,7 @@ def judge_memory(
     words = judge_tail_words(references.worded, names, owners.name)
     memory.add(one for one in words if one.page not in typed)
     # One that leads to no head, or another, is told as such.
-    odd = judge_tails(tails.found, names, owners.name)
+    odd = judge_tails([*tails.found, *firsts.found], names, owners.name)
     memory.add(one for one in odd if one.page not in memory.told)
     negative = references.negative
     on_lists = _on_lists(machine, negative)

@@ -147,10 +147,11 @@ CODES: Mapping[str, Code] = {
         "charged to no cgroup; `free_tail_page_prepare()` and `free_page_is_bad()` look at both.",
         (_MAP, "a driver that gives a mapping to pages that are not its own"),
         ("`page PFN` of the tail and of its head", "`what WORD` with what was found"),
-        more="The first pages behind a head have members of the folio in these places and are not "
-        "judged. Of compound pages that are no slabs only what is no pointer is told: they are "
-        "split and freed tail by tail, and drivers have mappings of their own. Sixteen tails must "
-        "be as they should for each that is not.",
+        more="The first pages behind a head have members of the folio in these places: those of "
+        "slabs must have for a mapping what those of all other slabs of that order have. Of "
+        "compound pages that are no slabs only what is no pointer is told: they are split and "
+        "freed tail by tail, and drivers have mappings of their own. Sixteen tails must be as they "
+        "should for each that is not.",
         measure=_WORD,
     ),
     "page-refcount": Code(

@@ -400,3 +400,12 @@ def test_compound_pages_that_reach_over_several_blocks(
         report = kernel.changed((tail, "compound", kernel.page(heads[0] + 1) + 1, 8))
         assert _roots(report) == [("page-tail-head", kernel.page(tail))]
         assert f"is tail {tail - heads[0]} of" in report.findings[0].message
+
+
+def test_first_tails_have_the_mapping_of_those_of_all_other_slabs(kernel: Kernel) -> None:
+    for number in sorted({1, min(kernel.last, 2)}):
+        pfn = kernel.slab(kernel.order) + number
+        report = kernel.changed((pfn, "mapping", kernel.word(pfn, "mapping") ^ 1 << 33, 8))
+        (finding,) = report.findings
+        assert (finding.code, finding.page) == ("page-tail-word", kernel.page(pfn))
+        assert (finding.word, finding.member) == (kernel.at(pfn, "mapping"), "mapping")
