@@ -171,7 +171,7 @@ def judge_memory(
     memory.add(one for one in words if one.page not in typed)
     # One that leads to no head, or another, is told as such.
     odd = judge_tails([*tails.found, *firsts.found], names, owners.name)
-    memory.add(one for one in odd if one.page not in memory.told)
+    memory.add(one for one in odd if not {one.page, one.slab} & memory.told.keys())
     negative = references.negative
     on_lists = _on_lists(machine, negative)
     # One that is a tail by mistake has the references of what it is.

@@ -124,10 +124,6 @@ def _of_page(member: str) -> Callable[[Machine, Finding], Optional[_Spot]]:
     return spot
 
 
-def _of_member(machine: Machine, finding: Finding) -> Optional[_Spot]:
-    return None if finding.member is None else _of_page(finding.member)(machine, finding)
-
-
 # What places are called, and where each keeps its count and its entries.
 _PLACES: Sequence[Tuple[str, str, str, str]] = (
     ("array", "struct array_cache", "avail", "entry"),
@@ -215,7 +211,6 @@ _SPOTS: Dict[str, Callable[[Machine, Finding], Optional[_Spot]]] = {
     "page-free-list": _of_page("lru"),
     "page-tail-type": _type,
     "page-tail-head": _compound,
-    "page-tail-word": _of_member,
     "page-refcount": _references,
     "page-type-mapped": _type,
     "slab-referenced": _references,

@@ -144,7 +144,8 @@ CODES: Mapping[str, Code] = {
         "page",
         "A tail of a compound page holds what no tail holds.",
         "`prep_compound_tail()` gives each tail `TAIL_MAPPING` for its mapping, and tails are "
-        "charged to no cgroup; `free_tail_page_prepare()` and `free_page_is_bad()` look at both.",
+        "charged to no cgroup; `free_tail_page_prepare()` and `free_page_is_bad()` look at both. "
+        "The first says how many pages there are, which follows from the order beside it.",
         (_MAP, "a driver that gives a mapping to pages that are not its own"),
         ("`page PFN` of the tail and of its head", "`what WORD` with what was found"),
         more="The first pages behind a head have members of the folio in these places: those of "

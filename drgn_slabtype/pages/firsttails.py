@@ -92,7 +92,8 @@ class FirstTails:
     def _told(self, pfn: int, head: int, word: int, usual: int) -> TailWords:
         pfns, heads = np.array([pfn], np.int64), np.array([head], np.int64)
         words = np.array([self._plain(word, pfn)], np.uint64)
-        return TailWords("mapping", pfns, heads, words, self._plain(usual, pfn))
+        should = np.array([self._plain(usual, pfn)], np.uint64)
+        return TailWords("mapping", self._offset, pfns, heads, words, should)
 
     def _plain(self, word: int, pfn: int) -> int:
         itself = _ITSELF <= word < _ITSELF + _LINKS

@@ -5,12 +5,13 @@ What tails hold
 
 The tails of a compound page say nothing but where their head is: for a mapping they all have
 ``TAIL_MAPPING``, and they are charged to nobody. ``prep_compound_tail()`` writes the first;
-``free_tail_page_prepare()`` and ``free_page_is_bad()`` look at both when a page is freed.
+``free_tail_page_prepare()`` and ``free_page_is_bad()`` look at both when a page is freed. The
+first of them has how many pages there are, twice: as a power of two, and counted.
 """
 
 from __future__ import annotations
 
-from typing import List, NamedTuple, Optional, Sequence
+from typing import Any, List, NamedTuple, Optional, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,7 @@ import numpy.typing as npt
 from ..machine import Machine
 from ..machine.memory import U64, Bools
 from .folios import Folios, Rows
+from .scan import folio_order_offset
 
 I64 = npt.NDArray[np.int64]
 
@@ -27,6 +29,7 @@ without."""
 # The first pages behind a head have a folio's own members in place of these.
 _FIRST_OF_SLABS = 3
 _FIRST = 4
+_HIGHEST_ORDER = 10  # of a slab
 _SHARE = 16  # so many tails are as they should be for each that is not
 _MOST = 1 << 12  # that are kept; more are not understood
 
@@ -35,13 +38,15 @@ class TailWords(NamedTuple):
     """Tails with a word that is not that of a tail."""
 
     member: str
-    """Of ``struct page``."""
+    """Of ``struct page``, or of ``struct folio``."""
+    offset: int
+    """Where it is in each, in bytes."""
     pfns: I64
     heads: I64
     """Page frame of the head of each."""
     words: U64
-    usual: int
-    """What all other tails have."""
+    should: U64
+    """What a tail has there."""
 
 
 class Tails:
@@ -57,6 +62,8 @@ class Tails:
         self._members = [_Member("mapping", page.offset("mapping"), _MAPPINGS)]
         if charged is not None:
             self._members.append(_Member(charged, page.offset(charged), (0,)))
+        self._count = _count(machine)
+        self._order = folio_order_offset(machine) - page.size
 
     def take(self, folios: Folios, free: Bools) -> None:
         """
@@ -70,6 +77,8 @@ class Tails:
             odd = member.odd(words)
             if odd is not None and len(odd):
                 self._judge(folios, member, tails[odd], free)
+        if len(tails) and self._count is not None:
+            self._count_pages(folios, self._count)
 
     def _judge(self, folios: Folios, member: _Member, rows: Rows, free: Bools) -> None:
         heads = folios.head[rows]
@@ -87,21 +96,47 @@ class Tails:
         garbage = ~self._machine.memory.is_kernel_address(words) & (words != 0) & (words != of_head)
         garbage &= (number >= _FIRST) & ~(folios.hugetlb(heads) & (number >= self._folded))
         wrong = inside & (slab | garbage)
-        pfns = [folios.pfns[some[wrong]].astype(np.int64) for some in (rows, heads)]
-        member.keep(pfns[0], pfns[1], words[wrong])
+        member.keep(folios, rows[wrong], heads[wrong], words[wrong])
+
+    def _count_pages(self, folios: Folios, count: _Member) -> None:
+        # Of slabs: other compound pages are made and unmade word by word.
+        block, layout = folios.block, folios.layout
+        heads = block.flagged(layout.head_flag)
+        heads = heads[heads + 1 < len(block)]
+        heads = heads[layout.is_slab(folios.flags[heads], folios.words[heads])]
+        orders = block.raw[heads + 1, self._order]
+        words = folios.column(count.offset, 4)[heads + 1]
+        should = np.uint32(1) << np.minimum(orders, 31).astype(np.uint32)
+        wrong = (words != should) & (orders > 0) & (orders <= _HIGHEST_ORDER)
+        count.right[0] += len(heads) - int(np.count_nonzero(wrong))
+        if wrong.any():
+            rows = heads[wrong] + 1
+            count.keep(folios, rows, heads[wrong], words[wrong], should[wrong])
 
     @property
     def found(self) -> List[TailWords]:
         """Tails of slabs, and of other pages with what is no pointer."""
-        return [found for member in self._members for found in member.found()]
+        some = [*self._members, *([] if self._count is None else [self._count])]
+        return [found for member in some for found in member.found()]
+
+
+def _count(machine: Machine) -> Optional[_Member]:
+    # Of the second page: since "mm: store compound_nr as well as compound_order" (in v5.9).
+    page = machine.structure("struct page")
+    if page.has("compound_nr"):
+        return _Member("compound_nr", page.offset("compound_nr"), (0,))
+    folio = machine.structure("struct folio")
+    name = next((name for name in ("_nr_pages", "_folio_nr_pages") if folio.has(name)), None)
+    return None if name is None else _Member(name, folio.offset(name) - page.size, (0,))
 
 
 class _Member:
-    # A word that is the same in all tails.
+    # A word that follows from what others are.
 
     def __init__(self, name: str, offset: int, usual: Sequence[int]) -> None:
         self.name, self.offset = name, offset
-        self._usual = dict.fromkeys(usual, 0)
+        self.right = dict.fromkeys(usual, 0)
+        """How many tails have each of what it can be."""
         self._kept: List[TailWords] = []
         self._odd = 0
 
@@ -110,22 +145,30 @@ class _Member:
         if self._odd > _MOST:
             return None
         right = np.zeros(len(words), np.bool_)
-        for word in self._usual:
+        for word in self.right:
             same = words == np.uint64(word)
-            self._usual[word] += int(np.count_nonzero(same))
+            self.right[word] += int(np.count_nonzero(same))
             right |= same
         return (~right).nonzero()[0]
 
-    def keep(self, pfns: I64, heads: I64, words: U64) -> None:
-        self._odd += len(pfns)
-        self._kept.append(TailWords(self.name, pfns, heads, words, 0))
+    def keep(
+        self,
+        folios: Folios,
+        rows: Rows,
+        heads: Rows,
+        words: npt.NDArray[Any],
+        should: Optional[npt.NDArray[Any]] = None,
+    ) -> None:
+        tails, owners = (folios.pfns[some].astype(np.int64) for some in (rows, heads))
+        right = np.zeros(len(rows), np.uint64) if should is None else should.astype(np.uint64)
+        self._odd += len(rows)
+        words = words.astype(np.uint64)
+        self._kept.append(TailWords(self.name, self.offset, tails, owners, words, right))
 
     def found(self) -> List[TailWords]:
-        usual = max(self._usual, key=self._usual.__getitem__)
-        if not self._odd or _SHARE * self._odd > self._usual[usual] or self._odd > _MOST:
+        usual = max(self.right, key=self.right.__getitem__)
+        if not self._odd or _SHARE * self._odd > self.right[usual] or self._odd > _MOST:
             return []
-        columns = [np.concatenate([getattr(one, name) for one in self._kept]) for name in _COLUMNS]
-        return [TailWords(self.name, columns[0], columns[1], columns[2], usual)]
-
-
-_COLUMNS = ("pfns", "heads", "words")
+        pfns, heads, words, should = map(np.concatenate, list(zip(*self._kept))[2:])
+        should |= np.uint64(usual)
+        return [TailWords(self.name, self.offset, pfns, heads, words, should)]

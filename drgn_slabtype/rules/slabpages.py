@@ -199,18 +199,19 @@ def judge_tails(
     found: Sequence[TailWords], names: PageNames, cache_of: CacheOf
 ) -> Iterator[Finding]:
     """Yield the tails of compound pages that have a word of another page."""
-    for member, pfns, heads, words, right in found:
-        for pfn, head, word in zip(pfns.tolist(), heads.tolist(), words.tolist()):
+    for member, offset, *columns in found:
+        for pfn, head, word, right in zip(*(column.tolist() for column in columns)):
             page, slab = names.page(pfn), names.page(head)
             cache = cache_of(slab)
             of = f"slab 0x{slab:x}" if cache else f"the compound page at PFN {head:#x}"
             yield Finding(
                 "page-tail-word",
                 f"page 0x{page:x} (PFN {pfn:#x}), tail {pfn - head} of {of}, has 0x{word:x} for "
-                f"its {member}, where tails have 0x{right:x}",
+                f"its {member}, not 0x{right:x}",
                 cache=cache,
                 slab=slab if cache else None,
                 page=page,
+                word=page + offset,
                 member=member,
                 expected=f"0x{right:x}",
                 found=f"0x{word:x}",

@@ -408,4 +408,6 @@ def test_first_tails_have_the_mapping_of_those_of_all_other_slabs(kernel: Kernel
         report = kernel.changed((pfn, "mapping", kernel.word(pfn, "mapping") ^ 1 << 33, 8))
         (finding,) = report.findings
         assert (finding.code, finding.page) == ("page-tail-word", kernel.page(pfn))
-        assert (finding.word, finding.member) == (kernel.at(pfn, "mapping"), "mapping")
+        # How many pages a slab has is in half of that word, until Linux 6.2.
+        where = kernel.at(pfn, "mapping")
+        assert (finding.word, finding.member) in ((where, "mapping"), (where + 4, "compound_nr"))

@@ -72,6 +72,26 @@ def test_text_in_a_tail(path: Path, of_slab: bool) -> None:
 
 
 @eras
+def test_count_of_pages(path: Path) -> None:
+    prog = open_capture(str(path))
+    page = next(page for page, number, slab in _tails(prog) if number == 1 and slab)
+    layout = machine(prog).structure
+    names = ("_nr_pages", "_folio_nr_pages")
+    if layout("struct page").has("compound_nr"):
+        member, at = "compound_nr", layout("struct page").offset("compound_nr")
+    else:
+        folio = layout("struct folio")
+        member = next(name for name in names if folio.has(name))
+        at = folio.offset(member) - layout("struct page").size
+    overlay(prog, [Write(page + at, bytes(4))])
+    found = [one for one in check(prog).findings if one.because is None]
+    assert [(one.code, one.member, one.word, one.found) for one in found] == [
+        ("page-tail-word", member, page + at, "0x0")
+    ]
+    assert int(str(found[0].expected), 16) in (2, 4, 8)
+
+
+@eras
 def test_others_have_pointers_of_their_own(path: Path) -> None:
     """A page is split tail by tail, and a driver may give its pages a mapping."""
     page, prog = _one(path, False), open_capture(str(path))
