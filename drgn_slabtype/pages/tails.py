@@ -125,7 +125,10 @@ def _count(machine: Machine) -> Optional[_Member]:
     page = machine.structure("struct page")
     if page.has("compound_nr"):
         return _Member("compound_nr", page.offset("compound_nr"), (0,))
-    folio = machine.structure("struct folio")
+    try:
+        folio = machine.structure("struct folio")
+    except LookupError:  # before Linux 5.16
+        return None
     name = next((name for name in ("_nr_pages", "_folio_nr_pages") if folio.has(name)), None)
     return None if name is None else _Member(name, folio.offset(name) - page.size, (0,))
 

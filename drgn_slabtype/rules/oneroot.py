@@ -15,7 +15,7 @@ from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, 
 
 from ..findings import Finding
 from .copied import Copy, of_copies, surplus, tell
-from .overrun import PageOf, of_overruns
+from .overrun import FEWEST_PAGES, PageOf, of_overruns
 
 _GAP = 16  # bytes from one damaged word to the next: a word may be right by chance
 _STRETCH_BYTES = 4096  # that one write may run over
@@ -208,9 +208,10 @@ def _of_pages(
         roots = (_of_head(page, gone, page_bytes) for page in run)
         root = next((found for found in roots if found is not None), None)
         if root is not None:
-            # That somebody gave the page back, or put the slab on another list, explains
-            # that the list ends there.
-            yield (one.id, root) if one.code in _EXPLAINS_LINKS else (root, one.id)
+            # That somebody gave the page back, put the slab on another list, or ran over all
+            # of these pages, explains that the list ends there.
+            explains = one.code in _EXPLAINS_LINKS or one.pages >= FEWEST_PAGES
+            yield (one.id, root) if explains else (root, one.id)
 
 
 def _of_lost(findings: Sequence[Finding], page_of: PageOf) -> Iterator[Tuple[int, int]]:

@@ -17,7 +17,8 @@ from ..findings import Finding
 from .copied import OF_CACHE, Copy, Roots
 
 _APART = 8  # struct pages that may be right by chance
-_FEWEST = 16  # struct pages that are not damaged one by one
+FEWEST_PAGES = 16
+"""Struct pages that are not damaged one by one."""
 _STRUCT_PAGES = frozenset(
     "page-tail-head page-tail-type page-tail-word page-free-type page-refcount slab-mark-stray "
     "type-conflict slab-mark-lost slab-cache-wrong slab-flags-wrong slab-order-wrong "
@@ -56,7 +57,7 @@ def of_overruns(
         yield from ((into, one) for one in members if one != into)
         first, last = (bisect_left(leads, (at,)) for at in (region.start, region.stop))
         yield from ((into, one) for _, one in leads[first:last])
-    whole = bool(copied) or any(one.pages >= _FEWEST for one in findings)
+    whole = bool(copied) or any(one.pages >= FEWEST_PAGES for one in findings)
     if len(regions) == 1 and (whole or len(regions[0][1]) > 1):
         # Slabs that lists came to through these, and counts of these. Of one compound page a
         # single word may be wrong.
@@ -80,7 +81,7 @@ def _copied(
 ) -> Iterator[Tuple[range, List[int]]]:
     for copy in copies:
         stretch = copy.structures[0]
-        if len(stretch) >= _FEWEST * page_bytes and copy.told:
+        if len(stretch) >= FEWEST_PAGES * page_bytes and copy.told:
             pages = [(_struct_page(one), one.id) for one in findings]
             some = {roots[id] for page, id in pages if page is not None and page in stretch}
             if some:
@@ -101,7 +102,7 @@ def _regions(
     run: List[int] = []
     for page in [*sorted(pages), 0]:
         if run and not 0 < page - run[-1] <= _APART * page_bytes:
-            if len(run) >= _FEWEST:
+            if len(run) >= FEWEST_PAGES:
                 yield range(run[0], run[-1] + page_bytes), sorted({pages[one] for one in run})
             run = []
         run.append(page)

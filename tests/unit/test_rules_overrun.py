@@ -46,8 +46,10 @@ def test_what_led_there_follows() -> None:
 
 
 def test_a_few_struct_pages_are_damaged_one_by_one() -> None:
-    vector = Finding("slab-vector-wrong", "vector", id=90, slab=MAP, found=LINEAR + (64 << 12))
+    vector = Finding("slab-vector-wrong", "vector", id=90, slab=MAP, found=LINEAR + (75 << 12))
     assert _roots([*_tails(64, 15, 1), vector])[90] is None
+    # But for what lay in the one that is told.
+    assert _roots([*_tails(64, 15, 1), replace(vector, found=LINEAR + (64 << 12))])[90] == 1
     # So are many that lie far from each other.
     assert _roots([*_tails(64, 30, 1, step=9), vector])[90] is None
 
