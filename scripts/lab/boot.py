@@ -43,9 +43,14 @@ def _command_line(guest: Guest) -> str:
     return " ".join(word for word in words if word)
 
 
-def initial(kernel: KernelFiles, *, first: str = "") -> Path:
-    """Return the initramfs of a kernel, made once."""
-    name = kernel.kernel.name + (f"-{first}" if first else "")
+def initial(kernel: KernelFiles, *, first: str = "", besides: Sequence[str] = ()) -> Path:
+    """
+    Return the initramfs of a kernel, made once.
+
+    :param first: Program that is started first.
+    :param besides: Modules that not all guests load.
+    """
+    name = "-".join([kernel.kernel.name, *([first] if first else []), *besides[-1:]])
     recipe = initramfs.recipe(kernel.kernel.machine)
     if first:
         recipe = cache.key(1, recipe, initramfs.first_recipe(first))
@@ -56,7 +61,7 @@ def initial(kernel: KernelFiles, *, first: str = "") -> Path:
             old.unlink()
         # In one step: half an image, left by whoever was stopped here, would be booted.
         part = image.with_suffix(f".{os.getpid()}")
-        part.write_bytes(initramfs.build(kernel, first=first))
+        part.write_bytes(initramfs.build(kernel, first=first, besides=besides))
         part.replace(image)
     return image
 
@@ -103,7 +108,7 @@ def _boot(
     stack: contextlib.ExitStack,
 ) -> Machine:
     log = cache.log_file(f"console-{kernel.kernel.name}-{guest.name}")
-    image = image or initial(kernel, first=guest.first)
+    image = image or initial(kernel, first=guest.first, besides=guest.modules)
     line = " ".join([_command_line(guest), *words])
     architecture = kernel.kernel.machine
     options = [*architecture.machine, *kernel.kernel.board, *guest.options, *options]

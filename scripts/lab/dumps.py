@@ -98,6 +98,7 @@ def _folder(kernel: KernelFiles, guest: Guest, number: int) -> Path:
         guest.busy,
         *([initramfs.first_recipe(guest.first)] if guest.first else []),
         *([initramfs.first_recipe("second")] if guest.crash else []),
+        *guest.modules,
     )
     suffix = f"-{number}" if number else ""
     return cache.root() / "dumps" / kernel.kernel.name / f"{guest.name}-{key}{suffix}"

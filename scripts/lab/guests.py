@@ -10,6 +10,7 @@ from typing import Callable, Tuple
 from .architectures import ARCHITECTURES, HERE
 from .kernels import Kernel
 from .named import Named
+from .stock import PERSISTENT
 
 __all__ = ("CRASH_BUSY", "GUESTS", "Guest", "fitted", "guests_for", "suits")
 
@@ -50,6 +51,8 @@ class Guest:
     on and comes to caches the ordinary one leaves alone, runs out of memory, and has slabs
     given back; ``crowd``, which leaves millions of objects; or ``crash``, which loads a
     crash kernel, see :mod:`lab.crash`."""
+    modules: Tuple[str, ...] = ()
+    """Modules that it loads besides those that all guests load, in this order."""
     patience: int = 1
     """How many times longer than usual to wait for it."""
     measured: bool = False
@@ -212,6 +215,14 @@ _TABLE = (
         "memhp_default_state=online",
         memory_mib=384,
         plugged=(0x1_4000_0000, 0x1_9000_0000, 0x3_0800_0000),
+        suits=_is_stock_here,
+    ),
+    Guest(
+        "persistent",
+        "persistent memory beside the ordinary: struct pages of a device",
+        "memmap=66M!130M",
+        memory_mib=384,
+        modules=PERSISTENT,
         suits=_is_stock_here,
     ),
     _STORM,

@@ -101,17 +101,24 @@ def _compiled(sources: Sequence[Path], key: str, architecture: Architecture) -> 
     return (folder / "init").read_bytes()
 
 
-def build(kernel: KernelFiles, *, first: str = "", more: Sequence[bytes] = ()) -> bytes:
+def build(
+    kernel: KernelFiles,
+    *,
+    first: str = "",
+    besides: Sequence[str] = (),
+    more: Sequence[bytes] = (),
+) -> bytes:
     """
     Return the initramfs for a kernel.
 
     :param first: Program that is started first: a folder beside the ordinary one's files.
+    :param besides: Modules that not all guests load.
     :param more: Members for that program.
     :raises LabError: if the guest's program does not compile.
     """
     modules: Dict[str, Path] = kernel.modules
     machine = kernel.kernel.machine
-    order = [name for name in MODULES if name in modules]
+    order = [name for name in (*MODULES, *besides) if name in modules]
     parts = [
         member("dev", 0o040755),
         member("dev/console", 0o020600, device=0x0501),

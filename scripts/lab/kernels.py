@@ -210,6 +210,8 @@ _6_12 = _Family("6.12", ("trixie", "bookworm-backports"), "top-byte")
 _TOLD_6_12 = replace(_6_12, edit=kunit.print_errors)
 _7 = _Family("7.3", ("trixie-backports", "sid", "forky"), "top-byte", releases=r"7\.\d+\.\d+\S*")
 
+_7_2 = replace(_7, version="7.2", releases=r"7\.2\.\d+\S*")
+
 
 def _passed(version: str, about: str, **differs: Any) -> Kernel:
     # "debian-VERSION", of a version that Debian has moved on from: no debug symbols.
@@ -350,6 +352,7 @@ _FULL = (
         "small hardened",
         special="busy",
     ),
+    _7_2.stock("debian-7.2", "SLUB with sheaves, before the newest", special="busy"),
     _7.stock(
         "debian-7-rt", "newest Debian kernel with PREEMPT_RT: locks that sleep", flavour="rt-amd64"
     ),

@@ -15,7 +15,7 @@ from .errors import LabError
 from .kernels import Kernel, Stock
 from .process import say
 
-__all__ = ("MODULES", "fetch", "recipe")
+__all__ = ("MODULES", "PERSISTENT", "fetch", "recipe")
 
 MODULES = (
     "qemu_fw_cfg",
@@ -28,13 +28,16 @@ MODULES = (
 )
 """Modules that a guest loads where they are not built in, in this order."""
 
+PERSISTENT = ("libnvdimm", "nd_btt", "nd_pmem", "nd_e820")
+"""Those that a guest with persistent memory loads besides."""
+
 _TRIES = 3
 
 
 def recipe(origin: Stock) -> str:
     """Return the key of everything in this repository that a stock kernel depends on."""
     without = () if origin.symbols else ("without symbols",)
-    return cache.key(1, origin.image, origin.suites, MODULES, *without)
+    return cache.key(1, origin.image, origin.suites, MODULES, PERSISTENT, *without)
 
 
 def fetch(kernel: Kernel, archive: Archive, folder: Path) -> Dict[str, str]:
@@ -85,7 +88,7 @@ def _unpack_image(release: str, suite: str, archive: Archive, folder: Path) -> S
     patterns = {
         "vmlinuz": rf"boot/vmlinu[xz]-{escaped}|usr/lib/modules/{escaped}/vmlinuz",
         "config": rf"boot/config-{escaped}|usr/lib/modules/{escaped}/config",
-        "modules": rf".*/(?:{'|'.join(MODULES)})\.ko(?:\.xz)?",
+        "modules": rf".*/(?:{'|'.join((*MODULES, *PERSISTENT))})\.ko(?:\.xz)?",
     }
     missing = set(patterns)
     for part in ("binary", "base", "modules", "image"):
