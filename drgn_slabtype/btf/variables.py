@@ -135,6 +135,8 @@ VARIABLES: Dict[str, Declaration] = {
     "init_pid_ns": "struct pid_namespace",
     "init_uts_ns": "struct uts_namespace",
     "jiffies_64": "u64",
+    "prb": "struct printk_ringbuffer *",
+    "tainted_mask": "unsigned long",
     "global_quarantine": "struct qlist_head []",
     "clocksource_jiffies": "struct clocksource",
 }
