@@ -83,6 +83,9 @@ class TestDumps:
             command += ["--no-default-symbols", "--format", "json", *symbols]
             answers.append(json.loads(run(command, capture_output=True, check=False).stdout))
         own, debug_info = (answer["layout"].pop("evidence") for answer in answers)
+        for answer in answers:
+            for cost in ("reads", "bytes_read", "peak_memory", "seconds"):
+                del answer["totals"][cost]
         assert own[1:] == debug_info
         assert own[0].startswith("types from the kernel's own BTF")
         assert answers[0] == answers[1]
