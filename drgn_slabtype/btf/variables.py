@@ -117,7 +117,7 @@ VARIABLES: Dict[str, Declaration] = {
     "vmalloc_base": "unsigned long",
     "phys_base": "unsigned long",
     "kimage_voffset": "u64",
-    "memstart_addr": "s64",
+    "memstart_addr": (Alternative("phys_addr_t", "kernstart_virt_addr"), "s64"),
     "pageblock_order": "unsigned int",
     # Pages.
     "pageflag_names": "const struct trace_print_flags []",
