@@ -169,9 +169,9 @@ def judge_memory(
     typed = {names.page(int(pfn)) for pfn in free.tails.pfns}
     words = judge_tail_words(references.worded, names, owners.name)
     memory.add(one for one in words if one.page not in typed)
-    # One that leads to no head, or another, is told as such.
+    # One that leads to no head, or another, is told as such; a word of two members, once.
     odd = judge_tails([*tails.found, *firsts.found], names, owners.name)
-    memory.add(one for one in odd if not {one.page, one.slab} & memory.told.keys())
+    memory.add(one for one in odd if one.page not in memory.told)
     negative = references.negative
     on_lists = _on_lists(machine, negative)
     # One that is a tail by mistake has the references of what it is.

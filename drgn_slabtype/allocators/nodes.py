@@ -44,7 +44,6 @@ from .pointers import wild_pointer, wild_pointers
 Sum = Callable[[int], int]
 """What the slabs of a node add up to."""
 
-
 _SHARE = 10  # caches of which all but one have what a node has of each
 _FEWEST = 8
 
@@ -220,7 +219,7 @@ def _chosen(caches: Caches, pointers: U64, some: Bools, every: bool) -> Tuple[I6
 def _gone(caches: Caches, pointers: U64) -> Bools:
     # A cache is on the list from when it has a structure for each node that has memory.
     there = pointers != 0
-    told = caches.rows.ok & caches.listed & ~caches.dying
+    told = caches.rows.ok & caches.listed
     has, count = np.count_nonzero(there[told], axis=0), np.count_nonzero(told)
     usual = (_SHARE * has >= (_SHARE - 1) * count) & (has >= _FEWEST)
     gone: Bools = ~there & usual & told[:, None]

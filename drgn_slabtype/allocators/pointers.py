@@ -44,7 +44,8 @@ def wild_pointer(
     :param place: What is in it.
     :param word: Where the pointer stands.
     """
-    message = f"pointer to the {what} leads to 0x{pointer:x}"
+    leads = f"leads to 0x{pointer:x}" if pointer else "is NULL"
+    message = f"pointer to the {what} {leads}"
     return Suspect(
         "container-state",
         message,

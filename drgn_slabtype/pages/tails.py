@@ -108,6 +108,7 @@ class Tails:
         words = folios.column(count.offset, 4)[heads + 1]
         should = np.uint32(1) << np.minimum(orders, 31).astype(np.uint32)
         wrong = (words != should) & (orders > 0) & (orders <= _HIGHEST_ORDER)
+        # What is right follows from each order; all that are so are counted as one word.
         count.right[0] += len(heads) - int(np.count_nonzero(wrong))
         if wrong.any():
             rows = heads[wrong] + 1

@@ -31,7 +31,7 @@ def _judge_breaks(ledger: Ledger) -> Iterator[Finding]:
     for broken in ledger.breaks:
         slab = broken.at if broken.at in pages else None
         page = broken.at if broken.of_page and slab is None else None
-        thing = "list head" if slab is page is None else "page" if slab is None else "slab"
+        thing = "slab" if slab is not None else "page" if page is not None else "list head"
         should = "" if broken.expected is None else f", not 0x{broken.expected:x}"
         yield Finding(
             "list-broken" if thing == "list head" else "list-links",
