@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import Iterator
 
+from drgn import FaultError
+
 from ..changes import add, put
 from ..language import NOW, WAS, Root
 from ..spread import guarded, runs, spread
@@ -19,11 +21,18 @@ guarded(SUITE)
 runs(SUITE, "sheaf-entries-text", "main sheaf")
 
 
+def _directory(cache: Cache) -> bytes:
+    # What it is called in sysfs; nothing where that is not told.
+    try:
+        return cache.object.kobj.name.string_()
+    except (AttributeError, FaultError):  # without sysfs, or not in the target
+        return b""
+
+
 def _named(machine: Machine) -> Iterator[Beside]:
     # Caches that have their own name in sysfs.
-    if not machine.prog.type("struct kmem_cache").has_member("kobj"):
-        return
-    own = [c for c in machine.caches if not c.object.kobj.name.string_().startswith(b":")]
+    names = ((cache, _directory(cache)) for cache in machine.caches)
+    own = [cache for cache, name in names if name and not name.startswith(b":")]
     if len(own) > 1:
         yield Beside(own[0], own[1])
 
@@ -44,11 +53,9 @@ recipe(
 
 def _sized(machine: Machine) -> Iterator[Cache]:
     # Caches whose directory in sysfs ends in their size; no slab tells it.
-    if not machine.prog.type("struct kmem_cache").has_member("kobj"):
-        return
     used = {slab.cache for slab in machine.slabs.values()}
     for cache in machine.caches:
-        if cache not in used and cache.object.kobj.name.string_().startswith(b":"):
+        if cache not in used and _directory(cache).startswith(b":"):
             yield cache
 
 
