@@ -20,6 +20,7 @@ class Count:
     """What was read so far."""
 
     reads: int = 0
+    """But for those of one byte: drgn reads strings so, which dumps are asked for in one go."""
     bytes: int = 0
 
 
@@ -28,7 +29,7 @@ def counted_capture(path: Path) -> Tuple[Program, Count]:
     prog, source, count = open_capture(str(path)), open_capture(str(path)), Count()
 
     def read(address: int, size: int, offset: int, physical: bool) -> bytes:
-        count.reads += 1
+        count.reads += size > 1
         count.bytes += size
         data: bytes = source.read(address, size, physical)
         return data

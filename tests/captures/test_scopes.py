@@ -204,7 +204,7 @@ def test_one_address_costs_one_address(kernel: str, live: bool) -> None:
         slab_object(prog, address)
         # The slab, what could hold its objects, and the slabs beside it; of a target
         # that moves the list of caches once, and the names on it.
-        assert count.reads - before[0] < (6000 if live else 300)
+        assert count.reads - before[0] < (1500 if live else 200)
         assert count.bytes - before[1] < (1 << 20 if live else 128 << 10)
 
 
