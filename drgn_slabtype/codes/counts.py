@@ -72,6 +72,8 @@ CODES: Mapping[str, Code] = {
             "`caches CACHE --per-node`",
             "`vmstat-slab`, if it was found too",
         ),
+        more="A node without memory at boot counts the slab of `kmem_cache_node` that it got from "
+        "another; of that cache it is no finding if the nodes together count what there is.",
         measure=_SLABS,
     ),
     "node-objects": Code(

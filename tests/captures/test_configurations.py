@@ -11,6 +11,7 @@ from drgn import Program, Type, TypeKind, TypeKindSet, sizeof
 
 from drgn_slabtype.capture import open_capture
 from drgn_slabtype.check import check
+from drgn_slabtype.findings import Report
 
 from ..recipes.overlay import Write, overlay
 from ..recipes.runner import run
@@ -138,3 +139,39 @@ def test_what_only_looks_like_a_vector_hides_no_damage() -> None:
     overlay(prog, [Write(at, (slab.start | 1).to_bytes(8, "little")), Write(damaged, b"\x00")])
     found = {(one.code, one.address) for one in check(prog).findings}
     assert found == {("slab-vector-wrong", None), ("padding", damaged)}
+
+
+_NODES = Path(__file__).parent / "debian-7-numa" / "capture.xz"
+
+
+def _counted_elsewhere(name: str, slabs: Tuple[int, int]) -> Report:
+    # As nodes 0 and 1 count slabs of a cache, with some more or fewer.
+    prog = open_capture(str(_NODES))
+    (cache,) = [one for one in Machine(prog).caches if one.name == name]
+    objects = cache.object.oo.x.value_() & 0xFFFF
+    writes = []
+    for nid, more in enumerate(slabs):
+        node = cache.object.node[nid]
+        for member, each in ((node.nr_slabs, 1), (node.total_objects, objects)):
+            number = member.counter.value_() + more * each
+            writes.append(Write(member.counter.address_, number.to_bytes(8, "little")))
+    overlay(prog, writes)
+    return check(prog)
+
+
+def test_a_slab_that_was_counted_for_a_node_without_memory_is_no_finding() -> None:
+    report = _counted_elsewhere("kmem_cache_node", (1, -1))
+    assert report.findings == report.changing == []
+
+
+@pytest.mark.parametrize("name, slabs", [("kmalloc-64", (1, -1)), ("kmem_cache_node", (1, 0))])
+def test_no_other_slab_is_counted_elsewhere(name: str, slabs: Tuple[int, int]) -> None:
+    found = _counted_elsewhere(name, slabs).findings
+    assert {one.node for one in found} == {nid for nid in range(2) if slabs[nid]}
+    assert {one.code for one in found} == {"node-slabs", "node-objects"}
+    assert {one.cache for one in found} == {name}
+
+
+def test_each_node_had_one_such_slab_at_most() -> None:
+    found = _counted_elsewhere("kmem_cache_node", (2, -2)).findings
+    assert {one.node for one in found} == {0, 1}

@@ -9,13 +9,13 @@ are made unlike others of the cache.
 
 from __future__ import annotations
 
-from typing import Dict, Iterator
+from typing import Dict, Iterator, List
 
 import numpy as np
 
 from ...codes import OBJECTS
 from ...index import SlabIndex
-from ...ledger import I64, U64, Bools, Ledger, ListKind, Slabs, Suspect
+from ...ledger import I64, U64, Bools, Counter, Ledger, ListKind, Slabs, Suspect
 from ...records import plural
 from ...rules.members import MAX_OBJECTS, MAX_ORDER
 from ..base import Ownership
@@ -25,6 +25,10 @@ from ..nodes import Nodes
 from .cache import SlubCache
 from .fit import readable_orders, slab_orders
 from .state import Era, States, allowed_lists, fitting_lists, in_transit, partial_mark
+
+_NODES = "kmem_cache_node"
+_COUNTED = ("nr_slabs", "total_objects")
+"""What the slabs of a node are counted in."""
 
 
 def read_slabs(
@@ -226,7 +230,7 @@ def enter_counters(ledger: Ledger, cache: SlubCache, nodes: Nodes) -> None:
         on_list = (members.owner == nid) & (members.slab >= 0)
         return int((on_list & (members.kind == ListKind.PARTIAL)).sum())
 
-    ledger.counters += nodes.counters(
+    counters = nodes.counters(
         cache.number,
         {
             "nr_partial": ("node-list-length", partial),
@@ -239,6 +243,20 @@ def enter_counters(ledger: Ledger, cache: SlubCache, nodes: Nodes) -> None:
         _slack(ledger, listed, largest),
         _moves(ledger, listed, largest),
     )
+    ledger.counters += _of_boot(counters, largest) if cache.facts.name == _NODES else counters
+
+
+def _of_boot(counters: List[Counter], largest: int) -> List[Counter]:
+    # early_kmem_cache_node_alloc() counts a slab for the node that it asked for; where that
+    # had no memory yet the slab is another's, which will count it down and never up.
+    slabs, objects = (
+        {one.node: one.kept - one.summed for one in counters if one.name == name}
+        for name in _COUNTED
+    )
+    as_many = {node: number * largest for node, number in slabs.items()}
+    if sum(slabs.values()) or max(slabs.values(), default=0) > 1 or objects != as_many:
+        return counters
+    return [one if one.name not in _COUNTED else one._replace(summed=one.kept) for one in counters]
 
 
 def _slack(ledger: Ledger, listed: Bools, largest: int) -> Dict[str, int]:
