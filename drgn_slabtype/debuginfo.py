@@ -9,10 +9,10 @@ the types and symbols that the kernel has in its own memory.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Optional, Sequence, Tuple
 
-import drgn
-from drgn import FaultError, Program
+from drgn import FaultError, MissingDebugInfoError, ModuleFileStatus, Program
 from drgn.helpers.common.format import escape_ascii_string
 
 from .arguments import program_of
@@ -65,8 +65,8 @@ def load_symbols(prog: Program, options: TargetOptions) -> None:
     if not options.default_symbols:
         prog.set_enabled_debug_info_finders([])
     try:
-        prog.load_debug_info(symbols, main=True)
-    except drgn.MissingDebugInfoError:
+        _load(prog, symbols)
+    except MissingDebugInfoError:
         try:
             machine(prog).btf = load_btf(prog)
         except TargetError as why:
@@ -83,6 +83,33 @@ def load_symbols(prog: Program, options: TargetOptions) -> None:
         raise TargetError(f"cannot load debug info: {one_line(e)}") from None
     if wanted is None:
         confirm_banner(prog)
+
+
+def _load(prog: Program, paths: Sequence[str]) -> None:
+    # The kernel first, and by itself: to read of modules that are loaded or unloaded at that
+    # moment, or of a damaged list of them, can fail.
+    kernel, _ = next(prog.loaded_modules())
+    modules = []
+    for path in paths:
+        if _is_module(path):
+            modules.append(path)
+        elif kernel.wants_debug_file() or kernel.wants_loaded_file():
+            kernel.try_file(path)
+    prog.load_module_debug_info(kernel)
+    if kernel.debug_file_status != ModuleFileStatus.HAVE:
+        raise MissingDebugInfoError(f"{kernel.name}: no debug info")
+    with suppress(LookupError):
+        # To index the file is part of opening it.
+        prog.type("struct page")
+    if modules:
+        # Their types are a help at most, and what is known of the kernel is there.
+        with suppress(FaultError, LookupError, MemoryError, ValueError):
+            prog.load_debug_info(modules)
+
+
+def _is_module(path: str) -> bool:
+    with open(path, "rb") as file:
+        return ElfFile(file).type == ET_REL
 
 
 def _hex(build_id: Optional[bytes]) -> str:

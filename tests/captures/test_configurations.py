@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Callable, FrozenSet, List, NamedTuple, Set, Tuple
 
 import pytest
-from drgn import Program, Type, TypeKind, TypeKindSet, sizeof
+from drgn import Object, Program, Type, TypeKind, TypeKindSet, sizeof
 
 from drgn_slabtype.capture import open_capture
 from drgn_slabtype.check import check
@@ -151,7 +151,7 @@ def _counted_elsewhere(name: str, slabs: Tuple[int, int]) -> Report:
     objects = cache.object.oo.x.value_() & 0xFFFF
     writes = []
     for nid, more in enumerate(slabs):
-        node = cache.object.node[nid]
+        node = Object(prog, "struct kmem_cache_node *", value=cache.nodes[nid])
         for member, each in ((node.nr_slabs, 1), (node.total_objects, objects)):
             number = member.counter.value_() + more * each
             writes.append(Write(member.counter.address_, number.to_bytes(8, "little")))

@@ -8,13 +8,14 @@ import os
 import socket
 import threading
 from pathlib import Path
-from typing import Any, Dict, Iterator, Optional
+from types import SimpleNamespace
+from typing import Any, Dict, Iterator, List, Optional
 
 import pytest
-from drgn import Program, ProgramFlags
+from drgn import ModuleFileStatus, Program, ProgramFlags
 
 from drgn_slabtype import target
-from drgn_slabtype.debuginfo import confirm_banner
+from drgn_slabtype.debuginfo import confirm_banner, load_symbols
 from drgn_slabtype.errors import TargetError
 from drgn_slabtype.target import TargetOptions, describe, kernel_build_id, open_target, shortfall
 
@@ -220,6 +221,47 @@ def test_without_build_id_the_banner_tells() -> None:
     for banner in (b"Linux version 5.4.1 (gcc)\n", b"\x90\x90"):
         with pytest.raises(TargetError, match="wrong vmlinux"):
             confirm_banner(OldKernel(banner))
+
+
+class Torn:
+    """A program of a kernel that was stopped while it loaded a module."""
+
+    def __init__(self) -> None:
+        self.files: List[str] = []
+        self.debug_info_options = SimpleNamespace(directories=())
+        self.kernel = SimpleNamespace(
+            name="kernel",
+            debug_file_status=ModuleFileStatus.WANT,
+            wants_debug_file=lambda: True,
+            wants_loaded_file=lambda: True,
+            try_file=self.files.append,
+        )
+
+    def __getitem__(self, name: str) -> Any:
+        raise LookupError(name)
+
+    def loaded_modules(self) -> Iterator[Any]:
+        yield self.kernel, True
+        raise MemoryError  # as of a count of sections that was never written
+
+    def load_module_debug_info(self, kernel: Any) -> None:
+        kernel.debug_file_status = ModuleFileStatus.HAVE
+
+    def load_debug_info(self, paths: List[str]) -> None:
+        self.files += paths
+        list(self.loaded_modules())
+
+    def type(self, name: str) -> Any:
+        raise LookupError(name)
+
+
+def test_modules_that_come_and_go_do_not_end_it(tmp_path: Path) -> None:
+    paths = [str(tmp_path / name) for name in ("module.ko", "vmlinux")]
+    Path(paths[0]).write_bytes(vmlinux(OTHER_BUILD_ID, type=ET_REL))
+    Path(paths[1]).write_bytes(vmlinux())
+    prog = Torn()
+    load_symbols(prog, TargetOptions(core="vmcore", symbols=paths))
+    assert prog.files == [paths[1], paths[0]]
 
 
 def test_truncated_core_is_told_in_bytes(dump: Path) -> None:
