@@ -164,7 +164,7 @@ def test_a_slab_that_was_counted_for_a_node_without_memory_is_no_finding() -> No
     assert report.findings == report.changing == []
 
 
-@pytest.mark.parametrize("name, slabs", [("kmalloc-64", (1, -1)), ("kmem_cache_node", (1, 0))])
+@pytest.mark.parametrize(("name", "slabs"), [("kmalloc-64", (1, -1)), ("kmem_cache_node", (1, 0))])
 def test_no_other_slab_is_counted_elsewhere(name: str, slabs: Tuple[int, int]) -> None:
     found = _counted_elsewhere(name, slabs).findings
     assert {one.node for one in found} == {nid for nid in range(2) if slabs[nid]}
