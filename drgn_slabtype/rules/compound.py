@@ -74,20 +74,27 @@ class _Judge:
     def can_be_unfinished(self, pfn: int, tails: List[_Tail]) -> bool:
         # Pages that lead nowhere or elsewhere are never left so, nor is a page that
         # somebody uses. Tails are made from the first on, and unmade from the first
-        # or the last on; until then the order may be anything.
+        # or the last on; until then the order may be anything, also one that reaches over
+        # compound pages of others.
         head = self.heads.get(pfn)
         if head is not None and not head.marked and pfn % _GIGANTIC:
             # Of those that the page allocator makes, the head comes first.
             return False
         if head is None or head.typed or head.used or head.refcount not in (0, 1):
             return False
-        if any(tail.leads not in (NO_HEAD, pfn) for tail in tails):
+        if any(tail.leads not in (NO_HEAD, pfn) and not self._is_of_another(tail) for tail in tails):
             return False
         if any(tail.behind == tail.leads or tail.pfn == pfn for tail in tails):
             return False
         behind = [tail.pfn for tail in tails if tail.behind == pfn]
         at_an_end = not behind or pfn + 1 in behind or pfn + head.pages - 1 in behind
         return at_an_end and (not behind or behind[-1] - behind[0] == len(behind) - 1)
+
+    def _is_of_another(self, tail: _Tail) -> bool:
+        other = self.heads.get(tail.leads)
+        if other is None or not other.marked:
+            return False
+        return tail.behind < tail.leads < tail.pfn < tail.leads + other.pages
 
     def group(self, pfn: int, tails: List[_Tail], unfinished: bool) -> Iterator[Finding]:
         head = self.heads.get(pfn)

@@ -48,6 +48,18 @@ def test_compound_page_that_is_being_given_back(done: int) -> None:
     assert COMPOUND in ACTIVITIES
 
 
+@pytest.mark.parametrize(("order", "moving"), [(1, True), (0, False)])
+def test_order_of_before_reaches_over_other_compound_pages(order: int, moving: bool) -> None:
+    # Of two pages, which are not linked yet; behind them are two of somebody else's.
+    rows = [(9, 8, NO_HEAD), (10, 8, NO_HEAD), (11, 8, 10)]
+    heads = {
+        8: _FREED._replace(order=2, pages=4, refcount=1),
+        10: _FREED._replace(order=order, pages=1 << order, refcount=5),
+    }
+    (found,) = _judge(_compounds(rows, heads))
+    assert (found.page, found.moving) == (_NAMES.page(8), moving)
+
+
 def test_one_for_each_cpu_and_no_more() -> None:
     rows = [row for head in (8, 16, 24) for row in _torn(head, 2)]
     heads = dict.fromkeys((8, 16, 24), _FREED)
