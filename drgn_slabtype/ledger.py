@@ -77,6 +77,8 @@ class Place(NamedTuple):
     """Finding code for an entry that is no object."""
     repeat: str = "claim-twice"
     """Finding code for an entry that stands there twice."""
+    activity: Optional[str] = None
+    """Who can leave an object there that is in another place already, if few can."""
 
 
 class ListKind(enum.IntFlag):

@@ -90,6 +90,11 @@ _SLUB_SHRINK = _names("""
     shutdown_cache kmem_cache_destroy get_partial_node_bulk __refill_objects_node
     __refill_objects_any __refill_objects refill_objects
 """)
+# SLUB: a CPU gives its slab back.
+_SLUB_CPU_SLABS = _names("""
+    deactivate_slab flush_slab flush_cpu_slab __flush_cpu_slab flush_all slub_cpu_dead
+    ___slab_alloc __slab_alloc new_slab_objects
+""")
 # Where objects come from and go to, and what else leads there.
 _OBJECTS = _names("""
     slab_alloc slab_alloc_node __slab_alloc_node kmem_cache_alloc kmem_cache_alloc_noprof
@@ -240,6 +245,7 @@ _UNLOCKING = _names("""
 
 SLUB_SLABS = "slub-slabs"
 SLUB_SHRINK = "slub-shrink"
+SLUB_CPU_SLABS = "slub-cpu-slabs"
 SLUB_SHEAVES = "slub-sheaves"
 SLUB_ANY = "slub"
 SLAB_SLABS = "slab-slabs"
@@ -253,6 +259,7 @@ LOCKS = "locks"
 ACTIVITIES: Mapping[str, Activity] = {
     SLUB_SLABS: Activity("making, moving or giving back a slab", _SLUB_SLABS, _OBJECTS),
     SLUB_SHRINK: Activity("taking many slabs off a list", _SLUB_SHRINK, frozenset()),
+    SLUB_CPU_SLABS: Activity("taking the slab from a CPU", _SLUB_CPU_SLABS, frozenset()),
     SLUB_SHEAVES: Activity(
         "filling, emptying or exchanging sheaves", _SHEAVES | _SLUB_SLABS, _OBJECTS
     ),

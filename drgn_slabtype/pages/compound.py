@@ -55,7 +55,7 @@ class Head(NamedTuple):
     """Whether it has the flag of a head."""
     slab: bool
     typed: bool
-    """Whether it is a slab, a HugeTLB page, or has another page type: then it is complete."""
+    """Whether it is a slab, a HugeTLB page, or has a page type that only complete ones have."""
     used: bool
     """Whether it is on the LRU lists or has a mapping."""
     refcount: int
@@ -213,6 +213,9 @@ class CompoundPages:
         encoding, flags = self._layout.encoding, page.flags
         slab = self._layout.is_slab(flags, page.words)
         typed = slab | encoding.has_type(page.words) | self._hugetlb(raw)
+        if "kmemcg" in encoding.types:
+            # Pages are uncharged when their tails are free already.
+            typed &= slab | ~encoding.is_type(page.words, "kmemcg")
         lru = machine.enumerators("pageflags").get("PG_lru", 0)
         mapping = page.long(machine.structure("struct page").offset("mapping"))
         columns = (

@@ -178,7 +178,8 @@ def _judge_doubles(ledger: Ledger) -> Iterator[Finding]:
         live = State.LIVE in (claims.state[first], claims.state[second])
         # An object changes from one CPU to another by way of its slab or its node alone.
         apart = len({container_cpu(ledger, box) for box in owners} - {None}) > 1
-        passes = bool(claims.passing[[first, second]].any())
+        passes = claims.passing[[first, second]]
+        work = {ledger.places[claims.place[one]].activity for one in (first, second)} - {None}
         slab, slot = int(claims.slab[first]), int(claims.index[first])
         address = int(slabs.base[slab]) + slot * ledger.facts.stride
         yield Finding(
@@ -194,7 +195,8 @@ def _judge_doubles(ledger: Ledger) -> Iterator[Finding]:
             place=places[1],
             expected=places[0],
             found=places[1],
-            moving=passes and not live and not apart,
+            moving=bool(passes.any()) and not live and not apart,
+            activity=next(iter(work), None),
         )
 
 

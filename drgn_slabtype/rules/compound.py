@@ -82,7 +82,9 @@ class _Judge:
             return False
         if head is None or head.typed or head.used or head.refcount not in (0, 1):
             return False
-        if any(tail.leads not in (NO_HEAD, pfn) and not self._is_of_another(tail) for tail in tails):
+        if any(
+            tail.leads not in (NO_HEAD, pfn) and not self._is_of_another(tail) for tail in tails
+        ):
             return False
         if any(tail.behind == tail.leads or tail.pfn == pfn for tail in tails):
             return False

@@ -191,6 +191,20 @@ def test_page_that_is_made_a_head_or_a_tail(kernel: Kernel, kind: str) -> None:
     assert _roots(report)[0] == ("page-tail-head", kernel.page(pfn))
 
 
+def test_accounted_page_is_uncharged_when_its_tails_are_free(kernel: Kernel) -> None:
+    encoding = kernel.layout.encoding
+    if "kmemcg" not in encoding.types:
+        pytest.skip("accounted pages have no type since Linux 5.11")
+    tails = set(kernel.pages("other", tails=True))
+    pfn = next(pfn for pfn in kernel.pages("other") if pfn + 1 in tails)
+    typed = encoding.set(0xFFFFFFFF, "kmemcg"), encoding.set(0xFFFFFFFF, "table")
+    for word, changing in zip(typed, (True, False)):
+        writes = (pfn, "word", word, 4), (pfn, "refcount", 0, 4), (pfn + 1, "compound", 0, 8)
+        report = kernel.changed(*writes)
+        told = report.changing if changing else report.findings
+        assert [one.code for one in told] == ["page-tail-head"]
+
+
 def test_head_of_many_is_the_root(kernel: Kernel) -> None:
     heads = kernel.pages("hugetlb")
     if not heads:

@@ -28,6 +28,7 @@ from ...ledger import (
     Zone,
 )
 from ...machine import Machine
+from ...machine.activities import SLUB_CPU_SLABS
 from ...machine.kfence import kfence_pool
 from ...regions import Declaration
 from ...rules.members import judge_pointers, judge_slub
@@ -70,6 +71,7 @@ PLACES = (
         per_cpu=True,
         bad="freelist-pointer",
         repeat="freelist-cycle",
+        activity=SLUB_CPU_SLABS,
     ),
     Place("main sheaf", counted=True, per_cpu=True),
     Place("spare sheaf", counted=True, per_cpu=True),

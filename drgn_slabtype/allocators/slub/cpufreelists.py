@@ -54,8 +54,14 @@ def enter_cpu_freelists(
     homeless = (home < 0) & (cpus.slab[mine] == 0)
     for box in np.flatnonzero(homeless).tolist():
         ledger.suspects.append(_homeless(cache, theirs, box, cpus.freelist[mine], index))
-    at = cpus.rows.structure.offset("freelist")
+    at, first = cpus.rows.structure.offset("freelist"), len(ledger.claims)
     reader.enter(ledger, theirs.take(home >= 0), cpus.freelist[mine][home >= 0], at)
+    if not index.machine.structure("struct kmem_cache_cpu").has("lock"):
+        # deactivate_slab() gives all back, one by one, from the first on, which leads to what
+        # is free already, before the CPU has none. Since Linux 5.15, in which CPUs have a lock
+        # for their slabs, they have none by then.
+        claims = ledger.claims
+        claims.passing[first:] |= claims.position[first:] <= 1
 
 
 def _homeless(

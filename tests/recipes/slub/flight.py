@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""States in which a CPU is stopped that makes slabs or takes several off a list (since 7.0)."""
+"""States in which a CPU is stopped that makes slabs, gives them back or takes many off a list."""
 
 from __future__ import annotations
 
@@ -86,4 +86,30 @@ SUITE.state(
         first("list of more slabs than CPUs that fill one sheaf", _long_lists),
     ),
     Change(_take),
+)
+
+
+def _given_back(machine: Machine) -> Iterator[Any]:
+    # CPU slabs with two free objects of the CPU's own and some of the slab's.
+    for found in machine.cpu_slabs:
+        if len(found.entries) > 1 and found.slab.free:
+            yield found
+
+
+def _slab(member: str) -> Callable[[Any], Spot]:
+    return lambda cpu: cpu.slab.spot(member)
+
+
+# Through Linux 5.14 a CPU has its freelist until all of it is the slab's again: two are.
+SUITE.state(
+    "cpu-slab-given-back-one-by-one",
+    given(
+        lambda m: not m.prog.type("struct kmem_cache_cpu").has_member("lock"),
+        "CPUs have no freelist by then",
+        first("CPU slab with objects freed by other CPUs", _given_back),
+    ),
+    put(lambda cpu: cpu.cache.pointer(cpu.entries[0]), lambda cpu: cpu.slab.free[0])
+    + put(lambda cpu: cpu.cache.pointer(cpu.entries[1]), lambda cpu: cpu.entries[0])
+    + put(_slab("freelist"), lambda cpu: cpu.entries[1])
+    + add(_slab("inuse"), -2),
 )
