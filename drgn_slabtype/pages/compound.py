@@ -92,7 +92,7 @@ class CompoundPages:
             is the business of free memory.
         """
         block = folios.block
-        flagged, tails = block.flagged(self._layout.head_flag), block.tails.nonzero()[0]
+        flagged, tails = block.flagged(self._layout.head_flag), block.tail_rows
         if not len(flagged) and not len(tails) and self._until <= block.pfn:
             return
         heads = flagged[~folios.tails[flagged]]

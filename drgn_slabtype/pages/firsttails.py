@@ -45,34 +45,38 @@ class FirstTails:
 
         :param free: Which pages lie in free blocks; they are judged with these.
         """
-        tails = folios.block.tails.nonzero()[0]
+        tails = folios.block.tail_rows
         heads = folios.head[tails]
-        number = folios.pfns[tails].astype(np.int64) - folios.pfns[heads].astype(np.int64)
-        known = (number >= 1) & (number <= _LAST) & ~free[tails]
-        known[known] = folios.slab()[heads[known]]
-        tails, heads, number = tails[known], heads[known], number[known]
+        # Most are no slab's, or are further behind their head.
+        known = folios.slab()[heads]
+        known &= folios.pfns[tails] - folios.pfns[heads] - np.uint64(1) < np.uint64(_LAST)
+        tails, heads = tails[known], heads[known]
+        tails, heads = tails[~free[tails]], heads[~free[tails]]
         if not len(tails):
             return
         own = folios.pfns[heads].astype(np.int64)
+        number = folios.pfns[tails].astype(np.int64) - own
         orders = np.clip(folios.orders(heads), 0, 20)
         inside = number < np.int64(1) << orders
         number, orders, own = number[inside], orders[inside], own[inside]
         pages = np.uint64(self._vmemmap) + (number + own).astype(np.uint64) * np.uint64(self._size)
-        words = folios.long(self._offset)[tails[inside]]
+        words = folios.long_of(tails[inside], self._offset)
         # A link that leads to itself is told from the page that it is in.
         near = words - pages
         words = np.where(near < np.uint64(_LINKS), near + np.uint64(_ITSELF), words)
         kinds = number + np.where(number == 1, orders << 8, 0)
-        for kind in np.unique(kinds).tolist():
+        for kind in np.bincount(kinds).nonzero()[0].tolist():
             here = kinds == kind
             self._count((kind & 0xFF, kind >> 8), words[here], number[here] + own[here], own[here])
 
     def _count(self, kind: _Kind, words: npt.NDArray[np.uint64], pfns: I64, heads: I64) -> None:
-        values, times = np.unique(words, return_counts=True)
+        value, times = int(words[0]), int(np.count_nonzero(words == words[0]))
+        if times < len(words):
+            values, counts = np.unique(words, return_counts=True)
+            most = int(counts.argmax())
+            value, times = int(values[most]), int(counts[most])
         counted = self._times.setdefault(kind, {})
-        most = int(times.argmax())
-        value = int(values[most])
-        counted[value] = counted.get(value, 0) + int(times[most])
+        counted[value] = counted.get(value, 0) + times
         usual = max(counted, key=lambda word: counted[word])
         odd = np.flatnonzero(words != np.uint64(usual))[: _MOST + 1]
         columns = (pfns[odd].tolist(), heads[odd].tolist(), words[odd].tolist())

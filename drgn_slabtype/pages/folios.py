@@ -22,7 +22,7 @@ from ..machine.columns import Structure
 from ..machine.memory import U8, U64, Bools
 from ..machine.page import PageFields
 from ..pagetype.detect import PageTypeLayout
-from .scan import PageBlock, compound_orders
+from .scan import PageBlock, folio_order_offset
 
 I64 = npt.NDArray[np.int64]
 Rows = npt.NDArray[np.intp]
@@ -123,10 +123,11 @@ class Folios:
         self._long = machine.memory.word_size
         self.tails: Bools = block.tails
         """Which pages of the block are tails."""
+        self._slab: Optional[Bools] = None
         self._find_heads()
         self.flags: U64 = self.long(machine.page.flags)
         """``page->flags`` of each row."""
-        self.words: U32 = self.column(machine.page.word, 4).astype(np.uint32)
+        self.words: U32 = self.column(machine.page.word, 4).astype(np.uint32, copy=False)
         """The page_type word of each row."""
 
     def __len__(self) -> int:
@@ -134,12 +135,20 @@ class Folios:
 
     def column(self, offset: int, width: int) -> Any:
         """Return an unsigned member of every row, from its offset and width in bytes."""
+        return np.ascontiguousarray(self._member(offset, width))
+
+    def _member(self, offset: int, width: int) -> Any:
         flat = self.raw.reshape(-1).view(f"{self._order}u{width}")
-        return np.ascontiguousarray(flat[offset // width :: self.where.size // width])
+        return flat[offset // width :: self.where.size // width]
 
     def long(self, offset: int) -> U64:
         """Return an ``unsigned long`` of every row."""
         result: U64 = self.column(offset, self._long).astype(np.uint64, copy=False)
+        return result
+
+    def long_of(self, rows: Any, offset: int) -> U64:
+        """Return an ``unsigned long`` of some rows."""
+        result: U64 = self._member(offset, self._long)[rows].astype(np.uint64, copy=False)
         return result
 
     def of_heads(self, rows: Rows, offset: int, width: int) -> Any:
@@ -155,7 +164,7 @@ class Folios:
         return cut.view(f"{self._order}u{width}")[:, 0]
 
     def _find_heads(self) -> None:
-        tails = self.tails.nonzero()[0]
+        tails = self.block.tail_rows
         if not len(tails):
             return
         fields, links = self.machine.page, self.block.compound[tails]
@@ -201,6 +210,15 @@ class Folios:
         is_head = (self.flags[self.head] >> np.uint64(self.layout.head_flag)) & np.uint64(1)
         return distinct(self.head[is_head.astype(np.bool_) | self.tails])
 
+    def heads_of(self, rows: Rows) -> Rows:
+        """Return which of some rows are heads of large folios, as :attr:`heads` has them."""
+        if not len(rows):
+            return rows
+        led = np.zeros(len(self.raw), np.bool_)
+        led[self.head[self.tails]] = True
+        is_head = self.flags[rows] >> np.uint64(self.layout.head_flag) & np.uint64(1) != 0
+        return rows[(is_head & (self.head[rows] == rows)) | led[rows]]
+
     def spread(self, heads: Rows, values: npt.NDArray[Any]) -> Any:
         """Return, for each page of the block, the value of its head; zero for other pages."""
         rows = np.zeros(len(self.raw), values.dtype)
@@ -228,14 +246,15 @@ class Folios:
 
     def orders(self, heads: Rows) -> I64:
         """Return the orders of large folios."""
-        after = np.minimum(heads + 1, len(self.raw) - 1)
-        pairs = np.concatenate([self.raw[heads], self.raw[after]], axis=1)
-        return compound_orders(self.machine, self.layout, pairs).astype(np.int64)
+        is_head = self.flags[heads] >> np.uint64(self.layout.head_flag) & np.uint64(1) != 0
+        told = self.of_heads(heads, self.machine.fact(folio_order_offset), 1)
+        return np.where(is_head, told, 0).astype(np.int64)
 
     def slab(self) -> Bools:
         """Return which rows carry the slab mark themselves."""
-        result: Bools = self.layout.is_slab(self.flags, self.words)
-        return result
+        if self._slab is None:
+            self._slab = self.layout.is_slab(self.flags, self.words)
+        return self._slab
 
 
 class TailRuns(NamedTuple):
@@ -311,6 +330,10 @@ def fake_heads(fields: PageFields, pfns: U64, heads: U64) -> Rows:
     return (aligned & (heads < pfns - np.uint64(1))).nonzero()[0]
 
 
+UNTYPED = np.uint32(0xFFFFFFFF)
+"""The word of a page that has no type and is not mapped."""
+
+
 class FreeBlocks:
     """
     Which pages lie in free blocks of the buddy allocator.
@@ -325,8 +348,11 @@ class FreeBlocks:
     def inside(self, folios: Folios) -> Bools:
         """Return which pages of the block are in a free block, head included."""
         n, pfn = len(folios), folios.block.pfn
-        rows = np.flatnonzero(folios.layout.encoding.is_type(folios.words[:n], "buddy"))
-        private = folios.long(folios.where.private)[rows]
+        rows = (folios.words[:n] != UNTYPED).nonzero()[0]
+        rows = rows[folios.layout.encoding.is_type(folios.words[rows], "buddy")]
+        if not len(rows) and self._until <= pfn:
+            return np.zeros(n, np.bool_)
+        private = folios.long_of(rows, folios.where.private)
         # Of a block that is larger than any, or cannot begin there, nobody knows the end.
         sizes = np.where(private <= folios.machine.fact(largest_block), buddy_sizes(private), 1)
         sizes[(folios.pfns[rows] & (sizes.astype(np.uint64) - np.uint64(1))) != 0] = 1

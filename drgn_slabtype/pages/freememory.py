@@ -12,7 +12,7 @@ but for the first page of each free block.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Dict, List, NamedTuple, Optional, Protocol, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Protocol, Sequence, Tuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,7 @@ from ..machine import Machine
 from ..machine.locks import WrongWord, lock_state
 from ..machine.memory import U64, Bools
 from .blocks import pageblock_order
-from .folios import MAX_BUDDY_ORDER, Folios
+from .folios import MAX_BUDDY_ORDER, UNTYPED, Folios
 from .kpageflags import for_each_block
 from .mapcount import whole_mapcounts
 from .scan import page_ranges
@@ -33,9 +33,11 @@ I64 = npt.NDArray[np.int64]
 I32 = npt.NDArray[np.int32]
 U32 = npt.NDArray[np.uint32]
 
-_UNTYPED = np.uint32(0xFFFFFFFF)
-"""The word of a page that has no type and is not mapped."""
 _MOST_PFN = 1 << 52  # beyond all memory, wherever a damaged zone says that it lies
+
+# Fewer pages of a block than one in so many are picked out of it; of more, it costs
+# less to look at all.
+_FEW = 4
 
 # What a link of a free block leads to, if not to a page.
 NOWHERE = -1
@@ -193,25 +195,20 @@ class _Collector:
         tails: List[Strays] = []
         mapped: List[Strays] = []
         for folios, pages in for_each_block(self.machine):
-            typed = self.encoding.has_type(folios.words[: len(folios)])
+            rows = (folios.words[: len(folios)] != UNTYPED).nonzero()[0]
+            words = folios.words[rows]
             # A page that says two things at once is judged by its word.
-            sane = ~self.encoding.conflict(folios.words[: len(folios)])
-            buddy = self.encoding.is_type(folios.words[: len(folios)], "buddy") & sane
-            parts.append(self._blocks(folios, np.flatnonzero(buddy)))
-            rows = np.flatnonzero(pages & ~buddy)
-            odd = (folios.flags[rows] & self.checked != 0) | typed[rows] | folios.tails[rows]
-            odd |= folios.block.refcounts[rows] != 0
-            odd |= folios.words[rows] != _UNTYPED
-            for offset in (self.mapping, self.memcg):
-                odd |= _long(folios, offset, rows) != 0
-            inside.append(self._strays(folios, rows[odd], in_block=True))
+            sane = ~self.encoding.conflict(words)
+            buddy = rows[self.encoding.is_type(words, "buddy") & sane]
+            parts.append(self._blocks(folios, buddy))
+            inside.append(self._inside(folios, pages, buddy))
+            self._large(folios, rows)
+            rows = rows[self.encoding.has_type(words)]
+            mapped.append(self._mapped(folios, rows))
             # What only stands in for a tail where the memory map is folded is a
             # head, with its type.
-            rows = np.flatnonzero(typed)
             rows = rows[folios.block.tails_of(rows)]
             tails.append(self._strays(folios, rows))
-            mapped.append(self._mapped(folios, typed))
-            self._large(folios)
             for other in others:
                 other.take(folios, pages)
         columns = [np.concatenate(column) for column in zip(*parts)] or [np.zeros(0, np.int64)] * 10
@@ -278,16 +275,33 @@ class _Collector:
         flags = folios.flags[rows]
         return (
             rows + folios.block.pfn,
-            np.minimum(folios.long(folios.where.private)[rows], 255),
+            np.minimum(folios.long_of(rows, folios.where.private), 255),
             flags & self.checked,
             _signed(folios.block.refcounts[rows]),
             self.bits.place(flags),
-            folios.long(compound)[rows],
-            folios.long(compound + step)[rows],
+            folios.long_of(rows, compound),
+            folios.long_of(rows, compound + step),
             folios.words[rows],
             _long(folios, self.mapping, rows),
             _long(folios, self.memcg, rows),
         )
+
+    def _inside(self, folios: Folios, pages: Bools, buddy: npt.NDArray[np.intp]) -> Strays:
+        # Pages in free blocks that do not begin one, with what no free page has.
+        free = pages.copy()
+        free[buddy] = False
+        rows = free.nonzero()[0]
+        few = len(rows) < len(folios) // _FEW
+        some: Any = rows if few else slice(len(folios))
+        odd = folios.flags[some] & self.checked != 0
+        odd |= folios.tails[some]
+        odd |= folios.block.refcounts[some] != 0
+        odd |= folios.words[some] != UNTYPED  # whatever has a type, as well
+        for offset in (self.mapping, self.memcg):
+            if offset is not None:
+                odd |= folios.long_of(some, offset) != 0
+        rows = rows[odd] if few else (odd & free).nonzero()[0]
+        return self._strays(folios, rows, in_block=True)
 
     def _strays(self, folios: Folios, rows: npt.NDArray[np.intp], in_block: bool = False) -> Strays:
         mapping = _long(folios, self.mapping if in_block else None, rows)
@@ -300,17 +314,15 @@ class _Collector:
             _long(folios, self.memcg if in_block else None, rows),
         )
 
-    def _mapped(self, folios: Folios, typed: npt.NDArray[np.bool_]) -> Strays:
-        heads = folios.heads
-        heads = heads[heads < len(folios)]
-        heads = heads[typed[heads] & ~folios.hugetlb(heads)]
+    def _mapped(self, folios: Folios, typed: npt.NDArray[np.intp]) -> Strays:
+        heads = folios.heads_of(typed)
+        heads = heads[~folios.hugetlb(heads)]
         return self._strays(folios, heads[whole_mapcounts(folios, heads)])
 
-    def _large(self, folios: Folios) -> None:
+    def _large(self, folios: Folios, rows: npt.NDArray[np.intp]) -> None:
         if "large_kmalloc" not in self.encoding.types:
             return
-        words = folios.words[: len(folios)]
-        rows = np.flatnonzero(self.encoding.is_type(words, "large_kmalloc"))
+        rows = rows[self.encoding.is_type(folios.words[rows], "large_kmalloc")]
         places = self.bits.place(folios.flags[rows]).tolist()
         for place, order in zip(places, folios.orders(rows).tolist()):
             node, pages = self.bits.split(place)[0], 1 << min(order, MAX_BUDDY_ORDER)
@@ -356,8 +368,7 @@ def _long(folios: Folios, offset: Optional[int], rows: npt.NDArray[np.intp]) -> 
     # Of a member that the kernel lacks: zeroes.
     if offset is None:
         return np.zeros(len(rows), np.uint64)
-    found: U64 = folios.long(offset)[rows]
-    return found
+    return folios.long_of(rows, offset)
 
 
 def _signed(counts: U32) -> I32:

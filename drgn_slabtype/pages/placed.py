@@ -75,6 +75,13 @@ class Spans:
         """Return the numbers that pages name their zones with."""
         return self._bits.place(flags).astype(np.int64)
 
+    def span_all(self, pfns: U64, flags: U64) -> bool:
+        """Return whether pages in ascending order name one zone, and that spans them."""
+        place = self._bits.place(np.bitwise_or.reduce(flags))
+        if place != self._bits.place(np.bitwise_and.reduce(flags)):
+            return False
+        return bool(self._starts[place] <= pfns[0] and pfns[-1] < self._ends[place])
+
     def outside(self, pfns: U64, flags: U64) -> Bools:
         """Return which pages lie outside of the zones that they name."""
         places = self.places(flags)
@@ -143,11 +150,13 @@ class Placed:
     def take(self, folios: Folios, free: Bools) -> None:
         """Look at a block of pages."""
         count = len(folios)
-        flags = folios.flags[:count]
-        rows = self._spans.outside(folios.pfns[:count], flags).nonzero()[0]
+        flags, pfns = folios.flags[:count], folios.pfns[:count]
+        if self._spans.span_all(pfns, flags):
+            return
+        rows = self._spans.outside(pfns, flags).nonzero()[0]
         if len(rows):
-            pfns = (rows + folios.block.pfn).astype(np.int64)
-            self._found.append(Misplaced(pfns, self._spans.places(flags[rows])))
+            found = (rows + folios.block.pfn).astype(np.int64)
+            self._found.append(Misplaced(found, self._spans.places(flags[rows])))
 
     @property
     def found(self) -> Misplaced:

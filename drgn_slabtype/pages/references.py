@@ -121,7 +121,7 @@ class References:
         odd = ((counts < 0) & ~free).nonzero()[0]
         # A struct page that was never made has all flags.
         odd = odd[folios.flags[odd] != self._unmade]
-        tails = block.tails.nonzero()[0]
+        tails = block.tail_rows
         held = tails[counts[tails] != 0]
         held = held[~free[held] & (folios.flags[held] != self._unmade)]
         for rows, into in ((odd[~folios.tails[odd]], self._negative), (held, self._held)):

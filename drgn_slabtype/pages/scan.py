@@ -99,6 +99,11 @@ class PageBlock:
         """Which pages are tails of a compound page: bit 0 of the compound word."""
         return self.tails_of(slice(None))
 
+    @cached_property
+    def tail_rows(self) -> npt.NDArray[np.intp]:
+        """The rows of these."""
+        return self.tails.nonzero()[0]
+
     def tails_of(self, rows: Any) -> Bools:
         """Return which of some rows are tails of a compound page."""
         return (self._byte(self._fields.compound, 0)[rows] & np.uint8(1)).view(np.bool_)

@@ -71,7 +71,7 @@ class Tails:
 
         :param free: Which pages lie in free blocks; they are judged with these.
         """
-        tails = folios.block.tails.nonzero()[0]
+        tails = folios.block.tail_rows
         for member in self._members if len(tails) else ():
             words = folios.block.long(member.offset)[tails]
             odd = member.odd(words)
@@ -90,9 +90,9 @@ class Tails:
             return
         slab = folios.slab()[heads]
         inside = number < np.int64(1) << np.clip(folios.orders(heads), 0, 32)
-        words = folios.long(member.offset)[rows]
+        words = folios.long_of(rows, member.offset)
         # Others are split and freed tail by tail, and drivers have mappings of their own.
-        of_head = folios.long(member.offset)[heads]
+        of_head = folios.long_of(heads, member.offset)
         garbage = ~self._machine.memory.is_kernel_address(words) & (words != 0) & (words != of_head)
         garbage &= (number >= _FIRST) & ~(folios.hugetlb(heads) & (number >= self._folded))
         wrong = inside & (slab | garbage)
