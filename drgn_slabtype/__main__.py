@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """``drgn-slabtype``, and ``python -m drgn_slabtype``, which is the same."""
 
+import os
 import sys
 
 # Built in. What stands around it imports enum: a while in which Ctrl-C is Python's traceback.
@@ -20,6 +21,7 @@ def main() -> int:
     :return: Exit status.
     """
     _end_quietly()
+    _start_no_threads()
     from .cli import main as run
 
     return run()
@@ -32,6 +34,7 @@ def kernel_ci() -> int:
     :return: Exit status.
     """
     _end_quietly()
+    _start_no_threads()
     from .kernelci import main as run
 
     return run()
@@ -42,6 +45,11 @@ def _end_quietly() -> None:
     # what is imported for that takes a while.
     if getsignal(SIGINT) is default_int_handler:
         signal(SIGINT, SIG_DFL)
+
+
+def _start_no_threads() -> None:
+    # Nothing here multiplies matrices, and numpy starts a thread for each CPU to do it.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 if __name__ == "__main__":
