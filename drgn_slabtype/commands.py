@@ -161,23 +161,32 @@ for one in decode({args.value:#x}{layout}):
 
 def _capture(prog: Program, args: argparse.Namespace) -> CaptureSummary:
     from .capture import write_capture
-    from .errors import TargetError
     from .report.output import progress
 
     with progress() as show:
-        try:
-            return write_capture(
-                prog,
-                args.file,
-                contents=args.contents,
-                compressed=args.compressed,
-                progress=show,
-                jobs=args.jobs,
-            )
-        except OSError as error:
-            if error.filename is None:  # of the target, or of a file without a name
-                raise
-            raise TargetError(f"{error.filename}: {error.strerror}") from None
+        return write_capture(
+            prog,
+            args.file,
+            contents=args.contents,
+            compressed=args.compressed,
+            progress=show,
+            jobs=args.jobs,
+        )
+
+
+def _capture_code(args: argparse.Namespace) -> str:
+    given = ", contents=True" if args.contents else ""
+    given += "" if args.compressed else ", compressed=False"
+    return f"""\
+from drgn_slabtype import write_capture
+
+summary = write_capture(prog, {args.file!r}{given}, jobs={args.jobs})
+print(summary.path, summary.size, summary.memory, summary.unreadable)
+for name, size in summary.regions.items():
+    print(name, size)
+for told in summary.left_out:
+    print(told)
+"""
 
 
 def _diff(prog: None, args: argparse.Namespace) -> Difference:
@@ -405,6 +414,7 @@ COMMANDS = (
             jobs_option("compress", "pages", ""),
         ),
         output=False,
+        drgn=_capture_code,
     ),
     Command(
         "diff",

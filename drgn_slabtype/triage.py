@@ -10,7 +10,7 @@ of its users, and so the library is imported inside the functions.
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any, Sequence
+from typing import TYPE_CHECKING, Any, List, Sequence
 
 from .command import Command, option
 from .typed import memory, number, seconds
@@ -21,50 +21,84 @@ if TYPE_CHECKING:
 
 
 def _fleet(prog: None, args: argparse.Namespace) -> Fleet:
-    from .fleet.run import Options, Run
+    from .fleet.judge import judge_fleet
     from .report.output import check_writable, fleet_progress
 
     check_writable(args.html)
     causes = _causes(args)
-    options = Options(
-        args.symbols,
-        args.default_symbols,
-        args.processes,
-        args.scheduler,
-        args.each_time,
-        args.each_memory,
-    )
     with fleet_progress() as show:
-        run = Run(args.paths, args.folder, options, show)
-        run.go()
-    fleet = _summary(args, causes)
-    fleet.unread = run.unread
-    return fleet
+        return judge_fleet(
+            args.paths,
+            args.folder,
+            symbols=args.symbols,
+            default_symbols=args.default_symbols,
+            processes=args.processes,
+            scheduler=args.scheduler,
+            max_time=args.each_time,
+            max_memory=args.each_memory,
+            causes=causes,
+            by_kernel=args.by_kernel,
+            html=args.html,
+            progress=show,
+        )
+
+
+def _fleet_code(args: argparse.Namespace) -> str:
+    given = [repr(args.paths), repr(args.folder)]
+    for name, value, usual in (
+        ("symbols", args.symbols, []),
+        ("default_symbols", args.default_symbols, True),
+        ("processes", args.processes, None),
+        ("scheduler", args.scheduler, None),
+        ("max_time", args.each_time, 3600.0),
+        ("max_memory", args.each_memory, None),
+    ):
+        given += [] if value == usual else [f"{name}={value!r}"]
+    return _code("judge_fleet", given, args)
 
 
 def _report(prog: None, args: argparse.Namespace) -> Fleet:
+    from .fleet.judge import fleet_summary
     from .report.output import check_writable
 
     check_writable(args.html)
-    return _summary(args, _causes(args))
+    causes = _causes(args)
+    return fleet_summary(args.folder, causes=causes, by_kernel=args.by_kernel, html=args.html)
+
+
+def _report_code(args: argparse.Namespace) -> str:
+    return _code("fleet_summary", [repr(args.folder)], args)
+
+
+def _code(function: str, given: List[str], args: argparse.Namespace) -> str:
+    names = [function]
+    if args.known:
+        names.append("read_causes")
+        given = [*given, f"causes=read_causes({args.known!r})"]
+    if args.by_kernel:
+        given = [*given, "by_kernel=True"]
+    if args.html:
+        given = [*given, f"html={args.html!r}"]
+    return f"""\
+from drgn_slabtype import {", ".join(names)}
+
+fleet = {function}({", ".join(given)})
+for group in fleet.groups:
+    print(group.dumps, group.what)
+for release in fleet.releases:
+    print(release.release, release.dumps, release.damaged)
+for dump in fleet.unjudged:
+    print(dump)
+for told in fleet.unread:
+    print(told)
+print(fleet.totals)
+"""
 
 
 def _causes(args: argparse.Namespace) -> Sequence[Cause]:
     from .fleet.known import read_causes
 
     return read_causes(args.known) if args.known else ()
-
-
-def _summary(args: argparse.Namespace, causes: Sequence[Cause]) -> Fleet:
-    from .fleet.summary import summarise
-
-    fleet = summarise(args.folder, causes, args.by_kernel)
-    if args.html:
-        from .report import html
-        from .report.output import emit
-
-        emit("".join(html.fleet(fleet)), args.html)
-    return fleet
 
 
 def _stopped(args: argparse.Namespace, records: Any, reason: str) -> Fleet:
@@ -165,6 +199,7 @@ TRIAGE = (
         target=False,
         kernels=True,
         output=False,
+        drgn=_fleet_code,
         status=lambda fleet: fleet.exit_status,
         stopped=_stopped,
         presenter=_presenter,
@@ -176,6 +211,7 @@ TRIAGE = (
         options=(option("folder", metavar="FOLDER", help="that fleet wrote to"), *_OF_BOTH),
         target=False,
         kernels=True,
+        drgn=_report_code,
         status=lambda fleet: fleet.exit_status,
         presenter=_presenter,
     ),

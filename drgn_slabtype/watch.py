@@ -32,7 +32,7 @@ from typing import (
 from drgn import FaultError, IntegerLike, Program
 
 from .arguments import CacheLike, at_least, program_of, seconds_of
-from .capture import write_capture
+from .capture.write import write_file
 from .check import check
 from .confirm import Evidence
 from .errors import SlabTypeError
@@ -237,7 +237,7 @@ def save(prog: Program, path: str, report: Report) -> Optional[str]:
     """
     # The finding counts, whatever becomes of the file.
     try:
-        write_capture(prog, path)
+        write_file(prog, path)
         return path
     except KeyboardInterrupt as stop:
         report.stop(reason_of(stop))

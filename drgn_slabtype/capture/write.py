@@ -19,7 +19,8 @@ from typing import IO, Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 from drgn import FaultError, Program
 from drgn.helpers.linux.mmzone import NODE_DATA
 
-from ..arguments import at_least
+from ..arguments import at_least, path_of
+from ..errors import TargetError
 from ..files.whole import whole
 from ..machine import Machine, machine
 from ..machine.locks import Locks, lock_state
@@ -71,6 +72,10 @@ def write_capture(
     """
     Write a capture of everything this package reads.
 
+    >>> summary = write_capture(prog, "kernel.capture.xz")
+    >>> check(open_target(TargetOptions(core="kernel.capture.xz"))).outcome.value
+    'consistent'
+
     :param prog: A Linux kernel, stopped: a live one tears between two reads.
     :param path: File to write; it appears when it is complete.
     :param contents: Keep what users store in their slab objects.
@@ -80,8 +85,29 @@ def write_capture(
     :param jobs: How many processes compress, forked from this one; with 1, this one does.
         ``None``: one a processor, if there is so much that it is worth while. The file is
         the same.
-    :raises ArgumentError: if *jobs* is too small.
+    :raises ArgumentError: if *path* is none, or *jobs* is too small.
     :raises UnsupportedError: if the architecture has no ELF machine number.
+    :raises TargetError: if the file cannot be written.
+    """
+    try:
+        return write_file(prog, path_of("path", path), contents, compressed, progress, jobs)
+    except OSError as error:
+        if error.filename is None:  # of the target, or of a file without a name
+            raise
+        raise TargetError(f"{error.filename}: {error.strerror}") from None
+
+
+def write_file(
+    prog: Program,
+    path: str,
+    contents: bool = False,
+    compressed: bool = True,
+    progress: Optional[Progress] = None,
+    jobs: Optional[int] = 1,
+) -> CaptureSummary:
+    """
+    Write a capture, as :func:`write_capture` does.
+
     :raises OSError: if the file cannot be written.
     """
     at_least("jobs", jobs, 1)

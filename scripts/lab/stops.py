@@ -32,7 +32,10 @@ from .qemu import Machine
 
 __all__ = ("KERNELS", "Plan", "numbers", "run", "trouble", "unwitnessed", "walk")
 
-KERNELS = ("slab-6.1-rfc3", "slab-6.1", "slub-6.1-rfc3", "debian-6.1", "debian-6.12", "debian-7")
+KERNELS = (
+    "slab-6.1-rfc3", "slab-6.1", "slab-5.10",
+    "slub-6.1-rfc3", "debian-5.10", "debian-6.1", "debian-6.12", "debian-7",
+)  # fmt: skip
 """A kernel of each kind of bookkeeping."""
 
 _PAUSE_SECONDS = (0.05, 0.6)

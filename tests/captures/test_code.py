@@ -9,7 +9,7 @@ import json
 import re
 import shlex
 from pathlib import Path
-from typing import Any, Callable, Dict
+from typing import Any, Callable, Dict, Optional
 
 import pytest
 from drgn import Program
@@ -78,10 +78,21 @@ LINES = (
     "diff CAPTURE CAPTURE",
     "diff SAVED SAVED -s VMLINUX",
     "diff SAVED CAPTURE -n 3",
+    "capture -o PACKED",
+    "capture -o PACKED --uncompressed --contents -j 2",
     "explain",
     "explain redzone 'freelist-*' -n 2",
 )
 
+
+# Of many dumps; the second goes on where the first was.
+FLEET = (
+    "fleet CAPTURE -o RESULTS -s HERE --no-default-symbols -j 1 --max-time 600 --max-memory 4G",
+    "fleet CAPTURE -o RESULTS --by-kernel --known CAUSES --html PAGE",
+    "fleet report RESULTS --by-kernel --known CAUSES --html PAGE",
+)
+_ELSEWHERE = "--scheduler"
+"""What takes more than one machine."""
 
 KERNELS = ("debian-6.12-plain", "debian-7-debug", "slab-5.10-plain")
 _TRACKED = ("object", "stacks", "slabs", "what")
@@ -104,7 +115,7 @@ def prog(kernel: str) -> Program:
     return open_capture(str(HERE / kernel / "capture.xz"))
 
 
-def _run(code: str, prog: Program) -> str:
+def _run(code: str, prog: Optional[Program]) -> str:
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         exec(code, {"prog": prog})
@@ -158,7 +169,7 @@ _INPUTS: Dict[str, Callable[[Program], str]] = {
     "SAVED": _saved,
     "CAUSES": lambda prog: '[[cause]]\nname = "one"\ntext = "more"\ncode = "redzone"\n',
 }
-_OUTPUTS = ("PAGE", "KEPT", "FLAGS", "COUNTS", "JSON", "JUNIT", "TEXT", "ACCEPTED")
+_OUTPUTS = ("PAGE", "KEPT", "FLAGS", "COUNTS", "JSON", "JUNIT", "TEXT", "ACCEPTED", "PACKED")
 
 # Members of an answer of which each record has a line of its own.
 _LISTED = {
@@ -192,14 +203,38 @@ def _rows(name: str, told: str) -> int:
 def test_every_option_is_run() -> None:
     # Those that say where a report goes, and in which format, are not about what is asked.
     for command in COMMANDS:
-        lines = [line.split() for line in LINES if line.split()[0] == command.name]
+        name = command.name.split()
+        lines = [line.split() for line in (*LINES, *FLEET) if line.split()[: len(name)] == name]
         assert bool(lines) == (command.drgn is not None), command.name
         for option in command.options if lines else ():
             flags = {*option.flags}
+            if _ELSEWHERE in flags:
+                continue
             assert not option.flags[0].startswith("-") or any(flags & {*line} for line in lines), (
                 command.name,
                 flags,
             )
+
+
+def test_code_of_many_dumps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    damaged = str(HERE / "broken" / "slub-6.1-plain-P-overflow-word.xz")
+    (tmp_path / "CAUSES").write_text('[[cause]]\nname = "one"\ntext = "more"\ncode = "redzone"\n')
+    names = {"CAPTURE": damaged, "HERE": str(HERE)}
+    names.update({name: str(tmp_path / name) for name in ("RESULTS", "CAUSES", "PAGE")})
+    for line in FLEET:
+        for name, value in names.items():
+            line = line.replace(name, value)
+        assert cli.main([*line.split(), "--drgn"]) == 0
+        printed = _run(capsys.readouterr().out, None)
+        assert cli.main(line.split()) == 1
+        told = capsys.readouterr().out
+        assert "1 dump; 1 damaged" in told
+        assert printed.startswith("1 padding in lab_victim")
+        assert "FleetTotals(dumps=1, damaged=1, " in printed
+        assert printed.split("\n")[0][2:] in " ".join(told.split())
+        page = tmp_path / "PAGE"
+        assert page.exists() == ("--html" in line)
+        page.unlink(missing_ok=True)
 
 
 def test_code_about_call_traces_runs() -> None:
