@@ -16,13 +16,14 @@ import numpy as np
 
 from ..distinct import distinct
 from ..index import SlabIndex
-from ..ledger import I64, U64, Claims, State
+from ..ledger import I64, U64, Bools, Claims, State
 from ..machine import Machine
 from ..machine.columns import Structure
 
 _FLAGS = 7
 _IS_VECTOR = 1
 _BATCH_WORDS = 1 << 20
+_MARKS = 1 << 20  # bytes that the processor still has in its cache
 
 
 def vector_words(index: SlabIndex) -> U64:
@@ -48,6 +49,8 @@ class Held(NamedTuple):
     address: U64
     row: I64
     """Row of the index of the slab that each belongs to."""
+    marks: Bools
+    """Which of some low bits of an address one of them has: of most others, none."""
 
     def freed(self, claims: Claims) -> Iterator[Tuple[int, int]]:
         """
@@ -58,10 +61,16 @@ class Held(NamedTuple):
         """
         if not len(self.address) or not len(claims):
             return
-        at = np.minimum(np.searchsorted(self.address, claims.address), len(self.address) - 1)
-        same = (self.address[at] == claims.address) & (claims.state != State.LIVE)
-        for claim in np.flatnonzero(same & (claims.index >= 0)).tolist():
-            yield int(self.row[at[claim]]), claim
+        some = self.marks[_low_bits(claims.address)].nonzero()[0]
+        address = claims.address[some]
+        at = np.minimum(self.address.searchsorted(address), len(self.address) - 1)
+        same = (self.address[at] == address) & (claims.state[some] != State.LIVE)
+        same &= claims.index[some] >= 0
+        yield from zip(self.row[at[same]].tolist(), some[same].tolist())
+
+
+def _low_bits(addresses: U64) -> I64:
+    return (addresses >> np.uint64(3) & np.uint64(_MARKS - 1)).astype(np.int64)
 
 
 def held_vectors(index: SlabIndex, owner: I64) -> Held:
@@ -78,7 +87,9 @@ def held_vectors(index: SlabIndex, owner: I64) -> Held:
     rows = np.flatnonzero(there)
     address = word[rows] & ~np.uint64(_FLAGS)
     order = np.argsort(address, kind="stable")
-    return Held(address[order], rows[order])
+    marks = np.zeros(_MARKS, np.bool_)
+    marks[_low_bits(address)] = True
+    return Held(address[order], rows[order], marks)
 
 
 def vectors(machine: Machine, pages: U64, stride: Union[int, U64]) -> Tuple[U64, U64]:
