@@ -82,16 +82,20 @@ def _gather(memory: Memory, combs: Combs) -> Teeth:
     ends = np.cumsum(number)
     begin = ends - number
     out = np.zeros(int(number.sum()), np.uint64)
+    # How many words from the beginning of its comb each is: from the first on, step by step.
+    at = np.arange(len(out))
+    at *= np.repeat(combs.step, number)
+    at += np.repeat(combs.first - begin * combs.step, number)
+    at //= memory.word_size
+    # And from that of all memory.
+    own = (combs.address // np.uint64(memory.word_size)).astype(np.int64)
+    at += np.repeat(own, number)
 
     def keep(data: bytes, offsets: Rows, rows: Rows) -> None:
         words = np.frombuffer(data, memory.word, len(data) // memory.word_size)
         low, high = begin[rows[0]], ends[rows[-1]]
-        # Where in the data each word is: from the first of its comb on, step by step.
-        first, times = offsets + combs.first[rows], number[rows]
-        at = np.arange(low, high)
-        at *= np.repeat(combs.step[rows], times)
-        at += np.repeat(first - begin[rows] * combs.step[rows], times)
-        out[low:high] = words.take(at // memory.word_size)
+        start = own[rows[0]] - offsets[0] // memory.word_size
+        out[low:high] = words.take(at[low:high] - start)
 
     ok = memory.each(combs.address, combs.width, keep)
     return Teeth(memory.tags.removed(out) if memory.tags.used else out, begin, ok)
