@@ -112,14 +112,15 @@ class SlabLists:
         runs = self._row(head.address) < 0
         while link != head.address:
             row = self._find(link, "prev", at)
+            seen.update(rows[len(seen) :])  # of most lists, the first run is the last
             if row < 0 or row in seen or self._prev[row] != at:
                 break
             run = self._run(row) if runs else [row]
-            seen.update(run)
             rows += run
             at, link = int(self.index.pages[run[-1]]) + self._offset, self._next[run[-1]]
         # A next that leads back to the head too early shows only in its prev.
         if link != head.address or head.prev != at:
+            seen.update(rows[len(seen) :])
             tail = self._backward(head, seen)
             broken = self._blame(head, at, link, tail)
             rows += tail
