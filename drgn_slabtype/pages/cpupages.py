@@ -168,10 +168,13 @@ class _Walk:
     def _way(self, head: int, back: int) -> Tuple[List[int], Optional[int]]:
         # The links that are led to, up to where what leads on is not led back; that.
         way: List[int] = []
-        at = head
+        at, links = head, self._links(head)
         while len(way) < LONGEST:
-            to = self._links(at)[back]
-            if not self._leads(to, head) or self._links(to)[1 - back] != at:
+            to = links[back]
+            if not self._leads(to, head):
+                return way, to
+            links = self._links(to)
+            if links[1 - back] != at:
                 return way, to
             if to == head:
                 return way, None

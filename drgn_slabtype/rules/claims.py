@@ -136,6 +136,8 @@ def _judge_foreign(ledger: Ledger) -> Iterator[Finding]:
 
 def _judge_nodes(ledger: Ledger) -> Iterator[Finding]:
     claims, boxes, slabs, name = ledger.claims, ledger.containers, ledger.slabs, ledger.facts.name
+    if not (boxes.nid >= 0).any():
+        return
     known = ((claims.slab >= 0) & (claims.container >= 0)).nonzero()[0]
     must = boxes.nid[claims.container[known]]
     nid = slabs.nid[claims.slab[known]]
