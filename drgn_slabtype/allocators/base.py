@@ -10,7 +10,7 @@ judges nothing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Callable, Iterator, List, Optional, Protocol, Sequence, Tuple
 
 import numpy as np
@@ -31,9 +31,23 @@ class Ownership:
     told: np.ndarray[Tuple[int], np.dtype[np.int64]]
     """Position of the cache that the slab's own pointer names; -1 if it names none."""
 
+    _sorted: Optional[Tuple[I64, I64]] = field(default=None, init=False, repr=False)
+
     def rows_of(self, number: int) -> np.ndarray[Tuple[int], np.dtype[np.int64]]:
-        """Return the rows that belong to one cache."""
-        return (self.cache == number).nonzero()[0]
+        """Return the rows that belong to one cache, in ascending order."""
+        if self._sorted is None:
+            # Of numbers of two bytes, in a tenth of the time.
+            short = bool(self.cache.max(initial=0) < 1 << 15)
+            rows = np.argsort(self.cache.astype(np.int16 if short else np.int64), kind="stable")
+            self._sorted = rows, self.cache[rows]
+        rows, numbers = self._sorted
+        low, high = numbers.searchsorted([number, number + 1])
+        return rows[low:high]
+
+    def give(self, row: int, number: int) -> None:
+        """Let a row of the index belong to another cache."""
+        self.cache[row] = number
+        self._sorted = None
 
 
 class Allocator(Protocol):

@@ -69,7 +69,7 @@ def adopt_misnamed(
     misfits = np.ones(len(loose), np.bool_)
     misfits[named] = ~slab_fits(index, caches, loose[named], owner[named])
     for row, cache in _share_out(index, caches, short, loose[misfits]):
-        ownership.cache[row] = cache
+        ownership.give(row, cache)
 
 
 def find_unmarked(index: SlabIndex, caches: Caches, short: List[Shortage]) -> bool:
