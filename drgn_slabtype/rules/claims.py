@@ -30,6 +30,9 @@ def _judge_walks(ledger: Ledger) -> Iterator[Finding]:
         slab, state = int(boxes.slab[box]), Walk(boxes.state[box])
         if slab >= 0 and slabs.excused[slab]:
             continue
+        if slab >= 0 and state is Walk.UNREADABLE and not place.counted and slabs.fresh[slab]:
+            # Its free pointers are being written, to memory that was zeroed last.
+            continue
         value, culprit, word = (
             int(column[box]) for column in (boxes.value, boxes.culprit, boxes.word)
         )

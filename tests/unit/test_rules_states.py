@@ -278,6 +278,14 @@ def test_unreadable_freelist_is_unavailable_and_its_count_not_judged() -> None:
     assert found.slab == machine.slabs[0].page
 
 
+def test_zeroed_memory_of_a_slab_that_is_being_made_is_not_missing() -> None:
+    machine = chain_machine(3, 2)
+    machine.slabs[0].fresh = True
+    ledger = machine.ledger()
+    ledger.containers.state[0] = Walk.UNREADABLE
+    assert [one.code for one in judge(ledger, machine.encoding) if not one.moving] == []
+
+
 def test_notes_are_no_roots_of_findings() -> None:
     machine = chain_machine(3)
     machine.slabs[0].count += 1
