@@ -54,7 +54,7 @@ class Track(NamedTuple):
     task: Optional[str] = None
     """Name of the task with that PID, if there is one now."""
     overwritten: bool = False
-    """Whether it is no record: the caller is no code, or there is no such CPU."""
+    """Whether it is no record: the caller is no code, or there can be no such CPU, PID or time."""
     ago: Optional[int] = None
     """Jiffies that it is ago, where the target does not tell how long one is."""
 

@@ -253,7 +253,8 @@ try:
     answer = stacks(prog{names}{freed}, most={args.most}{jobs_code(args)})
     for stack in answer.stacks:
         print(stack.count, stack.cache, stack.caller, stack.stack)
-    print(answer.caches, "caches with records,", answer.untracked, "objects without one")
+    print(answer.caches, "caches with records,", answer.untracked, "objects without one,", end=" ")
+    print(answer.overwritten, "records overwritten")
 except TargetError as error:
     print(error)
 """

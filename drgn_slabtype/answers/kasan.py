@@ -22,7 +22,7 @@ from ..machine.clock import clock
 from ..machine.columns import Rows
 from ..machine.symbols import depot_stack
 from ..signature import first_caller
-from .tracks import Track, task_name
+from .tracks import Track, are_records, column, task_name
 
 _ENTRY = "struct kasan_stack_ring_entry"
 _MOST_ENTRIES = 1 << 22  # of the ring; kasan.stack_ring_size chooses how many
@@ -65,7 +65,10 @@ def _spelled(machine: Machine, event: str, track: Object) -> Optional[Track]:
     when = int(track.timestamp) << _TIME_SHIFT if hasattr(track, "timestamp") else None
     now = clock(machine) if when is not None else None
     age = None if now is None or when is None else now.since(when)
-    return Track(event, first_caller(stack), cpu, pid, when, stack, age, task_name(machine, pid))
+    columns = (None if number is None else column(number) for number in (cpu, pid))
+    overwritten = not are_records(machine, None, column(0), *columns)[0]
+    task = task_name(machine, pid)
+    return Track(event, first_caller(stack), cpu, pid, when, stack, age, task, overwritten)
 
 
 def track_times(rows: Rows) -> Optional[U64]:

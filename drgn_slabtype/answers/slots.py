@@ -16,9 +16,8 @@ from ..allocators.slab.cache import SlabCache
 from ..allocators.slub.cache import SlubCache, slab_flags
 from ..allocators.slub.layout import slot_layout
 from ..machine import Machine
-from ..machine.symbols import symbolise
 from .kasan import kasan_tracks
-from .tracks import Track, slub_tracks
+from .tracks import Track, last_used, slub_tracks
 
 _EVENTS = ("allocated", "freed", "last used")
 _DRAIN = "qlist_free_all"  # which gives objects in quarantine back to the allocator
@@ -59,7 +58,7 @@ class Slot(NamedTuple):
         elif self.last_caller is not None:
             caller = machine.memory.read_word(address + self.last_caller)
             if caller:
-                told = (Track("last used", symbolise(machine, caller), None, None, None, ()),)
+                told = (last_used(machine, caller),)
         return _merged(told, kasan_tracks(machine, self.kasan, address))
 
 

@@ -85,6 +85,8 @@ class StacksAnswer(Listing):
     """That were looked at."""
     untracked: int = 0
     """Of which nothing is recorded."""
+    overwritten: int = 0
+    """Of which the record is overwritten."""
     caches: int = 0
     """With records."""
     seconds: bool = True
@@ -193,6 +195,7 @@ class _Batch(NamedTuple):
     # What some records say.
     groups: _Groups
     untracked: int
+    overwritten: int
 
 
 def _add(
@@ -216,12 +219,15 @@ def _add(
 
     def read(addresses: U64) -> _Batch:
         columns = track_columns(kernel, layout, addresses, freed, now)
-        return _Batch(_grouped(columns, now), int((~columns.known).sum()))
+        overwritten = int(columns.overwritten.sum())
+        untracked = int((~columns.known).sum()) - overwritten
+        return _Batch(_grouped(columns, now), untracked, overwritten)
 
     batches = [chosen[first : first + _BATCH] for first in range(0, len(chosen), _BATCH)]
     jobs = worth_while(jobs, kernel.memory.is_live, len(chosen) >= _MANY)
     for batch in spread_reads(kernel.memory, read, batches, jobs):
         answer.untracked += batch.untracked
+        answer.overwritten += batch.overwritten
         for key, group in batch.groups.items():
             if groups.setdefault(key, group) is not group:
                 groups[key].add(group)

@@ -12,6 +12,7 @@ from ..ledger import U64
 from ..machine import Machine
 from ..machine.columns import Rows
 from .kasan import track_times
+from .tracks import are_records
 
 if TYPE_CHECKING:
     from ..ledger import Bools
@@ -34,6 +35,8 @@ class TrackColumns(NamedTuple):
     pid: Optional[U64]
     when: Optional[U64]
     """In jiffies; ``None`` if it is not kept."""
+    overwritten: Bools
+    """Of which there was one, and what is there now is none."""
 
     @property
     def keys(self) -> U64:
@@ -64,11 +67,18 @@ def track_columns(
     by_kasan = _by_kasan(layout, freed)
     # What is in quarantine KASAN frees later, in the name of somebody else.
     if by_kasan is not None and (freed or layout.tracks is None):
-        return _of_kasan(machine, objects, by_kasan, freed, now)
+        return _judged(machine, _of_kasan(machine, objects, by_kasan, freed, now), None)
     if layout.tracks is None:
-        return _of_slab(machine, objects + np.uint64(layout.last_caller or 0))
+        found = _of_slab(machine, objects + np.uint64(layout.last_caller or 0))
+        return _judged(machine, found, None)
     at = layout.tracks + (machine.structure("struct track").size if freed else 0)
-    return _of_slub(machine.rows("struct track", objects + np.uint64(at)))
+    found = _of_slub(machine.rows("struct track", objects + np.uint64(at)))
+    return _judged(machine, found, now)
+
+
+def _judged(machine: Machine, found: TrackColumns, now: Optional[Clock]) -> TrackColumns:
+    sound = are_records(machine, now, found.caller, found.cpu, found.pid, found.when)
+    return found._replace(known=found.known & sound, overwritten=found.known & ~sound)
 
 
 def _by_kasan(layout: Slot, freed: bool) -> Optional[int]:
@@ -89,6 +99,7 @@ def _of_slub(rows: Rows) -> TrackColumns:
         rows["cpu"],
         rows["pid"],
         rows["when"],
+        np.zeros(len(rows), np.bool_),
     )
 
 
@@ -97,7 +108,8 @@ def _of_slab(machine: Machine, words: U64) -> TrackColumns:
     memory = machine.memory
     read = memory.gather(words, memory.word_size)
     caller = read.bytes.view(memory.word)[:, 0].astype(np.uint64)
-    return TrackColumns(read.ok & (caller != 0), caller, None, None, None, None, None)
+    none = np.zeros(len(words), np.bool_)
+    return TrackColumns(read.ok & (caller != 0), caller, None, None, None, None, None, none)
 
 
 def _addresses(rows: Rows) -> U64:
@@ -124,4 +136,5 @@ def _of_kasan(
         rows["cpu"] if rows.structure.has("cpu") else None,
         rows["pid"],
         None if times is None or now is None else now.jiffies_at(times),
+        np.zeros(len(objects), np.bool_),
     )

@@ -17,8 +17,9 @@ from drgn import FaultError, Object
 from drgn.helpers.common.format import escape_ascii_string
 from drgn.helpers.linux.pid import find_task
 
+from ..ledger import U64, Bools
 from ..machine import Machine
-from ..machine.clock import clock
+from ..machine.clock import Clock, clock
 from ..machine.shuffled import is_shuffled
 from ..machine.symbols import depot_stack, frames, symbolise
 from ..machine.tasks import ERRORS
@@ -27,6 +28,35 @@ from ..particulars import spell_age
 from ..signature import from_caller
 
 _FRAMES = 4  # of a call trace that are told in one line
+_PIDS = 1 << 22  # PID_MAX_LIMIT: no task has one as high
+_LOW_HALF = (1 << 32) - 1  # numbers of CPUs and tasks are int
+
+
+def are_records(
+    machine: Machine,
+    now: Optional[Clock],
+    caller: U64,
+    cpu: Optional[U64] = None,
+    pid: Optional[U64] = None,
+    when: Optional[U64] = None,
+) -> Bools:
+    """
+    Return which records of an event can be such, and are not overwritten.
+
+    :param now: The clock; ``None``: no time is judged.
+    :param caller: Shape (n,): return addresses; 0 where only the call trace tells.
+    :param cpu: CPUs, if they are kept.
+    :param pid: PIDs, if they are kept.
+    :param when: Times, if they are kept in jiffies.
+    """
+    sound: Bools = (caller == 0) | machine.memory.is_kernel_address(caller)
+    if cpu is not None:
+        sound &= np.isin((cpu & np.uint64(_LOW_HALF)).astype(np.int64), machine.cpus)
+    if pid is not None:
+        sound &= (pid & np.uint64(_LOW_HALF)) < _PIDS
+    if when is not None and now is not None:
+        sound &= now.are_moments(when)
+    return sound
 
 
 def slub_tracks(machine: Machine, first: int) -> Tuple[Track, ...]:
@@ -57,16 +87,32 @@ def _slub_track(machine: Machine, event: str, caller: int, track: Object) -> Tra
     elif hasattr(track, "addrs"):
         stack = frames(machine, [entry.value_() for entry in track.addrs])
     cpu, pid, when = track.cpu.value_(), track.pid.value_(), track.when.value_()
-    (age, ago), task = _age(machine, when), task_name(machine, pid)
-    code = bool(machine.memory.is_kernel_address(np.array([caller], np.uint64))[0])
-    overwritten = not code or cpu not in machine.cpus
+    now = clock(machine)
+    one = (column(number) for number in (caller, cpu, pid, when))
+    overwritten = not are_records(machine, now, *one)[0]
+    (age, ago), task = _age(now, when), task_name(machine, pid)
     caller_name = symbolise(machine, caller)
     return Track(event, caller_name, cpu, pid, when, stack, age, task, overwritten, ago)
 
 
-def _age(machine: Machine, when: int) -> Tuple[Optional[float], Optional[int]]:
+def column(number: int) -> U64:
+    """Return a number as the column of one row, negative ones as memory has them."""
+    return np.array([number & ((1 << 64) - 1)], np.uint64)
+
+
+def last_used(machine: Machine, caller: int) -> Track:
+    """
+    Return the track of which SLAB's debugging keeps the caller alone.
+
+    :param caller: Its address.
+    """
+    overwritten = not are_records(machine, None, column(caller))[0]
+    name = symbolise(machine, caller)
+    return Track("last used", name, None, None, None, (), overwritten=overwritten)
+
+
+def _age(now: Optional[Clock], when: int) -> Tuple[Optional[float], Optional[int]]:
     # In seconds; in jiffies, where it is not known how long one is.
-    now = clock(machine)
     ago = None if now is None else now.ago(when)
     seconds = None if now is None or ago is None else now.seconds(ago)
     return seconds, ago if seconds is None else None

@@ -8,13 +8,13 @@ The kernel's clock
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Optional
+from typing import TYPE_CHECKING, NamedTuple, Optional, Tuple
 
 from drgn import FaultError
 
 if TYPE_CHECKING:
     from . import Machine
-    from .memory import U64
+    from .memory import U64, Bools
 
 _HIGHEST_HZ = 1200  # of any architecture
 _BEFORE_WRAP = 300  # seconds after boot at which the low half of jiffies wraps
@@ -35,11 +35,19 @@ class Clock(NamedTuple):
 
         :return: ``None`` if it is before the boot, or too far ahead to be a moment.
         """
-        hz = self.hz or _HIGHEST_HZ
+        first, last = self._bounds()
+        return self.jiffies - jiffies if first <= jiffies <= last else None
+
+    def are_moments(self, jiffies: U64) -> Bools:
+        """Return of which numbers :meth:`ago` knows how long ago they were."""
+        first, last = self._bounds()
+        found: Bools = (jiffies >= first) & (jiffies <= last)
+        return found
+
+    def _bounds(self) -> Tuple[int, int]:
         # INITIAL_JIFFIES: the low half of jiffies wraps soon, for all to see.
-        if (1 << 32) - _BEFORE_WRAP * hz <= jiffies <= self.jiffies + _AHEAD * hz:
-            return self.jiffies - jiffies
-        return None
+        hz = self.hz or _HIGHEST_HZ
+        return (1 << 32) - _BEFORE_WRAP * hz, min(self.jiffies + _AHEAD * hz, (1 << 64) - 1)
 
     def jiffies_at(self, nanoseconds: U64) -> Optional[U64]:
         """Return what ``jiffies_64`` was at moments that are so long after the boot."""
@@ -65,12 +73,13 @@ def clock(machine: Machine) -> Optional[Clock]:
     """
     Return what the clock of a machine says.
 
-    :return: ``None`` if it is not in the target.
+    :return: ``None`` if it is not in the target, or is overwritten: no moment after the boot.
     """
     try:
-        return Clock(int(machine.prog["jiffies_64"]), machine.fact(_hz))
+        now = Clock(int(machine.prog["jiffies_64"]), machine.fact(_hz))
     except (FaultError, LookupError):
         return None
+    return now if now.ago(now.jiffies) is not None else None
 
 
 def _hz(machine: Machine) -> Optional[int]:

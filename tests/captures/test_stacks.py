@@ -9,19 +9,24 @@ from typing import Optional, Tuple
 
 import numpy as np
 import pytest
-from drgn import Program
+from drgn import Program, offsetof
 
 from drgn_slabtype.answers.likeness import kinds
+from drgn_slabtype.answers.lookup import lookup
 from drgn_slabtype.answers.object import slab_object
 from drgn_slabtype.answers.objects import objects
 from drgn_slabtype.answers.sites import allocation_sites
+from drgn_slabtype.answers.slots import slot
 from drgn_slabtype.answers.stacks import stacks
+from drgn_slabtype.answers.tracks import spell_track
 from drgn_slabtype.capture import open_capture
 from drgn_slabtype.errors import TargetError
 from drgn_slabtype.machine import machine
-from drgn_slabtype.machine.clock import Clock
+from drgn_slabtype.machine.clock import Clock, clock
 from drgn_slabtype.machine.symbols import CodeNames, depot_stack, depot_traces, symbolise
 from drgn_slabtype.report.views.stacks import ranges
+
+from ..recipes.overlay import Write, overlay
 
 HERE = Path(__file__).parent
 TRACKED = "debian-7-debug"
@@ -72,9 +77,6 @@ def test_free_objects_are_told_by_who_freed_them(prog: Program) -> None:
 def test_depot_gives_many_traces_as_it_gives_one(prog: Program) -> None:
     kernel = machine(prog)
     held = [one.address for one in objects(prog, "kmalloc-256", "in use")]
-    from drgn_slabtype.answers.lookup import lookup
-    from drgn_slabtype.answers.slots import slot
-
     reading = lookup(kernel)
     offset = slot(kernel, reading.caches, reading.number("kmalloc-256")).tracks
     assert offset is not None
@@ -146,3 +148,59 @@ def test_last_callers_of_slab_are_who_allocated_or_freed(state: str, freed: bool
     assert {one.caller: one.count for one in answer} == wanted
     assert sum(wanted.values()) == answer.objects - answer.untracked > 90
     assert all((one.stack, one.pids, one.youngest) == ((), (), None) for one in answer)
+
+
+@pytest.mark.parametrize(
+    ("member", "data"),
+    [
+        ("addr", bytes.fromhex("deadbeefdeadbeef")),
+        ("cpu", bytes.fromhex("deadbeef")),
+        ("pid", bytes.fromhex("deadbeef")),
+        ("pid", bytes.fromhex("ffffff7f")),
+        ("when", bytes.fromhex("deadbeefdeadbeef")),
+        ("when", bytes(8)),
+    ],
+)
+def test_overwritten_records_are_none(member: str, data: bytes, prog: Program) -> None:
+    name = "kmalloc-256"
+    held = objects(prog, name, "in use")[3].address
+    kernel = machine(prog)
+    reading = lookup(kernel)
+    offset = slot(kernel, reading.caches, reading.number(name)).tracks
+    assert offset is not None
+    at = held + offset + offsetof(prog.type("struct track"), member)
+    damaged = open_capture(str(HERE / TRACKED / "capture.xz"))
+    overlay(damaged, [Write(at, data)])
+    (track,) = [t for t in slab_object(damaged, held).tracks if t.event == "allocated"]
+    assert track.overwritten
+    assert spell_track(track) == "the record of who allocated it is overwritten"
+    before, after = stacks(prog, name), stacks(damaged, name)
+    assert (before.overwritten, after.overwritten) == (0, 1)
+    assert after.untracked == before.untracked
+    assert sum(one.count for one in after) == sum(one.count for one in before) - 1
+    assert {one.stack for one in after} <= {one.stack for one in before}
+    assert {pid for one in after for pid in one.pids} <= set(range(1 << 22))
+
+
+def test_clock_that_is_overwritten_is_none(prog: Program) -> None:
+    damaged = open_capture(str(HERE / TRACKED / "capture.xz"))
+    overlay(damaged, [Write(prog["jiffies_64"].address_, bytes(8))])
+    assert clock(machine(damaged)) is None
+    answer = stacks(damaged, "kmalloc-256")
+    assert answer.overwritten == 0
+    assert all(one.youngest is None for one in answer)
+
+
+def test_overwritten_callers_of_slab_are_none() -> None:
+    path = str(HERE / "slab-6.1-debug-plain" / "capture.xz")
+    prog, damaged = open_capture(path), open_capture(path)
+    name = "inotify_inode_mark"
+    held = objects(prog, name, "in use")[0].address
+    kernel = machine(prog)
+    reading = lookup(kernel)
+    offset = slot(kernel, reading.caches, reading.number(name)).last_caller
+    assert offset is not None
+    overlay(damaged, [Write(held + offset, bytes.fromhex("deadbeefdeadbeef"))])
+    assert [track.overwritten for track in slab_object(prog, held).tracks] == [False]
+    assert [track.overwritten for track in slab_object(damaged, held).tracks] == [True]
+    assert (stacks(prog, name).overwritten, stacks(damaged, name).overwritten) == (0, 1)

@@ -32,6 +32,8 @@ def _traces(answer: StacksAnswer) -> str:
         told += f", {len(answer.stacks)} shown"
     if answer.untracked:
         told += f", {plural(answer.untracked, 'object')} without one"
+    if answer.overwritten:
+        told += f", {plural(answer.overwritten, 'record')} overwritten"
     return text([*lines, told])
 
 
