@@ -27,8 +27,6 @@ from typing import (
 from .typed import number
 
 if TYPE_CHECKING:
-    from drgn import FaultError
-
     from .report import Text
 
 
@@ -215,6 +213,7 @@ def _run(command: Command, prog: Any, args: argparse.Namespace) -> Any:
     from drgn import FaultError
 
     from .errors import TargetError
+    from .target import nothing_judged
 
     try:
         return command.run(prog, args)
@@ -236,13 +235,3 @@ def _piecemeal(text: Iterator[str]) -> Iterator[str]:
         if piece is None:
             return
         yield piece
-
-
-def nothing_judged(prog: Any, fault: FaultError) -> str:
-    """Return what is to be said where what is missing is needed to begin with."""
-    # The memory map, a list of caches.
-    from .target import shortfall
-
-    missing = shortfall(prog)
-    start = f"{missing.message}; " if missing is not None else ""
-    return f"{start}nothing could be judged: {fault}"

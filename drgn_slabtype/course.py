@@ -89,6 +89,7 @@ class Course:
         self._layout: Optional[PageTypeLayout] = None
         self._totals = Totals()
         self._judged: List[_Judged] = []
+        self._wanted: Optional[int] = None  # how many caches, if that is known
         self._evidence: Optional[Evidence] = None
         self._readings = self._refuted = 0
         self._known: Optional[_Confirmed] = None
@@ -147,6 +148,7 @@ class Course:
             some = _judge_some(kernel, _scopes(seen, caches, addresses), progress)
         if some is not None:
             self._judged, self._totals = some
+            self._wanted = len(self._judged)
             self._confirmed = _Confirmed(_told(self._judged), [])
         else:
             self.whole = seen.whole
@@ -184,6 +186,7 @@ class Course:
         # Cache by cache, and what is wrong with the machine after them.
         self._totals = _count_pages([seen.whole])
         numbers = _wanted(seen, caches, addresses)
+        self._wanted = len(numbers)
         for done, judged in enumerate(_judge_each(seen.whole, numbers, self._jobs, self._peak)):
             if progress:
                 progress("caches", done, len(numbers))
@@ -242,7 +245,7 @@ class Course:
             report.refuted = self._evidence.refuted - self._refuted
         _settle_outcomes(report)
         _add_up(report)
-        _decide(report)
+        _decide(report, self._wanted, self._confirmed is not None)
         report.kernel = self._kernel
         if self._kernel is not None:
             report.notes += as_note(self._kernel, report.findings)
@@ -452,8 +455,9 @@ def _settle_outcomes(report: Report) -> None:
                 result.outcome = outcome
 
 
-def _decide(report: Report) -> None:
-    # What share of everything is decided: nothing is left open about it.
+def _decide(report: Report, wanted: Optional[int], whole: bool) -> None:
+    # What share of everything is decided: nothing is left open about it. Of how many is not
+    # known before all are judged.
     left = [*report.changing, *report.unavailable]
     names = {finding.cache for finding in left}
     slabs = {finding.slab for finding in left if finding.slab is not None}
@@ -465,8 +469,8 @@ def _decide(report: Report) -> None:
     }
     totals, decided = report.totals, report.decided
     of_caches = sum(result.name not in names for result in report.caches)
-    decided.caches = Share(of_caches, totals.caches)
-    decided.slabs = Share(max(totals.slabs - len(slabs), 0), totals.slabs)
+    decided.caches = Share(of_caches, wanted)
+    decided.slabs = Share(max(totals.slabs - len(slabs), 0), totals.slabs if whole else None)
     # Where a structure is not in the target, it is not known what places are in it.
     lost = {
         (one.cache, one.message)
@@ -474,7 +478,8 @@ def _decide(report: Report) -> None:
         if one.slab is None and one.place is None and one.cache is not None
     }
     of_places = sum(result.places for result in report.caches) + len(lost)
-    decided.places = Share(max(of_places - len(places) - len(lost), 0), of_places)
+    of_decided = max(of_places - len(places) - len(lost), 0)
+    decided.places = Share(of_decided, of_places if whole else None)
 
 
 def _add_up(report: Report) -> None:

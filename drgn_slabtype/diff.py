@@ -13,7 +13,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Dict, List, Mapping, Optional, Tuple, Union
 
-from drgn import Program
+from drgn import FaultError, Program
 
 from .answers.stacks import stacks
 from .arguments import at_least, path_of, require
@@ -337,7 +337,7 @@ def open_moment(path: str, symbols: List[str]) -> Moment:
     :raises TargetError: if it is none of these.
     """
     path = path_of("path", path)
-    from .target import TargetOptions, open_target
+    from .target import TargetOptions, nothing_judged, open_target
 
     try:
         with open(path, "rb") as file:
@@ -349,4 +349,10 @@ def open_moment(path: str, symbols: List[str]) -> Moment:
         raise TargetError(f"{path}: {error.strerror}") from None
     except ValueError as error:
         raise TargetError(f"{path}: {error}") from None
-    return moment(open_target(TargetOptions(core=path, symbols=symbols)))
+    prog = open_target(TargetOptions(core=path, symbols=symbols))
+    try:
+        return moment(prog)
+    except FaultError as error:
+        told = nothing_judged(prog, error)
+        # There are two of them.
+        raise TargetError(told if told.startswith(path) else f"{path}: {told}") from error

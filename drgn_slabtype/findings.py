@@ -334,14 +334,14 @@ class Share(Record):
 
     decided: int = 0
     """How many are decided."""
-    of: int = 0
-    """How many there are."""
+    of: Optional[int] = 0
+    """How many there are; ``None`` if the check ended before that was known."""
 
     @property
     @shown()
-    def share(self) -> float:
-        """From 0 to 1; of nothing, all."""
-        return round(self.decided / self.of, 6) if self.of else 1.0
+    def share(self) -> Optional[float]:
+        """From 0 to 1; of nothing, all; ``None`` if it is not known of how many."""
+        return round(self.decided / self.of, 6) if self.of else None if self.of is None else 1.0
 
 
 @dataclass
@@ -362,8 +362,8 @@ class Decided(Record):
     @property
     @shown()
     def enough(self) -> bool:
-        """Whether it is 99 % of each, or more."""
-        return all(one.share >= DECIDED for one in (self.caches, self.slabs, self.places))
+        """Whether it is 99 % of each, or more; not where it is not known of how many."""
+        return all((one.share or 0) >= DECIDED for one in (self.caches, self.slabs, self.places))
 
 
 DECIDED = 0.99

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from typing import Callable, Optional, Sequence, Tuple
 
 import drgn
-from drgn import Program, ProgramFlags
+from drgn import FaultError, Program, ProgramFlags
 
 from .arguments import path_of, require
 from .codes import SIZE
@@ -357,6 +357,14 @@ def shortfall(prog: Program) -> Optional[Finding]:
         found=missing.of - missing.bytes,
         measure=SIZE,
     )
+
+
+def nothing_judged(prog: Program, fault: FaultError) -> str:
+    """Return what is to be said where what is missing is needed to begin with."""
+    # The memory map, a list of caches.
+    missing = shortfall(prog)
+    start = f"{missing.message}; " if missing is not None else ""
+    return f"{start}nothing could be judged: {fault}"
 
 
 def _lost_pages(path: str, lost: Lost) -> Finding:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 
-from .findings import LayoutSummary, Report, Target
+from .findings import Decided, LayoutSummary, Report, Share, Target
 
 
 def nothing(args: argparse.Namespace, reason: str) -> Report:
@@ -25,6 +25,7 @@ def nothing(args: argparse.Namespace, reason: str) -> Report:
     path = options.get("core") or options.get("qemu")
     kind = "core" if options.get("core") else "qemu" if options.get("qemu") else "live"
     report = Report(Target(kind, path), LayoutSummary())
+    report.decided = Decided(Share(0, None), Share(0, None), Share(0, None))
     report.stop(reason)
     return report
 

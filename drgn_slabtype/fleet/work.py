@@ -23,13 +23,12 @@ from drgn import FaultError, Program
 from .. import __version__
 from ..capture import is_capture
 from ..check import check
-from ..command import nothing_judged
 from ..errors import SlabTypeError
 from ..findings import Finding, Outcome, Report
 from ..machine import machine
 from ..report.members import document
 from ..signature import Signature
-from ..target import TargetOptions, describe, open_target, shortfall
+from ..target import TargetOptions, describe, nothing_judged, open_target, shortfall
 from .saved import is_report, read_report
 
 _KEPT = 20  # signatures of one dump, and roots that are told in words

@@ -111,7 +111,8 @@ def record_of(done: Checked) -> Dict[str, Any]:
 
 def _shares(report: Mapping[str, Any]) -> Dict[str, float]:
     decided = report.get("decided") or {}
-    return {name: decided[name]["share"] for name in _SHARES if name in decided}
+    shares = {name: decided[name]["share"] for name in _SHARES if name in decided}
+    return {name: share for name, share in shares.items() if share is not None}
 
 
 def main(arguments: List[str]) -> int:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from drgn import FaultError
 
 from drgn_slabtype import cli, demo
 from drgn_slabtype.answers.caches import caches
@@ -153,3 +154,15 @@ def test_two_kernels_and_other_files_are_refused(tmp_path: Path) -> None:
         saved.write_text(text)
         with pytest.raises(TargetError, match=said):
             open_moment(str(saved), [])
+
+
+def test_file_of_which_nothing_can_be_judged_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fault(*given: object) -> None:
+        raise FaultError("short read from memory file", 0xFF72000)
+
+    monkeypatch.setitem(open_moment.__globals__, "moment", fault)
+    with pytest.raises(TargetError) as raised:
+        open_moment(PLAIN, [])
+    assert str(raised.value) == (
+        f"{PLAIN}: nothing could be judged: short read from memory file: 0xff72000"
+    )

@@ -70,6 +70,13 @@ def judge(out: str, status: int, is_late: bool) -> Dict[str, Any]:
         assert (report["interrupted"], report["stopped"]) == (True, "SIGTERM")
         assert status in (1, 3)
     assert (status == 1) == bool(report["findings"])
+    decided = report["decided"]
+    judged = len(report["caches"])
+    if None in (decided["slabs"]["of"], decided["places"]["of"]):
+        assert not decided["enough"]
+        assert decided["caches"]["of"] is None or decided["caches"]["of"] >= judged
+    else:
+        assert decided["caches"]["of"] == judged > 0
     return report
 
 
@@ -141,6 +148,32 @@ def test_a_moving_target_has_no_finding_that_was_not_confirmed(
 def test_time_is_up_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["check", "-c", str(CAPTURE), "--max-time", "0"]) == 3
     assert capsys.readouterr().out.endswith("stopped by time before anything was judged\n")
+    assert cli.main(["check", "-c", str(CAPTURE), "--max-time", "0", "--format", "json"]) == 3
+    decided = json.loads(capsys.readouterr().out)["decided"]
+    unknown = {"decided": 0, "of": None, "share": None}
+    assert decided == {"caches": unknown, "slabs": unknown, "places": unknown, "enough": False}
+
+
+def test_what_a_stopped_check_has_not_judged_is_not_decided(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    prog = open_capture(str(CAPTURE))
+    judge_one = import_module("drgn_slabtype.course")._judge_cache
+    judged: List[int] = []
+
+    def some(reading: object, number: int) -> object:
+        if len(judged) == 3:
+            stop()
+        judged.append(number)
+        return judge_one(reading, number)
+
+    whole = check(prog).decided
+    assert whole.enough
+    monkeypatch.setattr(import_module("drgn_slabtype.course"), "_judge_cache", some)
+    decided = check(prog).decided
+    assert (decided.caches.decided, decided.caches.of) == (3, whole.caches.of)
+    assert (decided.slabs.of, decided.places.of, decided.enough) == (None, None, False)
+    assert decided.slabs.share is None
 
 
 def test_time_of_other_commands_is_not_bounded(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,11 +14,16 @@ from drgn import FaultError
 
 from drgn_slabtype.capture import open_capture
 from drgn_slabtype.check import check
-from drgn_slabtype.command import nothing_judged
 from drgn_slabtype.errors import SlabTypeError
 from drgn_slabtype.findings import CacheResult, Report
 from drgn_slabtype.report import present
-from drgn_slabtype.target import TargetOptions, describe, open_target, shortfall
+from drgn_slabtype.target import (
+    TargetOptions,
+    describe,
+    nothing_judged,
+    open_target,
+    shortfall,
+)
 
 from ..recipes.apart import apart
 from .files import Dump

@@ -221,8 +221,9 @@ def _decided(report: Report) -> Iterator[str]:
     # Where that is not all of it, and of every target that moves.
     decided = report.decided
     shares = [(name, getattr(decided, name)) for name in ("caches", "slabs", "places")]
-    if report.readings > 1 or any(one.decided < one.of for _, one in shares):
-        told = ", ".join(f"{one.decided} of {one.of} {name}" for name, one in shares)
+    known = [(name, one) for name, one in shares if one.of is not None]
+    if known and (report.readings > 1 or any(one.decided < one.of for _, one in known)):
+        told = ", ".join(f"{one.decided} of {one.of} {name}" for name, one in known)
         yield f"decided {told}"
     if report.readings > 1:
         yield f"read {report.readings} times, {plural(report.refuted, 'statement')} refuted"
