@@ -103,7 +103,9 @@ def word(text: str) -> AnyAddress:
         number = numeral(text)
     except ValueError:
         number = 0
-    if -(1 << 63) <= number < 0:
+    if number < -(1 << 63):
+        raise argparse.ArgumentTypeError(f"{text} has more than 64 bits")
+    if number < 0:
         return number + (1 << 64)
     return address(text)
 

@@ -74,6 +74,8 @@ _SHORT: Mapping[int, Poison] = {
     0xC05451CC: Poison("CLOSURE_MAGIC_STACK", "the mark of a closure on a stack"),
 }
 
+_HALF = 4  # bytes
+
 LOCK_OF_NOBODY = Poison("SPINLOCK_OWNER_INIT", "the owner of a debugged lock that nobody holds")
 """
 -1 as a pointer (include/linux/spinlock_types_raw.h). It is no poison to go by: most words of
@@ -132,10 +134,23 @@ def _poisons(value: int, word_size: int, architecture: str) -> Iterator[str]:
             if half in _SHORT:
                 yield f"its {where} half is {_SHORT[half]}"
     data = value.to_bytes(word_size, "little")
+    if whole := _filled(data):
+        yield whole
+        return
+    for where, part in (("low", data[:_HALF]), ("high", data[_HALF:])):
+        # One odd byte in a whole word of poison is told as that.
+        odd = word_size - data.count(part[:1])
+        if len(part) == _HALF < word_size and odd > 1 and (told := _filled(part)):
+            yield f"its {where} half is {told}"
+
+
+def _filled(data: bytes) -> str:
+    # What all of some bytes are that memory is filled with; empty if that is nothing.
     if len(set(data)) == 1 and data[0] in _FILLS:
-        yield f"{_FILLS[data[0]]}: 0x{data[0]:02x} in every byte"
+        return f"{_FILLS[data[0]]}: 0x{data[0]:02x} in every byte"
     if set(data[1:-1]) == {0x6B} and {data[0], data[-1]} == {0x6B, 0xA5}:
-        yield f"{_FILLS[0x6B]}, with POISON_END behind it"
+        return f"{_FILLS[0x6B]}, with POISON_END behind it"
+    return ""
 
 
 def damaged_poisons(value: int, word_size: int = 8, architecture: str = "X86_64") -> List[str]:

@@ -33,6 +33,7 @@ from .nearby import slots_of, wrong_free_pointer, wrong_pointers
 from .poisons import LOCK_OF_NOBODY, damaged_poisons, poisons
 
 _SHORTEST_TEXT = 4  # fewer printable bytes in a row come about by chance
+_AMONG = " among other bytes"
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,9 @@ def meanings(reading: Lookup, value: int, at: Optional[int] = None) -> Tuple[Mea
         word = _page_type_word(reading, value, at)
         if word is not None:
             found = [word]
+    # A few bytes of a pointer can be printed by chance, too.
+    by_chance = [one for one in found if one.kind == "text" and one.meaning.endswith(_AMONG)]
+    found = [one for one in found if one not in by_chance]
     # What leads into code is meant to, wherever in it.
     code = any(one.meaning.startswith("symbol ") for one in found)
     if not code and all(one.kind == "address" for one in found):
@@ -96,7 +100,7 @@ def meanings(reading: Lookup, value: int, at: Optional[int] = None) -> Tuple[Mea
             Meaning(f"wrong {one.what}", f"with {one.how}: {spell(one.info)}", one.info.address)
             for one in wrong_pointers(reading, value)
         ]
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys([*found, *by_chance]))
 
 
 def _values(machine: Machine, value: int) -> Iterator[Meaning]:
@@ -118,7 +122,7 @@ def _values(machine: Machine, value: int) -> Iterator[Meaning]:
     if len(text) >= _SHORTEST_TEXT and not known:
         spelled = text.decode("ascii").replace("\\", "\\\\").replace('"', '\\"')
         whole = data.strip(b"\0") == text
-        yield Meaning("text", f'text "{spelled}"' + ("" if whole else " among other bytes"))
+        yield Meaning("text", f'text "{spelled}"' + ("" if whole else _AMONG))
     yield from _moment(machine, value)
     yield from _page_type(machine, value)
 

@@ -11,7 +11,7 @@ with backports, and it refuses what it does not recognise.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Mapping, Optional, Tuple
 
 import numpy as np
@@ -124,6 +124,8 @@ def _layout(told: Evidence) -> PageTypeLayout:
         encoding = InvertedBits("alternative-2", encoding.types, encoding.base, encoding.low_mask)
     _check_types(told, encoding)
     _warn(told, encoding, slab_flag, active)
+    if active is None and isinstance(encoding, InvertedBits) and encoding.carries_active:
+        encoding = replace(encoding, keeps_active=False)
     return PageTypeLayout(
         encoding=encoding,
         slab_flag=slab_flag,

@@ -17,7 +17,7 @@ word: see :class:`SplitHalves` and :class:`PackedActive`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Tuple
 
@@ -77,6 +77,8 @@ class InvertedBits(Encoding):
     """Bits that a map count can reach by underflow or that the owner may use."""
     low_owners: Optional[Tuple[str, ...]] = ()
     """Types whose owner may use the low bits; ``None`` if all may."""
+    keeps_active: bool = field(default=True, compare=False)
+    """Where :attr:`carries_active`: whether a count is there, which SLUB has elsewhere."""
 
     @cached_property
     def types_mask(self) -> int:
@@ -217,7 +219,7 @@ class NegatedActive(InvertedBits):
         return ok, overflow, underflow
 
     def _details(self, word: int) -> List[str]:
-        if self.active_state(word) is ActiveState.OK:
+        if self.keeps_active and self.active_state(word) is ActiveState.OK:
             return [f"active {self._active(word)}"]
         return super()._details(word)
 
@@ -257,9 +259,7 @@ class SplitHalves(InvertedBits):
 
     def _turn(self, words: Any) -> Any:
         # Between the word and the form with the types in the upper half.
-        if self.type_low:
-            return ((words << 16) | (words >> 16)) & WORD_MASK
-        return words
+        return ((words << 16) | (words >> 16)) & WORD_MASK if self.type_low else words
 
     def _is(self, words: Any, value: int) -> Any:
         return super()._is(self._turn(words), value)
@@ -293,7 +293,8 @@ class SplitHalves(InvertedBits):
         return slab, False & slab, False & slab
 
     def _details(self, word: int) -> List[str]:
-        return [f"active {self._active(word)}"] if self._is(word, self.types["slab"]) else []
+        has_count = self.keeps_active and self._is(word, self.types["slab"])
+        return [f"active {self._active(word)}"] if has_count else []
 
     def _text(self, word: int) -> str:
         names = [name for name in _PRINTED if name in self.types_of(word)]

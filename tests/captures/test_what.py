@@ -14,6 +14,7 @@ from drgn.helpers.linux.slab import find_slab_cache
 from drgn_slabtype import cli
 from drgn_slabtype.answers.address import Meaning
 from drgn_slabtype.answers.caches import caches
+from drgn_slabtype.answers.content import longest_text
 from drgn_slabtype.answers.object import slab_object
 from drgn_slabtype.answers.objects import objects
 from drgn_slabtype.answers.page import page_info
@@ -26,6 +27,7 @@ from drgn_slabtype.machine import machine, page_type_layout
 from . import ONE_OF_EACH_SHAPE
 
 HERE = Path(__file__).parent
+_RFC3 = "slab-6.1-rfc3-plain/capture.xz"
 
 
 @pytest.fixture(scope="module", params=ONE_OF_EACH_SHAPE)
@@ -244,3 +246,41 @@ def test_the_owner_of_no_lock_is_an_error_too(prog: Program) -> None:
 def test_a_page_that_is_not_there_is_no_poison(prog: Program) -> None:
     with pytest.raises(ArgumentError, match=r"^PFN 0xaaaaaaaa is a hole: there are pages "):
         page_info(prog, 0xAAAAAAAA)
+
+
+def test_a_wrong_bit_is_told_of_a_pointer_that_has_printable_bytes() -> None:
+    prog = open_capture(str(HERE / "debian-6.1-plain" / "capture.xz"))
+    held = [one.address for one in objects(prog, "dentry", "in use")]
+    printable = [one for one in held if len(longest_text(one.to_bytes(8, "little"))) > 3]
+    assert printable
+    for address in printable[:3]:
+        assert [one.kind for one in _meanings(prog, address)] == ["address", "text"]
+        for bit in (48, 63):
+            first, *_, last = _meanings(prog, address ^ 1 << bit)
+            assert (first.kind, first.address, last.kind) == ("wrong bit", address, "text")
+        inside, *others = _meanings(prog, address + 1)
+        assert (inside.kind, inside.address) == ("address", address + 1)
+        assert address in [one.address for one in others if one.kind == "wrong bit"]
+
+
+def test_text_is_no_pointer_with_a_wrong_byte() -> None:
+    prog = open_capture(str(HERE / "debian-6.1-plain" / "capture.xz"))
+    for text in (b"kthreadd", b"sleep\0\0\0"):
+        kinds = [one.kind for one in _meanings(prog, int.from_bytes(text, "little"))]
+        assert kinds == ["text"]
+
+
+def test_half_a_word_of_poison_is_known(prog: Program) -> None:
+    for word, half in ((0x6B6B6B6B, "low"), (0x6B6B6B6B << 32, "high")):
+        (meaning,) = [one for one in _meanings(prog, word) if one.kind == "poison"]
+        assert meaning.meaning.startswith(f"its {half} half is POISON_FREE, ")
+
+
+def test_slub_has_no_active_count_in_the_word_of_a_slab() -> None:
+    for name, has in (("broken/slub-6.1-plain-P-overflow-word.xz", False), (_RFC3, True)):
+        prog = open_capture(str(HERE / name))
+        word = page_type_layout(prog).encoding.set(0xFFFFFFFF, "slab")
+        (told,) = [one.meaning for one in _meanings(prog, word) if one.kind == "page type"]
+        assert told == f"a page_type word: slab{'; active 0' if has else ''}"
+        info = page_info(prog, next(iter(objects(prog, "kmalloc-64", "in use"))).slab)
+        assert ("active" in info.word_meaning) == has

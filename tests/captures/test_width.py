@@ -151,6 +151,19 @@ def test_where_free_objects_are_has_room_beside_sheaves(monkeypatch: pytest.Monk
     assert "main sheaf" in " ".join(lines)
 
 
+@pytest.mark.parametrize("name", ["debian-7-plain", "debian-7-kfence"])
+def test_the_sum_adds_up_at_80_columns(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output, "width", lambda path: 80)
+    other = open_capture(str(HERE / name / "capture.xz"))
+    heading, *rows = _text(other, "caches -n 3").splitlines()
+    last = next(one for one in rows if one.startswith("total "))
+    sums = dict(zip(heading.split()[1:], last.split()[1:]))
+    parts = [int(sums[part]) for part in ("ALLOCATED", "FREE", "WAITING")]
+    assert parts[2] > 0
+    assert sum(parts) == int(sums["TOTAL"])
+    assert ("KFENCE" in sums) == name.endswith("kfence")
+
+
 def test_nothing_is_left_out_where_there_is_no_terminal(prog: Program) -> None:
     assert _text(prog, "caches") == _text(prog, "caches --all")
     assert "left out:" not in _text(prog, "caches")

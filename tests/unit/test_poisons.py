@@ -29,6 +29,9 @@ from drgn_slabtype.answers.poisons import damaged_poisons, fill, poisons
         (0xA56B6B6B6B6B6B6B, "X86_64", "POISON_FREE"),
         (0x6B6B6B6B6B6B6BA5, "S390X", "POISON_FREE"),
         (0x10, "X86_64", "ZERO_SIZE_PTR"),
+        (0x6B6B6B6B, "X86_64", "its low half is POISON_FREE"),
+        (0xA56B6B6B, "X86_64", "its low half is POISON_FREE"),
+        (0x5A5A5A5A00000001, "X86_64", "its high half is POISON_INUSE"),
     ],
 )
 def test_word_has_the_name_of_the_source(word: int, architecture: str, name: str) -> None:
@@ -45,6 +48,8 @@ def test_word_has_the_name_of_the_source(word: int, architecture: str, name: str
         (0x100, "X86_64"),
         (0xFFFF888000001000, "X86_64"),
         (0xBBBBBBBBBBBBBBBA, "X86_64"),
+        (0x6B6B6B, "X86_64"),
+        (0x006B6B6B6B000000, "X86_64"),
     ],
 )
 def test_other_words_have_none(word: int, architecture: str) -> None:

@@ -54,25 +54,31 @@ def _occupancy(cache: CacheUsage) -> str:
 
 def usage(answer: CachesAnswer) -> Grid:
     """Return every cache and the sums; ``*``: something is wrong with a cache."""
+    total = answer.total
+
+    def less(part: Any) -> int:
+        # What a sum is made of stays: without it the rest does not add up.
+        return 0 if part else 1
+
     coloured = any(cache.colours is not None for cache in answer.caches)
     view = View(
         Column("cache", "name consistent", _cache, least=20),
-        Column("objsize", "object_size", _of_one("object_size"), right=True, less=2),
-        Column("size", cell=_of_one("size"), right=True, less=7),
+        Column("objsize", "object_size", _of_one("object_size"), right=True, less=4),
+        Column("size", cell=_of_one("size"), right=True, less=9),
         Column("allocated", "in_use"),
-        Column("free", cell=_sum("free"), less=1),
-        Column("waiting", less=2),
-        Column("unknown", when=bool(answer.total.unknown), less=2),
+        Column("free", cell=_sum("free"), less=less(any(total.free.values()))),
+        Column("waiting", less=less(total.waiting)),
+        Column("unknown", when=bool(total.unknown)),
         Column("total", "objects"),
-        Column("used", "occupancy", _occupancy, right=True, less=4),
-        Column("slabs"),
-        Column("ssize", "slabs memory", _slab_size, right=True, less=6),
-        Column("memory", cell=lambda cache: kib(cache.memory), right=True),
-        Column("waste", cell=lambda cache: kib(cache.waste), right=True, less=5),
-        Column("free in", "free", less=3, least=24),
-        Column("slabs on", "lists", less=8),
-        Column("colours", cell=_of_one("colours"), right=True, when=coloured, less=9),
-        Column("KFENCE", "guarded", when=bool(answer.total.guarded), less=2),
+        Column("used", "occupancy", _occupancy, right=True, less=6),
+        Column("slabs", less=3),
+        Column("ssize", "slabs memory", _slab_size, right=True, less=8),
+        Column("memory", cell=lambda cache: kib(cache.memory), right=True, less=2),
+        Column("waste", cell=lambda cache: kib(cache.waste), right=True, less=7),
+        Column("free in", "free", less=5, least=24),
+        Column("slabs on", "lists", less=10),
+        Column("colours", cell=_of_one("colours"), right=True, when=coloured, less=11),
+        Column("KFENCE", "guarded", when=bool(total.guarded), less=1),
         Column("aliases", "aliases merged", _aliases, when=answer.aliases),
         quiet="address objects_per_slab pages_per_slab pages leftover padding counted slabinfo "
         "nodes cpus",
@@ -82,24 +88,24 @@ def usage(answer: CachesAnswer) -> Grid:
 
 NODE = View(
     Column("node"),
-    Column("slabs"),
+    Column("slabs", less=2),
     Column("allocated", "in_use"),
     Column("free", cell=_sum("free")),
-    Column("waiting", less=2),
-    Column("unknown", less=2),
+    Column("waiting", less=1),
+    Column("unknown", less=1),
     Column("total", "objects"),
-    Column("counted", less=1),
-    Column("free in", "free", less=2),
-    Column("slabs on", "lists", less=3),
+    Column("counted", less=3),
+    Column("free in", "free", less=4),
+    Column("slabs on", "lists", less=5),
 )
 
 CPU = View(
     Column("CPU", "cpu"),
     Column("free", cell=lambda one: sum(one.free.values()) - one.waiting),
-    Column("waiting", less=2),
+    Column("waiting", less=1),
     Column("free in", "free"),
     Column("slabs", "lists"),
-    Column("in use in them", "in_use", less=1),
+    Column("in use in them", "in_use", less=2),
 )
 
 
