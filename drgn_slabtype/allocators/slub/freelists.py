@@ -60,8 +60,9 @@ def decode(
     """
     found = stored
     if encoding is not Encoding.PLAIN:
-        address = where.byteswap() if encoding is Encoding.SWAPPED else where
-        found = stored ^ np.uint64(random) ^ address
+        found = where.byteswap() if encoding is Encoding.SWAPPED else where.copy()
+        found ^= np.uint64(random)
+        found ^= stored
     return found if tags is None else tags.removed(found)
 
 
@@ -103,12 +104,18 @@ class Geometry:
         base = self.base[:, None]
         where = base + (np.arange(width, dtype=np.uint64) * np.uint64(self.stride) + self._at)
         decoded = decode(self.encoding, words, where, self.random, self.tags)
-        offset = decoded - base
+        end = decoded == 0
+        # Where one array is done with, the next is put: there are millions of words.
+        offset = np.subtract(decoded, base, out=where)
+        del decoded
         index = offset // np.uint64(self.stride)
-        astray = (index * np.uint64(self.stride) != offset) | (index >= self._most[:, None])
-        found = index.astype(np.int64) + np.arange(0, count * width, width)[:, None]
+        astray = index >= self._most[:, None]
+        offset -= index * np.uint64(self.stride)
+        astray |= offset != 0
+        found = index.view(np.int64)
+        found += np.arange(0, count * width, width)[:, None]
         found[astray] = _ASTRAY
-        found[decoded == 0] = _END
+        found[end] = _END
         return found.reshape(-1)
 
     @property
