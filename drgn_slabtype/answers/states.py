@@ -12,6 +12,7 @@ from __future__ import annotations
 import enum
 from dataclasses import astuple, dataclass, replace
 from typing import (
+    Any,
     Collection,
     Iterator,
     List,
@@ -212,7 +213,7 @@ def object_states(ledger: Ledger) -> Objects:
     slab = np.repeat(np.arange(len(slabs)), slabs.objects)
     index = np.arange(first[-1]) - first[slab]
     address = slabs.base[slab] + index.astype(np.uint64) * np.uint64(ledger.facts.stride)
-    known = _about_objects(ledger)
+    known = _about_objects(ledger).nonzero()[0]
     at = first[claims.slab[known]] + claims.index[known]
     said = _SAYS[claims.state[known]]
     state = np.full(len(slab), ObjectState.IN_USE, np.uint8)
@@ -242,38 +243,49 @@ def tally(ledger: Ledger) -> Tally:
     slabs, claims = ledger.slabs, ledger.claims
     objects = np.maximum(slabs.objects, 0)
     lost, excess = _doubts(ledger)
-    rows = _about_objects(ledger)
-    state = _SAYS[claims.state[rows]]
+    inside = _about_objects(ledger)
+    # Of nearly all caches all are, and none is copied then.
+    some: Any = slice(None) if inside.all() else inside
+    slab, place, state = claims.slab[some], claims.place[some], _SAYS[claims.state[some]]
     width = int(objects.max(initial=0))
-    keys = claims.slab[rows].astype(np.int64) * width + claims.index[rows]
+    keys = _cells(slab, claims.index[some], width)
     if not all_differ(keys, len(slabs) * width):
         _, first, back = np.unique(keys, return_index=True, return_inverse=True)
         differs = np.zeros(len(first), np.bool_)
         differs[back[state != state[first][back]]] = True
-        rows, state = rows[first], np.where(differs, np.uint8(ObjectState.UNKNOWN), state[first])
+        state = np.where(differs, np.uint8(ObjectState.UNKNOWN), state[first])
+        slab, place = slab[first], place[first]
     del keys
-    slab, place = claims.slab[rows], claims.place[rows]
     state[_is_own(ledger)[place] & excess[slab]] = ObjectState.UNKNOWN
     by_state = _counted(slab, state, (len(slabs), len(ObjectState)))
     unclaimed = objects - by_state.sum(axis=1)
     by_state[:, ObjectState.UNKNOWN] += np.where(lost, unclaimed, 0)
     by_state[:, ObjectState.IN_USE] += np.where(lost, 0, unclaimed)
-    free = state == ObjectState.FREE
+    free: Any = state == ObjectState.FREE
+    free = slice(None) if free.all() else free
     return Tally(by_state, _counted(slab[free], place[free], (len(slabs), len(ledger.places))))
 
 
-def _about_objects(ledger: Ledger) -> I64:
-    # Rows of the claims that are about an object of a slab that is known.
+def _about_objects(ledger: Ledger) -> Bools:
+    # Which claims are about an object of a slab that is known.
     slabs, claims = ledger.slabs, ledger.claims
     inside = (claims.slab >= 0) & (claims.index >= 0)
     if len(slabs):
         inside &= claims.index < slabs.objects[np.maximum(claims.slab, 0)]
-    return inside.nonzero()[0]
+    return inside
 
 
 def _counted(rows: _Ints, columns: _Ints, shape: Tuple[int, int]) -> I64:
-    cells = rows.astype(np.int64) * shape[1] + columns
+    cells = _cells(rows, columns, shape[1])
     return np.bincount(cells, minlength=shape[0] * shape[1]).reshape(shape)
+
+
+def _cells(rows: _Ints, columns: _Ints, width: int) -> I64:
+    # Numbers of the cells of a table, row by row.
+    cells = rows.astype(np.int64)
+    cells *= width
+    cells += columns
+    return cells
 
 
 def _is_own(ledger: Ledger) -> Bools:
