@@ -335,7 +335,7 @@ def compound_orders(machine: Machine, layout: PageTypeLayout, raw: U8) -> U8:
     """
     size = machine.page.size
     flags = machine.structure("struct page").column(raw[:, :size], _flags_member(machine))
-    offset = folio_order_offset(machine)
+    offset = machine.fact(folio_order_offset)
     is_head = (flags >> np.uint64(layout.head_flag)) & np.uint64(1)
     return np.where(is_head.astype(np.bool_), raw[:, offset], 0).astype(np.uint8)
 
