@@ -59,6 +59,7 @@ _NAMES = {
     "SlabTypeError": ".errors",
     "TargetError": ".errors",
     "TargetOptions": ".target",
+    "UnknownNameError": ".errors",
     "UnsupportedError": ".errors",
     "accept": ".fleet.baseline",
     "allocation_sites": ".answers.sites",

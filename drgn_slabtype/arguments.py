@@ -12,7 +12,18 @@ from __future__ import annotations
 
 import operator
 import os
-from typing import Any, Iterable, List, Optional, Union
+from typing import (
+    Any,
+    Dict,
+    Iterable,
+    List,
+    NoReturn,
+    Optional,
+    Protocol,
+    Sequence,
+    TypeVar,
+    Union,
+)
 
 from drgn import (
     IntegerLike,
@@ -25,7 +36,15 @@ from drgn import (
     get_default_prog,
 )
 
-from .errors import ArgumentError
+from .errors import ArgumentError, UnknownNameError
+
+
+class _HasName(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+_Thing = TypeVar("_Thing", bound=_HasName)
 
 CacheLike = Union[str, int, Object]
 """A slab cache: its name, that of a cache merged into it, ``struct kmem_cache *``, the structure
@@ -88,7 +107,7 @@ def program_for(given: Any, prog: Optional[Program]) -> Program:
 
 def word_of(number: IntegerLike) -> int:
     """
-    Return 64 bits as an unsigned number; of a structure, where it is.
+    Return 64 bits as an unsigned number, also of a negative one; of a structure, where it is.
 
     :raises ArgumentError: if it is neither, or has more bits.
     """
@@ -101,6 +120,21 @@ def word_of(number: IntegerLike) -> int:
     if not -(1 << 63) <= value < 1 << 64:
         raise ArgumentError(f"{value:#x} has more than 64 bits")
     return value & (1 << 64) - 1
+
+
+def address_of(number: IntegerLike) -> int:
+    """
+    Return an address; of a structure, where it is.
+
+    :raises ArgumentError: if it is none, is negative, or has more than 64 bits.
+    """
+    # An object of drgn's may be a signed type in which the kernel keeps addresses.
+    if isinstance(number, int) and number < 0:
+        raise ArgumentError(
+            f"{_shown(number)} is no address: it is negative; what(prog, {_shown(number)}) tells "
+            "what it can be"
+        )
+    return word_of(number)
 
 
 def word32_of(number: IntegerLike) -> int:
@@ -141,19 +175,19 @@ def somewhere(what: str, given: IntegerLike) -> int:
     :param what: What is looked for there.
     :raises ArgumentError: if it is NULL, no address, or has more than 64 bits.
     """
-    address = word_of(given)
+    address = address_of(given)
     if not address:
         raise ArgumentError(f"NULL is no address of {what}")
     return address
 
 
-def words_of(given: Union[IntegerLike, Iterable[IntegerLike]]) -> List[int]:
+def addresses_of(given: Union[IntegerLike, Iterable[IntegerLike]]) -> List[int]:
     """
-    Return the same of several, or of one.
+    Return the addresses that are given, or the one.
 
     :raises ArgumentError: if one of them is no address.
     """
-    return [word_of(one) for one in several(given)]
+    return [address_of(one) for one in several(given)]
 
 
 def cache_of(cache: CacheLike) -> CacheName:
@@ -165,7 +199,7 @@ def cache_of(cache: CacheLike) -> CacheName:
     if isinstance(cache, str):
         return cache
     if isinstance(cache, int) and not isinstance(cache, bool):
-        return word_of(cache)
+        return address_of(cache)
     if isinstance(cache, Object) and _is(cache, ("kmem_cache",)):
         return word_of(cache)
     raise ArgumentError(
@@ -233,9 +267,30 @@ def one_of(what: str, given: Any, choices: Iterable[str]) -> str:
     """
     known = list(choices)
     if given not in known:
-        told = given if isinstance(given, str) and given.strip() else _shown(given)
-        raise ArgumentError(f"{told} is no {what}: these are {', '.join(known)}")
+        raise ArgumentError(_none_of(what, given, known))
     return str(given)
+
+
+def _none_of(what: str, given: Any, known: Sequence[str]) -> str:
+    told = given if isinstance(given, str) and given.strip() else _shown(given)
+    return f"{told} is no {what}: these are {', '.join(known)}"
+
+
+class ByName(Dict[str, _Thing]):
+    """
+    Things by name.
+
+    A name that it does not have raises :exc:`UnknownNameError`.
+
+    :param what: What each of them is.
+    """
+
+    def __init__(self, what: str, *things: _Thing) -> None:
+        super().__init__((thing.name, thing) for thing in things)
+        self._what = what
+
+    def __missing__(self, name: str) -> NoReturn:
+        raise UnknownNameError(_none_of(self._what, name, list(self)))
 
 
 def is_pointer(given: Any) -> bool:

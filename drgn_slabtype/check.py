@@ -14,7 +14,7 @@ from typing import Optional, Sequence, Union
 
 from drgn import IntegerLike, Program
 
-from .arguments import CacheLike, at_least, cache_of, program_for, several, words_of
+from .arguments import CacheLike, addresses_of, at_least, cache_of, program_for, several
 from .blanks import blank_pages
 from .confirm import Evidence
 from .course import Course
@@ -67,7 +67,7 @@ def check(
     if jobs is not None:
         at_least("jobs", jobs, 1)
     course = Course(kernel, jobs)
-    slabs = words_of(addresses)
+    slabs = addresses_of(addresses)
     wanted = [cache_of(cache) for cache in several(caches)]
     report = course.finish(wanted, slabs, progress, evidence)
     whole = course.whole

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, List, NoReturn, Optional, Sequence, Tuple
 from . import __version__
 from .command import Once
 from .commands import COMMANDS, Answer, Command, answer, usage, verdict
-from .habits import CRASH, near, of_crash, standing_for
+from .habits import CRASH, of_crash, standing_for
 from .signals import TIME, Interruptions, reason_of
+from .spelling import nearest
 
 if TYPE_CHECKING:
     from .report import Text
@@ -86,7 +87,8 @@ def _unknown(words: Sequence[str]) -> Optional[str]:
         return f'{words[0]} is a command of crash: did you mean "{typed}"?'
     if words[0] in CRASH:
         return f"{words[0]} is a command of crash: here are {', '.join(standing_for(words[0]))}"
-    close = dict.fromkeys(names[name] for name in near(words[0], [name for name in names if name]))
+    near = nearest(words[0], (name for name in names if name))
+    close = dict.fromkeys(names[name] for name in near)
     every = dict.fromkeys(names.values())
     told = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(every)}"
     return f"there is no command {words[0]}; {told}"

@@ -93,6 +93,22 @@ class ArgumentError(TargetError, ValueError):
     """
 
 
+class UnknownNameError(ArgumentError, KeyError):
+    """
+    A name that a mapping of this package does not have; the message says which it has.
+
+    >>> try:
+    ...     ENCODINGS["rfc"]
+    ... except KeyError as error:
+    ...     print(str(error).partition(",")[0])
+    rfc is no layout: these are page-flag-4.18
+    """
+
+    def __str__(self) -> str:
+        # Not that of KeyError, which is for a bare key.
+        return Exception.__str__(self)
+
+
 class CorruptionError(SlabTypeError, ValidationError):
     """
     Raised by ``validate_*`` functions for the first inconsistency they meet.

@@ -86,11 +86,3 @@ def _split(words: Sequence[str]) -> Tuple[List[str], List[str]]:
         else:
             arguments.append(word)
     return options, arguments
-
-
-def near(word: str, known: Sequence[str]) -> List[str]:
-    """Return the names that are spelled much like a word, or go on from it."""
-    from difflib import get_close_matches
-
-    found = get_close_matches(word, known, 3)
-    return found or [name for name in known if word and name.startswith(word)][:3]

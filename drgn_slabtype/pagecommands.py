@@ -13,7 +13,7 @@ import argparse
 from typing import TYPE_CHECKING, Tuple
 
 from .command import Command, option
-from .typed import NUMBERS, count, numeral, page, resolved, spelled
+from .typed import NUMBERS, count, integer, numeral, page, resolved, spelled
 
 if TYPE_CHECKING:
     from drgn import Program
@@ -60,16 +60,22 @@ def pfn_range(text: str) -> Tuple[int, int]:
     Return the range [start, end) of page frame numbers that a text means.
 
     :param text: ``FIRST-LAST``, ``FIRST+COUNT`` or a single number, read as all numbers are.
-    :raises ValueError: if it is none of these.
+    :raises argparse.ArgumentTypeError: if it is none of these.
     """
     first, dash, last = text.partition("-")
     start, plus, size = text.partition("+")
-    if dash:
-        bounds = numeral(first), numeral(last) + 1
-    else:
-        bounds = numeral(start), numeral(start) + (numeral(size) if plus else 1)
+    try:
+        if dash:
+            bounds = numeral(first), numeral(last) + 1
+        else:
+            bounds = numeral(start), numeral(start) + (numeral(size) if plus else 1)
+    except ValueError:
+        bounds = 0, 0
     if not 0 <= bounds[0] < bounds[1]:
-        raise ValueError(f"{text} is no range of page frames")
+        raise argparse.ArgumentTypeError(
+            f"{text or repr(text)} is no range of page frames: FIRST-LAST, FIRST+COUNT or a "
+            "single number is"
+        )
     return bounds
 
 
@@ -162,7 +168,7 @@ PAGE_COMMANDS = (
                 metavar="FLAG",
                 help="only pages with this flag, named as by page-types; more than once: with all",
             ),
-            option("--node", type=int, metavar="NODE", help="only pages of this NUMA node"),
+            option("--node", type=integer, metavar="NODE", help="only pages of this NUMA node"),
             option(
                 "--pfn",
                 type=pfn_range,

@@ -121,7 +121,9 @@ def _variables(given: Any, names: Mapping[str, Any]) -> Any:
     from .errors import ArgumentError
 
     try:
-        address = word_of(names[given.symbol]) + given.offset
+        value = names[given.symbol]
+        # A negative number is a word, but no address: the command knows which it is to be.
+        address = (value if isinstance(value, int) else word_of(value)) + given.offset
     except ArgumentError:
         # A function, a module: what is meant is a symbol.
         return given

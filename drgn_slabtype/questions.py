@@ -13,7 +13,7 @@ import argparse
 from typing import TYPE_CHECKING, List, TypeVar, Union
 
 from .command import Command, incomplete, jobs_code, jobs_option, option
-from .typed import NUMBERS, address, count, resolved, span, spelled, word
+from .typed import NUMBERS, address, count, integer, resolved, span, spelled, word
 
 if TYPE_CHECKING:
     from drgn import Program
@@ -325,8 +325,8 @@ QUESTIONS = (
             option("cache", metavar="CACHE", help="name of the slab cache"),
             option("--partial", action="store_true", help="only those on partial lists, CPUs' too"),
             option("--full", action="store_true", help="only those without a free object"),
-            option("--cpu", type=int, metavar="CPU", help="only those that this CPU has"),
-            option("--node", type=int, metavar="NODE", help="only those of this NUMA node"),
+            option("--cpu", type=integer, metavar="CPU", help="only those that this CPU has"),
+            option("--node", type=integer, metavar="NODE", help="only those of this NUMA node"),
             option(
                 "--slab",
                 type=address,

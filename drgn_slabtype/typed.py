@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, Optional, Union
 _SYMBOL = re.compile(r"([A-Za-z_.$][\w.$:-]*)(?:\+(0x[0-9a-fA-F]+|[0-9]+))?")
 _BEYOND = re.compile(r"(0[xX][0-9a-fA-F]+|[0-9a-fA-F]{16})\+(0x[0-9a-fA-F]+|[0-9]+)")
 _NUMERAL = re.compile("(0[xX])?[0-9a-fA-F]+")
+_MOST_SECONDS = 999_999_999
 _ADDRESS_DIGITS = 16  # as tables print addresses
 
 NUMBERS = "digits alone are decimal, but 16 of them hexadecimal, as in tables"
@@ -162,7 +163,7 @@ def spelled(given: AnyAddress) -> str:
     if isinstance(given, Named):
         offset = f" + {given.offset:#x}" if given.offset else ""
         return f"prog.symbol({given.symbol!r}).address{offset}"
-    return f"0x{given:x}"
+    return f"{given:#x}"
 
 
 class Span(NamedTuple):
@@ -237,11 +238,16 @@ def seconds(text: str) -> float:
     """
     Return a time that is not negative.
 
-    :raises ValueError: if the text is none.
+    :raises argparse.ArgumentTypeError: if the text is none.
     """
-    value = float(text)
-    if not 0 <= value < 1e9:
-        raise ValueError(f"{text} is no time in seconds")
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= _MOST_SECONDS:
+        raise argparse.ArgumentTypeError(
+            f"{text or repr(text)} is no number of seconds from 0 to {_MOST_SECONDS}"
+        )
     return value
 
 
@@ -249,12 +255,27 @@ def number(text: str) -> int:
     """
     Return a number from 1 on.
 
-    :raises ValueError: if the text is none.
+    :raises argparse.ArgumentTypeError: if the text is none.
     """
-    value = int(text)
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
     if value < 1:
-        raise ValueError(f"{text} is not 1 or more")
+        raise argparse.ArgumentTypeError(f"{text or repr(text)} is no number from 1 on")
     return value
+
+
+def integer(text: str) -> int:
+    """
+    Return a number; only the kernel knows which there are.
+
+    :raises argparse.ArgumentTypeError: if the text is none.
+    """
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text or repr(text)} is no number") from None
 
 
 _UNITS = {"": 1 << 20, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
@@ -264,8 +285,13 @@ def memory(text: str) -> int:
     """
     Return bytes: ``512M``, ``4G``; without a unit, MiB are meant.
 
-    :raises ValueError: if the text is none.
+    :raises argparse.ArgumentTypeError: if the text is none.
     """
     digits = text.rstrip("iIbB").rstrip("kKmMgG")
-    unit = text[len(digits) :].upper()[:1]
-    return number(digits) * _UNITS["" if unit in "IB" else unit]
+    unit = _UNITS.get(text[len(digits) :].upper().rstrip("IB"))
+    if not digits.isdecimal() or not int(digits) or unit is None:
+        raise argparse.ArgumentTypeError(
+            f"{text or repr(text)} is no amount of memory: 512M and 4G are, and MiB are meant "
+            "without a unit"
+        )
+    return int(digits) * unit

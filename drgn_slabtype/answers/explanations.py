@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import List, Optional, Tuple
 
@@ -12,6 +11,7 @@ from ..arguments import at_least, quoted
 from ..codes import CATALOGUE, Commit, Measure
 from ..errors import ArgumentError
 from ..records import Listing, Record
+from ..spelling import nearest
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,8 @@ def explain(*codes: str, most: Optional[int] = None) -> Explanations:
     :param codes: Codes, patterns (``freelist-*``) and families of rules (``claim``); all
         codes if there are none.
     :param most: Tell no more than so many; all are counted.
-    :raises ArgumentError: if there is no such code, which names those that are near, or
-        *most* is negative.
+    :raises ArgumentError: if there is no such code, which names those that are near, else the
+        families; or *most* is negative.
     """
     at_least("most", most)
     wanted = {name for one in codes for name in _meant(str(one))}
@@ -73,12 +73,15 @@ def explain(*codes: str, most: Optional[int] = None) -> Explanations:
 
 
 def _meant(asked: str) -> List[str]:
+    families = list(dict.fromkeys(code.rule for code in CATALOGUE.values()))
     found = [
         name for name, code in CATALOGUE.items() if fnmatchcase(name, asked) or code.rule == asked
     ]
     if not found:
-        near = get_close_matches(asked, CATALOGUE, 3)
-        hint = f"did you mean {' or '.join(near)}?" if near else "all of them: explain"
+        near = nearest(asked, [*CATALOGUE, *families])
+        hint = f"did you mean {' or '.join(near)}?"
+        if not near:
+            hint = f"families of codes are {', '.join(families)}; all codes: explain"
         raise ArgumentError(f"there is no code {quoted(asked)}; {hint}")
     return found
 

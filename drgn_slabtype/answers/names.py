@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
-from typing import Callable, Iterable, List, Mapping, Optional, Sequence, Tuple
+from typing import Callable, List, Mapping, Optional, Sequence, Tuple
 
 from drgn import FaultError
 
@@ -13,12 +12,12 @@ from ..allocators.caches import read_caches
 from ..arguments import quoted
 from ..errors import ArgumentError, SlabTypeError
 from ..machine import Machine
-from ..machine.symbols import symbol_address
+from ..machine.symbols import is_named, symbol_address
+from ..spelling import MOST, nearest
 from .poisons import poisons
 
 _Aliases = Callable[[], Optional[Mapping[int, Tuple[str, ...]]]]
 
-_SUGGESTED = 3
 _MISSPELT = 3  # characters by which a misspelt name is longer or shorter
 
 
@@ -48,7 +47,7 @@ def find_names(
         found = [at for at, own in enumerate(known) if fnmatch.filter(own, pattern)]
     if found:
         return found
-    near = _near(pattern, (name for own in known for name in own)) if pattern else []
+    near = nearest(pattern, (name for own in known for name in own))
     raise ArgumentError(f"there is no slab cache named {quoted(pattern)}{_suggestion(near)}")
 
 
@@ -81,10 +80,10 @@ def find_symbol(machine: Machine, name: str, offset: int = 0) -> int:
         if name in caches:
             hint = f", but a slab cache: caches {name}, slabs {name} and objects {name} tell of it"
         else:
-            symbols = (symbol.name for symbol in machine.prog.symbols())
-            near = _near(name, (one for one in symbols if _is_like(name, one)))
-            others = (f"the slab cache {one}" for one in _near(name, caches) if one not in near)
-            hint = _suggestion([*near, *others][:_SUGGESTED])
+            symbols = (symbol.name for symbol in machine.prog.symbols() if is_named(symbol))
+            near = nearest(name, (one for one in symbols if _is_like(name, one)))
+            others = (f"the slab cache {one}" for one in nearest(name, caches) if one not in near)
+            hint = _suggestion([*near, *others][:MOST])
         raise ArgumentError(f"{error}{hint}") from None
 
 
@@ -99,14 +98,6 @@ def _cache_names(machine: Machine) -> List[str]:
 def _is_like(name: str, symbol: str) -> bool:
     # Kernels have some 200,000, and to compare a word with all of them takes seconds.
     return name in symbol or (name[:1] == symbol[:1] and abs(len(name) - len(symbol)) <= _MISSPELT)
-
-
-def _near(word: str, known: Iterable[str]) -> List[str]:
-    every = dict.fromkeys(known)
-    close = difflib.get_close_matches(word, every, _SUGGESTED)
-    # Nobody remembers how a name goes on.
-    close += [name for name in every if word in name and name not in close]
-    return close[:_SUGGESTED]
 
 
 def _suggestion(near: Sequence[str]) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 from drgn import IntegerLike, Program
 
 from ..allocators.live import LIVE
-from ..arguments import at_least, word_of
+from ..arguments import address_of, at_least
 from ..findings import Stretch
 from ..ledger import Ledger, Walk
 from ..machine import Machine, has_contents, machine
@@ -62,7 +62,7 @@ def slab_object(
     """
     at_least("contents", contents)
     at_least("neighbours", neighbours)
-    address = word_of(addr)
+    address = address_of(addr)
     reading = lookup(machine(prog))
     with reading.machine.moment():
         info = _asked(reading, address, contents, neighbours)

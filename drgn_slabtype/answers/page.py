@@ -18,7 +18,7 @@ from drgn.helpers.common.format import escape_ascii_string
 from drgn.helpers.linux.mm import pfn_to_page
 
 from ..allocators.vectors import vectors
-from ..arguments import is_null, word_of
+from ..arguments import address_of, is_null
 from ..errors import ArgumentError, TargetError
 from ..machine import Machine, machine
 from ..machine.kfence import kfence_pool
@@ -153,7 +153,7 @@ def page_info(prog: Program, which: IntegerLike) -> PageInfo:
     if is_null(which):
         raise ArgumentError("NULL is no page")
     with machine(prog).moment():
-        pfn = find_pfn(machine(prog), word_of(which))
+        pfn = find_pfn(machine(prog), address_of(which))
         page = pfn_to_page(prog, pfn)
         try:
             return _info(machine(prog), pfn, page)

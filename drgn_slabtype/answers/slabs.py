@@ -16,7 +16,7 @@ from typing import Dict, Iterator, List, Optional, Tuple
 import numpy as np
 from drgn import IntegerLike, Program
 
-from ..arguments import CacheLike, at_least, named, word_of
+from ..arguments import CacheLike, address_of, at_least, named
 from ..errors import ArgumentError
 from ..ledger import I64, U64, Ledger, ListKind
 from ..machine import Machine, machine
@@ -139,7 +139,7 @@ def slabs(
         wanted &= ledger.slabs.nid == node
     objects: Tuple[SlabObject, ...] = ()
     if slab is not None:
-        row = _row(reading.machine, ledger, word_of(slab))
+        row = _row(reading.machine, ledger, address_of(slab))
         wanted &= np.arange(len(wanted)) == row
         objects = tuple(judged.objects.take(judged.objects.slab == row))[:most]
     rows = np.flatnonzero(wanted)

@@ -15,7 +15,7 @@ from bisect import bisect_right
 from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
-from drgn import FaultError, Object, Symbol, SymbolBinding, TypeKind, cast, reinterpret
+from drgn import FaultError, Object, Symbol, SymbolBinding, SymbolKind, TypeKind, cast, reinterpret
 
 from ..arguments import quoted
 from ..distinct import distinct
@@ -72,9 +72,17 @@ def symbol_address(machine: Machine, name: str, offset: int = 0) -> int:
     :raises ArgumentError: if there is no such symbol.
     """
     try:
-        return machine.prog.symbol(name).address + offset
+        symbol = machine.prog.symbol(name)
     except LookupError:
-        raise ArgumentError(f"there is no symbol {quoted(name)}") from None
+        symbol = None
+    if symbol is None or not is_named(symbol):
+        raise ArgumentError(f"there is no symbol {quoted(name)}")
+    return symbol.address + offset
+
+
+def is_named(symbol: Symbol) -> bool:
+    """Return whether a symbol is the name of code or data, not of a source file or a section."""
+    return symbol.kind not in (SymbolKind.FILE, SymbolKind.SECTION)
 
 
 class CodeNames(Dict[int, str]):

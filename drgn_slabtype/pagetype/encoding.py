@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Tuple
 
+from ..arguments import ByName
 from .word import WORD_MASK, ActiveState, Encoding, PackedActive, is_one
 
 if TYPE_CHECKING:
@@ -460,24 +461,22 @@ RFC_V3 = NegatedActive(
 ALTERNATIVE_1_SLUB = InvertedBits("alternative-1-slub", {**PAGE_FLAG_5_11.types, "slab": 0x800})
 ALTERNATIVE_2 = InvertedBits("alternative-2", RFC_V3.types, low_mask=0xFFFF)
 
-ENCODINGS: Mapping[str, Encoding] = {
-    encoding.name: encoding
-    for encoding in (
-        PAGE_FLAG_4_18,
-        PAGE_FLAG_5_1,
-        PAGE_FLAG_5_3,
-        PAGE_FLAG_5_11,
-        PAGE_FLAG_6_9,
-        RFC_V1,
-        RFC_V1_LOW,
-        RFC_V3,
-        ALTERNATIVE_1_SLUB,
-        ALTERNATIVE_2,
-        INVERTED_6_10,
-        INVERTED_6_11,
-        TOP_BYTE,
-    )
-}
+ENCODINGS: Mapping[str, Encoding] = ByName(
+    "layout",
+    PAGE_FLAG_4_18,
+    PAGE_FLAG_5_1,
+    PAGE_FLAG_5_3,
+    PAGE_FLAG_5_11,
+    PAGE_FLAG_6_9,
+    RFC_V1,
+    RFC_V1_LOW,
+    RFC_V3,
+    ALTERNATIVE_1_SLUB,
+    ALTERNATIVE_2,
+    INVERTED_6_10,
+    INVERTED_6_11,
+    TOP_BYTE,
+)
 """
 Every known encoding by name, oldest first.
 

@@ -86,6 +86,7 @@ def test_caches_are_taken_in_every_form(taker: str, prog: Program) -> None:
         ("kmalloc-46", r"no slab cache named kmalloc-46; did you mean .*kmalloc-64"),
         (0xFFFF888000000000, "no slab cache at 0xffff888000000000"),
         (1 << 64, "0x10000000000000000 has more than 64 bits"),
+        (-1, r"-1 is no address: it is negative; what\(prog, -1\) tells"),
         (None, r"None is no slab cache: a name is, struct kmem_cache \*, or its address"),
         (1.5, r"1.5 is no slab cache"),
         ("page", r"struct page \* is no slab cache"),
@@ -144,6 +145,14 @@ WRONG: Dict[str, Callable[[Program], Any]] = {
         p, "init_task"
     ),
     "0x10000000000000000 has more than 64 bits": lambda p: lib.what(p, 1 << 64),
+    "-1 is no address: it is negative; what": lambda p: lib.slab_object(p, -1),
+    "-2 is no address: it is negative": lambda p: lib.page_info(p, -2),
+    "-3 is no address: it is negative": lambda p: lib.check(p, addresses=[-3]),
+    "-4 is no address: it is negative": lambda p: lib.refs(p, -4),
+    "-5 is no address: it is negative": lambda p: lib.what(p, 5, -5),
+    "-6 is no address: it is negative": lambda p: lib.slabs(p, NAME, slab=-6),
+    "-7 is no address: it is negative": lambda p: next(lib.watch(p, addresses=-7, rounds=1)),
+    "foo is no layout: these are page-flag-4.18,": lambda p: lib.ENCODINGS["foo"],
     "PFN 0x10000000000 is a hole: there are pages 0x0 to": lambda p: lib.page_info(p, 1 << 40),
     "nope is no page type: these are buddy, ": lambda p: lib.census(
         p, select=Selection(types="nope")

@@ -451,6 +451,17 @@ def test_prompt_and_shell_have_the_same_options() -> None:
         (("what", "--at=-1", "0"), "it is negative"),
         (("page", "0x10000000000000000"), "it has more than 64 bits"),
         (("object", "99999999999999999999"), "it has more than 64 bits"),
+        (("check", "-j", "0"), "0 is no number from 1 on"),
+        (("check", "--rounds", "x"), "x is no number from 1 on"),
+        (("check", "--watch", "inf"), "inf is no number of seconds from 0 to"),
+        (("check", "--max-time", "nan"), "nan is no number of seconds from 0 to"),
+        (("check", "--max-time="), "'' is no number of seconds from 0 to"),
+        (("slabs", "dentry", "--cpu", "x"), "x is no number"),
+        (("pages", "--node", "1.5"), "1.5 is no number"),
+        (("pages", "--pfn", "5-3"), "5-3 is no range of page frames: FIRST-LAST, FIRST+COUNT or"),
+        (("pages", "--pfn", "x"), "x is no range of page frames"),
+        (("fleet", "-o", "x", "--max-memory", "4X", "y"), "4X is no amount of memory: 512M and"),
+        (("fleet", "-o", "x", "--max-memory", "0", "y"), "0 is no amount of memory"),
     ],
 )
 def test_numbers_that_make_no_sense_are_refused(arguments: Tuple[str, ...], said: str) -> None:

@@ -166,8 +166,15 @@ def test_patterns_and_families_are_codes_too() -> None:
 def test_an_unknown_code_names_those_that_are_near() -> None:
     with pytest.raises(ArgumentError, match="did you mean freelist-cycle"):
         explain("freelist-cylce")
-    with pytest.raises(ValueError, match="there is no code xyzzy; all of them: explain"):
+    with pytest.raises(
+        ValueError,
+        match=r"there is no code xyzzy; families of codes are word, .*; all codes: explain",
+    ):
         explain("xyzzy")
+    with pytest.raises(ValueError, match="there is no code 5; families of codes are"):
+        explain(5)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"there is no code contain; did you mean container or "):
+        explain("contain")
 
 
 def test_one_code_is_told_in_full_and_many_in_a_table() -> None:

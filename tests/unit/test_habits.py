@@ -14,7 +14,7 @@ from drgn.commands import CommandError, run_command
 
 from drgn_slabtype import cli
 from drgn_slabtype.commands import COMMANDS
-from drgn_slabtype.habits import CRASH, near, of_crash
+from drgn_slabtype.habits import CRASH, of_crash
 
 import drgn_slabtype.plugin as plugin  # isort: skip
 
@@ -138,8 +138,3 @@ def test_a_command_of_drgns_own_is_left_alone(monkeypatch: pytest.MonkeyPatch) -
             monkeypatch.delattr(namespace, "_commands")
         plugin._register_crash("kmem")
         assert kept is None or kept == {"kmem": own}
-
-
-def test_names_that_go_on_from_what_was_typed() -> None:
-    assert near("o", ["objects", "owners", "page"]) == ["objects", "owners"]
-    assert near("", ["a"]) == []

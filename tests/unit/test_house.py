@@ -11,8 +11,8 @@ PACKAGE = Path(__file__).parents[2] / "drgn_slabtype"
 
 # Rooms in the order of docs/architecture.md: each imports from those before it, and itself.
 ROOMS = """
-    signals workers errors distinct arguments shapes records codes particulars signature findings
-    footprint files finders btf pagetype regions machine pages
+    signals workers errors distinct spelling arguments shapes records codes particulars signature
+    findings footprint files finders btf pagetype regions machine pages
     index ledger rules allocators
     pagecheck reading strays blanks copies
     answers looks confirm course check
