@@ -29,7 +29,8 @@ class Damaged(NamedTuple):
     size: int
     """How many."""
     expected: str
-    """What they must be, in hex; of many, the first. ``set``: anything but zeroes."""
+    """What they must be, in hex; of many, the first. Where more than one value is right, words:
+    ``set`` is anything but zeroes."""
     found: str
     """What they are."""
 

@@ -400,6 +400,8 @@ class Zone:
     """Shape (n, width) or broadcastable to it: what it must hold; ``None``: anything but zeroes."""
     passing: Optional[U8] = None
     """What it holds for a moment while the object changes hands, in the same shape."""
+    wanted: Optional[str] = None
+    """What it must be, in words, where more than one value is right: each row is damaged, whole."""
 
 
 @dataclass

@@ -17,7 +17,11 @@ from typing import Dict, List, NamedTuple, Optional, Tuple
 
 PRINTABLE = frozenset((string.digits + string.ascii_letters + string.punctuation + " ").encode())
 """Bytes of text."""
+AMONG = " among other bytes"
+"""Behind a text that is not all that there is."""
 _SHORTEST_TEXT = 4  # fewer printable bytes in a row come about by chance
+_LONG_TEXT = 8  # as many do not, whatever is beside them
+_BETWEEN = frozenset(b"\0\t\n\r")  # strings, words and lines
 _LONGEST_PERIOD = 16
 _MAX_ERRNO = 4095
 
@@ -93,9 +97,9 @@ def classify(data: bytes, word_size: int = 8, byteorder: str = "little", at: int
     if len(set(data)) == 1:
         return Content("fill", _fill(data), words)
     text = longest_text(data)
-    if len(text) >= max(_SHORTEST_TEXT, len(data) // 2):
-        spelled = text.decode("ascii").replace("\\", "\\\\").replace('"', '\\"')
-        return Content("text", f'text "{spelled}"', words)
+    least = _SHORTEST_TEXT if is_all_text(data) else _LONG_TEXT
+    if len(text) >= max(least, len(data) // 2):
+        return Content("text", spell_text(data), words)
     named = [f"{name} at byte {offset}" for offset, name in _named(words, word_size)]
     if named:
         return Content("words", ", ".join(named), words)
@@ -160,6 +164,22 @@ def longest_text(data: bytes) -> bytes:
         else:
             run.clear()
     return best
+
+
+def is_all_text(data: bytes) -> bool:
+    """Return whether some bytes are printable, end strings, or stand between words and lines."""
+    return all(byte in PRINTABLE or byte in _BETWEEN for byte in data)
+
+
+def spell_text(data: bytes) -> str:
+    """
+    Return the longest text among some bytes, and whether there is more.
+
+    >>> spell_text(b"secret" + bytes(2)), spell_text(b"secret" + bytes([0, 1]))
+    ('text "secret"', 'text "secret" among other bytes')
+    """
+    spelled = longest_text(data).decode("ascii").replace("\\", "\\\\").replace('"', '\\"')
+    return f'text "{spelled}"' + ("" if is_all_text(data) else AMONG)
 
 
 def _fill(data: bytes) -> str:

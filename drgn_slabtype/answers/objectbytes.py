@@ -18,7 +18,7 @@ from drgn import FaultError
 from ..findings import Damaged, Finding
 from ..machine import Machine
 from .address import Line, ObjectWord
-from .content import describe_word, longest_text
+from .content import describe_word, is_all_text, longest_text, spell_text
 from .describe import describe, spell
 from .lookup import Lookup
 from .poisons import poisons
@@ -157,7 +157,5 @@ def _meaning(reading: Lookup, at: int, word: int) -> Optional[str]:
         return spell(info) if info.is_known else describe_word(word, width)
     order = "little" if machine.memory.byteorder == "<" else "big"
     data = word.to_bytes(width, order)  # type: ignore[arg-type]
-    text = longest_text(data)
-    if len(text) >= _SHORTEST_TEXT:
-        return f'text "{text.decode("ascii")}"'
-    return None
+    is_text = len(longest_text(data)) >= _SHORTEST_TEXT and is_all_text(data)
+    return spell_text(data) if is_text else None

@@ -25,7 +25,7 @@ from ..pages.scan import page_ranges
 from ..records import Listing, plural
 from ..shapes import Address, Flags
 from .address import Meaning
-from .content import describe_word, longest_text
+from .content import AMONG, describe_word, longest_text, spell_text
 from .describe import describe, spell
 from .lookup import Located, Lookup, lookup
 from .names import known_as
@@ -33,7 +33,6 @@ from .nearby import slots_of, wrong_free_pointer, wrong_pointers
 from .poisons import LOCK_OF_NOBODY, damaged_poisons, poisons
 
 _SHORTEST_TEXT = 4  # fewer printable bytes in a row come about by chance
-_AMONG = " among other bytes"
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,7 @@ def meanings(reading: Lookup, value: int, at: Optional[int] = None) -> Tuple[Mea
         if word is not None:
             found = [word]
     # A few bytes of a pointer can be printed by chance, too.
-    by_chance = [one for one in found if one.kind == "text" and one.meaning.endswith(_AMONG)]
+    by_chance = [one for one in found if one.kind == "text" and one.meaning.endswith(AMONG)]
     found = [one for one in found if one not in by_chance]
     # What leads into code is meant to, wherever in it.
     code = any(one.meaning.startswith("symbol ") for one in found)
@@ -120,9 +119,7 @@ def _values(machine: Machine, value: int) -> Iterator[Meaning]:
     data = value.to_bytes(source.word_size, "little" if source.byteorder == "<" else "big")
     text = longest_text(data)
     if len(text) >= _SHORTEST_TEXT and not known:
-        spelled = text.decode("ascii").replace("\\", "\\\\").replace('"', '\\"')
-        whole = data.strip(b"\0") == text
-        yield Meaning("text", f'text "{spelled}"' + ("" if whole else _AMONG))
+        yield Meaning("text", spell_text(data))
     yield from _moment(machine, value)
     yield from _page_type(machine, value)
 

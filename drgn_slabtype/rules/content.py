@@ -38,6 +38,8 @@ def judge_content(ledger: Ledger) -> Iterator[Finding]:
 
 
 def _damaged(zone: Zone) -> Bools:
+    if zone.wanted is not None:
+        return np.ones(len(zone.found), np.bool_)
     if zone.expected is None:
         return zone.found.max(axis=1, initial=0) == 0
     wrong: Bools = (zone.found != zone.expected).any(axis=1)
@@ -94,7 +96,7 @@ def _told(ranges: Tuple[Damaged, ...]) -> str:
 def _ranges(zone: Zone, row: int) -> Tuple[Damaged, ...]:
     start, found = int(zone.address[row]), zone.found[row]
     if zone.expected is None:
-        return (Damaged(start, len(found), "set", _hex(found)),)
+        return (Damaged(start, len(found), zone.wanted or "set", _hex(found)),)
     expected = np.broadcast_to(zone.expected, zone.found.shape)[row]
     at = np.flatnonzero(found != expected)
     # What was written in one piece may hold bytes that are as they must be.

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, List
 
 import pytest
-from drgn import Program
+from drgn import Program, offsetof
 
 from drgn_slabtype.allocators.slub import layout
+from drgn_slabtype.answers.object import slab_object
 from drgn_slabtype.capture import open_capture
 from drgn_slabtype.check import check
 from drgn_slabtype.findings import Finding
@@ -117,3 +118,43 @@ def test_layout_that_does_not_add_up_is_told_once(monkeypatch: pytest.MonkeyPatc
     assert (told.code, told.cache) == ("not-understood", None)
     assert "slots of " in told.message
     assert "more caches" in told.message
+
+
+def _behind_pointer(held_by_the_allocator: bool) -> Any:
+    # An object in use with its free pointer behind it, and with a track.
+    machine = Machine(open_capture(str(_DEBUGGED)))
+    for slab in machine.all_slabs():
+        cache = slab.cache
+        if {"KMALLOC", "STORE_USER"} <= cache.flags and cache.offset >= cache.inuse:
+            for item in slab.used():
+                if ("allocator" in slab_object(machine.prog, item.address).places) == (
+                    held_by_the_allocator
+                ):
+                    return item
+    raise AssertionError("there is none")
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_pointer_behind_an_object_in_use_is_damaged_as_a_whole(own: bool) -> None:
+    # Which of several it was, nobody knows: not how much of it is as it was.
+    item = _behind_pointer(own)
+    at = item.address + item.cache.offset
+    held = item.machine.prog.read(at, 8)
+    (finding,) = _found(f"{at:x}={held[:3].hex()}00deadbeef")
+    assert (finding.code, finding.object) == ("padding", item.address)
+    (one,) = finding.ranges
+    assert (one.address, one.size) == (at, 8)
+    assert one.expected == finding.expected == "NULL or an object of its slab"
+    assert one.found == f"{held[:3].hex(' ')} 00 de ad be ef"
+    assert finding.message.endswith("de ad be ef, not NULL or an object of its slab")
+
+
+def test_caller_of_an_allocation_is_damaged_as_a_whole() -> None:
+    item = _behind_pointer(False)
+    prog = item.machine.prog
+    at = item.address + item.cache.behind_pointer + offsetof(prog.type("struct track"), "addr")
+    (finding,) = _found(f"{at + 6:x}=dead")
+    (one,) = finding.ranges
+    assert (finding.code, one.address, one.size) == ("track", at, 8)
+    assert one.expected == "an address in the kernel"
+    assert one.found == prog.read(at, 6).hex(" ") + " de ad"

@@ -67,6 +67,11 @@ def test_damage_that_is_no_pattern_carries_on_nothing() -> None:
         (b"\xbb" * 4, "fill", "4 bytes of 0xbb, red zone of a free object (SLUB_RED_INACTIVE)"),
         (b"A" * 4, "fill", "4 bytes of 0x41, the character 'A'"),
         (b"secret\0\0", "text", 'text "secret"'),
+        (b'say "hi"\n\\o/\0', "text", 'text "say \\"hi\\""'),
+        # By chance some bytes are printable.
+        (bytes.fromhex("0011223344556677"), "words", "00 11 22 33 44 55 66 77"),
+        (b"\x88name\xff\xff", "unknown", "88 6e 61 6d 65 ff ff"),
+        (b"\x88a long name\xff\xff", "text", 'text "a long name" among other bytes'),
         (b"\x12\xff\x12\xff\x12\xff", "pattern", "12 ff over and over"),
         (
             (0xDEAD000000000100).to_bytes(8, "little"),

@@ -300,8 +300,8 @@ def _promised(allocator: SlubAllocator, cache: SlubCache, ledger: Ledger) -> Ite
     by_kasan = shadow_zones(machine, ledger, cache.typesafe_by_rcu)
     if not cache.debug:
         return by_kasan
-    untracked = node_pointers(machine, caches, "node", True)[2]
-    reader = ContentReader(machine, cache, allocator.debug, ledger, untracked)
+    nodes = node_pointers(machine, caches, "node", True)[2]
+    reader = ContentReader(machine, cache, allocator.debug, ledger, nodes)
     ledger.suspects += reader.suspects()
-    pointers = used_pointers(machine, cache, ledger, allocator.traits.encoding)
+    pointers = used_pointers(machine, cache, ledger, allocator.traits.encoding, nodes)
     return chain(reader.zones(), pointers, by_kasan)
