@@ -71,9 +71,6 @@ def elsewhere(machine: Machine, addr: int) -> AddressInfo:
 def _symbol(machine: Machine, addr: int) -> Optional[AddressInfo]:
     symbol = symbol_at(machine, addr)
     offset = addr - symbol.address
-    # A symbol without a size reaches as far as the next, be that a hole away.
-    if not symbol.size and offset >= machine.memory.page_size:
-        return None
     return AddressInfo(addr, "other", f"symbol {_inside(symbol.name, offset)}", offset=offset)
 
 

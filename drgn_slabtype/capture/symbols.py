@@ -18,6 +18,7 @@ from drgn import SymbolBinding
 from ..distinct import distinct
 from ..machine import Machine
 from ..machine.memory import U64
+from ..machine.symbols import label_reaches
 from ..regions import Region, merge
 from .describe import Name
 
@@ -73,7 +74,12 @@ def _resolve(machine: Machine, addresses: List[int]) -> Set[Name]:
         inside = [symbol for symbol in near if address < symbol.address + symbol.size]
         if inside:
             found.add((inside[0].name, inside[0].address, inside[0].size))
-        elif near and not near[0].size and near[0].address >= ends[at - 1]:
+        elif (
+            near
+            and not near[0].size
+            and near[0].address >= ends[at - 1]
+            and label_reaches(machine, near[0].address, address)
+        ):
             labels.setdefault((near[0].name, near[0].address), []).append(address)
     for (name, start), reached in labels.items():
         # A label reaches as far as it is asked for, and as the kernel's own symbols let it:

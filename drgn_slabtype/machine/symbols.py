@@ -43,12 +43,28 @@ def symbol_at(machine: Machine, address: int) -> Symbol:
     """
     Return the symbol that an address lies in.
 
-    :raises LookupError: if there is none that has a name in the kernel's sources.
+    :raises LookupError: if there is none that has a name in the kernel's sources, or none but
+        one without a size that is far away.
     """
     symbol = machine.prog.symbol(address)
     if symbol.name.startswith(_NO_NAMES):
         raise LookupError(f"0x{address:x} has no name in the kernel's sources")
+    if not symbol.size and not label_reaches(machine, symbol.address, address):
+        raise LookupError(f"0x{address:x} is far behind {symbol.name}")
     return symbol
+
+
+def label_reaches(machine: Machine, label: int, address: int) -> bool:
+    """
+    Return whether an address is called by the symbol without a size that stands before it.
+
+    There is nothing that says how far such a symbol reaches: `__start_BTF` and
+    `kallsyms_token_index` are the last before a megabyte without names.
+
+    :param label: Address of the symbol.
+    :param address: No address before it.
+    """
+    return address - label < machine.memory.page_size
 
 
 def symbolise(machine: Machine, address: int) -> str:
@@ -58,9 +74,7 @@ def symbolise(machine: Machine, address: int) -> str:
     for inside in (address, address - 1):
         with contextlib.suppress(LookupError, OverflowError):
             symbol = symbol_at(machine, inside)
-            # One without a size reaches as far as the next, be that a table away.
-            if symbol.size or address - symbol.address < machine.memory.page_size:
-                return f"{symbol.name}+0x{address - symbol.address:x}"
+            return f"{symbol.name}+0x{address - symbol.address:x}"
     return f"0x{address:x}"
 
 

@@ -9,6 +9,7 @@ from typing import Any, List, Tuple
 import pytest
 from drgn import SymbolBinding
 
+from drgn_slabtype.capture.symbols import _resolve
 from drgn_slabtype.machine.symbols import CodeNames, symbol_at, symbolise
 
 
@@ -60,3 +61,12 @@ def test_offsets_of_per_cpu_variables_are_no_addresses() -> None:
     text = 0xFFFFFFFF81000000
     names = CodeNames(_machine([("this_cpu_off", 0x8, 8), ("schedule", text, 0xEC)], 1 << 63))
     assert names.reach == (text, text + 0xEC)
+
+
+def test_a_capture_makes_no_table_of_a_symbol_without_a_size() -> None:
+    # kallsyms_token_index stands before a megabyte without names.
+    machine = _machine([("table", 0x1000, 0x20), ("kallsyms_token_index", 0x2000, 0)], 0)
+    with pytest.raises(LookupError, match="far behind kallsyms_token_index"):
+        symbol_at(machine, 0x18831)
+    named = _resolve(machine, [0x1008, 0x2010, 0x2FF0, 0x3000, 0x18831])
+    assert named == {("table", 0x1000, 0x20), ("kallsyms_token_index", 0x2000, 0xFF1)}
