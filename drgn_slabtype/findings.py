@@ -29,8 +29,7 @@ class Damaged(NamedTuple):
     size: int
     """How many."""
     expected: str
-    """What they must be, in hex; of many, the first. Where more than one value is right, words:
-    ``set`` is anything but zeroes."""
+    """What they must be, in hex; of many, the first. In words, if that is no one value: ``set``."""
     found: str
     """What they are."""
 
