@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """``drgn-slabtype``, and ``python -m drgn_slabtype``, which is the same."""
 
-import os
 import sys
 
 # Built in. What stands around it imports enum: a while in which Ctrl-C is Python's traceback.
@@ -49,6 +48,8 @@ def _end_quietly() -> None:
 
 def _start_no_threads() -> None:
     # Nothing here multiplies matrices, and numpy starts a thread for each CPU to do it.
+    import os
+
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 

@@ -43,6 +43,7 @@ class Watching:
         self._args = args
         self._reason = ""
         self._causes = None if prog is None else _causes(args)
+        self._progress: Optional[Progress] = None
         self.last: Optional[Round] = None
         self.exit_status = 0
 
@@ -54,21 +55,20 @@ class Watching:
         if self._prog is None or self._reason:
             yield self._count(self._stopped(None, self._reason))
             return
-        with progress() as show:
-            rounds = self._rounds(self._prog, show)
-            ended = False
-            while not ended:
-                found: Optional[Round] = None
-                try:
-                    # Between two rounds one is written, which is not to be cut off.
-                    with interruptible():
-                        found = next(rounds, None)
-                except KeyboardInterrupt as stop:
-                    found, ended = self._stopped(found, reason_of(stop)), True
-                if found is None:
-                    return
-                _complete(self._prog, found.report, self._causes)
-                yield self._count(found)
+        rounds = self._rounds(self._prog)
+        ended = False
+        while not ended:
+            found: Optional[Round] = None
+            try:
+                # Between two rounds one is written, which is not to be cut off.
+                with progress() as self._progress, interruptible():
+                    found = next(rounds, None)
+            except KeyboardInterrupt as stop:
+                found, ended = self._stopped(found, reason_of(stop)), True
+            if found is None:
+                return
+            _complete(self._prog, found.report, self._causes)
+            yield self._count(found)
 
     def _count(self, found: Round) -> Round:
         self.last = found
@@ -76,7 +76,12 @@ class Watching:
         self.exit_status = next(one for one in (1, 3, 0) if one in statuses)
         return found
 
-    def _rounds(self, prog: Program, show: Optional[Progress]) -> Iterator[Round]:
+    def _show(self, label: str, done: int, total: int) -> None:
+        # To the bar of this round: each has one of its own.
+        if self._progress is not None:
+            self._progress(label, done, total)
+
+    def _rounds(self, prog: Program) -> Iterator[Round]:
         args = self._args
         return watch(
             prog,
@@ -86,7 +91,7 @@ class Watching:
             rounds=args.rounds,
             until_finding=args.until_finding,
             capture=args.capture,
-            progress=show,
+            progress=self._show,
         )
 
     def _stopped(self, found: Optional[Round], reason: str) -> Round:

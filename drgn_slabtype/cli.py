@@ -25,6 +25,8 @@ from .signals import TIME, Interruptions, reason_of
 from .spelling import nearest
 
 if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
+
     from .report import Text
 
 _USAGE_OR_TARGET, _INCOMPLETE = 2, 3
@@ -41,6 +43,20 @@ class _Parser(argparse.ArgumentParser):
         if kind == "unrecognized arguments" and os.path.isfile(word):
             message = f'{word} is a file: did you mean "-c {word}"?'
         self.exit(_USAGE_OR_TARGET, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+    # argparse drops what cannot be written: help on a disk that is full.
+    def _print_message(self, message: str, file: Optional[SupportsWrite[str]] = None) -> None:
+        if file is sys.stderr:
+            super()._print_message(message, file)
+            return
+        try:
+            sys.stdout.write(message)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            _leave_stdout()
+        except OSError as e:
+            _leave_stdout()
+            self.exit(_USAGE_OR_TARGET, f"{self.prog}: standard output: {e.strerror}\n")
 
 
 class _OnOneScreen(argparse.HelpFormatter):
@@ -118,12 +134,15 @@ def _run(args: argparse.Namespace) -> int:
 
     _set_up_logging(args.log_level)
     command: Command = args.command
+    # What has an answer when it is stopped judges.
+    when = "before there was an answer" if command.stopped is None else "before anything was judged"
     try:
         found = answer(command, lambda: _open(args), args)
+        when = "while the answer was written"
         return _finish(command, args, found)
     except KeyboardInterrupt as stop:
         ended = "stopped by time" if reason_of(stop) == TIME else "interrupted"
-        return _fail(args, f"{ended} before anything was judged", _INCOMPLETE)
+        return _fail(args, f"{ended} {when}", _INCOMPLETE)
     except SlabTypeError as e:
         return _no_report(args, str(e))
     except Exception as e:
@@ -176,8 +195,13 @@ def _emit(text: Text, path: Optional[str]) -> None:
         emit(text, path)
     except BrokenPipeError:
         # Whoever read the output has seen enough; the exit status still tells
-        # the outcome. Python flushes standard output once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # the outcome.
+        _leave_stdout()
+
+
+def _leave_stdout() -> None:
+    # Python flushes it once more at exit.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(args: argparse.Namespace, message: str, status: int) -> int:

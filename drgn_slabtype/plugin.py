@@ -15,7 +15,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Iterator, List, Mapping, Sequence
 
 from .commands import COMMANDS, Command, answer, usage, verdict
-from .habits import CRASH, of_crash
+from .habits import CRASH, of_crash, standing_for
 from .typed import Named, Span
 
 if TYPE_CHECKING:
@@ -170,12 +170,14 @@ def _listed(words: Sequence[str]) -> List[str]:
     meant = of_crash(words)
     if meant is not None:
         return [f"%{meant.spelled(prompts[meant.name])}"]
+    of_kind = standing_for(words[0]) if words and words[0] in CRASH else []
     start = words[0].lstrip("%") if words else ""
     width = max(map(len, prompts.values()))
     return [
         f"%{spec.prompt:<{width}}  {spec.description}"
         for spec in COMMANDS
-        if spec.prompt is not None and (spec.prompt.startswith(start) or spec.name == start)
+        if spec.prompt is not None
+        and (spec.prompt.startswith(start) or spec.name in (start, *of_kind))
     ]
 
 
@@ -202,7 +204,7 @@ def _register_crash(word: str) -> None:
         return
 
     def run(prog: Program, name: str, words: Sequence[str], **kwargs: Any) -> Any:
-        told = _listed([word, *words]) if of_crash([word, *words]) else ["%slabhelp"]
+        told = _listed([word, *words]) if of_crash([word, *words]) else [f"%slabhelp {word}"]
         raise CommandError(f'{word} is a command of crash: did you mean "{told[0]}"?')
 
     linux_kernel_custom_command(

@@ -110,8 +110,8 @@ def progress() -> Iterator[Optional[Progress]]:
     """
     Show progress on standard error while it is a terminal; else return ``None``.
 
-    Nothing is shown of what takes less than :data:`PATIENCE` seconds, and nothing is
-    left of what was.
+    Nothing is shown in the first :data:`PATIENCE` seconds of the work, nor of a part of it
+    that takes an eighth of that, and nothing is left of what was.
     """
     if not sys.stderr.isatty():
         yield None
@@ -129,18 +129,29 @@ PATIENCE = 2.0  # seconds
 class _Bar:
     # One line: that of what is being done now.
     def __init__(self) -> None:
-        self._started = time.monotonic()
+        self._started: Optional[float] = None
         self._label = ""
         self._shown: Optional[tqdm[Any]] = None
 
     def show(self, label: str, done: int, total: int) -> None:
         from tqdm import tqdm
 
+        if not total:
+            return
+        now = time.monotonic()
+        if self._started is None:
+            self._started = now
         if self._shown is None or label != self._label:
             self.close()
-            left = self._started + PATIENCE - time.monotonic()
             self._label = label
-            self._shown = tqdm(desc=label, leave=False, file=sys.stderr, delay=max(left, 0.0))
+            self._shown = tqdm(
+                desc=label,
+                total=total,
+                initial=done,
+                leave=False,
+                file=sys.stderr,
+                delay=max(self._started + PATIENCE - now, PATIENCE / 8),
+            )
         self._shown.total = total
         self._shown.update(done - self._shown.n)
 

@@ -113,6 +113,14 @@ def test_the_prompt_lists_the_commands(prog: Program, capsys: pytest.CaptureFixt
         "%slabowners",
     ]
     assert told("slabhelp kmem -S dentry") == ["%slabs dentry"]
+    assert [line.split()[0] for line in told("slabhelp kmem")] == [
+        "%pagetypes",
+        "%dumppage",
+        "%slabcaches",
+        "%slabs",
+        "%slabobject",
+    ]
+    assert [line.split()[0] for line in told("slabhelp search")] == ["%slabrefs"]
     assert told("slabhelp -h")[0].startswith("usage: slabhelp ")
     with pytest.raises(CommandError, match="no command here begins with zzz"):
         run_command(prog, "slabhelp zzz")
@@ -124,7 +132,7 @@ def test_a_command_of_crash_leads_on(word: str, prog: Program) -> None:
     ours = {"kmem": "%slabobject", "search": "%slabrefs"}[word]
     with pytest.raises(CommandError, match=f'did you mean "{ours} {address}"'):
         run_command(prog, f"{word} {address}")
-    with pytest.raises(CommandError, match='did you mean "%slabhelp"'):
+    with pytest.raises(CommandError, match=f'did you mean "%slabhelp {word}"'):
         run_command(prog, word)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import time
+from typing import List
 
 import pytest
 
@@ -56,6 +57,52 @@ def test_nothing_is_left_of_long_work(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "\n" not in terminal.getvalue()
     assert terminal.line().strip() == ""
     assert terminal.getvalue().endswith("\r")
+
+
+@pytest.fixture
+def seconds(monkeypatch: pytest.MonkeyPatch) -> List[float]:
+    """A clock that tells the sum of a list."""
+    passed = [1000.0]
+    monkeypatch.setattr("drgn_slabtype.report.output.time.monotonic", lambda: sum(passed))
+    monkeypatch.setattr("tqdm.std.time", lambda: sum(passed))
+    return passed
+
+
+def test_each_piece_of_work_is_given_its_time(
+    monkeypatch: pytest.MonkeyPatch, seconds: List[float]
+) -> None:
+    terminal = _terminal(monkeypatch)
+    for _ in range(4):
+        with output.progress() as show:
+            assert show is not None
+            seconds.append(60.0)  # a pause before the round
+            for label in ("pages", "caches"):
+                for done in range(10):
+                    show(label, done, 10)
+                    seconds.append(0.08)
+    assert terminal.getvalue() == ""
+
+
+def test_no_bar_of_an_unknown_number_and_none_that_does_not_move(
+    monkeypatch: pytest.MonkeyPatch, seconds: List[float]
+) -> None:
+    terminal = _terminal(monkeypatch)
+    with output.progress() as show:
+        assert show is not None
+        show("pages", 0, 10)
+        seconds.append(output.PATIENCE + 1)
+        show("memory", 0, 0)
+        seconds.append(1.0)
+        show("memory", 0, 0)
+        show("short", 0, 5)
+        seconds.append(0.2)
+        show("short", 5, 5)
+        show("compress", 0, 100)
+        assert terminal.getvalue() == ""
+        seconds.append(0.5)
+        show("compress", 40, 100)
+        assert "compress:  40%" in terminal.line()
+    assert " 0it" not in terminal.getvalue()
 
 
 def test_no_terminal_no_progress(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from typing import Any, Iterator, List, Tuple
 import pytest
 
 import drgn_slabtype
+from drgn_slabtype import cli
 from drgn_slabtype.signals import (
     SIGNALS,
     Interrupted,
@@ -238,3 +239,23 @@ def test_nothing_is_imported_before_the_command_line_is_safe() -> None:
     )
     own = {"drgn_slabtype", "drgn_slabtype.__main__"}
     assert own <= {*done.stdout.split()} <= {*own, "__future__", "types"}
+
+
+def test_what_judges_nothing_is_stopped_before_an_answer(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*given: object, **more: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("drgn_slabtype.answers.explanations.explain", stop)
+        assert cli.main(["explain"]) == 3
+    assert capsys.readouterr() == (
+        "",
+        "drgn-slabtype explain: interrupted before there was an answer\n",
+    )
+    monkeypatch.setattr("drgn_slabtype.report.output.emit", stop)
+    assert cli.main(["explain"]) == 3
+    assert capsys.readouterr().err == (
+        "drgn-slabtype explain: interrupted while the answer was written\n"
+    )

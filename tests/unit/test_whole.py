@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import resource
+import subprocess
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Iterator
@@ -80,3 +82,18 @@ def test_capture_names_the_file_that_it_cannot_write(capsys: pytest.CaptureFixtu
     assert capsys.readouterr().err == (
         "drgn-slabtype capture: /dev/full: No space left on device\n"
     )
+
+
+@pytest.mark.parametrize("words", ["--help", "--version", "check --help", "decode 0"])
+def test_standard_output_that_cannot_be_written_is_told(words: str) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "drgn_slabtype", *words.split()],
+            check=False,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.endswith(": standard output: No space left on device")
