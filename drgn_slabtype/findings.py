@@ -397,8 +397,8 @@ class KernelReport(Record):
 class KernelState(Record):
     """What the kernel says of itself."""
 
-    tainted: Tuple[str, ...] = ()
-    """The letter of each taint flag, with what it stands for."""
+    tainted: Optional[Tuple[str, ...]] = None
+    """The letter of each taint flag, with what it stands for; ``None`` if they were not read."""
     reports: Tuple[KernelReport, ...] = ()
     """Oldest first."""
     log: bool = True

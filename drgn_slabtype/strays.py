@@ -23,6 +23,7 @@ from .allocators.guarded import judge_pool
 from .allocators.over import slabs_over
 from .allocators.tables import judge_tables
 from .allocators.whereabouts import in_no_slab, missing_caches
+from .arguments import named
 from .codes import ADDRESS, Measure
 from .distinct import among, distinct
 from .errors import SlabTypeError
@@ -311,7 +312,7 @@ def _judge_cache_list(caches: Caches, index: SlabIndex, word_size: int) -> Itera
     if lost is not None:
         yield Finding(
             "cache-list" if astray else "unreadable",
-            f"slab_caches: {lost.member} of 0x{lost.at:x} leads to 0x{lost.found:x}",
+            f"slab_caches: {lost.member} of 0x{lost.at:x} leads to {named(lost.found)}",
             place="slab_caches",
             expected=lost.expected,
             found=lost.found,

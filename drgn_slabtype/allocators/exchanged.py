@@ -16,6 +16,7 @@ from typing import Callable, Dict, Iterator, List, NamedTuple, Sequence, Tuple
 
 import numpy as np
 
+from ..arguments import named
 from ..codes import ADDRESS
 from ..ledger import I64, U64, Bools, Suspect
 from ..machine import Machine
@@ -69,7 +70,7 @@ def settle_pointers(machine: Machine, rows: Rows, names: Sequence[str]) -> Dict[
     for one in machine.fact(_find, addresses, rows.raw.shape[1]) if addresses else ():
         found[one.row] = Suspect(
             "cache-wrong",
-            f"{one.member} is 0x{one.found:x}, which is that of {names[one.owner]}",
+            f"{one.member} is {named(one.found)}, which is that of {names[one.owner]}",
             expected=one.right or None,
             found=one.found,
             word=addresses[one.row] + one.offset,

@@ -8,6 +8,7 @@ from typing import Iterator, Optional
 import numpy as np
 from drgn import FaultError
 
+from ..arguments import named
 from ..codes import ADDRESS
 from ..findings import Finding
 from ..ledger import U64
@@ -32,7 +33,7 @@ def judge_pool(machine: Machine, caches: Caches) -> Iterator[Finding]:
     if free is not None and not free.closed and free.readable:
         yield Finding(
             "kfence-wrong",
-            f"{_LIST}: the list breaks off at 0x{free.at:x}, which leads to 0x{free.found:x}",
+            f"{_LIST}: the list breaks off at 0x{free.at:x}, which leads to {named(free.found)}",
             place=_LIST,
             found=free.found,
             word=free.at,
@@ -97,7 +98,7 @@ def _judge(
     )
     for odd in judge_guarded(of):
         at = int(rows.addresses[odd.row]) + rows.structure.offset(odd.member)
-        told = f"0x{odd.found:x}" if odd.member in ("addr", "cache") else str(odd.found)
+        told = named(odd.found) if odd.member in ("addr", "cache") else str(odd.found)
         yield Finding(
             "kfence-wrong",
             f"object {first + odd.row} of KFENCE's pool: {odd.member} at 0x{at:x} is {told}, "

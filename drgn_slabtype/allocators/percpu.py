@@ -7,6 +7,7 @@ from typing import List, NamedTuple, Tuple
 
 import numpy as np
 
+from ..arguments import named
 from ..codes import ADDRESS
 from ..ledger import I64, U64, Bools, Suspect
 from ..machine import Machine
@@ -46,7 +47,7 @@ class PerCpu(NamedTuple):
         if not self.wild[cache]:
             return []
         at = int(self.pointers[cache])
-        what = f"{self.member} is 0x{at:x}, which leads to no per-CPU memory"
+        what = f"{self.member} is {named(at)}, which leads to no per-CPU memory"
         one = Suspect(
             "container-state", what, place=place, found=at, member=self.member, measure=ADDRESS
         )

@@ -17,6 +17,7 @@ from typing import Dict, Iterator, List, NamedTuple, Tuple
 
 import numpy as np
 
+from ..arguments import named
 from ..index import SlabIndex
 from ..ledger import I64, U64, Containers, Ledger, Place, State, Suspect, Walk
 from ..machine import Machine
@@ -101,7 +102,7 @@ class Quarantine:
             for row, found in links.items():
                 yield Suspect(
                     code,
-                    f"{self._heads.names[row]}: the list leads to 0x{found:x}",
+                    f"{self._heads.names[row]}: the list leads to {named(found)}",
                     place=QUARANTINE.name,
                     found=found,
                     address=int(self._heads.addresses[row]),

@@ -8,6 +8,7 @@ from typing import Iterator, List, Optional, Tuple
 import numpy as np
 from drgn import FaultError, Object, Type, TypeKind, sizeof
 
+from ..arguments import named
 from ..codes import ADDRESS
 from ..findings import Finding
 from ..index import SlabIndex
@@ -52,7 +53,7 @@ def _root(machine: Machine, caches: Caches, name: str, owners: I64) -> Iterator[
     if value != right:
         yield Finding(
             "machine-wrong",
-            f"{name} is 0x{value:x}, and what is made from it lies in slabs of "
+            f"{name} is {named(value)}, and what is made from it lies in slabs of "
             f"{caches.names[at]}, 0x{right:x}",
             place=name,
             expected=right,
@@ -98,7 +99,7 @@ def _kmalloc(machine: Machine, caches: Caches) -> Iterator[Finding]:
         at = int(variable.address_ or 0) + word * (entry.row * table.shape[1] + entry.column)
         yield Finding(
             "machine-wrong",
-            f"{_TABLE}[{entry.row}][{entry.column}] at 0x{at:x} is 0x{entry.found:x}, which "
+            f"{_TABLE}[{entry.row}][{entry.column}] at 0x{at:x} is {named(entry.found)}, which "
             f"{entry.why}",
             place=_TABLE,
             found=entry.found,

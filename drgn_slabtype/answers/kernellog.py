@@ -98,11 +98,11 @@ def kernel_state(machine: Machine, findings: Sequence[Finding]) -> KernelState:
     return KernelState(_taints(machine.prog), tied, lines is not None)
 
 
-def _taints(prog: Program) -> Tuple[str, ...]:
+def _taints(prog: Program) -> Optional[Tuple[str, ...]]:
     try:
         mask = int(prog["tainted_mask"])
     except (FaultError, LookupError, ObjectAbsentError):
-        return ()
+        return None
     return tuple(meaning for bit, meaning in _TAINTS.items() if mask >> bit & 1)
 
 

@@ -13,6 +13,7 @@ from typing import Iterator
 
 import numpy as np
 
+from ..arguments import named
 from ..ledger import Ledger, Walk
 from ..reading import Reading
 from ..rules.claims import container_name
@@ -29,8 +30,8 @@ def missing_of_machine(reading: Reading) -> Iterator[str]:
     if lost is not None:
         where = "" if lost.readable else ", which is not in the target"
         yield (
-            f"slab_caches: {lost.member} of 0x{lost.at:x} leads to 0x{lost.found:x}{where}: caches "
-            "without slabs may be missing"
+            f"slab_caches: {lost.member} of 0x{lost.at:x} leads to {named(lost.found)}{where}: "
+            "caches without slabs may be missing"
         )
     if scan is not None and scan.unreadable:
         yield (

@@ -191,6 +191,7 @@ VARIABLES = [
     "kimage_voffset",
     "memstart_addr",
     "saved_command_line",
+    "tainted_mask",
     "vm_node_stat",
     "vm_zone_stat",
     "vm_numa_event",

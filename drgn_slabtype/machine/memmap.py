@@ -21,6 +21,7 @@ import numpy.typing as npt
 from drgn import FaultError, Object, Program, TypeKind
 from drgn.helpers.linux.list import list_for_each_entry, list_for_each_entry_reverse
 
+from ..arguments import named
 from ..codes import Measure
 from ..findings import Finding
 from .architecture import of_program
@@ -459,12 +460,11 @@ def _wrong_section(
             found, at = int(table.value_()), int(table.address_ or 0)
         else:
             found, at = at, int(slot[0])
-            leads = f"0x{found:x}" if found else "NULL"
-            what = f"the root of section {first} at 0x{at:x} is {leads}"
+            what = f"the root of section {first} at 0x{at:x} is {named(found)}"
     more = f", and {len(rows) - 1} others are wrong as well" if len(rows) > 1 else ""
     what = f"mem_section: {what} instead of the memory map 0x{vmemmap:x}{more}"
     if at == table.address_:
-        what = f"mem_section is 0x{found:x}, where no table of sections can be"
+        what = f"mem_section is {named(found)}, where no table of sections can be"
     return Finding(
         "memory-map",
         what,

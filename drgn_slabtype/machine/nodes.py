@@ -19,6 +19,7 @@ import numpy as np
 from drgn import FaultError, Object
 from drgn.helpers.linux.mmzone import NODE_DATA
 
+from ..arguments import named
 from ..codes import ADDRESS, Measure
 from ..findings import Finding
 from .masks import mask_of, numbers_in
@@ -190,7 +191,7 @@ def _astray(machine: Machine, nid: int, members: Sequence[Tuple[str, Object]]) -
         place, member, pointer = there[at]
         yield Finding(
             "machine-wrong",
-            f"node {nid}: {place} is 0x{pointer:x}, which leads to no per-CPU memory",
+            f"node {nid}: {place} is {named(pointer)}, which leads to no per-CPU memory",
             node=nid,
             place=place,
             found=pointer,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Callable, Iterator, NamedTuple, Optional, Sequ
 
 from drgn import FaultError, Object
 
-from ..arguments import at_least, is_pointer
+from ..arguments import at_least, is_pointer, named
 from ..codes import ADDRESS, Measure
 from ..errors import ArgumentError
 from ..findings import Finding
@@ -135,7 +135,7 @@ def variable_damage(machine: Machine) -> Iterator[Finding]:
             astray.append(name)
             yield Finding(
                 "machine-wrong",
-                f"{name} is 0x{pointer:x}, which is not in the direct map "
+                f"{name} is {named(pointer)}, which is not in the direct map "
                 f"from 0x{memory.linear_base:x} on",
                 place=name,
                 found=pointer,
@@ -158,9 +158,9 @@ def _contradicted_pool(machine: Machine) -> Iterator[Finding]:
         found = _number(machine, name)
     what = f"kfence_metadata is of no object of the pool at 0x{pool.start:x}, which has some"
     if name == "__kfence_pool" and not pool.start:
-        what = f"{name} is 0x{found or 0:x}, where there is no pool"
+        what = f"{name} is {named(found or 0)}, where there is no pool"
     elif name == "__kfence_pool":
-        what = f"{name} is 0x{found or 0:x}, where its objects are at 0x{pool.start:x}"
+        what = f"{name} is {named(found or 0)}, where its objects are at 0x{pool.start:x}"
     yield Finding(
         "machine-wrong",
         what,

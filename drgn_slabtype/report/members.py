@@ -43,7 +43,14 @@ class Member(NamedTuple):
 
     def told(self, record: Any) -> str:
         """Return its value in words."""
-        return told(getattr(record, self.name), self.kind)
+        return told(getattr(record, self.name), kind_in(record, self))
+
+
+def kind_in(record: Any, member: Member) -> Optional[Kind]:
+    """Return how a member of a record is spelled: what can be an address, if it is one."""
+    if member.kind is not Kind.MIXED or getattr(record, "value_kind", None) != "address":
+        return member.kind
+    return Kind.HEX if isinstance(getattr(record, member.name), int) else member.kind
 
 
 def is_record(value: Any) -> bool:
@@ -112,7 +119,7 @@ def document(record: Any) -> Dict[str, Any]:
     for member in members(type(record)):
         here = getattr(record, member.name)
         if not member.key.hidden and not (member.key.asked and here is None):
-            found[member.key.name or member.name] = plain(here, member.kind)
+            found[member.key.name or member.name] = plain(here, kind_in(record, member))
     return found
 
 

@@ -14,6 +14,7 @@ from typing import Iterator, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
+from ..arguments import named
 from ..distinct import among, distinct
 from ..ledger import I64, U64, Bools
 from .reciprocal import Reciprocal, reciprocal_values
@@ -191,7 +192,7 @@ def _shared(columns: Columns, names: Sequence[str]) -> Iterator[Odd]:
     caches = max(len(columns[names[0]]), 1)
     for at in np.flatnonzero(wrong).tolist():
         (number, row), (other, beside) = divmod(at, caches), divmod(int(first[at]), caches)
-        what = f"{names[number]} is 0x{pointers[at]:x}"
+        what = f"{names[number]} is {named(pointers[at])}"
         found = int(pointers[at])
         yield Odd(row, what, None, found, names[number], True, (beside, names[other]))
 

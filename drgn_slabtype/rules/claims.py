@@ -8,6 +8,7 @@ from typing import Iterator, Optional
 
 import numpy as np
 
+from ..arguments import named
 from ..codes import ADDRESS
 from ..findings import Finding
 from ..ledger import I64, Ledger, State, Walk, all_differ
@@ -92,11 +93,12 @@ def _ended_in_object(ledger: Ledger, box: int, finding: Finding) -> Finding:
         holder = int(slabs.base[slab]) + slot * stride
         place = f"the free pointer of object 0x{holder:x} (slot {slot}, position {position})"
     at = f" at 0x{finding.address:x}" if finding.address is not None else ""
-    leads = f"is 0x{finding.found:x}"
+    found = int(finding.found or 0)
+    leads = f"is {named(found)}"
     if finding.code == "freelist-cycle":
-        again = (int(finding.found or 0) - int(slabs.base[slab])) // stride
+        again = (found - int(slabs.base[slab])) // stride
         where = f"slot {again}{_standing(ledger, box, again)}"
-        leads = f"leads back to object 0x{finding.found:x} ({where})"
+        leads = f"leads back to object 0x{found:x} ({where})"
     return replace(
         finding,
         message=f"{finding.message}{place}{at} {leads}",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Container, Iterator
 
+from ..arguments import named
 from ..codes import ADDRESS, REFERENCES
 from ..findings import Finding
 from ..pages.cpupages import CpuList, CpuPages, FreePages, Torn
@@ -56,9 +57,9 @@ def _torn(one: CpuPages, some: CpuList, torn: Torn, names: PageNames) -> Finding
     what = f"list {some.number} of {_whose(one)}"
     if torn.pfn is not None:
         what = f"page 0x{names.page(torn.pfn):x} (PFN {torn.pfn:#x}), on {what}"
-    wrong = f"{torn.member} leads to 0x{torn.found:x}, which does not lead back"
+    wrong = f"{torn.member} leads to {named(torn.found)}, which does not lead back"
     if torn.member is None:
-        wrong = f"leads to 0x{torn.found:x}, not to its neighbours, which lead to it"
+        wrong = f"leads to {named(torn.found)}, not to its neighbours, which lead to it"
     return Finding(
         "page-free-list",
         f"{what}: {wrong}",

@@ -7,6 +7,7 @@ from typing import Iterator
 
 import numpy as np
 
+from ..arguments import named
 from ..codes import ADDRESS
 from ..findings import Finding
 from ..ledger import Bools, Ledger, ListKind
@@ -32,11 +33,11 @@ def _judge_breaks(ledger: Ledger) -> Iterator[Finding]:
         slab = broken.at if broken.at in pages else None
         page = broken.at if broken.of_page and slab is None else None
         thing = "slab" if slab is not None else "page" if page is not None else "list head"
-        should = "" if broken.expected is None else f", not 0x{broken.expected:x}"
+        should = "" if broken.expected is None else f", not {named(broken.expected)}"
         yield Finding(
             "list-broken" if thing == "list head" else "list-links",
             f"{name} node {broken.owner} {_spell(broken.kind)} list: {broken.member} of {thing} "
-            f"0x{broken.at:x} is 0x{broken.found:x}{should}",
+            f"0x{broken.at:x} is {named(broken.found)}{should}",
             cache=name,
             node=broken.owner,
             slab=slab,

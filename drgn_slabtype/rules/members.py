@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from typing import Iterable, Iterator, NamedTuple, Optional, Tuple
 
+from ..arguments import named
 from ..codes import ADDRESS, OBJECTS, SIZE, Measure
 from ..ledger import Suspect
 from ..records import plural
@@ -106,7 +107,9 @@ def judge_pointers(pointers: Iterable[Pointer]) -> Iterator[Suspect]:
         sound = pointer.leads and at % pointer.alignment == 0
         if not sound and (at or pointer.needed):
             kind = f", which is no {pointer.kind}" if pointer.kind else ""
-            yield _wrong(pointer.name, f"{pointer.name} leads to 0x{at:x}{kind}", None, at, ADDRESS)
+            yield _wrong(
+                pointer.name, f"{pointer.name} leads to {named(at)}{kind}", None, at, ADDRESS
+            )
 
 
 def judge_slab(cache: SlabMembers) -> Iterator[Suspect]:

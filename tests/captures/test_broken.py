@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import List
 
@@ -10,6 +11,7 @@ from drgn_slabtype import page_info, slab_object, slabs
 from drgn_slabtype.capture import open_capture
 from drgn_slabtype.check import check
 from drgn_slabtype.findings import Finding
+from drgn_slabtype.report import present
 
 _HERE = Path(__file__).parent / "broken"
 
@@ -51,3 +53,17 @@ def test_word_behind_an_object_in_use_is_its_free_pointer() -> None:
     (root,) = _roots("slub-6.1-plain-P-overflow-word")
     assert (root.code, root.cache, root.object) == ("padding", "lab_victim", 0xFFFF888000B917E0)
     assert (root.address, root.found) == (0xFFFF888000B91848, b"overflow".hex(" "))
+
+
+def test_null_is_called_null_and_is_an_address_in_json() -> None:
+    report = check(open_capture(str(_HERE / "slab-6.1-rfc3-put-slab.xz")))
+    told = "".join(present("check", report, "table"))
+    assert "[slab-base-wrong]: expected 0xffff888000ceb000, found NULL\n" in told
+    found = json.loads("".join(present("check", report, "json")))["findings"]
+    assert [one["found"] for one in found if one["code"] == "slab-base-wrong"] == ["0x0"]
+    for one in found:
+        values = [one["expected"], one["found"]]
+        assert one["value_kind"] != "address" or not any(isinstance(v, int) for v in values)
+    # A count stays a number.
+    (refs,) = [one for one in found if one["code"] == "page-refcount"]
+    assert (refs["expected"], refs["found"]) == (1, 0)

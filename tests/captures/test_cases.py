@@ -6,12 +6,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from drgn import Program
+from drgn.helpers.linux.slab import for_each_slab_cache
 
+from drgn_slabtype.answers.caches import caches
 from drgn_slabtype.answers.object import slab_object
 from drgn_slabtype.answers.objects import objects
 from drgn_slabtype.capture import open_capture
 from drgn_slabtype.check import check
 from drgn_slabtype.findings import Report
+from drgn_slabtype.report import present
 
 from ..recipes.overlay import Write, overlay
 
@@ -99,3 +102,20 @@ def test_text_over_a_node_is_damage_of_its_lock_and_its_list() -> None:
     roots = {finding.code for finding in report.findings if finding.because is None}
     assert (report.exit_status, roots) == (1, {"lock-wrong", "list-broken"})
     assert report.changing == []
+
+
+def test_a_list_of_caches_that_is_cut_leads_to_null() -> None:
+    prog = _damaged("debian-7-debug", _cut_list())
+    report = check(prog)
+    (finding,) = [one for one in report.findings if one.code == "cache-list"]
+    assert finding.message.endswith("leads to NULL")
+    assert "found NULL" in "".join(present("check", report, "table"))
+    (missing,) = [one for one in caches(prog).unavailable if one.startswith("slab_caches: ")]
+    assert "leads to NULL: caches without slabs may be missing" in missing
+
+
+def _cut_list() -> str:
+    # The patch by which a list of caches ends in NULL behind one in its middle.
+    prog = open_capture(str(Path(__file__).parent / "debian-7-debug" / "capture.xz"))
+    order = list(for_each_slab_cache(prog))
+    return f"{order[len(order) // 2].list.next.address_of_().value_():x}={'00' * 8}"

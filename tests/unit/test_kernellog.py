@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-from typing import List, Optional, Tuple
+from typing import Any, List, Optional, Tuple
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drgn_slabtype.answers.kernellog import as_note, read_reports
+from drgn_slabtype.answers.kernellog import _taints, as_note, read_reports
 from drgn_slabtype.findings import Finding, KernelReport, KernelState
 
 _PADDING = """\
@@ -105,3 +105,14 @@ def test_note_counts_reports_and_ties_them() -> None:
         "BUG: KASAN: y: no trace of it: repaired, refused, or overwritten since",
     )
     assert list(as_note(KernelState(), [])) == []
+
+
+def test_flags_that_cannot_be_read_are_not_none() -> None:
+    known: Any = {"tainted_mask": 1 << 12 | 1}
+    told = _taints(known)
+    assert told is not None
+    assert [one[:2] for one in told] == ["P:", "O:"]
+    known = {"tainted_mask": 0}
+    assert _taints(known) == ()
+    known = {}
+    assert _taints(known) is None

@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import Any, Dict
+from typing import Any, Dict, List
 from xml.etree import ElementTree
 
 import pytest
 
 from drgn_slabtype.answers.decode import decode
 from drgn_slabtype.errors import ArgumentError
-from drgn_slabtype.findings import Finding, Report
+from drgn_slabtype.findings import Finding, KernelState, Report
 from drgn_slabtype.report import present as pieces
 
 from ..synthetic.reports import OBJECT, SLAB, damaged, healthy, incomplete
@@ -34,6 +34,32 @@ def test_healthy_is_one_line() -> None:
         "3 slabs in 3 pages; 149 objects: 110 in use, 38 free, 1 waiting; "
         "all 1000 pages read, 4 of slabs\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("kind", "state", "told"),
+    [
+        ("core", KernelState(("O: a module", "E: unsigned")), ["tainted O: a module, E: unsigned"]),
+        ("core", KernelState(()), []),
+        (
+            "core",
+            KernelState(log=False),
+            ["taint flags could not be read", "log could not be read"],
+        ),
+        ("capture", KernelState(log=False), []),
+        ("capture", KernelState(("O: a module",), log=False), ["tainted O: a module"]),
+    ],
+)
+def test_what_a_kernel_says_of_itself_has_a_line(
+    kind: str, state: KernelState, told: List[str]
+) -> None:
+    report = healthy()
+    report.target.kind, report.kernel = kind, state
+    *lines, verdict = present("check", report, "table").splitlines()
+    assert lines == [f"kernel: {one}" for one in told]
+    assert verdict.startswith("consistent: ")
+    flags = None if state.tainted is None else list(state.tainted)
+    assert as_json(report)["kernel"]["tainted"] == flags
 
 
 def test_consequences_stand_under_their_root() -> None:
@@ -234,7 +260,11 @@ def test_what_the_message_says_is_not_said_again() -> None:
     said = "kmalloc-64 slab 0xffffea0000012340: counts 12 of 64 in use, 11 are"
     report.findings[0] = dataclasses.replace(first, message=said)
     report.findings[1] = dataclasses.replace(
-        second, message="dentry slab 0xffffea0000012340: on node 28", expected=28, found="none"
+        second,
+        code="count-mismatch",
+        message="dentry slab 0xffffea0000012340: on node 28",
+        expected=28,
+        found="none",
     )
     lines = present("check", report, "table").splitlines()
     assert lines[3] == f"1. {said} [count-mismatch]"

@@ -15,6 +15,7 @@ from typing import Iterator, List, NamedTuple, Optional, Set, Tuple
 import numpy as np
 from drgn import FaultError
 
+from ...arguments import named
 from ...codes import ADDRESS, SLABS, WORD
 from ...index import KnownBy, SlabIndex
 from ...ledger import I64, U64, Bools, Ledger, ListKind, Memberships, Suspect
@@ -169,7 +170,7 @@ class CpuSlabs:
         ledger.suspects += [
             Suspect(
                 "container-state",
-                f"slab of CPU {self.cpu[at]} is 0x{self.slab[at]:x}",
+                f"slab of CPU {self.cpu[at]} is {named(self.slab[at])}",
                 cpu=int(self.cpu[at]),
                 place="cpu slab",
                 address=int(self.rows.addresses[at]),
@@ -253,7 +254,7 @@ def _judge_chain(index: SlabIndex, chain: PartialChain, rows: I64) -> List[Suspe
         return [
             Suspect(
                 "list-broken",
-                f"partial chain of CPU {chain.cpu} leads to 0x{chain.stop:x}",
+                f"partial chain of CPU {chain.cpu} leads to {named(chain.stop)}",
                 slab=int(local[-1]) if len(local) else -1,
                 cpu=chain.cpu,
                 place="cpu partial",

@@ -15,6 +15,7 @@ from typing import Dict, Iterator, List, NamedTuple, Optional
 import numpy as np
 from drgn import FaultError
 
+from ...arguments import named
 from ...index import SlabIndex
 from ...ledger import I64, Containers, Ledger, State, Suspect, Walk
 from ...machine import Machine
@@ -65,7 +66,7 @@ class Deferred:
             where = f"{found.place} frees of CPU {found.cpu}"
             if found.stop is not None:
                 code = "list-broken" if found.readable else "unreadable"
-                self._suspect(code, f"{where}: the list leads to 0x{found.stop:x}", found)
+                self._suspect(code, f"{where}: the list leads to {named(found.stop)}", found)
             nodes = np.array(found.nodes, np.uint64)
             rows = index.rows_of_addresses(nodes)
             stray = (rows < 0) & ~self._pool.contains(nodes)

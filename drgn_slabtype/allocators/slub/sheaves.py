@@ -19,6 +19,7 @@ from typing import Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
 
+from ...arguments import named
 from ...distinct import distinct
 from ...index import SlabIndex
 from ...ledger import I64, U64, Bools, Suspect
@@ -203,7 +204,7 @@ def _sort_out(machine: Machine, caches: Caches, found: List[Found], sheaves: She
             for member in can_be if sheaf.pointer is not None else ():
                 link = int(heads[member][at])
                 if not can_be[member][at]:
-                    said = sheaf.suspect(f"has 0x{link:x} for {member}", None, link)
+                    said = sheaf.suspect(f"has {named(link)} for {member}", None, link)
                     offset = heads.structure.offset(member)
                     said = said._replace(word=sheaf.address + offset, member=member)
                     sheaves.suspect(sheaf.cache, said)

@@ -26,6 +26,7 @@ from ..views.check import (
     concerned,
     likenesses,
     others,
+    own_word,
 )
 from ..views.codes import told as told_of
 from ..views.pages import CONFLICT, TYPE, zones
@@ -82,6 +83,7 @@ def _header(report: Report, census: Census) -> Iterator[str]:
         *TOTALS.facts(report.totals),
         ("findings", str(roots)),
         *([("consequences", str(follow))] if follow else []),
+        *own_word(report),
         *others(report),
     ]
     items = "".join(

@@ -23,6 +23,7 @@ from ..views.check import (
     concerned,
     likenesses,
     lines,
+    own_word,
     statement,
     verdict,
 )
@@ -50,6 +51,7 @@ def check(report: Report) -> str:
         told.append("")
     for shelf in SHELVES[1:]:
         told += _crowd(shelf.word, shelf.of(report))
+    told += [f"kernel: {name} {said}" for name, said in own_word(report)]
     return text([*told, verdict(report)])
 
 

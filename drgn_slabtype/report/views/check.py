@@ -7,8 +7,9 @@ import re
 from collections import defaultdict
 from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence
 
+from ...arguments import named
 from ...findings import UNKNOWN, CacheResult, Finding, Outcome, Report, Totals
-from ...shapes import Kind
+from ...shapes import Kind, Value
 from ..members import told
 from ..values import plural, size
 from . import Column, Fact, View
@@ -39,11 +40,18 @@ _NAMED = re.compile(r"\b(?:CPU|node|object|slab) \S+")
 def _unsaid(member: str) -> Callable[[Finding], Optional[str]]:
     # A value, unless the message has both, what was expected and what was found.
     def cell(finding: Finding) -> Optional[str]:
-        values = {name: told(getattr(finding, name), Kind.MIXED) for name in ("expected", "found")}
+        values = {name: _value(finding, getattr(finding, name)) for name in ("expected", "found")}
         said = all(_says(finding.message, value) for value in values.values() if value)
         return None if said else values[member] or None
 
     return cell
+
+
+def _value(finding: Finding, value: Value) -> str:
+    # NULL by its name, as in messages.
+    if finding.value_kind == "address" and isinstance(value, int):
+        return named(value)
+    return told(value, Kind.MIXED)
 
 
 def _says(message: str, value: str) -> bool:
@@ -176,6 +184,21 @@ def others(report: Report) -> Iterator[Fact]:
     yield from TARGET.others(report.target)
     yield from LAYOUT.others(report.layout)
     yield from REPORT.others(report)
+
+
+def own_word(report: Report) -> Iterator[Fact]:
+    """Return what is told of the state that a kernel says it is in, its reports apart."""
+    state = report.kernel
+    if state is None:
+        return
+    if state.tainted:
+        yield "tainted", ", ".join(state.tainted)
+    if report.target.kind == "capture":
+        return  # which has no log, and to begin with had no flags
+    if state.tainted is None:
+        yield "taint flags", "could not be read"
+    if not state.log:
+        yield "log", "could not be read"
 
 
 def verdict(report: Report) -> str:
