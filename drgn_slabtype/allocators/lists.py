@@ -16,6 +16,7 @@ from typing import Iterable, List, NamedTuple, Optional, Set
 import numpy as np
 from drgn import FaultError
 
+from ..distinct import distinct
 from ..index import KnownBy, SlabIndex
 from ..ledger import I64, U64, Break, ListKind
 from ..machine import Machine
@@ -233,14 +234,15 @@ def find_emptied(index: SlabIndex, walks: Iterable[Walked]) -> List[Walked]:
 
 def _linked(index: SlabIndex, member: str, heads: U64) -> List[Optional[int]]:
     # The link of the last slab whose own one leads to each head.
-    links = index[f"slab_list.{member}"]
-    order = np.argsort(links, kind="stable")
-    at = np.maximum(links[order].searchsorted(heads, "right") - 1, 0)
-    rows = order[at] if len(order) else np.zeros(0, np.intp)
+    links, ordered = index[f"slab_list.{member}"], distinct(heads)
+    if not len(links) or not len(heads):
+        return [None] * len(heads)
+    at = np.minimum(ordered.searchsorted(links), len(ordered) - 1)
+    rows = (ordered[at] == links).nonzero()[0]
+    # The last one of each.
+    last = dict(zip(links[rows].tolist(), index.pages[rows].tolist()))
     offset = index.structure.offset("slab_list")
-    found = zip(links[rows].tolist(), index.pages[rows].tolist(), heads.tolist())
-    linked = [page + offset if link == head else None for link, page, head in found]
-    return linked or [None] * len(heads)
+    return [last[head] + offset if head in last else None for head in heads.tolist()]
 
 
 def _broken(head: ListHead, at: int, member: str, expected: Optional[int], found: int) -> Break:
