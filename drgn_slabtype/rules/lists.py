@@ -28,7 +28,7 @@ def judge_lists(ledger: Ledger) -> Iterator[Finding]:
 
 def _judge_breaks(ledger: Ledger) -> Iterator[Finding]:
     name = ledger.facts.name
-    pages = set(ledger.slabs.page.tolist())
+    pages = set(ledger.slabs.page.tolist()) if ledger.breaks else set()
     for broken in ledger.breaks:
         slab = broken.at if broken.at in pages else None
         page = broken.at if broken.of_page and slab is None else None
@@ -81,7 +81,10 @@ def _judge_members(ledger: Ledger) -> Iterator[Finding]:
     mine = members.take(members.slab >= 0)
     times = np.bincount(mine.slab, minlength=len(slabs))
     stands = np.zeros(len(slabs), np.int64)
-    np.bitwise_or.at(stands, mine.slab, mine.kind)
+    if times.max() > 1:
+        np.bitwise_or.at(stands, mine.slab, mine.kind)
+    else:
+        stands[mine.slab] = mine.kind
     owner = np.full(len(slabs), -1, np.int64)
     owner[mine.slab] = mine.owner
     stands[times == 0] = ListKind.NOWHERE

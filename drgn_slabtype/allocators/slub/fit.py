@@ -27,12 +27,15 @@ def slab_orders(index: SlabIndex, caches: Caches, rows: I64, numbers: I64) -> I6
     """
     usual, least = _orders(caches, numbers)
     own = index.orders[rows].astype(np.uint64)
-    other = np.where(own == least, usual, least)
     order = np.where(own == least, least, usual)
     kept = index["objects"][rows]
     size = np.maximum(caches.rows["size"][numbers], 1)
-    told = (kept != slab_objects(index, order, size)) & (kept == slab_objects(index, other, size))
-    return np.where(told, other, order).astype(np.int64)
+    told = kept != slab_objects(index, order, size)
+    if told.any():
+        other = np.where(own == least, usual, least)
+        told &= kept == slab_objects(index, other, size)
+        order = np.where(told, other, order)
+    return order.astype(np.int64)
 
 
 def settled_orders(index: SlabIndex, caches: Caches, owner: I64) -> I64:
