@@ -24,7 +24,7 @@ from . import reading as guards
 from .answers.counts import count_objects
 from .answers.culprit import locate
 from .answers.diagnose import explain
-from .answers.extent import in_one_piece
+from .answers.extent import Together, in_one_piece
 from .answers.guarded import guarded_counts
 from .answers.kernellog import as_note, kernel_state
 from .answers.lookup import Lookup
@@ -341,8 +341,9 @@ def _one_root(kernel: Machine, whole: Optional[Reading], found: List[Finding]) -
     wrong = [one for one in found if shelf(one) == "findings"]
     copied = copies(whole, wrong) if wrong and whole is not None else []
     pages = partial(page_of, kernel)
-    touching = [] if _moves(kernel) else in_one_piece(kernel, wrong)
-    return undecided(renumber([one_root(found, pages, kernel.page.size, lost, copied, touching)]))
+    near = Together() if _moves(kernel) else in_one_piece(kernel, wrong)
+    told = one_root(found, pages, kernel.page.size, lost, copied, near.pieces, near.inside)
+    return undecided(renumber([told]))
 
 
 def _told(judged: Sequence[_Judged]) -> List[List[Finding]]:

@@ -43,7 +43,8 @@ class Line(NamedTuple):
     text: str
     """As ASCII, with dots for what cannot be printed."""
     damaged: Tuple[int, ...] = ()
-    """Positions in the line of the bytes that debugging promises to be others."""
+    """Positions in the line of the bytes that debugging promises to be others, or that lie in one
+    piece of damage with such."""
 
 
 class ObjectWord(NamedTuple):

@@ -11,7 +11,7 @@ which has a beginning: what lies there, or directly before it, is the likely wri
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 from drgn import FaultError
@@ -65,6 +65,10 @@ class _Run:
     def end(self) -> int:
         return self.parts[-1].end
 
+    @property
+    def findings(self) -> List[Finding]:
+        return [one for part in self.parts for one in part.findings]
+
     def add(self, piece: _Piece) -> None:
         """Take in one that begins no later than this ends."""
         last = self.parts[-1]
@@ -95,18 +99,25 @@ def stretches(reading: Lookup, findings: Sequence[Finding]) -> List[List[Stretch
     """
     memory = _Memory(reading.machine)
     pieces = [piece for one in findings for piece in _pieces(memory, reading.machine, one)]
-    found = [
-        (_told(memory, reading, run), [one for part in run.parts for one in part.findings])
-        for run in _joined(pieces)
-    ]
+    found = [(_told(memory, reading, run), run.findings) for run in _joined(pieces)]
     return [[stretch for stretch, about in found if one in about] for one in findings]
 
 
-def in_one_piece(machine: Machine, findings: Sequence[Finding]) -> List[List[int]]:
-    """
-    Return which findings, by :attr:`~.findings.Finding.id`, are of damage in one piece.
+class Together(NamedTuple):
+    """Findings, by :attr:`~.findings.Finding.id`, that one write explains by where it reaches."""
 
-    What hangs on a pointer has its damage where the pointer is.
+    pieces: Sequence[Sequence[int]] = ()
+    """Those of damage in one piece."""
+    inside: Sequence[Tuple[int, int]] = ()
+    """What is said of overwritten contents, and what a pointer that is right leads into them."""
+
+
+def in_one_piece(machine: Machine, findings: Sequence[Finding]) -> Together:
+    """
+    Return which findings are of damage in one piece.
+
+    What hangs on a pointer has its damage where the pointer is; where that is whole, and leads
+    into the overwritten contents of objects, what it leads to was overwritten with them.
     """
     memory = _Memory(machine)
     pieces: List[_Piece] = []
@@ -117,9 +128,26 @@ def in_one_piece(machine: Machine, findings: Sequence[Finding]) -> List[List[int
     except (OSError, SlabTypeError):  # of the target as a whole
         raise
     except of_reading.CAUGHT:
-        return []  # who tells how far the damage reaches tells why not
-    runs = [{one.id for part in run.parts for one in part.findings} for run in _joined(pieces)]
-    return [sorted(ids) for ids in runs if len(ids) > 1]
+        return Together()  # who tells how far the damage reaches tells why not
+    runs = _joined(pieces)
+    found = [{one.id for one in run.findings} for run in runs]
+    together = [sorted(ids) for ids in found if len(ids) > 1]
+    beside = {id for ids in together for id in ids}
+    alone = [one for one in findings[:_MOST] if one.id not in beside]
+    return Together(together, [pair for run in runs for pair in _inside(run, alone)])
+
+
+def _inside(run: _Run, findings: Sequence[Finding]) -> Iterator[Tuple[int, int]]:
+    # What leads into a run of overwritten contents, or to an object in which that begins.
+    content = [one for one in run.findings if one.rule == "content"]
+    start = run.parts[0].start
+    begins = {one.object for one in content if (one.object or 0) < start < (one.address or 0)}
+    for one in findings if content else ():
+        leads = one.code == "cache-wrong" and one.value_kind == "address"
+        if not leads or not isinstance(one.found, int):
+            continue
+        if start <= one.found < run.end or one.found in begins:
+            yield min(each.id for each in content), one.id
 
 
 def _pieces(memory: _Memory, machine: Machine, finding: Finding) -> Iterator[_Piece]:
@@ -166,7 +194,7 @@ def _told(memory: _Memory, reading: Lookup, run: _Run) -> Stretch:
         starts=_place(reading, first) if inside else None,
         before=_place(reading, first - 1, own),
         after=_place(reading, end, own),
-        findings=tuple(sorted({one.id for part in run.parts for one in part.findings})),
+        findings=tuple(sorted({one.id for one in run.findings})),
     )
 
 

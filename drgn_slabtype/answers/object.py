@@ -110,12 +110,19 @@ def _with_contents(reading: Lookup, slab: Located, info: AddressInfo, count: int
     wanted.sort(key=lambda part: part.first)
     wide = [(part.first, part.last) for part in wanted if part.name == "object"]
     told = [one for first, last in wide for one in words(reading, object, first, last)]
+    reach = tuple(_stretches(reading, slab, object))
+    overwritten = [_overwritten(one, range(object, object + size)) for one in reach]
     return replace(
         info,
-        lines=tuple(lines(kernel, object, wanted, findings)),
+        lines=tuple(lines(kernel, object, wanted, findings, overwritten)),
         words=tuple(told),
-        stretches=tuple(_stretches(reading, slab, object)),
+        stretches=reach,
     )
+
+
+def _overwritten(stretch: Stretch, object: range) -> range:
+    # What begins in an object itself is what its user wrote, up to its end.
+    return range(object.stop if stretch.start in object else stretch.start, stretch.end)
 
 
 def _stretches(reading: Lookup, slab: Located, object: int) -> Iterator[Stretch]:

@@ -83,13 +83,18 @@ def damaged_parts(
 
 
 def lines(
-    machine: Machine, address: int, wanted: Iterable[Part], findings: Sequence[Finding]
+    machine: Machine,
+    address: int,
+    wanted: Iterable[Part],
+    findings: Sequence[Finding],
+    overwritten: Sequence[range] = (),
 ) -> List[Line]:
     """
     Return the bytes of an object.
 
     :param address: Of the object.
     :param findings: About it; their ranges are marked.
+    :param overwritten: Addresses that are marked, too.
     """
     damaged = _damaged(findings)
     found: List[Line] = []
@@ -100,7 +105,11 @@ def lines(
             continue
         for at in range(0, len(data), LINE):
             piece, start = data[at : at + LINE], address + part.first + at
-            wrong = tuple(n for n in range(len(piece)) if start + n in damaged)
+            wrong = tuple(
+                n
+                for n in range(len(piece))
+                if start + n in damaged or any(start + n in one for one in overwritten)
+            )
             found.append(
                 Line(part.name, start, part.first + at, piece.hex(" "), _ascii(piece), wrong)
             )

@@ -57,6 +57,7 @@ def one_root(
     lost: Sequence[range] = (),
     copies: Sequence[Copy] = (),
     touching: Iterable[Sequence[int]] = (),
+    inside: Iterable[Tuple[int, int]] = (),
 ) -> List[Finding]:
     """
     Return the findings, of those that one write explains the first alone as a root.
@@ -67,6 +68,7 @@ def one_root(
         of those that slabs name.
     :param copies: Structures that are no longer what they were.
     :param touching: Ids of findings whose damage is in one piece.
+    :param inside: Id of what is said of overwritten contents, and of what leads into them.
     """
     # What moves, and what a running kernel has not confirmed, is left as it is.
     here = [one for one in findings if not (one.moving or one.rule in _APART or one.code in _LOCKS)]
@@ -104,6 +106,10 @@ def one_root(
         _bind(follows, into, one)
     for into, one in _of_pieces(still, touching):
         _bind(follows, into, one)
+    alone = {one.id for one in still if one.because is None}
+    for into, one in inside:
+        if one in alone and one not in follows:
+            _bind(follows, into, one)
     return tell([_bound(one, follows) for one in findings], copies)
 
 

@@ -7,8 +7,11 @@ import json
 from pathlib import Path
 from typing import Any, Dict, List, Sequence, Tuple
 
+import pytest
 from drgn import Program
+from drgn.helpers.linux.slab import for_each_slab_cache
 
+from drgn_slabtype.answers.address import AddressInfo
 from drgn_slabtype.answers.caches import caches
 from drgn_slabtype.answers.object import slab_object
 from drgn_slabtype.answers.objects import objects
@@ -190,3 +193,52 @@ def test_an_address_behind_text_is_none_of_it() -> None:
     _, report = _damaged(kernel, used.address + size, b"overflow")
     (stretch,) = _stretches(report)
     assert (stretch.end - stretch.start, stretch.what) == (8, 'text "overflow"')
+
+
+def _order(prog: Program) -> Tuple[str, AddressInfo]:
+    # A cache whose order is in an object of kmalloc(), with another before it.
+    for cache in for_each_slab_cache(prog):
+        info = slab_object(prog, cache.random_seq.value_())
+        if info.cache == "kmalloc-128" and info.index:
+            return cache.name.string_().decode(), info
+    raise AssertionError("there is none")
+
+
+@pytest.mark.parametrize("first", [-160, -8, 8])
+def test_order_that_was_overwritten_with_objects_follows_from_that(first: int) -> None:
+    kernel = "debian-7-debug"
+    cache, order = _order(_open(kernel))
+    assert order.object is not None
+    data = (b"\xde\xad\xbe\xef" * 100)[: 128 + 16 - first]
+    _, report = _damaged(kernel, order.object + first, data)
+    (root,) = (one for one in report.findings if one.because is None)
+    assert (root.rule, root.cache) == ("content", "kmalloc-128")
+    (led,) = (one for one in report.findings if one.code == "cache-wrong")
+    assert (led.cache, led.because, led.found) == (cache, root.id, order.object)
+
+
+def test_every_byte_of_a_piece_of_damage_is_marked() -> None:
+    kernel = "debian-7-debug"
+    _, order = _order(_open(kernel))
+    assert order.object is not None
+    start, data = order.object - 40, b"\xde\xad\xbe\xef" * 60
+    prog, _ = _damaged(kernel, start, data)
+    info = slab_object(prog, order.object, contents=32)
+    assert {"free pointer", "size asked for"} < {line.part for line in info.lines}
+    for line in info.lines:
+        there = range(line.address, line.address + len(line.bytes.split()))
+        wanted = tuple(at - line.address for at in there if start <= at < start + len(data))
+        assert line.damaged == wanted
+
+
+def test_what_the_likely_writer_holds_is_not_marked() -> None:
+    kernel = "debian-7-debug"
+    _, order = _order(_open(kernel))
+    assert order.object is not None
+    text = (b"eth0: link becomes ready; " * 20)[:300]
+    prog, report = _damaged(kernel, order.object + 32, text)
+    assert {one.starts is not None for one in _stretches(report)} == {True}
+    info = slab_object(prog, order.object, contents=128)
+    marked = {line.part for line in info.lines if line.damaged}
+    assert "object" not in marked
+    assert {"right red zone", "free pointer"} < marked

@@ -82,6 +82,17 @@ def test_what_is_damaged_in_one_piece_has_the_root_that_bookkeeping_tells() -> N
     assert [one.because for one in found] == [3, 3, None, None]
 
 
+def test_what_leads_into_overwritten_contents_follows_from_them() -> None:
+    order = Finding("cache-wrong", "order", id=1, cache="a", word=LINEAR, found=LINEAR + 4096)
+    zone = Finding("redzone", "zone", id=2, word=LINEAR + 4096)
+    found = one_root([order, zone], page_of, PAGE, inside=[(2, 1)])
+    assert [one.because for one in found] == [2, None]
+    # One that has another root keeps it.
+    link = Finding("list-links", "link", id=3, cache="a", word=LINEAR + 8)
+    found = one_root([replace(order, because=3), zone, link], page_of, PAGE, inside=[(2, 1)])
+    assert [one.because for one in found] == [3, None, None]
+
+
 def test_slab_on_two_lists_is_one_damage() -> None:
     wrong = Finding("list-wrong", "of another cache", id=1, cache="a", slab=MAP)
     link = Finding("list-links", "next", id=2, cache="b", slab=MAP + PAGE, found=MAP + 8)
