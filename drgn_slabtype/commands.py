@@ -364,7 +364,7 @@ COMMANDS = (
             MOST,
         ),
         drgn=_caches_code,
-        status=incomplete,
+        status=lambda answer: 1 if answer.damaged else incomplete(answer),
     ),
     *QUESTIONS,
     Command(

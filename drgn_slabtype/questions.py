@@ -10,7 +10,7 @@ program of its users.
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, List, TypeVar, Union
+from typing import TYPE_CHECKING, Any, List, TypeVar, Union
 
 from .command import Command, incomplete, jobs_code, jobs_option, option
 from .typed import NUMBERS, address, count, integer, resolved, span, spelled, word
@@ -53,6 +53,8 @@ for one in found:
     print(hex(one.address), one.state, one.place)
 for told in found.unavailable:
     print(told)
+if found.damaged:
+    print("something is wrong with it: see check")
 """
 
 
@@ -214,6 +216,12 @@ def _recorded(found: _Found, why: str) -> _Found:
     return found
 
 
+def _all_read(answer: Any) -> int:
+    # Of call sites, all or none are there.
+    missing = ("unavailable", "unreadable", "unknown")
+    return 3 if any(getattr(answer, name, None) for name in missing) else 0
+
+
 def _of_one(args: argparse.Namespace) -> str:
     # The one cache whose objects are told apart by their words.
     from .errors import TargetError
@@ -243,6 +251,8 @@ answer = kinds(prog, {_of_one(args)!r}, most={args.most})
 for kind in answer.kinds:
     print(kind.count, [word.symbol for word in kind.words])
 print(answer.objects, "objects,", answer.unreadable, "not in the target")
+for told in answer.unavailable:
+    print(told)
 """
     names = "".join(f", {name!r}" for name in args.cache)
     freed = ", freed=True" if args.freed else ""
@@ -278,6 +288,8 @@ for node, count in answer.nodes.items():
 for cpu in answer.per_cpu:
     print("CPU", cpu.cpu, cpu.free, cpu.waiting, cpu.lists, cpu.in_use)
 print(answer.objects, answer.uncharged, answer.unknown, answer.guarded)
+for told in answer.unavailable:
+    print(told)
 """
 
 
@@ -314,7 +326,7 @@ QUESTIONS = (
             MOST,
         ),
         drgn=_objects_code,
-        status=incomplete,
+        status=lambda found: 1 if found.damaged else incomplete(found),
     ),
     Command(
         "slabs",
@@ -419,6 +431,7 @@ QUESTIONS = (
             jobs_option("read records of call traces", "objects"),
         ),
         drgn=_stacks_code,
+        status=_all_read,
     ),
     Command(
         "owners",
@@ -427,6 +440,7 @@ QUESTIONS = (
         prompt="slabowners",
         options=(option("cache", metavar="CACHE", help="name of the slab cache"), MOST),
         drgn=_owners_code,
+        status=_all_read,
     ),
     Command(
         "refs",

@@ -126,9 +126,17 @@ DOCUMENTS: Sequence[Document] = (
         extra={
             "cache": (_CACHE, "The cache."),
             "unavailable": (List[str], "What could not be read, and so may hide some."),
-            "count": (int, "How many objects there are in the list."),
-            "found": (Optional[int], "How many there are, those included that are not told."),
-            "guarded": (int, "How many of those are in KFENCE's pool, and in none of the slabs."),
+            "count": (int, "How many objects there are in the list, with those of KFENCE's pool."),
+            "found": (
+                Optional[int],
+                "How many there are, those that are not told and those of KFENCE's pool included.",
+            ),
+            "guarded": (
+                int,
+                "How many of those found are in KFENCE's pool, and in none of the slabs: text, and "
+                "`objects` of `caches`, count without them.",
+            ),
+            "damaged": (bool, "Whether there is a finding about the cache: see `check`."),
             "objects": (List[SlabObject], "All of them, or those in the state asked for."),
         },
     ),

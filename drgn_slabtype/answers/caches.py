@@ -20,6 +20,7 @@ from typing import (
     Mapping,
     NamedTuple,
     Optional,
+    Set,
     Tuple,
 )
 
@@ -212,6 +213,8 @@ class CachesAnswer(Listing):
     """What is missing in it because it is not in the target, or cannot be reached."""
     found: Optional[int] = None
     """How many caches the sums are of, those included that are not told."""
+    damaged: Annotated[int, HIDDEN] = 0
+    """Caches about which there is a finding; none of a target that moves."""
 
 
 _SORTS: Mapping[str, Callable[[CacheUsage], Tuple[float, str]]] = {
@@ -289,6 +292,7 @@ def caches(
         usage.cpus = cpus_of(ledger) if per_cpu else []
         found.append(usage)
     # What moves has to be looked at more than once to be called damaged.
+    damaged: Set[int] = set()
     if not kernel.is_live:
         damaged, undecided = judge_caches(whole, told, whole=not wanted)
         for usage in found:
@@ -296,7 +300,14 @@ def caches(
             usage.consistent &= usage.address not in damaged
     found.sort(key=_SORTS[sort])
     return CachesAnswer(
-        found[:most], _total(found), per_node, per_cpu, aliases, tuple(missing), len(found)
+        found[:most],
+        _total(found),
+        per_node,
+        per_cpu,
+        aliases,
+        tuple(missing),
+        len(found),
+        sum(usage.address in damaged for usage in found),
     )
 
 

@@ -55,12 +55,13 @@ def describe(reading: Lookup, addr: int) -> AddressInfo:
 
 
 def spell(info: AddressInfo) -> str:
-    """Return what an address is, with the state of the object that it lies in."""
+    """Return what an address is, with the state of the object there, and what that holds."""
     if info.state is None:
         return info.meaning
     where = f", {'; '.join(info.places)}" if info.places else ""
     part = f", in its {info.part}" if info.part else ""
-    return f"{info.meaning}{part} ({info.state}{where})"
+    holds = f"; it holds {info.holds}" if info.holds else ""
+    return f"{info.meaning}{part} ({info.state}{where}{holds})"
 
 
 def describe_in(slab: Located, addr: int) -> AddressInfo:

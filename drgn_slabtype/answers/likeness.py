@@ -23,6 +23,7 @@ from ..machine.symbols import CodeNames
 from ..records import Listing, Record
 from ..shapes import Address, Bytes
 from .lookup import lookup
+from .missing import missing_of_cache, missing_of_machine
 from .states import ObjectState, object_states
 
 _WORDS = 8  # that are looked at, if nothing else is said
@@ -68,6 +69,8 @@ class KindsAnswer(Listing):
     """Kinds, also those that are not told."""
     kinds: List[Kind] = field(default_factory=list)
     """As many as were asked for."""
+    unavailable: Tuple[str, ...] = ()
+    """What is missing because it is not in the target, or cannot be reached."""
 
 
 def kinds(
@@ -116,6 +119,10 @@ def kinds(
         answer.kinds.append(Kind(count, size, told, int(addresses[at])))
     answer.kinds.sort(key=lambda kind: -kind.count)
     answer.found = len(answer.kinds)
+    answer.unavailable = (
+        *missing_of_machine(reading.whole),
+        *missing_of_cache(reading.whole, number, ledger),
+    )
     if most is not None:
         del answer.kinds[most:]
     return answer

@@ -15,7 +15,6 @@ from typing import Iterator, List, Optional
 import numpy as np
 from drgn import IntegerLike, Program
 
-from ..allocators.live import LIVE
 from ..arguments import address_of, at_least
 from ..findings import Stretch
 from ..ledger import Ledger, Walk
@@ -28,7 +27,7 @@ from .describe import describe
 from .extent import stretches
 from .lookup import Located, Lookup, lookup
 from .objectbytes import LINE, damaged_parts, lines, parts, words
-from .own import own_structure
+from .own import own_structure, with_own
 from .slots import slot
 from .what import meanings
 
@@ -86,8 +85,7 @@ def _asked(reading: Lookup, address: int, contents: int, neighbours: int) -> Add
     if info.kind != "slab object":
         return info
     # Telling what it is has read its slab already: no more than that is read again.
-    if LIVE.name in info.places:
-        info = _with_own(reading, info)
+    info = with_own(reading, info)
     slab = reading.at(address) if contents or neighbours != 1 else None
     if slab is not None and slab.number >= 0:
         if contents:
@@ -167,13 +165,6 @@ def _with_records(reading: Lookup, info: AddressInfo) -> AddressInfo:
         contradictions=(*info.contradictions, *told),
         everywhere=True,
     )
-
-
-def _with_own(reading: Lookup, info: AddressInfo) -> AddressInfo:
-    own = own_structure(reading.machine, reading.listed, info.object or 0)
-    if own is None:
-        return info
-    return replace(info, holds=f"{own.name} of {reading.listed.names[own.number]}")
 
 
 def _with_findings(reading: Lookup, info: AddressInfo) -> AddressInfo:

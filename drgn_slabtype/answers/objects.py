@@ -19,8 +19,9 @@ from ..arguments import CacheLike, at_least, one_of, program_for, several, type_
 from ..machine import machine
 from ..machine.kfence import kfence_pool
 from .guarded import guarded_objects
-from .lookup import lookup
+from .lookup import Lookup, lookup
 from .missing import missing_of_cache, missing_of_machine
+from .proven import judge_caches, tell
 from .states import Objects, ObjectState
 
 STATES = {state.spelled: state for state in ObjectState}
@@ -72,10 +73,20 @@ def objects(
     told = found if most is None else found.first(most)
     return replace(
         told,
+        damaged=bool(judged.findings) and _is_damaged(reading, number),
         unavailable=tuple(chain(*missing)),
         found=len(found),
         guarded_found=len(found.guarded),
     )
+
+
+def _is_damaged(reading: Lookup, number: int) -> bool:
+    # What moves has to be looked at more than once to be called damaged.
+    if reading.machine.is_live:
+        return False
+    address = int(reading.caches.addresses[number])
+    _, told = tell(reading.whole, number)
+    return address in judge_caches(reading.whole, [told], whole=False).damaged
 
 
 def for_each_object(

@@ -9,17 +9,21 @@ Which of them an object is, and of which cache, the pointers of all caches tell.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Iterator, NamedTuple, Optional, Tuple
 
 import numpy as np
 
 from ..allocators.caches import Caches, same_cache
+from ..allocators.live import LIVE
 from ..allocators.nodes import node_pointers, read_nodes
 from ..allocators.slab.arrays import alien_rows, read_alien_tables
 from ..allocators.slub.barns import barn_pointers
 from ..allocators.slub.sheaves import read_sheaves
 from ..ledger import I64, U64
 from ..machine import Machine
+from .address import AddressInfo
+from .lookup import Lookup
 
 
 class Own(NamedTuple):
@@ -29,6 +33,16 @@ class Own(NamedTuple):
     """Position of the cache that it is of."""
     name: str
     """Its type or its place, with CPU or node."""
+
+
+def with_own(reading: Lookup, info: AddressInfo) -> AddressInfo:
+    """Return what is known about an address, with what the allocator keeps in the object there."""
+    if LIVE.name not in info.places:
+        return info
+    own = own_structure(reading.machine, reading.listed, info.object or 0)
+    if own is None:
+        return info
+    return replace(info, holds=f"{own.name} of {reading.listed.names[own.number]}")
 
 
 _Named = Tuple[I64, U64, str, I64]

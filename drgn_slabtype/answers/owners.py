@@ -27,6 +27,7 @@ from ..shapes import Address, Bytes
 from .caches import CpuUsage, cpus_of, sums
 from .guarded import guarded_counts
 from .lookup import lookup
+from .missing import missing_of_cache, missing_of_machine
 from .states import ObjectState, object_states
 
 _Told = Tuple[Optional[str], Optional[int], bool]  # path, struct mem_cgroup *, whether it dies
@@ -78,6 +79,8 @@ class OwnersAnswer(Listing):
     per_cpu: List[CpuUsage] = field(default_factory=list)
     """What each CPU has: free and waiting objects in its places, its slabs, and what users hold
     in those."""
+    unavailable: Tuple[str, ...] = ()
+    """What is missing because it is not in the target, or cannot be reached."""
 
 
 def owners(prog: Program, cache: CacheLike, *, most: Optional[int] = None) -> OwnersAnswer:
@@ -102,9 +105,13 @@ def owners(prog: Program, cache: CacheLike, *, most: Optional[int] = None) -> Ow
     answer = OwnersAnswer(whole.caches.names[number], 0)
     found: _Found = {}
     guarded = guarded_counts(kernel)
+    missing = [*missing_of_machine(reading.whole)]
     for one, memcg in _with_those_of_cgroups(whole.caches.rows, number):
         answer.guarded += guarded[int(whole.caches.addresses[one])]
-        _count(kernel, whole.collect(one, reading.whole.index), memcg, answer, found)
+        ledger = whole.collect(one, reading.whole.index)
+        missing += missing_of_cache(reading.whole, one, ledger)
+        _count(kernel, ledger, memcg, answer, found)
+    answer.unavailable = tuple(missing)
     answer.owners = _listed(found)
     answer.found = len(answer.owners)
     if most is not None:

@@ -31,6 +31,7 @@ from ..shapes import Bytes
 from ..signature import first_caller
 from ..workers import worth_while
 from .lookup import Lookup, lookup
+from .missing import missing_of_machine
 from .slots import Slot, slot
 from .states import ObjectState, object_states
 from .trackcolumns import TrackColumns, has_records, track_columns
@@ -91,6 +92,8 @@ class StacksAnswer(Listing):
     """With records."""
     seconds: bool = True
     """Whether ages are in seconds."""
+    unavailable: Tuple[str, ...] = ()
+    """What is missing because it is not in the target, or cannot be reached."""
 
 
 def stacks(
@@ -152,6 +155,7 @@ def stacks(
         key=lambda stack: (-stack.count, stack.cache, stack.caller or "", stack.stack)
     )
     answer.found = len(answer.stacks)
+    answer.unavailable = tuple(missing_of_machine(reading.whole) if tracked else ())
     if most is not None:
         del answer.stacks[most:]
     return answer

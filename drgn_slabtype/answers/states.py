@@ -95,9 +95,11 @@ class Objects:
     unavailable: Tuple[str, ...] = ()
     """What is missing because it is not in the target, or cannot be reached."""
     found: Optional[int] = None
-    """How many there are, those included that are not told."""
+    """How many there are, those included that are not told, and those in KFENCE's pool."""
     guarded_found: int = 0
     """How many of those are in KFENCE's pool."""
+    damaged: bool = False
+    """Whether there is a finding about the cache; never of a target that moves."""
 
     def __len__(self) -> int:
         return len(self.address) + len(self.guarded)

@@ -30,6 +30,7 @@ from .describe import describe, spell
 from .lookup import Located, Lookup, lookup
 from .names import known_as
 from .nearby import slots_of, wrong_free_pointer, wrong_pointers
+from .own import with_own
 from .poisons import LOCK_OF_NOBODY, damaged_poisons, poisons
 
 _SHORTEST_TEXT = 4  # fewer printable bytes in a row come about by chance
@@ -74,7 +75,7 @@ def what(prog: Program, word: IntegerLike, at: Optional[IntegerLike] = None) -> 
 
 
 def _where(reading: Lookup, stored: int) -> str:
-    info = describe(reading, stored)
+    info = with_own(reading, describe(reading, stored))
     return spell(info) + ("" if info.is_known else known_as(reading.machine, stored))
 
 
@@ -96,8 +97,9 @@ def meanings(reading: Lookup, value: int, at: Optional[int] = None) -> Tuple[Mea
     code = any(one.meaning.startswith("symbol ") for one in found)
     if not code and all(one.kind == "address" for one in found):
         found += [
-            Meaning(f"wrong {one.what}", f"with {one.how}: {spell(one.info)}", one.info.address)
-            for one in wrong_pointers(reading, value)
+            Meaning(f"wrong {near.what}", f"with {near.how}: {spell(info)}", info.address)
+            for near in wrong_pointers(reading, value)
+            for info in (with_own(reading, near.info),)
         ]
     return tuple(dict.fromkeys([*found, *by_chance]))
 
@@ -155,7 +157,7 @@ def _page_type_word(reading: Lookup, value: int, at: int) -> Optional[Meaning]:
 
 def _address(reading: Lookup, value: int) -> Iterator[Meaning]:
     if reading.machine.memory.is_kernel_address(np.array([value], np.uint64))[0]:
-        info = describe(reading, value)
+        info = with_own(reading, describe(reading, value))
         if info.is_known:
             yield Meaning("address", spell(info), value)
 

@@ -123,6 +123,7 @@ def objects(found: Objects) -> Iterator[str]:
         "count": len(found),
         "found": found.found,
         "guarded": found.guarded_found,
+        "damaged": found.damaged,
         "objects": [],
     }
     start = _dump("objects", parts)

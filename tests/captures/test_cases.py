@@ -3,16 +3,23 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
+from typing import Tuple
 
+import pytest
 from drgn import Program
 from drgn.helpers.linux.slab import for_each_slab_cache
 
+from drgn_slabtype import cli
 from drgn_slabtype.answers.caches import caches
 from drgn_slabtype.answers.object import slab_object
 from drgn_slabtype.answers.objects import objects
+from drgn_slabtype.answers.what import what
 from drgn_slabtype.capture import open_capture
 from drgn_slabtype.check import check
+from drgn_slabtype.command import answer
 from drgn_slabtype.findings import Report
 from drgn_slabtype.report import present
 
@@ -112,6 +119,77 @@ def test_a_list_of_caches_that_is_cut_leads_to_null() -> None:
     assert "found NULL" in "".join(present("check", report, "table"))
     (missing,) = [one for one in caches(prog).unavailable if one.startswith("slab_caches: ")]
     assert "leads to NULL: caches without slabs may be missing" in missing
+
+
+@pytest.mark.parametrize("command", ["owners kmalloc-32", "objects kmalloc-32", "caches -n 3"])
+def test_every_list_of_a_machine_that_lost_caches_says_so(command: str) -> None:
+    prog = _damaged("debian-7-debug", _cut_list())
+    told, status = _answered(prog, command)
+    assert "unavailable: slab_caches: next of " in told
+    assert status == 3
+
+
+@pytest.mark.parametrize(
+    ("command", "status"),
+    [
+        *((f"{one} lab_victim", 1) for one in ("objects", "objects --free", "caches", "slabs")),
+        ("caches -n 1", 1),
+        *((f"{one} kmalloc-64", 0) for one in ("objects", "caches", "slabs", "owners")),
+        ("stacks kmalloc-64 --by words", 0),
+        *((f"{one} 0xffff888000b917e0", 1) for one in ("object", "page")),
+    ],
+)
+def test_the_same_damage_has_the_same_exit_status(command: str, status: int) -> None:
+    path = Path(__file__).parent / "broken" / "slub-6.1-plain-P-overflow-word.xz"
+    told, ended = _answered(open_capture(str(path)), command)
+    assert ended == status
+    wrong = "something is wrong with lab_victim: see check\n"
+    assert told.endswith(wrong) == (command.startswith("objects") and status == 1)
+    assert ("with something wrong" in told) == (command.startswith("caches") and status == 1)
+
+
+def test_objects_whose_contents_are_not_there_make_an_answer_incomplete() -> None:
+    prog = open_capture(str(Path(__file__).parent / "debian-7-kfence" / "capture.xz"))
+    told, status = _answered(prog, "stacks dentry --by words")
+    assert "the contents of 8968 not in the target" in told
+    assert status == 3
+
+
+def test_positions_have_one_spelling() -> None:
+    prog = open_capture(str(Path(__file__).parent / "debian-7-debug" / "capture.xz"))
+    told, _ = _answered(prog, "objects kmalloc-64 --free -n 3")
+    first = told.splitlines()[2]
+    assert re.search(r"  freelist, position \d+$", first)
+    address = int(first.split()[0], 16)
+    assert first.split("  ")[-1].strip() in slab_object(prog, address).places
+
+
+def test_objects_of_kfence_are_counted_apart_from_those_of_slabs() -> None:
+    prog = open_capture(str(Path(__file__).parent / "debian-7-kfence" / "capture.xz"))
+    found = objects(prog, "dentry")
+    document = json.loads("".join(present("objects", found, "json")))
+    (usage,) = caches(prog, "dentry")
+    assert document["guarded"] == usage.guarded > 0
+    assert document["found"] - document["guarded"] == usage.objects
+    assert document["count"] == len(document["objects"]) == document["found"]
+    assert document["damaged"] is False
+
+
+def test_what_tells_whose_structure_an_object_is() -> None:
+    prog = open_capture(str(Path(__file__).parent / "debian-7-debug" / "capture.xz"))
+    cache = next(iter(caches(prog, "kmalloc-128"))).address
+    (meaning,) = what(prog, cache, cache).meanings
+    assert meaning.meaning.endswith("; it holds struct kmem_cache of kmalloc-128)")
+    assert (what(prog, 0, cache).where or "").endswith("struct kmem_cache of kmalloc-128)")
+    (wrong,) = what(prog, cache ^ 1 << 50).meanings
+    assert wrong.meaning.endswith("; it holds struct kmem_cache of kmalloc-128)")
+
+
+def _answered(prog: Program, line: str) -> Tuple[str, int]:
+    # The text of a command, and the status that it ends with.
+    args = cli._parser().parse_args(line.split())
+    told = answer(args.command, lambda: prog, args)
+    return "".join(told.text), args.command.status(told.records)
 
 
 def _cut_list() -> str:

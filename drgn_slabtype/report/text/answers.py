@@ -54,7 +54,7 @@ def objects(found: Objects) -> Iterator[str]:
     if not _all(found):
         of_what = f"of its {plural(every, 'object')} none is in that state"
         yield text([f"{facts.name}: {of_what if every else 'it has no object'}"])
-        yield text(unavailable(found))
+        yield text([*unavailable(found), *_see(found)])
         return
     of_all = plural(_all(found) - found.guarded_found, "object")
     told_first = f"{facts.name}: {of_all} of {facts.object_size} bytes"
@@ -62,7 +62,7 @@ def objects(found: Objects) -> Iterator[str]:
     yield printable(told_first + apart + _shown(found))
     yield "\n"
     if not len(found):
-        yield text(unavailable(found))
+        yield text([*unavailable(found), *_see(found)])
         return
     # There may be many millions: what a view would do is written out here. The
     # place comes last: its width is not known before the last row.
@@ -76,12 +76,17 @@ def objects(found: Objects) -> Iterator[str]:
                 f"0x{address:016x}  0x{slab:016x}  {index:5}  {state}\n"
                 if place is None and not rest
                 else f"0x{address:016x}  0x{slab:016x}  {index:5}  {state:<7}  {place or ''}"
-                f"{'' if position is None else f', {position}'}"
+                f"{'' if position is None else f', position {position}'}"
                 f"{''.join(f'  {told(cell, m.kind)}' for cell, m in zip(rest, others))}\n"
                 for address, slab, index, state, place, position, *rest in rows
             ]
         )
-    yield text(unavailable(found))
+    yield text([*unavailable(found), *_see(found)])
+
+
+def _see(found: Objects) -> Iterator[str]:
+    if found.damaged:
+        yield f"something is wrong with {found.ledger.facts.name}: see check"
 
 
 def slabs(answer: SlabsAnswer) -> str:

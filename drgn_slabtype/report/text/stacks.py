@@ -12,7 +12,7 @@ from ...answers.stacks import StacksAnswer
 from ..values import plural, size
 from ..views.stacks import KIND, OWNER, SITE
 from ..views.stacks import stacks as view
-from .lines import HANG, hung, table, text
+from .lines import HANG, hung, table, text, unavailable
 
 
 def stacks(answer: Union[StacksAnswer, KindsAnswer, List[Site]]) -> str:
@@ -34,7 +34,7 @@ def _traces(answer: StacksAnswer) -> str:
         told += f", {plural(answer.untracked, 'object')} without one"
     if answer.overwritten:
         told += f", {plural(answer.overwritten, 'record')} overwritten"
-    return text([*lines, told])
+    return text([*lines, *unavailable(answer), told])
 
 
 def _kinds(answer: KindsAnswer) -> str:
@@ -44,7 +44,7 @@ def _kinds(answer: KindsAnswer) -> str:
         told += f", {len(answer.kinds)} of {plural(answer.found, 'kind')} shown"
     if answer.unreadable:
         told += f", the contents of {answer.unreadable} not in the target"
-    return text([*lines, told])
+    return text([*lines, *unavailable(answer), told])
 
 
 def owners(answer: OwnersAnswer) -> str:
@@ -80,4 +80,4 @@ def owners(answer: OwnersAnswer) -> str:
     ):
         if told := ", ".join(parts):
             lines += hung(f"{what}: ", told, HANG)
-    return text(lines)
+    return text([*lines, *unavailable(answer)])

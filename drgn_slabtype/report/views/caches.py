@@ -133,7 +133,8 @@ def summary(answer: CachesAnswer) -> str:
         told[0] += f", {len(answer.caches)} shown"
     if answer.per_cpu and not any(cache.cpus for cache in answer.caches):
         told.append("no CPU keeps any of them")
-    damaged = sum(not cache.consistent for cache in answer.caches)
+    # Those that are not shown, too.
+    damaged = max(answer.damaged, sum(not cache.consistent for cache in answer.caches))
     if damaged:
         told.append(f"* {plural(damaged, 'cache')} with something wrong: see check")
     return "; ".join(told)
