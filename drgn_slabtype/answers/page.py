@@ -23,6 +23,7 @@ from ..errors import ArgumentError, TargetError
 from ..machine import Machine, machine
 from ..machine.kfence import kfence_pool
 from ..machine.shuffled import is_shuffled
+from ..machine.symbols import symbol_at
 from ..machine.translation import physical_address
 from ..pages.dump import dump_page, flag_words, section_number
 from ..pages.flagnames import flag_names
@@ -305,7 +306,7 @@ def _mapping(machine: Machine, folios: Folios, head: int) -> Optional[str]:
     with contextlib.suppress(AttributeError, FaultError, LookupError):
         operations = mapping.a_ops.value_()
         with contextlib.suppress(LookupError):
-            text += f", {machine.prog.symbol(operations).name}"
+            text += f", {symbol_at(machine, operations).name}"
         inode = mapping.host.read_()
         if inode:
             name = escape_ascii_string(inode.i_sb.s_type.name.string_(), escape_backslash=True)
