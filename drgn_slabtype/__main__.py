@@ -6,6 +6,7 @@ import sys
 # Built in. What stands around it imports enum: a while in which Ctrl-C is Python's traceback.
 from _signal import (  # type: ignore[import-not-found]
     SIG_DFL,
+    SIG_IGN,
     SIGINT,
     default_int_handler,
     getsignal,
@@ -23,7 +24,7 @@ def main() -> int:
     _start_no_threads()
     from .cli import main as run
 
-    return run()
+    return _ended(run())
 
 
 def kernel_ci() -> int:
@@ -36,7 +37,7 @@ def kernel_ci() -> int:
     _start_no_threads()
     from .kernelci import main as run
 
-    return run()
+    return _ended(run())
 
 
 def _end_quietly() -> None:
@@ -44,6 +45,13 @@ def _end_quietly() -> None:
     # what is imported for that takes a while.
     if getsignal(SIGINT) is default_int_handler:
         signal(SIGINT, SIG_DFL)
+
+
+def _ended(status: int) -> int:
+    # What Ctrl-C ends while Python takes itself down has an exit status already.
+    if getsignal(SIGINT) is SIG_DFL:
+        signal(SIGINT, SIG_IGN)
+    return status
 
 
 def _start_no_threads() -> None:

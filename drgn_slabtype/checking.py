@@ -111,7 +111,6 @@ def run(prog: Program, args: argparse.Namespace) -> Union[Report, Watching]:
     causes = _causes(args)
     baseline = [] if args.baseline is None else read_causes(args.baseline)
     if is_watch(args):
-        _refuse_rounds(args)
         check_writable(args.capture)  # the moment that it is of does not come back
         return Watching(prog, args)
     addresses = [resolved(prog, given) for given in args.address]
@@ -138,7 +137,12 @@ def run(prog: Program, args: argparse.Namespace) -> Union[Report, Watching]:
     return report
 
 
-def _refuse_rounds(args: argparse.Namespace) -> None:
+def refuse_rounds(args: argparse.Namespace) -> None:
+    """
+    Complain about options that rounds of checks do not have.
+
+    :raises TargetError: if one is given.
+    """
     names = ("jobs", "html", "report", "baseline", "write_baseline")
     told = [f"--{name.replace('_', '-')}" for name in names if vars(args)[name]]
     if args.format not in ("table", "json"):

@@ -104,6 +104,8 @@ class Command:
     """Whether it reads a kernel."""
     kernels: bool = False
     """Whether it opens some by itself, all the same."""
+    refuse: Callable[[argparse.Namespace], None] = lambda args: None
+    """Raises :exc:`TargetError` for options that do not go together."""
     formats: Tuple[str, ...] = ("table", "json")
     output: bool = True
     """Whether ``-o`` says where its text goes."""
@@ -147,7 +149,9 @@ class Command:
         if self.drgn:
             options.append(
                 option(
-                    "--drgn", action="store_true", help="print the Python code that does the same"
+                    "--drgn",
+                    action="store_true",
+                    help="print the Python code that does the same; nothing else is done",
                 )
             )
         return tuple(options)
@@ -181,8 +185,9 @@ def answer(command: Command, program: Callable[[], Any], args: argparse.Namespac
     if command.stopped is None:
         check_writable(path)  # a verdict counts, whatever becomes of the file
     check_apart(*_files(args))
+    command.refuse(args)
     if command.drgn and args.drgn:
-        return Answer(None, command.drgn(args), path)
+        return Answer(None, _into(path, command.drgn(args)), None)
     renderer(args.format)
     columns = None if args.wide else width(path)
     records = None
@@ -200,6 +205,17 @@ def answer(command: Command, program: Callable[[], Any], args: argparse.Namespac
     if not isinstance(text, str) and command.stopped is None:
         text = _piecemeal(text)
     return Answer(records, text, path)
+
+
+def _into(path: Optional[str], code: str) -> str:
+    # What the code prints goes where the command would have written it.
+    if path in (None, "-"):
+        return code
+    inside = "".join(f"    {line}" if line.strip() else line for line in code.splitlines(True))
+    return (
+        "from contextlib import redirect_stdout\n\n"
+        f"with open({path!r}, 'w', encoding='utf-8') as file, redirect_stdout(file):\n{inside}"
+    )
 
 
 def _files(args: argparse.Namespace) -> Iterator[str]:

@@ -56,6 +56,15 @@ def _check(prog: Program, args: argparse.Namespace) -> Any:
     return run(prog, args)
 
 
+def _check_refuse(args: argparse.Namespace) -> None:
+    from .unjudged import is_watch
+
+    if is_watch(args):
+        from .checking import refuse_rounds
+
+        refuse_rounds(args)
+
+
 def _check_stopped(args: argparse.Namespace, records: Any, reason: str) -> Any:
     from .unjudged import is_watch, nothing
 
@@ -321,6 +330,7 @@ COMMANDS = (
             ),
         ),
         formats=("table", "json", "junit", "github", "gitlab"),
+        refuse=_check_refuse,
         drgn=_check_code,
         status=lambda records: records.exit_status,
         stopped=_check_stopped,

@@ -30,8 +30,6 @@ def _pages(prog: Program, args: argparse.Namespace) -> Census:
     from .pages.kpageflags import write_kernel_files
     from .report.output import check_writable, colours, progress
 
-    if args.most is not None and not args.list:
-        raise TargetError("-n N says how much of --list is told: there is no --list")
     for path in (args.kpageflags, args.kpagecount):
         check_writable(path)
     select = Selection(args.type, args.flag, args.node, args.pfn)
@@ -53,6 +51,13 @@ def _pages(prog: Program, args: argparse.Namespace) -> Census:
             except TargetError as error:
                 found.unsaved.append(str(error))
     return found
+
+
+def _pages_refuse(args: argparse.Namespace) -> None:
+    from .errors import TargetError
+
+    if args.most is not None and not args.list:
+        raise TargetError("-n N says how much of --list is told: there is no --list")
 
 
 def pfn_range(text: str) -> Tuple[int, int]:
@@ -191,6 +196,7 @@ PAGE_COMMANDS = (
             ),
             option("--kpagecount", metavar="FILE", help="write what /proc/kpagecount has"),
         ),
+        refuse=_pages_refuse,
         drgn=_pages_code,
         status=lambda census: 3 if census.unreadable_pages else 0,
         failures=lambda census: census.unsaved,

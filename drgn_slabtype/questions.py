@@ -191,20 +191,24 @@ def _stacks(
     if args.by == "sites":
         return _recorded(allocation_sites(prog), _OFF)[: args.most]
     if args.by == "words":
-        return kinds(prog, _of_one(args), most=args.most)
+        return kinds(prog, args.cache[0], most=args.most)
     with progress() as show:
         found = stacks(
             prog, *args.cache, freed=args.freed, most=args.most, progress=show, jobs=args.jobs
         )
-    _recorded(found.caches, _NO_RECORDS.format("freed" if args.freed else "allocated"))
+    _recorded(found.caches, _no_records(args))
     return found
 
 
 _OFF = "memory allocation profiling has counted nothing: it is off"
-_NO_RECORDS = (
-    "no cache keeps who {} its objects (SLUB's do with slub_debug=U); "
-    "stacks CACHE --by words tells what they hold"
-)
+
+
+def _no_records(args: argparse.Namespace) -> str:
+    who = "freed" if args.freed else "allocated"
+    return (
+        f"no cache keeps who {who} its objects (SLUB's do with slub_debug=U); "
+        "stacks CACHE --by words tells what they hold"
+    )
 
 
 def _recorded(found: _Found, why: str) -> _Found:
@@ -222,14 +226,11 @@ def _all_read(answer: Any) -> int:
     return 3 if any(getattr(answer, name, None) for name in missing) else 0
 
 
-def _of_one(args: argparse.Namespace) -> str:
-    # The one cache whose objects are told apart by their words.
+def _stacks_refuse(args: argparse.Namespace) -> None:
     from .errors import TargetError
 
-    if len(args.cache) != 1 or args.freed:
+    if args.by == "words" and (len(args.cache) != 1 or args.freed):
         raise TargetError("--by words: name one cache, and its objects in use are told")
-    name: str = args.cache[0]
-    return name
 
 
 def _stacks_code(args: argparse.Namespace) -> str:
@@ -238,7 +239,10 @@ def _stacks_code(args: argparse.Namespace) -> str:
 from drgn_slabtype import TargetError, allocation_sites
 
 try:
-    for site in allocation_sites(prog)[:{args.most}]:
+    sites = allocation_sites(prog)
+    if not sites:
+        raise TargetError({_OFF!r})
+    for site in sites[:{args.most}]:
         print(site.bytes, site.calls, site.file, site.line)
 except TargetError as error:
     print(error)
@@ -247,7 +251,7 @@ except TargetError as error:
         return f"""\
 from drgn_slabtype import kinds
 
-answer = kinds(prog, {_of_one(args)!r}, most={args.most})
+answer = kinds(prog, {args.cache[0]!r}, most={args.most})
 for kind in answer.kinds:
     print(kind.count, [word.symbol for word in kind.words])
 print(answer.objects, "objects,", answer.unreadable, "not in the target")
@@ -261,6 +265,8 @@ from drgn_slabtype import TargetError, stacks
 
 try:
     answer = stacks(prog{names}{freed}, most={args.most}{jobs_code(args)})
+    if not answer.caches:
+        raise TargetError({_no_records(args)!r})
     for stack in answer.stacks:
         print(stack.count, stack.cache, stack.caller, stack.stack)
     print(answer.caches, "caches with records,", answer.untracked, "objects without one,", end=" ")
@@ -430,6 +436,7 @@ QUESTIONS = (
             ),
             jobs_option("read records of call traces", "objects"),
         ),
+        refuse=_stacks_refuse,
         drgn=_stacks_code,
         status=_all_read,
     ),

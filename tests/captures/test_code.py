@@ -275,7 +275,8 @@ def test_code_about_damage_tells_all_of_it() -> None:
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ("stacks", "0 caches with records, 0 objects without one"),
+        ("stacks", "no cache keeps who allocated its objects (SLUB's do"),
+        ("stacks --freed", "no cache keeps who freed its objects (SLUB's do"),
         ("stacks kmalloc-64", "kmalloc-64: no record of who allocated objects ("),
         ("stacks kmalloc-64 --freed", "kmalloc-64: no record of who freed objects ("),
         ("stacks --by sites", "this kernel has no memory allocation profiling"),
@@ -290,6 +291,8 @@ def test_what_a_kernel_does_not_keep_is_one_line_and_one_status(
     printed = _run(args.command.drgn(args), open_capture(path))
     assert printed.startswith(told)
     assert printed.count("\n") == 1
+    assert cli.main([*line.split(), "-c", path]) == 2
+    assert capsys.readouterr().err == f"drgn-slabtype stacks: {printed}"
     for format in ("table", "json"):
         assert cli.main([*line.split(), "--format", format, "-c", path]) == 2
         out, err = capsys.readouterr()
@@ -316,3 +319,42 @@ def test_two_states_mean_both(prog: Program) -> None:
     assert json.loads("".join(objects_as_json(both)))["count"] == len(both)
     with pytest.raises(ValueError, match="nope is no state: these are in use, free"):
         objects(prog, "kmalloc-64", "nope")
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("check --watch 1 --rounds 1 --baseline F", "--baseline is for one check, not for rounds"),
+        ("check --rounds 1 --html G -j 2", "--jobs and --html are for one check"),
+        ("pages --map -n 3", "-n N says how much of --list is told"),
+        ("stacks --by words", "--by words: name one cache"),
+        ("stacks kmalloc-64 --freed --by words", "--by words: name one cache"),
+    ],
+)
+def test_what_is_refused_has_no_code(
+    line: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(HERE / "debian-6.12-plain" / "capture.xz")
+    said = set()
+    for words in ([], ["--drgn"]):
+        assert cli.main([*line.split(), *words, "-c", path]) == 2
+        out, err = capsys.readouterr()
+        assert not out
+        said.add(err)
+    (one,) = said
+    assert told in one
+
+
+@pytest.mark.parametrize("line", ["caches 'kmalloc-*' -n 3", "check --cache dentry --format json"])
+def test_code_writes_the_file_that_the_command_would(
+    line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "report"
+    path.write_text("before")
+    prog = open_capture(str(HERE / "debian-6.12-plain" / "capture.xz"))
+    assert cli.main([*shlex.split(line), "--drgn"]) == 0
+    printed = _run(capsys.readouterr().out, prog)
+    assert cli.main([*shlex.split(line), "-o", str(path), "--drgn"]) == 0
+    assert path.read_text() == "before"
+    assert _run(capsys.readouterr().out, prog) == ""
+    assert path.read_text()[:60] == printed[:60]
