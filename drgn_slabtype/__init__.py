@@ -64,6 +64,7 @@ _NAMES = {
     "accept": ".fleet.baseline",
     "allocation_sites": ".answers.sites",
     "as_baseline": ".fleet.baseline",
+    "as_json": ".report",
     "caches": ".answers.caches",
     "census": ".pages.census",
     "check": ".check",

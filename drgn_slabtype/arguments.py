@@ -88,7 +88,7 @@ def require(what: str, given: Any, wanted: type) -> None:
     :raises ArgumentError: if it is none.
     """
     if not isinstance(given, wanted):
-        raise ArgumentError(f"{what} is {_shown(given)}: it is a {wanted.__name__}")
+        raise ArgumentError(f"{what} is {shown(given)}: it is a {wanted.__name__}")
 
 
 def program_for(given: Any, prog: Optional[Program]) -> Program:
@@ -102,7 +102,7 @@ def program_for(given: Any, prog: Optional[Program]) -> Program:
     try:
         return program_of(get_default_prog() if prog is None else prog)
     except NoDefaultProgramError:
-        raise ArgumentError(f"{_shown(given)} is of no program: prog=... says of which") from None
+        raise ArgumentError(f"{shown(given)} is of no program: prog=... says of which") from None
 
 
 def word_of(number: IntegerLike) -> int:
@@ -115,7 +115,7 @@ def word_of(number: IntegerLike) -> int:
         value = operator.index(_at(number))
     except TypeError:
         raise ArgumentError(
-            f"{_shown(number)} is no address: a number is, or an object of drgn"
+            f"{shown(number)} is no address: a number is, or an object of drgn"
         ) from None
     if not -(1 << 63) <= value < 1 << 64:
         raise ArgumentError(f"{value:#x} has more than 64 bits")
@@ -131,7 +131,7 @@ def address_of(number: IntegerLike) -> int:
     # An object of drgn's may be a signed type in which the kernel keeps addresses.
     if isinstance(number, int) and number < 0:
         raise ArgumentError(
-            f"{_shown(number)} is no address: it is negative; what(prog, {_shown(number)}) tells "
+            f"{shown(number)} is no address: it is negative; what(prog, {shown(number)}) tells "
             "what it can be"
         )
     return word_of(number)
@@ -146,7 +146,7 @@ def word32_of(number: IntegerLike) -> int:
     try:
         value = operator.index(number)
     except TypeError:
-        raise ArgumentError(f"{_shown(number)} is no 32-bit word: a number is") from None
+        raise ArgumentError(f"{shown(number)} is no 32-bit word: a number is") from None
     if not -(1 << 31) <= value < 1 << 32:
         raise ArgumentError(f"{value:#x} is not a 32-bit word")
     return value & (1 << 32) - 1
@@ -203,7 +203,7 @@ def cache_of(cache: CacheLike) -> CacheName:
     if isinstance(cache, Object) and _is(cache, ("kmem_cache",)):
         return word_of(cache)
     raise ArgumentError(
-        f"{_shown(cache)} is no slab cache: a name is, struct kmem_cache *, or its address"
+        f"{shown(cache)} is no slab cache: a name is, struct kmem_cache *, or its address"
     )
 
 
@@ -215,7 +215,7 @@ def structure_of(given: Object, *names: str) -> int:
     :param names: Of the types that it may have.
     :raises ArgumentError: if it has none of them, or is NULL.
     """
-    told = _shown(given)
+    told = shown(given)
     if isinstance(given, Object) and _is(given, names, numbers=False):
         at = word_of(given)
         if at:
@@ -236,7 +236,7 @@ def type_of(prog: Program, type: Union[str, Type]) -> Type:
     try:
         return prog.type(type)
     except (LookupError, SyntaxError, TypeError) as error:
-        raise ArgumentError(f"{_shown(type)} is no type of this kernel: {error}") from None
+        raise ArgumentError(f"{shown(type)} is no type of this kernel: {error}") from None
 
 
 def path_of(what: str, given: Union[str, os.PathLike[str]]) -> str:
@@ -248,7 +248,7 @@ def path_of(what: str, given: Union[str, os.PathLike[str]]) -> str:
     """
     if isinstance(given, (str, os.PathLike)):
         return os.fspath(given)
-    raise ArgumentError(f"{what} is {_shown(given)}: it is the path of a file")
+    raise ArgumentError(f"{what} is {shown(given)}: it is the path of a file")
 
 
 def several(given: Any) -> List[Any]:
@@ -272,7 +272,7 @@ def one_of(what: str, given: Any, choices: Iterable[str]) -> str:
 
 
 def _none_of(what: str, given: Any, known: Sequence[str]) -> str:
-    told = given if isinstance(given, str) and given.strip() else _shown(given)
+    told = given if isinstance(given, str) and given.strip() else shown(given)
     return f"{told} is no {what}: these are {', '.join(known)}"
 
 
@@ -312,7 +312,7 @@ def at_least(what: str, given: Optional[int], least: int = 0) -> Optional[int]:
     except TypeError:
         number = least - 1
     if number < least:
-        raise ArgumentError(f"{what} is {_shown(given)}: it is a number from {least} on")
+        raise ArgumentError(f"{what} is {shown(given)}: it is a number from {least} on")
     return number
 
 
@@ -326,7 +326,7 @@ def seconds_of(what: str, given: Optional[float]) -> Optional[float]:
     if given is None:
         return None
     if not isinstance(given, (int, float)) or not given >= 0:
-        raise ArgumentError(f"{what} is {_shown(given)}: it is a number of seconds from 0 on")
+        raise ArgumentError(f"{what} is {shown(given)}: it is a number of seconds from 0 on")
     return float(given)
 
 
@@ -359,8 +359,8 @@ def _is(given: Object, names: Iterable[str], numbers: bool = True) -> bool:
     return type.kind == TypeKind.STRUCT and type.tag in names
 
 
-def _shown(given: Any) -> str:
-    # In one line that ends.
+def shown(given: Any) -> str:
+    """Return what was given as an error message has it: in one line that ends."""
     if isinstance(given, int) and given >= 1 << 16:
         return hex(given)
     if isinstance(given, Object):

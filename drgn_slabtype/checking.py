@@ -264,9 +264,12 @@ def code(args: argparse.Namespace) -> str:
         names = {"watch"}
     names |= {*_KNOWN} if args.known else set()
     if is_watch(args):
-        return f"from drgn_slabtype import {', '.join(sorted(names))}\n\n" + (
-            f"{checked}{_OF_ROUND}{_known_code(args, '    ')}"
-        )
+        known = _known_code(args, "    ")
+        shown = f"{_OF_ROUND}{known}"
+        if args.format == "json":
+            names.add("as_json")
+            shown = f'{known}    print(as_json(round), end="")\n'
+        return f"from drgn_slabtype import {', '.join(sorted(names))}\n\n{checked}{shown}"
     files = [*args.report, *([ReportFile("html", args.html)] if args.html else [])]
     files += [] if args.format == "table" else [ReportFile(args.format, "-")]
     accepting = _baseline_code(args)
@@ -318,9 +321,7 @@ def _known_code(args: argparse.Namespace, indent: str) -> str:
     every = "report.findings"
     if args.baseline is not None:
         every = f"[*{every}, *report.accepted]"
-    lines = (
-        f"report.looks_like = likenesses(read_causes({args.known!r}), {every})",
-        "for one in report.looks_like:",
-        "    print(one.name, one.text)",
-    )
+    lines = [f"report.looks_like = likenesses(read_causes({args.known!r}), {every})"]
+    if args.format == "table":
+        lines += ["for one in report.looks_like:", "    print(one.name, one.text)"]
     return "".join(f"{indent}{line}\n" for line in lines)

@@ -82,6 +82,24 @@ def jobs_code(args: argparse.Namespace) -> str:
     return f", jobs={args.jobs}" if args.jobs else ""
 
 
+def code_of(args: argparse.Namespace, asked: str, answer: str, shown: str, end: str = "") -> str:
+    """
+    Return the Python code of a command, in the format that is asked for.
+
+    :param asked: Its first lines; the first of all imports from this package.
+    :param answer: Name of the variable that has the answer then.
+    :param shown: The lines that print it, as text.
+    :param end: Those after them.
+    """
+    if args.format == "table":
+        return f"{asked}{shown}{end}"
+    start, _, names = asked.partition("\n")[0].rpartition("import ")
+    imported = ", ".join(sorted(["as_json", *names.split(", ")]))
+    indent = shown[: len(shown) - len(shown.lstrip())]
+    printed = f'{indent}print(as_json({answer}), end="")\n'
+    return f"{start}import {imported}\n{asked.partition(chr(10))[2]}{printed}{end}"
+
+
 def incomplete(answer: Any) -> int:
     """Return the exit status of an answer: 3 if something is missing in it."""
     return 3 if answer.unavailable else 0

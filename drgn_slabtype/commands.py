@@ -14,11 +14,11 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any, List, Optional, Sequence
 
-from .command import Answer, Command, Option, answer, incomplete, jobs_option, option
+from .command import Answer, Command, Option, answer, code_of, incomplete, jobs_option, option
 from .pagecommands import PAGE_COMMANDS
 from .questions import MOST, QUESTIONS
 from .triage import TRIAGE
-from .typed import NUMBERS, address, count, number, report_file, seconds, word32
+from .typed import NUMBERS, address, number, report_file, seconds, word32
 
 if TYPE_CHECKING:
     from drgn import Program
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from .answers.explanations import Explanations
     from .capture import CaptureSummary
     from .demo import Act
-    from .diff import Difference
     from .pagetype.detect import PageTypeLayout
     from .report import Text
 
@@ -121,15 +120,18 @@ def _caches_code(args: argparse.Namespace) -> str:
         "aliases": ", cache.aliases",
     }
     more = "".join(members[name] for name in given)
-    return f"""\
+    asked = f"""\
 from drgn_slabtype import caches
 
 answer = caches(prog, {names}sort={args.sort!r}{options})
+"""
+    shown = f"""\
 for cache in answer.caches:
     print(cache.name, cache.in_use, cache.objects{more})
 for told in answer.unavailable:
     print(told)
 """
+    return code_of(args, asked, "answer", shown)
 
 
 def _layout(prog: Program, args: argparse.Namespace) -> PageTypeLayout:
@@ -144,12 +146,13 @@ def _layout(prog: Program, args: argparse.Namespace) -> PageTypeLayout:
 
 
 def _layout_code(args: argparse.Namespace) -> str:
-    return """\
+    asked = """\
 from drgn_slabtype import page_type_layout
 
 layout = page_type_layout(prog)
-print(layout.encoding.name, layout.allocator, layout.evidence, layout.notes)
 """
+    shown = "print(layout.encoding.name, layout.allocator, layout.evidence, layout.notes)\n"
+    return code_of(args, asked, "layout", shown)
 
 
 def _decode(prog: None, args: argparse.Namespace) -> List[Decoded]:
@@ -160,12 +163,16 @@ def _decode(prog: None, args: argparse.Namespace) -> List[Decoded]:
 
 def _decode_code(args: argparse.Namespace) -> str:
     layout = "" if args.layout is None else f", {args.layout!r}"
-    return f"""\
+    asked = f"""\
 from drgn_slabtype import decode
 
-for one in decode({args.value:#x}{layout}):
+answer = decode({args.value:#x}{layout})
+"""
+    shown = """\
+for one in answer:
     print(one.layout, one.printed, one.meaning)
 """
+    return code_of(args, asked, "answer", shown)
 
 
 def _capture(prog: Program, args: argparse.Namespace) -> CaptureSummary:
@@ -186,45 +193,19 @@ def _capture(prog: Program, args: argparse.Namespace) -> CaptureSummary:
 def _capture_code(args: argparse.Namespace) -> str:
     given = ", contents=True" if args.contents else ""
     given += "" if args.compressed else ", compressed=False"
-    return f"""\
+    asked = f"""\
 from drgn_slabtype import write_capture
 
 summary = write_capture(prog, {args.file!r}{given}, jobs={args.jobs})
+"""
+    shown = """\
 print(summary.path, summary.size, summary.memory, summary.unreadable)
 for name, size in summary.regions.items():
     print(name, size)
 for told in summary.left_out:
     print(told)
 """
-
-
-def _diff(prog: None, args: argparse.Namespace) -> Difference:
-    from .diff import compare, open_moment
-
-    before, after = (open_moment(path, args.symbols) for path in (args.before, args.after))
-    found = compare(before, after, most=args.most)
-    found.everything = args.wide
-    return found
-
-
-def _diff_code(args: argparse.Namespace) -> str:
-    most = "" if args.most is None else f", most={args.most}"
-    return f"""\
-from drgn_slabtype import compare, open_moment
-
-before, after = (open_moment(path, {args.symbols!r}) for path in ({args.before!r}, {args.after!r}))
-found = compare(before, after{most})
-for finding in found.findings:
-    print(finding.change, finding.message)
-for cache in found.{"caches" if args.wide else "grown"}:
-    print(cache.cache, cache.growth, cache.bytes, cache.slabs)
-for stack in found.stacks or ():
-    print(stack.cache, stack.growth, stack.caller)
-for page in found.pages or ():
-    print(page.type, page.growth)
-for name, count in found.left_out.items():
-    print(count, "more", name)
-"""
+    return code_of(args, asked, "summary", shown)
 
 
 def _explain(prog: None, args: argparse.Namespace) -> Explanations:
@@ -236,12 +217,12 @@ def _explain(prog: None, args: argparse.Namespace) -> Explanations:
 def _explain_code(args: argparse.Namespace) -> str:
     given = [repr(code) for code in args.code]
     given += [] if args.most is None else [f"most={args.most}"]
-    return f"""\
+    asked = f"""\
 from drgn_slabtype import explain
 
-for one in explain({", ".join(given)}):
-    print(one)
+answer = explain({", ".join(given)})
 """
+    return code_of(args, asked, "answer", "for one in answer:\n    print(one)\n")
 
 
 def _demo(prog: None, args: argparse.Namespace) -> List[Act]:
@@ -425,36 +406,6 @@ COMMANDS = (
         ),
         output=False,
         drgn=_capture_code,
-    ),
-    Command(
-        "diff",
-        "tell what grew between two dumps, captures or saved reports of one kernel",
-        _diff,
-        prompt="slabdiff",
-        options=(
-            option("before", metavar="A", help="a dump, a capture or a report in JSON"),
-            option("after", metavar="B", help="the same of a later moment"),
-            option(
-                "-s",
-                "--symbols",
-                metavar="PATH",
-                action="append",
-                default=[],
-                help="vmlinux with debug info, for dumps; may be given more than once",
-            ),
-            option(
-                "-n",
-                dest="most",
-                type=count,
-                metavar="N",
-                help="show no more than N caches, call traces and kinds of pages",
-            ),
-        ),
-        target=False,
-        kernels=True,
-        drgn=_diff_code,
-        everything="; caches without growth",
-        status=lambda difference: difference.exit_status,
     ),
     *TRIAGE,
     Command(

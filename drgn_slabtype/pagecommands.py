@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Tuple
 
-from .command import Command, option
+from .command import Command, code_of, option
 from .typed import NUMBERS, count, integer, numeral, page, resolved, spelled
 
 if TYPE_CHECKING:
@@ -97,41 +97,44 @@ def _pages_code(args: argparse.Namespace) -> str:
     files = args.kpageflags, args.kpagecount
     names = ["Selection"] if select else []
     names += ["census"] + (["write_kernel_files"] if any(files) else [])
-    code = f"""\
+    asked = f"""\
 from drgn_slabtype import {", ".join(names)}
 
 found = census({", ".join(["prog", *wanted])})
+"""
+    shown = """\
 for row in found.rows:
     print(row.type, row.pages)
 for place in found.places:
     print(place.node, place.zone, place.types)
 """
-    code += (
+    shown += (
         """\
 for row in found.flags:
     print(hex(row.flags), row.pages)
 """
         * args.flags
     )
-    code += (
+    shown += (
         """\
 for run in found.runs:
     print(hex(run.pfn), run.pages, run.type)
 """
         * args.list
     )
-    code += (
+    shown += (
         """\
 for cell in found.map.cells:
     print(hex(cell.pfn), cell.types)
 """
         * args.map
     )
-    code += """\
+    shown += """\
 for one in found.conflicts:
     print(hex(one.pfn), one.meaning)
 """
-    return code + (f"write_kernel_files(prog, {files[0]!r}, {files[1]!r})\n" if any(files) else "")
+    end = f"write_kernel_files(prog, {files[0]!r}, {files[1]!r})\n" if any(files) else ""
+    return code_of(args, asked, "found", shown, end)
 
 
 def _page(prog: Program, args: argparse.Namespace) -> PageInfo:
@@ -141,13 +144,16 @@ def _page(prog: Program, args: argparse.Namespace) -> PageInfo:
 
 
 def _page_code(args: argparse.Namespace) -> str:
-    return f"""\
+    asked = f"""\
 from drgn_slabtype import page_info
 
 info = page_info(prog, {spelled(args.page)})
+"""
+    shown = """\
 print("\\n".join(info.dump))
 print(info)
 """
+    return code_of(args, asked, "info", shown)
 
 
 PAGE_COMMANDS = (

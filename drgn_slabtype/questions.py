@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any, List, TypeVar, Union
 
-from .command import Command, incomplete, jobs_code, jobs_option, option
+from .command import Command, code_of, incomplete, jobs_code, jobs_option, option
 from .typed import NUMBERS, address, count, integer, resolved, span, spelled, word
 
 if TYPE_CHECKING:
@@ -45,10 +45,12 @@ def _most_code(args: argparse.Namespace) -> str:
 def _objects_code(args: argparse.Namespace) -> str:
     states = f", {args.states!r}" if args.states else ""
     states += _most_code(args)
-    return f"""\
+    asked = f"""\
 from drgn_slabtype import objects
 
 found = objects(prog, {args.cache!r}{states})
+"""
+    shown = """\
 for one in found:
     print(hex(one.address), one.state, one.place)
 for told in found.unavailable:
@@ -56,6 +58,7 @@ for told in found.unavailable:
 if found.damaged:
     print("something is wrong with it: see check")
 """
+    return code_of(args, asked, "found", shown)
 
 
 def _slabs(prog: Program, args: argparse.Namespace) -> SlabsAnswer:
@@ -83,10 +86,12 @@ def _slabs_code(args: argparse.Namespace) -> str:
     if args.slab is not None:
         options += f", slab={spelled(args.slab)}"
     options += _most_code(args)
-    return f"""\
+    asked = f"""\
 from drgn_slabtype import slabs
 
 answer = slabs(prog, {args.cache!r}{options})
+"""
+    shown = """\
 for slab in answer.slabs:
     print(hex(slab.slab), slab.list, slab.in_use, slab.objects, slab.free)
 for one in answer.objects:
@@ -94,6 +99,7 @@ for one in answer.objects:
 for told in answer.unavailable:
     print(told)
 """
+    return code_of(args, asked, "answer", shown)
 
 
 def _object(prog: Program, args: argparse.Namespace) -> AddressInfo:
@@ -111,16 +117,19 @@ def _object(prog: Program, args: argparse.Namespace) -> AddressInfo:
 def _object_code(args: argparse.Namespace) -> str:
     options = f"contents={args.bytes}, neighbours={args.neighbours}"
     options += f", everywhere={args.everywhere or None}"
-    return f"""\
+    asked = f"""\
 from drgn_slabtype import slab_object
 
 info = slab_object(prog, {spelled(args.address)}, {options})
+"""
+    shown = """\
 print(info)
 more = info.neighbours, info.tracks, info.lines, info.words, info.stretches, info.meanings
 for some in (info.places, info.contradictions, *more):
     for one in some:
         print(one)
 """
+    return code_of(args, asked, "info", shown)
 
 
 def _what(prog: Program, args: argparse.Namespace) -> Word:
@@ -133,13 +142,16 @@ def _what(prog: Program, args: argparse.Namespace) -> Word:
 def _what_code(args: argparse.Namespace) -> str:
     at = "" if args.at is None else f", {spelled(args.at)}"
     where = "" if args.at is None else "print(word.where)\n"
-    return f"""\
+    asked = f"""\
 from drgn_slabtype import what
 
 word = what(prog, {spelled(args.word)}{at})
+"""
+    shown = f"""\
 {where}for one in word.meanings:
     print(one.kind, one.meaning)
 """
+    return code_of(args, asked, "word", shown)
 
 
 def _refs(prog: Program, args: argparse.Namespace) -> References:
@@ -170,14 +182,17 @@ def _refs_code(args: argparse.Namespace) -> str:
     type = f", type={args.type!r}" if args.type else ""
     options = f"{size}{kinds}{type}, most={args.most}{jobs_code(args)}"
     arguments = f"{spelled(args.memory.start)}{options}"
-    return f"""\
+    asked = f"""\
 from drgn_slabtype import refs
 
 answer = refs(prog, {arguments})
+"""
+    shown = """\
 for ref in answer.references:
     print(hex(ref.address), ref.meaning, ref.state, ref.member)
 print(answer.found, "words,", answer.unreadable_pages, "pages not in the target")
 """
+    return code_of(args, asked, "answer", shown)
 
 
 def _stacks(
@@ -234,46 +249,52 @@ def _stacks_refuse(args: argparse.Namespace) -> None:
 
 
 def _stacks_code(args: argparse.Namespace) -> str:
+    failed = "except TargetError as error:\n    print(error)\n"
     if args.by == "sites":
-        return f"""\
+        asked = f"""\
 from drgn_slabtype import TargetError, allocation_sites
 
 try:
-    sites = allocation_sites(prog)
+    sites = allocation_sites(prog)[:{args.most}]
     if not sites:
         raise TargetError({_OFF!r})
-    for site in sites[:{args.most}]:
-        print(site.bytes, site.calls, site.file, site.line)
-except TargetError as error:
-    print(error)
 """
+        shown = """\
+    for site in sites:
+        print(site.bytes, site.calls, site.file, site.line)
+"""
+        return code_of(args, asked, "sites", shown, failed)
     if args.by == "words":
-        return f"""\
+        asked = f"""\
 from drgn_slabtype import kinds
 
 answer = kinds(prog, {args.cache[0]!r}, most={args.most})
+"""
+        shown = """\
 for kind in answer.kinds:
     print(kind.count, [word.symbol for word in kind.words])
 print(answer.objects, "objects,", answer.unreadable, "not in the target")
 for told in answer.unavailable:
     print(told)
 """
+        return code_of(args, asked, "answer", shown)
     names = "".join(f", {name!r}" for name in args.cache)
     freed = ", freed=True" if args.freed else ""
-    return f"""\
+    asked = f"""\
 from drgn_slabtype import TargetError, stacks
 
 try:
     answer = stacks(prog{names}{freed}, most={args.most}{jobs_code(args)})
     if not answer.caches:
         raise TargetError({_no_records(args)!r})
+"""
+    shown = """\
     for stack in answer.stacks:
         print(stack.count, stack.cache, stack.caller, stack.stack)
     print(answer.caches, "caches with records,", answer.untracked, "objects without one,", end=" ")
     print(answer.overwritten, "records overwritten")
-except TargetError as error:
-    print(error)
 """
+    return code_of(args, asked, "answer", shown, failed)
 
 
 def _owners(prog: Program, args: argparse.Namespace) -> OwnersAnswer:
@@ -283,10 +304,12 @@ def _owners(prog: Program, args: argparse.Namespace) -> OwnersAnswer:
 
 
 def _owners_code(args: argparse.Namespace) -> str:
-    return f"""\
+    asked = f"""\
 from drgn_slabtype import owners
 
 answer = owners(prog, {args.cache!r}{_most_code(args)})
+"""
+    shown = """\
 for owner in answer.owners:
     print(owner.objects, owner.bytes, owner.path)
 for node, count in answer.nodes.items():
@@ -297,6 +320,7 @@ print(answer.objects, answer.uncharged, answer.unknown, answer.guarded)
 for told in answer.unavailable:
     print(told)
 """
+    return code_of(args, asked, "answer", shown)
 
 
 MOST = option("-n", dest="most", type=count, metavar="N", help="show no more than N")

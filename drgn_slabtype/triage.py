@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-The commands for many dumps
----------------------------
+The commands for two dumps, and for many
+----------------------------------------
 
 Rows of the table of commands, and what they do; imported into every drgn program
 of its users, and so the library is imported inside the functions.
@@ -12,12 +12,45 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any, List, Sequence
 
-from .command import Command, option
-from .typed import memory, number, seconds
+from .command import Command, code_of, option
+from .typed import count, memory, number, seconds
 
 if TYPE_CHECKING:
+    from .diff import Difference
     from .fleet.known import Cause
     from .fleet.summary import Fleet
+
+
+def _diff(prog: None, args: argparse.Namespace) -> Difference:
+    from .diff import compare, open_moment
+
+    before, after = (open_moment(path, args.symbols) for path in (args.before, args.after))
+    found = compare(before, after, most=args.most)
+    found.everything = args.wide
+    return found
+
+
+def _diff_code(args: argparse.Namespace) -> str:
+    most = "" if args.most is None else f", most={args.most}"
+    asked = f"""\
+from drgn_slabtype import compare, open_moment
+
+before, after = (open_moment(path, {args.symbols!r}) for path in ({args.before!r}, {args.after!r}))
+found = compare(before, after{most})
+"""
+    shown = """\
+for finding in found.findings:
+    print(finding.change, finding.message)
+for cache in found.{"caches" if args.wide else "grown"}:
+    print(cache.cache, cache.growth, cache.bytes, cache.slabs)
+for stack in found.stacks or ():
+    print(stack.cache, stack.growth, stack.caller)
+for page in found.pages or ():
+    print(page.type, page.growth)
+for name, count in found.left_out.items():
+    print(count, "more", name)
+"""
+    return code_of(args, asked, "found", shown)
 
 
 def _fleet(prog: None, args: argparse.Namespace) -> Fleet:
@@ -79,10 +112,12 @@ def _code(function: str, given: List[str], args: argparse.Namespace) -> str:
         given = [*given, "by_kernel=True"]
     if args.html:
         given = [*given, f"html={args.html!r}"]
-    return f"""\
+    asked = f"""\
 from drgn_slabtype import {", ".join(names)}
 
 fleet = {function}({", ".join(given)})
+"""
+    shown = """\
 for group in fleet.groups:
     print(group.dumps, group.what)
 for release in fleet.releases:
@@ -93,6 +128,7 @@ for told in fleet.unread:
     print(told)
 print(fleet.totals)
 """
+    return code_of(args, asked, "fleet", shown)
 
 
 def _causes(args: argparse.Namespace) -> Sequence[Cause]:
@@ -132,6 +168,36 @@ _OF_BOTH = (
 )
 
 TRIAGE = (
+    Command(
+        "diff",
+        "tell what grew between two dumps, captures or saved reports of one kernel",
+        _diff,
+        prompt="slabdiff",
+        options=(
+            option("before", metavar="A", help="a dump, a capture or a report in JSON"),
+            option("after", metavar="B", help="the same of a later moment"),
+            option(
+                "-s",
+                "--symbols",
+                metavar="PATH",
+                action="append",
+                default=[],
+                help="vmlinux with debug info, for dumps; may be given more than once",
+            ),
+            option(
+                "-n",
+                dest="most",
+                type=count,
+                metavar="N",
+                help="show no more than N caches, call traces and kinds of pages",
+            ),
+        ),
+        target=False,
+        kernels=True,
+        drgn=_diff_code,
+        everything="; caches without growth",
+        status=lambda difference: difference.exit_status,
+    ),
     Command(
         "fleet",
         "check all dumps and captures below some paths, and group them by what is wrong",

@@ -54,3 +54,52 @@ def present(command: str, records: Any, format: str, width: Optional[int] = None
 
     text = within(width, lambda: function(records))
     return text if isinstance(text, str) else each_within(width, text)
+
+
+# Of the answers that functions of this package give, what the command is called.
+_COMMANDS = {
+    "AddressInfo": "object",
+    "CachesAnswer": "caches",
+    "CaptureSummary": "capture",
+    "Census": "pages",
+    "Decoded": "decode",
+    "Difference": "diff",
+    "Explanations": "explain",
+    "Fleet": "fleet",
+    "KindsAnswer": "stacks",
+    "Objects": "objects",
+    "OwnersAnswer": "owners",
+    "PageInfo": "page",
+    "PageTypeLayout": "layout",
+    "References": "refs",
+    "Report": "check",
+    "Round": "watch",
+    "Site": "stacks",
+    "SlabsAnswer": "slabs",
+    "StacksAnswer": "stacks",
+    "Word": "what",
+}
+
+
+def as_json(answer: Any) -> str:
+    """
+    Return an answer as the command that gives it writes it with ``--format json``.
+
+    >>> import json
+    >>> json.loads(as_json(caches(prog, "dentry")))["caches"][0]["name"]
+    'dentry'
+
+    :param answer: What a function of this package returned that has the name of a command, or is
+        named by ``--drgn``; one round of :func:`~drgn_slabtype.watch`.
+    :return: The document, with a line break at its end.
+    :raises ArgumentError: if it is none of these.
+    """
+    from ..arguments import shown
+    from ..errors import ArgumentError
+
+    several = answer if isinstance(answer, list) else [answer]
+    name = _COMMANDS.get(type(several[0]).__name__) if several else None
+    if name is None:
+        raise ArgumentError(f"{shown(answer)} is no answer of a command")
+    text = present(name, several if name in ("decode", "watch") else answer, "json")
+    return text if isinstance(text, str) else "".join(text)

@@ -9,12 +9,12 @@ import json
 import re
 import shlex
 from pathlib import Path
-from typing import Any, Callable, Dict, Optional
+from typing import Any, Callable, Dict, Optional, Tuple
 
 import pytest
 from drgn import Program
 
-from drgn_slabtype import cli
+from drgn_slabtype import as_json, cli
 from drgn_slabtype.answers.caches import caches
 from drgn_slabtype.answers.objects import objects
 from drgn_slabtype.answers.slabs import slabs
@@ -358,3 +358,56 @@ def test_code_writes_the_file_that_the_command_would(
     assert path.read_text() == "before"
     assert _run(capsys.readouterr().out, prog) == ""
     assert path.read_text()[:60] == printed[:60]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "check --cache dentry --known CAUSES",
+        "check --cache dentry --rounds 1 --known CAUSES",
+        "pages --flags -l -n 3 --map",
+        "page 403",
+        "caches 'kmalloc-*' -n 3 --per-node",
+        "objects kmalloc-64 -n 3",
+        "slabs kmalloc-64 -n 2",
+        "object OBJECT",
+        "what 6b6b6b6b6b6b6b6b",
+        "stacks kmalloc-64 --by words -n 3",
+        "owners kmalloc-64",
+        "refs OBJECT -n 5",
+        "layout",
+        "decode 0xffeffffa",
+        "decode 0xffeffffa --layout rfc-v3",
+        "diff SAVED CAPTURE -n 3",
+        "capture -o PACKED",
+        "explain redzone",
+    ],
+)
+def test_code_in_json_prints_the_document_of_the_command(
+    line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prog = open_capture(str(HERE / "debian-6.12-plain" / "capture.xz"))
+    names = {
+        "OBJECT": f"{next(iter(objects(prog, 'kmalloc-64'))).address:x}",
+        "CAPTURE": str(HERE / "debian-6.12-plain" / "capture.xz"),
+        **{name: str(tmp_path / name) for name in ("SAVED", "CAUSES", "PACKED")},
+    }
+    for name in {*_INPUTS} & set(line.split()):
+        (tmp_path / name).write_text(_INPUTS[name](prog))
+    for name, value in names.items():
+        line = line.replace(name, value)
+    args = cli._parser().parse_args([*shlex.split(line), "--format", "json"])
+    told = json.loads("".join(answer(args.command, lambda: prog, args).text))
+    assert args.command.drgn is not None
+    printed = json.loads(_run(args.command.drgn(args), prog))
+    assert printed.keys() == told.keys()
+    # What a run cost is another each time; the path is known to who opened it.
+    other = {"totals", "target", "time", "notes", "caches" if "check" in line else "command"}
+    assert {key for key in told if printed[key] != told[key]} <= other
+
+
+def test_what_is_no_answer_has_no_document() -> None:
+    nothing: Tuple[Any, ...] = (5, [], None, {"a": 1})
+    for given in nothing:
+        with pytest.raises(ValueError, match=r"is no answer of a command"):
+            as_json(given)
