@@ -99,7 +99,7 @@ class UnknownNameError(ArgumentError, KeyError):
 
     >>> try:
     ...     ENCODINGS["rfc"]
-    ... except KeyError as error:
+    ... except UnknownNameError as error:
     ...     print(str(error).partition(",")[0])
     rfc is no layout: these are page-flag-4.18
     """
