@@ -169,7 +169,7 @@ class Command:
                 option(
                     "--drgn",
                     action="store_true",
-                    help="print the Python code that does the same; nothing else is done",
+                    help="print the Python code that does the same",
                 )
             )
         return tuple(options)
@@ -247,11 +247,12 @@ def _run(command: Command, prog: Any, args: argparse.Namespace) -> Any:
     from drgn import FaultError
 
     from .errors import TargetError
-    from .target import nothing_judged
 
     try:
         return command.run(prog, args)
     except FaultError as e:
+        from .target import nothing_judged  # not for a command without a target
+
         raise TargetError(nothing_judged(prog, e)) from e
 
 

@@ -38,7 +38,7 @@ from drgn_slabtype import compare, open_moment
 before, after = (open_moment(path, {args.symbols!r}) for path in ({args.before!r}, {args.after!r}))
 found = compare(before, after{most})
 """
-    shown = """\
+    shown = f"""\
 for finding in found.findings:
     print(finding.change, finding.message)
 for cache in found.{"caches" if args.wide else "grown"}:
