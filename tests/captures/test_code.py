@@ -185,6 +185,7 @@ _LISTED = {
     "refs": "references",
     "decode": "readings",
     "diff": "findings caches stacks pages left_out",
+    "capture": "regions left_out",
     "explain": "codes",
 }
 
