@@ -45,11 +45,7 @@ def _most_code(args: argparse.Namespace) -> str:
 def _objects_code(args: argparse.Namespace) -> str:
     states = f", {args.states!r}" if args.states else ""
     states += _most_code(args)
-    asked = f"""\
-from drgn_slabtype import objects
-
-found = objects(prog, {args.cache!r}{states})
-"""
+    asked = f"from drgn_slabtype import objects\n\nfound = objects(prog, {args.cache!r}{states})\n"
     shown = """\
 for one in found:
     print(hex(one.address), one.state, one.place)
@@ -86,11 +82,7 @@ def _slabs_code(args: argparse.Namespace) -> str:
     if args.slab is not None:
         options += f", slab={spelled(args.slab)}"
     options += _most_code(args)
-    asked = f"""\
-from drgn_slabtype import slabs
-
-answer = slabs(prog, {args.cache!r}{options})
-"""
+    asked = f"from drgn_slabtype import slabs\n\nanswer = slabs(prog, {args.cache!r}{options})\n"
     shown = """\
 for slab in answer.slabs:
     print(hex(slab.slab), slab.list, slab.in_use, slab.objects, slab.free)
@@ -142,11 +134,7 @@ def _what(prog: Program, args: argparse.Namespace) -> Word:
 def _what_code(args: argparse.Namespace) -> str:
     at = "" if args.at is None else f", {spelled(args.at)}"
     where = "" if args.at is None else "print(word.where)\n"
-    asked = f"""\
-from drgn_slabtype import what
-
-word = what(prog, {spelled(args.word)}{at})
-"""
+    asked = f"from drgn_slabtype import what\n\nword = what(prog, {spelled(args.word)}{at})\n"
     shown = f"""\
 {where}for one in word.meanings:
     print(one.kind, one.meaning)
@@ -182,11 +170,7 @@ def _refs_code(args: argparse.Namespace) -> str:
     type = f", type={args.type!r}" if args.type else ""
     options = f"{size}{kinds}{type}, most={args.most}{jobs_code(args)}"
     arguments = f"{spelled(args.memory.start)}{options}"
-    asked = f"""\
-from drgn_slabtype import refs
-
-answer = refs(prog, {arguments})
-"""
+    asked = f"from drgn_slabtype import refs\n\nanswer = refs(prog, {arguments})\n"
     shown = """\
 for ref in answer.references:
     print(hex(ref.address), ref.meaning, ref.state, ref.member)
