@@ -77,7 +77,11 @@ def run(
     :param journal: Gets a record for each stop; what it has is not done again.
     """
     end = time.monotonic() + budget_seconds
-    known = {files.kernel.name: functions(files.vmlinux) for files in kernels if files.vmlinux}
+    known = {}
+    for files in kernels:
+        if files.vmlinux is None:
+            raise LabError(f"{files.kernel.name}: without a vmlinux nobody knows where it can stop")
+        known[files.kernel.name] = functions(files.vmlinux)
     deaths = 0
     turns = True
     while turns and time.monotonic() < end:
