@@ -315,6 +315,8 @@ class Counter(NamedTuple):
     """Largest difference that whoever holds the node's lock explains; 0 if nobody does."""
     address: int = 0
     """Where the kernel's number is."""
+    activity: Optional[str] = None
+    """Who can leave such a difference, if few can."""
 
     @property
     def difference(self) -> int:

@@ -95,6 +95,13 @@ _SLUB_CPU_SLABS = _names("""
     deactivate_slab flush_slab flush_cpu_slab __flush_cpu_slab flush_all slub_cpu_dead
     ___slab_alloc __slab_alloc new_slab_objects
 """)
+# SLUB: a slab is made, and objects of it are handed out before anybody else can have it.
+_SLUB_NEW_SLABS = _names("""
+    new_slab new_slab_objects allocate_slab shuffle_freelist build_slab_freelist setup_object
+    setup_object_debug account_slab inc_slabs_node alloc_from_new_slab alloc_whole_from_new_slab
+    alloc_single_from_new_slab refill_objects __refill_objects ___slab_alloc __slab_alloc
+    __kmem_cache_alloc_bulk
+""")
 # Where objects come from and go to, and what else leads there.
 _OBJECTS = _names("""
     slab_alloc slab_alloc_node __slab_alloc_node kmem_cache_alloc kmem_cache_alloc_noprof
@@ -246,6 +253,7 @@ _UNLOCKING = _names("""
 SLUB_SLABS = "slub-slabs"
 SLUB_SHRINK = "slub-shrink"
 SLUB_CPU_SLABS = "slub-cpu-slabs"
+SLUB_NEW_SLABS = "slub-new-slabs"
 SLUB_SHEAVES = "slub-sheaves"
 SLUB_ANY = "slub"
 SLAB_SLABS = "slab-slabs"
@@ -259,6 +267,7 @@ LOCKS = "locks"
 ACTIVITIES: Mapping[str, Activity] = {
     SLUB_SLABS: Activity("making, moving or giving back a slab", _SLUB_SLABS, _OBJECTS),
     SLUB_SHRINK: Activity("taking many slabs off a list", _SLUB_SHRINK, frozenset()),
+    SLUB_NEW_SLABS: Activity("making a slab", _SLUB_NEW_SLABS, frozenset()),
     SLUB_CPU_SLABS: Activity("taking the slab from a CPU", _SLUB_CPU_SLABS, frozenset()),
     SLUB_SHEAVES: Activity(
         "filling, emptying or exchanging sheaves", _SHEAVES | _SLUB_SLABS, _OBJECTS

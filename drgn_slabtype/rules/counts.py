@@ -89,4 +89,5 @@ def _judge_nodes(ledger: Ledger) -> Iterator[Finding]:
                 found=kept,
                 moving=counter.passes,
                 address=counter.address or None,
+                activity=counter.activity,
             )

@@ -251,7 +251,7 @@ class SlubAllocator:
         self.quarantine.enter(number, rows, index, ledger, _PLACE[QUARANTINE.name])
         self._live.enter(number, rows, index, ledger, _PLACE[LIVE.name])
         if index.whole:
-            enter_counters(ledger, cache, self.nodes)
+            enter_counters(ledger, cache, self.nodes, taken)
         note_destroyed(ledger, self.caches, number)
         if about is None:
             ledger.zones = _promised(self, cache, ledger)

@@ -16,6 +16,7 @@ import numpy as np
 from ...codes import OBJECTS
 from ...index import SlabIndex
 from ...ledger import I64, U64, Bools, Counter, Ledger, ListKind, Slabs, Suspect
+from ...machine.activities import SLUB_NEW_SLABS
 from ...records import plural
 from ...rules.members import MAX_OBJECTS, MAX_ORDER
 from ..base import Ownership
@@ -219,8 +220,12 @@ def misfits(index: SlabIndex, cache: SlubCache, rows: I64, slabs: Slabs) -> Iter
         yield from wrong_slabs(code, what, found != expected, expected, found)
 
 
-def enter_counters(ledger: Ledger, cache: SlubCache, nodes: Nodes) -> None:
-    """Enter what the nodes count beside what their slabs add up to."""
+def enter_counters(ledger: Ledger, cache: SlubCache, nodes: Nodes, cpus_take_slabs: bool) -> None:
+    """
+    Enter what the nodes count beside what their slabs add up to.
+
+    :param cpus_take_slabs: Whether CPUs have slabs of their own.
+    """
     members, slabs = ledger.memberships, ledger.slabs
     there = ~slabs.excused
 
@@ -243,7 +248,31 @@ def enter_counters(ledger: Ledger, cache: SlubCache, nodes: Nodes) -> None:
         _slack(ledger, listed, largest),
         _moves(ledger, listed, largest),
     )
-    ledger.counters += _of_boot(counters, largest) if cache.facts.name == _NODES else counters
+    if cache.facts.name == _NODES:
+        counters = _of_boot(counters, largest)
+    if cache.debug or not cpus_take_slabs:
+        counters = _handed_out(counters, largest, ledger.facts.in_flight)
+    ledger.counters += counters
+
+
+def _handed_out(counters: List[Counter], largest: int, most: int) -> List[Counter]:
+    # A new slab of which all objects are handed out at once is as full as any other on no list,
+    # before its node counts it.
+    slabs, objects = (
+        {one.node: one.summed - one.kept for one in counters if one.name == name}
+        for name in _COUNTED
+    )
+    nodes = {
+        node
+        for node, short in slabs.items()
+        if 0 < short <= most and objects[node] == short * largest
+    }
+    return [
+        one._replace(slack=one.difference, activity=SLUB_NEW_SLABS)
+        if one.name in _COUNTED and one.node in nodes and not one.passes
+        else one
+        for one in counters
+    ]
 
 
 def _of_boot(counters: List[Counter], largest: int) -> List[Counter]:

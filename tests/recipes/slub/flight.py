@@ -47,6 +47,19 @@ SUITE.state(
 )
 
 
+# All objects were handed out of it, and no node counts it.
+SUITE.state(
+    "slab-handed-out-whole-not-counted",
+    given(
+        _fills_sheaves,
+        "CPUs take whole slabs",
+        slab("full slab without debugging", lambda s: s.counted == s.objects, _plain),
+    ),
+    add(_node("nr_slabs.counter"), -1)
+    + add(_node("total_objects.counter"), lambda slab: -slab.objects),
+)
+
+
 def _emptied(slabs: List[Any]) -> List[Any]:
     # So many from the front of a list as a sheaf has room for.
     room = slabs[0].cache.object.sheaf_capacity.value_()
