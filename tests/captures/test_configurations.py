@@ -164,14 +164,24 @@ def test_a_slab_that_was_counted_for_a_node_without_memory_is_no_finding() -> No
     assert report.findings == report.changing == []
 
 
-@pytest.mark.parametrize(("name", "slabs"), [("kmalloc-64", (1, -1)), ("kmem_cache_node", (1, 0))])
+@pytest.mark.parametrize(
+    ("name", "slabs"),
+    [("kmalloc-64", (1, -1)), ("kmalloc-64", (0, -9)), ("kmem_cache_node", (1, 0))],
+)
 def test_no_other_slab_is_counted_elsewhere(name: str, slabs: Tuple[int, int]) -> None:
-    found = _counted_elsewhere(name, slabs).findings
-    assert {one.node for one in found} == {nid for nid in range(2) if slabs[nid]}
-    assert {one.code for one in found} == {"node-slabs", "node-objects"}
-    assert {one.cache for one in found} == {name}
+    report = _counted_elsewhere(name, slabs)
+    # One slab less than there are may be new: the capture does not tell who was at work.
+    too_few = {nid for nid in range(2) if slabs[nid] == -1}
+    for told, nodes in (
+        (report.findings, {nid for nid in range(2) if slabs[nid]} - too_few),
+        (report.changing, too_few),
+    ):
+        assert {one.node for one in told} == nodes
+        assert {one.code for one in told} == ({"node-slabs", "node-objects"} if nodes else set())
+        assert {one.cache for one in told} == ({name} if nodes else set())
 
 
 def test_each_node_had_one_such_slab_at_most() -> None:
-    found = _counted_elsewhere("kmem_cache_node", (2, -2)).findings
-    assert {one.node for one in found} == {0, 1}
+    report = _counted_elsewhere("kmem_cache_node", (2, -2))
+    assert {one.node for one in (*report.findings, *report.changing)} == {0, 1}
+    assert {one.node for one in report.findings} == {0}
