@@ -30,6 +30,8 @@ _VALUES = {
     "FILE": "made-up",
     "FORMAT=FILE": "json=made-up",
     "PATH": "made-up",
+    "FOLDER": "made-up",
+    "SIZE": "7G",
     "VALUE": "4293918714",
     "A": "before",
     "B": "after",
@@ -63,7 +65,13 @@ def _options() -> Iterator[Tuple[Command, Option]]:
 
 def _code(command: Command, *given: str) -> str:
     assert command.drgn is not None
-    args = cli._parser().parse_args([command.name, *given])
+    needed: List[str] = []
+    for option in command.options:
+        if option.settings.get("required") and option.flags[0] not in given:
+            needed += [option.flags[0], "needed"]
+        if option.settings.get("nargs") == "+":
+            needed.append("some")
+    args = cli._parser().parse_args([command.name, *needed, *given])
     code: str = command.drgn(args)
     compile(code, command.name, "exec")
     return code
