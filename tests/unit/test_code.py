@@ -70,7 +70,7 @@ def _code(command: Command, *given: str) -> str:
         if option.settings.get("required") and option.flags[0] not in given:
             needed += [option.flags[0], "needed"]
         if option.settings.get("nargs") == "+":
-            needed.append("some")
+            given = (*given, "some")
     args = cli._parser().parse_args([command.name, *needed, *given])
     code: str = command.drgn(args)
     compile(code, command.name, "exec")
