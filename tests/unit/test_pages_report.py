@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from typing import Any, List
 
@@ -139,7 +140,7 @@ def test_ranges_of_page_frames(text: str, expected: object) -> None:
 
 @pytest.mark.parametrize("text", ["", "x", "5-", "-5", "9-3"])
 def test_what_is_no_range_of_page_frames(text: str) -> None:
-    with pytest.raises(ValueError, match=r"is no number|no range"):
+    with pytest.raises(argparse.ArgumentTypeError, match="is no range of page frames: FIRST-LAST"):
         pfn_range(text)
 
 
