@@ -170,10 +170,10 @@ def _being_made(
     # Since Linux kernel commit dc795d4c0282 ("mm/slub: defer freelist
     # construction until after bulk allocation from a new slab") (in v7.2), as
     # many objects as are asked for are taken before that, and where the freelist
-    # will be stands meanwhile what the page held before. Slabs that a sheaf is
-    # filled from are counted, and look alike.
+    # will be stands meanwhile what the page held before, be that NULL. Slabs that a
+    # sheaf is filled from are counted, and look alike.
     if not cache.debug and cache.hands_out_several:
-        handed = asks & ~listed
+        handed = (asks | ((freelist == 0) & (slabs.counted < slabs.objects))) & ~listed
         fresh |= handed & _uncounted(slabs, cache, nodes, handed, 1)
     return fresh
 

@@ -31,20 +31,21 @@ def _node(member: str) -> Callable[[Any], Spot]:
 
 
 # Objects were handed out of it, and its freelist is not written; no node counts it.
-SUITE.state(
-    "slab-handed-out-freelist-not-written",
-    given(
-        _fills_sheaves,
-        "CPUs take whole slabs",
-        slab("partial slab without debugging", quiet, _plain),
-    ),
-    unlink()
-    + put("flags", lambda slab: slab.kept("flags") & ~slab.machine.mark)
-    + put("freelist", _STALE)
-    + add(_node("nr_partial"), -1)
-    + add(_node("nr_slabs.counter"), -1)
-    + add(_node("total_objects.counter"), lambda slab: -slab.objects),
-)
+for _name, _freelist in (("", _STALE), ("-null", 0)):
+    SUITE.state(
+        f"slab-handed-out-freelist-not-written{_name}",
+        given(
+            _fills_sheaves,
+            "CPUs take whole slabs",
+            slab("partial slab without debugging", quiet, _plain),
+        ),
+        unlink()
+        + put("flags", lambda slab: slab.kept("flags") & ~slab.machine.mark)
+        + put("freelist", _freelist)
+        + add(_node("nr_partial"), -1)
+        + add(_node("nr_slabs.counter"), -1)
+        + add(_node("total_objects.counter"), lambda slab: -slab.objects),
+    )
 
 
 # All objects were handed out of it, and no node counts it.
