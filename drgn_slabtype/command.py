@@ -231,8 +231,10 @@ def _into(path: Optional[str], code: str) -> str:
         return code
     inside = "".join(f"    {line}" if line.strip() else line for line in code.splitlines(True))
     return (
-        "from contextlib import redirect_stdout\n\n"
-        f"with open({path!r}, 'w', encoding='utf-8') as file, redirect_stdout(file):\n{inside}"
+        "from contextlib import redirect_stdout\n"
+        "from io import StringIO\n\n"
+        f"with redirect_stdout(StringIO()) as text:\n{inside}"
+        f"with open({path!r}, 'w', encoding='utf-8') as file:\n    file.write(text.getvalue())\n"
     )
 
 

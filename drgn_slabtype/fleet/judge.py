@@ -3,19 +3,20 @@
 
 from __future__ import annotations
 
-from typing import Optional, Sequence
+from typing import Optional, Sequence, Union
 
-from ..arguments import at_least, path_of
+from ..arguments import at_least, path_of, several
+from ..errors import ArgumentError
 from .known import Cause
 from .run import MAX_TIME, Options, Progress, Run
 from .summary import Fleet, summarise
 
 
 def judge_fleet(
-    paths: Sequence[str],
+    paths: Union[str, Sequence[str]],
     folder: str,
     *,
-    symbols: Sequence[str] = (),
+    symbols: Union[str, Sequence[str]] = (),
     default_symbols: bool = True,
     processes: Optional[int] = None,
     scheduler: Optional[str] = None,
@@ -35,7 +36,7 @@ def judge_fleet(
     >>> fleet.totals.dumps, len(fleet.groups), fleet.exit_status
     (1, 0, 0)
 
-    :param paths: Folders, dumps, captures, and reports of ``check`` in JSON.
+    :param paths: Folders, dumps, captures, and reports of ``check`` in JSON; or one of them.
     :param folder: Where the results are kept; it is made if it is not there.
     :param symbols: Folders with debug info, in which the vmlinux of each dump is found by its
         build ID.
@@ -48,13 +49,18 @@ def judge_fleet(
     :param by_kernel: Whether dumps of different kinds of kernels are in groups of their own.
     :param html: File that a page with all groups is written to.
     :param progress: Called whenever there is news, and now and then.
-    :raises ArgumentError: if *processes* is too small, or *folder* is no path.
+    :raises ArgumentError: if a number is too small, or a path is none.
     :raises TargetError: if there is nothing to judge, or nowhere to write to.
     """
     at_least("processes", processes, 1)
+    at_least("max_memory", max_memory, 1)
+    if not isinstance(max_time, (int, float)) or not max_time > 0:
+        raise ArgumentError(f"max_time is {max_time!r}: it is a number of seconds, more than 0")
     folder = path_of("folder", folder)
-    options = Options(symbols, default_symbols, processes, scheduler, max_time, max_memory)
-    run = Run(paths, folder, options, progress)
+    folders = [path_of("symbols", one) for one in several(symbols)]
+    below = [path_of("paths", one) for one in several(paths)]
+    options = Options(folders, default_symbols, processes, scheduler, max_time, max_memory)
+    run = Run(below, folder, options, progress)
     run.go()
     fleet = summarise(folder, causes, by_kernel)
     fleet.unread = run.unread
