@@ -363,9 +363,7 @@ QUESTIONS = (
             MOST,
         ),
         drgn=_slabs_code,
-        status=lambda answer: (
-            1 if any(slab.finding for slab in answer.slabs) else incomplete(answer)
-        ),
+        status=lambda answer: 1 if answer.damaged else incomplete(answer),
     ),
     Command(
         "object",

@@ -55,9 +55,8 @@ for name, count in found.left_out.items():
 
 def _fleet(prog: None, args: argparse.Namespace) -> Fleet:
     from .fleet.judge import judge_fleet
-    from .report.output import check_writable, fleet_progress
+    from .report.output import fleet_progress
 
-    check_writable(args.html)
     causes = _causes(args)
     with fleet_progress() as show:
         return judge_fleet(
@@ -76,6 +75,12 @@ def _fleet(prog: None, args: argparse.Namespace) -> Fleet:
         )
 
 
+def _refuse(args: argparse.Namespace) -> None:
+    from .report.output import check_writable
+
+    check_writable(args.html)
+
+
 def _fleet_code(args: argparse.Namespace) -> str:
     given = [repr(args.paths), repr(args.folder)]
     for name, value, usual in (
@@ -92,9 +97,7 @@ def _fleet_code(args: argparse.Namespace) -> str:
 
 def _report(prog: None, args: argparse.Namespace) -> Fleet:
     from .fleet.judge import fleet_summary
-    from .report.output import check_writable
 
-    check_writable(args.html)
     causes = _causes(args)
     return fleet_summary(args.folder, causes=causes, by_kernel=args.by_kernel, html=args.html)
 
@@ -266,6 +269,7 @@ TRIAGE = (
         kernels=True,
         output=False,
         drgn=_fleet_code,
+        refuse=_refuse,
         status=lambda fleet: fleet.exit_status,
         stopped=_stopped,
         presenter=_presenter,
@@ -278,6 +282,7 @@ TRIAGE = (
         target=False,
         kernels=True,
         drgn=_report_code,
+        refuse=_refuse,
         status=lambda fleet: fleet.exit_status,
         presenter=_presenter,
     ),

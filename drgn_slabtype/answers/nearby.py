@@ -44,11 +44,19 @@ def wrong_pointers(reading: Lookup, value: int) -> List[Near]:
     One bit is asked first; one byte only where no single bit would do.
 
     :param value: The word; where it leads to the first byte of something itself,
-        nothing is wrong with it.
+        nothing is wrong with it, nor where it leads to a member of an object.
     """
     machine = reading.machine
-    if _begins(describe(reading, value)):
+    own = describe(reading, value)
+    if _begins(own):
         return []
+    if own.object is not None:
+        # Into an object it may lead anywhere; members lie at whole words.
+        return [
+            Near("bit", how, info)
+            for word, how in _bits(machine, value)
+            if word ^ value < machine.memory.word_size and _begins(info := describe(reading, word))
+        ]
     for near in (_bits, _bytes):
         found = [
             Near(near.__name__[1:-1], how, info)

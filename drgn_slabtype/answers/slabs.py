@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Dict, Iterator, List, Optional, Tuple
+from typing import Annotated, Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
 from drgn import IntegerLike, Program
@@ -22,7 +22,7 @@ from ..ledger import I64, U64, Ledger, ListKind
 from ..machine import Machine, machine
 from ..machine.told import require_cpu, require_node
 from ..records import Listing, Record
-from ..shapes import Address
+from ..shapes import HIDDEN, Address
 from .lookup import Judged, lookup
 from .missing import missing_of_cache, missing_of_machine
 from .names import known_as
@@ -86,6 +86,8 @@ class SlabsAnswer(Listing):
     """How many there are, those included that are not told."""
     why_none: Optional[str] = None
     """What there is instead, if no slab is as those that were asked for."""
+    damaged: Annotated[bool, HIDDEN] = False
+    """Whether there is a finding about one that was asked for, told or not."""
 
 
 def slabs(
@@ -149,7 +151,8 @@ def slabs(
     told = tuple(chain(*missing))
     facts = ledger.facts
     why = None if len(rows) else _why_none(ledger, kind, partial, full, cpu, node)
-    return SlabsAnswer(facts.name, facts.address, found, objects, told, len(rows), why)
+    damaged = not {*_codes(judged)}.isdisjoint(ledger.slabs.page[rows].tolist())
+    return SlabsAnswer(facts.name, facts.address, found, objects, told, len(rows), why, damaged)
 
 
 def _why_none(
@@ -204,16 +207,22 @@ def _standing(ledger: Ledger) -> Tuple[I64, I64]:
     return kind, owner
 
 
+def _codes(judged: Judged) -> Dict[int, str]:
+    # Of the first finding about each slab that has one.
+    codes: Dict[int, str] = {}
+    for finding in judged.findings:
+        if finding.slab is not None and finding.rule not in ("note", "unavailable"):
+            codes.setdefault(finding.slab, finding.code)
+    return codes
+
+
 def _usages(
     machine: Machine, judged: Judged, kind: I64, owner: I64, rows: I64
 ) -> Iterator[SlabUsage]:
     ledger, slabs = judged.ledger, judged.ledger.slabs
     by_state, by_place = (counted[rows] for counted in tally(ledger))
     names = [place.name for place in ledger.places]
-    codes: Dict[int, str] = {}
-    for finding in judged.findings:
-        if finding.slab is not None and finding.rule not in ("note", "unavailable"):
-            codes.setdefault(finding.slab, finding.code)
+    codes = _codes(judged)
     columns = (
         slabs.page[rows].tolist(),
         _addresses(machine, ledger)[rows].tolist(),

@@ -133,3 +133,11 @@ def test_near_miss_is_suggested(prog: Program) -> None:
             TargetError, match="no slab cache named kmaloc-64; did you mean kmalloc-64"
         ):
             ask(prog, "kmaloc-64")
+
+
+def test_how_many_are_told_is_no_matter_of_damage() -> None:
+    path = Path(__file__).parent / "broken" / "slub-6.1-plain-P-overflow-word.xz"
+    broken = open_capture(str(path))
+    assert slabs(broken, "lab_victim").damaged
+    assert slabs(broken, "lab_victim", most=0).damaged
+    assert not slabs(broken, "kmalloc-64").damaged

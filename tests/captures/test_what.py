@@ -43,6 +43,13 @@ def _held(prog: Program) -> SlabObject:
     return next(one for one in objects(prog, "kmalloc-192", "in use") if one.place is None)
 
 
+def test_a_member_of_an_object_is_no_wrong_pointer(prog: Program) -> None:
+    held = _held(prog)
+    for offset, wrong in ((8, False), (64, False), (1, True), (4, True)):
+        found = [one for one in _meanings(prog, held.address + offset) if "wrong" in one.kind]
+        assert [one.address for one in found] == [held.address] * wrong
+
+
 def test_address_of_an_object_is_told(prog: Program) -> None:
     held = _held(prog)
     (meaning,) = _meanings(prog, held.address)
