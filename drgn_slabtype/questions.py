@@ -300,7 +300,7 @@ for node, count in answer.nodes.items():
     print("node", node, count, answer.node_bytes[node])
 for cpu in answer.per_cpu:
     print("CPU", cpu.cpu, cpu.free, cpu.waiting, cpu.lists, cpu.in_use)
-print(answer.objects, answer.uncharged, answer.unknown, answer.guarded)
+print(answer.objects, answer.uncharged, answer.unknown, answer.guarded, answer.contradicted)
 for told in answer.unavailable:
     print(told)
 """
@@ -453,7 +453,7 @@ QUESTIONS = (
         prompt="slabowners",
         options=(option("cache", metavar="CACHE", help="name of the slab cache"), MOST),
         drgn=_owners_code,
-        status=_all_read,
+        status=lambda answer: 1 if answer.damaged else _all_read(answer),
     ),
     Command(
         "refs",

@@ -73,15 +73,15 @@ def objects(
     told = found if most is None else found.first(most)
     return replace(
         told,
-        damaged=bool(judged.findings) and _is_damaged(reading, number),
+        damaged=bool(judged.findings) and is_damaged(reading, number),
         unavailable=tuple(chain(*missing)),
         found=len(found),
         guarded_found=len(found.guarded),
     )
 
 
-def _is_damaged(reading: Lookup, number: int) -> bool:
-    # What moves has to be looked at more than once to be called damaged.
+def is_damaged(reading: Lookup, number: int) -> bool:
+    """Return whether there is a finding about a cache; what moves takes more than one look."""
     if reading.machine.is_live:
         return False
     address = int(reading.caches.addresses[number])

@@ -10,7 +10,7 @@ node whose memory they are in, and by the CPU that keeps free ones or has their 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Dict, List, Optional, Tuple
+from typing import Annotated, Dict, List, Optional, Tuple
 
 import numpy as np
 from drgn import FaultError, Object, Program
@@ -23,11 +23,12 @@ from ..ledger import I64, U64, Bools, Ledger
 from ..machine import Machine, has_contents, machine
 from ..machine.columns import Rows
 from ..records import Listing, Record
-from ..shapes import Address, Bytes
+from ..shapes import HIDDEN, Address, Bytes
 from .caches import CpuUsage, cpus_of, sums
 from .guarded import guarded_counts
 from .lookup import lookup
 from .missing import missing_of_cache, missing_of_machine
+from .objects import is_damaged
 from .states import ObjectState, object_states
 
 _Told = Tuple[Optional[str], Optional[int], bool]  # path, struct mem_cgroup *, whether it dies
@@ -81,6 +82,10 @@ class OwnersAnswer(Listing):
     in those."""
     unavailable: Tuple[str, ...] = ()
     """What is missing because it is not in the target, or cannot be reached."""
+    contradicted: int = 0
+    """Objects about which the structures contradict each other; they are nobody's."""
+    damaged: Annotated[bool, HIDDEN] = False
+    """Whether there is a finding about the cache; never of a target that moves."""
 
 
 def owners(prog: Program, cache: CacheLike, *, most: Optional[int] = None) -> OwnersAnswer:
@@ -112,6 +117,7 @@ def owners(prog: Program, cache: CacheLike, *, most: Optional[int] = None) -> Ow
         missing += missing_of_cache(reading.whole, one, ledger)
         _count(kernel, ledger, memcg, answer, found)
     answer.unavailable = tuple(missing)
+    answer.damaged = answer.contradicted > 0 and is_damaged(reading, number)
     answer.owners = _listed(found)
     answer.found = len(answer.owners)
     if most is not None:
@@ -138,6 +144,7 @@ def _count(
     held = np.flatnonzero(objects.state == ObjectState.IN_USE)
     slab, index = objects.slab[held], objects.index[held]
     answer.objects += len(held)
+    answer.contradicted += int(np.count_nonzero(objects.state == ObjectState.UNKNOWN))
     stride = ledger.facts.stride
     nodes, counts = np.unique(ledger.slabs.nid[slab], return_counts=True)
     for node, count in zip(nodes.tolist(), counts.tolist()):

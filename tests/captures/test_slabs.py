@@ -10,11 +10,14 @@ from drgn import Program
 
 from drgn_slabtype.answers.caches import CacheUsage, caches
 from drgn_slabtype.answers.objects import objects
+from drgn_slabtype.answers.owners import owners
 from drgn_slabtype.answers.slabs import slabs
 from drgn_slabtype.capture import open_capture
 from drgn_slabtype.errors import TargetError
 from drgn_slabtype.report import text as as_text
 
+from ..recipes.overlay import Write, overlay
+from ..recipes.slub.machine import Machine
 from . import ONE_OF_EACH_SHAPE
 
 HERE = Path(__file__).parent
@@ -141,3 +144,17 @@ def test_how_many_are_told_is_no_matter_of_damage() -> None:
     assert slabs(broken, "lab_victim").damaged
     assert slabs(broken, "lab_victim", most=0).damaged
     assert not slabs(broken, "kmalloc-64").damaged
+
+
+def test_objects_that_are_nobodys_are_told_of_owners() -> None:
+    path = str(Path(__file__).parent / "debian-6.1-plain" / "capture.xz")
+    prog, damaged = open_capture(path), open_capture(path)
+    slab = next(one for one in Machine(prog).all_slabs() if one.free and one.counted)
+    sound = owners(prog, slab.cache.name)
+    assert (sound.contradicted, sound.damaged) == (0, False)
+    assert "unknown" not in as_text.owners(sound)
+    overlay(damaged, [Write(slab.spot("freelist").address, bytes(range(8)))])
+    found = owners(damaged, slab.cache.name)
+    assert found.damaged
+    assert found.contradicted == caches(damaged, slab.cache.name).total.unknown > 0
+    assert f"{found.contradicted} unknown: see check" in as_text.owners(found)

@@ -55,6 +55,7 @@ def owners(answer: OwnersAnswer) -> str:
         told += f", {len(answer.owners)} of {plural(answer.found, 'owner')} shown"
     told += f", {answer.uncharged} charged to no cgroup"
     told += f", {answer.guarded} more in KFENCE's pool" if answer.guarded else ""
+    told += f", {answer.contradicted} unknown: see check" if answer.contradicted else ""
     if answer.unknown:
         told += f", the records of {answer.unknown} not in the target"
     lines.append(told)
