@@ -93,11 +93,12 @@ def code_of(args: argparse.Namespace, asked: str, answer: str, shown: str, end: 
     """
     if args.format == "table":
         return f"{asked}{shown}{end}"
-    start, _, names = asked.partition("\n")[0].rpartition("import ")
+    first, _, rest = asked.partition("\n")
+    start, _, names = first.rpartition("import ")
     imported = ", ".join(sorted(["as_json", *names.split(", ")]))
     indent = shown[: len(shown) - len(shown.lstrip())]
     printed = f'{indent}print(as_json({answer}), end="")\n'
-    return f"{start}import {imported}\n{asked.partition(chr(10))[2]}{printed}{end}"
+    return f"{start}import {imported}\n{rest}{printed}{end}"
 
 
 def incomplete(answer: Any) -> int:
@@ -167,9 +168,7 @@ class Command:
         if self.drgn:
             options.append(
                 option(
-                    "--drgn",
-                    action="store_true",
-                    help="print the Python code that does the same",
+                    "--drgn", action="store_true", help="print the Python code that does the same"
                 )
             )
         return tuple(options)

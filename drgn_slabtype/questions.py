@@ -303,6 +303,8 @@ for cpu in answer.per_cpu:
 print(answer.objects, answer.uncharged, answer.unknown, answer.guarded, answer.contradicted)
 for told in answer.unavailable:
     print(told)
+if answer.damaged:
+    print("something is wrong with it: see check")
 """
     return code_of(args, asked, "answer", shown)
 

@@ -32,7 +32,7 @@ from typing import (
 from drgn import FaultError, IntegerLike, Program
 
 from .arguments import CacheLike, at_least, program_of, seconds_of
-from .capture.write import write_file
+from .capture import write_capture
 from .check import check
 from .confirm import Evidence
 from .errors import SlabTypeError
@@ -237,12 +237,13 @@ def save(prog: Program, path: str, report: Report) -> Optional[str]:
     """
     # The finding counts, whatever becomes of the file.
     try:
-        write_file(prog, path)
+        write_capture(prog, path)
         return path
     except KeyboardInterrupt as stop:
         report.stop(reason_of(stop))
         why = "interrupted"
-    except (OSError, FaultError, LookupError, SlabTypeError) as error:
+    except (OSError, FaultError, LookupError, SlabTypeError) as told:
+        error = told.__cause__ if isinstance(told.__cause__, OSError) else told
         lost = None if _is_of_disk(error) else gone(machine(prog), error)
         why = lost or getattr(error, "strerror", None) or str(error)
     message = f"{path}: the capture was not written: {why}"

@@ -73,7 +73,7 @@ def objects(
     told = found if most is None else found.first(most)
     return replace(
         told,
-        damaged=bool(judged.findings) and is_damaged(reading, number),
+        damaged=is_damaged(reading, number),
         unavailable=tuple(chain(*missing)),
         found=len(found),
         guarded_found=len(found.guarded),
@@ -82,7 +82,7 @@ def objects(
 
 def is_damaged(reading: Lookup, number: int) -> bool:
     """Return whether there is a finding about a cache; what moves takes more than one look."""
-    if reading.machine.is_live:
+    if reading.machine.is_live or not reading.judged(number).findings:
         return False
     address = int(reading.caches.addresses[number])
     _, told = tell(reading.whole, number)

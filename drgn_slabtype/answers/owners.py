@@ -10,7 +10,7 @@ node whose memory they are in, and by the CPU that keeps free ones or has their 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Dict, List, Optional, Tuple
+from typing import Dict, List, Optional, Tuple
 
 import numpy as np
 from drgn import FaultError, Object, Program
@@ -23,7 +23,7 @@ from ..ledger import I64, U64, Bools, Ledger
 from ..machine import Machine, has_contents, machine
 from ..machine.columns import Rows
 from ..records import Listing, Record
-from ..shapes import HIDDEN, Address, Bytes
+from ..shapes import Address, Bytes
 from .caches import CpuUsage, cpus_of, sums
 from .guarded import guarded_counts
 from .lookup import lookup
@@ -84,7 +84,7 @@ class OwnersAnswer(Listing):
     """What is missing because it is not in the target, or cannot be reached."""
     contradicted: int = 0
     """Objects about which the structures contradict each other; they are nobody's."""
-    damaged: Annotated[bool, HIDDEN] = False
+    damaged: bool = False
     """Whether there is a finding about the cache; never of a target that moves."""
 
 
@@ -117,7 +117,7 @@ def owners(prog: Program, cache: CacheLike, *, most: Optional[int] = None) -> Ow
         missing += missing_of_cache(reading.whole, one, ledger)
         _count(kernel, ledger, memcg, answer, found)
     answer.unavailable = tuple(missing)
-    answer.damaged = answer.contradicted > 0 and is_damaged(reading, number)
+    answer.damaged = is_damaged(reading, number)
     answer.owners = _listed(found)
     answer.found = len(answer.owners)
     if most is not None:

@@ -87,30 +87,10 @@ def write_capture(
         the same.
     :raises ArgumentError: if *path* is none, or *jobs* is too small.
     :raises UnsupportedError: if the architecture has no ELF machine number.
-    :raises TargetError: if the file cannot be written.
-    """
-    try:
-        return write_file(prog, path_of("path", path), contents, compressed, progress, jobs)
-    except OSError as error:
-        if error.filename is None:  # of the target, or of a file without a name
-            raise
-        raise TargetError(f"{error.filename}: {error.strerror}") from None
-
-
-def write_file(
-    prog: Program,
-    path: str,
-    contents: bool = False,
-    compressed: bool = True,
-    progress: Optional[Progress] = None,
-    jobs: Optional[int] = 1,
-) -> CaptureSummary:
-    """
-    Write a capture, as :func:`write_capture` does.
-
-    :raises OSError: if the file cannot be written.
+    :raises TargetError: if the file cannot be written; its cause is what the system said.
     """
     at_least("jobs", jobs, 1)
+    path = path_of("path", path)
     platform = prog.platform
     assert platform is not None
     number, format = elf_machine(platform), elf_format(platform)
@@ -142,13 +122,16 @@ def write_file(
             Note(b"VMCOREINFO", 0, prog["VMCOREINFO"].string_()),
         ]
         head = format.head(number, notes, writer.segments)
-        with whole(path) as out:
-            if compressed:
-                _pack(out, head, data, progress, jobs)
-            else:
-                data.seek(0)
-                out.write(head)
-                shutil.copyfileobj(data, out, _COPY_BYTES)
+        try:
+            with whole(path) as out:
+                if compressed:
+                    _pack(out, head, data, progress, jobs)
+                else:
+                    data.seek(0)
+                    out.write(head)
+                    shutil.copyfileobj(data, out, _COPY_BYTES)
+        except OSError as error:
+            raise TargetError(f"{path}: {error.strerror}") from error
     return CaptureSummary(
         path=path,
         size=os.path.getsize(path),

@@ -5,8 +5,7 @@ from __future__ import annotations
 
 from typing import Optional, Sequence, Union
 
-from ..arguments import at_least, path_of, several
-from ..errors import ArgumentError
+from ..arguments import at_least, path_of, seconds_of, several
 from .known import Cause
 from .run import MAX_TIME, Options, Progress, Run
 from .summary import Fleet, summarise
@@ -54,8 +53,7 @@ def judge_fleet(
     """
     at_least("processes", processes, 1)
     at_least("max_memory", max_memory, 1)
-    if not isinstance(max_time, (int, float)) or not max_time > 0:
-        raise ArgumentError(f"max_time is {max_time!r}: it is a number of seconds, more than 0")
+    seconds_of("max_time", max_time)
     folder = path_of("folder", folder)
     folders = [path_of("symbols", one) for one in several(symbols)]
     below = [path_of("paths", one) for one in several(paths)]

@@ -215,7 +215,7 @@ def _keep(prog: Program, job: Job, verdict: Verdict) -> Optional[str]:
     # A capture beside the results; of a capture, the file itself will do.
     if is_capture(job.path):
         return job.path
-    from ..capture.write import write_file
+    from ..capture import write_capture
 
     assert job.captures is not None
     path = os.path.join(job.captures, f"{job.number:06}.xz")
@@ -224,7 +224,7 @@ def _keep(prog: Program, job: Job, verdict: Verdict) -> Optional[str]:
         # Another process may be at the same dump, if this one was given up for dead.
         with tempfile.TemporaryDirectory(prefix=".", dir=job.captures) as folder:
             part = os.path.join(folder, "capture.xz")
-            write_file(prog, part)
+            write_capture(prog, part)
             os.replace(part, path)
     except (OSError, FaultError, LookupError, SlabTypeError) as error:
         verdict.why = f"the capture was not written: {' '.join(str(error).split())}"

@@ -92,7 +92,7 @@ _SLUB_SHRINK = _names("""
 """)
 # SLUB: a CPU gives its slab back.
 _SLUB_CPU_SLABS = _names("""
-    deactivate_slab flush_slab flush_cpu_slab __flush_cpu_slab flush_all slub_cpu_dead
+    deactivate_slab flush_slab flush_cpu_slab __flush_cpu_slab slub_cpu_dead
     ___slab_alloc __slab_alloc new_slab_objects
 """)
 # SLUB: a slab is made, and objects of it are handed out before anybody else can have it.

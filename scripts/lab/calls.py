@@ -111,8 +111,8 @@ def record_of(done: Checked) -> Dict[str, Any]:
 
 def _shares(report: Mapping[str, Any]) -> Dict[str, float]:
     decided = report.get("decided") or {}
-    shares = {name: decided[name]["share"] for name in _SHARES if name in decided}
-    return {name: share for name, share in shares.items() if share is not None}
+    # Of a check that ended before it knew of how many, none.
+    return {name: decided[name]["share"] or 0.0 for name in _SHARES if name in decided}
 
 
 def main(arguments: List[str]) -> int:

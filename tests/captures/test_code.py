@@ -238,6 +238,29 @@ def test_code_of_many_dumps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         page.unlink(missing_ok=True)
 
 
+def test_code_that_fails_leaves_the_file_that_it_was_to_write(tmp_path: Path) -> None:
+    path, prog = tmp_path / "told", open_capture(str(HERE / KERNELS[0] / "capture.xz"))
+    path.write_text("precious")
+
+    def code(*words: str) -> str:
+        args = cli._parser().parse_args(["owners", *words, "--drgn"])
+        return "".join(answer(args.command, lambda: prog, args).text)
+
+    with pytest.raises(TargetError):
+        _run(code("nosuch", "-o", str(path)), prog)
+    assert path.read_text() == "precious"
+    assert _run(code("kmalloc-64", "-o", str(path)), prog) == ""
+    assert path.read_text() == _run(code("kmalloc-64"), prog) != ""
+
+
+def test_a_page_that_cannot_be_written_has_no_code(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words in (["fleet", str(HERE), "-o", str(tmp_path)], ["fleet", "report", str(tmp_path)]):
+        assert cli.main([*words, "--html", "/nonexistent/page", "--drgn"]) == 2
+        assert capsys.readouterr().out == ""
+
+
 def test_code_about_call_traces_runs() -> None:
     # Of a kernel that keeps them.
     command = _command("stacks")

@@ -153,8 +153,10 @@ def test_objects_that_are_nobodys_are_told_of_owners() -> None:
     sound = owners(prog, slab.cache.name)
     assert (sound.contradicted, sound.damaged) == (0, False)
     assert "unknown" not in as_text.owners(sound)
+    assert "wrong" not in as_text.owners(sound)
     overlay(damaged, [Write(slab.spot("freelist").address, bytes(range(8)))])
     found = owners(damaged, slab.cache.name)
     assert found.damaged
     assert found.contradicted == caches(damaged, slab.cache.name).total.unknown > 0
-    assert f"{found.contradicted} unknown: see check" in as_text.owners(found)
+    assert f"{found.contradicted} unknown" in as_text.owners(found)
+    assert f"something is wrong with {found.cache}: see check" in as_text.owners(found)

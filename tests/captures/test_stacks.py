@@ -16,7 +16,7 @@ from drgn_slabtype.answers.lookup import lookup
 from drgn_slabtype.answers.object import slab_object
 from drgn_slabtype.answers.objects import objects
 from drgn_slabtype.answers.sites import allocation_sites
-from drgn_slabtype.answers.slots import slot
+from drgn_slabtype.answers.slots import Slot, slot
 from drgn_slabtype.answers.stacks import stacks
 from drgn_slabtype.answers.tracks import spell_track
 from drgn_slabtype.capture import open_capture
@@ -150,6 +150,12 @@ def test_last_callers_of_slab_are_who_allocated_or_freed(state: str, freed: bool
     assert all((one.stack, one.pids, one.youngest) == ((), (), None) for one in answer)
 
 
+def _slot(prog: Program, name: str) -> Slot:
+    # Where the records of a cache are in its objects.
+    reading = lookup(machine(prog))
+    return slot(reading.machine, reading.caches, reading.number(name))
+
+
 @pytest.mark.parametrize(
     ("member", "data"),
     [
@@ -164,9 +170,7 @@ def test_last_callers_of_slab_are_who_allocated_or_freed(state: str, freed: bool
 def test_overwritten_records_are_none(member: str, data: bytes, prog: Program) -> None:
     name = "kmalloc-256"
     held = objects(prog, name, "in use")[3].address
-    kernel = machine(prog)
-    reading = lookup(kernel)
-    offset = slot(kernel, reading.caches, reading.number(name)).tracks
+    offset = _slot(prog, name).tracks
     assert offset is not None
     at = held + offset + offsetof(prog.type("struct track"), member)
     damaged = open_capture(str(HERE / TRACKED / "capture.xz"))
@@ -196,9 +200,7 @@ def test_overwritten_callers_of_slab_are_none() -> None:
     prog, damaged = open_capture(path), open_capture(path)
     name = "inotify_inode_mark"
     held = objects(prog, name, "in use")[0].address
-    kernel = machine(prog)
-    reading = lookup(kernel)
-    offset = slot(kernel, reading.caches, reading.number(name)).last_caller
+    offset = _slot(prog, name).last_caller
     assert offset is not None
     overlay(damaged, [Write(held + offset, bytes.fromhex("deadbeefdeadbeef"))])
     assert [track.overwritten for track in slab_object(prog, held).tracks] == [False]

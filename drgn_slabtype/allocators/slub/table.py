@@ -9,7 +9,7 @@ are made unlike others of the cache.
 
 from __future__ import annotations
 
-from typing import Dict, Iterator, List
+from typing import Dict, Iterator, List, Set
 
 import numpy as np
 
@@ -251,13 +251,13 @@ def enter_counters(ledger: Ledger, cache: SlubCache, nodes: Nodes, cpus_take_sla
     if cache.facts.name == _NODES:
         counters = _of_boot(counters, largest)
     if cache.debug or not cpus_take_slabs:
-        counters = _handed_out(counters, largest, ledger.facts.in_flight)
+        counters = _handed_out(counters, {*slabs.objects.tolist()}, ledger.facts.in_flight)
     ledger.counters += counters
 
 
-def _handed_out(counters: List[Counter], largest: int, most: int) -> List[Counter]:
+def _handed_out(counters: List[Counter], sizes: Set[int], most: int) -> List[Counter]:
     # A new slab of which all objects are handed out at once is as full as any other on no list,
-    # before its node counts it.
+    # before its node counts it. It has as many as slabs of the cache have.
     slabs, objects = (
         {one.node: one.summed - one.kept for one in counters if one.name == name}
         for name in _COUNTED
@@ -265,7 +265,7 @@ def _handed_out(counters: List[Counter], largest: int, most: int) -> List[Counte
     nodes = {
         node
         for node, short in slabs.items()
-        if 0 < short <= most and objects[node] == short * largest
+        if 0 < short <= most and objects[node] in {short * size for size in sizes}
     }
     return [
         one._replace(slack=one.difference, activity=SLUB_NEW_SLABS)

@@ -11,7 +11,7 @@ from ..views.caches import parts, summary, usage
 from ..views.objects import OBJECTS, REFERENCE, WORD, address, row_of
 from ..views.objects import slabs as slabs_view
 from ..views.words import CAPTURE, DECODED, LAYOUT
-from .lines import WIDTH, facts, left, table, text, unavailable
+from .lines import WIDTH, facts, left, see_check, table, text, unavailable
 
 if TYPE_CHECKING:
     from ...answers.address import AddressInfo
@@ -54,7 +54,7 @@ def objects(found: Objects) -> Iterator[str]:
     if not _all(found):
         of_what = f"of its {plural(every, 'object')} none is in that state"
         yield text([f"{facts.name}: {of_what if every else 'it has no object'}"])
-        yield text([*unavailable(found), *_see(found)])
+        yield text([*unavailable(found), *see_check(found.damaged, found.ledger.facts.name)])
         return
     of_all = plural(_all(found) - found.guarded_found, "object")
     told_first = f"{facts.name}: {of_all} of {facts.object_size} bytes"
@@ -62,7 +62,7 @@ def objects(found: Objects) -> Iterator[str]:
     yield printable(told_first + apart + _shown(found))
     yield "\n"
     if not len(found):
-        yield text([*unavailable(found), *_see(found)])
+        yield text([*unavailable(found), *see_check(found.damaged, found.ledger.facts.name)])
         return
     # There may be many millions: what a view would do is written out here. The
     # place comes last: its width is not known before the last row.
@@ -81,12 +81,7 @@ def objects(found: Objects) -> Iterator[str]:
                 for address, slab, index, state, place, position, *rest in rows
             ]
         )
-    yield text([*unavailable(found), *_see(found)])
-
-
-def _see(found: Objects) -> Iterator[str]:
-    if found.damaged:
-        yield f"something is wrong with {found.ledger.facts.name}: see check"
+    yield text([*unavailable(found), *see_check(found.damaged, found.ledger.facts.name)])
 
 
 def slabs(answer: SlabsAnswer) -> str:

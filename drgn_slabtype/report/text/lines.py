@@ -105,6 +105,11 @@ def unavailable(answer: Any) -> List[str]:
     return [f"unavailable: {what}" for what in answer.unavailable]
 
 
+def see_check(damaged: bool, cache: str) -> List[str]:
+    """Return a line that says that something is wrong with a cache, if something is."""
+    return [f"something is wrong with {cache}: see check"] if damaged else []
+
+
 def left(found: int, told: int, noun: str) -> List[str]:
     """Return a line that says how many more there are than are told, if there are."""
     return [f"{found - told} more {noun}{'s' * (found - told > 1)}"] if found > told else []

@@ -12,7 +12,7 @@ from ...answers.stacks import StacksAnswer
 from ..values import plural, size
 from ..views.stacks import KIND, OWNER, SITE
 from ..views.stacks import stacks as view
-from .lines import HANG, hung, table, text, unavailable
+from .lines import HANG, hung, see_check, table, text, unavailable
 
 
 def stacks(answer: Union[StacksAnswer, KindsAnswer, List[Site]]) -> str:
@@ -55,7 +55,7 @@ def owners(answer: OwnersAnswer) -> str:
         told += f", {len(answer.owners)} of {plural(answer.found, 'owner')} shown"
     told += f", {answer.uncharged} charged to no cgroup"
     told += f", {answer.guarded} more in KFENCE's pool" if answer.guarded else ""
-    told += f", {answer.contradicted} unknown: see check" if answer.contradicted else ""
+    told += f", {answer.contradicted} unknown" if answer.contradicted else ""
     if answer.unknown:
         told += f", the records of {answer.unknown} not in the target"
     lines.append(told)
@@ -81,4 +81,4 @@ def owners(answer: OwnersAnswer) -> str:
     ):
         if told := ", ".join(parts):
             lines += hung(f"{what}: ", told, HANG)
-    return text([*lines, *unavailable(answer)])
+    return text([*lines, *unavailable(answer), *see_check(answer.damaged, answer.cache)])
