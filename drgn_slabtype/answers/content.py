@@ -24,6 +24,8 @@ _LONG_TEXT = 8  # as many do not, whatever is beside them
 _BETWEEN = frozenset(b"\0\t\n\r")  # strings, words and lines
 _LONGEST_PERIOD = 16
 _MAX_ERRNO = 4095
+_SMALL = 1 << 16
+_SMALL_NEGATIVE = 1 << 20  # no architecture has anything in the last MiB of all addresses
 
 ERRORS: Dict[int, str] = {
     **errno.errorcode,
@@ -119,9 +121,19 @@ def describe_word(value: int, word_size: int = 8) -> Optional[str]:
     if 0 < negative <= _MAX_ERRNO:
         name = ERRORS.get(negative)
         return f"the error -{negative}" + (f" ({name})" if name else "")
-    if value < 1 << 16:
-        return f"the small number {value}"
+    if is_small(value, word_size):
+        return f"the small number {value if value < _SMALL else -negative}"
     return None
+
+
+def is_small(value: int, word_size: int = 8) -> bool:
+    """
+    Return whether a word is a number near to zero, and so no address.
+
+    >>> is_small(0x8000), is_small(0xffffffffffff8000), is_small(0xffffffff00000000)
+    (True, True, False)
+    """
+    return value < _SMALL or (1 << 8 * word_size) - value <= _SMALL_NEGATIVE
 
 
 def is_poison(byte: int) -> bool:

@@ -51,6 +51,13 @@ def find_names(
     raise ArgumentError(f"there is no slab cache named {quoted(pattern)}{_suggestion(near)}")
 
 
+def word_format(machine: Machine) -> Tuple[int, str, str]:
+    """Return what :func:`poisons` of a machine depend on: its words, its name, its byte order."""
+    assert machine.prog.platform is not None
+    order = "little" if machine.memory.byteorder == "<" else "big"
+    return machine.memory.word_size, machine.prog.platform.arch.name, order
+
+
 def known_as(machine: Machine, address: int) -> str:
     """
     Return what the kernel means by an address that leads nowhere, to end a sentence with.
@@ -60,8 +67,7 @@ def known_as(machine: Machine, address: int) -> str:
 
     :return: Empty if it is none that the kernel writes on purpose, or can be the number of a page.
     """
-    assert machine.prog.platform is not None
-    known = poisons(address, machine.memory.word_size, machine.prog.platform.arch.name)
+    known = poisons(address, *word_format(machine))
     return f": {known[0]}" if known and address >> 32 else ""
 
 

@@ -21,6 +21,7 @@ from .address import Line, ObjectWord
 from .content import describe_word, is_all_text, longest_text, spell_text
 from .describe import describe, spell
 from .lookup import Lookup
+from .names import word_format
 from .poisons import poisons
 from .slots import Slot
 
@@ -157,8 +158,7 @@ def _meaning(reading: Lookup, at: int, word: int) -> Optional[str]:
         return "itself: a list that is empty, or the first half of one"
     if word == at - width:
         return "the word before: the other half of an empty list"
-    assert machine.prog.platform is not None
-    known = poisons(word, width, machine.prog.platform.arch.name)
+    known = poisons(word, *word_format(machine))
     if known:
         return known[0]
     if machine.memory.is_kernel_address(np.array([word], np.uint64))[0]:

@@ -46,13 +46,15 @@ _LONG: Mapping[int, Poison] = {
     # include/linux/poison.h, to Linux 6.7
     0x09F911029D74E35B: Poison("RED_INACTIVE", "SLAB's red zone of a free object"),
     0xD84156C5635688C0: Poison("RED_ACTIVE", "SLAB's red zone of an object in use"),
-    # mm/kfence/kfence.h: byte n of a word is 0xaa ^ n
-    0xADACAFAEA9A8ABAA: Poison("KFENCE_CANARY_PATTERN_U64", "KFENCE's red zone"),
     # include/linux/stackleak.h: -0xBEEF
     0xFFFFFFFFFFFF4111: Poison("STACKLEAK_POISON", "a part of a stack that was erased"),
     # include/linux/slab.h: what kmalloc(0) returns
     0x10: Poison("ZERO_SIZE_PTR", "what kmalloc(0) returns"),
 }
+
+# mm/kfence/kfence.h: byte n of a word in memory is 0xaa ^ n
+_CANARY = bytes(0xAA ^ n for n in range(8))
+_KFENCE = Poison("KFENCE_CANARY_PATTERN_U64", "KFENCE's red zone")
 
 # Words of 32 bits.
 _SHORT: Mapping[int, Poison] = {
@@ -107,7 +109,9 @@ def fill(byte: int) -> str:
     return "" if found is None else str(found)
 
 
-def poisons(value: int, word_size: int = 8, architecture: str = "X86_64") -> List[str]:
+def poisons(
+    value: int, word_size: int = 8, architecture: str = "X86_64", byteorder: str = "little"
+) -> List[str]:
     """
     Return what the kernel means by a word, if it is one of its own.
 
@@ -117,11 +121,12 @@ def poisons(value: int, word_size: int = 8, architecture: str = "X86_64") -> Lis
     :param word_size: Bytes of the word.
     :param architecture: As drgn names it; of another one, poisons that stand for
         pointers are not known.
+    :param byteorder: ``little`` or ``big``: which end of the word comes last in memory.
     """
-    return list(_poisons(value, word_size, architecture))
+    return list(_poisons(value, word_size, architecture, byteorder))
 
 
-def _poisons(value: int, word_size: int, architecture: str) -> Iterator[str]:
+def _poisons(value: int, word_size: int, architecture: str, byteorder: str) -> Iterator[str]:
     delta = of_name(architecture).poison
     if word_size == 8 and delta is not None and value - delta in _POINTERS:
         yield str(_POINTERS[value - delta])
@@ -133,11 +138,16 @@ def _poisons(value: int, word_size: int, architecture: str) -> Iterator[str]:
         for where, half in (("low", value & 0xFFFFFFFF), ("high", value >> 32)):
             if half in _SHORT:
                 yield f"its {where} half is {_SHORT[half]}"
-    data = value.to_bytes(word_size, "little")
+    data = value.to_bytes(word_size, byteorder)  # type: ignore[arg-type]
+    if data == _CANARY:
+        yield str(_KFENCE)
     if whole := _filled(data):
         yield whole
         return
-    for where, part in (("low", data[:_HALF]), ("high", data[_HALF:])):
+    halves = [("low", data[:_HALF]), ("high", data[_HALF:])]
+    if byteorder == "big":
+        halves = [("low", data[-_HALF:]), ("high", data[:-_HALF])]
+    for where, part in halves:
         # One odd byte in a whole word of poison is told as that.
         odd = word_size - data.count(part[:1])
         if len(part) == _HALF < word_size and odd > 1 and (told := _filled(part)):
@@ -145,15 +155,17 @@ def _poisons(value: int, word_size: int, architecture: str) -> Iterator[str]:
 
 
 def _filled(data: bytes) -> str:
-    # What all of some bytes are that memory is filled with; empty if that is nothing.
+    # What all of some bytes are, as they lie in memory; empty if that is nothing it is filled with.
     if len(set(data)) == 1 and data[0] in _FILLS:
         return f"{_FILLS[data[0]]}: 0x{data[0]:02x} in every byte"
-    if set(data[1:-1]) == {0x6B} and {data[0], data[-1]} == {0x6B, 0xA5}:
+    if set(data[:-1]) == {0x6B} and data[-1] == 0xA5:
         return f"{_FILLS[0x6B]}, with POISON_END behind it"
     return ""
 
 
-def damaged_poisons(value: int, word_size: int = 8, architecture: str = "X86_64") -> List[str]:
+def damaged_poisons(
+    value: int, word_size: int = 8, architecture: str = "X86_64", byteorder: str = "little"
+) -> List[str]:
     """
     Return what a word may have been before one bit of it changed, or one byte of poison.
 
@@ -164,6 +176,7 @@ def damaged_poisons(value: int, word_size: int = 8, architecture: str = "X86_64"
 
     :param word_size: Bytes of the word.
     :param architecture: As drgn names it.
+    :param byteorder: ``little`` or ``big``; bytes are numbered from the low end, whichever it is.
     """
     data = value.to_bytes(word_size, "little")
     for usual in set(data):
@@ -176,6 +189,6 @@ def damaged_poisons(value: int, word_size: int = 8, architecture: str = "X86_64"
     for bit in range(8 * word_size):
         other = value ^ 1 << bit
         # Small numbers and halves of words are near to many.
-        if other >> 32 and (known := poisons(other, word_size, architecture)):
+        if other >> 32 and (known := poisons(other, word_size, architecture, byteorder)):
             found += [f"{one}, with bit {bit} wrong" for one in known if "half" not in one]
     return found

@@ -25,9 +25,10 @@ from ..findings import Damaged, Finding
 from ..machine import Machine
 from ..signature import Signature, callers, kind_of_place, size_class
 from .address import NOTHING, AddressInfo
-from .content import ERRORS, classify, describe_word
+from .content import ERRORS, classify, describe_word, is_small
 from .describe import describe
 from .lookup import Located, Lookup
+from .names import word_format
 from .nearby import has_wrong_bit, slots_of, wrong_free_pointer
 from .poisons import fill, poisons
 from .tracks import Track
@@ -190,15 +191,14 @@ def _word(lookup: Lookup, value: int) -> str:
         return told
     if has_wrong_bit(lookup, value):
         return "one bit wrong"
-    if value < 1 << 16:
+    if is_small(value, lookup.machine.memory.word_size):
         return "a small number"
     return "an address of nothing" if _is_kernel(lookup.machine, value) else "no address"
 
 
 def _known_word(lookup: Lookup, value: int) -> Optional[str]:
     source = lookup.machine.memory
-    assert lookup.machine.prog.platform is not None
-    named = poisons(value, source.word_size, lookup.machine.prog.platform.arch.name)
+    named = poisons(value, *word_format(lookup.machine))
     named = [one for one in named if not one.startswith("its ")]
     if named:
         return named[0].partition(",")[0]

@@ -28,11 +28,12 @@ from .address import Meaning
 from .content import AMONG, describe_word, longest_text, spell_text
 from .describe import describe, spell
 from .lookup import Located, Lookup, lookup
-from .names import known_as
+from .names import known_as, word_format
 from .nearby import slots_of, wrong_free_pointer, wrong_pointers
 from .own import with_own
 from .poisons import LOCK_OF_NOBODY, damaged_poisons, poisons
 
+_HALF = 4  # bytes
 _SHORTEST_TEXT = 4  # fewer printable bytes in a row come about by chance
 
 
@@ -106,24 +107,32 @@ def meanings(reading: Lookup, value: int, at: Optional[int] = None) -> Tuple[Mea
 
 def _values(machine: Machine, value: int) -> Iterator[Meaning]:
     source = machine.memory
-    assert machine.prog.platform is not None
-    known = poisons(value, source.word_size, machine.prog.platform.arch.name)
+    known = poisons(value, *word_format(machine))
     yield from (Meaning("poison", one) for one in known)
     if not known:
-        near = damaged_poisons(value, source.word_size, machine.prog.platform.arch.name)
+        near = damaged_poisons(value, *word_format(machine))
         yield from (Meaning("poison", one) for one in near)
         known += near
     told = describe_word(value, source.word_size)
     if told is not None and not known:
-        yield Meaning("error" if told.startswith("the error") else "number", told)
+        yield Meaning(_kind(told), told)
+    moments = tuple(_moment(machine, value))
+    short = None if value >> 32 or value >> 31 == 0 else describe_word(value, _HALF)
+    # The jiffies of the first minutes are such numbers: they begin shortly below 2^32.
+    if short is not None and not (moments and _kind(short) == "number"):
+        yield Meaning(_kind(short), f"{short}, in 32 bits")
     if value == (1 << 8 * source.word_size) - 1:
         yield Meaning("poison", str(LOCK_OF_NOBODY))
     data = value.to_bytes(source.word_size, "little" if source.byteorder == "<" else "big")
     text = longest_text(data)
     if len(text) >= _SHORTEST_TEXT and not known:
         yield Meaning("text", spell_text(data))
-    yield from _moment(machine, value)
+    yield from moments
     yield from _page_type(machine, value)
+
+
+def _kind(told: str) -> str:
+    return "error" if told.startswith("the error") else "number"
 
 
 def _moment(machine: Machine, value: int) -> Iterator[Meaning]:

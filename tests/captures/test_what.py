@@ -93,6 +93,39 @@ def test_poison_error_and_text_lead_nowhere(prog: Program) -> None:
         assert meaning.address is None
 
 
+def test_small_negative_numbers_are_no_wrong_pointers(prog: Program) -> None:
+    for word in (-4096, -32768, -(1 << 20)):
+        (meaning,) = _meanings(prog, word)
+        assert meaning == Meaning("number", f"the small number {word}")
+
+
+def test_negative_numbers_of_32_bits_are_told(prog: Program) -> None:
+    for word, kind, told in (
+        (0xFFFFFFFF, "error", "the error -1 (EPERM), in 32 bits"),
+        (0xFFFFFFF4, "error", "the error -12 (ENOMEM), in 32 bits"),
+        (0xFFFF8000, "number", "the small number -32768, in 32 bits"),
+    ):
+        found = _meanings(prog, word)
+        assert not any("wrong" in one.kind for one in found)
+        # Jiffies begin at such numbers.
+        assert Meaning(kind, told) in found or [one.kind for one in found] == ["jiffies"]
+
+
+@pytest.mark.parametrize(
+    ("name", "ends", "other"),
+    [
+        ("debian-7-plain", 0xA56B6B6B6B6B6B6B, 0x6B6B6B6B6B6B6BA5),
+        ("debian-6.12-s390x-plain", 0x6B6B6B6B6B6B6BA5, 0xA56B6B6B6B6B6B6B),
+    ],
+)
+def test_the_end_of_poison_is_the_last_byte_in_memory(name: str, ends: int, other: int) -> None:
+    prog = open_capture(str(HERE / name / "capture.xz"))
+    (meaning,) = _meanings(prog, ends)
+    assert meaning.meaning.endswith("with POISON_END behind it")
+    (meaning,) = _meanings(prog, other)
+    assert "0xa5 instead of 0x6b" in meaning.meaning
+
+
 def test_page_type_word_of_a_slab_is_told(prog: Program) -> None:
     layout = page_type_layout(prog)
     if layout.slab_flag is not None:

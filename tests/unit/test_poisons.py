@@ -27,7 +27,6 @@ from drgn_slabtype.answers.poisons import damaged_poisons, fill, poisons
         (0x57AC6E9D, "X86_64", "STACK_END_MAGIC"),
         (0xBBBBBBBBBBBBBBBB, "X86_64", "SLUB_RED_INACTIVE"),
         (0xA56B6B6B6B6B6B6B, "X86_64", "POISON_FREE"),
-        (0x6B6B6B6B6B6B6BA5, "S390X", "POISON_FREE"),
         (0x10, "X86_64", "ZERO_SIZE_PTR"),
         (0x6B6B6B6B, "X86_64", "its low half is POISON_FREE"),
         (0xA56B6B6B, "X86_64", "its low half is POISON_FREE"),
@@ -59,6 +58,31 @@ def test_other_words_have_none(word: int, architecture: str) -> None:
 @given(st.integers(0, (1 << 64) - 1), st.sampled_from(["X86_64", "PPC64", "ARM"]))
 def test_any_word_is_told_printably(word: int, architecture: str) -> None:
     assert all(told.isprintable() and told for told in poisons(word, 8, architecture))
+
+
+@pytest.mark.parametrize(
+    ("byteorder", "word", "name"),
+    [
+        ("little", 0xA56B6B6B6B6B6B6B, "POISON_FREE"),
+        ("big", 0x6B6B6B6B6B6B6BA5, "POISON_FREE"),
+        ("little", 0xA56B6B6B, "its low half is POISON_FREE"),
+        ("big", 0x6B6B6BA5, "its low half is POISON_FREE"),
+        ("little", 0xADACAFAEA9A8ABAA, "KFENCE_CANARY_PATTERN_U64"),
+        ("big", 0xAAABA8A9AEAFACAD, "KFENCE_CANARY_PATTERN_U64"),
+    ],
+)
+def test_bytes_come_in_the_order_of_the_machine(byteorder: str, word: int, name: str) -> None:
+    (told,) = poisons(word, 8, "X86_64", byteorder)
+    assert told.startswith(name + ",")
+    other = "big" if byteorder == "little" else "little"
+    assert poisons(word, 8, "X86_64", other) == []
+
+
+def test_the_end_of_poison_at_the_wrong_end_is_a_wrong_byte() -> None:
+    for byteorder, word, byte in (("little", 0x6B6B6B6B6B6B6BA5, 0), ("big", 0xA5 << 56, 7)):
+        word |= 0x6B6B6B6B6B6B6B6B & ~(0xFF << 8 * byte)
+        (told,) = damaged_poisons(word, 8, "X86_64", byteorder)
+        assert told.endswith(f": 0xa5 instead of 0x6b in byte {byte}")
 
 
 def test_fill_names_bytes() -> None:
