@@ -24,10 +24,12 @@ from typing import Iterable, Iterator, List, Sequence, Set
 import numpy as np
 from drgn import FaultError
 
+from .allocators.caches import in_kmalloc_table
 from .allocators.slab.view import slab_counts
 from .distinct import distinct
 from .files.elf import PT_LOAD, Segment
 from .findings import Finding
+from .ledger import I64, Bools
 from .machine import Machine
 from .machine.memory import LINEAR_BYTES
 from .machine.translation import physical_address
@@ -130,9 +132,8 @@ def _slabs(reading: Reading, findings: Sequence[Finding]) -> Set[int]:
     found: Set[int] = set()
     of, owner = reading.allocator.caches.rows, reading.allocator.ownership.cache[rows]
     if of.structure.has("freelist_size"):
-        # Of an index array with one free object, which may be object 0, all can be zeroes.
-        several = of["num"][owner].astype(np.int64) - slab_counts(index)[rows] > 1
-        rows, owner = rows[several], owner[several]
+        never = _never_zeroes(reading, rows, owner)
+        rows, owner = rows[never], owner[never]
     starts, spans = index.addresses[rows] >> shift, index.spans[rows] >> shift
     # One whose order is wrong reaches no further than to the next.
     begins = np.append(np.sort(index.addresses >> shift), np.uint64((1 << 64) - 1 >> int(shift)))
@@ -148,6 +149,22 @@ def _slabs(reading: Reading, findings: Sequence[Finding]) -> Set[int]:
         found.update((heads >> shift).tolist())
         found.update((lasts[within] >> shift).tolist())
     return found
+
+
+def _never_zeroes(reading: Reading, rows: I64, owner: I64) -> Bools:
+    # Of an index array with one free object, which may be object 0, all can be zeroes; not
+    # if it lies in another object, which its last entry names, nor among objects in use
+    # of which each has something in it, as all have but those of kmalloc().
+    index, machine, caches = reading.index, reading.machine, reading.allocator.caches
+    of, page_size = caches.rows, machine.memory.page_size
+    several = of["num"][owner].astype(np.int64) - slab_counts(index)[rows] > 1
+    sizes = of["size"][owner].astype(np.uint64)
+    heads, starts = index["freelist"][rows], index.addresses[rows]
+    inside = index.rows_of_addresses(heads) == rows
+    in_another = inside & (heads - starts >= sizes)
+    of_kmalloc = in_kmalloc_table(machine, caches.addresses)
+    filled = np.zeros(len(rows), np.bool_) if of_kmalloc is None else ~of_kmalloc[owner]
+    return several | in_another | (filled & inside & (2 * sizes <= page_size))
 
 
 def _roots(machine: Machine) -> Iterator[int]:

@@ -329,6 +329,9 @@ def _what_is_wrong(path: str) -> Optional[str]:
                 "no VMCOREINFO in this dump: QEMU needs -device vmcoreinfo and the guest "
                 "CONFIG_FW_CFG_SYSFS; give the guest's with --vmcoreinfo"
             )
+        missing = elf.missing()
+        if missing.bytes:  # it may be in the kernel's memory
+            return f"no VMCOREINFO in what is there; {missing}"
         return (
             "no VMCOREINFO in this core dump: not of a Linux kernel, "
             "or give the kernel's with --vmcoreinfo"
@@ -352,7 +355,7 @@ def shortfall(prog: Program) -> Optional[Finding]:
         return None
     return Finding(
         "unreadable",
-        f"{path}: truncated: {missing.bytes} of {missing.of} bytes of memory are not in the file",
+        f"{path}: {missing}",
         expected=missing.of,
         found=missing.of - missing.bytes,
         measure=SIZE,

@@ -54,6 +54,9 @@ class Missing(NamedTuple):
     of: int
     """Bytes that the program headers promise."""
 
+    def __str__(self) -> str:
+        return f"truncated: {self.bytes} of {self.of} bytes of memory are not in the file"
+
 
 class ElfFile:
     """

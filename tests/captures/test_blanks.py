@@ -149,3 +149,32 @@ def test_an_index_array_that_is_too_long_brings_in_no_other_slab() -> None:
     assert _slabs(reading, told) == own
     rows["freelist_size"][owner[row]] += np.uint64(8)
     assert _slabs(reading, told) == own
+
+
+def _last_free(reading: Reading, *, inside: bool, of_kmalloc: bool) -> int:
+    # The row of a slab with one free object, whose array lies in another than the first.
+    index, caches = reading.index, reading.allocator.caches
+    owner = reading.allocator.ownership.cache
+    one = caches.rows["num"][owner].astype(np.int64) - slab_counts(index) == 1
+    heads, sizes = index["freelist"], caches.rows["size"][owner].astype(np.uint64)
+    within = index.rows_of_addresses(heads) == np.arange(len(index))
+    in_another = within & (heads - index.addresses >= sizes)
+    kmalloc = np.array([name.startswith("kmalloc") for name in caches.names])[owner]
+    several = within & ~in_another & (2 * sizes <= _PAGE)
+    wanted = one & (in_another if inside else several) & (kmalloc == of_kmalloc)
+    return int(np.flatnonzero(wanted)[0])
+
+
+@pytest.mark.parametrize(("inside", "of_kmalloc"), [(True, True), (False, False)])
+def test_a_page_of_zeroes_that_an_array_of_one_free_object_lies_in(
+    inside: bool, of_kmalloc: bool
+) -> None:
+    # The array of a slab of kmalloc(), before its objects, can be: all that is in use may be.
+    reading = Reading(machine(open_capture(str(_HERE / "slab-6.1-plain" / "capture.xz"))))
+    index = reading.index
+    row = _last_free(reading, inside=inside, of_kmalloc=of_kmalloc)
+    told = [Finding("claim-twice", "it is in two places", slab=int(index.pages[row]))]
+    assert int(index["freelist"][row]) // _PAGE in _slabs(reading, told)
+    row = _last_free(reading, inside=False, of_kmalloc=True)
+    told = [Finding("claim-twice", "it is in two places", slab=int(index.pages[row]))]
+    assert _slabs(reading, told) == set()

@@ -15,8 +15,6 @@ from drgn_slabtype.files.elf import PT_LOAD, ElfFile
 from drgn_slabtype.files.kdump import KdumpFile
 
 PAGE = 4096
-_HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
-_PROGRAM_HEADER = struct.Struct("<IIQQQQQQ")
 _DESCRIPTOR = struct.Struct("<qIIQ")
 _BLOCK = 1 << 20
 
@@ -85,7 +83,10 @@ class ElfDump(Dump):
     def __init__(self, path: Path, by: str = "physical") -> None:
         super().__init__(path)
         with path.open("rb") as file:
-            segments = [s for s in ElfFile(file).segments if s.type == PT_LOAD]
+            elf = ElfFile(file)
+            segments = [s for s in elf.segments if s.type == PT_LOAD]
+        self._header = struct.Struct(f"{elf.order}16sHHIQQQIHHHHHH")
+        self._program_header = struct.Struct(f"{elf.order}IIQQQQQQ")
         self._places: Dict[int, int] = {}
         for segment in segments:
             start = getattr(segment, by)
@@ -104,17 +105,17 @@ class ElfDump(Dump):
         copy(self.path, target, self.size)
         gone = sorted(set(pages))
         with target.open("r+b") as file:
-            header = list(_HEADER.unpack(file.read(_HEADER.size)))
+            header = list(self._header.unpack(file.read(self._header.size)))
             file.seek(header[5])
             made: List[Tuple[int, ...]] = []
             for _ in range(header[10]):
-                one = _PROGRAM_HEADER.unpack(file.read(_PROGRAM_HEADER.size))
+                one = self._program_header.unpack(file.read(self._program_header.size))
                 made += _around(one, gone, self._by) if one[0] == PT_LOAD else [one]
             header[5], header[10] = -(-self.size // 8) * 8, len(made)
             file.seek(header[5])
-            file.write(b"".join(_PROGRAM_HEADER.pack(*one) for one in made))
+            file.write(b"".join(self._program_header.pack(*one) for one in made))
             file.seek(0)
-            file.write(_HEADER.pack(*header))
+            file.write(self._header.pack(*header))
 
     def zeroed(self, target: Path, pages: Sequence[int]) -> None:
         copy(self.path, target, self.size)

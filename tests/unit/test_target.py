@@ -97,6 +97,14 @@ def test_core_of_a_process(tmp_path: Path) -> None:
     assert message.startswith(f"{path}: no VMCOREINFO in this core dump: not of a Linux kernel")
 
 
+def test_core_cut_off_before_what_tells_of_the_kernel(tmp_path: Path) -> None:
+    # s390x has it in its memory.
+    path = tmp_path / "vmcore"
+    path.write_bytes(elf(4, note(b"CORE", 1, bytes(336)), bytes(4096))[:-1000])
+    message = refusal(TargetOptions(core=str(path)))
+    assert message.startswith(f"{path}: no VMCOREINFO in what is there; truncated: 1000 of 4096 ")
+
+
 def test_vmcoreinfo_of_no_kernel(tmp_path: Path) -> None:
     path = tmp_path / "vmcore"
     path.write_bytes(core({"PAGESIZE": "4096"}))
