@@ -16,6 +16,9 @@ from drgn_slabtype.check import check
 from drgn_slabtype.command import answer
 from drgn_slabtype.report import output, present
 
+from ..recipes.overlay import overlay
+from ..recipes.suites import suite_of
+
 HERE = Path(__file__).parent
 
 TABLES = (
@@ -176,3 +179,32 @@ def test_width_is_that_of_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert output.width("report.txt") is None
     monkeypatch.setattr("sys.stdout.isatty", lambda: False, raising=False)
     assert output.width(None) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe"),
+    [
+        ("debian-7-plain", "next-one-bit-flipped"),
+        ("debian-7-plain", "next-garbage"),
+        ("debian-7-debug", "next-garbage"),
+        ("slab-6.1-rfc3-plain", "index-out-of-range"),
+    ],
+)
+@pytest.mark.parametrize("columns", [80, 120])
+def test_tables_of_damaged_caches_are_whole(
+    name: str, recipe: str, columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = open_capture(str(HERE / name / "capture.xz"))
+    suite = suite_of(broken)
+    overlay(broken, suite.recipes[recipe](suite.open(broken)).writes)
+    root = next(one for one in check(broken).findings if one.because is None)
+    monkeypatch.setattr(output, "width", lambda path: columns)
+    for line in (f"slabs {root.cache}", f"caches {root.cache}", "check", f"owners {root.cache}"):
+        lines = _text(broken, line).splitlines()
+        assert [one for one in lines if len(one) > columns] == [], line
+        if line.startswith("slabs"):
+            heading, *rows = lines[1:]
+            assert {"SLAB", "OBJECTS", "IN", "USE", "FREE", "FINDING"} <= set(heading.split())
+            # Each slab has its line, and a finding stands at the end of its own.
+            assert all(row.startswith("0xf") for row in rows if "left out" not in row)
+            assert any(row.endswith(f" {root.code}") for row in rows)

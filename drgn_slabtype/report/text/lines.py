@@ -127,17 +127,21 @@ def table(grid: Grid) -> List[str]:
         return _table(grid)
     shown, left_out = fit(grid, width)
     lines = [line.rstrip() for line in _table(shown)]
+    if max(map(len, lines)) > width:
+        shown, left_out = fit(grid, width, padding=0)
+        lines = [line.rstrip() for line in _table(shown, padded=False)]
     if left_out:
         lines += wrap(f"left out: {', '.join(map(heading, left_out))}; --all shows them", width)
     return lines
 
 
-def _table(grid: Grid) -> List[str]:
+def _table(grid: Grid, padded: bool = True) -> List[str]:
     from tabulate import tabulate  # imports much, for what often has no table
 
+    headings = [heading(column) for column in grid.columns]
     return tabulate(
-        grid.rows,
-        headers=[heading(column) for column in grid.columns],
+        grid.rows if padded else [headings, *grid.rows],
+        headers=headings if padded else (),
         tablefmt="plain",
         colalign=["right" if column.right else "left" for column in grid.columns]
         if grid.rows
@@ -146,7 +150,7 @@ def _table(grid: Grid) -> List[str]:
     ).split("\n")
 
 
-def fit(grid: Grid, width: int) -> Tuple[Grid, List[Column]]:
+def fit(grid: Grid, width: int, padding: int = _PADDING) -> Tuple[Grid, List[Column]]:
     """
     Return a table that is no wider than a terminal, and the columns left out for that.
 
@@ -154,11 +158,12 @@ def fit(grid: Grid, width: int) -> Tuple[Grid, List[Column]]:
     is still too wide is broken into several lines, and addresses are not.
 
     :param width: In characters.
+    :param padding: By how many of them a column is wider than its heading, at least.
     """
     cells = [list(column) for column in zip(*grid.rows)]
     kept = [at for at, column in enumerate(cells) if any(column) or not grid.columns[at].less]
     widths = {
-        at: max(len(heading(grid.columns[at])) + _PADDING, *(len(str(cell)) for cell in cells[at]))
+        at: max(len(heading(grid.columns[at])) + padding, *(len(str(cell)) for cell in cells[at]))
         for at in kept
     }
     left_out: Dict[int, int] = {}

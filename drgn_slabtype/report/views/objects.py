@@ -252,7 +252,7 @@ def slabs(answer: SlabsAnswer) -> View:
         Column("slab"),
         Column("memory", "address", less=3),
         Column("node", less=2),
-        Column("list", "list owner", lambda slab: _list(slab.list, slab.owner)),
+        Column("list", "list owner", lambda slab: _list(slab.list, slab.owner), less=1),
         Column("order", right=True, less=4),
         Column("objects"),
         Column("in use"),
