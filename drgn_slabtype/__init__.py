@@ -70,6 +70,7 @@ _NAMES = {
     "check": ".check",
     "compare": ".diff",
     "decode": ".answers.decode",
+    "demo": ".demo",
     "diff": ".diff",
     "dump_page": ".pages.dump",
     "ensure_types": ".target",
@@ -119,6 +120,7 @@ _NAMES = {
     "write_html": ".checking",
     "write_kernel_files": ".pages.kpageflags",
     "write_report": ".checking",
+    "write_text": ".report.output",
 }
 
 __all__ = ["__version__", *_NAMES]  # noqa: PLE0604

@@ -18,7 +18,7 @@ from .errors import TargetError
 from .findings import Finding, Report
 from .fleet.baseline import accept, as_baseline
 from .fleet.known import Cause, likenesses, read_causes
-from .report.output import Progress, check_writable, emit, progress
+from .report.output import Progress, check_writable, progress, write_text
 from .signals import interruptible, reason_of
 from .typed import REPORTS, ReportFile, resolved, spelled
 from .unjudged import is_watch, nothing
@@ -157,7 +157,7 @@ def _keep(report: Report, baseline: Sequence[Cause], path: str) -> None:
     try:
         if report.interrupted:
             raise TargetError(f"{path}: the check ended early")
-        emit(as_baseline(report, baseline), path)
+        write_text(as_baseline(report, baseline), path)
     except TargetError as error:
         message = f"{error}: the baseline was not written"
         report.notes.append(Finding("not-saved", message, place=path))
@@ -209,7 +209,7 @@ def write_report(prog: Program, report: Report, format: str, path: str) -> None:
     if format == "html":
         write_html(prog, report, path)
         return
-    emit(present("check", report, "table" if format == "text" else format), path)
+    write_text(present("check", report, "table" if format == "text" else format), path)
 
 
 def write_html(prog: Program, report: Report, path: str) -> None:
@@ -229,7 +229,7 @@ def write_html(prog: Program, report: Report, path: str) -> None:
 
     with progress() as show:
         found = census(prog, show, cells=_PICTURE_CELLS)
-    emit("".join(html.check(report, found)), path)
+    write_text("".join(html.check(report, found)), path)
 
 
 def stopped(args: argparse.Namespace, records: Any, reason: str) -> Union[Report, Watching]:
@@ -273,14 +273,16 @@ def code(args: argparse.Namespace) -> str:
     files = [*args.report, *([ReportFile("html", args.html)] if args.html else [])]
     files += [] if args.format == "table" else [ReportFile(args.format, "-")]
     accepting = _baseline_code(args)
-    names |= {name for name in ("accept", "as_baseline", "read_causes") if name in accepting}
+    accepted = _accepted_code(args)
+    used = "accept", "as_baseline", "read_causes", "write_text"
+    names |= {name for name in used if f"{name}(" in accepting + accepted}
     names |= {"write_report"} if files else set()
     written = "".join(f"write_report(prog, report, {f.format!r}, {f.path!r})\n" for f in files)
     told = _OF_REPORT if args.format == "table" else ""
     return f"""\
 from drgn_slabtype import {", ".join(sorted(names))}
 
-{checked}{accepting}{told}{_known_code(args, "")}{written}"""
+{checked}{accepting}{told}{_known_code(args, "")}{accepted}{written}"""
 
 
 def _baseline_code(args: argparse.Namespace) -> str:
@@ -291,10 +293,14 @@ def _baseline_code(args: argparse.Namespace) -> str:
     lines = [f"baseline = {read}"]
     if args.baseline is not None:
         lines.append(f"accept(report, baseline{'' if whole else ', whole=False'})")
-    if args.write_baseline is not None:
-        lines.append(f"with open({args.write_baseline!r}, 'w') as file:")
-        lines.append("    file.write(as_baseline(report, baseline))")
     return "".join(f"{line}\n" for line in lines)
+
+
+def _accepted_code(args: argparse.Namespace) -> str:
+    # Behind the verdict, which counts also if the file cannot be written.
+    if args.write_baseline is None:
+        return ""
+    return f"write_text(as_baseline(report, baseline), {args.write_baseline!r})\n"
 
 
 _KNOWN = ("likenesses", "read_causes")

@@ -189,10 +189,10 @@ def _finish(command: Command, args: argparse.Namespace, found: Answer) -> int:
 
 
 def _emit(text: Text, path: Optional[str]) -> None:
-    from .report.output import emit
+    from .report.output import write_text
 
     try:
-        emit(text, path)
+        write_text(text, path)
     except BrokenPipeError:
         # Whoever read the output has seen enough; the exit status still tells
         # the outcome.

@@ -204,7 +204,8 @@ def answer(command: Command, program: Callable[[], Any], args: argparse.Namespac
     check_apart(*_files(args))
     command.refuse(args)
     if command.drgn and args.drgn:
-        return Answer(None, _into(path, command.drgn(args)), None)
+        keep = command.stopped is not None
+        return Answer(None, _into(path, command.drgn(args), keep), None)
     renderer(args.format)
     columns = None if args.wide else width(path)
     records = None
@@ -224,16 +225,20 @@ def answer(command: Command, program: Callable[[], Any], args: argparse.Namespac
     return Answer(records, text, path)
 
 
-def _into(path: Optional[str], code: str) -> str:
-    # What the code prints goes where the command would have written it.
+def _into(path: Optional[str], code: str, keep: bool) -> str:
+    # What the code prints goes where the command would have written it; a verdict is not lost.
     if path in (None, "-"):
         return code
     inside = "".join(f"    {line}" if line.strip() else line for line in code.splitlines(True))
+    written = f"write_text(text.getvalue(), {path!r})\n"
+    if keep:
+        printed = 'except TargetError:\n    print(text.getvalue(), end="")\n    raise\n'
+        written = f"try:\n    {written}{printed}"
     return (
         "from contextlib import redirect_stdout\n"
         "from io import StringIO\n\n"
-        f"with redirect_stdout(StringIO()) as text:\n{inside}"
-        f"with open({path!r}, 'w', encoding='utf-8') as file:\n    file.write(text.getvalue())\n"
+        f"from drgn_slabtype import {'TargetError, ' if keep else ''}write_text\n\n"
+        f"with redirect_stdout(StringIO()) as text:\n{inside}{written}"
     )
 
 

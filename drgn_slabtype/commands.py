@@ -14,7 +14,17 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any, List, Optional, Sequence
 
-from .command import Answer, Command, Option, answer, code_of, incomplete, jobs_option, option
+from .command import (
+    Answer,
+    Command,
+    Option,
+    answer,
+    code_of,
+    incomplete,
+    jobs_code,
+    jobs_option,
+    option,
+)
 from .pagecommands import PAGE_COMMANDS
 from .questions import MOST, QUESTIONS
 from .triage import TRIAGE
@@ -127,9 +137,11 @@ answer = caches(prog, {names}sort={args.sort!r}{options})
 """
     shown = f"""\
 for cache in answer.caches:
-    print(cache.name, cache.in_use, cache.objects{more})
+    print(cache.name + "*" * (not cache.consistent), cache.in_use, cache.objects{more})
 for told in answer.unavailable:
     print(told)
+if answer.damaged:
+    print(answer.damaged, "caches with something wrong: see check")
 """
     return code_of(args, asked, "answer", shown)
 
@@ -196,7 +208,7 @@ def _capture_code(args: argparse.Namespace) -> str:
     asked = f"""\
 from drgn_slabtype import write_capture
 
-summary = write_capture(prog, {args.file!r}{given}, jobs={args.jobs})
+summary = write_capture(prog, {args.file!r}{given}{jobs_code(args)})
 """
     shown = """\
 print(summary.path, summary.size, summary.memory, summary.unreadable)
@@ -229,6 +241,22 @@ def _demo(prog: None, args: argparse.Namespace) -> List[Act]:
     from .demo import demo
 
     return demo()
+
+
+def _demo_code(args: argparse.Namespace) -> str:
+    asked = """\
+from drgn_slabtype import demo
+
+acts = demo()
+"""
+    shown = """\
+for act in acts:
+    print(act.title)
+    for finding in act.report.findings:
+        print(finding.message)
+    print(act.report.outcome.value)
+"""
+    return code_of(args, asked, "acts", shown)
 
 
 COMMANDS = (
@@ -431,6 +459,7 @@ COMMANDS = (
         _demo,
         target=False,
         kernels=True,
+        drgn=_demo_code,
         status=lambda acts: 0 if all(act.as_expected for act in acts) else 1,
     ),
 )

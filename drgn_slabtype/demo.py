@@ -47,6 +47,11 @@ def demo() -> List[Act]:
     """
     Check each capture of the package twice, the second time with one count off by one.
 
+    >>> for act in demo():
+    ...     print(act.report.outcome.value)
+    consistent
+    inconsistent
+
     :raises TargetError: if the package was built without captures.
     """
     paths = captures()

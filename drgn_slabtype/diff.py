@@ -11,7 +11,18 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Dict, List, Mapping, Optional, Tuple, Union
+from typing import (
+    Annotated,
+    Any,
+    Dict,
+    Iterator,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+)
 
 from drgn import FaultError, Program
 
@@ -23,6 +34,7 @@ from .findings import Report
 from .pages.census import census
 from .records import Listing, Record
 from .shapes import HIDDEN, Bytes
+from .signals import spell_reason
 
 _IDENTITY = ("code", "cache", "node", "cpu", "slab", "object", "place", "address")
 _Key = Tuple[Any, ...]
@@ -111,6 +123,13 @@ class Difference(Listing):
     """What was found in either."""
     left_out: Dict[str, int] = field(default_factory=dict)
     """How many more ``caches``, ``stacks`` and ``pages`` there are than are told."""
+    overwritten_before: int = 0
+    """How many objects of the earlier moment are in no call trace, since the record of who
+    allocated them is overwritten."""
+    overwritten_after: int = 0
+    """How many of the later one."""
+    unavailable: List[str] = field(default_factory=list)
+    """What could not be read of either, and so looks as if it had grown or shrunk."""
     everything: Annotated[bool, HIDDEN] = False
     """Whether text tells all of :attr:`caches`, and not just those of :attr:`grown`."""
 
@@ -129,8 +148,10 @@ class Difference(Listing):
 
     @property
     def exit_status(self) -> int:
-        """1 if something is newly wrong, else 0."""
-        return 1 if any(one.change == "new" for one in self.findings) else 0
+        """1 if something is newly wrong, else 3 if not all could be read, else 0."""
+        if any(one.change == "new" for one in self.findings):
+            return 1
+        return 3 if self.unavailable else 0
 
 
 @dataclass
@@ -144,6 +165,10 @@ class Moment(Record):
     """By what identifies them: code, cache, message."""
     stacks: Optional[Dict[Tuple[str, Optional[str], Tuple[str, ...]], int]] = None
     pages: Optional[Dict[str, int]] = None
+    overwritten: int = 0
+    """Objects of which the record of who allocated them is overwritten."""
+    unavailable: List[str] = field(default_factory=list)
+    """What could not be read."""
 
 
 def moment(source: Union[Program, Report, Mapping[str, Any]]) -> Moment:
@@ -159,7 +184,7 @@ def moment(source: Union[Program, Report, Mapping[str, Any]]) -> Moment:
         found = _of_report(check(source))
         tracked = stacks(source)
         if tracked.caches:
-            found.stacks = {}
+            found.stacks, found.overwritten = {}, tracked.overwritten
             for one in tracked.stacks:
                 key = (one.cache, one.caller, one.stack)
                 found.stacks[key] = found.stacks.get(key, 0) + one.count
@@ -187,7 +212,15 @@ def _of_report(report: Report) -> Moment:
             for finding in report.findings
             if finding.because is None
         },
+        unavailable=[
+            *_stopped(report.interrupted, report.stopped),
+            *(one.message for one in report.unavailable),
+        ],
     )
+
+
+def _stopped(interrupted: bool, reason: Optional[str]) -> List[str]:
+    return [f"all that a check would have come to: {spell_reason(reason)}"] if interrupted else []
 
 
 def _of_document(saved: Mapping[str, Any], name: str) -> Moment:
@@ -210,6 +243,10 @@ def _of_document(saved: Mapping[str, Any], name: str) -> Moment:
                 for one in saved["findings"]
                 if one["because"] is None
             },
+            unavailable=[
+                *_stopped(bool(saved.get("interrupted")), saved.get("stopped")),
+                *(str(one["message"]) for one in saved.get("unavailable", ())),
+            ],
         )
     except KeyError as error:
         raise TargetError(f"{name} is no report of check --format json: no {error}") from None
@@ -266,6 +303,8 @@ def compare(before: Moment, after: Moment, *, most: Optional[int] = None) -> Dif
             for (cache, caller, stack), was, now in _paired(before.stacks, after.stacks)
         ]
         found.stacks = sorted(grown, key=lambda one: -one.growth)
+        found.overwritten_before = before.overwritten
+        found.overwritten_after = after.overwritten
     if before.pages is not None and after.pages is not None:
         changed = [
             PageGrowth(type, was, now, now - was)
@@ -280,7 +319,14 @@ def compare(before: Moment, after: Moment, *, most: Optional[int] = None) -> Dif
         found.findings += [
             Changed(change, *told) for key, told in here.findings.items() if key in keys
         ]
+    found.unavailable = list(_unavailable(before.unavailable, after.unavailable))
     return found if most is None else _shortened(found, most)
+
+
+def _unavailable(before: Sequence[str], after: Sequence[str]) -> Iterator[str]:
+    for told in dict.fromkeys([*before, *after]):
+        when = "before" if told not in after else "after" if told not in before else "both"
+        yield f"{when}: {told}"
 
 
 def _shortened(found: Difference, most: int) -> Difference:

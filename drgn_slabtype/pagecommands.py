@@ -132,6 +132,7 @@ for cell in found.map.cells:
     shown += """\
 for one in found.conflicts:
     print(hex(one.pfn), one.meaning)
+print(found.pages, "pages,", found.unreadable_pages, "unreadable")
 """
     end = f"write_kernel_files(prog, {files[0]!r}, {files[1]!r})\n" if any(files) else ""
     return code_of(args, asked, "found", shown, end)

@@ -52,7 +52,7 @@ def _register(spec: Command, name: str) -> None:
 
     def _run(prog: Program, args: argparse.Namespace, names: Mapping[str, Any]) -> Any:
         from .errors import SlabTypeError, TargetError
-        from .report.output import emit
+        from .report.output import write_text
         from .signals import Interruptions, repeat
         from .target import ensure_types
 
@@ -67,12 +67,12 @@ def _register(spec: Command, name: str) -> None:
                 interruptions.limit(getattr(args, "max_time", None))
                 found = answer(spec, program, args)
                 try:
-                    emit(found.text, found.output)
+                    write_text(found.text, found.output)
                 except TargetError as e:
                     told = verdict(spec, found)
                     if told is None:
                         raise
-                    emit(told, None)
+                    write_text(told, None)
                     print(f"%{spec.prompt}: {e}", file=sys.stderr)
         except SlabTypeError as e:
             raise CommandError(str(e)) from e

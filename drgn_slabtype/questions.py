@@ -85,11 +85,12 @@ def _slabs_code(args: argparse.Namespace) -> str:
     asked = f"from drgn_slabtype import slabs\n\nanswer = slabs(prog, {args.cache!r}{options})\n"
     shown = """\
 for slab in answer.slabs:
-    print(hex(slab.slab), slab.list, slab.in_use, slab.objects, slab.free)
+    print(hex(slab.slab), slab.list, slab.in_use, slab.objects, slab.free, slab.finding or "")
 for one in answer.objects:
     print(hex(one.address), one.state, one.place)
-for told in answer.unavailable:
-    print(told)
+for told in (*answer.unavailable, answer.why_none):
+    if told:
+        print(told)
 """
     return code_of(args, asked, "answer", shown)
 
@@ -275,8 +276,10 @@ try:
     shown = """\
     for stack in answer.stacks:
         print(stack.count, stack.cache, stack.caller, stack.stack)
-    print(answer.caches, "caches with records,", answer.untracked, "objects without one,", end=" ")
-    print(answer.overwritten, "records overwritten")
+    print(answer.tracked, "objects with a record, in", answer.caches, "caches;", end=" ")
+    print(answer.untracked, "without one,", answer.overwritten, "with one that is overwritten")
+    for told in answer.unavailable:
+        print(told)
 """
     return code_of(args, asked, "answer", shown, failed)
 

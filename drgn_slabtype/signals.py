@@ -53,6 +53,19 @@ def reason_of(stop: KeyboardInterrupt) -> str:
     return stop.reason if isinstance(stop, Interrupted) else "SIGINT"
 
 
+def spell_reason(reason: Optional[str]) -> str:
+    """
+    Return what stopped a check, in words.
+
+    >>> spell_reason("time"), spell_reason("SIGTERM")
+    ('stopped by time', 'interrupted by SIGTERM')
+
+    :param reason: As a report has it.
+    """
+    told = {None: "interrupted", TIME: "stopped by time", "target": "the target went away"}
+    return told.get(reason) or f"interrupted by {reason}"
+
+
 class Interruptions:
     """
     What may stop a command.

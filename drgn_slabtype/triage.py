@@ -49,6 +49,9 @@ for page in found.pages or ():
     print(page.type, page.growth)
 for name, count in found.left_out.items():
     print(count, "more", name)
+print(found.overwritten_before, "records of allocations overwritten,", found.overwritten_after)
+for told in found.unavailable:
+    print(told)
 """
     return code_of(args, asked, "found", shown)
 

@@ -31,7 +31,7 @@ from ..shapes import Bytes
 from ..signature import first_caller
 from ..workers import worth_while
 from .lookup import Lookup, lookup
-from .missing import missing_of_machine
+from .missing import missing_of_cache, missing_of_machine
 from .slots import Slot, slot
 from .states import ObjectState, object_states
 from .trackcolumns import TrackColumns, has_records, track_columns
@@ -95,6 +95,11 @@ class StacksAnswer(Listing):
     unavailable: Tuple[str, ...] = ()
     """What is missing because it is not in the target, or cannot be reached."""
 
+    @property
+    def tracked(self) -> int:
+        """Objects with a record that is whole; those of all call traces."""
+        return self.objects - self.untracked - self.overwritten
+
 
 def stacks(
     prog: Program,
@@ -155,7 +160,8 @@ def stacks(
         key=lambda stack: (-stack.count, stack.cache, stack.caller or "", stack.stack)
     )
     answer.found = len(answer.stacks)
-    answer.unavailable = tuple(missing_of_machine(reading.whole) if tracked else ())
+    if tracked:
+        answer.unavailable = (*missing_of_machine(reading.whole), *answer.unavailable)
     if most is not None:
         del answer.stacks[most:]
     return answer
@@ -213,6 +219,7 @@ def _add(
 ) -> None:
     kernel = reading.machine
     ledger = reading.whole.allocator.collect(number, reading.whole.index)
+    answer.unavailable += tuple(missing_of_cache(reading.whole, number, ledger))
     objects = object_states(ledger)
     freed = answer.event == "freed"
     # What waits has been freed by its user; only KASAN says by whom.

@@ -93,7 +93,7 @@ def fleet_summary(
 def _shown(fleet: Fleet, html: Optional[str]) -> Fleet:
     if html:
         from ..report.html import fleet as page
-        from ..report.output import emit
+        from ..report.output import write_text
 
-        emit("".join(page(fleet)), html)
+        write_text("".join(page(fleet)), html)
     return fleet

@@ -16,6 +16,7 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional
 
 from ..errors import TargetError
 from ..findings import Outcome
+from ..signals import spell_reason
 from ..signature import Signature
 
 _START = 4096
@@ -80,7 +81,10 @@ def _told(saved: Mapping[str, Any]) -> Dict[str, Any]:
     outcome = _OUTCOMES[saved["outcome"]]
     signed = [_signature(one["signature"]) for one in roots if one["signature"] is not None]
     known = {one["id"]: one for one in signed}
-    missing = [str(one["message"]) for one in saved["unavailable"][:1]]
+    stopped = bool(saved.get("interrupted"))
+    missing = [spell_reason(_text(saved.get("stopped")))] if stopped else []
+    missing += [str(one["message"]) for one in saved["unavailable"][:1]]
+    is_partial = stopped or outcome == Outcome.INCOMPLETE.value
     return {
         "kind": KIND,
         "release": _text(target["release"]),
@@ -88,7 +92,7 @@ def _told(saved: Mapping[str, Any]) -> Dict[str, Any]:
         "allocator": _text(layout["allocator"]),
         "layout": _text(layout["page_type"]),
         "outcome": outcome,
-        "why": "; ".join(missing) or None if outcome == Outcome.INCOMPLETE.value else None,
+        "why": "; ".join(missing) or None if is_partial else None,
         "findings": len(saved["findings"]),
         "roots": [
             {**one, "signature": one["signature"] and str(one["signature"]["id"])} for one in roots

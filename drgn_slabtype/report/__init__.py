@@ -58,6 +58,7 @@ def present(command: str, records: Any, format: str, width: Optional[int] = None
 
 # Of the answers that functions of this package give, what the command is called.
 _COMMANDS = {
+    "Act": "demo",
     "AddressInfo": "object",
     "CachesAnswer": "caches",
     "CaptureSummary": "capture",
@@ -101,5 +102,5 @@ def as_json(answer: Any) -> str:
     name = _COMMANDS.get(type(several[0]).__name__) if several else None
     if name is None:
         raise ArgumentError(f"{shown(answer)} is no answer of a command")
-    text = present(name, several if name in ("decode", "watch") else answer, "json")
+    text = present(name, several if name in ("decode", "demo", "watch") else answer, "json")
     return text if isinstance(text, str) else "".join(text)

@@ -53,9 +53,11 @@ def check_apart(*paths: str) -> None:
             seen.add(real)
 
 
-def emit(text: Text, path: Optional[str]) -> None:
+def write_text(text: Text, path: Optional[str]) -> None:
     """
-    Write a report.
+    Write a text, such as a report.
+
+    >>> write_text(as_json(caches(prog, "dentry")), "dentry.json")
 
     A regular file appears, or changes, when everything has been written, and
     not at all after an error.

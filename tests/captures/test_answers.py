@@ -12,7 +12,6 @@ import pytest
 from drgn import Program
 from drgn.helpers.linux.slab import find_slab_cache
 
-from drgn_slabtype import demo
 from drgn_slabtype.answers.caches import CacheUsage, caches
 from drgn_slabtype.answers.object import slab_object
 from drgn_slabtype.answers.objects import for_each_object, for_each_slab, objects
@@ -23,6 +22,7 @@ from drgn_slabtype.answers.what import what
 from drgn_slabtype.capture import is_capture, open_capture
 from drgn_slabtype.check import check, validate_slab_cache
 from drgn_slabtype.command import incomplete
+from drgn_slabtype.demo import captures, raise_count
 from drgn_slabtype.errors import CorruptionError, TargetError
 from drgn_slabtype.machine import machine, page_type_layout
 from drgn_slabtype.pages.census import Selection, census
@@ -34,7 +34,7 @@ from ..recipes.overlay import Write, overlay
 
 HERE = Path(__file__).parent
 CAPTURES: List[Path] = [
-    *demo.captures(),
+    *captures(),
     *(path for path in sorted(HERE.glob("*/capture.xz")) if is_capture(str(path))),
 ]
 
@@ -140,7 +140,7 @@ def test_validation_names_the_damage(path: Path) -> None:
     partial = [
         cache.name for cache in caches(open_capture(str(path))).caches if _has_partial(cache)
     ]
-    demo.raise_count(damaged, partial[0])
+    raise_count(damaged, partial[0])
     with pytest.raises(CorruptionError) as caught:
         validate_slab_cache(find_slab_cache(damaged, partial[0]))
     assert caught.value.finding.cache == partial[0]

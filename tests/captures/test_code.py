@@ -29,6 +29,9 @@ from drgn_slabtype.report.json import check as check_as_json
 from drgn_slabtype.report.json import objects as objects_as_json
 from drgn_slabtype.report.text import slabs as as_text
 
+from ..recipes.overlay import overlay
+from ..recipes.suites import suite_of
+
 HERE = Path(__file__).parent
 
 LINES = (
@@ -82,6 +85,7 @@ LINES = (
     "capture -o PACKED --uncompressed --contents -j 2",
     "explain",
     "explain redzone 'freelist-*' -n 2",
+    "demo",
 )
 
 
@@ -187,6 +191,7 @@ _LISTED = {
     "diff": "findings caches stacks pages left_out",
     "capture": "regions left_out",
     "explain": "codes",
+    "demo": "reports",
 }
 
 
@@ -272,7 +277,79 @@ def test_code_about_call_traces_runs() -> None:
     printed = _run(command.drgn(args), prog)
     *rows, last = printed.splitlines()
     assert rows == [f"{one.count} {one.cache} {one.caller} {one.stack}" for one in told]
-    assert last.startswith("2 caches with records, ")
+    every = stacks(prog, "kmalloc-64", "dent*", freed=True)
+    assert last == (
+        f"{every.tracked} objects with a record, in 2 caches; "
+        f"{every.untracked} without one, 0 with one that is overwritten"
+    )
+
+
+def _damaged(name: str, recipe: str) -> Program:
+    prog = open_capture(str(HERE / name / "capture.xz"))
+    suite = suite_of(prog)
+    overlay(prog, suite.recipes[recipe](suite.open(prog)).writes)
+    return prog
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "stacks kmalloc-64 -n 3",
+        "stacks kmalloc-64 --by words -n 3",
+        "caches kmalloc-64",
+        "slabs kmalloc-64 -n 2",
+        "objects kmalloc-64 -n 2",
+        "owners kmalloc-64",
+    ],
+)
+def test_code_tells_what_is_not_in_the_target(line: str) -> None:
+    args = cli._parser().parse_args(line.split())
+    prog = _damaged("debian-7-debug", "next-cache-garbage")
+    told = "".join(answer(args.command, lambda: prog, args).text)
+    missing = re.findall(r"^unavailable: (.*)$", told, re.M)
+    assert missing
+    assert args.command.drgn is not None
+    printed = _run(args.command.drgn(args), prog).splitlines()
+    assert [one for one in missing if one not in printed] == []
+
+
+def test_code_tells_what_is_wrong() -> None:
+    prog = _damaged("debian-6.12-plain", "next-garbage")
+    root = next(one for one in check(prog).findings if one.because is None)
+    for line, told in (
+        (f"caches {root.cache}", [f"{root.cache}* ", "1 caches with something wrong: see check"]),
+        (f"slabs {root.cache}", [f" {root.code}\n"]),
+        (f"objects {root.cache}", ["something is wrong with it: see check"]),
+        (f"owners {root.cache}", ["something is wrong with it: see check"]),
+    ):
+        args = cli._parser().parse_args(line.split())
+        assert args.command.drgn is not None
+        printed = _run(args.command.drgn(args), prog)
+        assert [one for one in told if one not in printed] == []
+
+
+def test_code_has_no_option_that_was_not_given() -> None:
+    for line in LINES:
+        args = cli._parser().parse_args(shlex.split(line.replace("OBJECT", "ffff888000000000")))
+        assert args.command.drgn is not None
+        code = args.command.drgn(args)
+        # Whether all caches are asked depends on the machine.
+        assert "=None" not in code.replace("everywhere=None", ""), line
+
+
+@pytest.mark.parametrize("option", ["-o", "--write-baseline", "--html", "--report json="])
+def test_code_that_cannot_write_tells_the_verdict_and_one_error(
+    option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "nonexistent" / "x"
+    words = f"check --cache dentry {option}{'' if option.endswith('=') else ' '}{path}".split()
+    assert cli.main([*words, "--drgn"]) == 0
+    code = capsys.readouterr().out
+    prog, printed = open_capture(str(HERE / "debian-6.12-plain" / "capture.xz")), io.StringIO()
+    with contextlib.redirect_stdout(printed), pytest.raises(TargetError) as raised:
+        exec(code, {"prog": prog})
+    assert str(raised.value) == f"{path}: No such file or directory"
+    assert printed.getvalue().splitlines()[-1].startswith("consistent ")
 
 
 @pytest.mark.parametrize("format", ["json", "junit", "github", "gitlab"])

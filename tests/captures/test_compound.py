@@ -10,11 +10,11 @@ from typing import Callable, Dict, List, Tuple
 import numpy as np
 import pytest
 
-from drgn_slabtype import demo
 from drgn_slabtype.answers.objects import objects
 from drgn_slabtype.answers.page import page_info
 from drgn_slabtype.capture import is_capture, open_capture
 from drgn_slabtype.check import check
+from drgn_slabtype.demo import captures
 from drgn_slabtype.findings import Report
 from drgn_slabtype.machine import machine as machine_of
 from drgn_slabtype.pages.kinds import TAIL
@@ -27,7 +27,7 @@ from ..recipes.overlay import Write, overlay
 HERE = Path(__file__).parent
 CAPTURES: List[Path] = [
     path for path in sorted(HERE.glob("*/capture.xz")) if is_capture(str(path))
-] or demo.captures()
+] or captures()
 
 pytestmark = pytest.mark.skipif(not CAPTURES, reason="there are no captures to damage")
 

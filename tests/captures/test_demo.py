@@ -8,19 +8,17 @@ import sys
 
 import pytest
 
-from drgn_slabtype import demo
+from drgn_slabtype.demo import captures, demo
 from drgn_slabtype.errors import TargetError
 from drgn_slabtype.findings import Outcome
 
-needs_captures = pytest.mark.skipif(
-    not demo.captures(), reason="the package has no captures to show"
-)
+needs_captures = pytest.mark.skipif(not captures(), reason="the package has no captures to show")
 
 
 @needs_captures
 def test_each_capture_is_shown_whole_and_damaged() -> None:
-    acts = demo.demo()
-    assert len(acts) == 2 * len(demo.captures())
+    acts = demo()
+    assert len(acts) == 2 * len(captures())
     for whole, damaged in zip(acts[::2], acts[1::2]):
         assert whole.report.outcome is Outcome.CONSISTENT
         assert damaged.report.outcome is Outcome.INCONSISTENT
@@ -41,6 +39,6 @@ def test_demo_exits_with_0_when_both_answers_are_right() -> None:
 
 
 def test_package_without_captures_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo, "captures", lambda: [])
+    monkeypatch.setitem(demo.__globals__, "captures", lambda: [])
     with pytest.raises(TargetError, match="no captures are installed"):
-        demo.demo()
+        demo()

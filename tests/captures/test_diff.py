@@ -8,18 +8,23 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from drgn import FaultError
+from drgn import FaultError, offsetof
 
-from drgn_slabtype import cli, demo
+from drgn_slabtype import cli
 from drgn_slabtype.answers.caches import caches
+from drgn_slabtype.answers.lookup import lookup
+from drgn_slabtype.answers.objects import objects
+from drgn_slabtype.answers.slots import slot
 from drgn_slabtype.capture import open_capture
 from drgn_slabtype.check import check
+from drgn_slabtype.demo import raise_count
 from drgn_slabtype.diff import compare, diff, moment, open_moment
 from drgn_slabtype.errors import TargetError
+from drgn_slabtype.machine import machine
 from drgn_slabtype.report import json as as_json
 from drgn_slabtype.report.text import diff as as_text
 
-from ..recipes.overlay import overlay
+from ..recipes.overlay import Write, overlay
 from ..recipes.suites import suite_of
 
 HERE = Path(__file__).parent
@@ -121,7 +126,7 @@ def test_one_moment_has_no_difference() -> None:
 def test_findings_are_new_gone_or_still_there() -> None:
     sound, damaged = open_capture(PLAIN), open_capture(PLAIN)
     name = next(cache.name for cache in caches(sound).caches if cache.lists.get("partial"))
-    demo.raise_count(damaged, name)
+    raise_count(damaged, name)
     found = diff(sound, damaged)
     assert {one.change for one in found.findings} == {"new"}
     assert found.exit_status == 1
@@ -132,6 +137,36 @@ def test_findings_are_new_gone_or_still_there() -> None:
     # What a saved report calls the same is the same.
     saved = json.loads(as_json.check(check(damaged)))
     assert {one.change for one in diff(saved, damaged).findings} == {"still there"}
+
+
+def test_overwritten_records_are_counted() -> None:
+    path = str(HERE / "debian-7-debug" / "capture.xz")
+    before, after = open_capture(path), open_capture(path)
+    reading = lookup(machine(after))
+    layout = slot(reading.machine, reading.caches, reading.number("kmalloc-256"))
+    held = objects(before, "kmalloc-256", "in use")[3].address
+    assert layout.tracks is not None
+    at = held + layout.tracks + offsetof(after.type("struct track"), "pid")
+    overlay(after, [Write(at, bytes.fromhex("ffffff7f"))])
+    found = diff(before, after)
+    assert (found.overwritten_before, found.overwritten_after) == (0, 1)
+    assert [one.growth for one in found.stacks or []] == [-1]
+    told = "in no call trace, their record overwritten: 0 objects before, 1 after\n"
+    assert told in as_text(found)
+    assert "in no call trace" not in as_text(diff(before, before))
+
+
+def test_what_either_lacks_is_told_and_is_a_status_of_3() -> None:
+    whole = json.loads(as_json.check(check(open_capture(PLAIN))))
+    cut = {**whole, "interrupted": True, "stopped": "time", "caches": whole["caches"][:9]}
+    found = diff(whole, cut)
+    assert found.exit_status == 3
+    (missing,) = found.unavailable
+    assert missing == "after: all that a check would have come to: stopped by time"
+    assert f"unavailable: {missing}\n" in as_text(found)
+    assert diff(cut, whole).unavailable == [missing.replace("after", "before")]
+    assert diff(cut, cut).unavailable == [missing.replace("after", "both")]
+    assert diff(whole, whole).exit_status == 0
 
 
 def test_call_traces_grow() -> None:

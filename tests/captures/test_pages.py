@@ -12,10 +12,10 @@ from drgn import Program
 from drgn.helpers.linux.mm import pfn_to_page
 from lab import pagewords
 
-from drgn_slabtype import demo
 from drgn_slabtype.answers.page import page_info
 from drgn_slabtype.capture import is_capture, open_capture
 from drgn_slabtype.check import check
+from drgn_slabtype.demo import captures
 from drgn_slabtype.errors import TargetError
 from drgn_slabtype.findings import Report
 from drgn_slabtype.machine import machine as machine_of
@@ -37,7 +37,7 @@ from . import ONE_OF_EACH_SHAPE
 
 HERE = Path(__file__).parent
 CAPTURES: List[Path] = [
-    *demo.captures(),
+    *captures(),
     *(path for path in sorted(HERE.glob("*/capture.xz")) if is_capture(str(path))),
 ]
 

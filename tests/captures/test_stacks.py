@@ -24,6 +24,7 @@ from drgn_slabtype.errors import TargetError
 from drgn_slabtype.machine import machine
 from drgn_slabtype.machine.clock import Clock, clock
 from drgn_slabtype.machine.symbols import CodeNames, depot_stack, depot_traces, symbolise
+from drgn_slabtype.report.text import stacks as as_text
 from drgn_slabtype.report.views.stacks import ranges
 
 from ..recipes.overlay import Write, overlay
@@ -180,6 +181,9 @@ def test_overwritten_records_are_none(member: str, data: bytes, prog: Program) -
     assert spell_track(track) == "the record of who allocated it is overwritten"
     before, after = stacks(prog, name), stacks(damaged, name)
     assert (before.overwritten, after.overwritten) == (0, 1)
+    assert (after.objects, after.tracked) == (before.objects, before.tracked - 1)
+    assert f"\n{after.tracked} objects with a record, in 1 cache, " in as_text(after)
+    assert as_text(after).endswith("; 1 object with one that is overwritten\n")
     assert after.untracked == before.untracked
     assert sum(one.count for one in after) == sum(one.count for one in before) - 1
     assert {one.stack for one in after} <= {one.stack for one in before}

@@ -77,6 +77,19 @@ def test_what_is_no_whole_report_is_told(saved: Dict[str, Any], tmp_path: Path) 
     assert (known["written"], known["allocated"]) == ("['<b>']", ["5"])
 
 
+def test_why_a_report_is_partial_is_known(saved: Dict[str, Any], tmp_path: Path) -> None:
+    partial = {**saved, "interrupted": True, "stopped": "time"}
+    assert read_report(str(_write(tmp_path / "one", partial)))["why"] == "stopped by time"
+    clean = {**partial, "findings": [], "outcome": "incomplete", "stopped": "SIGTERM"}
+    path = _write(
+        tmp_path / "reports" / "two", {**clean, "target": {**saved["target"], "path": None}}
+    )
+    out = str(tmp_path / "out")
+    assert cli.main(["fleet", str(path.parent), "-o", out, "-j", "1"]) == 3
+    (told,) = summarise(out).unjudged
+    assert (told.judged, told.why) == ("in part", "interrupted by SIGTERM")
+
+
 def test_run_over_reports(
     saved: Dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

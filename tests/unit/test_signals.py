@@ -254,7 +254,7 @@ def test_what_judges_nothing_is_stopped_before_an_answer(
         "",
         "drgn-slabtype explain: interrupted before there was an answer\n",
     )
-    monkeypatch.setattr("drgn_slabtype.report.output.emit", stop)
+    monkeypatch.setattr("drgn_slabtype.report.output.write_text", stop)
     assert cli.main(["explain"]) == 3
     assert capsys.readouterr().err == (
         "drgn-slabtype explain: interrupted while the answer was written\n"

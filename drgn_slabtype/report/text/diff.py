@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, List, Sequence, Tuple
 from ..values import plural
 from ..views import View
 from ..views.diff import FINDING, PAGE, STACK, caches
-from .lines import left, table, text
+from .lines import left, table, text, unavailable
 
 if TYPE_CHECKING:
     from ...diff import Difference
@@ -36,5 +36,15 @@ def diff(difference: Difference) -> str:
             part.append(
                 f"{plural(alike, 'cache')} of another size without growth; --all shows them"
             )
+        if name == "stacks":
+            part += _overwritten(difference)
         lines += [*part, ""] if part else []
-    return text(lines[:-1] if lines else ["nothing changed"])
+    lines = lines[:-1] if lines else ["nothing changed"]
+    return text([*lines, *unavailable(difference)])
+
+
+def _overwritten(difference: Difference) -> List[str]:
+    # As many fewer objects stand with the call traces.
+    before, after = difference.overwritten_before, difference.overwritten_after
+    told = f"in no call trace, their record overwritten: {plural(before, 'object')} before, "
+    return [f"{told}{after} after"] if before or after else []

@@ -26,14 +26,14 @@ def stacks(answer: Union[StacksAnswer, KindsAnswer, List[Site]]) -> str:
 
 def _traces(answer: StacksAnswer) -> str:
     lines = table(view(answer.seconds).grid(answer.stacks)) if answer.stacks else []
-    told = f"{plural(answer.objects, 'object')} of {plural(answer.caches, 'cache')} with records"
+    told = f"{plural(answer.tracked, 'object')} with a record, in {plural(answer.caches, 'cache')}"
     told += f", {plural(answer.found, 'call trace')}"
     if len(answer.stacks) < answer.found:
         told += f", {len(answer.stacks)} shown"
     if answer.untracked:
-        told += f", {plural(answer.untracked, 'object')} without one"
+        told += f"; {plural(answer.untracked, 'object')} without one"
     if answer.overwritten:
-        told += f", {plural(answer.overwritten, 'record')} overwritten"
+        told += f"; {plural(answer.overwritten, 'object')} with one that is overwritten"
     return text([*lines, *unavailable(answer), told])
 
 

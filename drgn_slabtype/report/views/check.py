@@ -10,6 +10,7 @@ from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequenc
 from ...arguments import named
 from ...findings import UNKNOWN, CacheResult, Finding, Outcome, Report, Totals
 from ...shapes import Kind, Value
+from ...signals import spell_reason
 from ..members import told
 from ..values import plural, size
 from . import Column, Fact, View
@@ -220,10 +221,7 @@ def _cost(totals: Totals) -> Iterator[str]:
 
 def ending(report: Report) -> str:
     """Return why a check ended early; empty if it did not."""
-    if not report.interrupted:
-        return ""
-    told = {None: "interrupted", "time": "stopped by time", "target": "the target went away"}
-    return told.get(report.stopped) or f"interrupted by {report.stopped}"
+    return spell_reason(report.stopped) if report.interrupted else ""
 
 
 def _outcome(report: Report) -> str:
