@@ -31,7 +31,7 @@ from .files.elf import PT_LOAD, Segment
 from .findings import Finding
 from .ledger import I64, Bools
 from .machine import Machine
-from .machine.memory import LINEAR_BYTES
+from .machine.directmap import LINEAR_BYTES
 from .machine.translation import physical_address
 from .pages import scan, sections, zones
 from .reading import Reading

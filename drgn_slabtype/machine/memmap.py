@@ -26,7 +26,8 @@ from ..codes import Measure
 from ..findings import Finding
 from .architecture import of_program
 from .columns import numbers_at
-from .memory import LINEAR_BYTES, U64, Bools
+from .directmap import LINEAR_BYTES
+from .memory import U64, Bools
 
 if TYPE_CHECKING:
     from . import Machine

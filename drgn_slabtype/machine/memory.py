@@ -11,32 +11,26 @@ target allows it, which saves drgn the page-table walk.
 from __future__ import annotations
 
 import time
-from contextlib import contextmanager, suppress
-from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple, Union
+from contextlib import contextmanager
+from typing import Iterator, NamedTuple, Optional, Tuple, Union
 
 import numpy as np
 import numpy.typing as npt
 from drgn import FaultError, PlatformFlags, Program, ProgramFlags
-from drgn.helpers.linux.mm import follow_phys, phys_to_virt
 
 from ..arguments import platform_of
-from ..files.elf import PT_LOAD, ElfFile, Segment
+from ..files.elf import ElfFile
 from ..files.hidden import hide
 from ..signals import TIME, Interrupted, poll
 from .architecture import of_program
+from .directmap import LINEAR_BYTES, linear_base, reads_physical
 from .pieces import FILE_GAP_BYTES, GAP_BYTES, Keep, Rows, cut, read_blocks, read_pieces
-from .tags import Tags, untagged_pointer
+from .tags import Tags
 
 U8 = npt.NDArray[np.uint8]
 U64 = npt.NDArray[np.uint64]
 I64 = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
-
-LINEAR_BYTES = 1 << 46
-"""No direct map is larger; vmalloc, the memory map and the kernel's image lie above it."""
-_GIB = 30  # as a power of two
-_MOST_GIBS = 64  # of memory in front of it
-_PREV = 8  # bytes into a struct list_head
 
 
 class Gathered(NamedTuple):
@@ -89,7 +83,7 @@ class Memory:
         """dtype of an ``unsigned long`` in the target."""
         self.page_size = int(prog["PAGE_SIZE"])
         self.page_shift = self.page_size.bit_length() - 1
-        self.linear_base = _linear_base(prog)
+        self.linear_base = linear_base(prog)
         """Virtual address of physical address 0 in the direct map."""
         self.is_live = bool(prog.flags & ProgramFlags.IS_LIVE)
         self.address_mask = (1 << 8 * self.word_size) - 1
@@ -106,7 +100,7 @@ class Memory:
         """Pages that the dumper left out of the core, which would read as zeroes."""
         is_whole = left_out == 0 and not self.is_live
         self._gap_bytes = FILE_GAP_BYTES if is_whole else GAP_BYTES
-        self._physical = _reads_physical(prog, self.linear_base, self.address_mask)
+        self._physical = reads_physical(prog, self.linear_base, self.address_mask)
         self.tags = Tags(prog, self.linear_base)
         """The tags of KASAN, which what is read here is without."""
 
@@ -270,115 +264,6 @@ class Memory:
 
 def _last_bytes(addresses: U64, width: Union[int, U64]) -> U64:
     return addresses + np.asarray(width, np.uint64) - np.uint64(1)
-
-
-def _reads_physical(prog: Program, linear_base: int, mask: int) -> bool:
-    # Any object in the direct map will do; the first slab cache is one.
-    try:
-        address = untagged_pointer(prog, prog["slab_caches"].next)
-        physical = (address - linear_base) & mask
-        return prog.read(physical, 64, True) == prog.read(address, 64)
-    except (FaultError, LookupError, OverflowError, ValueError):
-        return False
-
-
-def _linear_base(prog: Program) -> int:
-    # drgn takes it from one pointer, saved_command_line, and so believes a
-    # damaged one. Others that lead into the direct map say the same.
-    try:
-        told: Optional[int] = phys_to_virt(prog, 0).value_()
-    except Exception:  # drgn's error has no class of its own
-        told = None
-    witnesses = _mapped(prog) + _borne_out(prog)
-    if told is not None and told in witnesses:
-        return told
-    if told is None and not witnesses:
-        witnesses = _around_caches(prog)
-    for name in ("kmem_cache", "slab_caches", "mem_section"):
-        try:
-            variable = prog[name]
-            pointer = variable.next if name == "slab_caches" else variable
-            pointer = untagged_pointer(prog, pointer)
-            if _is_static(prog, pointer):
-                continue
-            physical = follow_phys(prog["init_mm"].address_of_(), pointer).value_()
-        except Exception:  # not there, not mapped, or page tables that make no sense
-            continue
-        if pointer >= physical and (pointer - physical) % (1 << 21) == 0:
-            witnesses.append(pointer - physical)
-    if told is not None and (told in witnesses or not witnesses):
-        return told
-    if not witnesses:
-        raise FaultError("the direct map is nowhere to be found", 0)
-    return max(witnesses, key=witnesses.count)
-
-
-def _borne_out(prog: Program) -> List[int]:
-    # Where x86-64 and riscv64 say that it is, or an architecture has it unless it was moved,
-    # if a slab cache can be read by the physical address that follows, or what is
-    # there leads back to the head of the list.
-    bases = list(of_program(prog).direct_map)
-    with suppress(FaultError, LookupError):
-        bases.insert(0, int(prog["page_offset_base"]))
-    # Since Linux kernel commit 658e2c5125bb ("riscv: Introduce structure that group all
-    # variables regarding kernel mapping") (in v5.14).
-    with suppress(AttributeError, FaultError, LookupError):
-        bases.insert(0, int(prog["kernel_map"].va_pa_offset))
-    # One end of the list may be damaged: of each, the pointer to it and the word that leads back.
-    ends = (("next", _PREV), ("prev", 0))
-    return [base for base in bases for name, back in ends if _leads_back(prog, base, name, back)]
-
-
-def _around_caches(prog: Program) -> List[int]:
-    # x86-64 moves it by multiples of 1 GiB: such a one in front of the first slab cache.
-    with suppress(FaultError, LookupError):
-        first = untagged_pointer(prog, prog["slab_caches"].next) >> _GIB << _GIB
-        bases = (first - (number << _GIB) for number in range(_MOST_GIBS))
-        return [base for base in bases if base > 0 and _leads_back(prog, base, "next", _PREV)][:1]
-    return []
-
-
-def _leads_back(prog: Program, base: int, name: str, back: int) -> bool:
-    try:
-        head = prog["slab_caches"]
-        address = untagged_pointer(prog, head.member_(name))
-        behind = prog.read_u64(address + back - base, True)
-        if behind != head.address_ and prog.read_u64(address + back) != behind:
-            return False
-        return not _is_static(prog, address)
-    except (FaultError, LookupError, OverflowError, ValueError):
-        return False
-
-
-def _is_static(prog: Program, pointer: int) -> bool:
-    # SLAB never moves its first cache out of the kernel's image.
-    try:
-        prog.symbol(pointer)
-    except LookupError:
-        return False
-    return True
-
-
-def _mapped(prog: Program) -> List[int]:
-    # Where the segments of an ELF core say both addresses, the greatest of one
-    # kind is the direct map.
-    sizes: Dict[int, int] = {}
-    for segment in _segments(prog):
-        # QEMU writes the physical address twice where it does not follow page tables.
-        base = segment.address - segment.physical
-        if segment.address and base and segment.physical not in (-1, (1 << 64) - 1):
-            sizes[base] = sizes.get(base, 0) + segment.memory_size
-    return [max(sizes, key=lambda base: sizes[base])] if sizes else []
-
-
-def _segments(prog: Program) -> List[Segment]:
-    if prog.core_dump_path is None:
-        return []
-    try:
-        with open(prog.core_dump_path, "rb") as file:
-            return [one for one in ElfFile(file).segments if one.type == PT_LOAD]
-    except (OSError, ValueError):
-        return []
 
 
 def _hide_left_out(prog: Program) -> Optional[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, Optional
 
-from .memory import LINEAR_BYTES
+from .directmap import LINEAR_BYTES
 
 if TYPE_CHECKING:
     from . import Machine

@@ -9,7 +9,8 @@ import numpy as np
 from drgn import FaultError, Object, sizeof
 
 from ..regions import Region, region
-from .memory import LINEAR_BYTES, U64, Bools
+from .directmap import LINEAR_BYTES
+from .memory import U64, Bools
 
 if TYPE_CHECKING:
     from . import Machine

@@ -14,7 +14,7 @@ from drgn_slabtype.allocators.whereabouts import missing_caches
 from drgn_slabtype.capture import open_capture
 from drgn_slabtype.check import check
 from drgn_slabtype.machine import machine
-from drgn_slabtype.machine.memory import LINEAR_BYTES
+from drgn_slabtype.machine.directmap import LINEAR_BYTES
 from drgn_slabtype.pages.scan import page_ranges
 
 from ..counting import read_through

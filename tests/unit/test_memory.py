@@ -243,7 +243,7 @@ def test_word_is_that_of_the_target(
 ) -> None:
     kernel = make_kernel("5.10-slub", little, bits)
     where = Object(kernel.prog, kernel.types.ulong, value=0x80000000)
-    monkeypatch.setattr("drgn_slabtype.machine.memory.phys_to_virt", lambda prog, address: where)
+    monkeypatch.setattr("drgn_slabtype.machine.directmap.phys_to_virt", lambda prog, address: where)
     known = Memory(kernel.prog)
     assert known.word_size == bits // 8
     assert known.word.itemsize == bits // 8
