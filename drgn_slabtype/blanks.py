@@ -26,6 +26,7 @@ from drgn import FaultError
 
 from .allocators.caches import in_kmalloc_table
 from .allocators.slab.view import slab_counts
+from .codes import ADDRESS
 from .distinct import distinct
 from .files.elf import PT_LOAD, Segment
 from .findings import Finding
@@ -64,7 +65,7 @@ def blank_pages(reading: Reading, findings: Sequence[Finding]) -> List[List[Segm
     :return: For each page a list of views.
     """
     machine = reading.machine
-    pages = _structures(reading, findings) | set(_memory_map(machine))
+    pages = _structures(reading, findings) | set(_memory_map(machine)) | _led_to(machine, findings)
     size = machine.memory.page_size
     return [_views(machine, page * size, size) for page in sorted(pages)[:_NEVER]]
 
@@ -99,6 +100,22 @@ def _structures(reading: Reading, findings: Sequence[Finding]) -> Set[int]:
             ((starts + sizes - np.uint64(1)) >> shift).tolist()
         )
         wanted |= pages & slabs if one.what in _OF_OBJECTS else pages
+    return {page for page in wanted if _is_blank(machine, page)}
+
+
+def _led_to(machine: Machine, findings: Sequence[Finding]) -> Set[int]:
+    # Where a pointer leads that is told to lead nowhere, if no struct page says what is there.
+    shift = machine.memory.page_shift
+    wanted: Set[int] = set()
+    for finding in findings:
+        if finding.measure == ADDRESS and isinstance(finding.found, int) and finding.found > 0:
+            pfn = (finding.found - machine.memory.linear_base) >> shift
+            if pfn not in range(LINEAR_BYTES >> shift):
+                continue
+            try:
+                machine.memory.read(machine.page.vmemmap + pfn * machine.page.size, 1)
+            except (FaultError, OverflowError):
+                wanted.add(finding.found >> shift)
     return {page for page in wanted if _is_blank(machine, page)}
 
 

@@ -155,8 +155,8 @@ def _others(reading: Reading, findings: Sequence[Finding]) -> Iterator[Copy]:
     led: Dict[str, Set[int]] = {}
     for one in findings:
         row = _row_at(index, one.found) if one.code in LEADS and isinstance(one.found, int) else -1
-        owner = reading.allocator.ownership.cache[row]
-        if row >= 0 and owner >= 0 and names[owner] != one.cache:
+        owner = reading.allocator.ownership.cache[row] if row >= 0 else -1
+        if owner >= 0 and names[owner] != one.cache:
             led.setdefault(names[owner], set()).add(row)
     for name, rows in led.items():
         for row in sorted(rows) if len(rows) <= more.get(name, 0) else ():

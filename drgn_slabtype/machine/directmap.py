@@ -12,7 +12,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Dict, List, Optional
 
-from drgn import FaultError, Program
+from drgn import FaultError, Program, ProgramFlags
 from drgn.helpers.linux.mm import follow_phys, phys_to_virt
 
 from ..files.elf import PT_LOAD, ElfFile, Segment
@@ -24,17 +24,44 @@ LINEAR_BYTES = 1 << 46
 _GIB = 30  # as a power of two
 _MOST_GIBS = 64  # of memory in front of it
 _PREV = 8  # bytes into a struct list_head
+# One end of a list may be damaged: of each, the pointer to it and the word that leads back.
+_ENDS = (("next", _PREV), ("prev", 0))
 
 
 def reads_physical(prog: Program, linear_base: int, mask: int) -> bool:
-    """Return whether memory in the direct map can be read by its physical address, too."""
+    """
+    Return whether memory in the direct map can be read by its physical address, too.
+
+    Where that is the only way, since page tables are not in the target, the map is put
+    in their place.
+    """
     # Any object in it will do; the first slab cache is one.
     try:
         address = untagged_pointer(prog, prog["slab_caches"].next)
-        physical = (address - linear_base) & mask
-        return prog.read(physical, 64, True) == prog.read(address, 64)
+        found = prog.read((address - linear_base) & mask, 64, True)
     except (FaultError, LookupError, OverflowError, ValueError):
         return False
+    try:
+        return found == prog.read(address, 64)
+    except FaultError:
+        if prog.flags & ProgramFlags.IS_LIVE or not _is_borne_out(prog, linear_base):
+            return False
+    return _put_in_place(prog, linear_base)
+
+
+def _put_in_place(prog: Program, linear_base: int) -> bool:
+    # As far as there is memory: what lies behind it may be mapped to something else.
+    def read(address: int, count: int, offset: int, physical: bool) -> bytes:
+        return prog.read(address - linear_base, count, True)
+
+    try:
+        size = int(prog["max_pfn"]) * int(prog["PAGE_SIZE"])
+    except (FaultError, LookupError):
+        return False
+    if not 0 < size <= LINEAR_BYTES:
+        return False
+    prog.add_memory_segment(linear_base, size, read, False)
+    return True
 
 
 def linear_base(prog: Program) -> int:
@@ -69,8 +96,19 @@ def linear_base(prog: Program) -> int:
     if told is not None and (told in witnesses or not witnesses):
         return told
     if not witnesses:
-        raise FaultError("the direct map is nowhere to be found", 0)
+        raise _nowhere(prog)
     return max(witnesses, key=witnesses.count)
+
+
+def _nowhere(prog: Program) -> FaultError:
+    told = "the direct map is nowhere to be found"
+    try:
+        prog["slab_caches"].next.value_()
+    except FaultError as error:
+        return FaultError(f"{told}, and neither is slab_caches: {error}", error.address)
+    except LookupError:
+        pass
+    return FaultError(told, 0)
 
 
 def _borne_out(prog: Program) -> List[int]:
@@ -84,9 +122,7 @@ def _borne_out(prog: Program) -> List[int]:
     # variables regarding kernel mapping") (in v5.14).
     with suppress(AttributeError, FaultError, LookupError):
         bases.insert(0, int(prog["kernel_map"].va_pa_offset))
-    # One end of the list may be damaged: of each, the pointer to it and the word that leads back.
-    ends = (("next", _PREV), ("prev", 0))
-    return [base for base in bases for name, back in ends if _leads_back(prog, base, name, back)]
+    return [base for base in bases for end in _ENDS if _leads_back(prog, base, *end)]
 
 
 def _around_caches(prog: Program) -> List[int]:
@@ -96,6 +132,10 @@ def _around_caches(prog: Program) -> List[int]:
         bases = (first - (number << _GIB) for number in range(_MOST_GIBS))
         return [base for base in bases if base > 0 and _leads_back(prog, base, "next", _PREV)][:1]
     return []
+
+
+def _is_borne_out(prog: Program, base: int) -> bool:
+    return any(_leads_back(prog, base, *end) for end in _ENDS)
 
 
 def _leads_back(prog: Program, base: int, name: str, back: int) -> bool:

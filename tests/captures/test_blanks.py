@@ -17,6 +17,8 @@ from drgn_slabtype.allocators.slab.view import slab_counts
 from drgn_slabtype.blanks import _slabs, blank_pages
 from drgn_slabtype.capture import open_capture
 from drgn_slabtype.check import check
+from drgn_slabtype.files.elf import PT_LOAD, Segment
+from drgn_slabtype.files.hidden import hide
 from drgn_slabtype.findings import Finding
 from drgn_slabtype.machine import machine
 from drgn_slabtype.machine.percpu import per_cpu_addresses
@@ -79,6 +81,20 @@ def test_what_a_cpu_lost_to_zeroes_is_not_on_its_way() -> None:
     assert report.findings == []
     assert "slab-in-transit" not in {finding.code for finding in report.changing}
     assert "kmem_cache_cpu" in " ".join(finding.message for finding in report.unavailable)
+    assert report.exit_status == 3
+
+
+@pytest.mark.parametrize("mapped", [True, False])
+def test_a_cache_that_is_zeroes_where_no_struct_page_tells_what_is_there(mapped: bool) -> None:
+    # Where one tells that nothing is there, the pointer that leads there is damage.
+    path = str(_HERE / "slab-6.1-plain" / "capture.xz")
+    prog = open_capture(path)
+    first, page = _cache(prog), machine(open_capture(path)).page
+    overlay(prog, [Write(first // _PAGE * _PAGE, bytes(_PAGE))])
+    if not mapped:
+        hide(prog, [Segment(PT_LOAD, 0, 0, page.vmemmap, (1 << 64) - 1, 64 << 20)])
+    report = check(prog)
+    assert report.findings == []
     assert report.exit_status == 3
 
 

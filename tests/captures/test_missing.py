@@ -4,15 +4,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Tuple
 
 import numpy as np
 import pytest
 from drgn import FaultError, Program, sizeof
+from drgn.helpers.linux.mm import phys_to_virt
 from drgn.helpers.linux.mmzone import NODE_DATA
 from drgn.helpers.linux.percpu import per_cpu_ptr
 
 from drgn_slabtype.capture import open_capture
 from drgn_slabtype.check import check
+from drgn_slabtype.findings import Report
 from drgn_slabtype.machine import machine
 from drgn_slabtype.reading import Reading
 
@@ -90,6 +93,25 @@ def test_where_the_direct_map_is(name: str) -> None:
     whole = check(_open(name)).totals
     assert report.findings == []
     assert (report.totals.slabs, report.totals.in_use) == (whole.slabs, whole.in_use)
+
+
+@pytest.mark.parametrize("name", ["debian-6.1-plain", "slab-6.1-plain", "debian-7-plain"])
+def test_page_tables_of_the_direct_map(name: str) -> None:
+    # Nothing can be read by its virtual address there.
+    whole, prog = _open(name), _open(name)
+    base = int(phys_to_virt(prog, 0).value_())
+
+    def fault(address: int, count: int, offset: int, physical: bool) -> bytes:
+        raise FaultError("address is not mapped", address)
+
+    prog.add_memory_segment(base, int(prog["max_pfn"]) << 12, fault, False)
+    report = check(prog)
+    assert _sums(report) == _sums(check(whole))
+    assert report.exit_status == 0
+
+
+def _sums(report: Report) -> Tuple[int, int]:
+    return report.totals.slabs, report.totals.in_use
 
 
 def test_caches_that_kmalloc_gives_memory_from() -> None:
