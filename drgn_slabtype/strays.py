@@ -22,7 +22,7 @@ from .allocators.caches import Caches, Lost
 from .allocators.guarded import judge_pool
 from .allocators.over import slabs_over
 from .allocators.tables import judge_tables
-from .allocators.whereabouts import in_no_slab, missing_caches
+from .allocators.whereabouts import in_no_memory, missing_caches
 from .arguments import named
 from .codes import ADDRESS, Measure
 from .distinct import among, distinct
@@ -61,8 +61,8 @@ def judge_machine(reading: Reading) -> List[Finding]:
 
 
 def _caches(reading: Reading, found: List[Finding]) -> List[Finding]:
-    caches, word = reading.allocator.caches, reading.machine.memory.word_size
-    return _numbered(_judge_cache_list(caches, reading.index, word), found)
+    judged = _judge_cache_list(reading.allocator.caches, reading.index)
+    return _numbered(judged, found)
 
 
 def _marks(reading: Reading, found: List[Finding]) -> List[Finding]:
@@ -303,20 +303,20 @@ def _judge_words(machine: Machine, index: SlabIndex, scan: PageScan) -> Iterator
 
 def _is_damage(machine: Machine, lost: Lost) -> bool:
     # What is not in the target may be a cache, if it is in a slab.
-    return lost.readable or bool(in_no_slab(machine, np.array([lost.found], np.uint64))[0])
+    return lost.readable or bool(in_no_memory(machine, np.array([lost.found], np.uint64))[0])
 
 
-def _judge_cache_list(caches: Caches, index: SlabIndex, word_size: int) -> Iterator[Finding]:
+def _judge_cache_list(caches: Caches, index: SlabIndex) -> Iterator[Finding]:
     lost = caches.lost
     astray = lost is not None and _is_damage(index.machine, lost)
     if lost is not None:
         yield Finding(
             "cache-list" if astray else "unreadable",
-            f"slab_caches: {lost.member} of 0x{lost.at:x} leads to {named(lost.found)}",
+            f"slab_caches: {lost.member} of 0x{lost.at:x} leads to {named(lost.link.found)}",
             place="slab_caches",
             expected=lost.expected,
-            found=lost.found,
-            word=lost.links + (word_size if lost.member == "prev" else 0),
+            found=lost.link.found,
+            word=lost.link.word,
             member=lost.member,
             measure=ADDRESS,
         )

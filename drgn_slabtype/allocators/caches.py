@@ -23,7 +23,7 @@ from ..machine.memory import Memory
 from ..regions import Region, region
 from ..rules.members import Pointer
 from .exchanged import settle_pointers
-from .links import Followed, follow
+from .links import Torn, follow, torn
 from .settled import settle_caches
 
 _MAX_CACHES = 1 << 20  # more slab caches than any kernel has
@@ -43,10 +43,11 @@ class Lost(NamedTuple):
     """``next`` or ``prev``."""
     expected: Optional[int]
     found: int
+    """Where the list ends: the links of what is no cache, or what the link leads to."""
     readable: bool
     """Whether the memory it leads to is in the target."""
-    links: int = 0
-    """Where its links are: ``struct list_head *``."""
+    link: Torn
+    """The link itself."""
 
 
 class Caches(NamedTuple):
@@ -293,18 +294,12 @@ def _walk(machine: Machine, symbol: str) -> Tuple[List[int], Optional[Lost]]:
         backward = follow(machine, head, _MAX_CACHES, backward=True)
         seen: Set[int] = set(links)
         links = links + [link for link in reversed(backward.links) if link not in seen]
-        lost = _blame(head, offset, forward, backward)
+        link = torn(machine, forward, backward)
+        at = link.links - (offset if link.links != head else 0)
+        both = link.links == forward.found == backward.found
+        leads = link.links if both else link.found
+        lost = Lost(at, link.member, link.expected, leads, forward.readable, link)
     return [link - offset for link in links], lost
-
-
-def _blame(head: int, offset: int, forward: Followed, backward: Followed) -> Lost:
-    # The walk from behind came to the neighbour of the damaged link.
-    if forward.found == backward.at and backward.found != forward.at:
-        owner = backward.at if backward.at == head else backward.at - offset
-        return Lost(owner, "prev", forward.at, backward.found, forward.readable, backward.at)
-    owner = forward.at if forward.at == head else forward.at - offset
-    expected = backward.at if backward.found == forward.at else None
-    return Lost(owner, "next", expected, forward.found, forward.readable, forward.at)
 
 
 def same_cache(told: U64, caches: Caches) -> I64:

@@ -9,7 +9,7 @@ structures are read as they stand. Nothing here trusts a list to end.
 
 from __future__ import annotations
 
-from typing import List, NamedTuple
+from typing import List, NamedTuple, Optional
 
 import numpy as np
 from drgn import FaultError
@@ -61,3 +61,56 @@ def follow(machine: Machine, head: int, most: int, backward: bool = False) -> Fo
         links.append(link)
         at = link
     return Followed(links, False, at, link, True)
+
+
+class Torn(NamedTuple):
+    """The link at which a list does not close."""
+
+    links: int
+    """``struct list_head *`` it is part of."""
+    member: str
+    """``next`` or ``prev``."""
+    word: int
+    """Where it is."""
+    expected: Optional[int]
+    """Where it should lead, as far as others tell."""
+    found: int
+    """Where it leads."""
+
+
+def torn(machine: Machine, forward: Followed, backward: Followed) -> Torn:
+    """
+    Return the damaged link of a list that does not close.
+
+    :param forward: The list, followed until it does not lead on.
+    :param backward: Followed the other way.
+    """
+    word, link = machine.memory.word_size, forward.found
+    if link == backward.found and link not in (forward.at, backward.at):
+        # Both neighbours lead to a member that leads to neither.
+        ways = _ways(machine, link)
+        if ways is not None and forward.at != ways[1]:
+            if ways[0] == backward.at:
+                return Torn(link, "prev", link + word, forward.at, ways[1])
+            return Torn(link, "next", link, backward.at, ways[0])
+    # The walk from behind came to the neighbour of the damaged link.
+    if link == backward.at and backward.found != forward.at:
+        return Torn(backward.at, "prev", backward.at + word, forward.at, backward.found)
+    expected = backward.at if backward.found == forward.at else None
+    return Torn(forward.at, "next", forward.at, expected, link)
+
+
+def _ways(machine: Machine, link: int) -> Optional[List[int]]:
+    # The next and prev of a member, unless it is on another list.
+    read, word = machine.memory.read_word, machine.memory.word_size
+    try:
+        ahead, back = read(link), read(link + word)
+    except (FaultError, OverflowError):
+        return None
+    for neighbour, where in ((ahead, ahead + word), (back, back)):
+        try:
+            if neighbour != link and read(where) == link:
+                return None
+        except (FaultError, OverflowError):  # no address, which is no other list
+            pass
+    return [ahead, back]

@@ -156,7 +156,7 @@ class SlabLists:
         if tail:
             first, back = int(self.index.pages[tail[0]]) + self._offset, self._prev[tail[0]]
         both = link == back and link not in (at, first, head.address)
-        between = self._between(at, link, first) if both else None
+        between = self._between(link) if both else None
         if between is not None:
             broken = _broken(head, link - self._offset, "next", first, between)
             broken = broken._replace(of_page=True)
@@ -168,11 +168,9 @@ class SlabLists:
             broken = _broken(head, page, "next", first if back == at else None, link)
         return self._bounded(head, self._placed(head, broken))
 
-    def _between(self, at: int, link: int, first: int) -> Optional[int]:
+    def _between(self, link: int) -> Optional[int]:
         # The next of a page that both of its neighbours lead to and that leads to neither, nor
         # is on another list: its own links were written over, and not theirs.
-        if at == first and self._row(link) < 0:
-            return None
         page = np.array([(link - self._offset) & 0xFFFFFFFFFFFFFFFF], np.uint64)
         if not self.index.is_memory_map(page)[0]:
             return None

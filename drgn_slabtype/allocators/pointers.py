@@ -10,7 +10,7 @@ import numpy as np
 from ..codes import ADDRESS
 from ..ledger import U64, Bools, Suspect
 from ..machine import Machine
-from .whereabouts import in_no_slab
+from .whereabouts import in_no_memory
 
 
 def wild_pointers(machine: Machine, pointers: U64, alignment: int, there: Bools) -> Bools:
@@ -25,7 +25,7 @@ def wild_pointers(machine: Machine, pointers: U64, alignment: int, there: Bools)
     wild |= pointers % np.uint64(alignment) != 0
     lost = ~wild & ~there
     if lost.any():
-        wild[lost] = in_no_slab(machine, pointers[lost])
+        wild[lost] = in_no_memory(machine, pointers[lost])
     return wild
 
 

@@ -19,6 +19,7 @@ from ..ledger import I64, U64, Bools
 from ..machine import Machine
 from ..machine.columns import numbers_at
 from ..machine.kfence import kfence_pool
+from ..machine.told import last_page
 from ..pages.folios import head_pages
 from ..pages.scan import page_ranges
 from ..pages.single import free_block_at
@@ -114,6 +115,23 @@ def in_no_slab(machine: Machine, addresses: U64) -> Bools:
     for pfn in distinct(pfns[found]).tolist():
         if find_slab(machine, pfn) != (None, None):
             found[pfns == pfn] = False
+    return found
+
+
+def in_no_memory(machine: Machine, addresses: U64) -> Bools:
+    """
+    Return which addresses no object of a slab can have, as far as the target tells.
+
+    Those that :func:`in_no_slab` returns, those before the direct map, and those behind
+    ``max_pfn``, where there are no pages.
+
+    :param addresses: Of what is not in the target, and lies in a slab if anywhere.
+    """
+    found, last = in_no_slab(machine, addresses), machine.settled(last_page).counted
+    found |= addresses < np.uint64(machine.memory.linear_base)
+    if last is not None:
+        behind = machine.memory.in_direct_map(addresses)
+        found |= behind & (_pfns(machine, addresses) >= np.uint64(last))
     return found
 
 

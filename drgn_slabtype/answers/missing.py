@@ -29,10 +29,8 @@ def missing_of_machine(reading: Reading) -> Iterator[str]:
     lost, scan = reading.allocator.caches.lost, reading.scan
     if lost is not None:
         where = "" if lost.readable else ", which is not in the target"
-        yield (
-            f"slab_caches: {lost.member} of 0x{lost.at:x} leads to {named(lost.found)}{where}: "
-            "caches without slabs may be missing"
-        )
+        leads = f"{lost.member} of 0x{lost.at:x} leads to {named(lost.link.found)}"
+        yield f"slab_caches: {leads}{where}: caches without slabs may be missing"
     if scan is not None and scan.unreadable:
         yield (
             f"{scan.unreadable} of {scan.pages} struct pages are not in the target; slabs that "

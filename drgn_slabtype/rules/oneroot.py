@@ -26,6 +26,7 @@ _CACHE_BYTES = 256  # of struct kmem_cache that are not of its nodes
 _NODE_BYTES = 128  # of a structure of a node, but for what debugging adds
 _HEAD = 32  # bytes that an array begins with before its entries
 _TAILS = 8  # pages of the largest slabs that there usually are
+_LEAST_ADDRESS = 1 << 32  # numbers below are counts and sizes, which many have alike
 _LINKS = ("list-links", "list-broken")
 _OF_PAGE = (
     "page-tail-head page-tail-type page-tail-word page-free-type page-zone-wrong slab-mark-stray "
@@ -47,7 +48,8 @@ _MADE_OTHERWISE = _OF_STRUCT_PAGE | {"slab-objects-wrong"}
 _OF_ONE = frozenset({"cache-wrong", "slab-vector-wrong"})
 """Pointers to what belongs to one cache or slab alone."""
 _LOCKS = frozenset({"lock-wrong", "lock-kept"})
-"""Of a lock it counts by itself that it can be none: nothing that it guards follows from that."""
+"""Nothing that a lock guards follows from it; it follows from what was written beside it."""
+_BESIDE_LOCK = 64  # bytes from a lock to what was overwritten with it: a line of memory
 
 
 def one_root(
@@ -87,6 +89,8 @@ def one_root(
     for into, one in _of_damaged(here, page_of, page_bytes):
         _bind(follows, into, one)
     for into, one in (
+        *_of_locks(still),
+        *_of_exchanged(here),
         *_of_caches(still, lost),
         *_of_same(here, page_of, page_bytes),
         *_of_tails(here, page_bytes),
@@ -177,6 +181,36 @@ def _of_stretches(
     for roots in pages.values():
         if len(roots) >= _MANY:
             yield from ((min(roots), one) for one in roots - {min(roots)})
+
+
+def _of_locks(findings: Sequence[Finding]) -> Iterator[Tuple[int, int]]:
+    # Words of the structure that a lock lies in, overwritten with it.
+    words = [
+        (at, one.because or one.id)
+        for one in findings
+        for at in (_word(one),)
+        if at is not None and one.rule not in _NOT_STRUCTURES and one.code not in _LOCKS
+    ]
+    for one in findings:
+        if one.code == "lock-wrong" and one.because is None and one.word is not None:
+            near = [(abs(at - one.word), root) for at, root in words]
+            apart, root = min(near, default=(_BESIDE_LOCK, 0))
+            if apart < _BESIDE_LOCK:
+                yield root, one.id
+
+
+def _of_exchanged(findings: Sequence[Finding]) -> Iterator[Tuple[int, int]]:
+    # Two that lead where the other should lead.
+    leads: Dict[Tuple[str, int, int], int] = {}
+    for one in findings:
+        expected, found = one.expected, one.found
+        if one.because is not None or not (isinstance(expected, int) and isinstance(found, int)):
+            continue
+        if min(expected, found) >= _LEAST_ADDRESS:
+            leads[one.code, expected, found] = one.id
+            other = leads.get((one.code, found, expected))
+            if other is not None:
+                yield other, one.id
 
 
 def _of_cpus(findings: Sequence[Finding]) -> Iterator[Tuple[int, int]]:

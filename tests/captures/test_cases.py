@@ -106,8 +106,9 @@ def test_foreign_object_on_a_cpus_freelist_is_told_with_its_cache() -> None:
 def test_text_over_a_node_is_damage_of_its_lock_and_its_list() -> None:
     text = "5f6370755f666c6f775f646f776e5f62795f726174655f6c696d69745f30303031"
     report = _report("debian-6.1-plain", f"ffff8e87410411c0={text}")
-    roots = {finding.code for finding in report.findings if finding.because is None}
-    assert (report.exit_status, roots) == (1, {"lock-wrong", "list-broken"})
+    (root,) = [finding for finding in report.findings if finding.because is None]
+    (lock,) = [finding for finding in report.findings if finding.code == "lock-wrong"]
+    assert (report.exit_status, root.code, lock.because) == (1, "list-broken", root.id)
     assert report.changing == []
 
 

@@ -38,7 +38,7 @@ def spread(suite: Suite[Any], also: Any) -> None:
     # A cache that is cleared: its slabs, and its neighbours in sysfs, follow.
     gone = frozenset({"slab-mark-stray", "cache-wrong", "cache-list"})
     cleared = store(lambda cache: cache.address, lambda cache: bytes(_size(cache)))
-    root = Root("cache-list", cache=None, place="slab_caches", astray=True, also=gone)
+    root = Root("cache-list", cache=None, place="slab_caches", also=gone)
     suite.recipe("cache-cleared", CACHE, cleared, root.but(others=frozenset({"*"})))
     unnamed = Root("slab-flags-wrong", node=None, found=hex(1 << 35))
     suite.recipe("bit-of-no-flag", PARTIAL, flip("flags", 1 << 35), unnamed)

@@ -13,6 +13,7 @@ from typing import Iterator, List, NamedTuple, Optional, Tuple
 import numpy as np
 from drgn import FaultError
 
+from ...arguments import named
 from ...codes import ADDRESS, SHEAVES, Measure
 from ...ledger import I64, U64, Bools, Suspect, Walk
 from ...machine import Machine
@@ -20,13 +21,13 @@ from ...machine.columns import Rows
 from ...machine.locks import lock_states
 from ...regions import Region, region
 from ..caches import Caches
-from ..links import follow
+from ..links import Torn, follow, torn
 from ..lists import follow_links
 from ..locks import lock_suspects
 from ..members import per_node_offset
 from ..nodes import Nodes, node_pointers
 from ..pointers import wild_pointer, wild_pointers
-from ..whereabouts import in_no_slab
+from ..whereabouts import in_no_memory
 
 _MAX_SHEAVES = 4096
 _TRIES = 3  # to find a list as its barn counts it, if both move
@@ -174,7 +175,23 @@ def _walk_lists(
             word=int(counters[at]) if end is Walk.WHOLE else None,
             measure=SHEAVES,
         )
+        if end is Walk.POINTER and stop is not None:
+            suspect = _at_link(suspect, stop)
         barns.suspects.append((number, suspect))
+
+
+def _at_link(suspect: Suspect, link: Torn) -> Suspect:
+    # A list that does not close, by the link that is to blame.
+    leads = f"{link.member} of 0x{link.links:x} is {named(link.found)}"
+    should = "" if link.expected is None else f", not {named(link.expected)}"
+    return suspect._replace(
+        message=f"{suspect.message}: {leads}{should}",
+        expected=link.expected,
+        found=link.found,
+        word=link.word,
+        member=link.member,
+        measure=ADDRESS,
+    )
 
 
 def _number(machine: Machine, address: int, width: int, otherwise: int) -> int:
@@ -185,17 +202,18 @@ def _number(machine: Machine, address: int, width: int, otherwise: int) -> int:
     return int.from_bytes(data, "little" if machine.memory.byteorder == "<" else "big")
 
 
-def _walk(machine: Machine, head: int, link: int) -> Tuple[List[int], Walk, Optional[int]]:
+def _walk(machine: Machine, head: int, link: int) -> Tuple[List[int], Walk, Optional[Torn]]:
     # The sheaves of one list, how it ended, and at what link if it did not close.
     found = follow(machine, head, _MAX_SHEAVES)
     sheaves = [member - link for member in found.links]
     if found.closed:
         return sheaves, Walk.WHOLE, None
-    known = found.readable or in_no_slab(machine, np.array([found.found], np.uint64))[0]
-    return sheaves, Walk.POINTER if known else Walk.UNREADABLE, found.found
+    known = found.readable or in_no_memory(machine, np.array([found.found], np.uint64))[0]
+    stop = torn(machine, found, follow(machine, head, _MAX_SHEAVES, backward=True))
+    return sheaves, Walk.POINTER if known else Walk.UNREADABLE, stop
 
 
-def _passes(machine: Machine, kept: int, listed: int, stop: Optional[int]) -> bool:
+def _passes(machine: Machine, kept: int, listed: int, stop: Optional[Torn]) -> bool:
     # Under the lock one sheaf goes on a list or leaves it, and is counted; a
     # barn that is shrunk is empty before it counts none. A link leads to a
     # sheaf or to a head, if only that of a stack.
@@ -204,8 +222,8 @@ def _passes(machine: Machine, kept: int, listed: int, stop: Optional[int]) -> bo
         return False
     if stop is None:
         return True
-    leads = machine.memory.is_kernel_address(np.array([stop], np.uint64))
-    return stop % machine.memory.word_size == 0 and bool(leads[0])
+    leads = machine.memory.is_kernel_address(np.array([stop.found], np.uint64))
+    return stop.found % machine.memory.word_size == 0 and bool(leads[0])
 
 
 def regions(machine: Machine, caches: Caches, nodes: Nodes) -> Iterator[Region]:
