@@ -21,7 +21,7 @@ def main() -> int:
     :return: Exit status.
     """
     _end_quietly()
-    _start_no_threads()
+    _start_no_more_than_needed()
     from .cli import main as run
 
     return _ended(run())
@@ -34,7 +34,7 @@ def kernel_ci() -> int:
     :return: Exit status.
     """
     _end_quietly()
-    _start_no_threads()
+    _start_no_more_than_needed()
     from .kernelci import main as run
 
     return _ended(run())
@@ -54,11 +54,19 @@ def _ended(status: int) -> int:
     return status
 
 
-def _start_no_threads() -> None:
-    # Nothing here multiplies matrices, and numpy starts a thread for each CPU to do it.
+# Those that add commands to drgn's prompt and do nothing else here: ours, and drgn's own.
+_OF_THE_PROMPT = ("slabtype", "builtin_commands", "crash_commands")
+
+
+def _start_no_more_than_needed() -> None:
     import os
 
+    # Nothing here multiplies matrices, and numpy starts a thread for each CPU to do it.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    # drgn imports its plugins where a core is opened; those that find debug info are wanted.
+    disabled = os.environ.get("DRGN_DISABLE_PLUGINS")
+    names = _OF_THE_PROMPT if not disabled else (disabled, *_OF_THE_PROMPT)
+    os.environ["DRGN_DISABLE_PLUGINS"] = ",".join(names)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""SLAB and SLUB: from the kernel's structures to the ledger."""
+"""
+SLAB and SLUB: from the kernel's structures to the ledger
+---------------------------------------------------------
+
+Of the two wings, the one is imported that a kernel has: it takes as long as a question.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +17,6 @@ from ..ledger import I64, U64
 from ..machine import Machine
 from .base import Allocator
 from .caches import Caches
-from .slab.allocator import SlabAllocator
-from .slab.view import SlabView
-from .slub.allocator import SlubAllocator
 from .slub.fit import object_homes
 
 _KEPT = "allocators of slabs"
@@ -30,8 +32,12 @@ def open_allocator(machine: Machine, caches: Caches) -> Allocator:
     """
     name = machine.layout.allocator
     if name == "SLAB":
+        from .slab.allocator import SlabAllocator
+
         return SlabAllocator(machine, caches)
     if name == "SLUB":
+        from .slub.allocator import SlubAllocator
+
         return SlubAllocator(machine, caches)
     raise UnsupportedError(f"{name} keeps neither slab caches with lists nor counts to check")
 
@@ -66,5 +72,7 @@ def homes_of(index: SlabIndex, caches: Caches, owner: I64, addresses: U64) -> I6
     :param owner: Position of the cache of each row of the index; -1 for none.
     """
     if index.layout.allocator == "SLAB":
+        from .slab.view import SlabView
+
         return SlabView(index, caches, owner, ()).homes(addresses)
     return object_homes(index, caches, owner, addresses)

@@ -17,7 +17,6 @@ import numpy as np
 from ..allocators.caches import Caches, same_cache
 from ..allocators.live import LIVE
 from ..allocators.nodes import node_pointers, read_nodes
-from ..allocators.slab.arrays import alien_rows, read_alien_tables
 from ..allocators.slub.barns import barn_pointers
 from ..allocators.slub.sheaves import read_sheaves
 from ..ledger import I64, U64
@@ -77,6 +76,8 @@ def _structures(machine: Machine, caches: Caches) -> Iterator[_Named]:
     if nodes.rows.structure.has("shared"):
         yield nodes.cache, nodes.rows["shared"], "shared array", nodes.nid
     if nodes.rows.structure.has("alien"):
+        from ..allocators.slab.arrays import alien_rows, read_alien_tables
+
         tables = read_alien_tables(machine, nodes)
         yield tables.cache, tables.address, "table of alien arrays", tables.nid
         for column in alien_rows(machine, tables).pointers.T:

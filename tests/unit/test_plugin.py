@@ -72,6 +72,41 @@ def test_decoding_a_word_imports_no_numpy() -> None:
     assert python(DECODE) == "0 True\n"
 
 
+COMMAND = """
+import os, sys
+import drgn_slabtype.__main__
+drgn_slabtype.__main__._start_no_more_than_needed()
+from drgn import Program
+Program().set_core_dump({path!r})
+unneeded = ("drgn_slabtype.plugin", "drgn.commands._crash", "drgn.commands._builtin")
+print(os.environ["DRGN_DISABLE_PLUGINS"], [m for m in unneeded if m in sys.modules])
+"""
+
+
+def test_a_command_imports_no_commands_of_the_prompt_but_other_plugins(tmp_path: Path) -> None:
+    path, other = tmp_path / "vmcore", tmp_path / "other.py"
+    path.write_bytes(core())
+    other.write_text("def drgn_prog_set(prog):\n    print('other')\n")
+    said = python(
+        COMMAND.format(path=str(path)),
+        DRGN_DISABLE_PLUGINS="own",
+        DRGN_PLUGINS=f"mine={other}",
+    )
+    assert said == "other\nown,slabtype,builtin_commands,crash_commands []\n"
+
+
+WINGS = """
+import sys
+import drgn_slabtype.answers.object, drgn_slabtype.check
+wings = ("slab", "slub")
+print(*(w for w in wings if f"drgn_slabtype.allocators.{w}.allocator" in sys.modules))
+"""
+
+
+def test_no_allocator_is_imported_before_it_is_known_which() -> None:
+    assert python(WINGS) == "\n"
+
+
 def test_importing_the_package_imports_nothing_heavy() -> None:
     code = "import sys, drgn_slabtype; print('numpy' in sys.modules, 'drgn' in sys.modules)"
     assert python(code) == "False False\n"
