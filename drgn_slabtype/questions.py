@@ -118,7 +118,7 @@ info = slab_object(prog, {spelled(args.address)}, {options})
     shown = """\
 print(info)
 more = info.neighbours, info.tracks, info.lines, info.words, info.stretches, info.meanings
-for some in (info.places, info.contradictions, *more):
+for some in (info.places, info.contradictions, *more, info.unavailable):
     for one in some:
         print(one)
 """
@@ -387,7 +387,8 @@ QUESTIONS = (
                 type=count,
                 default=64,
                 metavar="N",
-                help="show so many bytes of the object, and those beside it (default: 64)",
+                help="show so many bytes of the object, and those beside it (default: 64); a "
+                "capture has those of objects with --contents alone",
             ),
             option(
                 "--neighbours",
@@ -404,7 +405,7 @@ QUESTIONS = (
             ),
         ),
         drgn=_object_code,
-        status=lambda info: 1 if info.contradictions else 0,
+        status=lambda info: 1 if info.contradictions else 3 if info.incomplete else 0,
     ),
     Command(
         "what",

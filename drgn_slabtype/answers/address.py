@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple, Optional, Tuple
+from typing import Annotated, NamedTuple, Optional, Tuple
 
 from ..findings import Stretch
 from ..records import Record
-from ..shapes import Address, Hex
+from ..shapes import HIDDEN, Address, Hex
 from .states import SlabObject
 from .tracks import Track
 
@@ -122,6 +122,10 @@ class AddressInfo(Record):
     """What the words among them are."""
     stretches: Tuple[Stretch, ...] = ()
     """How far damage to the object or its slab reaches, if its bytes were asked for."""
+    unavailable: Tuple[str, ...] = ()
+    """Which of its bytes were asked for and are not in the target."""
+    incomplete: Annotated[bool, HIDDEN] = False
+    """Whether some of these are missing, and were not left out of a capture on purpose."""
 
     @property
     def is_known(self) -> bool:

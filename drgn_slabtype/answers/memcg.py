@@ -17,7 +17,7 @@ from drgn.helpers.common.format import escape_ascii_string
 from drgn.helpers.linux.cgroup import cgroup_path
 
 from ..allocators.vectors import entry_of
-from ..machine import Machine
+from ..machine import Machine, has_contents
 
 # Since Linux kernel commit 87944e2992bd ("mm: Introduce page memcg flags") (in
 # v5.11), the lowest bits tell arrays and object cgroups apart.
@@ -60,10 +60,13 @@ def slab_memcg(
     start, step = vector
     if not start:
         return where
+    left_out = f"{where}, which is not in the target"
+    if not has_contents(machine):
+        return left_out
     places = np.uint64(start) + np.arange(objects, dtype=np.uint64) * np.uint64(step)
     gathered = machine.memory.gather(places, machine.memory.word_size)
     if not gathered.ok.all():
-        return where
+        return left_out
     cgroups: List[int] = gathered.bytes.view(machine.memory.word)[:, 0].tolist()
     found: Dict[str, int] = {}
     for cgroup in sorted(set(cgroups) - {0}):

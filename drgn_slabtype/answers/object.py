@@ -32,6 +32,7 @@ from .slots import slot
 from .what import meanings
 
 _SMALL_BYTES = 1 << 30
+_LEFT_OUT = "its bytes: this capture was written without contents (capture --contents has them)"
 
 
 def slab_object(
@@ -110,11 +111,14 @@ def _with_contents(reading: Lookup, slab: Located, info: AddressInfo, count: int
     told = [one for first, last in wide for one in words(reading, object, first, last)]
     reach = tuple(_stretches(reading, slab, object))
     overwritten = [_overwritten(one, range(object, object + size)) for one in reach]
+    shown, missing = lines(kernel, object, wanted, findings, overwritten)
     return replace(
         info,
-        lines=tuple(lines(kernel, object, wanted, findings, overwritten)),
+        lines=tuple(shown),
         words=tuple(told),
         stretches=reach,
+        unavailable=(*([] if there else [_LEFT_OUT]), *missing),
+        incomplete=bool(missing),
     )
 
 

@@ -10,13 +10,14 @@ what debugging promises, and with what the words among them are.
 from __future__ import annotations
 
 import string
-from typing import Iterable, Iterator, List, NamedTuple, Optional, Sequence, Set
+from typing import Iterable, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 import numpy as np
 from drgn import FaultError
 
 from ..findings import Damaged, Finding
 from ..machine import Machine
+from ..records import plural
 from .address import Line, ObjectWord
 from .content import describe_word, is_all_text, longest_text, spell_text
 from .describe import describe, spell
@@ -89,9 +90,9 @@ def lines(
     wanted: Iterable[Part],
     findings: Sequence[Finding],
     overwritten: Sequence[range] = (),
-) -> List[Line]:
+) -> Tuple[List[Line], List[str]]:
     """
-    Return the bytes of an object.
+    Return the bytes of an object, and what of them is not in the target.
 
     :param address: Of the object.
     :param findings: About it; their ranges are marked.
@@ -99,10 +100,14 @@ def lines(
     """
     damaged = _damaged(findings)
     found: List[Line] = []
+    missing: List[str] = []
     for part in wanted:
+        size = part.last - part.first
         try:
-            data = machine.memory.read(address + part.first, part.last - part.first)
+            data = machine.memory.read(address + part.first, size)
         except FaultError:
+            where = f"from 0x{address + part.first:x} on are not in the target"
+            missing.append(f"{part.name}: {plural(size, 'byte')} {where}")
             continue
         for at in range(0, len(data), LINE):
             piece, start = data[at : at + LINE], address + part.first + at
@@ -114,7 +119,7 @@ def lines(
             found.append(
                 Line(part.name, start, part.first + at, piece.hex(" "), _ascii(piece), wrong)
             )
-    return found
+    return found, missing
 
 
 def _damaged(findings: Sequence[Finding]) -> Set[int]:

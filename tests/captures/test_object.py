@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Tuple
 
 import pytest
-from drgn import Program
+from drgn import FaultError, Program
 from drgn.helpers.linux.percpu import per_cpu_ptr
 from drgn.helpers.linux.slab import find_slab_cache
 
+from drgn_slabtype import cli
 from drgn_slabtype.answers.address import AddressInfo, Line, ObjectWord
 from drgn_slabtype.answers.caches import caches
 from drgn_slabtype.answers.object import slab_object
@@ -19,7 +21,9 @@ from drgn_slabtype.answers.objects import objects
 from drgn_slabtype.answers.slabs import slabs
 from drgn_slabtype.capture import open_capture
 from drgn_slabtype.check import check
+from drgn_slabtype.command import answer
 from drgn_slabtype.machine import machine
+from drgn_slabtype.report.json import object as as_json
 from drgn_slabtype.report.text import object as as_text
 
 from ..recipes.overlay import Write, overlay
@@ -202,6 +206,44 @@ def test_words_are_told_where_contents_are_there(monkeypatch: pytest.MonkeyPatch
     object_lines = [line for line in info.lines if line.part == "object"]
     assert [line.offset for line in object_lines] == list(range(0, 224, 16))
     assert bytes.fromhex(object_lines[0].bytes) == prog.read(first - member, 16)
+
+
+def test_a_capture_says_that_it_has_no_bytes(
+    prog: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = objects(prog, "kmalloc-192", "in use")
+    for one in [*held[:3], *objects(prog, "kmalloc-192", "free")[:3]]:
+        info = slab_object(prog, one.address, contents=64)
+        (told,) = info.unavailable
+        assert told.startswith("its bytes: this capture was written without contents")
+        # That is no hole in it.
+        assert not info.incomplete
+        assert as_text(info).endswith(f"\nunavailable: {told}\n")
+        assert json.loads(as_json(info))["unavailable"] == [told]
+        assert slab_object(prog, one.address).unavailable == ()
+    manifest = {**(machine(prog).manifest or {}), "contents": True}
+    monkeypatch.setattr(machine(prog), "manifest", manifest)
+    assert slab_object(prog, held[0].address, contents=64).unavailable == ()
+
+
+def test_bytes_that_are_not_in_a_dump_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    prog = _open("debian-7-plain")
+    manifest = {**(machine(prog).manifest or {}), "contents": True}
+    monkeypatch.setattr(machine(prog), "manifest", manifest)
+    held = next(one for one in objects(prog, "kmalloc-192", "in use") if one.place is None).address
+
+    def fault(address: int, count: int, offset: int, physical: bool) -> bytes:
+        raise FaultError("not there", address)
+
+    page = held & ~0xFFF
+    prog.add_memory_segment(page, 0x1000, fault, False)
+    prog.add_memory_segment(page - machine(prog).memory.linear_base, 0x1000, fault, True)
+    args = cli._parser().parse_args(["object", f"{held:x}", "--bytes", "32"])
+    found = answer(args.command, lambda: prog, args)
+    told = f"object: 32 bytes from 0x{held:x} on are not in the target"
+    assert found.records.unavailable == (told,)
+    assert f"\nunavailable: {told}\n" in found.text
+    assert args.command.status(found.records) == 3
 
 
 def test_words_that_repeat_are_one_line() -> None:

@@ -14,6 +14,7 @@ from drgn_slabtype.allocators.vectors import vectors
 from drgn_slabtype.answers.caches import caches
 from drgn_slabtype.answers.objects import for_each_slab, objects
 from drgn_slabtype.answers.owners import owners
+from drgn_slabtype.answers.page import page_info
 from drgn_slabtype.answers.slabs import slabs
 from drgn_slabtype.capture import open_capture
 from drgn_slabtype.machine import machine
@@ -78,6 +79,23 @@ def test_what_a_capture_left_out_is_unknown(prog: Program) -> None:
         answer = owners(prog, name)
         assert answer.owners == []
         assert answer.uncharged + answer.unknown == answer.objects
+
+
+def test_page_says_whose_objects_are_only_where_it_is_known() -> None:
+    prog = open_capture(str(HERE / "slub-6.12-tiny-plain" / "capture.xz"))
+    kernel = machine(prog)
+    for cache in caches(prog).caches:
+        found = find_slab_cache(prog, cache.name)
+        if found is None:
+            continue
+        pages = np.array([slab.value_() for slab in for_each_slab(found)], np.uint64)
+        start, _ = vectors(kernel, pages, cache.size)
+        if start.any():
+            page = int(pages[np.flatnonzero(start)[0]])
+            break
+    told = page_info(prog, page).memcg or ""
+    assert told.startswith("an object cgroup for each object, at 0x")
+    assert told.endswith(", which is not in the target")
 
 
 def test_vectors_are_an_entry_for_each_object() -> None:

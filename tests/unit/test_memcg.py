@@ -113,7 +113,7 @@ def test_cgroup_that_is_not_in_the_target() -> None:
         f"a cgroup that is not in the target, by object cgroup 0x{lost:x}"
     )
     assert slab_memcg(machine(kernel.prog), lost | 1, 4) == (
-        f"an object cgroup for each object, at 0x{lost:x}"
+        f"an object cgroup for each object, at 0x{lost:x}, which is not in the target"
     )
 
 

@@ -105,7 +105,8 @@ def object(info: AddressInfo) -> str:
     if width is not None and info.lines:
         names = max([_NAME, *(len(name) for name, _ in view.facts(info))])
         view = address(row_of(info, width - len("    ") - names))
-    return text([f"0x{info.address:x}: {info.meaning}", *facts(view.facts(info), "  ", _NAME)])
+    told = facts(view.facts(info), "  ", _NAME)
+    return text([f"0x{info.address:x}: {info.meaning}", *told, *unavailable(info)])
 
 
 def what(word: Word) -> str:

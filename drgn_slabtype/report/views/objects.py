@@ -211,7 +211,7 @@ def address(row: Row = _ROWS[0]) -> View:
         Column("words", cell=_words),
         Column("damage", "stretches", _damage),
         Column("can be", "meanings", lambda info: [one.meaning for one in info.meanings]),
-        quiet="address kind meaning index offset page_types",
+        quiet="address kind meaning index offset page_types unavailable",
     )
 
 
