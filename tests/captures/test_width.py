@@ -133,6 +133,20 @@ def test_rows_of_bytes_fit_and_have_all(
     assert max(map(len, told.splitlines())) <= columns
 
 
+@pytest.mark.parametrize("word", ["f5000000", "ffeffffa", "0"])
+def test_lists_of_types_are_broken_between_two(word: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    args = cli._parser().parse_args(["decode", word])
+    everything = "".join(answer(args.command, lambda: None, args).text)
+    monkeypatch.setattr(output, "width", lambda path: 80)
+    _, heading, *rows = "".join(answer(args.command, lambda: None, args).text).splitlines()
+    assert max(map(len, rows)) <= 80
+    # Whatever goes on in the next line does so in its own column.
+    start = heading.index("TYPES")
+    assert all(row[:start].strip() or not row.startswith("  " + row.strip()) for row in rows)
+    names = set(re.findall(r"[a-z_]+", everything))
+    assert set(re.findall(r"[a-z_]+", "\n".join(rows))) - names == set()
+
+
 def test_what_goes_on_stands_under_what_it_goes_on_with(monkeypatch: pytest.MonkeyPatch) -> None:
     broken = open_capture(str(HERE / "broken" / "slub-6.1-plain-P-overflow-word.xz"))
     monkeypatch.setattr(output, "width", lambda path: 80)

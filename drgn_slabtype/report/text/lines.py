@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from contextvars import ContextVar
 from textwrap import wrap
 from typing import (
@@ -191,7 +192,7 @@ def fit(grid: Grid, width: int, padding: int = _PADDING) -> Tuple[Grid, List[Col
 
 def _least(cells: Sequence[Any]) -> int:
     # Characters to which a column can be broken and every address in it be whole.
-    words = (word for cell in cells for word in str(cell).split() if "0x" in word)
+    words = (word for cell in cells for word in _loose(str(cell)).split() if "0x" in word)
     return max([_NARROWEST, *map(len, words)])
 
 
@@ -207,10 +208,17 @@ def _broken(cell: Any, width: int) -> Any:
     text = str(cell)
     if len(text) <= width:
         return cell
-    # Lists without spaces, too, are broken between what they list.
-    loose = text if " " in text else text.replace(",", ", ")
+    loose = _loose(text)
     lines = wrap(loose, width, break_on_hyphens=False)
-    return "\n".join(lines if loose is text else (line.replace(", ", ",") for line in lines))
+    return "\n".join(lines if loose is text else (_LISTED.sub(r"\1", line) for line in lines))
+
+
+_LISTED = re.compile("([,|]) ")
+
+
+def _loose(text: str) -> str:
+    # Lists without spaces, too, are broken between what they list.
+    return text if " " in text else re.sub("([,|])(?=.)", r"\1 ", text)
 
 
 def stream(view: View, records: Sequence[Any]) -> Iterator[str]:
