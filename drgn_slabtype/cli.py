@@ -111,12 +111,14 @@ def _unknown(words: Sequence[str]) -> Optional[str]:
 
 
 def _apart(words: Sequence[str]) -> Tuple[List[str], List[str]]:
-    # What says which target, and the rest. crash's -s and -k are its own.
+    # What says which target, and the rest. crash's -s and -k are its own; no cache is a file.
     target: List[str] = []
     rest: List[str] = []
-    for word in words:
-        given = target[-1:] and target[-1] in _WITH_PATH
-        (target if given or word in _WITH_PATH else rest).append(word)
+    given = False
+    for word, after in zip(words, [*words[1:], ""]):
+        names = not given and (word in _WITH_PATH or (word == "-s" and os.path.isfile(after)))
+        (target if given or names else rest).append(word)
+        given = names
     return target, rest
 
 
@@ -174,7 +176,7 @@ def _finish(command: Command, args: argparse.Namespace, found: Answer) -> int:
         _emit(found.text, found.output)
     except TargetError as e:
         failed.append(str(e))
-        told = verdict(command, found)
+        told = verdict(command, found, args.wide)
         if told is not None:
             with suppress(TargetError):
                 _emit(told, None)

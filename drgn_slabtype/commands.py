@@ -466,10 +466,17 @@ COMMANDS = (
 """Every command; adding a row here adds it to the shell and to the prompt."""
 
 
-def verdict(command: Command, found: Answer) -> Optional[Text]:
-    """Return a verdict in words, which counts although its file could not be written."""
+def verdict(command: Command, found: Answer, wide: bool = False) -> Optional[Text]:
+    """
+    Return a verdict in words, which counts although its file could not be written.
+
+    :param wide: Also wider than the terminal.
+    """
     from .report import present
+    from .report.output import width
 
     if found.records is None or found.output is None or command.stopped is None:
         return None
-    return present(command.name, found.records, "table") if isinstance(found.text, str) else None
+    if not isinstance(found.text, str):
+        return None
+    return present(command.name, found.records, "table", None if wide else width(None))

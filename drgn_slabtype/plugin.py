@@ -69,7 +69,7 @@ def _register(spec: Command, name: str) -> None:
                 try:
                     write_text(found.text, found.output)
                 except TargetError as e:
-                    told = verdict(spec, found)
+                    told = verdict(spec, found, args.wide)
                     if told is None:
                         raise
                     write_text(told, None)

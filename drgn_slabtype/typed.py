@@ -226,7 +226,7 @@ def count(text: str) -> int:
     :raises argparse.ArgumentTypeError: if the text is none.
     """
     try:
-        number = int(text)
+        number = _decimal(text)
     except ValueError:
         number = -1
     if number < 0:
@@ -258,7 +258,7 @@ def number(text: str) -> int:
     :raises argparse.ArgumentTypeError: if the text is none.
     """
     try:
-        value = int(text)
+        value = _decimal(text)
     except ValueError:
         value = 0
     if value < 1:
@@ -273,9 +273,14 @@ def integer(text: str) -> int:
     :raises argparse.ArgumentTypeError: if the text is none.
     """
     try:
-        return int(text)
+        return _decimal(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text or repr(text)} is no number") from None
+
+
+def _decimal(text: str) -> int:
+    # Nothing else can be meant by an 0x.
+    return int(text, 16 if text.lower().startswith("0x") else 10)
 
 
 _UNITS = {"": 1 << 20, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}

@@ -23,7 +23,8 @@ from ..machine import Machine, machine
 from ..machine.told import require_cpu, require_node
 from ..records import Listing, Record
 from ..shapes import HIDDEN, Address
-from .lookup import Judged, lookup
+from .describe import describe, spell
+from .lookup import Judged, Lookup, lookup
 from .missing import missing_of_cache, missing_of_machine
 from .names import known_as
 from .states import LISTS, ObjectState, SlabObject, tally
@@ -141,7 +142,7 @@ def slabs(
         wanted &= ledger.slabs.nid == node
     objects: Tuple[SlabObject, ...] = ()
     if slab is not None:
-        row = _row(reading.machine, ledger, address_of(slab))
+        row = _row(reading, ledger, address_of(slab))
         wanted &= np.arange(len(wanted)) == row
         objects = tuple(judged.objects.take(judged.objects.slab == row))[:most]
     rows = np.flatnonzero(wanted)
@@ -176,14 +177,15 @@ def _why_none(
     return why
 
 
-def _row(machine: Machine, ledger: Ledger, address: int) -> int:
-    pages = ledger.slabs.page
+def _row(reading: Lookup, ledger: Ledger, address: int) -> int:
+    machine, pages = reading.machine, ledger.slabs.page
     starts = _addresses(machine, ledger)
     reach = np.uint64(machine.memory.page_size) << ledger.slabs.order.astype(np.uint64)
     inside = (np.uint64(address) - starts) < reach
     rows = np.flatnonzero((pages == np.uint64(address)) | inside)
     if not len(rows):
-        known = known_as(machine, address)
+        info = describe(reading, address)
+        known = f": {spell(info)}" if info.is_known else known_as(machine, address)
         raise ArgumentError(
             f"{named(address)} is no slab of {ledger.facts.name}, and in none{known}"
         )

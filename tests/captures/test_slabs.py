@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,10 @@ def test_one_slab_has_its_objects(prog: Program, used: CacheUsage) -> None:
         )
     with pytest.raises(TargetError, match=f"is no slab of {used.name}"):
         slabs(prog, used.name, slab=0x1000)
+    other = next(one for one in caches(prog).caches if one.slabs and one.name != used.name)
+    address = slabs(prog, other.address).slabs[0].slab
+    with pytest.raises(TargetError, match=rf"and in none: .*{re.escape(other.name)}"):
+        slabs(prog, used.name, slab=address)
 
 
 def test_pattern_means_all_caches_that_match(prog: Program) -> None:

@@ -14,6 +14,7 @@ from drgn_slabtype import cli
 from drgn_slabtype.capture import open_capture
 from drgn_slabtype.check import check
 from drgn_slabtype.command import answer
+from drgn_slabtype.commands import verdict
 from drgn_slabtype.report import output, present
 
 from ..recipes.overlay import overlay
@@ -145,6 +146,19 @@ def test_lists_of_types_are_broken_between_two(word: str, monkeypatch: pytest.Mo
     assert all(row[:start].strip() or not row.startswith("  " + row.strip()) for row in rows)
     names = set(re.findall(r"[a-z_]+", everything))
     assert set(re.findall(r"[a-z_]+", "\n".join(rows))) - names == set()
+
+
+def test_a_verdict_in_place_of_a_file_is_no_wider_than_the_terminal(
+    prog: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output, "width", lambda path: 80 if path is None else None)
+    words = ["check", "--cache", "kmalloc-64", "-o", str(tmp_path / "nonexistent" / "x")]
+    args = cli._parser().parse_args(words)
+    found = answer(args.command, lambda: prog, args)
+    told, wide = (verdict(args.command, found, wide) for wide in (False, True))
+    assert isinstance(told, str)
+    assert max(map(len, told.splitlines())) <= 80
+    assert wide == found.text != told
 
 
 def test_what_goes_on_stands_under_what_it_goes_on_with(monkeypatch: pytest.MonkeyPatch) -> None:

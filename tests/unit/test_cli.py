@@ -269,12 +269,20 @@ def test_behind_a_symbol_is_an_offset_and_behind_a_colon_a_size(
     [
         ("kmem -s -c vmcore", '"drgn-slabtype caches -c vmcore"'),
         ("kmem -c vmcore -S dentry", '"drgn-slabtype slabs dentry -c vmcore"'),
+        (f"kmem -S dentry -s {__file__} -c vmcore", f'slabs dentry -s {__file__} -c vmcore"'),
+        (f"kmem -s -c vmcore -s {__file__}", f'caches -c vmcore -s {__file__}"'),
         ("kmem", "here are caches, slabs, pages, page, object"),
         ("search", "here are refs"),
     ],
 )
 def test_commands_of_crash_keep_the_target(typed: str, meant: str) -> None:
     assert meant in error(*typed.split())
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("16", 16), ("0x10", 16), ("0X1f", 31), ("010", 10)])
+def test_how_many_can_be_typed_in_hexadecimal(typed: str, meant: int) -> None:
+    for type in (reading.count, reading.number, reading.integer):
+        assert type(typed) == meant
 
 
 def test_the_rule_of_numbers_is_in_the_help_of_all_that_take_them() -> None:
@@ -452,6 +460,7 @@ def test_prompt_and_shell_have_the_same_options() -> None:
         (("page", "0x10000000000000000"), "it has more than 64 bits"),
         (("object", "99999999999999999999"), "it has more than 64 bits"),
         (("check", "-j", "0"), "0 is no number from 1 on"),
+        (("check", "-j", "0x"), "0x is no number from 1 on"),
         (("check", "--rounds", "x"), "x is no number from 1 on"),
         (("check", "--watch", "inf"), "inf is no number of seconds from 0 to"),
         (("check", "--max-time", "nan"), "nan is no number of seconds from 0 to"),
