@@ -65,7 +65,8 @@ def blank_pages(reading: Reading, findings: Sequence[Finding]) -> List[List[Segm
     :return: For each page a list of views.
     """
     machine = reading.machine
-    pages = _structures(reading, findings) | set(_memory_map(machine)) | _led_to(machine, findings)
+    pages = _structures(reading, findings) | set(_memory_map(machine))
+    pages |= _led_to(machine, findings) | _debugged(machine, findings)
     size = machine.memory.page_size
     return [_views(machine, page * size, size) for page in sorted(pages)[:_NEVER]]
 
@@ -116,6 +117,15 @@ def _led_to(machine: Machine, findings: Sequence[Finding]) -> Set[int]:
                 machine.memory.read(machine.page.vmemmap + pfn * machine.page.size, 1)
             except (FaultError, OverflowError):
                 wanted.add(finding.found >> shift)
+    return {page for page in wanted if _is_blank(machine, page)}
+
+
+def _debugged(machine: Machine, findings: Sequence[Finding]) -> Set[int]:
+    # With what debugging puts around or into objects, no page is all zeroes.
+    shift = machine.memory.page_shift
+    wanted: Set[int] = set()
+    for one in chain.from_iterable(finding.ranges for finding in findings):
+        wanted.update(range(one.address >> shift, (one.address + one.size - 1 >> shift) + 1))
     return {page for page in wanted if _is_blank(machine, page)}
 
 

@@ -449,6 +449,8 @@ class Ledger:
     """States that are worth a word and are no damage."""
     judged: Dict[str, int] = field(default_factory=dict)
     """How many rows of :attr:`zones` were looked at, by their name."""
+    unread: int = 0
+    """Slabs that :attr:`zones` would be about, but are not in the target."""
 
     def claims_of(self, name: str) -> Claims:
         """Return the claims of one kind of place."""

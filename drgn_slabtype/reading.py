@@ -29,6 +29,7 @@ from .index import SlabIndex, slabs_at
 from .ledger import U64, Facts, Ledger, Slabs
 from .machine import Machine
 from .pages.scan import PageScan, Progress, scan
+from .records import plural
 from .rules import judge
 from .rules.lists import NO_LIST
 from .rules.vectors import Freed, judge_freed
@@ -222,6 +223,8 @@ class Reading:
                 findings = [_perhaps_of_a_cpu(finding) for finding in findings]
         name = caches.names[number]
         findings = judge_freed(ledger, self._freed(ledger), findings)
+        if ledger.unread:  # counted while they were judged
+            lost_parts = [*lost_parts, f"what is in {plural(ledger.unread, 'slab')}"]
         return ledger, findings + [
             Finding("unreadable", f"{name}: {part} is not in the target", name, id=-1 - at)
             for at, part in enumerate(lost_parts)

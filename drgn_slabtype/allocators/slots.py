@@ -91,10 +91,13 @@ class Slots:
         return Zone(part.code, part.name, *beside, found, expected, passing)
 
 
-def read_slabs(memory: Memory, slabs: I64, start: U64, span: int) -> Iterator[SlabBytes]:
+def read_slabs(
+    memory: Memory, ledger: Ledger, slabs: I64, start: U64, span: int
+) -> Iterator[SlabBytes]:
     """
-    Yield the bytes of slabs, some at a time, but of those that are not in the target.
+    Yield the bytes of slabs, some at a time, and count those that are not in the target.
 
+    :param ledger: Its ``unread`` counts them.
     :param slabs: Rows of ``ledger.slabs``.
     :param start: Where each begins.
     :param span: Bytes of each.
@@ -103,8 +106,9 @@ def read_slabs(memory: Memory, slabs: I64, start: U64, span: int) -> Iterator[Sl
     for first in range(0, len(slabs), step):
         some = slice(first, first + step)
         gathered = memory.gather(start[some], span)
-        if gathered.ok.any():
-            ok = gathered.ok
+        ok = gathered.ok
+        ledger.unread += int(np.count_nonzero(~ok))
+        if ok.any():
             yield SlabBytes(slabs[some][ok], start[some][ok], gathered.bytes[ok])
 
 

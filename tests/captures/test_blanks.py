@@ -14,6 +14,7 @@ from drgn.helpers.linux.list import list_for_each_entry
 
 from drgn_slabtype.allocators.percpu import every_copy
 from drgn_slabtype.allocators.slab.view import slab_counts
+from drgn_slabtype.answers.objects import objects
 from drgn_slabtype.blanks import _slabs, blank_pages
 from drgn_slabtype.capture import open_capture
 from drgn_slabtype.check import check
@@ -28,6 +29,7 @@ from ..recipes.overlay import Write, overlay
 
 _HERE = Path(__file__).parent
 _PAGE = 4096
+_SLAB_RED_ZONE = 0x400
 
 
 def _node(prog: Program) -> int:
@@ -194,3 +196,39 @@ def test_a_page_of_zeroes_that_an_array_of_one_free_object_lies_in(
     row = _last_free(reading, inside=False, of_kmalloc=True)
     told = [Finding("claim-twice", "it is in two places", slab=int(index.pages[row]))]
     assert _slabs(reading, told) == set()
+
+
+def _large_free_object(prog: Program) -> int:
+    # In the middle of one.
+    found = objects(prog, "task_struct", "free")[0].address
+    return int(found) + _PAGE
+
+
+def _full_slab(prog: Program) -> int:
+    # Without index arrays that could tell of it.
+    reading = Reading(machine(prog))
+    index, caches = reading.index, reading.allocator.caches
+    owner = reading.allocator.ownership.cache
+    full = caches.rows["num"][owner].astype(np.int64) == slab_counts(index)
+    several = caches.rows["size"][owner].astype(np.int64) * 4 < _PAGE
+    debugged = (caches.rows["flags"][owner].astype(np.int64) & _SLAB_RED_ZONE) != 0
+    return int(index.addresses[np.flatnonzero(full & several & debugged)[0]])
+
+
+@pytest.mark.parametrize(
+    ("name", "victim"),
+    [("debian-7-debug", _large_free_object), ("slab-6.1-debug-plain", _full_slab)],
+)
+def test_a_page_of_zeroes_among_objects_under_debugging(
+    name: str, victim: Callable[[Program], int]
+) -> None:
+    path = str(_HERE / name / "capture.xz")
+    address = victim(open_capture(path)) // _PAGE * _PAGE
+    prog, damaged = open_capture(path), open_capture(path)
+    overlay(prog, [Write(address, bytes(_PAGE))])
+    report = check(prog)
+    assert report.findings == []
+    assert report.exit_status == 3
+    # A word of it that is something else tells that it was written.
+    overlay(damaged, [Write(address, bytes(_PAGE - 1) + b"x")])
+    assert check(damaged).findings != []

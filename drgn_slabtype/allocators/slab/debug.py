@@ -88,7 +88,7 @@ class DebugReader:
         cache, slabs = self._cache, self._judged()
         start = self._ledger.slabs.base[slabs] - np.uint64(cache.obj_offset)
         known = Claimed(self._ledger, self._ledger.claims.state == State.FREE)
-        for some in read_slabs(self._memory, slabs, start, cache.num * cache.size):
+        for some in read_slabs(self._memory, self._ledger, slabs, start, cache.num * cache.size):
             slots = some.slots(cache.num, cache.size)
             (free,) = known.of(slots)
             if cache.red_zone:

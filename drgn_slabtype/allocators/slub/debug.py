@@ -117,7 +117,7 @@ class ContentReader:
         for order in distinct(slabs.order[judged]).tolist():
             some = judged[slabs.order[judged] == order]
             span = self._memory.page_size << order
-            for batch in read_slabs(self._memory, some, start[some], span):
+            for batch in read_slabs(self._memory, self._ledger, some, start[some], span):
                 yield from self._batch(batch)
 
     def _judged(self) -> I64:
