@@ -16,6 +16,8 @@ from drgn_slabtype.check import check
 from drgn_slabtype.command import answer
 from drgn_slabtype.commands import verdict
 from drgn_slabtype.report import output, present
+from drgn_slabtype.report.text.lines import table, within
+from drgn_slabtype.report.views import Column, Grid
 
 from ..recipes.overlay import overlay
 from ..recipes.suites import suite_of
@@ -146,6 +148,25 @@ def test_lists_of_types_are_broken_between_two(word: str, monkeypatch: pytest.Mo
     assert all(row[:start].strip() or not row.startswith("  " + row.strip()) for row in rows)
     names = set(re.findall(r"[a-z_]+", everything))
     assert set(re.findall(r"[a-z_]+", "\n".join(rows))) - names == set()
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+def test_a_long_name_leaves_a_table_whole(columns: int) -> None:
+    name = f"{'long_' * 12}name"
+    headings = [Column("address"), Column("points to"), Column("what")]
+    rows = [
+        ["0xffff888000000000", "0xffff888000001000", told] for told in (f"{name}+0x18", "a+0x8")
+    ]
+    lines = within(columns, lambda: table(Grid(headings, rows)))
+    assert max(map(len, lines)) <= columns
+    told = [line[40:].strip() for line in lines[1:]]
+    assert ("".join(told[:-1]), told[-1]) == (f"{name}+0x18", "a+0x8")
+    # The offset is in one line.
+    assert told[-2].endswith("+0x18")
+    ends = [["0xffff888000000000", 5, "behind 0xffffffffc02ee000-0xffffffffc02f2000, 8 pages"]]
+    lines = within(54, lambda: table(Grid(headings, ends)))
+    assert max(map(len, lines)) <= 54
+    assert {"0xffffffffc02ee000-", "0xffffffffc02f2000,"} <= set(" ".join(lines).split())
 
 
 def test_a_verdict_in_place_of_a_file_is_no_wider_than_the_terminal(

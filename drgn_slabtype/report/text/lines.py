@@ -192,7 +192,8 @@ def fit(grid: Grid, width: int, padding: int = _PADDING) -> Tuple[Grid, List[Col
 
 def _least(cells: Sequence[Any]) -> int:
     # Characters to which a column can be broken and every address in it be whole.
-    words = (word for cell in cells for word in _loose(str(cell)).split() if "0x" in word)
+    parts = (part for cell in cells for part in _PARTS.sub(" ", _loose(str(cell))).split())
+    words = (part for part in parts if "0x" in part and not part.startswith("+"))
     return max([_NARROWEST, *map(len, words)])
 
 
@@ -209,11 +210,17 @@ def _broken(cell: Any, width: int) -> Any:
     if len(text) <= width:
         return cell
     loose = _loose(text)
-    lines = wrap(loose, width, break_on_hyphens=False)
-    return "\n".join(lines if loose is text else (_LISTED.sub(r"\1", line) for line in lines))
+    # Of what no line has room for.
+    apart = _PARTS.sub(_APART, loose) if max(map(len, loose.split())) > width else loose
+    lines = wrap(apart, width, break_on_hyphens=False)
+    if loose is not text:
+        lines = [_LISTED.sub(r"\1", line) for line in lines]
+    return "\n".join(line.replace(_APART, "").replace(_APART.strip(" "), "") for line in lines)
 
 
 _LISTED = re.compile("([,|]) ")
+_PARTS = re.compile(r"(?<=\S)(?=[+]0x)|(?<=-)(?=0x)")  # of a name with an offset, of a range
+_APART = " \0"
 
 
 def _loose(text: str) -> str:
