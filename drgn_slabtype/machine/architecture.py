@@ -28,6 +28,8 @@ class Architecture(NamedTuple):
 
     direct_map: Tuple[int, ...] = ()
     """Where the direct map begins if nothing has moved it."""
+    image: Optional[int] = None
+    """What is mapped to VMCOREINFO's ``phys_base``, where the kernel's image is mapped so."""
     memory_map: Tuple[int, ...] = ()
     """Where the struct pages begin if nothing has moved them."""
     saved_stack: str = ""
@@ -69,6 +71,7 @@ _KNOWN: Mapping[Name, Architecture] = {
     # Documentation/arch/x86/x86_64/mm.rst, with four and five levels of page tables.
     Name.X86_64: Architecture(
         direct_map=(0xFFFF888000000000, 0xFF11000000000000),
+        image=0xFFFFFFFF80000000,
         memory_map=(0xFFFFEA0000000000, 0xFFD4000000000000),
         saved_stack="thread.sp",
         poison=_DEAD,

@@ -16,6 +16,7 @@ from drgn import FaultError, Program, ProgramFlags
 from drgn.helpers.linux.mm import follow_phys, phys_to_virt
 
 from ..files.elf import PT_LOAD, ElfFile, Segment
+from ..pagetype.sources import vmcoreinfo
 from .architecture import of_program
 from .tags import untagged_pointer
 
@@ -51,17 +52,41 @@ def reads_physical(prog: Program, linear_base: int, mask: int) -> bool:
 
 def _put_in_place(prog: Program, linear_base: int) -> bool:
     # As far as there is memory: what lies behind it may be mapped to something else.
-    def read(address: int, count: int, offset: int, physical: bool) -> bytes:
-        return prog.read(address - linear_base, count, True)
-
     try:
         size = int(prog["max_pfn"]) * int(prog["PAGE_SIZE"])
     except (FaultError, LookupError):
         return False
     if not 0 < size <= LINEAR_BYTES:
         return False
-    prog.add_memory_segment(linear_base, size, read, False)
+    _map(prog, linear_base, 0, size)
     return True
+
+
+def _map(prog: Program, virtual: int, physical: int, size: int) -> None:
+    def read(address: int, count: int, offset: int, is_physical: bool) -> bytes:
+        return prog.read(address - virtual + physical, count, True)
+
+    prog.add_memory_segment(virtual, size, read, False)
+
+
+def find_image(prog: Program) -> None:
+    """Put the kernel's image where it belongs, if page tables that say where are not there."""
+    image = of_program(prog).image
+    if image is None or prog.flags & ProgramFlags.IS_LIVE:
+        return
+    try:
+        prog["slab_caches"].next.value_()
+    except FaultError:
+        told = vmcoreinfo(prog)
+    except LookupError:
+        return
+    else:
+        return
+    with suppress(FaultError, KeyError, LookupError, OverflowError, ValueError):
+        # Documentation/admin-guide/kdump/vmcoreinfo.rst
+        physical = int(told["NUMBER(phys_base)"])
+        size = int(told["NUMBER(KERNEL_IMAGE_SIZE)"])
+        _map(prog, image, physical, size)
 
 
 def linear_base(prog: Program) -> int:

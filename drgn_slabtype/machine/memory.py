@@ -23,7 +23,7 @@ from ..files.elf import ElfFile
 from ..files.hidden import hide
 from ..signals import TIME, Interrupted, poll
 from .architecture import of_program
-from .directmap import LINEAR_BYTES, linear_base, reads_physical
+from .directmap import LINEAR_BYTES, find_image, linear_base, reads_physical
 from .pieces import FILE_GAP_BYTES, GAP_BYTES, Keep, Rows, cut, read_blocks, read_pieces
 from .tags import Tags
 
@@ -83,6 +83,7 @@ class Memory:
         """dtype of an ``unsigned long`` in the target."""
         self.page_size = int(prog["PAGE_SIZE"])
         self.page_shift = self.page_size.bit_length() - 1
+        find_image(prog)
         self.linear_base = linear_base(prog)
         """Virtual address of physical address 0 in the direct map."""
         self.is_live = bool(prog.flags & ProgramFlags.IS_LIVE)

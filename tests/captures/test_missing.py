@@ -99,12 +99,12 @@ def test_where_the_direct_map_is(name: str) -> None:
 def test_page_tables_of_the_direct_map(name: str) -> None:
     # Nothing can be read by its virtual address there.
     whole, prog = _open(name), _open(name)
-    base = int(phys_to_virt(prog, 0).value_())
+    base, size = int(phys_to_virt(prog, 0).value_()), int(prog["max_pfn"]) << 12
 
     def fault(address: int, count: int, offset: int, physical: bool) -> bytes:
         raise FaultError("address is not mapped", address)
 
-    prog.add_memory_segment(base, int(prog["max_pfn"]) << 12, fault, False)
+    prog.add_memory_segment(base, size, fault, False)
     report = check(prog)
     assert _sums(report) == _sums(check(whole))
     assert report.exit_status == 0

@@ -22,6 +22,7 @@ from drgn_slabtype.pagetype.encoding import ENCODINGS
 from .specs import SPECS, Spec
 from .types import Types
 
+PHYS_BASE = -(1 << 24)
 VMEMMAP = {8: 0xFFFFEA0000000000, 4: 0xF6000000}
 PAGE_SIZE = 4096
 
@@ -76,7 +77,8 @@ class Kernel:
             "SYMBOL(swapper_pg_dir)=1000",
             "SYMBOL(_stext)=1000",
             "KERNELOFFSET=0",
-            "NUMBER(phys_base)=0",
+            f"NUMBER(phys_base)={PHYS_BASE}",
+            "NUMBER(KERNEL_IMAGE_SIZE)=1073741824",
             "NUMBER(pgtable_l5_enabled)=0",
             f"SIZE(page)={sizeof(page)}",
             f"OFFSET(page._mapcount)={offsetof(page, '_mapcount')}",

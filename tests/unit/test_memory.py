@@ -8,7 +8,7 @@ from typing import List, Sequence, Tuple
 
 import numpy as np
 import pytest
-from drgn import Object
+from drgn import FaultError, Object
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,9 +17,10 @@ from drgn_slabtype.machine.combs import Combs, gather_combs
 from drgn_slabtype.machine.memory import Gathered, Memory
 from tests.direct_map import LINEAR, CountedMemory, make_mapped_kernel
 from tests.synthetic import make_kernel
-from tests.synthetic.kernel import PAGE_SIZE, Kernel
+from tests.synthetic.kernel import PAGE_SIZE, PHYS_BASE, Kernel
 
 BASE = LINEAR + (1 << 30)
+IMAGE = 0xFFFFFFFF80000000
 PAGES = 64
 HOLES = (3, 4, 17, 40, 63)
 DATA = bytearray(Random(1).randbytes(PAGES * PAGE_SIZE))
@@ -220,6 +221,23 @@ def test_physical_memory_that_differs_is_not_used() -> None:
     found = Memory(kernel.prog).gather(np.array([BASE + 64], np.uint64), 64)
     assert found.bytes[0].tobytes() == bytes(DATA[64:128])
     assert not counted.reads[-1].physical
+
+
+def test_the_image_is_where_vmcoreinfo_says_if_no_page_table_does() -> None:
+    kernel, moved = make_mapped_kernel(), 0x3000000
+    prog, at = kernel.prog, IMAGE + moved
+    kernel.objects["slab_caches"] = Object(prog, kernel.list_head, address=at)
+    data = BASE.to_bytes(8, "little") + at.to_bytes(8, "little")
+    prog.add_memory_segment(
+        moved + PHYS_BASE,
+        len(data),
+        lambda address, count, offset, physical: data[offset:][:count],
+        True,
+    )
+    with pytest.raises(FaultError):
+        prog["slab_caches"].next.read_()
+    Memory(prog)
+    assert prog["slab_caches"].next.value_() == BASE
 
 
 def test_blocks_cover_what_can_be_read() -> None:
