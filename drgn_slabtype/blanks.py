@@ -66,7 +66,7 @@ def blank_pages(reading: Reading, findings: Sequence[Finding]) -> List[List[Segm
     """
     machine = reading.machine
     pages = _structures(reading, findings) | set(_memory_map(machine))
-    pages |= _led_to(machine, findings) | _debugged(machine, findings)
+    pages |= _led_to(reading, findings) | _wrong(machine, findings)
     size = machine.memory.page_size
     return [_views(machine, page * size, size) for page in sorted(pages)[:_NEVER]]
 
@@ -104,8 +104,10 @@ def _structures(reading: Reading, findings: Sequence[Finding]) -> Set[int]:
     return {page for page in wanted if _is_blank(machine, page)}
 
 
-def _led_to(machine: Machine, findings: Sequence[Finding]) -> Set[int]:
-    # Where a pointer leads that is told to lead nowhere, if no struct page says what is there.
+def _led_to(reading: Reading, findings: Sequence[Finding]) -> Set[int]:
+    # Where a pointer leads that is told to lead nowhere, if a slab is there or no struct page
+    # says what is. Elsewhere, in free memory, a wrong pointer may well lead to zeroes.
+    machine, index = reading.machine, reading.index
     shift = machine.memory.page_shift
     wanted: Set[int] = set()
     for finding in findings:
@@ -115,15 +117,19 @@ def _led_to(machine: Machine, findings: Sequence[Finding]) -> Set[int]:
                 continue
             try:
                 machine.memory.read(machine.page.vmemmap + pfn * machine.page.size, 1)
+                there = index.rows_of_addresses(np.array([finding.found], np.uint64))[0] >= 0
             except (FaultError, OverflowError):
+                there = True
+            if there:
                 wanted.add(finding.found >> shift)
     return {page for page in wanted if _is_blank(machine, page)}
 
 
-def _debugged(machine: Machine, findings: Sequence[Finding]) -> Set[int]:
-    # With what debugging puts around or into objects, no page is all zeroes.
+def _wrong(machine: Machine, findings: Sequence[Finding]) -> Set[int]:
+    # A page that should have anything in it but zeroes: a word, or what debugging puts around
+    # or into objects.
     shift = machine.memory.page_shift
-    wanted: Set[int] = set()
+    wanted = {one.word >> shift for one in findings if one.word is not None}
     for one in chain.from_iterable(finding.ranges for finding in findings):
         wanted.update(range(one.address >> shift, (one.address + one.size - 1 >> shift) + 1))
     return {page for page in wanted if _is_blank(machine, page)}

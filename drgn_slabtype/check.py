@@ -9,6 +9,7 @@ The check
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from itertools import chain
 from typing import Optional, Sequence, Union
 
@@ -23,6 +24,8 @@ from .files.hidden import zeroes_hidden
 from .findings import Report
 from .machine import is_dump, machine
 from .pages.scan import Progress
+
+_LOOKS = 4
 
 
 def check(
@@ -70,18 +73,24 @@ def check(
     slabs = addresses_of(addresses)
     wanted = [cache_of(cache) for cache in several(caches)]
     report = course.finish(wanted, slabs, progress, evidence)
-    whole = course.whole
-    if whole is None or not _says(report) or report.interrupted or not is_dump(kernel):
-        return report
-    # What is said may rest on pages that the dumper left as zeroes.
-    blank = blank_pages(whole, [*report.findings, *report.changing])
-    if not blank:
-        return report
-    with zeroes_hidden(prog, chain.from_iterable(blank)):
+    # What is said may rest on pages that the dumper left as zeroes, some behind others.
+    zeroes = 0
+    with ExitStack() as hidden:
+        for _ in range(_LOOKS):
+            whole = course.whole
+            if whole is None or not _says(report) or report.interrupted or not is_dump(kernel):
+                break
+            blank = blank_pages(whole, [*report.findings, *report.changing])
+            if not blank:
+                break
+            zeroes += len(blank)
+            hidden.enter_context(zeroes_hidden(prog, chain.from_iterable(blank)))
+            kernel.forget()
+            course = Course(kernel, jobs)
+            report = course.finish(wanted, slabs, progress, evidence)
+    if zeroes:
         kernel.forget()
-        report = Course(kernel, jobs).finish(wanted, slabs, progress, evidence)
-    kernel.forget()
-    report.totals.zero_filled_pages += len(blank)
+        report.totals.zero_filled_pages += zeroes
     return report
 
 

@@ -130,8 +130,24 @@ class Memory:
         """
         Read *size* bytes at a virtual address, or a physical one.
 
+        What page tables do not lead to is read by its physical address, if it is in the
+        direct map.
+
         :raises FaultError: if they are not in the target.
         """
+        try:
+            return self._read(address, size, physical)
+        except FaultError:
+            there = None if physical else self._physical_of(address)
+            if there is None:
+                raise
+        return self._read(there, size, True)
+
+    def _physical_of(self, address: int) -> Optional[int]:
+        physical = (address - self.linear_base) & self.address_mask
+        return physical if self._physical and physical < LINEAR_BYTES else None
+
+    def _read(self, address: int, size: int, physical: bool = False) -> bytes:
         poll()
         if self._deadline is not None and time.monotonic() >= self._deadline:
             raise Interrupted(TIME)
@@ -254,13 +270,13 @@ class Memory:
         return self.is_kernel_address(addresses) & (last >= addresses)
 
     def _read_linear(self, address: int, size: int) -> bytes:
-        physical = (address - self.linear_base) & self.address_mask
-        if self._physical and physical < LINEAR_BYTES:
+        physical = self._physical_of(address)
+        if physical is not None:
             try:
-                return self.read(physical, size, True)
+                return self._read(physical, size, True)
             except FaultError:
                 pass
-        return self.read(address, size)
+        return self._read(address, size)
 
 
 def _last_bytes(addresses: U64, width: Union[int, U64]) -> U64:

@@ -87,11 +87,13 @@ def offset_damage(machine: Machine) -> Iterator[Finding]:
 def _wrong(machine: Machine, cpus: List[int], told: List[int]) -> Dict[int, str]:
     known = [_is_of(machine.prog, offset, cpu) for offset, cpu in zip(told, cpus)]
     if True in known and False in known:
-        return {
+        strangers = {
             at: f"and the runqueue there is not that of CPU {cpus[at]}"
             for at, of_it in enumerate(known)
             if of_it is False
         }
+        blank = [at for at in strangers if _is_blank(machine, cpus, told, at, strangers)]
+        return {at: why for at, why in strangers.items() if at not in blank}
     astray = np.flatnonzero(~_may_be(machine, told)).tolist()
     if astray and len(astray) < len(told):
         return dict.fromkeys(astray, "where no CPU has memory")
@@ -112,6 +114,21 @@ def _wrong(machine: Machine, cpus: List[int], told: List[int]) -> Dict[int, str]
     if len(alone) != 1:
         return {}
     return dict.fromkeys(alone, "which is not as far from the others as they are from each other")
+
+
+def _is_blank(
+    machine: Machine, cpus: List[int], told: List[int], at: int, wrong: Dict[int, str]
+) -> bool:
+    # A dumper left zeroes where a CPU has its memory, as the others say.
+    if told[at] not in (_by_units(machine, cpus, told, at, wrong), _evenly(told, cpus, at)):
+        return False
+    size = machine.memory.page_size
+    try:
+        where = machine.prog.variable("runqueues").cpu.address_ + told[at] & _ADDRESS
+        data = machine.memory.read(where // size * size, size)
+    except (AttributeError, FaultError, LookupError, TypeError):
+        return False
+    return data.count(0) == size
 
 
 def _may_be(machine: Machine, offsets: List[int]) -> Bools:

@@ -54,6 +54,11 @@ def _of_a_cpu(prog: Program) -> int:
     return int(per_cpu_addresses(machine(prog), pointers).min())
 
 
+def _order_of_objects(prog: Program) -> int:
+    caches = list_for_each_entry("struct kmem_cache", prog["slab_caches"].address_of_(), "list")
+    return next(int(cache.random_seq.value_()) for cache in caches if cache.random_seq)
+
+
 @pytest.fixture(autouse=True)
 def as_a_dump(monkeypatch: pytest.MonkeyPatch) -> None:
     """Captures leave out nothing of what they have; dumps may."""
@@ -72,6 +77,16 @@ def test_page_of_zeroes_is_missing(name: str, place: Callable[[Program], int]) -
     assert report.unavailable
     assert report.exit_status == 3
     assert report.totals.zero_filled_pages >= 1
+
+
+def test_page_of_zeroes_that_a_pointer_leads_to() -> None:
+    path = str(_HERE / "debian-7-plain" / "capture.xz")
+    address = _order_of_objects(open_capture(path)) // _PAGE * _PAGE
+    prog = open_capture(path)
+    overlay(prog, [Write(address, bytes(_PAGE))])
+    report = check(prog)
+    assert report.findings == []
+    assert len(report.caches) == len(check(open_capture(path)).caches)
 
 
 def test_what_a_cpu_lost_to_zeroes_is_not_on_its_way() -> None:

@@ -223,6 +223,18 @@ def test_physical_memory_that_differs_is_not_used() -> None:
     assert not counted.reads[-1].physical
 
 
+def test_what_no_page_table_leads_to_is_read_by_its_physical_address() -> None:
+    machine = Machine(physical=True)
+
+    def fault(address: int, count: int, offset: int, physical: bool) -> bytes:
+        raise FaultError("address is not mapped", address)
+
+    machine.kernel.prog.add_memory_segment(BASE, PAGE_SIZE, fault, False)
+    assert machine.memory.read(BASE, 64) == bytes(DATA[:64])
+    with pytest.raises(FaultError):
+        machine.memory.read(BASE + HOLES[0] * PAGE_SIZE, 64)
+
+
 def test_the_image_is_where_vmcoreinfo_says_if_no_page_table_does() -> None:
     kernel, moved = make_mapped_kernel(), 0x3000000
     prog, at = kernel.prog, IMAGE + moved
