@@ -52,8 +52,8 @@ from .index import KnownBy
 from .ledger import Ledger
 from .machine import Machine
 from .machine.gone import boot, confirm_boot, gone
-from .machine.memory import Spent
 from .machine.page import page_of
+from .machine.reads import Spent
 from .machine.shuffled import SAID, is_shuffled
 from .pages.exported import Missed, misread, missed_by_equality
 from .pages.scan import PageScan, Progress, require_64_bit

@@ -36,11 +36,12 @@ if TYPE_CHECKING:
     from .columns import Rows, Structure
     from .cpus import Cpus
     from .memmap import MemoryMap
-    from .memory import I64, U64, Memory, Spent
+    from .memory import I64, U64, Memory
     from .nodes import Nodes
     from .offsets import Offsets
     from .page import PageFields
     from .pause import Pause
+    from .reads import Spent
 
 _KEY = "slabtype"
 
@@ -110,7 +111,7 @@ class Machine(Found):
     @property
     def spent(self) -> Spent:
         """What reading has cost so far."""
-        from .memory import Spent
+        from .reads import Spent
 
         return self.memory.spent if "memory" in vars(self) else Spent(0, 0)
 

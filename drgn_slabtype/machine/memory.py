@@ -10,8 +10,6 @@ target allows it, which saves drgn the page-table walk.
 
 from __future__ import annotations
 
-import time
-from contextlib import contextmanager
 from typing import Iterator, NamedTuple, Optional, Tuple, Union
 
 import numpy as np
@@ -21,10 +19,10 @@ from drgn import FaultError, PlatformFlags, Program, ProgramFlags
 from ..arguments import platform_of
 from ..files.elf import ElfFile
 from ..files.hidden import hide
-from ..signals import TIME, Interrupted, poll
 from .architecture import of_program
 from .directmap import LINEAR_BYTES, find_image, linear_base, reads_physical
 from .pieces import FILE_GAP_BYTES, GAP_BYTES, Keep, Rows, cut, read_blocks, read_pieces
+from .reads import Reads
 from .tags import Tags
 
 U8 = npt.NDArray[np.uint8]
@@ -51,18 +49,7 @@ class Words(NamedTuple):
     """Shape (n,): which rows were read."""
 
 
-class Spent(NamedTuple):
-    """What reading has cost."""
-
-    reads: int
-    bytes: int
-
-    def since(self, before: Spent) -> Spent:
-        """Return what was spent after an earlier moment."""
-        return Spent(self.reads - before.reads, self.bytes - before.bytes)
-
-
-class Memory:
+class Memory(Reads):
     """
     Bulk access to the memory of one program.
 
@@ -72,9 +59,7 @@ class Memory:
 
     def __init__(self, prog: Program, is_capture: bool = False) -> None:
         platform = platform_of(prog)
-        self.prog = prog
-        self._reads = self._bytes = 0
-        self._deadline: Optional[float] = None
+        super().__init__(prog)
         self.byteorder = "<" if platform.flags & PlatformFlags.IS_LITTLE_ENDIAN else ">"
         """``<`` or ``>``, as numpy spells it."""
         self.word_size = 8 if platform.flags & PlatformFlags.IS_64_BIT else 4
@@ -136,25 +121,16 @@ class Memory:
         :raises FaultError: if they are not in the target.
         """
         try:
-            return self._read(address, size, physical)
+            return self.read_once(address, size, physical)
         except FaultError:
             there = None if physical else self._physical_of(address)
             if there is None:
                 raise
-        return self._read(there, size, True)
+        return self.read_once(there, size, True)
 
     def _physical_of(self, address: int) -> Optional[int]:
         physical = (address - self.linear_base) & self.address_mask
         return physical if self._physical and physical < LINEAR_BYTES else None
-
-    def _read(self, address: int, size: int, physical: bool = False) -> bytes:
-        poll()
-        if self._deadline is not None and time.monotonic() >= self._deadline:
-            raise Interrupted(TIME)
-        self._reads += 1
-        data = self.prog.read(address, size, physical)
-        self._bytes += size
-        return data
 
     def read_word(self, address: int) -> int:
         """
@@ -165,29 +141,6 @@ class Memory:
         data = self.read(address, self.word_size)
         word = int.from_bytes(data, "little" if self.byteorder == "<" else "big")
         return self.tags.removed_from(word) if self.tags.used else word
-
-    @property
-    def spent(self) -> Spent:
-        """What reading has cost so far."""
-        return Spent(self._reads, self._bytes)
-
-    def count(self, spent: Spent) -> None:
-        """Count what another process has read for this one."""
-        self._reads, self._bytes = self._reads + spent.reads, self._bytes + spent.bytes
-
-    @contextmanager
-    def until(self, deadline: Optional[float]) -> Iterator[None]:
-        """
-        Bound how long memory is read.
-
-        :param deadline: Of :func:`time.monotonic`: reads after it raise
-            :class:`~drgn_slabtype.signals.Interrupted`.
-        """
-        before, self._deadline = self._deadline, deadline
-        try:
-            yield
-        finally:
-            self._deadline = before
 
     def blocks(self, start: int, end: int, step: int) -> Iterator[Tuple[int, U8]]:
         """
@@ -273,10 +226,10 @@ class Memory:
         physical = self._physical_of(address)
         if physical is not None:
             try:
-                return self._read(physical, size, True)
+                return self.read_once(physical, size, True)
             except FaultError:
                 pass
-        return self._read(address, size)
+        return self.read_once(address, size)
 
 
 def _last_bytes(addresses: U64, width: Union[int, U64]) -> U64:

@@ -7,7 +7,8 @@ import os
 from typing import Callable, Iterator, Optional, Sequence, Tuple
 
 from ..workers import Answer, Task, spread
-from .memory import Memory, Spent
+from .memory import Memory
+from .reads import Spent
 
 
 def spread_reads(
