@@ -10,7 +10,9 @@ head leads somewhere. So such a page is missing, and whatever rests on it is not
 judged. Free pointers and index arrays are different: the page of an object may
 well be zeroes. There it counts only for a slab of which something is said. So are
 the structures that SLUB keeps for CPU 0: of caches that it never used they are
-zeroes, and count only if something is said of a slab of the cache.
+zeroes, and count only if something is said of a slab of the cache. A page with a
+word that a finding is about should have something else in it, and so should one that
+a pointer leads to, if a slab is there.
 
 Nobody looks for such pages as long as nothing is said at all.
 """

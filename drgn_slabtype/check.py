@@ -25,7 +25,7 @@ from .findings import Report
 from .machine import is_dump, machine
 from .pages.scan import Progress
 
-_LOOKS = 4
+_LOOKS = 4  # for pages of zeroes: behind some there are others
 
 
 def check(
