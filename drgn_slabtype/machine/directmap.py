@@ -74,19 +74,24 @@ def find_image(prog: Program) -> None:
     image = of_program(prog).image
     if image is None or prog.flags & ProgramFlags.IS_LIVE:
         return
-    try:
-        prog["slab_caches"].next.value_()
-    except FaultError:
-        told = vmcoreinfo(prog)
-    except LookupError:
-        return
-    else:
-        return
-    with suppress(FaultError, KeyError, LookupError, OverflowError, ValueError):
+    with suppress(FaultError, LookupError, OverflowError, ValueError):
+        head = prog["slab_caches"].address_
+        if head is None or _is_there(prog, head, False):
+            return
         # Documentation/admin-guide/kdump/vmcoreinfo.rst
+        told = vmcoreinfo(prog)
         physical = int(told["NUMBER(phys_base)"])
         size = int(told["NUMBER(KERNEL_IMAGE_SIZE)"])
-        _map(prog, image, physical, size)
+        if head - image in range(size) and _is_there(prog, head - image + physical, True):
+            _map(prog, image, physical, size)
+
+
+def _is_there(prog: Program, address: int, physical: bool) -> bool:
+    try:
+        prog.read(address, 1, physical)
+    except FaultError:
+        return False
+    return True
 
 
 def linear_base(prog: Program) -> int:

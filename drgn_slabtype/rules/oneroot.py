@@ -26,7 +26,6 @@ _CACHE_BYTES = 256  # of struct kmem_cache that are not of its nodes
 _NODE_BYTES = 128  # of a structure of a node, but for what debugging adds
 _HEAD = 32  # bytes that an array begins with before its entries
 _TAILS = 8  # pages of the largest slabs that there usually are
-_LEAST_ADDRESS = 1 << 32  # numbers below are counts and sizes, which many have alike
 _LINKS = ("list-links", "list-broken")
 _OF_PAGE = (
     "page-tail-head page-tail-type page-tail-word page-free-type page-zone-wrong slab-mark-stray "
@@ -90,7 +89,6 @@ def one_root(
         _bind(follows, into, one)
     for into, one in (
         *_of_locks(still),
-        *_of_exchanged(here),
         *_of_caches(still, lost),
         *_of_same(here, page_of, page_bytes),
         *_of_tails(here, page_bytes),
@@ -197,20 +195,6 @@ def _of_locks(findings: Sequence[Finding]) -> Iterator[Tuple[int, int]]:
             apart, root = min(near, default=(_BESIDE_LOCK, 0))
             if apart < _BESIDE_LOCK:
                 yield root, one.id
-
-
-def _of_exchanged(findings: Sequence[Finding]) -> Iterator[Tuple[int, int]]:
-    # Two that lead where the other should lead.
-    leads: Dict[Tuple[str, int, int], int] = {}
-    for one in findings:
-        expected, found = one.expected, one.found
-        if one.because is not None or not (isinstance(expected, int) and isinstance(found, int)):
-            continue
-        if min(expected, found) >= _LEAST_ADDRESS:
-            leads[one.code, expected, found] = one.id
-            other = leads.get((one.code, found, expected))
-            if other is not None:
-                yield other, one.id
 
 
 def _of_cpus(findings: Sequence[Finding]) -> Iterator[Tuple[int, int]]:

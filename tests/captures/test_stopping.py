@@ -24,7 +24,7 @@ from drgn_slabtype.confirm import Evidence
 from drgn_slabtype.demo import raise_count
 from drgn_slabtype.findings import Outcome, Report
 from drgn_slabtype.machine import machine
-from drgn_slabtype.machine.memory import Memory
+from drgn_slabtype.machine.reads import Reads
 from drgn_slabtype.target import TargetOptions, open_target
 from drgn_slabtype.watch import watch
 
@@ -183,7 +183,7 @@ def test_time_of_other_commands_is_not_bounded(capsys: pytest.CaptureFixture[str
 
 def test_time_is_up_in_a_library(monkeypatch: pytest.MonkeyPatch) -> None:
     prog, reads = open_capture(str(CAPTURE)), 0
-    clock = import_module("drgn_slabtype.machine.memory").time
+    clock = import_module("drgn_slabtype.machine.reads").time
 
     def monotonic() -> float:
         # A second for each read of memory.
@@ -254,16 +254,16 @@ def test_a_file_that_is_cut_while_it_is_read(
     reads: int, plain: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prog, left = open_target(TargetOptions(core=str(plain))), reads
-    real = Memory.read
+    real = Reads.read_once
 
-    def read(memory: Memory, address: int, size: int, physical: bool = False) -> bytes:
+    def read(memory: Reads, address: int, size: int, physical: bool = False) -> bytes:
         nonlocal left
         left -= 1
         if left == 0:
             os.truncate(plain, 4096)
         return real(memory, address, size, physical)
 
-    monkeypatch.setattr(Memory, "read", read)
+    monkeypatch.setattr(Reads, "read_once", read)
     report = check(prog)
     one_line_on_what_went_away(report)
     assert report.unavailable[0].message == (
@@ -333,15 +333,15 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 DRIVER = """
 import os, sys, time
 from drgn_slabtype import cli
-from drgn_slabtype.machine.memory import Memory
-real, left = Memory.read, 500
+from drgn_slabtype.machine.reads import Reads
+real, left = Reads.read_once, 500
 def read(memory, *arguments):
     global left
     left -= 1
     if left == 0:
         {act}
     return real(memory, *arguments)
-Memory.read = read
+Reads.read_once = read
 sys.exit(cli.main(["check", "-c", sys.argv[1], "--format", "json"]))
 """
 

@@ -54,7 +54,7 @@ def kernel(request: pytest.FixtureRequest) -> Any:
     kernel = make_kernel("5.10-slub", little, bits)
     where = Object(kernel.prog, kernel.types.ulong, value=0x80000000)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("drgn_slabtype.machine.memory.phys_to_virt", lambda prog, address: where)
+        patch.setattr("drgn_slabtype.machine.directmap.phys_to_virt", lambda prog, address: where)
         define(kernel)
         layout = machine_of(kernel.prog).structure("struct made_up")
     return kernel, layout

@@ -144,15 +144,6 @@ def test_a_lock_explains_nothing_and_follows_from_what_was_written_beside_it() -
     assert _roots([lock, replace(head, word=LINEAR + 64)]) == {1: None, 2: None}
 
 
-def test_two_that_have_what_the_other_should_have_were_exchanged() -> None:
-    one = Finding("container-state", "a", id=1, cache="a", expected=LINEAR, found=LINEAR + 256)
-    other = Finding("container-state", "b", id=2, cache="b", expected=LINEAR + 256, found=LINEAR)
-    assert _roots([one, other]) == {1: None, 2: 1}
-    assert _roots([one, replace(other, expected=LINEAR + 512)]) == {1: None, 2: None}
-    few = [replace(one, expected=54, found=120), replace(other, expected=120, found=54)]
-    assert _roots(few) == {1: None, 2: None}
-
-
 def test_structures_of_one_page_are_one_damage() -> None:
     heads = [Finding("list-broken", "partial", id=at, word=LINEAR + 256 * at) for at in (1, 2, 3)]
     assert set(_roots(heads).values()) == {None}
