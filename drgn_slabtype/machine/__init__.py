@@ -263,7 +263,7 @@ class Machine(Found):
         self.kept.clear()
         self.forget_facts()
         self.look_again()
-        for name in ("memory", "cpus"):
+        for name in ("memory", "possible_cpus"):
             vars(self).pop(name, None)
 
 

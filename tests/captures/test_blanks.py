@@ -41,6 +41,10 @@ def _cache(prog: Program) -> int:
     return int(prog["slab_caches"].next.value_())
 
 
+def _mask(prog: Program) -> int:
+    return int(prog["__cpu_possible_mask"].address_of_().value_())
+
+
 def _struct_page(prog: Program) -> int:
     of = machine(prog)
     pfn = (_cache(prog) - of.memory.linear_base) >> of.memory.page_shift
@@ -66,7 +70,7 @@ def as_a_dump(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", ["slab-6.1-plain", "debian-7-plain"])
-@pytest.mark.parametrize("place", [_node, _cache, _struct_page])
+@pytest.mark.parametrize("place", [_node, _cache, _struct_page, _mask])
 def test_page_of_zeroes_is_missing(name: str, place: Callable[[Program], int]) -> None:
     path = str(_HERE / name / "capture.xz")
     address = place(open_capture(path)) // _PAGE * _PAGE
