@@ -312,12 +312,12 @@ def _judge_cache_list(caches: Caches, index: SlabIndex) -> Iterator[Finding]:
     if lost is not None:
         yield Finding(
             "cache-list" if astray else "unreadable",
-            f"slab_caches: {lost.member} of 0x{lost.at:x} leads to {named(lost.link.found)}",
+            f"slab_caches: {lost.link.member} of 0x{lost.at:x} leads to {named(lost.link.found)}",
             place="slab_caches",
-            expected=lost.expected,
+            expected=lost.link.expected,
             found=lost.link.found,
             word=lost.link.word,
-            member=lost.member,
+            member=lost.link.member,
             measure=ADDRESS,
         )
     # Behind a hole in the target the list may go on as it should.

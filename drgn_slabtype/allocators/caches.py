@@ -39,9 +39,6 @@ class Lost(NamedTuple):
 
     at: int
     """``struct kmem_cache *``, or the list head."""
-    member: str
-    """``next`` or ``prev``."""
-    expected: Optional[int]
     found: int
     """Where the list ends: the links of what is no cache, or what the link leads to."""
     readable: bool
@@ -298,7 +295,7 @@ def _walk(machine: Machine, symbol: str) -> Tuple[List[int], Optional[Lost]]:
         at = link.links - (offset if link.links != head else 0)
         both = link.links == forward.found == backward.found
         leads = link.links if both else link.found
-        lost = Lost(at, link.member, link.expected, leads, forward.readable, link)
+        lost = Lost(at, leads, forward.readable, link)
     return [link - offset for link in links], lost
 
 

@@ -88,7 +88,7 @@ def torn(machine: Machine, forward: Followed, backward: Followed) -> Torn:
     word, link = machine.memory.word_size, forward.found
     if link == backward.found and link not in (forward.at, backward.at):
         # Both neighbours lead to a member that leads to neither.
-        ways = _ways(machine, link)
+        ways = unlisted(machine, link)
         if ways is not None and forward.at != ways[1]:
             if ways[0] == backward.at:
                 return Torn(link, "prev", link + word, forward.at, ways[1])
@@ -100,8 +100,14 @@ def torn(machine: Machine, forward: Followed, backward: Followed) -> Torn:
     return Torn(forward.at, "next", forward.at, expected, link)
 
 
-def _ways(machine: Machine, link: int) -> Optional[List[int]]:
-    # The next and prev of a member, unless it is on another list.
+def unlisted(machine: Machine, link: int) -> Optional[List[int]]:
+    """
+    Return the next and prev of a member that no neighbour leads back to.
+
+    It is on no list then. ``None`` of one that is on one, or is not in the target.
+
+    :param link: ``struct list_head *``.
+    """
     read, word = machine.memory.read_word, machine.memory.word_size
     try:
         ahead, back = read(link), read(link + word)

@@ -21,6 +21,7 @@ from ..index import KnownBy, SlabIndex
 from ..ledger import I64, U64, Break, ListKind
 from ..machine import Machine
 from ..machine.activities import SLUB_SHRINK
+from .links import unlisted
 
 _MAX_LINKS = 1 << 16  # more sheaves or deferred objects than any list holds
 
@@ -174,19 +175,8 @@ class SlabLists:
         page = np.array([(link - self._offset) & 0xFFFFFFFFFFFFFFFF], np.uint64)
         if not self.index.is_memory_map(page)[0]:
             return None
-        copy = self.index.peek(page)
-        if not len(copy):
-            return None
-        column, read = self.index.structure.column, self.index.machine.memory.read_word
-        ahead, back = (int(column(copy, f"slab_list.{way}")[0]) for way in ("next", "prev"))
-        step = self.index.structure.offset("slab_list.prev") - self._offset
-        for neighbour, where in ((ahead, ahead + step), (back, back)):
-            try:
-                if neighbour != link and read(where) == link:
-                    return None
-            except (FaultError, OverflowError):  # no address, which is no other list
-                pass
-        return ahead
+        ways = unlisted(self.index.machine, link)
+        return None if ways is None else ways[0]
 
     def _placed(self, head: ListHead, broken: Break) -> Break:
         # With the address of the link itself.

@@ -29,7 +29,7 @@ def missing_of_machine(reading: Reading) -> Iterator[str]:
     lost, scan = reading.allocator.caches.lost, reading.scan
     if lost is not None:
         where = "" if lost.readable else ", which is not in the target"
-        leads = f"{lost.member} of 0x{lost.at:x} leads to {named(lost.link.found)}"
+        leads = f"{lost.link.member} of 0x{lost.at:x} leads to {named(lost.link.found)}"
         yield f"slab_caches: {leads}{where}: caches without slabs may be missing"
     if scan is not None and scan.unreadable:
         yield (

@@ -30,46 +30,29 @@ _ENDS = (("next", _PREV), ("prev", 0))
 
 
 def reads_physical(prog: Program, linear_base: int, mask: int) -> bool:
-    """
-    Return whether memory in the direct map can be read by its physical address, too.
-
-    Where that is the only way, since page tables are not in the target, the map is put
-    in their place.
-    """
+    """Return whether memory in the direct map can be read by its physical address, too."""
     # Any object in it will do; the first slab cache is one.
     try:
         address = untagged_pointer(prog, prog["slab_caches"].next)
-        found = prog.read((address - linear_base) & mask, 64, True)
+        physical = (address - linear_base) & mask
+        return prog.read(physical, 64, True) == prog.read(address, 64)
     except (FaultError, LookupError, OverflowError, ValueError):
         return False
-    try:
-        return found == prog.read(address, 64)
-    except FaultError:
-        if prog.flags & ProgramFlags.IS_LIVE or not _is_borne_out(prog, linear_base):
-            return False
-    return _put_in_place(prog, linear_base)
 
 
-def _put_in_place(prog: Program, linear_base: int) -> bool:
-    # As far as there is memory: what lies behind it may be mapped to something else.
-    try:
+def place_direct_map(prog: Program, linear_base: int) -> None:
+    """Put the direct map where it belongs, if page tables that say where are not there."""
+    with suppress(FaultError, LookupError, OverflowError, ValueError):
+        first = untagged_pointer(prog, prog["slab_caches"].next)
+        # As far as there is memory: what lies behind it may be mapped to something else.
         size = int(prog["max_pfn"]) * int(prog["PAGE_SIZE"])
-    except (FaultError, LookupError):
-        return False
-    if not 0 < size <= LINEAR_BYTES:
-        return False
-    _map(prog, linear_base, 0, size)
-    return True
+        if prog.flags & ProgramFlags.IS_LIVE or _is_there(prog, first, False):
+            return
+        if 0 < size <= LINEAR_BYTES and _is_borne_out(prog, linear_base):
+            _map(prog, linear_base, 0, size)
 
 
-def _map(prog: Program, virtual: int, physical: int, size: int) -> None:
-    def read(address: int, count: int, offset: int, is_physical: bool) -> bytes:
-        return prog.read(address - virtual + physical, count, True)
-
-    prog.add_memory_segment(virtual, size, read, False)
-
-
-def find_image(prog: Program) -> None:
+def place_image(prog: Program) -> None:
     """Put the kernel's image where it belongs, if page tables that say where are not there."""
     image = of_program(prog).image
     if image is None or prog.flags & ProgramFlags.IS_LIVE:
@@ -84,6 +67,13 @@ def find_image(prog: Program) -> None:
         size = int(told["NUMBER(KERNEL_IMAGE_SIZE)"])
         if head - image in range(size) and _is_there(prog, head - image + physical, True):
             _map(prog, image, physical, size)
+
+
+def _map(prog: Program, virtual: int, physical: int, size: int) -> None:
+    def read(address: int, count: int, offset: int, is_physical: bool) -> bytes:
+        return prog.read(address - virtual + physical, count, True)
+
+    prog.add_memory_segment(virtual, size, read, False)
 
 
 def _is_there(prog: Program, address: int, physical: bool) -> bool:

@@ -20,7 +20,7 @@ from ..arguments import platform_of
 from ..files.elf import ElfFile
 from ..files.hidden import hide
 from .architecture import of_program
-from .directmap import LINEAR_BYTES, find_image, linear_base, reads_physical
+from .directmap import LINEAR_BYTES, linear_base, place_direct_map, place_image, reads_physical
 from .pieces import FILE_GAP_BYTES, GAP_BYTES, Keep, Rows, cut, read_blocks, read_pieces
 from .reads import Reads
 from .tags import Tags
@@ -68,7 +68,7 @@ class Memory(Reads):
         """dtype of an ``unsigned long`` in the target."""
         self.page_size = int(prog["PAGE_SIZE"])
         self.page_shift = self.page_size.bit_length() - 1
-        find_image(prog)
+        place_image(prog)
         self.linear_base = linear_base(prog)
         """Virtual address of physical address 0 in the direct map."""
         self.is_live = bool(prog.flags & ProgramFlags.IS_LIVE)
@@ -86,6 +86,7 @@ class Memory(Reads):
         """Pages that the dumper left out of the core, which would read as zeroes."""
         is_whole = left_out == 0 and not self.is_live
         self._gap_bytes = FILE_GAP_BYTES if is_whole else GAP_BYTES
+        place_direct_map(prog, self.linear_base)
         self._physical = reads_physical(prog, self.linear_base, self.address_mask)
         self.tags = Tags(prog, self.linear_base)
         """The tags of KASAN, which what is read here is without."""

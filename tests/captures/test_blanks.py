@@ -4,18 +4,19 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Callable, Optional
+from typing import Callable, Iterator, Optional
 
 import numpy as np
 import pytest
-from drgn import Program
+from drgn import Object, Program, sizeof
 from drgn.helpers.linux.list import list_for_each_entry
 
 from drgn_slabtype.allocators.percpu import every_copy
 from drgn_slabtype.allocators.slab.view import slab_counts
 from drgn_slabtype.answers.objects import objects
-from drgn_slabtype.blanks import _slabs, blank_pages
+from drgn_slabtype.blanks import _led_to, _slabs, blank_pages
 from drgn_slabtype.capture import open_capture
 from drgn_slabtype.check import check
 from drgn_slabtype.files.elf import PT_LOAD, Segment
@@ -30,6 +31,15 @@ from ..recipes.overlay import Write, overlay
 _HERE = Path(__file__).parent
 _PAGE = 4096
 _SLAB_RED_ZONE = 0x400
+
+
+def _open(name: str) -> Program:
+    return open_capture(str(_HERE / name / "capture.xz"))
+
+
+def _caches(prog: Program) -> Iterator[Object]:
+    head = prog["slab_caches"].address_of_()
+    yield from list_for_each_entry("struct kmem_cache", head, "list")
 
 
 def _node(prog: Program) -> int:
@@ -53,14 +63,19 @@ def _struct_page(prog: Program) -> int:
 
 def _of_a_cpu(prog: Program) -> int:
     # Of caches that are on their CPUs' lists alone.
-    caches = list_for_each_entry("struct kmem_cache", prog["slab_caches"].address_of_(), "list")
-    pointers = np.array([cache.cpu_slab.value_() for cache in caches], np.uint64)
+    pointers = np.array([cache.cpu_slab.value_() for cache in _caches(prog)], np.uint64)
     return int(per_cpu_addresses(machine(prog), pointers).min())
 
 
 def _order_of_objects(prog: Program) -> int:
-    caches = list_for_each_entry("struct kmem_cache", prog["slab_caches"].address_of_(), "list")
-    return next(int(cache.random_seq.value_()) for cache in caches if cache.random_seq)
+    return next(int(cache.random_seq.value_()) for cache in _caches(prog) if cache.random_seq)
+
+
+def _with_zeroes(name: str, place: Callable[[Program], int]) -> Program:
+    # In the page of something.
+    prog = _open(name)
+    overlay(prog, [Write(place(_open(name)) // _PAGE * _PAGE, bytes(_PAGE))])
+    return prog
 
 
 @pytest.fixture(autouse=True)
@@ -72,11 +87,7 @@ def as_a_dump(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", ["slab-6.1-plain", "debian-7-plain"])
 @pytest.mark.parametrize("place", [_node, _cache, _struct_page, _mask])
 def test_page_of_zeroes_is_missing(name: str, place: Callable[[Program], int]) -> None:
-    path = str(_HERE / name / "capture.xz")
-    address = place(open_capture(path)) // _PAGE * _PAGE
-    prog = open_capture(path)
-    overlay(prog, [Write(address, bytes(_PAGE))])
-    report = check(prog)
+    report = check(_with_zeroes(name, place))
     assert report.findings == []
     assert report.unavailable
     assert report.exit_status == 3
@@ -84,21 +95,37 @@ def test_page_of_zeroes_is_missing(name: str, place: Callable[[Program], int]) -
 
 
 def test_page_of_zeroes_that_a_pointer_leads_to() -> None:
-    path = str(_HERE / "debian-7-plain" / "capture.xz")
-    address = _order_of_objects(open_capture(path)) // _PAGE * _PAGE
-    prog = open_capture(path)
-    overlay(prog, [Write(address, bytes(_PAGE))])
-    report = check(prog)
+    report = check(_with_zeroes("debian-7-plain", _order_of_objects))
     assert report.findings == []
-    assert len(report.caches) == len(check(open_capture(path)).caches)
+    assert len(report.caches) == len(check(_open("debian-7-plain")).caches)
+
+
+def test_a_pointer_into_free_memory_that_is_zeroes_is_damage() -> None:
+    # The same pointer, one bit of it wrong: no slab is where it leads.
+    prog = _open("debian-7-plain")
+    reading = Reading(machine(_open("debian-7-plain")))
+    (pointer,) = [
+        int(cache.random_seq.address_of_())
+        for cache in _caches(prog)
+        if cache.random_seq.value_() == _order_of_objects(prog)
+    ]
+    right = _order_of_objects(prog)
+    wrong = next(
+        right ^ 1 << bit
+        for bit in range(12, 28)
+        if reading.index.rows_of_addresses(np.array([right ^ 1 << bit], np.uint64))[0] < 0
+    )
+    overlay(prog, [Write(wrong // _PAGE * _PAGE, bytes(_PAGE))])
+    overlay(prog, [Write(pointer, wrong.to_bytes(8, "little"))])
+    (finding,) = check(prog).findings
+    assert (finding.code, finding.found, finding.word) == ("cache-wrong", wrong, pointer)
+    assert _led_to(Reading(machine(prog)), [finding]) == set()
+    sound = _with_zeroes("debian-7-plain", _order_of_objects)
+    assert _led_to(Reading(machine(sound)), [replace(finding, found=right)]) == {right // _PAGE}
 
 
 def test_what_a_cpu_lost_to_zeroes_is_not_on_its_way() -> None:
-    path = str(_HERE / "debian-6.1-plain" / "capture.xz")
-    address = _of_a_cpu(open_capture(path)) // _PAGE * _PAGE
-    prog = open_capture(path)
-    overlay(prog, [Write(address, bytes(_PAGE))])
-    report = check(prog)
+    report = check(_with_zeroes("debian-6.1-plain", _of_a_cpu))
     assert report.findings == []
     assert "slab-in-transit" not in {finding.code for finding in report.changing}
     assert "kmem_cache_cpu" in " ".join(finding.message for finding in report.unavailable)
@@ -107,12 +134,9 @@ def test_what_a_cpu_lost_to_zeroes_is_not_on_its_way() -> None:
 
 @pytest.mark.parametrize("mapped", [True, False])
 def test_a_cache_that_is_zeroes_where_no_struct_page_tells_what_is_there(mapped: bool) -> None:
-    # Where one tells that nothing is there, the pointer that leads there is damage.
-    path = str(_HERE / "slab-6.1-plain" / "capture.xz")
-    prog = open_capture(path)
-    first, page = _cache(prog), machine(open_capture(path)).page
-    overlay(prog, [Write(first // _PAGE * _PAGE, bytes(_PAGE))])
+    prog = _with_zeroes("slab-6.1-plain", _cache)
     if not mapped:
+        page = machine(_open("slab-6.1-plain")).page
         hide(prog, [Segment(PT_LOAD, 0, 0, page.vmemmap, (1 << 64) - 1, 64 << 20)])
     report = check(prog)
     assert report.findings == []
@@ -120,11 +144,8 @@ def test_a_cache_that_is_zeroes_where_no_struct_page_tells_what_is_there(mapped:
 
 
 def test_damage_in_another_place_stays() -> None:
-    path = str(_HERE / "debian-7-plain" / "capture.xz")
-    address = _node(open_capture(path)) // _PAGE * _PAGE
-    prog = open_capture(path)
-    mark = Write(0xFFFFF473C01B7430, bytes.fromhex("0000ffff"))
-    overlay(prog, [Write(address, bytes(_PAGE)), mark])
+    prog = _with_zeroes("debian-7-plain", _node)
+    overlay(prog, [Write(0xFFFFF473C01B7430, bytes.fromhex("0000ffff"))])
     report = check(prog)
     assert report.unavailable
     assert {finding.code for finding in report.findings} == {"type-conflict"}
@@ -132,14 +153,14 @@ def test_damage_in_another_place_stays() -> None:
 
 def test_sound_memory_is_not_searched_for_zeroes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules["drgn_slabtype.check"], "blank_pages", None)
-    report = check(open_capture(str(_HERE / "debian-7-plain" / "capture.xz")))
+    report = check(_open("debian-7-plain"))
     assert report.exit_status == 0
 
 
 def test_structures_of_a_cpu_that_never_allocated_may_be_zeroes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    of = machine(open_capture(str(_HERE / "debian-6.1-plain" / "capture.xz")))
+    of = machine(_open("debian-6.1-plain"))
     reading = Reading(of)
     caches = reading.allocator.caches
     owner, addresses = every_copy(of, caches, "cpu_slab")
@@ -172,7 +193,7 @@ def test_pages_of_zeroes_can_be_read_after_a_check() -> None:
 
 
 def test_an_index_array_that_is_too_long_brings_in_no_other_slab() -> None:
-    of = machine(open_capture(str(_HERE / "slab-5.10-plain" / "capture.xz")))
+    of = machine(_open("slab-5.10-plain"))
     reading = Reading(of)
     index, rows = reading.index, reading.allocator.caches.rows
     heads, owner = index["freelist"], reading.allocator.ownership.cache
@@ -207,7 +228,7 @@ def test_a_page_of_zeroes_that_an_array_of_one_free_object_lies_in(
     inside: bool, of_kmalloc: bool
 ) -> None:
     # The array of a slab of kmalloc(), before its objects, can be: all that is in use may be.
-    reading = Reading(machine(open_capture(str(_HERE / "slab-6.1-plain" / "capture.xz"))))
+    reading = Reading(machine(_open("slab-6.1-plain")))
     index = reading.index
     row = _last_free(reading, inside=inside, of_kmalloc=of_kmalloc)
     told = [Finding("claim-twice", "it is in two places", slab=int(index.pages[row]))]
@@ -218,9 +239,10 @@ def test_a_page_of_zeroes_that_an_array_of_one_free_object_lies_in(
 
 
 def _large_free_object(prog: Program) -> int:
-    # In the middle of one.
-    found = objects(prog, "task_struct", "free")[0].address
-    return int(found) + _PAGE
+    # In the middle of one, which is neither in its first page nor in its last.
+    free, size = objects(prog, "task_struct", "free"), sizeof(prog.type("struct task_struct"))
+    ends = ((int(one.address), int(one.address) + size) for one in free)
+    return next(first + _PAGE for first, end in ends if first // _PAGE + 1 < end // _PAGE)
 
 
 def _full_slab(prog: Program) -> int:
@@ -241,13 +263,10 @@ def _full_slab(prog: Program) -> int:
 def test_a_page_of_zeroes_among_objects_under_debugging(
     name: str, victim: Callable[[Program], int]
 ) -> None:
-    path = str(_HERE / name / "capture.xz")
-    address = victim(open_capture(path)) // _PAGE * _PAGE
-    prog, damaged = open_capture(path), open_capture(path)
-    overlay(prog, [Write(address, bytes(_PAGE))])
-    report = check(prog)
+    report = check(_with_zeroes(name, victim))
     assert report.findings == []
     assert report.exit_status == 3
-    # A word of it that is something else tells that it was written.
-    overlay(damaged, [Write(address, bytes(_PAGE - 1) + b"x")])
+    # A byte of it that is something else tells that it was written.
+    damaged = _with_zeroes(name, victim)
+    overlay(damaged, [Write(victim(_open(name)) // _PAGE * _PAGE + _PAGE - 1, b"x")])
     assert check(damaged).findings != []

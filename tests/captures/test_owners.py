@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Iterator, Tuple
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from drgn_slabtype.answers.owners import owners
 from drgn_slabtype.answers.page import page_info
 from drgn_slabtype.answers.slabs import slabs
 from drgn_slabtype.capture import open_capture
+from drgn_slabtype.ledger import U64
 from drgn_slabtype.machine import machine
 from drgn_slabtype.report import present
 from drgn_slabtype.report.text import owners as as_text
@@ -81,19 +83,23 @@ def test_what_a_capture_left_out_is_unknown(prog: Program) -> None:
         assert answer.uncharged + answer.unknown == answer.objects
 
 
-def test_page_says_whose_objects_are_only_where_it_is_known() -> None:
-    prog = open_capture(str(HERE / "slub-6.12-tiny-plain" / "capture.xz"))
-    kernel = machine(prog)
+def _vectors(prog: Program) -> Iterator[Tuple[U64, U64, U64, int]]:
+    # The slabs of each cache in which one has a vector of object cgroups, the vectors, the
+    # bytes from one entry to the next, and the size of an object.
     for cache in caches(prog).caches:
         found = find_slab_cache(prog, cache.name)
         if found is None:
             continue
         pages = np.array([slab.value_() for slab in for_each_slab(found)], np.uint64)
-        start, _ = vectors(kernel, pages, cache.size)
+        start, step = vectors(machine(prog), pages, cache.size)
         if start.any():
-            page = int(pages[np.flatnonzero(start)[0]])
-            break
-    told = page_info(prog, page).memcg or ""
+            yield pages, start, step, cache.size
+
+
+def test_page_says_whose_objects_are_only_where_it_is_known() -> None:
+    prog = open_capture(str(HERE / "slub-6.12-tiny-plain" / "capture.xz"))
+    pages, start, _, _ = next(_vectors(prog))
+    told = page_info(prog, int(pages[np.flatnonzero(start)[0]])).memcg or ""
     assert told.startswith("an object cgroup for each object, at 0x")
     assert told.endswith(", which is not in the target")
 
@@ -101,17 +107,11 @@ def test_page_says_whose_objects_are_only_where_it_is_known() -> None:
 def test_vectors_are_an_entry_for_each_object() -> None:
     # The guests of the others had no memory cgroups, whose layouts tests/unit/test_memcg.py has.
     prog = open_capture(str(HERE / "slub-6.12-tiny-plain" / "capture.xz"))
-    kernel = machine(prog)
     slabs_with_vector = 0
-    for cache in caches(prog).caches:
-        found = find_slab_cache(prog, cache.name)
-        if found is None:
-            continue
-        pages = np.array([slab.value_() for slab in for_each_slab(found)], np.uint64)
-        start, step = vectors(kernel, pages, cache.size)
+    for _, start, step, size in _vectors(prog):
         with_vector = start != 0
         assert (start[with_vector] % 8 == 0).all()
         assert (step[with_vector] % 8 == 0).all()
-        assert ((step[with_vector] >= 8) & (step[with_vector] <= max(cache.size, 16))).all()
+        assert ((step[with_vector] >= 8) & (step[with_vector] <= max(size, 16))).all()
         slabs_with_vector += int(with_vector.sum())
     assert slabs_with_vector > 200

@@ -252,6 +252,14 @@ def test_the_image_is_where_vmcoreinfo_says_if_no_page_table_does() -> None:
     assert prog["slab_caches"].next.value_() == BASE
 
 
+def test_the_image_stays_where_page_tables_have_it_if_one_page_of_it_is_missing() -> None:
+    kernel, at = make_mapped_kernel(), IMAGE + 0x3000000
+    kernel.objects["slab_caches"] = Object(kernel.prog, kernel.list_head, address=at)
+    kernel.add_memory(at + PAGE_SIZE, PAGE_SIZE)
+    Memory(kernel.prog)
+    assert kernel.prog.read(at + PAGE_SIZE, 8) == bytes(8)
+
+
 def test_blocks_cover_what_can_be_read() -> None:
     machine = Machine()
     step = 8 * PAGE_SIZE
