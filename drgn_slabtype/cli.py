@@ -81,7 +81,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         args, left = parser.parse_known_args(words)
         if left:
             # By the parser of the command: its help is what there is to see.
-            args.refuse(f"unrecognized arguments: {' '.join(left)}")
+            alone = not args.command.target and left[0] in ("-c", "--core")
+            told = f"; the files of {args.command.name} stand without {left[0]}" if alone else ""
+            args.refuse(f"unrecognized arguments: {' '.join(left)}{told}")
         interruptions.limit(getattr(args, "max_time", None))
         return _run(args)
 

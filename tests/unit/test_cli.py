@@ -83,6 +83,11 @@ def test_no_command_is_one_line() -> None:
 def test_unknown_option_is_one_line() -> None:
     told = "unrecognized arguments: --sideways (see drgn-slabtype check --help)"
     assert error("check", "--sideways") == f"drgn-slabtype check: {told}"
+    told = "unrecognized arguments: -c; the files of diff stand without -c"
+    assert (
+        error("diff", "a", "-c", "b")
+        == f"drgn-slabtype diff: {told} (see drgn-slabtype diff --help)"
+    )
 
 
 @pytest.mark.parametrize("format", ["table", "json"])
