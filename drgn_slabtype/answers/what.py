@@ -34,6 +34,7 @@ from .own import with_own
 from .poisons import LOCK_OF_NOBODY, damaged_poisons, poisons
 
 _HALF = 4  # bytes
+_FEW = 4096
 _SHORTEST_TEXT = 4  # fewer printable bytes in a row come about by chance
 
 
@@ -121,6 +122,8 @@ def _values(machine: Machine, value: int) -> Iterator[Meaning]:
     # The jiffies of the first minutes are such numbers: they begin shortly below 2^32.
     if short is not None and not (moments and _kind(short) == "number"):
         yield Meaning(_kind(short), f"{short}, in 32 bits")
+    if told is None and not known and source.word_size == 2 * _HALF:
+        yield from _halves(value, source.byteorder)
     if value == (1 << 8 * source.word_size) - 1:
         yield Meaning("poison", str(LOCK_OF_NOBODY))
     data = value.to_bytes(source.word_size, "little" if source.byteorder == "<" else "big")
@@ -129,6 +132,16 @@ def _values(machine: Machine, value: int) -> Iterator[Meaning]:
         yield Meaning("text", spell_text(data))
     yield from moments
     yield from _page_type(machine, value)
+
+
+def _halves(value: int, byteorder: str) -> Iterator[Meaning]:
+    # Two numbers beside each other, as they lie in memory.
+    halves = [value & 0xFFFFFFFF, value >> 32]
+    # The upper half of an address may be a number below zero, too, but none as near to it.
+    if halves[1] and all(half < _FEW or half > (1 << 32) - _FEW for half in halves):
+        signed = [half - (half >> 31 << 32) for half in halves]
+        first, second = signed if byteorder == "<" else signed[::-1]
+        yield Meaning("number", f"the small numbers {first} and {second}, in 32 bits each")
 
 
 def _kind(told: str) -> str:

@@ -104,6 +104,8 @@ def test_negative_numbers_of_32_bits_are_told(prog: Program) -> None:
         (0xFFFFFFFF, "error", "the error -1 (EPERM), in 32 bits"),
         (0xFFFFFFF4, "error", "the error -12 (ENOMEM), in 32 bits"),
         (0xFFFF8000, "number", "the small number -32768, in 32 bits"),
+        (0xFFFFFFFF00000000, "number", "the small numbers 0 and -1, in 32 bits each"),
+        (0xFFFFFFFEFFFFFFFF, "number", "the small numbers -1 and -2, in 32 bits each"),
     ):
         found = _meanings(prog, word)
         assert not any("wrong" in one.kind for one in found)
