@@ -235,6 +235,8 @@ def _kfence_object(machine: Machine, metadata: Object, addr: int, pair: int) -> 
     object = metadata.addr.value_()
     size = metadata.size.value_()
     inside = object <= addr < object + size
+    page = machine.memory.page_size
+    beside = "red zone" if addr // page == object // page else "guard page"
     tracks = [
         kfence_track(machine, event, getattr(metadata, member))
         for event, member in (("allocated", "alloc_track"), ("freed", "free_track"))
@@ -249,7 +251,7 @@ def _kfence_object(machine: Machine, metadata: Object, addr: int, pair: int) -> 
         object=object,
         index=pair,
         offset=addr - object,
-        part=None if inside else "beside the object, or its guard page",
+        part=None if inside else beside,
         state=state_of(machine, metadata.state.value_()),
         places=("KFENCE's metadata",),
         tracks=tuple(track for track in tracks if track is not None),

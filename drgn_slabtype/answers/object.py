@@ -25,14 +25,14 @@ from .address import AddressInfo
 from .culprit import locate
 from .describe import describe
 from .extent import stretches
+from .guardedobject import with_guarded
 from .lookup import Located, Lookup, lookup
-from .objectbytes import LINE, damaged_parts, lines, parts, words
+from .objectbytes import LEFT_OUT, LINE, damaged_parts, lines, parts, words
 from .own import own_structure, with_own
 from .slots import slot
 from .what import meanings
 
 _SMALL_BYTES = 1 << 30
-_LEFT_OUT = "its bytes: this capture was written without contents (capture --contents has them)"
 
 
 def slab_object(
@@ -83,6 +83,8 @@ def _asked(reading: Lookup, address: int, contents: int, neighbours: int) -> Add
     info = describe(reading, address)
     if not info.is_known:
         return replace(info, meanings=meanings(reading, address))
+    if info.kind == "kfence object" and info.object is not None:
+        return with_guarded(reading, info, contents)
     if info.kind != "slab object":
         return info
     # Telling what it is has read its slab already: no more than that is read again.
@@ -117,7 +119,7 @@ def _with_contents(reading: Lookup, slab: Located, info: AddressInfo, count: int
         lines=tuple(shown),
         words=tuple(told),
         stretches=reach,
-        unavailable=(*([] if there else [_LEFT_OUT]), *missing),
+        unavailable=(*([] if there else [LEFT_OUT]), *missing),
         incomplete=bool(missing),
     )
 

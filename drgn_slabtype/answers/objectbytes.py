@@ -10,7 +10,8 @@ what debugging promises, and with what the words among them are.
 from __future__ import annotations
 
 import string
-from typing import Iterable, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
+from contextlib import suppress
+from typing import Iterable, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
 import numpy as np
 from drgn import FaultError
@@ -28,6 +29,8 @@ from .slots import Slot
 
 LINE = 16
 """Bytes in a line."""
+LEFT_OUT = "its bytes: this capture was written without contents (capture --contents has them)"
+"""Why a capture has none."""
 
 _MOST_PART = 1 << 17  # bytes beside an object: as many as the largest of kmalloc() has
 _MOST_WORDS = 64
@@ -102,24 +105,46 @@ def lines(
     found: List[Line] = []
     missing: List[str] = []
     for part in wanted:
-        size = part.last - part.first
-        try:
-            data = machine.memory.read(address + part.first, size)
-        except FaultError:
-            where = f"from 0x{address + part.first:x} on are not in the target"
-            missing.append(f"{part.name}: {plural(size, 'byte')} {where}")
-            continue
-        for at in range(0, len(data), LINE):
-            piece, start = data[at : at + LINE], address + part.first + at
-            wrong = tuple(
-                n
-                for n in range(len(piece))
-                if start + n in damaged or any(start + n in one for one in overwritten)
-            )
-            found.append(
-                Line(part.name, start, part.first + at, piece.hex(" "), _ascii(piece), wrong)
-            )
+        for first, data in _pieces(machine, address + part.first, address + part.last):
+            if isinstance(data, int):
+                where = f"from 0x{first:x} on are not in the target"
+                missing.append(f"{part.name}: {plural(data, 'byte')} {where}")
+                continue
+            for at in range(0, len(data), LINE):
+                piece, start = data[at : at + LINE], first + at
+                wrong = tuple(
+                    n
+                    for n in range(len(piece))
+                    if start + n in damaged or any(start + n in one for one in overwritten)
+                )
+                found.append(
+                    Line(part.name, start, start - address, piece.hex(" "), _ascii(piece), wrong)
+                )
     return found, missing
+
+
+def _pieces(machine: Machine, start: int, end: int) -> Iterator[Tuple[int, Union[bytes, int]]]:
+    # From which address on what is read, or how many bytes are not in the target.
+    memory = machine.memory
+    with suppress(FaultError):
+        yield start, memory.read(start, end - start)
+        return
+    # By page: of one object some may be there.
+    lost = 0
+    while start < end:
+        after = min(start // memory.page_size * memory.page_size + memory.page_size, end)
+        try:
+            data = memory.read(start, after - start)
+        except FaultError:
+            lost += after - start
+        else:
+            if lost:
+                yield start - lost, lost
+            yield start, data
+            lost = 0
+        start = after
+    if lost:
+        yield end - lost, lost
 
 
 def _damaged(findings: Sequence[Finding]) -> Set[int]:
@@ -141,17 +166,16 @@ def words(reading: Lookup, object: int, first: int, last: int) -> List[ObjectWor
     """
     memory = reading.machine.memory
     width = memory.word_size
-    address = -(-(object + first) // width) * width
-    try:
-        data = memory.read(address, max(object + last - address, 0) // width * width)
-    except FaultError:
-        return []
-    held = np.frombuffer(data, memory.word).tolist()
+    start = -(-(object + first) // width) * width
+    end = (object + last) // width * width
     found = []
-    for number, word in enumerate(held):
-        meaning = _meaning(reading, address + number * width, word)
-        if meaning is not None:
-            found.append(ObjectWord(address - object + number * width, word, meaning))
+    for address, data in _pieces(reading.machine, start, max(start, end)):
+        held = [] if isinstance(data, int) else np.frombuffer(data, memory.word).tolist()
+        for number, word in enumerate(held):
+            at = address + number * width
+            meaning = _meaning(reading, at, word)
+            if meaning is not None:
+                found.append(ObjectWord(at - object, word, meaning))
     return found[:_MOST_WORDS]
 
 

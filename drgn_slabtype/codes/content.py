@@ -26,7 +26,9 @@ CODES: Mapping[str, Code] = {
         (ASKED_SIZE, KMALLOC_RED_ZONE),
         more="The finding names both objects and, where the kernel kept it, who allocated them. "
         "Since Linux 6.2 the bytes of a `kmalloc()` object behind the size asked for are a red "
-        "zone too, which the objects of all caches together tell.",
+        "zone too, which the objects of all caches together tell. Beside an object that KFENCE has "
+        "given out its page holds a pattern (`set_canary()`), at which `check_canary()` looks only "
+        "when the object comes back.",
         measure=_BYTES,
     ),
     "poison": Code(

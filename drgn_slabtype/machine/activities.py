@@ -236,6 +236,8 @@ _COMPOUND = _names("""
     __split_unmapped_folio __folio_split __folio_freeze_and_split_unmapped folio_split
     folio_split_unmapped try_folio_split deferred_split_scan
 """)
+# KFENCE: an object is marked as given out before its page is filled.
+_GUARDED = _names("__kfence_alloc kfence_guarded_alloc")
 # Who holds a lock of the allocators without changing anything.
 _READERS = _names("""
     validate_slab validate_slab_node validate_slab_cache process_slab slab_debug_trace_open
@@ -258,6 +260,7 @@ SLUB_SHEAVES = "slub-sheaves"
 SLUB_ANY = "slub"
 SLAB_SLABS = "slab-slabs"
 OBJECTS = "objects"
+GUARDED = "guarded"
 PAGES = "pages"
 COMPOUND = "compound-pages"
 LOCKS = "locks"
@@ -283,6 +286,7 @@ ACTIVITIES: Mapping[str, Activity] = {
     OBJECTS: Activity(
         "allocating or freeing an object", _OBJECTS | _SLUB_SLABS | _SLAB_SLABS, frozenset()
     ),
+    GUARDED: Activity("taking an object from KFENCE's pool", _GUARDED, frozenset()),
     PAGES: Activity("taking or giving back pages", _PAGES, frozenset()),
     COMPOUND: Activity(
         "making, splitting or giving back compound pages", _PAGES | _COMPOUND, frozenset()

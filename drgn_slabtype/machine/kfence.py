@@ -28,6 +28,7 @@ _MOST_OBJECTS = 65535
 _MOST_BEFORE = 4096  # objects in front of one, where nothing else tells where they begin
 _FEWEST = 8  # objects whose addresses agree
 _BY_CHANCE = 2
+_GIVEN_OUT = ("KFENCE_OBJECT_ALLOCATED", "KFENCE_OBJECT_RCU_FREEING")
 _STEP = 256  # metadata entries read at a time; CONFIG_KFENCE_NUM_OBJECTS is 255 by default
 
 
@@ -221,10 +222,38 @@ def in_place(rows: Rows, start: int, first: int, page: int) -> Bools:
     return found
 
 
+def given_out(machine: Machine, rows: Rows) -> Bools:
+    """
+    Return which objects of the pool have not come back to it.
+
+    :param rows: Their ``struct kfence_metadata``.
+    """
+    states = machine.enumerators("kfence_object_state")
+    used = [states[name] for name in _GIVEN_OUT if name in states]
+    found: Bools = rows.ok & np.isin(rows["state"], np.array(used, np.uint64))
+    return found
+
+
 def regions(machine: Machine) -> Iterator[Region]:
-    """Yield the pool, masked, and what KFENCE knows about each of its objects."""
+    """
+    Yield the pool, masked, and what KFENCE knows about each of its objects.
+
+    Of a page whose object is given out, what is beside that is kept.
+    """
     pool = machine.settled(kfence_pool)
     if pool.start:
         yield region("KFENCE", pool.start, pool.end - pool.start, masked=True)
         for rows in pool.metadata:
             yield region("KFENCE", rows.addresses[rows.ok], rows.structure.size, code=True)
+            yield from _beside(machine, pool, rows)
+
+
+def _beside(machine: Machine, pool: KfencePool, rows: Rows) -> Iterator[Region]:
+    page = np.uint64(machine.memory.page_size)
+    start, size = rows["addr"], rows["size"]
+    home = start & ~(page - np.uint64(1))
+    inside = (home - np.uint64(pool.start) < np.uint64(pool.end - pool.start)) & (size <= page)
+    some = given_out(machine, rows) & inside & (start + size <= home + page)
+    start, end, home = start[some], (start + size)[some], home[some]
+    yield region("KFENCE", home, start - home)
+    yield region("KFENCE", end, home + page - end)

@@ -66,7 +66,7 @@ def _finding(ledger: Ledger, zone: Zone, row: int) -> Finding:
         what = f"object 0x{address:x}"
     return Finding(
         zone.code,
-        f"{name} {what}: {zone.name}: {_told(ranges)}",
+        f"{name} {what}: {zone.name}: {spell_ranges(ranges)}",
         cache=name,
         node=int(slabs.nid[slab]),
         slab=page,
@@ -80,7 +80,8 @@ def _finding(ledger: Ledger, zone: Zone, row: int) -> Finding:
     )
 
 
-def _told(ranges: Tuple[Damaged, ...]) -> str:
+def spell_ranges(ranges: Tuple[Damaged, ...]) -> str:
+    """Return what some damaged bytes are, and what they should be, in words."""
     each = [
         f"{one.size} {'bytes' if one.size > 1 else 'byte'} from 0x{one.address:x} "
         f"{'are' if one.size > 1 else 'is'} {one.found}, not {one.expected}"
@@ -97,7 +98,17 @@ def _ranges(zone: Zone, row: int) -> Tuple[Damaged, ...]:
     start, found = int(zone.address[row]), zone.found[row]
     if zone.expected is None:
         return (Damaged(start, len(found), zone.wanted or "set", _hex(found)),)
-    expected = np.broadcast_to(zone.expected, zone.found.shape)[row]
+    return damaged_ranges(start, found, np.broadcast_to(zone.expected, zone.found.shape)[row])
+
+
+def damaged_ranges(start: int, found: U8, expected: U8) -> Tuple[Damaged, ...]:
+    """
+    Return the ranges of some bytes that are not what is expected of them.
+
+    :param start: Address of the first.
+    :param found: What memory holds.
+    :param expected: Of each byte, what it should be; of one at least it is not.
+    """
     at = np.flatnonzero(found != expected)
     # What was written in one piece may hold bytes that are as they must be.
     ends = np.flatnonzero(np.diff(at) > _APART)

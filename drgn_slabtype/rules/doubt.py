@@ -118,6 +118,8 @@ def _by_rule(
     things: Dict[_Rule, Dict[str, Set[Tuple[object, ...]]]] = {}
     for finding in findings:
         counts = finding.because is None and not finding.moving and finding.rule not in _NEVER
+        # What is in no slab says nothing of how those of its cache are made.
+        counts &= finding.rule != "content" or finding.slab is not None
         if counts and finding.cache in caches:
             rule = _rule(finding)
             own = finding.index if finding.rule == "content" else None

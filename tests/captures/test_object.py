@@ -246,6 +246,29 @@ def test_bytes_that_are_not_in_a_dump_are_told(monkeypatch: pytest.MonkeyPatch) 
     assert args.command.status(found.records) == 3
 
 
+def test_what_is_there_of_an_object_is_shown_where_a_page_of_it_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    prog = _open("debian-7-plain")
+    of = machine(prog)
+    monkeypatch.setattr(of, "manifest", {**(of.manifest or {}), "contents": True})
+    held = next(one.address for one in objects(prog, "kmalloc-8k", "in use") if one.place is None)
+    read = of.memory.read
+
+    def without(address: int, size: int, physical: bool = False) -> bytes:
+        if not physical and address < held + 0x2000 and held + 0x1000 < address + size:
+            raise FaultError("not there", address)
+        return read(address, size, physical)
+
+    monkeypatch.setattr(of.memory, "read", without)
+    info = slab_object(prog, held, contents=0x2000)
+    told = [line for line in info.lines if line.part == "object"]
+    assert [line.offset for line in told] == list(range(0, 0x1000, 16))
+    (missing,) = (one for one in info.unavailable if one.startswith("object:"))
+    assert missing == f"object: 4096 bytes from 0x{held + 0x1000:x} on are not in the target"
+    assert info.incomplete
+
+
 def test_words_that_repeat_are_one_line() -> None:
     words = [ObjectWord(8 * n, 5 if n < 4 else 6, "five" if n < 4 else "six") for n in range(5)]
     words.append(ObjectWord(48, 6, "six"))

@@ -8,15 +8,17 @@ given back while they are slabs, and writes that run over many words at once.
 
 from __future__ import annotations
 
-from typing import Any, FrozenSet, Iterator
+from typing import Any, FrozenSet, Iterator, Sequence
 
-from drgn import FaultError, TypeKind, offsetof, sizeof
+from drgn import FaultError, Object, TypeKind, offsetof, sizeof
 from drgn.helpers.linux.mmzone import NODE_DATA
 from drgn.helpers.linux.percpu import per_cpu_ptr
 
 from .changes import GARBAGE, Change, Edit, Spot, flip, put, store
 from .cpupages import cpu_pages
 from .language import NOW, NoVictim, Root, Suite, Victim
+from .library import machine as of_program
+from .library import witness
 from .pages import user_page
 from .things import Beside, Thing
 from .victims import CACHE, PARTIAL, container, first, given
@@ -256,7 +258,7 @@ def _give_back() -> Change:
 
 
 def guarded(suite: Suite[Any]) -> None:
-    """Enter damage to the metadata of KFENCE."""
+    """Enter damage to the metadata of KFENCE, and to what is beside an object."""
     root = Root("kfence-wrong", place="kfence_metadata", found=NOW)
     suite.group(
         first("object in use in KFENCE's pool", _in_use),
@@ -268,6 +270,35 @@ def guarded(suite: Suite[Any]) -> None:
             "kfence-state-garbage": put("state", 0x6B6B6B6B),
         },
     )
+    suite.group(
+        first("object in use in KFENCE's pool, all stacks known", _standing_still),
+        Root("redzone", cache=_cache_of, place="red zone of KFENCE", found="00"),
+        {"kfence-red-zone": Change(_beside)},
+    )
+
+
+def _cache_of(guarded: Thing) -> str:
+    cache = Object(guarded.machine.prog, "struct kmem_cache *", guarded.kept("cache"))
+    return cache.name.string_().decode()
+
+
+def _beside(guarded: Thing) -> Sequence[Edit]:
+    # Captures without what is beside objects have zeroes there: the page is filled, and the
+    # byte behind the object, or if none is the one before, is cleared.
+    prog, start = guarded.machine.prog, guarded.kept("addr")
+    end = start + guarded.kept("size")
+    first = start & ~0xFFF
+    edits = [
+        Edit(Spot(prog, at, 1), 0xAA ^ (at & 7))
+        for at in range(first, first + 0x1000)
+        if not start <= at < end
+    ]
+    return [*edits, Edit(Spot(prog, end if end & 0xFFF else start - 1, 1), 0)]
+
+
+def _standing_still(machine: Any) -> Iterator[Thing]:
+    if witness.witnesses(of_program(machine.prog)).complete:
+        yield from _in_use(machine)
 
 
 def _in_use(machine: Any) -> Iterator[Thing]:

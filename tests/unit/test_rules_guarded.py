@@ -8,7 +8,7 @@ from typing import List, Tuple
 import numpy as np
 import pytest
 
-from drgn_slabtype.rules.guarded import Guarded, judge_guarded
+from drgn_slabtype.rules.guarded import Canaries, Guarded, judge_canaries, judge_guarded
 
 _NUMBER = 6
 
@@ -61,3 +61,37 @@ def test_one_word_is_one_finding(column: str, value: int, member: str) -> None:
 def test_a_list_that_cannot_be_followed_says_nothing() -> None:
     of = _sound()._replace(listed=None)
     assert _wrong(of) == []
+
+
+def _pages() -> Canaries:
+    # One object at the end of its page, one in the midst, one that fills it.
+    found = np.tile(np.frombuffer(bytes(0xAA ^ n for n in range(8)), np.uint8), (3, 4))
+    first, size = np.array([24, 8, 0]), np.array([8, 13, 32])
+    for row in range(3):
+        found[row, first[row] : first[row] + size[row]] = 0x41
+    return Canaries(np.array([0x1000, 0x3000, 0x5000], np.uint64), found, first, size)
+
+
+def test_objects_may_hold_anything_and_what_is_beside_them_may_not() -> None:
+    assert list(judge_canaries(_pages())) == []
+    for row in range(3):
+        for at in range(32):
+            of = _pages()
+            of.found[row, at] = 0x10
+            told = list(judge_canaries(of))
+            if of.owned[row, at]:
+                assert told == []
+            else:
+                ((damaged, ((address, size, expected, found),)),) = told
+                assert (damaged, address, size) == (row, int(of.address[row]) + at, 1)
+                assert (int(expected, 16), found) == (0xAA ^ at & 7, "10")
+
+
+def test_a_page_of_zeroes_was_never_filled_or_is_not_there() -> None:
+    of = _pages()
+    of.found[1, ~of.owned[1]] = 0
+    assert list(judge_canaries(of)) == []
+    assert of.blank.tolist() == [False, True, False]
+    # An object that fills its page has nothing beside it.
+    of.found[2] = 0
+    assert of.blank.tolist() == [False, True, False]

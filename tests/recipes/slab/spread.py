@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from ..spread import runs, spread
+from ..spread import guarded, runs, spread
 from .suite import ANY, SUITE
 
 spread(SUITE, ANY)
+guarded(SUITE)
 runs(SUITE, "array-entries-text", "cpu array")
