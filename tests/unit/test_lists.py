@@ -44,6 +44,7 @@ class FakeIndex:
             memory=SimpleNamespace(
                 is_kernel_address=lambda at: at >= np.uint64(0xFFFF800000000000),
                 read_word=self._read_word,
+                word_size=8,
             )
         )
 
