@@ -62,7 +62,7 @@ from .reading import Reading, Scope
 from .rules.blame import join, renumber, undecided
 from .rules.oneroot import one_root
 from .signals import reason_of
-from .strays import judge_machine
+from .strays import judge_machine, judge_pages_of
 from .workers import spread, worth_while
 
 _MOST_ORDER = 14  # more than any page has
@@ -193,10 +193,10 @@ class Course:
             if judged.findings:
                 confirm_boot(self.kernel)
             self._judged.append(judged)
-        if not caches and not addresses:
-            found = judge_machine(seen.whole)
-            confirm_boot(self.kernel)
-            self._judged.append(_Judged(None, 0, found))
+        some = caches or addresses
+        found = judge_pages_of(seen.whole, numbers) if some else judge_machine(seen.whole)
+        confirm_boot(self.kernel)
+        self._judged.append(_Judged(None, 0, found))
 
     def _follow(self, evidence: Evidence) -> None:
         self._readings, self._refuted = evidence.readings, evidence.refuted
@@ -399,7 +399,10 @@ def _judge_some(
         reading = Reading(machine, scope, progress)
         if reading.lost:
             return None
-        for number in np.flatnonzero(reading.allocator.caches.chosen).tolist():
+        numbers = np.flatnonzero(reading.allocator.caches.chosen).tolist()
+        if reading.scan is not None and judge_pages_of(reading, numbers):
+            return None
+        for number in numbers:
             ledger, one = _judge_cache(reading, number)
             if reading.doubts(ledger, one.findings):
                 return None

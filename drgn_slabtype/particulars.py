@@ -71,7 +71,8 @@ class Lead:
     """What an address leads to."""
 
     kind: str
-    """``slab object``, ``slab``, ``struct slab``, ``kfence object``, ``page``, ``other``."""
+    """``slab object``, ``slab``, ``struct slab``, ``struct page``, ``per-CPU``, ``kfence object``,
+    ``page``, ``other``."""
     meaning: str
     """One line for people."""
     cache: Optional[str] = None

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
-from typing import Callable, Dict, Iterable, Iterator, List, Mapping, Optional
+from typing import Callable, Collection, Dict, Iterable, Iterator, List, Mapping, Optional
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +33,7 @@ from .ledger import I64
 from .machine import Machine
 from .machine.columns import numbers_at
 from .machine.memory import Bools
-from .pagecheck import Owners, judge_memory, judge_slab_pages
+from .pagecheck import Owners, judge_memory
 from .pages.scan import PageScan
 from .reading import Reading
 from .rules.geometry import as_finding
@@ -167,22 +167,44 @@ def _memory(reading: Reading, found: List[Finding]) -> List[Finding]:
     return judge_memory(reading.machine, owners, reading.scan.unreadable, found)
 
 
-def judge_slabs(reading: Reading) -> List[Finding]:
+def judge_pages(reading: Reading) -> List[Finding]:
     """
-    Return what pages of slabs say of themselves, whatever their caches do.
+    Return what is wrong with pages, as :func:`judge_machine` says it.
 
-    :param reading: Of the whole machine.
+    :param reading: Of the whole machine, or of some caches: then it is about their slabs.
     """
-    if reading.machine.is_live:
-        return []
-    assert reading.scan is not None
-    owners = Owners.told(reading.index, reading.allocator)
     try:
-        return _numbered(judge_slab_pages(reading.machine, owners, reading.scan.unreadable), [])
+        return _memory(reading, [])
     except (OSError, SlabTypeError):  # of the target as a whole
         raise
     except of_reading.CAUGHT:
-        return []  # a check tells
+        return []  # a check of the machine tells
+
+
+def judge_pages_of(reading: Reading, numbers: Collection[int]) -> List[Finding]:
+    """Return what of this :func:`of_caches` returns."""
+    return of_caches(reading, judge_pages(reading), numbers)
+
+
+def of_caches(
+    reading: Reading, found: Iterable[Finding], numbers: Collection[int]
+) -> List[Finding]:
+    """
+    Return what is said of the pages of slabs of some caches, of their tails, too.
+
+    :param found: What :func:`judge_pages` has returned.
+    :param numbers: Positions of the caches.
+    """
+    index, memory, fields = reading.index, reading.machine.memory, reading.machine.page
+    told = [one for one in found if one.rule not in ("note", "unavailable")]
+    told = [one for one in told if one.slab is not None or one.page is not None]
+    pages = np.array([one.page if one.slab is None else one.slab for one in told], np.uint64)
+    pfns = (pages - np.uint64(fields.vmemmap)) // np.uint64(fields.size)
+    rows = index.rows_of_addresses(memory.phys_to_virt(pfns << np.uint64(memory.page_shift)))
+    owner = np.append(reading.allocator.ownership.cache, -1)[rows].tolist()
+    kept = [one for one, number in zip(told, owner) if number in numbers]
+    known = {one.id for one in kept}
+    return [one if one.because in known else replace(one, because=None) for one in kept]
 
 
 # Each gets what was found before it: numbering goes on, and what that explains

@@ -65,7 +65,8 @@ class AddressInfo(Record):
     address: Address
     """What was asked about."""
     kind: str
-    """``slab object``, ``slab``, ``struct slab``, ``kfence object``, ``page``, ``other``."""
+    """``slab object``, ``slab``, ``struct slab``, ``struct page``, ``per-CPU``, ``kfence object``,
+    ``page``, ``other``."""
     meaning: str
     """One line for people."""
     cache: Optional[str] = None

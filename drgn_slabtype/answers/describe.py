@@ -20,6 +20,7 @@ from ..ledger import Ledger, ListKind
 from ..machine import Machine
 from ..machine.kfence import KfencePool, kfence_pool
 from ..machine.shadow import shadow
+from ..pages.scan import page_ranges
 from ..records import plural
 from .address import AddressInfo
 from .elsewhere import elsewhere
@@ -44,6 +45,11 @@ def describe(reading: Lookup, addr: int) -> AddressInfo:
     slab = reading.of_page(addr - beside)
     if slab is not None:
         return _struct_slab(slab, addr, beside)
+    pfn = (addr - beside - machine.page.vmemmap) // machine.page.size
+    if any(start <= pfn < end for start, end in page_ranges(machine)):
+        slab = reading.at(machine.memory.linear_base + (pfn << machine.memory.page_shift))
+        if slab is not None:
+            return _tail_of_slab(slab, addr, beside, pfn)
     said = machine.settled(shadow)
     about = None if said is None else said.about(addr)
     if said is not None and about is not None:
@@ -152,6 +158,17 @@ def _neighbour(objects: Objects, row: int, step: int) -> Optional[SlabObject]:
     return objects[other]
 
 
+def of_slab(judged: Judged, slab: int) -> List[str]:
+    """Return what is said of a slab (``struct slab *``), and of none of its objects."""
+    return [
+        finding.message
+        for finding in judged.findings
+        if finding.slab == slab
+        and finding.object is None
+        and finding.rule not in ("note", "unavailable")
+    ]
+
+
 def _contradictions(judged: Judged, slab: int, found: Optional[SlabObject]) -> Tuple[str, ...]:
     # Findings about the object; about its slab as long as they can concern it; and what it
     # was left behind by.
@@ -213,6 +230,25 @@ def _struct_slab(slab: Located, addr: int, offset: int) -> AddressInfo:
         contradictions=said,
         page=slab.page,
         pfn=int(slab.index.pfns[slab.row]),
+    )
+
+
+def _tail_of_slab(slab: Located, addr: int, offset: int, pfn: int) -> AddressInfo:
+    name = slab.caches.names[slab.number] if slab.number >= 0 else None
+    tail = pfn - int(slab.index.pfns[slab.row])
+    of = f"{name} slab" if name else "slab of no cache:"
+    return AddressInfo(
+        addr,
+        "struct page",
+        f"{_spell_offset(offset)}the struct page of PFN {pfn}, tail {tail} of {of} 0x{slab.page:x}",
+        cache=name,
+        slab_cache=int(slab.caches.addresses[slab.number]) if name else None,
+        slab=slab.page,
+        offset=offset,
+        contradictions=_contradictions(slab.judged, slab.page, None) if name else (),
+        page=addr - offset,
+        pfn=pfn,
+        page_types=slab.machine.layout.encoding.types_of(int(slab.index.words[slab.row])),
     )
 
 

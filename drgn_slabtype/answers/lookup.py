@@ -26,7 +26,7 @@ from ..ledger import I64, U64, Ledger
 from ..machine import Machine
 from ..pages.scan import Progress
 from ..reading import Reading, Scope
-from ..strays import judge_slabs
+from ..strays import judge_pages, of_caches
 from .aliases import cache_aliases
 from .names import find_names, known_as
 from .proven import shelf, witnessed
@@ -153,8 +153,7 @@ class Lookup:
         if found is None:
             ledger, findings = self.whole.judge(number)
             moving: List[Finding] = []
-            own = set(ledger.slabs.page.tolist())
-            of_pages = [one for one in self._of_pages if one.slab in own]
+            of_pages = of_caches(self.whole, self._of_pages, [number])
             if of_pages or (not self.machine.is_live and any(one.moving for one in findings)):
                 told = witnessed(self.machine, [part for part in (of_pages, findings) if part])
                 moving = [one for one in told if shelf(one) == "changing"]
@@ -167,7 +166,7 @@ class Lookup:
 
     @cached_property
     def _of_pages(self) -> List[Finding]:
-        return judge_slabs(self.whole)
+        return judge_pages(self.whole)
 
     # One slab ------------------------------------------------------------------
 

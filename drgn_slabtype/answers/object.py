@@ -23,7 +23,7 @@ from ..pages.scan import page_ranges
 from ..rules.claims import container_name
 from .address import AddressInfo
 from .culprit import locate
-from .describe import describe
+from .describe import describe, of_slab
 from .extent import stretches
 from .guardedobject import with_guarded
 from .lookup import Located, Lookup, lookup
@@ -71,7 +71,7 @@ def slab_object(
     if not everywhere:
         return info
     info = _with_records(reading, info) if info.kind == "slab object" else info
-    return _with_findings(reading, info)
+    return _with_findings(reading, _with_those_of_its_slab(reading, info))
 
 
 def _is_small(machine: Machine) -> bool:
@@ -171,6 +171,15 @@ def _with_records(reading: Lookup, info: AddressInfo) -> AddressInfo:
         contradictions=(*info.contradictions, *told),
         everywhere=True,
     )
+
+
+def _with_those_of_its_slab(reading: Lookup, info: AddressInfo) -> AddressInfo:
+    # Some are told only beside all other slabs.
+    if info.slab is None or info.slab_cache is None:
+        return info
+    judged = reading.judged(reading.number(info.slab_cache))
+    said = of_slab(judged, info.slab)
+    return replace(info, contradictions=tuple(dict.fromkeys([*info.contradictions, *said])))
 
 
 def _with_findings(reading: Lookup, info: AddressInfo) -> AddressInfo:

@@ -26,7 +26,7 @@ from ..reading import Reading
 from ..rules.blame import join, renumber
 from ..rules.doubt import doubt
 from ..rules.excuses import settle
-from ..strays import judge_machine
+from ..strays import judge_machine, judge_pages_of
 from .counts import count_objects
 
 _JUDGED = ("findings", "changing")  # lists of a report with what may be damage
@@ -118,6 +118,11 @@ def _found(reading: Reading, told: Sequence[Told], whole: bool) -> List[Finding]
     groups = [one.findings for one in told]
     if whole:
         groups = [list(reading.machine.damage), *groups, judge_machine(reading)]
+    else:
+        addresses = reading.allocator.caches.addresses.tolist()
+        wanted = {one.result.address for one in told}
+        numbers = [at for at, address in enumerate(addresses) if address in wanted]
+        groups = [*groups, judge_pages_of(reading, numbers)]
     groups = [group for group in groups if group]
     return proven(reading.machine, groups, [one.result for one in told], whole)
 

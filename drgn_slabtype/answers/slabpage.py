@@ -25,10 +25,14 @@ from ..index import SlabIndex, slabs_at
 from ..ledger import U64
 from ..machine import Machine
 from ..pagecheck import Owners, judge_head_pages, object_cgroups
+from ..pages.compound import CompoundPages
+from ..pages.kpageflags import for_each_block
 from ..pages.placed import spans
-from ..pages.references import bits_of_no_flag, flags_of_users
+from ..pages.references import References, bits_of_no_flag, flags_of_users
+from ..pages.tails import Tails
 
 _ASKED = 5  # caches whose slabs show what the pages of slabs say
+_MOST_PAGES = 1 << 10  # of a slab
 _FLAGS = 7  # of the word that leads to a vector
 
 _Said = Tuple[int, int]
@@ -63,7 +67,23 @@ class SlabPages:
             return True
         if not listed and self._is_linked(page):
             return True
-        return self._has_odd_vector(index)
+        return self._has_odd_tail(index) or self._has_odd_vector(index)
+
+    def _has_odd_tail(self, index: SlabIndex) -> bool:
+        # Whether it is no compound page as it should be; not whether its first tails have what
+        # those of others have.
+        first = int(index.pfns[0])
+        count = min(int(index.spans[0]) >> self._machine.memory.page_shift, _MOST_PAGES)
+        if count < 2:
+            return False
+        compounds, references = CompoundPages(self._machine), References(self._machine)
+        tails = Tails(self._machine)
+        for folios, free in for_each_block(self._machine, within=(first, first + count)):
+            for one in (compounds, references, tails):
+                one.take(folios, free)
+        found = compounds.result()
+        said = (references.held, references.flagged, references.worded, found.loose)
+        return bool(found.wrong) or tails.is_odd or any(len(columns.pfns) for columns in said)
 
     def _is_linked(self, page: int) -> bool:
         # Whether what comes before and after it on a list leads to it, and is something else.

@@ -117,8 +117,16 @@ class Tails:
     @property
     def found(self) -> List[TailWords]:
         """Tails of slabs, and of other pages with what is no pointer."""
-        some = [*self._members, *([] if self._count is None else [self._count])]
-        return [found for member in some for found in member.found()]
+        return [found for member in self._all for found in member.found()]
+
+    @property
+    def is_odd(self) -> bool:
+        """Whether there is any with another word, be it one that is not understood."""
+        return any(member.count for member in self._all)
+
+    @property
+    def _all(self) -> List[_Member]:
+        return [*self._members, *([] if self._count is None else [self._count])]
 
 
 def _count(machine: Machine) -> Optional[_Member]:
@@ -142,11 +150,12 @@ class _Member:
         self.right = dict.fromkeys(usual, 0)
         """How many tails have each of what it can be."""
         self._kept: List[TailWords] = []
-        self._odd = 0
+        self.count = 0
+        """How many tails have another."""
 
     def odd(self, words: U64) -> Optional[Rows]:
         # Which of some tails have another word; None where that is not understood.
-        if self._odd > _MOST:
+        if self.count > _MOST:
             return None
         right = np.zeros(len(words), np.bool_)
         for word in self.right:
@@ -165,13 +174,13 @@ class _Member:
     ) -> None:
         tails, owners = (folios.pfns[some].astype(np.int64) for some in (rows, heads))
         right = np.zeros(len(rows), np.uint64) if should is None else should.astype(np.uint64)
-        self._odd += len(rows)
+        self.count += len(rows)
         words = words.astype(np.uint64)
         self._kept.append(TailWords(self.name, self.offset, tails, owners, words, right))
 
     def found(self) -> List[TailWords]:
         usual = max(self.right, key=self.right.__getitem__)
-        if not self._odd or _SHARE * self._odd > self.right[usual] or self._odd > _MOST:
+        if not self.count or _SHARE * self.count > self.right[usual] or self.count > _MOST:
             return []
         pfns, heads, words, should = map(np.concatenate, list(zip(*self._kept))[2:])
         should |= np.uint64(usual)

@@ -13,10 +13,14 @@ from drgn import Program
 
 from drgn_slabtype import pagecheck
 from drgn_slabtype.allocators.vectors import vector_words, vectors
+from drgn_slabtype.answers.caches import caches
 from drgn_slabtype.answers.describe import describe
 from drgn_slabtype.answers.lookup import Lookup
 from drgn_slabtype.answers.object import slab_object
+from drgn_slabtype.answers.objects import objects
+from drgn_slabtype.answers.owners import owners
 from drgn_slabtype.answers.page import page_info
+from drgn_slabtype.answers.slabs import slabs
 from drgn_slabtype.capture import open_capture
 from drgn_slabtype.check import check
 from drgn_slabtype.index import KnownBy
@@ -260,3 +264,48 @@ def test_vectors_are_read_some_slabs_at_a_time(monkeypatch: pytest.MonkeyPatch) 
     assert told == dict(zip(there.tolist(), reading.index.pages[rows[there]].tolist()))
     assert max(asked) == 16
     assert sum(asked) == len(there)
+
+
+@pytest.mark.parametrize("damage", ["tail", "first tail", "vector"])
+@pytest.mark.parametrize("kernel", ["debian-6.12-plain", "slab-6.1-rfc3-plain"])
+def test_what_is_wrong_with_a_page_is_told_in_every_scope(kernel: str, damage: str) -> None:
+    prog = open_capture(str(_capture(kernel)))
+    of, index = machine(prog), Lookup(machine(prog)).whole.index
+    large = index.spans > np.uint64(of.memory.page_size)
+    rows = np.flatnonzero(large & ((index.known_by & np.uint8(KnownBy.KFENCE)) == 0))
+    slab = int(index.pages[rows[len(rows) // 2]])
+    member = {"tail": "_mapcount", "first tail": "mapping", "vector": "memcg_data"}[damage]
+    at = slab + of.structure("struct page").offset(member)
+    at += 0 if damage == "vector" else of.page.size
+    word = of.memory.linear_base | 0x12345001
+    data = word.to_bytes(8, order_of(prog))
+    overlay(prog, [Write(at, bytes(4) if damage == "tail" else data)])
+    (told,) = [one for one in check(prog).findings if one.slab == slab]
+    name = told.cache
+    assert name is not None
+    for scope in ({"caches": [name]}, {"addresses": [slab]}):
+        if damage == "first tail" and "addresses" in scope:
+            continue  # that takes a look at the first tails of many slabs
+        (found,) = check(prog, **scope).findings
+        assert (found.code, found.message) == (told.code, told.message)
+    (usage,) = caches(prog, name)
+    assert not usage.consistent
+    assert objects(prog, name).damaged
+    assert owners(prog, name).damaged
+    assert {one.slab: one.finding for one in slabs(prog, name) if one.finding} == {slab: told.code}
+    everywhere = damage == "first tail"
+    assert told.message in slab_object(prog, slab, everywhere=everywhere).contradictions
+
+
+@pytest.mark.parametrize("kernel", ["debian-6.12-plain", "slab-6.1-rfc3-plain"])
+def test_the_struct_page_of_a_tail_is_told_with_its_slab(kernel: str) -> None:
+    prog = open_capture(str(_capture(kernel)))
+    of, index = machine(prog), Lookup(machine(prog)).whole.index
+    row = int(np.flatnonzero(index.spans > np.uint64(of.memory.page_size))[-1])
+    slab = int(index.pages[row])
+    page = slab + of.page.size
+    info = slab_object(prog, page + 8)
+    assert (info.kind, info.slab, info.page, info.offset) == ("struct page", slab, page, 8)
+    assert f"tail 1 of {info.cache} slab 0x{slab:x}" in info.meaning
+    assert info.cache == slab_object(prog, slab).cache
+    assert "in no slab" not in info.meaning
