@@ -9,16 +9,19 @@ import numpy as np
 from drgn import FaultError, Object, Type, TypeKind, sizeof
 
 from ..arguments import named
-from ..codes import ADDRESS
+from ..codes import ADDRESS, Measure
 from ..findings import Finding
 from ..index import SlabIndex
 from ..ledger import I64, U64
 from ..machine import Machine
-from ..rules.tables import Named, judge_kinds, judge_kmalloc, usual_owner
+from ..rules.tables import Named, judge_kinds, judge_kmalloc, judge_size_index, usual_owner
 from .caches import Caches
 from .nodes import node_pointers
 
+_INDEX = Measure("index")
 _TABLE = "kmalloc_caches"
+# The earlier name is that of other tables, too.
+_SIZE_INDEX = (("kmalloc_size_index", None), ("size_index", "slab_common.c"))
 
 
 def judge_tables(
@@ -106,8 +109,57 @@ def _kmalloc(machine: Machine, caches: Caches) -> Iterator[Finding]:
             word=at,
             measure=ADDRESS,
         )
+    if not any(entry.row == 0 for entry in wrong):
+        yield from _size_index(machine, table[0])
+        yield from _state(machine) if table[0][-1] else ()
     for one in renamed:
         yield _misnamed(caches, np.flatnonzero(listed), names, one)
+
+
+def _size_index(machine: Machine, row: U64) -> Iterator[Finding]:
+    for name, file in _SIZE_INDEX:
+        try:
+            variable = machine.prog.variable(name, file)
+            address = int(variable.address_ or 0)
+            data = machine.memory.read(address, sizeof(variable))
+            break
+        except (FaultError, LookupError, TypeError):
+            continue
+    else:
+        return
+    index = np.frombuffer(data, np.uint8)
+    for entry, right in judge_size_index(index, row) or ():
+        at, found, size = address + entry, int(index[entry]), 8 * (entry + 1)
+        yield Finding(
+            "machine-wrong",
+            f"{name}[{entry}] at 0x{at:x} is {found}: for {size - 7} to {size} bytes kmalloc() has "
+            f"{_TABLE}[…][{right}]",
+            place=name,
+            expected=right,
+            found=found,
+            word=at,
+            measure=_INDEX,
+        )
+
+
+def _state(machine: Machine) -> Iterator[Finding]:
+    # As soon as kmalloc() has all of its caches, it is UP.
+    try:
+        variable = machine.prog.variable("slab_state")
+        found, address = int(variable.value_()), variable.address_
+        states = {one.name: one.value for one in variable.type_.enumerators or ()}
+        ready = [states["UP"], states["FULL"]]
+    except (AttributeError, FaultError, KeyError, LookupError):
+        return
+    if found not in ready:
+        yield Finding(
+            "machine-wrong",
+            f"slab_state is {found}, and kmalloc() has all of its caches: it is UP or FULL then",
+            place="slab_state",
+            found=found,
+            word=address,
+            measure=Measure("number"),
+        )
 
 
 def _rows(machine: Machine, variable: Object) -> Optional[U64]:

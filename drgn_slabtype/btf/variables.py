@@ -44,6 +44,7 @@ VARIABLES: Dict[str, Declaration] = {
         "kmem_buckets [NR_KMALLOC_TYPES]",
         "struct kmem_cache * [NR_KMALLOC_TYPES][]",
     ),
+    "kmalloc_size_index": "u8 [24]",
     "slab_nodes": "nodemask_t",
     "slab_max_order": "int",
     "use_alien_caches": "int",

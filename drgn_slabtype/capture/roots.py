@@ -136,6 +136,7 @@ VARIABLES = [
     "kmem_cache_node",
     "kmem_cache_boot",
     "kmalloc_caches",
+    "kmalloc_size_index",
     "slab_nodes",
     "slab_max_order",
     "use_alien_caches",

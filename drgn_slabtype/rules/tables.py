@@ -3,7 +3,8 @@
 Tables of caches that are written at boot
 -----------------------------------------
 
-``kmalloc()`` looks its cache up by size in ``kmalloc_caches``; the allocator takes its
+``kmalloc()`` looks its cache up by size in ``kmalloc_caches``, small sizes by
+``kmalloc_size_index``; the allocator takes its
 own structures from ``kmem_cache`` and ``kmem_cache_node``. All are written once, and
 what else is known of the caches says what they must hold.
 """
@@ -17,10 +18,11 @@ from typing import Iterable, List, NamedTuple, Optional, Sequence, Tuple
 import numpy as np
 
 from ..distinct import among
-from ..ledger import I64, U64, Bools
+from ..ledger import I64, U8, U64, Bools
 
 _ODD_SIZES = {1: 96, 2: 192}  # bytes, in front of the powers of two
 _FIRST_POWER = 3
+_STEP = 8  # bytes from one entry of kmalloc_size_index to the next
 _PLAIN = re.compile(r"kmalloc-\d+[kM]?")
 _NAMED = re.compile(r"(.*kmalloc-(?:.+-)?)(\d+)([kM]?)")
 _UNITS = {"": 1, "k": 1 << 10, "M": 1 << 20}
@@ -82,6 +84,32 @@ def judge_kmalloc(
         Entry(row, column, int(table[row, column]), _why(known, bytes_of, wanted, row, column))
         for row, column in np.argwhere(wrong).tolist()
     ]
+
+
+def judge_size_index(index: U8, row: U64) -> Optional[List[Tuple[int, int]]]:
+    """
+    Return the entries of ``kmalloc_size_index`` that lead to the wrong place, and the right one.
+
+    Each is for eight bytes more than the one before, and holds the column of the smallest
+    cache for as many. ``None`` if it is not understood.
+
+    >>> judge_size_index(np.array([3, 4, 6], np.uint8), np.array([0, 0, 0, 1, 1, 1, 1], np.uint64))
+    [(2, 5)]
+
+    :param index: One entry for every eight bytes, from 8 on.
+    :param row: A row of ``kmalloc_caches``, without anything wrong.
+    """
+    places = np.where(row != 0, sizes(len(row)), np.uint64(0))
+    order = np.argsort(places, kind="stable")[np.count_nonzero(places == 0) :]
+    asked = np.arange(1, len(index) + 1, dtype=np.uint64) * np.uint64(_STEP)
+    at = np.searchsorted(places[order], asked)
+    if not len(order) or at[-1] == len(order):
+        return None
+    right = order[at]
+    wrong = np.flatnonzero(index != right)
+    if 2 * len(wrong) > len(index):
+        return None
+    return [(entry, int(right[entry])) for entry in wrong.tolist()]
 
 
 class Named(NamedTuple):

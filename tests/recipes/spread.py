@@ -77,7 +77,7 @@ def _variable(name: str) -> Victim[Any]:
     def pick(machine: Any) -> Thing:
         try:
             found = machine.prog.variable(name)
-            machine.prog.read(found.address_, 8)
+            machine.prog.read(found.address_, 1)
         except (FaultError, LookupError, TypeError):
             raise NoVictim(f"no {name}") from None
         return Thing(machine, "struct list_head", found.address_)
@@ -120,6 +120,13 @@ def _tables(suite: Suite[Any]) -> None:
     for what, number in (("null", 0), ("garbage", GARBAGE)):
         name = f"kmalloc-cache-{what}"
         suite.recipe(name, _kmalloc, put(lambda t: _entry(t, _LARGE), number), root)
+    smaller = put(lambda t: Spot(t.machine.prog, t.address + 15, 1), 3)  # for 121 to 128 bytes
+    root = Root("machine-wrong", place="kmalloc_size_index", found=3)
+    suite.recipe("kmalloc-size-for-smaller-objects", _variable("kmalloc_size_index"), smaller, root)
+    root = Root("machine-wrong", place="slab_state", found=0x6B6B6B6B)
+    down = put(lambda t: Spot(t.machine.prog, t.address, 4), 0x6B6B6B6B)
+    suite.recipe("slab-state-garbage", _variable("slab_state"), down, root)
+    root = Root("machine-wrong", place="kmalloc_caches", found=NOW)
     suite.recipe(
         "kmalloc-cache-of-another-kind",
         given(_kinds, "kmalloc() has one kind of caches", _kmalloc),

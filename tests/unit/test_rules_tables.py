@@ -8,7 +8,13 @@ from typing import List, Tuple
 import numpy as np
 import pytest
 
-from drgn_slabtype.rules.tables import judge_kinds, judge_kmalloc, sizes, usual_owner
+from drgn_slabtype.rules.tables import (
+    judge_kinds,
+    judge_kmalloc,
+    judge_size_index,
+    sizes,
+    usual_owner,
+)
 
 _COLUMNS = 14
 _FIRST = 0xFFFF888000100000
@@ -137,3 +143,30 @@ def test_rows_that_lead_to_the_same_caches_are_sound() -> None:
 def test_names_that_nobody_understands_say_nothing() -> None:
     table, _, bytes_of = _machine()
     assert _kinds(table, [f"size-{size}" for size in bytes_of.tolist()]) == ([], [])
+
+
+def test_small_sizes_lead_to_the_smallest_place_there_is() -> None:
+    row = np.arange(1, 15, dtype=np.uint64)
+    row[0] = 0
+    usual = [3, 4, 5, 5, *[6] * 4, *[1] * 4, *[7] * 4, *[2] * 8]
+    index = np.array(usual, np.uint8)
+    assert judge_size_index(index, row) == []
+    for entry in range(len(index)):
+        for value in (0, 8, 1 ^ usual[entry]):
+            wrong = index.copy()
+            wrong[entry] = value
+            assert judge_size_index(wrong, row) == [(entry, usual[entry])]
+    # What an architecture does not make is left out: objects of SLAB are 32 bytes at least.
+    row[[3, 4]] = 0
+    assert judge_size_index(np.array([5, 5, *usual[2:]], np.uint8), row) == []
+    # Of 64 bytes and more there are no 96.
+    row[[1, 5]] = 0
+    aligned = np.array([*[6] * 8, *[7] * 8, *[2] * 8], np.uint8)
+    assert judge_size_index(aligned, row) == []
+
+
+def test_another_table_is_none() -> None:
+    row = np.arange(14, dtype=np.uint64)
+    assert judge_size_index(np.arange(24, dtype=np.uint8), row) is None
+    assert judge_size_index(np.full(24, 3, np.uint8), row[:5]) is None
+    assert judge_size_index(np.full(24, 3, np.uint8), np.zeros(14, np.uint64)) is None
