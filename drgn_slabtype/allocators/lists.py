@@ -11,7 +11,7 @@ costs nothing but itself. Nothing here trusts a list to end.
 from __future__ import annotations
 
 from bisect import bisect_right
-from typing import Iterable, List, NamedTuple, Optional, Set
+from typing import Iterable, List, NamedTuple, Optional, Set, Tuple
 
 import numpy as np
 from drgn import FaultError
@@ -122,10 +122,7 @@ class SlabLists:
             at, link = int(self.index.pages[run[-1]]) + self._offset, self._next[run[-1]]
         # A next that leads back to the head too early shows only in its prev.
         if link != head.address or head.prev != at:
-            seen.update(rows[len(seen) :])
-            tail = self._backward(head, seen)
-            broken = self._blame(head, at, link, tail)
-            rows += tail
+            rows, broken = self._torn(head, rows, at, link)
         known = np.array(rows, np.int64)
         self.index.known_by[known] |= np.uint8(KnownBy.LIST)
         return Walked(head, known, broken)
@@ -137,7 +134,39 @@ class SlabLists:
             run.append(row)
         return run
 
-    def _backward(self, head: ListHead, seen: Set[int]) -> List[int]:
+    def _torn(self, head: ListHead, rows: List[int], at: int, link: int) -> Tuple[List[int], Break]:
+        # Two lists that run together agree with each other in every link: one of them ends
+        # at the head of the other, and where it began to be the other's, its own head tells.
+        last = self._row(head.prev)
+        if last in rows[:-1] and self._heads(link, "prev", at):
+            own = rows[: rows.index(last) + 1]
+            page = int(self.index.pages[last])
+            broken = _broken(head, page, "next", head.address, self._next[last])
+            return own, self._bounded(head, self._placed(head, broken))
+        tail, behind = self._backward(head, set(rows))
+        first = self._row(head.next)
+        if not rows and first in tail[1:] and self._heads(behind, "next", self._link(tail[0])):
+            own = tail[tail.index(first) :]
+            page = int(self.index.pages[first])
+            broken = _broken(head, page, "prev", head.address, self._prev[first])
+            return own, self._bounded(head, self._placed(head, broken))
+        return rows + tail, self._blame(head, at, link, tail)
+
+    def _link(self, row: int) -> int:
+        return int(self.index.pages[row]) + self._offset
+
+    def _heads(self, link: int, member: str, slab: int) -> bool:
+        # Whether this is the head of a list that begins or ends with a slab.
+        if self._row(link) >= 0:
+            return False
+        memory = self.index.machine.memory
+        try:
+            return memory.read_word(link + memory.word_size * (member == "prev")) == slab
+        except (FaultError, OverflowError):
+            return False
+
+    def _backward(self, head: ListHead, seen: Set[int]) -> Tuple[List[int], int]:
+        # And the link that is no slab of the list, at which it ends.
         rows: List[int] = []
         at, link = head.address, head.prev
         taken = set(seen)
@@ -148,7 +177,7 @@ class SlabLists:
             taken.add(row)
             rows.append(row)
             at, link = link, self._prev[row]
-        return rows[::-1]
+        return rows[::-1], link
 
     def _blame(self, head: ListHead, at: int, link: int, tail: List[int]) -> Break:
         # The walk forward stopped at a next that leads nowhere, to a slab that

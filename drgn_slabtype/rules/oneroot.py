@@ -92,6 +92,7 @@ def one_root(
         *_of_caches(still, lost),
         *_of_same(here, page_of, page_bytes),
         *_of_tails(here, page_bytes),
+        *_of_joined(here, page_of),
         *_of_nodes(here),
         *_of_neighbours(here, page_bytes),
     ):
@@ -359,6 +360,18 @@ def _of_tails(findings: Sequence[Finding], page_bytes: int) -> Iterator[Tuple[in
             into = _of_head(one.slab - page_bytes, heads, page_bytes)
             if into is not None:
                 yield min(into, one.id), max(into, one.id)
+
+
+def _of_joined(findings: Sequence[Finding], page_of: PageOf) -> Iterator[Tuple[int, int]]:
+    # Two lists that were made one: the last slab of one and the first of the other lead to
+    # each other.
+    leads: Dict[Tuple[Optional[int], Optional[int]], int] = {}
+    for one in findings:
+        if one.because is None and one.code == "list-links" and isinstance(one.found, int):
+            into = leads.get((page_of(one.found), one.slab))
+            if into is not None:
+                yield into, one.id
+            leads.setdefault((one.slab, page_of(one.found)), one.id)
 
 
 def _of_nodes(findings: Sequence[Finding]) -> Iterator[Tuple[int, int]]:
