@@ -220,10 +220,10 @@ def _recorded(found: _Found, why: str) -> _Found:
     return found
 
 
-def _all_read(answer: Any) -> int:
-    # Of call sites, all or none are there.
-    missing = ("unavailable", "unreadable", "unknown")
-    return 3 if any(getattr(answer, name, None) for name in missing) else 0
+def _status(answer: Any) -> int:
+    # Of call sites, all or none are there, and nothing is judged.
+    left = 3 * any(getattr(answer, name, None) for name in ("unavailable", "unreadable", "unknown"))
+    return 1 if getattr(answer, "damaged", None) else left
 
 
 def _stacks_refuse(args: argparse.Namespace) -> None:
@@ -259,6 +259,7 @@ answer = kinds(prog, {args.cache[0]!r}, most={args.most})
 for kind in answer.kinds:
     print(kind.count, [word.symbol for word in kind.words])
 print(answer.objects, "objects,", answer.unreadable, "not in the target")
+print(answer.contradicted, "unknown; something is wrong:", answer.damaged)
 for told in answer.unavailable:
     print(told)
 """
@@ -278,6 +279,7 @@ try:
         print(stack.count, stack.cache, stack.caller, stack.stack)
     print(answer.tracked, "objects with a record, in", answer.caches, "caches;", end=" ")
     print(answer.untracked, "without one,", answer.overwritten, "with one that is overwritten")
+    print(answer.contradicted, "unknown; something is wrong with:", *answer.damaged)
     for told in answer.unavailable:
         print(told)
 """
@@ -450,7 +452,7 @@ QUESTIONS = (
         ),
         refuse=_stacks_refuse,
         drgn=_stacks_code,
-        status=_all_read,
+        status=_status,
     ),
     Command(
         "owners",
@@ -459,7 +461,7 @@ QUESTIONS = (
         prompt="slabowners",
         options=(option("cache", metavar="CACHE", help="name of the slab cache"), MOST),
         drgn=_owners_code,
-        status=lambda answer: 1 if answer.damaged else _all_read(answer),
+        status=_status,
     ),
     Command(
         "refs",

@@ -24,6 +24,7 @@ from ..records import Listing, Record
 from ..shapes import Address, Bytes
 from .lookup import lookup
 from .missing import missing_of_cache, missing_of_machine
+from .objects import is_damaged
 from .states import ObjectState, object_states
 
 _WORDS = 8  # that are looked at, if nothing else is said
@@ -71,6 +72,10 @@ class KindsAnswer(Listing):
     """As many as were asked for."""
     unavailable: Tuple[str, ...] = ()
     """What is missing because it is not in the target, or cannot be reached."""
+    contradicted: int = 0
+    """Objects about which the structures contradict each other; they are of no kind."""
+    damaged: bool = False
+    """Whether there is a finding about the cache; never of a target that moves."""
 
 
 def kinds(
@@ -117,6 +122,8 @@ def kinds(
         told = tuple(Word(n * width, names[word]) for n, word in enumerate(row) if word)
         size = count * ledger.facts.object_size
         answer.kinds.append(Kind(count, size, told, int(addresses[at])))
+    answer.contradicted = int(np.count_nonzero(objects.state == ObjectState.UNKNOWN))
+    answer.damaged = is_damaged(reading, number)
     answer.kinds.sort(key=lambda kind: -kind.count)
     answer.found = len(answer.kinds)
     answer.unavailable = (

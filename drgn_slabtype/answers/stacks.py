@@ -32,6 +32,7 @@ from ..signature import first_caller
 from ..workers import worth_while
 from .lookup import Lookup, lookup
 from .missing import missing_of_cache, missing_of_machine
+from .objects import is_damaged
 from .slots import Slot, slot
 from .states import ObjectState, object_states
 from .trackcolumns import TrackColumns, has_records, track_columns
@@ -88,12 +89,17 @@ class StacksAnswer(Listing):
     """Of which nothing is recorded."""
     overwritten: int = 0
     """Of which the record is overwritten."""
+    contradicted: int = 0
+    """Objects about which the structures contradict each other; they are nobody's."""
     caches: int = 0
     """With records."""
     seconds: bool = True
     """Whether ages are in seconds."""
     unavailable: Tuple[str, ...] = ()
     """What is missing because it is not in the target, or cannot be reached."""
+    damaged: Tuple[str, ...] = ()
+    """Caches with such objects, or with records that are overwritten, about which there is a
+    finding."""
 
     @property
     def tracked(self) -> int:
@@ -234,6 +240,7 @@ def _add(
         untracked = int((~columns.known).sum()) - overwritten
         return _Batch(_grouped(columns, now), untracked, overwritten)
 
+    overwritten = answer.overwritten
     batches = [chosen[first : first + _BATCH] for first in range(0, len(chosen), _BATCH)]
     jobs = worth_while(jobs, kernel.memory.is_live, len(chosen) >= _MANY)
     for batch in spread_reads(kernel.memory, read, batches, jobs):
@@ -243,7 +250,12 @@ def _add(
             if groups.setdefault(key, group) is not group:
                 groups[key].add(group)
     answer.objects += len(chosen)
+    contradicted = int(np.count_nonzero(objects.state == ObjectState.UNKNOWN))
+    answer.contradicted += contradicted
     facts = ledger.facts
+    # To judge all caches takes long, and most have nothing that speaks against them.
+    if (contradicted or answer.overwritten > overwritten) and is_damaged(reading, number):
+        answer.damaged += (facts.name,)
     handles = np.array([group.handle for group in groups.values()], np.uint64)
     traces = depot_traces(kernel, handles)
     # The depot may keep one call trace twice, under two handles.

@@ -10,6 +10,7 @@ from typing import Optional, Tuple
 import numpy as np
 import pytest
 from drgn import Program, offsetof
+from drgn.helpers.linux.slab import find_slab_cache
 
 from drgn_slabtype.answers.likeness import kinds
 from drgn_slabtype.answers.lookup import lookup
@@ -20,6 +21,7 @@ from drgn_slabtype.answers.slots import Slot, slot
 from drgn_slabtype.answers.stacks import stacks
 from drgn_slabtype.answers.tracks import spell_track
 from drgn_slabtype.capture import open_capture
+from drgn_slabtype.commands import COMMANDS
 from drgn_slabtype.errors import TargetError
 from drgn_slabtype.machine import machine
 from drgn_slabtype.machine.clock import Clock, clock
@@ -183,7 +185,7 @@ def test_overwritten_records_are_none(member: str, data: bytes, prog: Program) -
     assert (before.overwritten, after.overwritten) == (0, 1)
     assert (after.objects, after.tracked) == (before.objects, before.tracked - 1)
     assert f"\n{after.tracked} objects with a record, in 1 cache, " in as_text(after)
-    assert as_text(after).endswith("; 1 object with one that is overwritten\n")
+    assert "; 1 object with one that is overwritten\n" in as_text(after)
     assert after.untracked == before.untracked
     assert sum(one.count for one in after) == sum(one.count for one in before) - 1
     assert {one.stack for one in after} <= {one.stack for one in before}
@@ -210,3 +212,34 @@ def test_overwritten_callers_of_slab_are_none() -> None:
     assert [track.overwritten for track in slab_object(prog, held).tracks] == [False]
     assert [track.overwritten for track in slab_object(damaged, held).tracks] == [True]
     assert (stacks(prog, name).overwritten, stacks(damaged, name).overwritten) == (0, 1)
+
+
+def test_damage_of_a_cache_is_told_beside_its_kinds() -> None:
+    prog = open_capture(str(HERE / "debian-6.1-plain" / "capture.xz"))
+    before = kinds(prog, "kmalloc-96")
+    assert (before.contradicted, before.damaged) == (0, False)
+    command = next(one for one in COMMANDS if one.name == "stacks")
+    assert command.status(before) == 3  # a capture without contents
+    # A free pointer that leads back: what comes behind is on no list.
+    prog = open_capture(str(HERE / "debian-6.1-plain" / "capture.xz"))
+    overlay(prog, [Write(0xFFFF8E8745F98CF0, bytes.fromhex("f0886d0372ad4be2"))])
+    after = kinds(prog, "kmalloc-96")
+    assert after.contradicted > 0
+    assert after.damaged
+    assert command.status(after) == 1
+    assert f", {after.contradicted} unknown" in as_text(after)
+    assert as_text(after).endswith("something is wrong with kmalloc-96: see check\n")
+
+
+def test_damage_of_a_cache_is_told_beside_its_call_traces(prog: Program) -> None:
+    name = "kmalloc-256"
+    free = next(iter(objects(prog, name, "free"))).address
+    before = stacks(prog, name)
+    assert (before.contradicted, before.damaged) == (0, ())
+    damaged = open_capture(str(HERE / TRACKED / "capture.xz"))
+    link = free + int(find_slab_cache(damaged, name).offset)  # type: ignore[union-attr]
+    overlay(damaged, [Write(link, b"\x41" * 8)])
+    after = stacks(damaged, name)
+    assert after.contradicted > 0
+    assert after.damaged == (name,)
+    assert as_text(after).endswith(f"something is wrong with {name}: see check\n")

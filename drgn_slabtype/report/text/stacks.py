@@ -34,7 +34,9 @@ def _traces(answer: StacksAnswer) -> str:
         told += f"; {plural(answer.untracked, 'object')} without one"
     if answer.overwritten:
         told += f"; {plural(answer.overwritten, 'object')} with one that is overwritten"
-    return text([*lines, *unavailable(answer), told])
+    told += f"; {answer.contradicted} unknown" if answer.contradicted else ""
+    damaged = see_check(bool(answer.damaged), ", ".join(answer.damaged))
+    return text([*lines, *unavailable(answer), told, *damaged])
 
 
 def _kinds(answer: KindsAnswer) -> str:
@@ -42,9 +44,11 @@ def _kinds(answer: KindsAnswer) -> str:
     told = f"{answer.cache}: {plural(answer.objects, 'object')} in use"
     if len(answer.kinds) < answer.found:
         told += f", {len(answer.kinds)} of {plural(answer.found, 'kind')} shown"
+    told += f", {answer.contradicted} unknown" if answer.contradicted else ""
     if answer.unreadable:
         told += f", the contents of {answer.unreadable} not in the target"
-    return text([*lines, *unavailable(answer), told])
+    damaged = see_check(answer.damaged, answer.cache)
+    return text([*lines, *unavailable(answer), told, *damaged])
 
 
 def owners(answer: OwnersAnswer) -> str:
