@@ -80,6 +80,16 @@ def _type(machine: Machine, finding: Finding) -> Optional[_Spot]:
     return None if page is None else _Spot("page_type", page + machine.page.word)
 
 
+def _free(machine: Machine, finding: Finding) -> Optional[_Spot]:
+    # The rule names the member, if it is not the word.
+    if finding.member is not None:
+        return _of_page(finding.member)(machine, finding)
+    page = _page(finding)
+    if page is not None and finding.expected is None and finding.found is None:
+        return _Spot(_compound_name(machine), page + machine.page.compound)
+    return _type(machine, finding)
+
+
 def _mark(machine: Machine, finding: Finding) -> Optional[_Spot]:
     of = _type if machine.layout.slab_flag is None else _flags
     return of(machine, finding)
@@ -104,9 +114,12 @@ def _compound(machine: Machine, finding: Finding) -> Optional[_Spot]:
     page = _page(finding)
     if page is None or finding.value_kind != "word":
         return None
+    return _Spot(_compound_name(machine), page + machine.page.compound)
+
+
+def _compound_name(machine: Machine) -> str:
     has_info = machine.structure("struct page").has("compound_info")
-    name = "compound_info" if has_info else "compound_head"
-    return _Spot(name, page + machine.page.compound)
+    return "compound_info" if has_info else "compound_head"
 
 
 def _order(machine: Machine, finding: Finding) -> Optional[_Spot]:
@@ -205,7 +218,7 @@ _SPOTS: Dict[str, Callable[[Machine, Finding], Optional[_Spot]]] = {
     "padding": _at_address,
     "track": _at_address,
     "shadow": _at_address,
-    "page-free-type": _type,
+    "page-free-type": _free,
     "page-free-flags": _flags_or_references,
     "page-free-order": _of_page("private"),
     "page-free-list": _of_page("lru"),

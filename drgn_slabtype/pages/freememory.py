@@ -138,6 +138,8 @@ class FreeMemory:
     max_order: int
     """Largest order there is a list for."""
     pageblock_order: int
+    cgroup: str = "memcg_data"
+    """What the member of ``struct page`` is called that :attr:`memcg` is."""
     """Blocks below this order always merge with their neighbour."""
 
 
@@ -182,6 +184,7 @@ class _Collector:
         # (in v5.11), the member mem_cgroup is named memcg_data.
         cgroup = [name for name in ("memcg_data", "mem_cgroup") if page.has(name)]
         self.memcg = page.offset(cgroup[0]) if cgroup else None
+        self.cgroup = cgroup[0] if cgroup else "memcg_data"
         self.link = machine.memory_map.vmemmap + machine.page.compound
         self.zones: List[Zone] = []
         self.lists: List[FreeList] = []
@@ -234,6 +237,7 @@ class _Collector:
             words={},
             max_order=max((len(zone.free) for zone in self.zones), default=11) - 1,
             pageblock_order=pageblock_order(self.machine),
+            cgroup=self.cgroup,
         )
         found.words.update(self._words(found))
         return found

@@ -83,11 +83,13 @@ class PageFindings:
         expected: Optional[str] = None,
         found: Optional[str] = None,
         measure: Optional[Measure] = None,
+        member: Optional[str] = None,
     ) -> Finding:
         """
         Return a finding about a page, with the next number.
 
         :param zone: Position of its zone; -1 for none.
+        :param member: That holds what is found; ``None`` if the code says which.
         """
         page = self.names.page(pfn)
         place: Optional[Zone] = self.free.zones[zone] if zone >= 0 else None
@@ -106,6 +108,7 @@ class PageFindings:
             moving=code in _UNDER_THE_LOCK and self.locked(zone),
             id=self.next_id,
             measure=measure,
+            member=member,
         )
 
     def locked(self, zone: int) -> bool:

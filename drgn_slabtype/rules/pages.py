@@ -189,7 +189,13 @@ def _left(
             int(free.zone[row]),
             expected=f"0x{should:0{digits}x}",
             found=told,
+            member=_member(free, name),
         )
+
+
+def _member(free: FreeMemory, name: str) -> Optional[str]:
+    # What is called so; the word of a page has its own rules.
+    return {"mapping": "mapping", "cgroup": free.cgroup}.get(name)
 
 
 def _inside(found: PageFindings) -> Iterator[Finding]:
@@ -218,7 +224,15 @@ def _inside(found: PageFindings) -> Iterator[Finding]:
             name, value = ("mapping", mapping) if mapping else ("cgroup", memcg)
             if name not in found.doubted:
                 what = f"lies {block} and has the {name} 0x{value:x}, which no free page has"
-                yield found.finding("page-free-type", pfn, what, zone, because, found=hex(value))
+                yield found.finding(
+                    "page-free-type",
+                    pfn,
+                    what,
+                    zone,
+                    because,
+                    found=hex(value),
+                    member=_member(free, name),
+                )
         else:
             what = f"lies {block} and is a tail of a compound page"
             yield found.finding("page-free-type", pfn, what, zone, because)

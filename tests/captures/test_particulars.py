@@ -15,7 +15,9 @@ from drgn_slabtype.answers.content import longest_text
 from drgn_slabtype.answers.objects import objects
 from drgn_slabtype.capture import open_capture
 from drgn_slabtype.check import check
+from drgn_slabtype.machine import machine
 from drgn_slabtype.pages.census import census
+from drgn_slabtype.pages.freememory import free_memory
 from drgn_slabtype.report import json as presented
 from drgn_slabtype.report import junit
 from drgn_slabtype.report.html.page import check as page
@@ -165,3 +167,18 @@ def test_object_that_a_freelist_leads_back_to_is_told_by_who_freed_it() -> None:
     assert "; freed by finish_task_switch" in clue.text
     # What the finding says of the object that leads there is told, too.
     assert finding.tracks[1].stack != clue.tracks[1].stack
+
+
+@pytest.mark.parametrize("tail", [0, 1])
+@pytest.mark.parametrize("member", ["mapping", "memcg_data"])
+def test_word_of_a_free_page_is_that_which_is_wrong(member: str, tail: int) -> None:
+    prog = open_capture(str(HERE / "debian-6.12-plain" / "capture.xz"))
+    of = machine(prog)
+    free = free_memory(of)
+    pfn = int(free.pfn[free.order > 0][0]) + tail
+    address = of.page.vmemmap + pfn * of.page.size
+    word = address + of.structure("struct page").offset(member)
+    overlay(prog, [Write(word, (0x1000).to_bytes(8, "little"))])
+    (finding,) = check(prog).findings
+    assert (finding.code, finding.page) == ("page-free-type", address)
+    assert (finding.word, finding.member, finding.found) == (word, member, "0x1000")
