@@ -259,7 +259,7 @@ answer = kinds(prog, {args.cache[0]!r}, most={args.most})
 for kind in answer.kinds:
     print(kind.count, [word.symbol for word in kind.words])
 print(answer.objects, "objects,", answer.unreadable, "not in the target")
-print(answer.contradicted, "unknown; something is wrong:", answer.damaged)
+print(answer.contradicted, "unknown; something is wrong with it:", answer.damaged)
 for told in answer.unavailable:
     print(told)
 """
@@ -279,7 +279,7 @@ try:
         print(stack.count, stack.cache, stack.caller, stack.stack)
     print(answer.tracked, "objects with a record, in", answer.caches, "caches;", end=" ")
     print(answer.untracked, "without one,", answer.overwritten, "with one that is overwritten")
-    print(answer.contradicted, "unknown; something is wrong with:", *answer.damaged)
+    print(answer.contradicted, "unknown; damaged caches:", len(answer.damaged), *answer.damaged)
     for told in answer.unavailable:
         print(told)
 """

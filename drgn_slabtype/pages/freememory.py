@@ -138,7 +138,7 @@ class FreeMemory:
     max_order: int
     """Largest order there is a list for."""
     pageblock_order: int
-    cgroup: str = "memcg_data"
+    cgroup: str = ""
     """What the member of ``struct page`` is called that :attr:`memcg` is."""
     """Blocks below this order always merge with their neighbour."""
 
@@ -171,20 +171,16 @@ class _Collector:
         self.encoding = layout.encoding
         flags = machine.enumerators("pageflags")
         names = [*_CHECKED_AT_FREE, *(["PG_slab"] if layout.slab_flag is not None else [])]
-        mask = 0
-        for name in names:
-            if name in flags:
-                mask |= 1 << flags[name]
-        self.checked = np.uint64(mask)
+        self.checked = np.uint64(sum(1 << flags[name] for name in names if name in flags))
         self.bits = zone_bits(machine)
         self.size = machine.page.size
         page = machine.structure("struct page")
         self.mapping = page.offset("mapping") if page.has("mapping") else None
         # Since Linux kernel commit 87944e2992bd ("mm: Introduce page memcg flags")
         # (in v5.11), the member mem_cgroup is named memcg_data.
-        cgroup = [name for name in ("memcg_data", "mem_cgroup") if page.has(name)]
-        self.memcg = page.offset(cgroup[0]) if cgroup else None
-        self.cgroup = cgroup[0] if cgroup else "memcg_data"
+        members = ("memcg_data", "mem_cgroup", "")
+        self.cgroup = next(name for name in members if not name or page.has(name))
+        self.memcg = page.offset(self.cgroup) if self.cgroup else None
         self.link = machine.memory_map.vmemmap + machine.page.compound
         self.zones: List[Zone] = []
         self.lists: List[FreeList] = []

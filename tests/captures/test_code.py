@@ -275,7 +275,8 @@ def test_code_about_call_traces_runs() -> None:
     told = stacks(prog, "kmalloc-64", "dent*", freed=True, most=3).stacks
     assert told
     printed = _run(command.drgn(args), prog)
-    *rows, last = printed.splitlines()
+    *rows, last, damage = printed.splitlines()
+    assert damage == "0 unknown; damaged caches: 0"
     assert rows == [f"{one.count} {one.cache} {one.caller} {one.stack}" for one in told]
     every = stacks(prog, "kmalloc-64", "dent*", freed=True)
     assert last == (
