@@ -79,16 +79,20 @@ def describe_in(slab: Located, addr: int) -> AddressInfo:
     machine = slab.machine
     judged, page = slab.judged, slab.page
     facts, slabs = judged.ledger.facts, judged.ledger.slabs
-    local = int(np.flatnonzero(slabs.page == np.uint64(page))[0])
+    known = np.flatnonzero(slabs.page == np.uint64(page))
+    local = int(known[0]) if len(known) else -1
     layout = slot(machine, slab.caches, slab.number)
-    base, count = int(slabs.base[local]), int(slabs.objects[local])
+    base, count = (int(slabs.base[local]), int(slabs.objects[local])) if len(known) else (0, 0)
     index = (addr + layout.before - base) // facts.stride
     where = f"{facts.name} slab 0x{page:x}"
     if not 0 <= index < count:
+        none = "but in none of its objects"
+        if not len(known):
+            none = "whose links say that it is a tail: of its objects nothing is known"
         return AddressInfo(
             addr,
             "slab",
-            f"in {where}, but in none of its objects",
+            f"in {where}, {none}",
             cache=facts.name,
             slab_cache=facts.address,
             slab=page,
@@ -207,8 +211,10 @@ def _struct_slab(slab: Located, addr: int, offset: int) -> AddressInfo:
     kind_of_list = owner = None
     if number >= 0:
         judged = slab.judged
-        local = int(np.flatnonzero(judged.ledger.slabs.page == np.uint64(slab.page))[0])
-        kind_of_list, owner = standing(judged.ledger, local)
+        # One whose links say that it is a tail is none of the whole reading's.
+        local = np.flatnonzero(judged.ledger.slabs.page == np.uint64(slab.page))
+        if len(local):
+            kind_of_list, owner = standing(judged.ledger, int(local[0]))
         # A reading of one slab does not follow a CPU's list.
         said = tuple(
             finding.message

@@ -277,9 +277,13 @@ class SlubAllocator:
         )
         heads = index["freelist"][rows]
         reader.enter(ledger, own, heads, index.structure.offset("freelist"))
-        ledger.suspects += damaged_member(self.caches.rows, *of, ledger, own, heads)
         if self.cpu_slabs is not None:
-            enter_cpu_freelists(self.cpu_slabs, reader, cache, rows, index, ledger, _PLACE)
+            theirs, first = enter_cpu_freelists(
+                self.cpu_slabs, reader, cache, rows, index, ledger, _PLACE
+            )
+            own, heads = Containers.join([own, theirs]), np.concatenate([heads, first])
+        # What free objects show comes before what two members say of each other.
+        ledger.suspects[:0] = damaged_member(self.caches.rows, *of, ledger, own, heads)
 
 
 def every_barn(machine: Machine) -> U64:

@@ -8,7 +8,7 @@ The free objects of a CPU's slab that are the CPU's own, ``kmem_cache_cpu.freeli
 
 from __future__ import annotations
 
-from typing import Mapping
+from typing import Mapping, Tuple
 
 import numpy as np
 
@@ -29,17 +29,15 @@ def enter_cpu_freelists(
     index: SlabIndex,
     ledger: Ledger,
     places: Mapping[str, int],
-) -> None:
+) -> Tuple[Containers, U64]:
     """
-    Enter the freelists that CPUs have of one cache.
+    Enter the freelists that CPUs have of one cache, and return them and what they begin with.
 
     :param rows: Rows of the index that are the rows of ``ledger.slabs``.
     :param places: Numbers of places, by name.
     """
     mine = cpus.rows_of(cache.number)
     mine = mine[cpus.freelist[mine] != 0]
-    if not len(mine):
-        return
     home = local_rows(rows, cpus.slab_row[mine])
     theirs = Containers.build(
         len(mine),
@@ -55,13 +53,15 @@ def enter_cpu_freelists(
     for box in np.flatnonzero(homeless).tolist():
         ledger.suspects.append(_homeless(cache, theirs, box, cpus.freelist[mine], index))
     at, first = cpus.rows.structure.offset("freelist"), len(ledger.claims)
-    reader.enter(ledger, theirs.take(home >= 0), cpus.freelist[mine][home >= 0], at)
+    theirs, heads = theirs.take(home >= 0), cpus.freelist[mine][home >= 0]
+    reader.enter(ledger, theirs, heads, at)
     if not index.machine.structure("struct kmem_cache_cpu").has("lock"):
         # deactivate_slab() gives all back, one by one, from the first on, which leads to what
         # is free already, before the CPU has none. Since Linux 5.15, in which CPUs have a lock
         # for their slabs, they have none by then.
         claims = ledger.claims
         claims.passing[first:] |= claims.position[first:] <= 1
+    return theirs, heads
 
 
 def _homeless(

@@ -39,7 +39,7 @@ def damaged_member(
     Yield ``offset`` or ``random`` of a cache if it keeps all its freelists from being followed.
 
     :param caches: ``struct kmem_cache`` each.
-    :param boxes: Freelists as they were followed, one of each slab.
+    :param boxes: Freelists as they were followed, those of slabs and of CPUs.
     :param heads: What they begin with; 0 for none.
     """
     some = (heads != 0).nonzero()[0]
@@ -51,7 +51,8 @@ def damaged_member(
     # In the clear, what stands elsewhere is often zero, which ends a list.
     state = boxes.state[some]
     broken = (state == Walk.POINTER) | (state == Walk.CYCLE)
-    broken |= boxes.walked[some] != boxes.counted[some]
+    # CPUs do not count theirs.
+    broken |= (boxes.walked[some] != boxes.counted[some]) & (boxes.counted[some] >= 0)
     if not broken.all():
         return
     some, slabs = some[:_MOST], boxes.slab[some[:_MOST]]
