@@ -26,7 +26,7 @@ from typing import (
 
 import numpy as np
 
-from ..distinct import distinct
+from ..distinct import among, distinct
 from ..index import KnownBy, SlabIndex, slabs_at
 from ..ledger import I64, U64, Bools, Break, Counter, Ledger, ListKind, Memberships
 from ..machine import Machine
@@ -39,6 +39,7 @@ from .lists import ListHead, SlabLists, Walked
 from .locks import lock_suspects
 from .members import per_node_offset
 from .neighbours import Stand, find_stand, leads_back
+from .offgrid import inside_objects
 from .pointers import wild_pointer, wild_pointers
 
 Sum = Callable[[int], int]
@@ -238,9 +239,25 @@ def read_nodes(machine: Machine, caches: Caches, every: bool = False) -> Nodes:
     some = (pointers != 0) | _gone(caches, pointers)
     cache, nid, pointers = _chosen(caches, pointers, some, every)
     rows = machine.rows("struct kmem_cache_node", pointers)
-    wild = wild_pointers(machine, pointers, 4, rows.ok)
+    wild = wild_pointers(machine, pointers, machine.memory.word_size, rows.ok)
+    wild |= among(pointers, _all_pointers(machine, caches)[1])
+    rows.ok[wild] = False  # what is read there is no node
+    rows.raw[wild] = 0
     locks = lock_states(machine, rows, "list_lock")
     return Nodes(cache, nid, rows, locks.held, wild, locks)
+
+
+def own_nodes(machine: Machine, caches: Caches) -> U64:
+    """Return the address of every ``struct kmem_cache_node``, as far as pointers lead to one."""
+    return _all_pointers(machine, caches)[0]
+
+
+def _all_pointers(machine: Machine, caches: Caches) -> Tuple[U64, U64]:
+    # Of all caches: those that can lead to a node, and those that lead into the middle of it.
+    every = node_pointers(machine, caches, "node", every=True)[2]
+    inside = inside_objects(machine, caches, every)
+    aligned = every % np.uint64(machine.memory.word_size) == 0
+    return every[aligned & ~inside], every[inside]
 
 
 def lists_by_cache(walks: Iterable[Walked]) -> Dict[int, List[Walked]]:

@@ -24,6 +24,7 @@ _FEWEST_CPUS = 3  # that have not been damaged each by itself
 _MANY = 4  # roots that are not damaged one by one so near each other
 _CACHE_BYTES = 256  # of struct kmem_cache that are not of its nodes
 _NODE_BYTES = 128  # of a structure of a node, but for what debugging adds
+_NODE_WORDS = range(0, _NODE_BYTES, 4)
 _HEAD = 32  # bytes that an array begins with before its entries
 _TAILS = 8  # pages of the largest slabs that there usually are
 _LINKS = ("list-links", "list-broken")
@@ -379,6 +380,8 @@ def _of_nodes(findings: Sequence[Finding]) -> Iterator[Tuple[int, int]]:
     nodes: Dict[Tuple[str, int], Tuple[int, int]] = {}
     leads: Dict[int, int] = {}
     some = [one for one in findings if one.because is None and one.word is not None]
+    # What is read in a structure of the allocator's that a place calls free.
+    live = {one.object: one.id for one in findings if one.code == "claim-live"}
     for one in some:
         if one.code == "container-state" and isinstance(one.found, int):
             leads.setdefault(one.found, one.id)
@@ -388,6 +391,9 @@ def _of_nodes(findings: Sequence[Finding]) -> Iterator[Tuple[int, int]]:
             into, first = nodes.setdefault((one.cache, one.node), (one.id, at))
             if into != one.id and abs(at - first) < _NODE_BYTES and one.slab is None:
                 yield into, one.id
+            freed = next((live[at - back] for back in _NODE_WORDS if at - back in live), one.id)
+            if freed != one.id:
+                yield freed, one.id
         before = (leads.get(at - back) for back in range(0, _HEAD, 4))
         into = next((root for root in before if root is not None), one.id)
         if one.code == "container-state" and into != one.id:

@@ -40,7 +40,7 @@ from ..destroyed import note_destroyed
 from ..lists import Walked, find_emptied
 from ..live import LIVE, LiveObjects
 from ..members import at_member
-from ..nodes import lists_by_cache, memberships, node_pointers, read_nodes
+from ..nodes import lists_by_cache, memberships, node_pointers, own_nodes, read_nodes
 from ..quarantine import QUARANTINE, read_quarantine
 from ..sequences import Orders
 from ..shadowed import shadow_zones
@@ -173,7 +173,7 @@ class SlubAllocator:
             adopt_misnamed(index, self.caches, self.ownership, short)
 
     def _own_structures(self, index: SlabIndex) -> List[U64]:
-        own = [self.caches.addresses, node_pointers(self.machine, self.caches, "node", True)[2]]
+        own = [self.caches.addresses, own_nodes(self.machine, self.caches)]
         if self.caches.rows.structure.has("random_seq"):
             orders = self.caches.rows["random_seq"]
             own.append(orders[orders % np.uint64(self.machine.memory.word_size) == 0])

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from itertools import islice
-from typing import Any, Iterator
+from typing import Any, Dict, Iterator
 
 from .. import both
 from ..changes import GARBAGE, entry, move, put
@@ -90,7 +90,10 @@ recipe(
     put("flags", lambda s: s.kept("flags") | 3 << (64 - s.machine.nodes_shift)),
     Root("slab-node-wrong", node=None, also=NODE | {"claim-node", "page-zone-wrong"}),
 )
-for _kind, _node in (("wild", GARBAGE), ("null", 0)):
+_NODES: Dict[str, Any] = {"wild": GARBAGE, "null": 0}
+# Between two words, and between where two nodes begin.
+_NODES.update({"odd": lambda cache: cache.nodes[0] + 1, "inside": lambda c: c.nodes[0] + 8})
+for _kind, _node in _NODES.items():
     recipe(
         f"node-pointer-{_kind}",
         lambda machine: machine.cache("dentry"),

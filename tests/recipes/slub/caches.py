@@ -83,7 +83,10 @@ def _shuffled(cache: Cache) -> bool:
 _SHUFFLED = _only("random order", _shuffled)
 recipe("random-seq-of-cache-misaligned", _SHUFFLED, add("random_seq", 2), _WRONG)
 _STATE = Root("container-state", found=NOW)
-for _kind, _node in (("wild", GARBAGE), ("null", 0)):
+_NODES: Dict[str, Any] = {"wild": GARBAGE, "null": 0}
+# Between two words, and between where two nodes begin.
+_NODES.update({"odd": lambda cache: cache.nodes[0] + 1, "inside": lambda c: c.nodes[0] + 8})
+for _kind, _node in _NODES.items():
     recipe(
         f"node-pointer-{_kind}",
         CACHE,
