@@ -317,6 +317,8 @@ class _Collector:
     def _mapped(self, folios: Folios, typed: npt.NDArray[np.intp]) -> Strays:
         heads = folios.heads_of(typed)
         heads = heads[~folios.hugetlb(heads)]
+        # The counts are in the second page, which a page that a stray tail leads to has not.
+        heads = heads[folios.flags[heads] >> np.uint64(folios.layout.head_flag) & np.uint64(1) != 0]
         return self._strays(folios, heads[whole_mapcounts(folios, heads)])
 
     def _large(self, folios: Folios, rows: npt.NDArray[np.intp]) -> None:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Iterator, Literal, Tuple
+from typing import Iterator, List, Literal, Tuple
 
 import numpy as np
 import pytest
@@ -107,6 +107,28 @@ def test_where_many_tails_differ_nobody_is_accused(path: Path) -> None:
     pages = [page for page, number, _ in _tails(prog) if number > 2]
     overlay(prog, [Spot(prog, page + offset).write(7) for page in pages])
     assert not [one for one in check(prog).findings if one.code == "page-tail-word"]
+
+
+@eras
+def test_single_page_that_a_stray_tail_leads_to(path: Path) -> None:
+    """What is in the page behind that is no count of mappings of its own."""
+    prog = open_capture(str(path))
+    at = machine(prog).page.compound
+    for page in _pairs(prog)[:8]:
+        prog = open_capture(str(path))
+        overlay(prog, [Spot(prog, page + 64 + at).write(page | 1)])
+        assert "page-type-mapped" not in {one.code for one in check(prog).findings}
+
+
+def _pairs(prog: Program) -> List[int]:
+    # The first of two slabs of one page each that follow one another.
+    found: List[int] = []
+    for block in page_blocks(machine(prog)):
+        folios = Folios(machine(prog), block)
+        single = folios.slab() & (folios.flags >> np.uint64(folios.layout.head_flag) & 1 == 0)
+        rows = np.flatnonzero(single[:-1] & single[1:])
+        found += (np.uint64(block.address) + rows.astype(np.uint64) * np.uint64(64)).tolist()
+    return found
 
 
 def _order(prog: Program) -> Literal["little", "big"]:
