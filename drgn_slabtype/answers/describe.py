@@ -183,8 +183,10 @@ def _contradictions(judged: Judged, slab: int, found: Optional[SlabObject]) -> T
             messages.append(finding.message)
         if finding.slab != slab or finding.rule in ("note", "unavailable"):
             continue
-        other = finding.object is not None and (found is None or finding.object != found.address)
-        if not other:
+        # A place may record what is no object, but lies in one.
+        beside = 0 if found is None else (finding.object or 0) - found.address
+        inside = found is not None and 0 <= beside < max(judged.ledger.facts.stride, 1)
+        if finding.object is None or inside:
             messages.append(finding.message)
     unknown = found is not None and found.state == ObjectState.UNKNOWN.spelled
     changing = any(finding.slab == slab for finding in judged.changing)

@@ -28,7 +28,7 @@ from .extent import stretches
 from .guardedobject import with_guarded
 from .lookup import Located, Lookup, lookup
 from .objectbytes import LEFT_OUT, LINE, damaged_parts, lines, parts, words
-from .own import own_structure, with_own
+from .own import named_by_sheaf, own_structure, with_own
 from .slots import slot
 from .what import meanings
 
@@ -191,11 +191,13 @@ def _with_findings(reading: Lookup, info: AddressInfo) -> AddressInfo:
         about = range(info.slab, info.slab + reading.machine.page.size)
     elif info.kind == "per-CPU" and info.slab_cache is not None:
         number = reading.number(info.slab_cache)
-    elif info.holds is not None and info.object is not None:
-        own = own_structure(reading.machine, reading.caches, info.object)
+    elif info.kind == "slab object" and info.object is not None:
+        # A sheaf that its place does not lead to any more says itself of which cache it is.
+        kernel, caches = reading.machine, reading.caches
+        own = None if info.holds is None else own_structure(kernel, caches, info.object)
         size = reading.caches.rows["object_size"][reading.number(info.slab_cache or 0)]
         about = range(info.object, info.object + int(size))
-        number = -1 if own is None else own.number
+        number = named_by_sheaf(kernel, caches, info.object) if own is None else own.number
     if number < 0:
         return info
     width = reading.machine.memory.word_size

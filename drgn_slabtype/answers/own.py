@@ -85,12 +85,7 @@ def _structures(machine: Machine, caches: Caches) -> Iterator[_Named]:
 
 
 def _sheaf(machine: Machine, caches: Caches, object: int) -> Optional[Own]:
-    # A sheaf names its cache.
-    if not caches.rows.structure.has("cpu_sheaves"):
-        return None
-    width = machine.structure("struct slab_sheaf").offset("objects")
-    told = machine.rows("struct slab_sheaf", np.array([object], np.uint64), width)["cache"]
-    number = int(same_cache(told, caches)[0])
+    number = named_by_sheaf(machine, caches, object)
     if number < 0:
         return None
     one = caches.choose([number])
@@ -98,3 +93,12 @@ def _sheaf(machine: Machine, caches: Caches, object: int) -> Optional[Own]:
     found = [] if sheaves is None else sheaves.by_cache.get(number, [])
     names = (sheaf.name for sheaf in found if sheaf.address == object)
     return next((Own(number, name) for name in names), None)
+
+
+def named_by_sheaf(machine: Machine, caches: Caches, object: int) -> int:
+    """Return the position of the cache that an object names, as a sheaf does; -1 for none."""
+    if not caches.rows.structure.has("cpu_sheaves"):
+        return -1
+    width = machine.structure("struct slab_sheaf").offset("objects")
+    told = machine.rows("struct slab_sheaf", np.array([object], np.uint64), width)["cache"]
+    return int(same_cache(told, caches)[0])

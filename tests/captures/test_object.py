@@ -333,3 +333,24 @@ def test_what_is_left_of_a_destroyed_cache_says_so() -> None:
     (finding,) = check(prog).findings
     left = slab_object(prog, 0xFFFF888000B2C068)
     assert (left.state, left.contradictions) == ("in use", (finding.message,))
+
+
+@pytest.mark.parametrize(
+    ("patch", "asked", "code"),
+    [
+        # The link of a full sheaf in a barn; an entry of a sheaf that leads into an object.
+        ((0xFFFF8DF34194EF88, 0xFFFF8DF341047E09), 0xFFFF8DF34194EF88, "list-broken"),
+        ((0xFFFF8DF341064480, 0xFFFF8DF34340CB41), 0xFFFF8DF34340CB41, "claim-foreign"),
+    ],
+)
+def test_damage_of_sheaves_is_told_of_the_objects_it_is_in(
+    patch: Tuple[int, int], asked: int, code: str
+) -> None:
+    prog = open_capture(str(HERE / "debian-7-kfence" / "capture.xz"))
+    assert slab_object(prog, asked, everywhere=True).contradictions == ()
+    prog = open_capture(str(HERE / "debian-7-kfence" / "capture.xz"))
+    at, word = patch
+    overlay(prog, [Write(at, word.to_bytes(8, "little"))])
+    (told,) = [one for one in check(prog).findings if one.because is None]
+    assert told.code == code
+    assert told.message in slab_object(prog, asked, everywhere=True).contradictions
