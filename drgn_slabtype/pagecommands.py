@@ -223,7 +223,7 @@ PAGE_COMMANDS = (
             ),
         ),
         drgn=_page_code,
-        status=lambda info: 1 if info.slab is not None and info.slab.findings else 0,
+        status=lambda info: 1 if info.findings or (info.slab and info.slab.findings) else 0,
     ),
 )
 """Rows of the table of commands."""

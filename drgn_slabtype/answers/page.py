@@ -27,7 +27,7 @@ from ..machine.symbols import symbol_at
 from ..machine.translation import physical_address
 from ..pages.dump import dump_page, flag_words, section_number
 from ..pages.flagnames import flag_names
-from ..pages.folios import Folios
+from ..pages.folios import UNTYPED, Folios
 from ..pages.kinds import MEANINGS, TAIL, KindFinder
 from ..pages.kpageflags import stable_page_flags
 from ..pages.mapcount import block_counts
@@ -39,10 +39,12 @@ from ..pages.survey import survey
 from ..pages.zones import zone_bits, zone_names
 from ..records import Record
 from ..shapes import HIDDEN, Address, Hex, Word
+from ..strays import judge_machine
 from .describe import describe
 from .lookup import lookup
 from .memcg import page_memcg, slab_memcg
 from .names import known_as
+from .proven import shelf
 from .states import ObjectState
 
 _SYMBOLS = {
@@ -137,6 +139,8 @@ class PageInfo(Record):
     """Who allocated it and freed it last, if the kernel keeps that."""
     owner_missing: Optional[str] = None
     """Why that is not known, although the kernel keeps it."""
+    findings: Tuple[str, ...] = ()
+    """What the check says of this page; of a slab, ``slab`` has it."""
 
 
 def page_info(prog: Program, which: IntegerLike) -> PageInfo:
@@ -256,7 +260,35 @@ def _info(machine: Machine, pfn: int, page: Object) -> PageInfo:
         memcg=_memcg(machine, folios, head, slab),
         owner=owner if isinstance(owner, PageOwner) else None,
         owner_missing=owner if isinstance(owner, str) else None,
+        findings=_findings(machine, folios, row, block is not None) if slab is None else (),
     )
+
+
+def _findings(machine: Machine, folios: Folios, row: int, free: bool) -> Tuple[str, ...]:
+    # The memory map is looked through only if the page is not as nearly all are.
+    if machine.is_live or not _is_odd(machine, folios, row, free):
+        return ()
+    page = machine.page.vmemmap + int(folios.pfns[row]) * machine.page.size
+    return tuple(
+        finding.message
+        for finding in judge_machine(lookup(machine).whole)
+        if finding.page == page and shelf(finding) == "findings"
+    )
+
+
+def _is_odd(machine: Machine, folios: Folios, row: int, free: bool) -> bool:
+    encoding, word = machine.layout.encoding, int(folios.words[row])
+    count = int(folios.column(folios.where.refcount, 4)[row])
+    buddy = encoding.is_type(word, "buddy")
+    if not free:
+        typed = encoding.types_of(word) and block_counts(folios)[row]
+        return bool(count >> 31 or buddy or typed or (folios.tails[row] and count))
+    fields = machine.structure("struct page")
+    members = [name for name in ("mapping", "memcg_data", "mem_cgroup") if fields.has(name)]
+    held = any(int(fields.column(folios.raw[row][None, :], name)[0]) for name in members)
+    odd = word not in (int(UNTYPED), encoding.set(int(UNTYPED), "buddy"))
+    flags = flag_words(machine, int(folios.flags[row]))
+    return bool(held or odd or count or folios.tails[row] or flags)
 
 
 def _kind(machine: Machine, folios: Folios, head: int, free: bool) -> str:

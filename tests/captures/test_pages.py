@@ -15,6 +15,7 @@ from lab import pagewords
 from drgn_slabtype.answers.page import page_info
 from drgn_slabtype.capture import is_capture, open_capture
 from drgn_slabtype.check import check
+from drgn_slabtype.commands import COMMANDS
 from drgn_slabtype.demo import captures
 from drgn_slabtype.errors import TargetError
 from drgn_slabtype.findings import Report
@@ -339,3 +340,28 @@ def test_healthy_memory_has_no_finding(machine: Machine) -> None:
 def test_program_is_not_changed_by_asking(machine: Machine) -> None:
     before: Program = open_capture(str(machine.path))
     assert census(before).rows == census(machine.prog).rows
+
+
+@pytest.mark.parametrize("tail", [0, 1])
+@pytest.mark.parametrize(
+    ("member", "data"),
+    [("mapping", "0010"), ("_refcount", "0300"), ("_mapcount", "1200"), ("memcg_data", "0800")],
+)
+def test_what_is_wrong_with_a_free_page_is_told_of_the_page(
+    member: str, data: str, tail: int
+) -> None:
+    path = HERE / "debian-6.12-plain" / "capture.xz"
+    of = machine_of(open_capture(str(path)))
+    free = free_memory(of)
+    pfn = int(free.pfn[free.order > 0][0]) + tail
+    assert page_info(of.prog, pfn).findings == ()
+    prog = open_capture(str(path))
+    at = of.page.vmemmap + pfn * of.page.size + of.structure("struct page").offset(member)
+    overlay(prog, [Write(at, bytes.fromhex(data))])
+    said = [one.message for one in check(prog).findings if one.page == at & ~63]
+    assert said
+    info = page_info(prog, pfn)
+    assert list(info.findings) == said
+    command = next(one for one in COMMANDS if one.name == "page")
+    assert command.status(info) == 1
+    assert said[0][:40] in as_text.page(info)

@@ -188,5 +188,6 @@ PAGE = View(
     Column("owner", "owner owner_missing", _owner),
     Column("free block", "buddy", _block),
     Column("", "slab", lambda info: info.slab and list(SLAB.facts(info.slab))),
+    Column("finding", "findings"),
     quiet="pfn dump",
 )
