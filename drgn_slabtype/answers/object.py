@@ -89,6 +89,8 @@ def _asked(reading: Lookup, address: int, contents: int, neighbours: int) -> Add
         return info
     # Telling what it is has read its slab already: no more than that is read again.
     info = with_own(reading, info)
+    if not neighbours:
+        info = replace(info, previous=None, next=None)
     slab = reading.at(address) if contents or neighbours != 1 else None
     if slab is not None and slab.number >= 0:
         if contents:

@@ -77,7 +77,8 @@ def test_more_neighbours_are_those_of_the_slab(prog: Program) -> None:
     at = own.index(some)
     info = slab_object(prog, some.address, neighbours=3)
     assert list(info.neighbours) == own[max(at - 3, 0) : at] + own[at + 1 : at + 4]
-    assert slab_object(prog, some.address, neighbours=0).neighbours == ()
+    none = slab_object(prog, some.address, neighbours=0)
+    assert (none.neighbours, none.previous, none.next) == ((), None, None)
 
 
 def test_sound_objects_are_recorded_by_no_other_cache(prog: Program) -> None:
