@@ -181,13 +181,13 @@ def _of_nodes(reading: Reading, places: U64) -> Iterator[Copy]:
             copy, source = source, copy
         at = [int(rows.addresses[row]) for row in (copy, source)]
         names = [caches.names[nodes.cache[row]] for row in (copy, source)]
-        yield Copy(
-            [range(start, start + size) for start in at],
-            range(0),
-            names,
+        told = (
             f"struct kmem_cache_node 0x{at[0]:x} of {names[0]} is a copy of 0x{at[1]:x} of "
-            f"{names[1]}",
+            f"{names[1]}"
         )
+        if at[0] == at[1]:
+            told = f"{names[0]} and {names[1]} have one struct kmem_cache_node, 0x{at[0]:x}"
+        yield Copy([range(start, start + size) for start in at], range(0), names, told)
 
 
 def _leads_back(machine: Machine, head: int, first: int) -> bool:

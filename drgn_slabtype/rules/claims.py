@@ -13,6 +13,7 @@ from ..codes import ADDRESS
 from ..findings import Finding
 from ..ledger import I64, Ledger, State, Walk, all_differ
 from ..records import plural
+from .counts import miscounted
 
 
 def judge_claims(ledger: Ledger) -> Iterator[Finding]:
@@ -178,6 +179,10 @@ def _judge_doubles(ledger: Ledger) -> Iterator[Finding]:
     order = np.argsort(keys, kind="stable")
     known, keys = known[order], keys[order]
     again = (keys[1:] == keys[:-1]).nonzero()[0]
+    # Who moves objects between a slab and a CPU keeps the slab's count and freelist together.
+    firm = np.zeros(len(slabs), np.bool_)
+    firm[ledger.containers.slab[miscounted(ledger)]] = True
+    firm &= ~slabs.busy
     for at in again[_in_order(ledger, known[again], known[again + 1])].tolist():
         first, second = int(known[at]), int(known[at + 1])
         owners = [int(claims.container[claim]) for claim in (first, second)]
@@ -202,7 +207,7 @@ def _judge_doubles(ledger: Ledger) -> Iterator[Finding]:
             place=places[1],
             expected=places[0],
             found=places[1],
-            moving=bool(passes.any()) and not live and not apart,
+            moving=bool(passes.any()) and not (live or apart or firm[slab]),
             activity=next(iter(work), None),
         )
 

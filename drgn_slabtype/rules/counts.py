@@ -8,7 +8,7 @@ from typing import Iterator
 import numpy as np
 
 from ..findings import Finding
-from ..ledger import Ledger, Walk
+from ..ledger import I64, Ledger, Walk
 from ..records import plural
 
 _NO_COUNT = 1 << 47  # beyond all counts; addresses and text are
@@ -48,13 +48,8 @@ def _judge_slabs(ledger: Ledger) -> Iterator[Finding]:
             expected=int(slabs.objects[slab]),
             found=int(slabs.counted[slab]),
         )
-    own_place = ~np.array([place.counted for place in ledger.places], np.bool_)
-    own = own_place[boxes.place] & (boxes.state == Walk.WHOLE) & (boxes.counted >= 0)
-    own = own.nonzero()[0]
-    slab = boxes.slab[own]
-    judged = ~slabs.excused[slab] & ~out_of_range[slab]
-    wrong = judged & (boxes.walked[own] != boxes.counted[own])
-    for box in own[wrong].tolist():
+    wrong = miscounted(ledger)
+    for box in wrong[~out_of_range[boxes.slab[wrong]]].tolist():
         row = int(boxes.slab[box])
         walked, counted = int(boxes.walked[box]), int(slabs.counted[row])
         place = ledger.places[boxes.place[box]].name
@@ -70,6 +65,16 @@ def _judge_slabs(ledger: Ledger) -> Iterator[Finding]:
             found=counted,
             moving=bool(slabs.busy[row]),
         )
+
+
+def miscounted(ledger: Ledger) -> I64:
+    """Return the freelists of slabs that do not have as many objects as their slab counts."""
+    slabs, boxes = ledger.slabs, ledger.containers
+    own_place = ~np.array([place.counted for place in ledger.places], np.bool_)
+    own = own_place[boxes.place] & (boxes.state == Walk.WHOLE) & (boxes.counted >= 0)
+    own = own.nonzero()[0]
+    wrong = ~slabs.excused[boxes.slab[own]] & (boxes.walked[own] != boxes.counted[own])
+    return own[wrong]
 
 
 def _judge_nodes(ledger: Ledger) -> Iterator[Finding]:

@@ -115,3 +115,15 @@ def test_a_page_of_the_memory_map_that_is_a_copy_is_one_root(name: str) -> None:
     told = f"struct pages from {copy:#x} on are a copy of those from {source:#x} on"
     assert sum(told in one.message for one in roots) == 1
     assert [one.page for one in roots if told not in one.message] == [other.page]
+
+
+@pytest.mark.parametrize("name", ["debian-5.10-plain", "slab-6.1-rfc3-plain"])
+def test_one_node_of_two_caches_is_no_copy(name: str) -> None:
+    path = str(_HERE / name / "capture.xz")
+    before, prog = open_capture(path), open_capture(path)
+    caches = {cache.name: cache for cache in suite_of(before).open(before).caches}
+    ours, theirs = caches["skbuff_head_cache"], caches["kmalloc-256"]
+    overlay(prog, [ours.node_pointer().write(theirs.nodes[0])])
+    roots = [one for one in check(prog).findings if one.because is None]
+    assert roots
+    assert not any("copy" in one.message for one in roots)

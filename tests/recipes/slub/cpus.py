@@ -61,6 +61,17 @@ recipe(
     put(_pointer(-1), lambda cpu: cpu.slab.free[0]),
     Root("claim-twice", cpu=None, also=TWICE),
 )
+# Few enough to be in both for a moment, were it not for the slab's count.
+recipe(
+    "object-of-slab-freelist-freed-to-cpu",
+    first(
+        "CPU slab with one object, and others freed by other CPUs",
+        lambda m: (f for f in m.cpu_slabs if len(f.entries) == 1 and f.slab.free),
+    ),
+    put(lambda f: f.cache.pointer(f.slab.free[-1]), lambda f: f.entries[0])
+    + put("freelist", lambda f: f.slab.free[-1]),
+    Root("claim-twice", cpu=None, also=TWICE | {"count-mismatch"}),
+)
 
 # The pointer to the slab.
 
