@@ -103,7 +103,11 @@ class Caches(NamedTuple):
     @property
     def destroyed(self) -> Bools:
         """Which were taken off the list of caches, and left slabs behind."""
-        return self.unlisted & _deleted(self.rows)
+        found = self.unlisted & _deleted(self.rows)
+        if self.lost is not None:
+            # To one that is taken off, its neighbours lead no more when its links are poison.
+            found &= self.addresses != np.uint64(self.lost.at)
+        return found
 
     @property
     def given_up(self) -> Bools:

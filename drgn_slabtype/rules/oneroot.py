@@ -98,7 +98,7 @@ def one_root(
         *_of_neighbours(here, page_bytes),
     ):
         _bind(follows, into, one)
-    for into, one in _of_missing_slabs(here, follows):
+    for into, one in (*_of_missing_slabs(here, follows), *_of_zones(here)):
         _bind(follows, into, one)
     roots = {one.id: _root(follows, one.because or one.id) for one in still}
     for into, one in of_copies(still, roots, copies):
@@ -425,6 +425,15 @@ def _of_missing_slabs(
             yield min(some), one.id
 
 
+def _of_zones(findings: Sequence[Finding]) -> Iterator[Tuple[int, int]]:
+    # A free block whose page says that it is of another zone is missing in its own.
+    pages = {one.expected: one for one in findings if one.code == "page-zone-wrong"}
+    for one in findings:
+        own = pages.get(f"{one.place} of node {one.node}")
+        if own is not None and one.code == "page-free-count" and 0 < surplus(one) <= own.pages:
+            yield own.id, one.id
+
+
 def _of_neighbours(findings: Sequence[Finding], page_bytes: int) -> Iterator[Tuple[int, int]]:
     # Struct pages side by side that others than their owners have written to.
     runs: List[Tuple[int, int, int]] = []
@@ -452,12 +461,20 @@ def _around_structures(
             root = _root(follows, one.because or one.id)
             words.setdefault(at // _STRETCH_BYTES, []).append((at, root))
     for one in findings:
-        if one.code == "slab-vector-wrong" and one.because is None and isinstance(one.found, int):
-            # A vector that lies where many structures were run over.
+        if one.code in _OF_ONE and one.because is None and isinstance(one.found, int):
+            # A vector, or an order of objects, that lies where many structures were run over.
             near = words.get(one.found // _STRETCH_BYTES, [])
             if len(near) >= _MANY and not one.moving:
                 yield near[0][1], one.id
-        if one.rule != "content" or one.because is not None or one.word is None or one.moving:
+        if one.because is not None or one.word is None or one.moving:
+            continue
+        if one.code == "freelist-pointer" and one.id not in follows:
+            # A free object between structures of the allocator's that were run over.
+            near = words.get(one.word // _STRETCH_BYTES, [])
+            around = {root for at, root in near if abs(at - one.word) <= _NODE_BYTES} - {one.id}
+            if len(near) >= _MANY and around:
+                yield min(around), one.id
+        if one.rule != "content":
             continue
         end = max((part.address + part.size for part in one.ranges), default=one.word)
         for at, root in words.get(one.word // _STRETCH_BYTES, ()):

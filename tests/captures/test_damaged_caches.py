@@ -20,6 +20,7 @@ from drgn_slabtype.check import check
 from drgn_slabtype.machine import machine
 from drgn_slabtype.pages.survey import survey
 
+from ..recipes.changes import LIST_POISON
 from ..recipes.changes import member as member_at
 from ..recipes.overlay import Write, overlay
 from ..recipes.slab.machine import Machine as Slab
@@ -222,3 +223,27 @@ def test_a_damaged_object_of_the_only_freelist_is_the_root(kernel: str, steps: i
     report = check(prog)
     (root,) = (finding for finding in report.findings if finding.because is None)
     assert (root.code, root.cache, root.object) == ("freelist-pointer", cache.name, victim)
+
+
+def test_a_limit_that_no_array_can_have_is_not_work_in_progress() -> None:
+    prog = _open("slab-6.1-rfc3-plain")
+    cache = next(cache for cache in Slab(prog).caches if not cache.lived_in)
+    spot = cache.spot("limit")
+    overlay(prog, [Write(spot.address, b"usb ")])
+    (root,) = (finding for finding in check(prog).findings if finding.because is None)
+    assert (root.code, root.cache, root.member) == ("container-state", cache.name, "limit")
+    assert root.found == int.from_bytes(b"usb ", "little")
+
+
+@pytest.mark.parametrize("kernel", ["slab-6.1-rfc3-plain", "debian-7-plain"])
+def test_a_cache_to_which_its_neighbours_lead_was_not_destroyed(kernel: str) -> None:
+    prog = _open(kernel)
+    machine = Slab(prog) if kernel.startswith("slab") else Slub(prog)
+    caches = [cache for cache in machine.caches if not cache.lived_in]
+    cache = next(cache for cache in caches if len(machine.slabs_of(cache)) > 3)
+    link = cache.spot("list").address
+    overlay(prog, [Write(link, b"".join(word.to_bytes(8, "little") for word in LIST_POISON))])
+    found = check(prog).findings
+    (root,) = (finding for finding in found if finding.because is None)
+    assert (root.code, root.word) == ("cache-list", link)
+    assert "cache-destroyed" not in {finding.code for finding in found}

@@ -316,3 +316,30 @@ def test_vectors_where_structures_were_run_over_are_one_damage() -> None:
     assert _roots([*heads, vector])[5] == 1
     assert _roots([*heads[:3], vector])[5] is None
     assert _roots([*heads, replace(vector, found=LINEAR + 0x1901)])[5] is None
+
+
+def test_free_block_of_another_zone_is_the_one_that_is_missing() -> None:
+    count = Finding("page-free-count", "count", id=1, node=0, place="zone DMA", expected=2, found=1)
+    zone = Finding("page-zone-wrong", "zone", id=2, page=MAP, expected="zone DMA of node 0")
+    assert _roots([count, zone]) == {1: 2, 2: None}
+    for other in (
+        replace(count, found=3),
+        replace(count, expected=3),
+        replace(count, place="zone Normal"),
+    ):
+        assert _roots([other, zone]) == {1: None, 2: None}
+
+
+def test_what_lies_between_structures_that_were_run_over_is_one_damage_with_them() -> None:
+    nodes = [
+        Finding("container-state", "node", id=at, cache=f"c{at}", node=0, word=LINEAR + 256 * at)
+        for at in range(1, 5)
+    ]
+    together: Dict[int, Optional[int]] = {1: None, 2: 1, 3: 1, 4: 1}
+    free = Finding("freelist-pointer", "free", id=5, slab=MAP, word=LINEAR + 256 * 2 + 64)
+    assert _roots([*nodes, free]) == {**together, 5: 1}
+    assert _roots([*nodes, replace(free, word=LINEAR + 0x900)]) == {**together, 5: None}
+    assert _roots([*nodes[:2], free]) == {1: None, 2: None, 5: None}
+    order = Finding("cache-wrong", "order", id=5, cache="c", found=LINEAR + 0x500)
+    assert _roots([*nodes, order]) == {**together, 5: 1}
+    assert _roots([*nodes, replace(order, found=LINEAR + 0x1500)]) == {**together, 5: None}

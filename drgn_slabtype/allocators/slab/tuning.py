@@ -141,7 +141,7 @@ def untuned_arrays(
                 place="tuning",
                 expected=should,
                 found=kept,
-                moving=True,
+                moving=kept <= _MOST_ENTRIES,
                 member=member,
                 measure=OBJECTS,
             )
