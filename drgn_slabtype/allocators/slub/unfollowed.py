@@ -42,18 +42,17 @@ def damaged_member(
     :param boxes: Freelists as they were followed, those of slabs and of CPUs.
     :param heads: What they begin with; 0 for none.
     """
-    some = (heads != 0).nonzero()[0]
     hardened = cache.random >= 0
+    stopped = (boxes.state == Walk.POINTER) | (boxes.state == Walk.CYCLE)
+    # CPUs do not count theirs: in the clear, where what stands elsewhere is often zero, which
+    # ends a list, one of a single object says nothing.
+    counts = boxes.counted >= 0
+    tells = counts | stopped | hardened | (boxes.walked > 1)
+    some = ((heads != 0) & tells).nonzero()[0]
     # A word that decodes to an object of its own slab does not do so by chance.
     fewest = 1 if hardened else _SEVERAL
-    if len(some) < fewest:
-        return
-    # In the clear, what stands elsewhere is often zero, which ends a list.
-    state = boxes.state[some]
-    broken = (state == Walk.POINTER) | (state == Walk.CYCLE)
-    # CPUs do not count theirs.
-    broken |= (boxes.walked[some] != boxes.counted[some]) & (boxes.counted[some] >= 0)
-    if not broken.all():
+    broken = stopped | (counts & (boxes.walked != boxes.counted))
+    if len(some) < fewest or not broken[some].all():
         return
     some, slabs = some[:_MOST], boxes.slab[some[:_MOST]]
     bases, most = ledger.slabs.base[slabs], ledger.slabs.objects[slabs]
