@@ -10,7 +10,7 @@ by which call traces, what is newly wrong, and what pages became.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import (
     Annotated,
     Any,
@@ -169,6 +169,8 @@ class Moment(Record):
     """Objects of which the record of who allocated them is overwritten."""
     unavailable: List[str] = field(default_factory=list)
     """What could not be read."""
+    partial: bool = False
+    """Whether it is about some caches, and what is in no other is not known."""
 
 
 def moment(source: Union[Program, Report, Mapping[str, Any]]) -> Moment:
@@ -216,6 +218,8 @@ def _of_report(report: Report) -> Moment:
             *_stopped(report.interrupted, report.stopped),
             *(one.message for one in report.unavailable),
         ],
+        # What the kernel has said is read for reports of all caches, at the end.
+        partial=report.kernel is None,
     )
 
 
@@ -247,6 +251,7 @@ def _of_document(saved: Mapping[str, Any], name: str) -> Moment:
                 *_stopped(bool(saved.get("interrupted")), saved.get("stopped")),
                 *(str(one["message"]) for one in saved.get("unavailable", ())),
             ],
+            partial=saved.get("kernel") is None,
         )
     except KeyError as error:
         raise TargetError(f"{name} is no report of check --format json: no {error}") from None
@@ -296,6 +301,11 @@ def compare(before: Moment, after: Moment, *, most: Optional[int] = None) -> Dif
     require("after", after, Moment)
     if before.release and after.release and before.release != after.release:
         raise TargetError(f"two kernels: {before.release} and {after.release}")
+    told = list(_unavailable(before.unavailable, after.unavailable))
+    for when, one, other in (("before", before, after), ("after", after, before)):
+        if one.partial and other.caches.keys() - one.caches.keys():
+            told.append(f"{when}: caches that the report is not about")
+    before, after = _common(before, after)
     found = Difference(_caches(before, after))
     if before.stacks is not None and after.stacks is not None:
         grown = [
@@ -317,10 +327,25 @@ def compare(before: Moment, after: Moment, *, most: Optional[int] = None) -> Dif
         ("gone", before.findings.keys() - after.findings.keys(), before),
     ):
         found.findings += [
-            Changed(change, *told) for key, told in here.findings.items() if key in keys
+            Changed(change, *what) for key, what in here.findings.items() if key in keys
         ]
-    found.unavailable = list(_unavailable(before.unavailable, after.unavailable))
+    found.unavailable = told
     return found if most is None else _shortened(found, most)
+
+
+def _common(before: Moment, after: Moment) -> Tuple[Moment, Moment]:
+    # What a report is not about is neither new nor gone.
+    names = before.caches.keys() | after.caches.keys()
+    for one in (before, after):
+        names &= one.caches.keys() if one.partial else names
+    if not (before.partial or after.partial):
+        return before, after
+    both = []
+    for one in (before, after):
+        own = {name: told for name, told in one.caches.items() if name in names}
+        findings = {key: told for key, told in one.findings.items() if told[1] in names}
+        both.append(replace(one, caches=own, findings=findings))
+    return both[0], both[1]
 
 
 def _unavailable(before: Sequence[str], after: Sequence[str]) -> Iterator[str]:

@@ -201,3 +201,16 @@ def test_file_of_which_nothing_can_be_judged_is_named(monkeypatch: pytest.Monkey
     assert str(raised.value) == (
         f"{PLAIN}: nothing could be judged: short read from memory file: 0xff72000"
     )
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_caches_that_a_report_is_not_about_are_neither_new_nor_gone(saved: bool) -> None:
+    prog = open_capture(str(HERE / "slab-6.1-plain" / "capture.xz"))
+    whole, part = check(prog), check(prog, caches=["dentry"])
+    first, second = (json.loads(as_json.check(one)) if saved else one for one in (whole, part))
+    for before, after, when in ((first, second, "after"), (second, first, "before")):
+        found = diff(before, after)
+        assert list(found) == []
+        assert found.unavailable == [f"{when}: caches that the report is not about"]
+        assert found.exit_status == 3
+    assert diff(second, second).unavailable == []
