@@ -3,9 +3,8 @@
 Findings and the report
 -----------------------
 
-A check yields :class:`Finding` records and goes on. The same record serves for
-what is wrong, what was caught mid-operation and what could not be judged; the
-list of the :class:`Report` it stands in tells which.
+A check yields :class:`Finding` records and goes on: what is wrong, what was caught
+mid-operation, what could not be judged. The list of the :class:`Report` tells which.
 """
 
 from __future__ import annotations
@@ -108,6 +107,8 @@ class Finding(Record):
     target that stands still, that is never asked."""
     moving: Annotated[bool, HIDDEN] = False
     """Work in progress explains it: the kernel was stopped in the middle of a change."""
+    turned: Annotated[bool, HIDDEN] = False
+    """Contents that are those of its other state: of a free object, where it is in use."""
     id: Annotated[int, Key(after="")] = 0
     """Position in the report; what :attr:`because` refers to."""
     address: Optional[Address] = None
@@ -188,8 +189,7 @@ class Finding(Record):
         """
         What identifies the same statement about the same thing when it is read again.
 
-        A thing with an address is known by it, wherever it is by then: a sheaf goes
-        from CPU to CPU, an object from place to place.
+        A thing with an address is known by it: sheaves go from CPU to CPU, objects anywhere.
         """
         for about in (self.address, self.object, self.page, self.slab):
             if about is not None:

@@ -22,6 +22,7 @@ from ..findings import Finding, Stretch
 from ..ledger import U8, Bools
 from ..machine import Machine
 from ..records import plural
+from ..rules.overrun import STRUCT_PAGES
 from .content import PRINTABLE, classify, is_poison, longest_text
 from .describe import describe, spell
 from .lookup import Lookup
@@ -116,6 +117,7 @@ def in_one_piece(machine: Machine, findings: Sequence[Finding]) -> Together:
     """
     Return which findings are of damage in one piece.
 
+    What is said of a struct page, and of none of its words, has its damage somewhere in it.
     What hangs on a pointer has its damage where the pointer is; where that is whole, and leads
     into the overwritten contents of objects, what it leads to was overwritten with them.
     """
@@ -123,7 +125,8 @@ def in_one_piece(machine: Machine, findings: Sequence[Finding]) -> Together:
     pieces: List[_Piece] = []
     try:
         for one in findings[:_MOST] if len(findings) > 1 else ():
-            bare = replace(one, page=None, slab=None, address=one.word)
+            whole = one.word is None and one.code in STRUCT_PAGES
+            bare = one if whole else replace(one, page=None, slab=None, address=one.word)
             pieces += _pieces(memory, machine, bare)
     except (OSError, SlabTypeError):  # of the target as a whole
         raise
@@ -288,7 +291,10 @@ class _Memory:
         try:
             return np.frombuffer(self._memory.read(address, self._page), np.uint8)
         except FaultError:
-            return None
+            # A capture has some of it. No pattern goes on over the zeroes that stand for the rest.
+            words = np.arange(address, address + self._page, 8, dtype=np.uint64)
+            some = self._memory.gather(words, 8)
+            return some.bytes.reshape(-1) if some.ok.any() else None
 
     def grown(self, start: int, size: int, finding: Finding) -> _Piece:
         """Return how far what is in some bytes goes on, to both sides."""

@@ -134,6 +134,7 @@ class _Roots:
         # bytes still are those of a free one; a damaged container any number.
         self._left_out: List[int] = []
         self._emptied: Optional[int] = None
+        self._damaged: Optional[int] = None  # one that no work in progress has left so
         # Damaged containers, by their name with their owner.
         self._places: Dict[Value, int] = {}
 
@@ -167,8 +168,10 @@ class _Roots:
         # Free by its bytes, and recorded nowhere.
         if found is None and finding.moving:
             found = self._left_out.pop(0) if self._left_out else self._emptied
-            if found is not None:
-                self._by_object[finding.object] = found
+        elif found is None and finding.turned:
+            found = self._damaged
+        if found is not None:
+            self._by_object[finding.object] = found
         return found
 
     def _from_container(self, finding: Finding) -> Optional[int]:
@@ -197,8 +200,10 @@ class _Roots:
             # An array that counts more than it holds: what lies behind that is stale.
             if finding.code == "claim-foreign" and finding.found == 0 and finding.place:
                 self._places.setdefault(finding.place, number)
-        elif finding.rule == "container" and self._emptied is None:
-            self._emptied = number
+        elif finding.rule == "container":
+            self._emptied = self._emptied or number
+            if not finding.moving:
+                self._damaged = self._damaged or number
         # Overwritten contents explain nothing about the slab's bookkeeping, nor does a lock.
         if finding.rule == "content" or finding.code in ("lock-wrong", "lock-kept"):
             return

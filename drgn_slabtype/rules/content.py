@@ -34,7 +34,7 @@ def judge_content(ledger: Ledger) -> Iterator[Finding]:
                 yield finding
     moving = len({finding.object for finding in passing}) <= ledger.facts.in_flight
     for finding in passing:
-        yield replace(finding, moving=True) if moving else finding
+        yield replace(finding, moving=moving, turned=True)
 
 
 def _damaged(zone: Zone) -> Bools:

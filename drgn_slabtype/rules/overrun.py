@@ -16,10 +16,11 @@ from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 from ..findings import Finding
 from .copied import OF_CACHE, Copy, Roots
 
-_APART = 8  # struct pages that may be right by chance
+APART = 8
+"""Struct pages in a row that may be right by chance."""
 FEWEST_PAGES = 16
 """Struct pages that are not damaged one by one."""
-_STRUCT_PAGES = frozenset(
+STRUCT_PAGES = frozenset(
     "page-tail-head page-tail-type page-tail-word page-free-type page-refcount slab-mark-stray "
     "type-conflict slab-mark-lost slab-cache-wrong slab-flags-wrong slab-order-wrong "
     "slab-objects-wrong slab-base-wrong page-zone-wrong".split()
@@ -50,7 +51,7 @@ def of_overruns(
     copied = list(_copied(findings, roots, page_bytes, copies))
     regions = copied or list(_regions(findings, roots, page_bytes))
     leads = sorted(_leads(findings, page_of)) if regions else []
-    about = {one.id for one in findings if one.code in _STRUCT_PAGES}
+    about = {one.id for one in findings if one.code in STRUCT_PAGES}
     for region, members in regions:
         # What is said of a struct page itself, rather than of what leads to it.
         into = min(members, key=lambda one: (one not in about, one))
@@ -101,7 +102,7 @@ def _regions(
                 pages.setdefault(at, roots[one.id])
     run: List[int] = []
     for page in [*sorted(pages), 0]:
-        if run and not 0 < page - run[-1] <= _APART * page_bytes:
+        if run and not 0 < page - run[-1] <= APART * page_bytes:
             if len(run) >= FEWEST_PAGES:
                 yield range(run[0], run[-1] + page_bytes), sorted({pages[one] for one in run})
             run = []
@@ -109,6 +110,6 @@ def _regions(
 
 
 def _struct_page(one: Finding) -> Optional[int]:
-    if one.code not in _STRUCT_PAGES or one.moving:
+    if one.code not in STRUCT_PAGES or one.moving:
         return None
     return one.slab if one.page is None else one.page

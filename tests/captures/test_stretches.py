@@ -119,3 +119,25 @@ def test_caches_that_are_gone_are_one_root(name: str, damage: Damage, count: int
     together = damage is _swapped and name == "debian-6.12-plain"
     assert len(roots) == (1 if together else count)
     assert "cache-list" in {root.code for root in roots}
+
+
+def _text_over_what_a_cpu_has_of_two_caches(prog: Program, one: Any, other: Any) -> List[Write]:
+    found = sorted(slab.address for slab in one.machine.cpu_slabs)
+    near = next(at for at, after in zip(found, found[1:]) if after - at == 0x20)
+    return [Write(near, (_SEED * 3)[:64])]
+
+
+def _text_over_an_array(prog: Program, one: Any, other: Any) -> List[Write]:
+    shared = (one for one in one.machine.containers if one.place == "shared array")
+    return [Write(max(shared, key=lambda array: len(array.entries)).address, _SEED[:16])]
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("debian-5.10-plain", _text_over_what_a_cpu_has_of_two_caches),
+        ("slab-6.1-debug-plain", _text_over_an_array),
+    ],
+)
+def test_text_over_several_of_a_kind_is_one_root(name: str, damage: Damage) -> None:
+    assert len(_roots(name, damage)) == 1

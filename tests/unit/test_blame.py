@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Dict, List
 
 from drgn_slabtype.findings import Finding
-from drgn_slabtype.rules.blame import join, undecided
+from drgn_slabtype.ledger import Facts, Ledger, Slabs
+from drgn_slabtype.rules.blame import join, settle, undecided
 
 SLAB, OTHER = 0xFFFFEA0000033AC0, 0xFFFFEA0000033A80
 
@@ -69,3 +71,29 @@ def test_what_follows_from_what_is_not_there_is_not_judged() -> None:
     ]
     told = [one.code for one in undecided(found)]
     assert told == ["not-judged", "list-links", "not-judged", "count-mismatch"]
+
+
+def _contents(*containers: Finding) -> List[Finding]:
+    # The objects of an array, which nothing records as free any more.
+    free = [
+        _finding("redzone", cache="a", slab=SLAB, object=0x1000 * at, turned=True)
+        for at in range(1, 5)
+    ]
+    slabs = Slabs.build(1, page=SLAB, objects=8, counted=0)
+    made = Ledger(Facts("a", 0xFFFF888000000000, 64, 64, 8), (), slabs)
+    return settle([*containers, *free], made)
+
+
+def test_objects_that_nothing_records_any_more_follow_from_the_damaged_array() -> None:
+    array = _finding("container-state", cache="a", place="shared array")
+    found = _contents(array)
+    assert [(one.code, one.because) for one in found[:2]] == [
+        ("container-state", None),
+        ("redzone", 1),
+    ]
+    assert {one.because for one in found[1:]} == {1}
+    # Nothing follows from work in progress but work in progress.
+    moving = _contents(replace(array, moving=True))
+    assert [one.because for one in moving] == [None] * 5
+    assert [one.moving for one in moving[1:]] == [False] * 4
+    assert {one.because for one in _contents()} == {None}
