@@ -75,7 +75,9 @@ class SlabPages:
         first = int(index.pfns[0])
         count = min(int(index.spans[0]) >> self._machine.memory.page_shift, _MOST_PAGES)
         if count < 2:
-            return False
+            word = np.array([int(index.pages[0]) + self._machine.page.compound], np.uint64)
+            links = self._machine.memory.gather(word, self._machine.memory.word_size)
+            return bool(links.bytes.view(self._machine.memory.word)[0, 0] & 1)  # PageTail()
         compounds, references = CompoundPages(self._machine), References(self._machine)
         tails = Tails(self._machine)
         for folios, free in for_each_block(self._machine, within=(first, first + count)):
