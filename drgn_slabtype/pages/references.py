@@ -17,6 +17,7 @@ import numpy.typing as npt
 from ..machine import Machine
 from ..machine.memory import U64, Bools
 from .folios import Folios
+from .scan import folio_order_offset
 from .zones import zone_bits
 
 I64 = npt.NDArray[np.int64]
@@ -93,6 +94,12 @@ def bits_of_no_flag(machine: Machine) -> int:
     return max((1 << zone_bits(machine).shift) - (1 << count), 0)
 
 
+def _has_order_in_flags(machine: Machine) -> bool:
+    # Since Linux kernel commit ebc1baf5c9b4 (in v6.6).
+    flags = machine.page.size + machine.page.flags
+    return 0 <= machine.fact(folio_order_offset) - flags < machine.memory.word_size
+
+
 class References:
     """Collects pages with too few or too many references; takes blocks of pages."""
 
@@ -105,9 +112,10 @@ class References:
         self._negative: List[Counted] = []
         self._held: List[Counted] = []
         self._flagged: List[Flagged] = []
-        # In the second page, the lowest flags are a folio's own; its order, since
-        # Linux kernel commit ebc1baf5c9b4 (in v6.6).
-        self._second = np.uint64(flags_of_users(machine)) & ~np.uint64(0xFF)
+        self._second = self._mask
+        if _has_order_in_flags(machine):
+            # In the second page, the lowest flags are a folio's own.
+            self._second = np.uint64(flags_of_users(machine)) & ~np.uint64(0xFF)
         self._worded: List[Worded] = []
 
     def take(self, folios: Folios, free: Bools) -> None:

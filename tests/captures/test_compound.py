@@ -346,6 +346,19 @@ def test_flags_that_no_slab_has(kernel: Kernel) -> None:
         assert name[3:] in finding.message
 
 
+def test_the_second_page_has_no_flags_where_the_order_is_elsewhere(kernel: Kernel) -> None:
+    machine = machine_of(kernel.prog)
+    at = folio_order_offset(machine) - machine.page.size - machine.page.flags
+    if 0 <= at < machine.memory.word_size:
+        pytest.skip("its flags are the order")
+    head = kernel.slab(1)
+    bits = machine.enumerators("pageflags")
+    for name in ("PG_locked", "PG_dirty"):
+        word = kernel.word(head + 1, "flags") | 1 << bits[name]
+        report = kernel.changed((head + 1, "flags", word, 8))
+        assert _roots(report) == [("slab-flags-wrong", kernel.page(head + 1))]
+
+
 def test_flags_that_a_slab_can_have(kernel: Kernel) -> None:
     flags = machine_of(kernel.prog).enumerators("pageflags")
     names = ("PG_locked", "PG_active", "PG_hwpoison", "PG_arch_1")
