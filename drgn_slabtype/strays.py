@@ -316,7 +316,7 @@ def _judge_words(machine: Machine, index: SlabIndex, scan: PageScan) -> Iterator
         page = index.page_of(pfn)
         yield Finding(
             "type-conflict",
-            f"page 0x{page:x} (PFN {pfn}): page_type word 0x{word:08x}: "
+            f"page 0x{page:x} (PFN {pfn:#x}): page_type word 0x{word:08x}: "
             f"{machine.layout.encoding.explain(word)}",
             page=page,
             found=f"0x{word:08x}",

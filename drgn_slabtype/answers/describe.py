@@ -248,7 +248,8 @@ def _tail_of_slab(slab: Located, addr: int, offset: int, pfn: int) -> AddressInf
     return AddressInfo(
         addr,
         "struct page",
-        f"{_spell_offset(offset)}the struct page of PFN {pfn}, tail {tail} of {of} 0x{slab.page:x}",
+        f"{_spell_offset(offset)}the struct page of PFN {pfn:#x}, tail {tail} of {of} "
+        f"0x{slab.page:x}",
         cache=name,
         slab_cache=int(slab.caches.addresses[slab.number]) if name else None,
         slab=slab.page,

@@ -167,7 +167,7 @@ def _struct_page(machine: Machine, addr: int) -> Optional[AddressInfo]:
         return None
     what = _page(machine, machine.memory.linear_base + (pfn << machine.memory.page_shift))
     at = f"{beside} byte{'s' if beside > 1 else ''} into the" if beside else "the"
-    meaning = f"{at} struct page of PFN {pfn}, {what.meaning}"
+    meaning = f"{at} struct page of PFN {pfn:#x}, {what.meaning}"
     return replace(what, address=addr, kind="struct page", meaning=meaning, offset=beside)
 
 

@@ -32,7 +32,7 @@ from ..pages.kinds import MEANINGS, TAIL, KindFinder
 from ..pages.kpageflags import stable_page_flags
 from ..pages.mapcount import block_counts
 from ..pages.owner import PageOwner, page_owner
-from ..pages.scan import page_ranges
+from ..pages.scan import no_pages, page_ranges
 from ..pages.sections import online_ranges
 from ..pages.single import free_block, one_page
 from ..pages.survey import survey
@@ -175,14 +175,11 @@ def find_pfn(machine: Machine, value: int) -> int:
     """
     value &= (1 << 8 * machine.memory.word_size) - 1
     pfn, said = _meant(machine, value)
-    ranges = page_ranges(machine)
-    if any(start <= pfn < end for start, end in ranges):
+    if any(start <= pfn < end for start, end in page_ranges(machine)):
         return pfn
     if known := known_as(machine, value):
         raise ArgumentError(f"0x{value:x} is no page{known}")
-    there = ", ".join(f"{start:#x} to {end - 1:#x}" for start, end in ranges[:4])
-    more = f" and {len(ranges) - 4} more" if len(ranges) > 4 else ""
-    raise ArgumentError(f"{said} is a hole: there are pages {there}{more}")
+    raise ArgumentError(no_pages(machine, said))
 
 
 def _meant(machine: Machine, value: int) -> Tuple[int, str]:

@@ -119,7 +119,7 @@ def variable_damage(machine: Machine) -> Iterator[Finding]:
     if told != last:
         yield Finding(
             "machine-wrong",
-            f"max_pfn is {told}, where memory ends before PFN {last}",
+            f"max_pfn is {told}, where memory ends before PFN {last:#x}",
             place="max_pfn",
             found=told,
             measure=Measure("index", "pages"),

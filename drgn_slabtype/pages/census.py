@@ -27,7 +27,7 @@ from .flagnames import BITS, flag_names
 from .kinds import MEANINGS, TAIL, Kinds
 from .kpageflags import kpageflags
 from .map import PageMap, draw
-from .scan import Progress, runs_of
+from .scan import Progress, no_pages, page_ranges, runs_of
 from .survey import Piece, Survey, survey
 from .zones import zone_names
 
@@ -204,14 +204,14 @@ def census(
     :param progress: Called as work goes on: with what is done, how far it is, and how far it goes.
     :raises LayoutError: if the kernel's page types are not understood.
     :raises ArgumentError: if a type, a flag or a node to select does not exist, or a range
-        of pages is none.
+        of pages is none, or has no page of the machine.
     """
     at_least("most", most)
     at_least("cells", cells)
     select = Selection() if select is None else select
     require("select", select, Selection)
     if select.pfns is not None:
-        _require_range(select.pfns)
+        _require_range(machine(prog), select.pfns)
     if select.node is not None:
         require_node(machine(prog), select.node)
     found = survey(machine(prog), progress)
@@ -238,12 +238,15 @@ def census(
     )
 
 
-def _require_range(pfns: Tuple[int, int]) -> None:
+def _require_range(machine: Machine, pfns: Tuple[int, int]) -> None:
     low_high = several(pfns)
     if len(low_high) != 2 or not all(isinstance(pfn, int) for pfn in low_high):
         raise ArgumentError(f"{pfns!r} is no range of page frames: (first, last + 1) is")
     if not 0 <= low_high[0] < low_high[1]:
         raise ArgumentError(f"{pfns!r} is no range of page frames: it is empty or negative")
+    low, high = low_high
+    if not any(start < high and low < end for start, end in page_ranges(machine)):
+        raise ArgumentError(no_pages(machine, f"PFN {low:#x} to {high - 1:#x}"))
 
 
 def _selected(

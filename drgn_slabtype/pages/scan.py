@@ -38,6 +38,7 @@ BLOCK_PAGES = 32768
 
 
 # To name a dtype takes longer than to make the column.
+_SHOWN = 4  # ranges of pages
 _DTYPES = {(order, width): np.dtype(f"{order}u{width}") for order in "<>" for width in (4, 8)}
 
 
@@ -147,6 +148,14 @@ def page_ranges(machine: Machine) -> List[Tuple[int, int]]:
     """
     require_64_bit(machine)
     return machine.settled(_page_ranges)
+
+
+def no_pages(machine: Machine, said: str) -> str:
+    """Return that there are no pages where somebody said, and where there are some."""
+    ranges = page_ranges(machine)
+    there = ", ".join(f"{start:#x} to {end - 1:#x}" for start, end in ranges[:_SHOWN])
+    more = f" and {len(ranges) - _SHOWN} more" if len(ranges) > _SHOWN else ""
+    return f"{said} is a hole: there are pages {there}{more}"
 
 
 def _page_ranges(machine: Machine) -> List[Tuple[int, int]]:

@@ -154,6 +154,9 @@ WRONG: Dict[str, Callable[[Program], Any]] = {
     "-7 is no address: it is negative": lambda p: next(lib.watch(p, addresses=-7, rounds=1)),
     "foo is no layout: these are page-flag-4.18,": lambda p: lib.ENCODINGS["foo"],
     "PFN 0x10000000000 is a hole: there are pages 0x0 to": lambda p: lib.page_info(p, 1 << 40),
+    "PFN 0x10000000000 to 0x10000000001 is a hole: there are pages 0x0 to": lambda p: lib.census(
+        p, select=lib.Selection(pfns=(1 << 40, (1 << 40) + 2))
+    ),
     "nope is no page type: these are buddy, ": lambda p: lib.census(
         p, select=Selection(types="nope")
     ),

@@ -43,8 +43,14 @@ def _neighbour(other: Optional[SlabObject]) -> Optional[str]:
     return f"0x{other.address:x}, {other.state}{where}{more}"
 
 
+def _nearby(info: AddressInfo) -> List[Optional[str]]:
+    # But for the two that are told as such.
+    known = {one.address for one in (info.previous, info.next) if one is not None}
+    return [_neighbour(one) for one in info.neighbours if one.address not in known]
+
+
 def _page(info: AddressInfo) -> Optional[str]:
-    return None if info.page is None else f"0x{info.page:x}, PFN {info.pfn}"
+    return None if info.page is None else f"0x{info.page:x}, PFN {info.pfn:#x}"
 
 
 def _tracks(info: AddressInfo) -> List[Fact]:
@@ -204,7 +210,7 @@ def address(row: Row = _ROWS[0]) -> View:
         Column("contradiction", "contradictions"),
         Column("previous", cell=lambda info: _neighbour(info.previous)),
         Column("next", cell=lambda info: _neighbour(info.next)),
-        Column("nearby", "neighbours", lambda info: [_neighbour(one) for one in info.neighbours]),
+        Column("nearby", "neighbours", _nearby),
         Column("page", "page pfn", _page),
         Column("", "tracks", _tracks),
         Column("bytes", "lines", lambda info: _lines(info, row)),
