@@ -205,4 +205,8 @@ def _slabs_of_arrays(machine: Machine, where: U64) -> U64:
     there = memory.in_direct_map(objects) & (objects != 0)
     links = _words(machine, pages + np.uint64(page.compound), there)
     heads = np.where(links & np.uint64(1) != 0, head_pages(pages, links), pages)
-    return np.where(there, heads, np.uint64(0))
+    found: U64 = np.where(there, heads, np.uint64(0))
+    # What one slab says of itself is said once, however many arrays hold objects of it.
+    for cpu in range(1, found.shape[1]):
+        found[(found[:, :cpu] == found[:, cpu : cpu + 1]).any(axis=1), cpu] = 0
+    return found

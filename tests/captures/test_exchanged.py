@@ -12,6 +12,7 @@ from drgn_slabtype.capture import open_capture
 from drgn_slabtype.check import check
 
 from ..recipes.overlay import Write, overlay
+from ..recipes.runner import run
 from ..recipes.scopes import differences
 from ..recipes.suites import suite_of
 from . import two_caches
@@ -88,3 +89,11 @@ def test_a_pointer_that_is_a_copy_is_the_one_that_is_named(name: str, where: Whe
         overlay(prog, [Write(to, prog.read(data, 8))])
         roots = [one for one in check(prog).findings if one.because is None]
         assert [(one.code, one.word) for one in roots] == [("cache-wrong", to)]
+
+
+def test_one_slab_that_names_another_cache_is_one_witness() -> None:
+    # Each CPU has an object of it, and the other cache's arrays are empty.
+    prog = open_capture(str(_HERE / "slab-6.1-debug-plain" / "capture.xz"))
+    (result,) = run(prog, suite_of(prog), ["cache-pointer-of-another-cache"])
+    assert result.outcome == "found", result.reasons
+    assert not result.strays
